@@ -1,0 +1,209 @@
+//! A byte-level proxy between a peer and Central: what a network does to a link.
+//!
+//! Knows nothing of frames on purpose. Its faults can be changed while connections are open, and what passed can be
+//! looked at, to show that nothing travels in clear.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, tcp},
+    sync::watch,
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What the network does to the bytes of either direction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Faults {
+    /// Each piece waits this long.
+    pub delay: Duration,
+    /// Pieces are cut to at most this many bytes; 0 leaves them whole.
+    pub split: usize,
+    /// Chance that a byte is changed.
+    pub corrupt: f64,
+    /// Chance that a byte is left out.
+    pub lose: f64,
+    /// Chance that a piece comes twice.
+    pub repeat: f64,
+    /// Bytes are swallowed in both directions while the connections stay open: a half-open network.
+    pub silent: bool,
+    /// New connections are refused at once and open ones are reset.
+    pub cut: bool,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { delay: Duration::ZERO, split: 0, corrupt: 0.0, lose: 0.0, repeat: 0.0, silent: false, cut: false }
+    }
+}
+
+/// Runs until dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    faults: watch::Sender<Faults>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: Mutex<SocketAddr>,
+    seen: Mutex<Vec<u8>>,
+    keep: usize,
+    connections: AtomicU64,
+}
+
+impl Proxy {
+    /// Listens on a free port of 127.0.0.1 and passes on to `target`. Keeps the first `keep` bytes that passed.
+    pub async fn start(target: SocketAddr, seed: u64, keep: usize) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (faults, faults_rx) = watch::channel(Faults::default());
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target),
+            seen: Mutex::default(),
+            keep,
+            connections: AtomicU64::new(0),
+        });
+        let stop = CancellationToken::new();
+        tokio::spawn(accept(listener, faults_rx, Arc::clone(&shared), seed, stop.clone()));
+        Ok(Self { address, faults, shared, stop })
+    }
+
+    /// Where peers connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// New connections go there: a Central that came back on another port.
+    pub fn retarget(&self, target: SocketAddr) {
+        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    }
+
+    /// Holds from now on, for open connections too.
+    pub fn set(&self, faults: Faults) {
+        self.faults.send_replace(faults);
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// The first bytes that passed, of all connections and both directions, mixed.
+    pub fn seen(&self) -> Vec<u8> {
+        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    faults: watch::Receiver<Faults>,
+    shared: Arc<Shared>,
+    seed: u64,
+    stop: CancellationToken,
+) {
+    let tasks = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => match accepted { Ok((stream, _)) => stream, Err(_) => continue },
+        };
+        let number = shared.connections.fetch_add(1, Ordering::Relaxed);
+        if !faults.borrow().cut {
+            tasks.spawn(pass(stream, faults.clone(), Arc::clone(&shared), seed ^ number, stop.clone()));
+        }
+    }
+}
+
+async fn pass(
+    near: TcpStream,
+    faults: watch::Receiver<Faults>,
+    shared: Arc<Shared>,
+    seed: u64,
+    stop: CancellationToken,
+) {
+    let target = *shared.target.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(far) = TcpStream::connect(target).await else { return };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    let mut cut = faults.clone();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = cut.wait_for(|faults| faults.cut) => {}
+        // Either end that closes ends both: the links have no use for half-closed connections.
+        () = pump(near_in, far_out, faults.clone(), &shared, StdRng::seed_from_u64(seed)) => {}
+        () = pump(far_in, near_out, faults, &shared, StdRng::seed_from_u64(!seed)) => {}
+    }
+}
+
+async fn pump(
+    mut from: tcp::OwnedReadHalf,
+    mut to: tcp::OwnedWriteHalf,
+    faults: watch::Receiver<Faults>,
+    shared: &Shared,
+    mut rng: StdRng,
+) {
+    let mut buffer = vec![0; 8192];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let piece = buffer.get(..read).unwrap_or_default();
+        keep(shared, piece);
+        let now = faults.borrow().clone();
+        if now.silent {
+            continue;
+        }
+        if !now.delay.is_zero() {
+            sleep(now.delay).await;
+        }
+        for part in piece.chunks(if now.split == 0 { read } else { now.split }) {
+            let spoiled = spoil(part, &now, &mut rng);
+            let times = if now.repeat > 0.0 && rng.random_bool(now.repeat) { 2 } else { 1 };
+            for _ in 0..times {
+                if to.write_all(&spoiled).await.is_err() {
+                    return;
+                }
+            }
+            if now.split != 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+fn keep(shared: &Shared, piece: &[u8]) {
+    let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let room = shared.keep.saturating_sub(seen.len()).min(piece.len());
+    seen.extend_from_slice(piece.get(..room).unwrap_or_default());
+}
+
+fn spoil(part: &[u8], faults: &Faults, rng: &mut StdRng) -> Vec<u8> {
+    if faults.corrupt == 0.0 && faults.lose == 0.0 {
+        return part.to_vec();
+    }
+    let mut out = Vec::with_capacity(part.len());
+    for &byte in part {
+        if faults.lose > 0.0 && rng.random_bool(faults.lose) {
+            continue;
+        }
+        let flip = faults.corrupt > 0.0 && rng.random_bool(faults.corrupt);
+        out.push(if flip { byte ^ rng.random_range(1..=255u8) } else { byte });
+    }
+    out
+}
