@@ -1,1 +1,5 @@
-//! Placeholder until its first landing.
+//! Test-only: whole networks of real processes, the faults that befall them, and what must hold afterwards.
+
+pub mod process;
+pub mod proxy;
+pub mod wait;

@@ -1,0 +1,159 @@
+//! Real processes of the one binary: started on free ports, killed by process id, their output kept.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::wait;
+
+/// The binary under test: beside the tests' own, or `CHARGEMESH_BINARY`.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CHARGEMESH_BINARY") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    own.ancestors()
+        .skip(1)
+        .take(3)
+        .map(|folder| folder.join("chargemesh"))
+        .find(|path| path.is_file())
+        .with_context(|| {
+            format!("no chargemesh binary near {}: run `cargo build -p chargemesh` first, as `make test` does", own.display())
+        })
+}
+
+/// How one process is started; the same again after each kill.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub name: String,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Output goes to `<folder>/<name>.log`, appended over restarts.
+    pub folder: PathBuf,
+}
+
+/// A running, or killed, process.
+#[derive(Debug)]
+pub struct Process {
+    recipe: Recipe,
+    child: Option<Child>,
+}
+
+impl Process {
+    pub fn start(recipe: Recipe) -> anyhow::Result<Self> {
+        let mut process = Self { recipe, child: None };
+        process.restart()?;
+        Ok(process)
+    }
+
+    /// Starts it again, the same way. Kills what still runs.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill();
+        let binary = binary()?;
+        fs::create_dir_all(&self.recipe.folder)?;
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let child = Command::new(&binary)
+            .args(&self.recipe.args)
+            .envs(self.recipe.env.iter().map(|(name, value)| (name, value)))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A group of its own, so that a Ctrl-C on the tests' terminal does not reach it before the test does.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {} ({})", self.recipe.name, binary.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.recipe.name
+    }
+
+    pub fn recipe_mut(&mut self) -> &mut Recipe {
+        &mut self.recipe
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// `kill -9`, at once and without a word.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.pid().with_context(|| format!("{} does not run", self.recipe.name))?;
+        kill(Pid::from_raw(pid.try_into()?), signal).with_context(|| format!("send {signal} to {}", self.recipe.name))
+    }
+
+    /// Stops the process without telling anybody: alive, but silent (`SIGSTOP`).
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Its exit code, or minus the signal that ended it.
+    pub async fn exit_code(&mut self, limit: Duration) -> anyhow::Result<i32> {
+        let name = self.recipe.name.clone();
+        let Some(child) = self.child.as_mut() else { anyhow::bail!("{name} does not run") };
+        let status = wait::until(format_args!("{name} to end"), limit, async || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("it still runs".to_owned()),
+            Err(error) => Err(error.to_string()),
+        })
+        .await?;
+        self.child = None;
+        Ok(status.code().unwrap_or_else(|| -status.signal().unwrap_or(0)))
+    }
+
+    /// All it has printed, over all its lives.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.recipe.folder.join(format!("{}.log", self.recipe.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(30).collect();
+            eprintln!("--- end of {}'s log", self.recipe.name);
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+/// Runs the binary to its end: exit code and all it printed (standard output, standard error).
+pub async fn run(args: &[&str], env: &[(&str, &Path)]) -> anyhow::Result<(i32, String, String)> {
+    let mut command = tokio::process::Command::new(binary()?);
+    command.args(args).envs(env.iter().copied()).env("NO_COLOR", "1").stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(120), command.output())
+        .await
+        .with_context(|| format!("chargemesh {} did not end within two minutes", args.join(" ")))??;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+}
