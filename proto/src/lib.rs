@@ -7,6 +7,7 @@
 //!
 //! Architecture invariant: depends on nothing else of ours, and on tonic only with the feature `services`.
 
+pub mod enrolment;
 mod id;
 mod quantity;
 mod reason;
@@ -24,6 +25,7 @@ pub mod link {
 /// What operators and the dashboard ask of Central.
 pub mod central {
     #[expect(clippy::large_enum_variant, reason = "generated; a change is nearly always the large variant")]
+    #[cfg_attr(feature = "services", expect(clippy::allow_attributes_without_reason, reason = "generated"))]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/chargemesh.central.v1.rs"));
     }
@@ -31,6 +33,7 @@ pub mod central {
 
 /// The identity authority.
 pub mod registry {
+    #[cfg_attr(feature = "services", expect(clippy::allow_attributes_without_reason, reason = "generated"))]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/chargemesh.registry.v1.rs"));
     }

@@ -1,0 +1,131 @@
+//! The JSON of Registry's HTTPS door.
+//!
+//! | call | carries | answers |
+//! |---|---|---|
+//! | `POST /v1/{charging-points,drivers}` | [`EnrolBody`] | 201 [`Enrolled`] |
+//! | `GET /v1/{charging-points,drivers}/{id}` | `Authorization: Bearer <credential>` | 200 [`Standing`] |
+//! | `DELETE /v1/{charging-points,drivers}/{id}` | `Authorization: Bearer <credential>` | 200 [`Standing`], now removed |
+//!
+//! Every refusal is a [`RefusalBody`].
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::Kind;
+
+/// A credential or a token inside JSON.
+#[derive(Clone, Default, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct SecretText(String);
+
+impl SecretText {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "SecretText(empty)" } else { "SecretText(..)" })
+    }
+}
+
+/// Bytes, in JSON as base64url without padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&URL_SAFE_NO_PAD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        URL_SAFE_NO_PAD.decode(text).map(Self).map_err(|_| D::Error::custom("not base64url without padding"))
+    }
+}
+
+/// A wish to be enrolled.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolBody {
+    /// Made by the caller, kept over its own restarts: within ten minutes the same request gets the same answer, so
+    /// that a lost answer costs nothing.
+    pub request_id: String,
+    pub id: String,
+    #[serde(default)]
+    pub token: SecretText,
+    /// Instead of a token, where the id is enrolled already.
+    #[serde(default)]
+    pub old_credential: SecretText,
+    #[serde(default)]
+    pub city: String,
+    #[serde(default)]
+    pub place: String,
+    /// Ten-thousandths of the currency unit per kWh.
+    #[serde(default)]
+    pub price_e4: u32,
+}
+
+/// Whom to trust from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Central's static public keys, 32 bytes each. Empty: Registry has not met Central yet; ask again later.
+    pub pins: Vec<Blob>,
+    /// DER certificates for Registry's HTTPS.
+    pub roots: Vec<Blob>,
+}
+
+/// How an identity stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub kind: Kind,
+    pub id: String,
+    pub state: StandingState,
+    pub city: String,
+    pub place: String,
+    pub price_e4: u32,
+    pub enrolled_at_ms: i64,
+    /// Rises with each enrolment of the id.
+    pub incarnation: u64,
+    pub trust: Trust,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StandingState {
+    Enrolled,
+    /// Revoked: needs an operator's one-use token.
+    Void,
+    Removed,
+}
+
+/// The answer to an enrolment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// Shown once: Registry keeps its hash only.
+    pub credential: SecretText,
+    pub standing: Standing,
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalBody {
+    /// A [`crate::link::v1::Reason`] by its code, such as `TOKEN_EXPIRED`.
+    pub reason: String,
+    /// One sentence for a person.
+    pub message: String,
+}

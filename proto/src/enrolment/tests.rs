@@ -1,0 +1,56 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::ChargingPoint), Just(Kind::Driver)]
+}
+
+proptest! {
+    #[test]
+    fn a_credential_survives_its_text_whatever_dots_and_dashes_its_id_has_spec_7_4(
+        kind in kind(), id in "[A-Za-z0-9][A-Za-z0-9._-]{0,63}", secret: [u8; 32], tag: [u8; 16],
+    ) {
+        let holder = kind.peer(&id).unwrap();
+        let made = Credential { holder: holder.clone(), secret: Secret::from_bytes(secret), tag };
+        let read: Credential = format!(" {}\n", made.to_text().as_str()).parse().unwrap();
+        prop_assert_eq!(read.holder, holder);
+        prop_assert_eq!(read.secret.as_bytes(), &secret);
+        prop_assert_eq!(read.tag, tag);
+    }
+
+    #[test]
+    fn a_token_survives_its_text_spec_7_4(
+        id in "[a-z0-9]{1,32}", secret: [u8; 32],
+        roots in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..900), 0..3),
+        pins in proptest::collection::vec(any::<[u8; 32]>(), 0..3),
+    ) {
+        let made = EnrolmentToken { id: id.clone(), secret: Secret::from_bytes(secret), roots: roots.clone(), pins: pins.clone() };
+        let read: EnrolmentToken = made.to_text().parse().unwrap();
+        prop_assert_eq!((read.id, *read.secret.as_bytes(), read.roots, read.pins), (id, secret, roots, pins));
+    }
+
+    #[test]
+    fn no_text_panics_and_what_is_read_is_canonical(text in "(cmc1\\.|cmt1\\.)?[ -~]{0,120}") {
+        if let Ok(credential) = text.parse::<Credential>() {
+            let canonical = credential.to_text();
+            prop_assert_eq!(canonical.as_str(), text.trim());
+        }
+        let _ = text.parse::<EnrolmentToken>();
+    }
+}
+
+#[test]
+fn secrets_show_nothing_in_debug_spec_8_1() {
+    let secret = Secret::from_bytes([0xAB; 32]);
+    let credential = Credential { holder: Kind::Driver.peer("D1").unwrap(), secret, tag: [0; 16] };
+    let shown = format!("{credential:?} {:?}", SecretText::new(credential.to_text().as_str()));
+    assert!(!shown.contains("q6ur") && !shown.contains("171"), "{shown}");
+}
+
+#[test]
+fn an_unknown_field_in_a_wish_to_enrol_is_refused() {
+    let good = r#"{"request_id":"r","id":"CP-1"}"#;
+    assert!(serde_json::from_str::<EnrolBody>(good).is_ok());
+    assert!(serde_json::from_str::<EnrolBody>(r#"{"request_id":"r","id":"CP-1","toke":"x"}"#).is_err());
+}

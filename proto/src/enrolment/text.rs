@@ -1,0 +1,144 @@
+//! Credentials and enrolment tokens as texts that a person can paste.
+
+use std::{fmt, str::FromStr};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use super::Kind;
+use crate::PeerId;
+
+/// Longest text that is looked at: two roots of 4,096-bit RSA and two pins fit well.
+const MAX_TEXT: usize = 16 * 1024;
+
+/// A text that is not a credential or a token. Says nothing of the text itself, which may be a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    #[error("this is no credential: it must look like cmc1.<kind>-<id>.<secret>.<tag>; paste all of it, on one line")]
+    Credential,
+    #[error("this is no enrolment token: it must begin with \"cmt1.\"; paste all of it, on one line")]
+    Token,
+}
+
+/// Thirty-two machine-made bytes.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// What a charging point or a driver proves itself with at a first contact.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    pub holder: PeerId,
+    pub secret: Secret,
+    /// Registry's mark that it made this credential; checked before anything is hashed.
+    pub tag: [u8; 16],
+}
+
+impl Credential {
+    /// What the tag is made over.
+    pub fn tagged(holder: &PeerId, secret: &Secret) -> Zeroizing<String> {
+        let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(secret.as_bytes()));
+        Zeroizing::new(format!("cmc1.{}{}.{}", Kind::of(holder).prefix(), holder.as_str(), secret.as_str()))
+    }
+
+    /// The whole text, for the bearer's eyes and file.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let tagged = Self::tagged(&self.holder, &self.secret);
+        Zeroizing::new(format!("{}.{}", tagged.as_str(), URL_SAFE_NO_PAD.encode(self.tag)))
+    }
+}
+
+impl FromStr for Credential {
+    type Err = TextError;
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        // From the right, because an id may have dots.
+        let parse = || {
+            let rest = bounded(text)?.strip_prefix("cmc1.")?;
+            let (rest, tag) = rest.rsplit_once('.')?;
+            let (holder, secret) = rest.rsplit_once('.')?;
+            let kind = Kind::ALL.into_iter().find(|kind| holder.starts_with(kind.prefix()))?;
+            let holder = kind.peer(holder.strip_prefix(kind.prefix())?).ok()?;
+            Some(Self { holder, secret: Secret(fixed(secret)?), tag: fixed(tag)? })
+        };
+        parse().ok_or(TextError::Credential)
+    }
+}
+
+/// Permission to enrol, and whom to trust while doing so.
+#[derive(Clone, Debug)]
+pub struct EnrolmentToken {
+    /// Public; the audit and `ListTokens` name a token by it.
+    pub id: String,
+    pub secret: Secret,
+    /// DER certificates, one of which Registry's HTTPS certificate (for the name `registry`) descends from.
+    pub roots: Vec<Vec<u8>>,
+    /// Central's static public keys: a first contact accepts no other. Empty: Registry had not met Central yet; ask it
+    /// again with the credential.
+    pub pins: Vec<[u8; 32]>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct TokenJson {
+    id: String,
+    secret: Zeroizing<String>,
+    roots: Vec<String>,
+    pins: Vec<String>,
+}
+
+impl EnrolmentToken {
+    /// The whole text, shown once.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let json = TokenJson {
+            id: self.id.clone(),
+            secret: Zeroizing::new(URL_SAFE_NO_PAD.encode(self.secret.as_bytes())),
+            roots: self.roots.iter().map(|root| URL_SAFE_NO_PAD.encode(root)).collect(),
+            pins: self.pins.iter().map(|pin| URL_SAFE_NO_PAD.encode(pin)).collect(),
+        };
+        let json = Zeroizing::new(serde_json::to_vec(&json).unwrap_or_default());
+        let body = Zeroizing::new(URL_SAFE_NO_PAD.encode(&json));
+        Zeroizing::new(format!("cmt1.{}", body.as_str()))
+    }
+}
+
+impl FromStr for EnrolmentToken {
+    type Err = TextError;
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let parse = || {
+            let body = bounded(text)?.strip_prefix("cmt1.")?;
+            let json = Zeroizing::new(URL_SAFE_NO_PAD.decode(body).ok()?);
+            let json: TokenJson = serde_json::from_slice(&json).ok()?;
+            Some(Self {
+                secret: Secret(fixed(&json.secret)?),
+                roots: json.roots.iter().map(|root| URL_SAFE_NO_PAD.decode(root).ok()).collect::<Option<_>>()?,
+                pins: json.pins.iter().map(|pin| fixed(pin)).collect::<Option<_>>()?,
+                id: json.id,
+            })
+        };
+        parse().ok_or(TextError::Token)
+    }
+}
+
+/// Without the spaces and line ends that pasting adds.
+fn bounded(text: &str) -> Option<&str> {
+    Some(text.trim()).filter(|text| text.len() <= MAX_TEXT)
+}
+
+fn fixed<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
+    <[u8; N]>::try_from(bytes.as_slice()).ok()
+}
