@@ -1,0 +1,317 @@
+//! Sealing of readings under a key apart from the link's (SPEC 4.5, 5.2), so that they can be relayed unopened, over
+//! the link or over Kafka; and detection of what was repeated, lost or reordered on the way (SPEC 5.4).
+//!
+//! ```text
+//! key        HKDF-SHA256(salt "chargemesh/1", link key, info "telemetry" ‖ stream_id)
+//! nonce      00 00 00 00 ‖ sequence (8, big endian)
+//! data       stream_id (16) ‖ key_no (8) ‖ sequence (8) ‖ charging point id (the rest)
+//! ciphertext AES-256-GCM of the protobuf `Reading`, tag at the end
+//! ```
+//!
+//! `stream_id` is drawn anew at each start of the engine and the sequence rises within it, so no nonce is used twice.
+//! A [`Sealer`] refuses a sequence that does not rise: who must repeat a reading keeps its sealed form.
+//!
+//! Guarantees of the [`Opener`]: a reading is handed out at most once; only what opens changes any state, so nobody
+//! without the key can make the window forget; counts hold for what this opener has seen, a stream that it joins in the
+//! middle starts at the first reading it gets.
+
+use std::{collections::VecDeque, fmt};
+
+use prost::Message as _;
+use proto::link::v1::{Reading, SealedReading};
+use ring::aead::{Aad, LessSafeKey};
+
+use crate::{key::LinkKey, seal::{aead_key, nonce}};
+
+/// Bits of the window in which late readings are told from repeated ones.
+const WINDOW: u64 = 1024;
+/// Streams whose key and window are held: rotation and a restart of the engine overlap at most two.
+const STREAMS: usize = 4;
+/// Streams of which only the highest sequence is remembered.
+const ENDED: usize = 64;
+
+/// The engine's end.
+pub struct Sealer {
+    key: LessSafeKey,
+    key_no: u64,
+    stream_id: [u8; 16],
+    charging_point: String,
+    last: u64,
+    spoiled: bool,
+}
+
+/// A reading that must not be sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    #[error("reading {0} does not rise above {1}, the last one sealed: repeat it in its sealed form")]
+    Sequence(u64, u64),
+    #[error("the cipher refused")]
+    Cipher,
+}
+
+impl Sealer {
+    pub fn new(key: &LinkKey, key_no: u64, charging_point: &str, stream_id: [u8; 16]) -> Self {
+        let key = aead_key(&key.telemetry(&stream_id));
+        Self { key, key_no, stream_id, charging_point: charging_point.to_owned(), last: 0, spoiled: false }
+    }
+
+    /// Seals a reading, whose sequence must be above every one sealed before; the first is at least 1.
+    pub fn seal(&mut self, reading: &Reading) -> Result<SealedReading, SealError> {
+        let sequence = reading.sequence;
+        if sequence <= self.last {
+            return Err(SealError::Sequence(sequence, self.last));
+        }
+        self.last = sequence;
+        let mut ciphertext = reading.encode_to_vec();
+        let data = associated_data(&self.stream_id, self.key_no, sequence, &self.charging_point);
+        self.key
+            .seal_in_place_append_tag(nonce(sequence), Aad::from(data), &mut ciphertext)
+            .map_err(|ring::error::Unspecified| SealError::Cipher)?;
+        if let (true, Some(last)) = (self.spoiled, ciphertext.last_mut()) {
+            *last ^= 0xff;
+        }
+        let stream_id = self.stream_id.to_vec().into();
+        Ok(SealedReading { stream_id, key_no: self.key_no, sequence, ciphertext: ciphertext.into() })
+    }
+
+    /// Drill (SPEC 4.8): what is sealed from now on does not open, as with a spoiled key.
+    pub fn spoil(&mut self) {
+        self.spoiled = true;
+    }
+
+    /// Ends [`Self::spoil`].
+    pub fn repair(&mut self) {
+        self.spoiled = false;
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer").field("key_no", &self.key_no).field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+/// Why a reading was not handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum OpenError {
+    #[error("the reading does not open: wrong or spoiled key, or tampering")]
+    DoesNotOpen,
+    #[error("the reading came before, or is too late to tell")]
+    Duplicate,
+    #[error("the sealed reading is not well formed")]
+    Malformed,
+}
+
+/// Where a reading stands in its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The first seen of its stream.
+    First,
+    Next,
+    /// So many before it have not come.
+    AfterGap(u64),
+    /// It fills a gap.
+    Late,
+}
+
+/// Over all streams of a charging point, since the opener was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub opened: u64,
+    pub duplicates: u64,
+    /// Readings that have not come, those that came late taken off again.
+    pub missing: u64,
+    pub late: u64,
+    /// Readings that did not open or were malformed.
+    pub unintelligible: u64,
+}
+
+/// Central's end, one per charging point.
+pub struct Opener {
+    charging_point: String,
+    streams: VecDeque<Stream>,
+    ended: VecDeque<([u8; 16], u64)>,
+    counts: Counts,
+}
+
+struct Stream {
+    id: [u8; 16],
+    key_no: u64,
+    key: LessSafeKey,
+    seen: Seen,
+}
+
+impl Opener {
+    pub fn new(charging_point: &str) -> Self {
+        let charging_point = charging_point.to_owned();
+        Self { charging_point, streams: VecDeque::new(), ended: VecDeque::new(), counts: Counts::default() }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Forgets the keys, not what was seen: after a key was revoked or deleted.
+    pub fn forget_keys(&mut self) {
+        while let Some(stream) = self.streams.pop_front() {
+            self.remember_end(&stream);
+        }
+    }
+
+    /// Opens a reading under `key`, which must be the key that `sealed.key_no` names.
+    pub fn open(&mut self, sealed: &SealedReading, key: &LinkKey) -> Result<(Reading, Order), OpenError> {
+        let result = self.try_open(sealed, key);
+        match &result {
+            Ok((_, order)) => {
+                self.counts.opened += 1;
+                match order {
+                    Order::First | Order::Next => {}
+                    Order::AfterGap(missing) => self.counts.missing = self.counts.missing.saturating_add(*missing),
+                    Order::Late => {
+                        self.counts.late += 1;
+                        self.counts.missing = self.counts.missing.saturating_sub(1);
+                    }
+                }
+            }
+            Err(OpenError::Duplicate) => self.counts.duplicates += 1,
+            Err(OpenError::DoesNotOpen | OpenError::Malformed) => self.counts.unintelligible += 1,
+        }
+        result
+    }
+
+    fn try_open(&mut self, sealed: &SealedReading, key: &LinkKey) -> Result<(Reading, Order), OpenError> {
+        let id: [u8; 16] = sealed.stream_id.as_slice().try_into().map_err(|_not_16| OpenError::Malformed)?;
+        if let Some((_, highest)) = self.ended.iter().find(|(ended, _)| *ended == id)
+            && sealed.sequence <= *highest
+        {
+            return Err(OpenError::Duplicate);
+        }
+        let at = self.streams.iter().position(|stream| stream.id == id && stream.key_no == sealed.key_no);
+        let known = at.and_then(|at| self.streams.get(at)).map(|stream| &stream.key);
+        let fresh = known.is_none().then(|| aead_key(&key.telemetry(&id)));
+        let reading = known.or(fresh.as_ref()).and_then(|key| self.opened(key, &id, sealed));
+        let reading = reading.ok_or(OpenError::DoesNotOpen)?;
+        if reading.sequence != sealed.sequence {
+            return Err(OpenError::Malformed);
+        }
+        let order = match fresh {
+            Some(key) => self.stream(id, sealed.key_no, key).and_then(|stream| stream.seen.order(sealed.sequence)),
+            None => {
+                at.and_then(|at| self.streams.get_mut(at)).and_then(|stream| stream.seen.order(sealed.sequence))
+            }
+        };
+        order.map(|order| (reading, order)).ok_or(OpenError::Duplicate)
+    }
+
+    fn opened(&self, key: &LessSafeKey, id: &[u8; 16], sealed: &SealedReading) -> Option<Reading> {
+        let mut bytes = sealed.ciphertext.to_vec();
+        let data = associated_data(id, sealed.key_no, sealed.sequence, &self.charging_point);
+        let plain = key.open_in_place(nonce(sealed.sequence), Aad::from(data), &mut bytes).ok()?;
+        Reading::decode(&*plain).ok()
+    }
+
+    /// The stream, new or under a new key: its window goes on over a rotation.
+    fn stream(&mut self, id: [u8; 16], key_no: u64, key: LessSafeKey) -> Option<&mut Stream> {
+        if let Some(at) = self.streams.iter().position(|stream| stream.id == id) {
+            let stream = self.streams.get_mut(at)?;
+            (stream.key_no, stream.key) = (key_no, key);
+            return Some(stream);
+        }
+        while self.streams.len() >= STREAMS {
+            let oldest = self.streams.pop_front()?;
+            self.remember_end(&oldest);
+        }
+        let ended = self.ended.iter().find(|(ended, _)| *ended == id).map(|(_, highest)| *highest);
+        let seen = ended.map_or_else(Seen::default, Seen::from);
+        self.streams.push_back(Stream { id, key_no, key, seen });
+        self.streams.back_mut()
+    }
+
+    fn remember_end(&mut self, stream: &Stream) {
+        self.ended.retain(|(id, _)| *id != stream.id);
+        if self.ended.len() >= ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((stream.id, stream.seen.highest));
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+/// Which sequences have come: the highest, and a ring of bits for those below it.
+struct Seen {
+    highest: u64,
+    /// The lowest that counts: what lies below came before this opener, or before it forgot.
+    floor: u64,
+    bits: Box<[u64; (WINDOW / 64) as usize]>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { highest: 0, floor: 0, bits: Box::new([0; (WINDOW / 64) as usize]) }
+    }
+}
+
+impl From<u64> for Seen {
+    /// A stream taken up again of which everything up to `highest` is taken as seen.
+    fn from(highest: u64) -> Self {
+        Self { highest, floor: highest, ..Self::default() }
+    }
+}
+
+impl Seen {
+    /// Takes note of `sequence`; `None` when it came before or is too late to tell.
+    fn order(&mut self, sequence: u64) -> Option<Order> {
+        if sequence == 0 || sequence <= self.floor || sequence.saturating_add(WINDOW) <= self.highest {
+            return None;
+        }
+        if sequence <= self.highest {
+            return self.set(sequence).then_some(Order::Late);
+        }
+        let before = std::mem::replace(&mut self.highest, sequence);
+        let passed = sequence - before;
+        if passed >= WINDOW {
+            self.bits.fill(0);
+        } else {
+            (before + 1..=sequence).for_each(|sequence| self.clear(sequence));
+        }
+        self.set(sequence);
+        Some(match (before, passed) {
+            // What came before the first is not a gap: this opener was not there.
+            (0, _) => {
+                self.floor = sequence;
+                Order::First
+            }
+            (_, 1) => Order::Next,
+            (_, passed) => Order::AfterGap(passed - 1),
+        })
+    }
+
+    /// Whether the bit was not set before.
+    fn set(&mut self, sequence: u64) -> bool {
+        let mask = 1 << (sequence % 64);
+        self.word(sequence).is_some_and(|word| {
+            let fresh = *word & mask == 0;
+            *word |= mask;
+            fresh
+        })
+    }
+
+    fn clear(&mut self, sequence: u64) {
+        if let Some(word) = self.word(sequence) {
+            *word &= !(1 << (sequence % 64));
+        }
+    }
+
+    fn word(&mut self, sequence: u64) -> Option<&mut u64> {
+        self.bits.get_mut(((sequence % WINDOW) / 64) as usize)
+    }
+}
+
+fn associated_data(stream_id: &[u8; 16], key_no: u64, sequence: u64, charging_point: &str) -> Vec<u8> {
+    [stream_id, &key_no.to_be_bytes()[..], &sequence.to_be_bytes()[..], charging_point.as_bytes()].concat()
+}
