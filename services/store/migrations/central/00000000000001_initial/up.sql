@@ -1,0 +1,252 @@
+-- Central's rows. One text for SQLite and PostgreSQL: TEXT, BIGINT, INTEGER, BOOLEAN; times are milliseconds since 1970
+-- (UTC), bytes are hexadecimal text, enumerations are the numbers of the contracts.
+
+CREATE TABLE schema_version (
+    name TEXT PRIMARY KEY NOT NULL,
+    version INTEGER NOT NULL,
+    -- The oldest program version that this schema can be served by.
+    serves_from INTEGER NOT NULL
+);
+INSERT INTO schema_version (name, version, serves_from) VALUES ('central', 1, 1);
+
+-- Raised by a restore; orders before every epoch (SPEC 10.5).
+CREATE TABLE generation (
+    id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
+    number BIGINT NOT NULL
+);
+INSERT INTO generation (id, number) VALUES (1, 1);
+
+-- One row a committer: the head of its audit chain, and its last group, which answers "did my commit arrive?".
+CREATE TABLE writers (
+    writer TEXT PRIMARY KEY NOT NULL,
+    last_group TEXT NOT NULL,
+    audit_number BIGINT NOT NULL,
+    audit_hash TEXT NOT NULL,
+    -- What was pruned: entries up to this one, whose hash the first that is left continues.
+    pruned_number BIGINT NOT NULL,
+    pruned_hash TEXT NOT NULL,
+    -- Entries up to this one may have lost their address (SPEC 10.9).
+    addresses_pruned_number BIGINT NOT NULL,
+    outbox_sequence BIGINT NOT NULL
+);
+
+CREATE TABLE charging_points (
+    cp_id TEXT PRIMARY KEY NOT NULL,
+    incarnation BIGINT NOT NULL,
+    removed BOOLEAN NOT NULL,
+    city TEXT NOT NULL,
+    place TEXT NOT NULL,
+    price_e4 BIGINT NOT NULL,
+    -- 0: not set, nothing is disputed.
+    rated_power_w BIGINT NOT NULL,
+    owner TEXT NOT NULL,
+    epoch BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    last_turn TEXT NOT NULL,
+    -- Durable causes (SPEC 2.1): who caused it, NULL where nobody did.
+    stopped_by TEXT,
+    stop_reason TEXT NOT NULL,
+    maintenance_by TEXT,
+    maintenance_reason TEXT NOT NULL,
+    weather_blocked BOOLEAN NOT NULL,
+    held BOOLEAN NOT NULL,
+    key_state INTEGER NOT NULL,
+    meter_wh BIGINT NOT NULL,
+    unintelligible BIGINT NOT NULL,
+    since_ms BIGINT NOT NULL
+);
+CREATE INDEX charging_points_by_city ON charging_points (city, cp_id);
+CREATE INDEX charging_points_by_owner ON charging_points (owner);
+
+CREATE TABLE sessions (
+    session_id TEXT PRIMARY KEY NOT NULL,
+    cp_id TEXT NOT NULL REFERENCES charging_points (cp_id),
+    -- NULL: the charging point's own account.
+    driver_id TEXT,
+    -- chargemesh.link.v1.SessionState: 1 reserved, 2 supplying, 3 settling, 4 billed, 5 released.
+    state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 5),
+    request_id TEXT NOT NULL,
+    manual BOOLEAN NOT NULL,
+    place TEXT NOT NULL,
+    price_e4 BIGINT NOT NULL,
+    currency TEXT NOT NULL,
+    requested_wh BIGINT NOT NULL,
+    meter_start_wh BIGINT,
+    meter_last_wh BIGINT,
+    reserved_at_ms BIGINT NOT NULL,
+    started_at_ms BIGINT,
+    ended_at_ms BIGINT,
+    reason INTEGER NOT NULL,
+    -- What is left of the deadline of the state, counted down only while Central runs.
+    deadline_left_ms BIGINT,
+    disputed_wh BIGINT NOT NULL,
+    discrepancy_wh BIGINT NOT NULL,
+    changed_at_ms BIGINT NOT NULL
+);
+-- What crosses charging points (SPEC 3.2): one open session a driver, one a charging point.
+CREATE UNIQUE INDEX sessions_one_per_driver ON sessions (driver_id) WHERE state IN (1, 2) AND driver_id IS NOT NULL;
+CREATE UNIQUE INDEX sessions_one_per_charging_point ON sessions (cp_id) WHERE state IN (1, 2);
+CREATE INDEX sessions_open ON sessions (cp_id) WHERE state IN (1, 2, 3);
+CREATE INDEX sessions_by_time ON sessions (reserved_at_ms, session_id);
+CREATE INDEX sessions_by_charging_point ON sessions (cp_id, reserved_at_ms);
+CREATE INDEX sessions_by_driver ON sessions (driver_id, reserved_at_ms);
+
+-- Exactly one bill a session, whatever crashes, repeats or reorders (SPEC 3.7).
+CREATE TABLE tickets (
+    session_id TEXT PRIMARY KEY NOT NULL REFERENCES sessions (session_id),
+    driver_id TEXT,
+    cp_id TEXT NOT NULL,
+    place TEXT NOT NULL,
+    started_at_ms BIGINT NOT NULL,
+    ended_at_ms BIGINT NOT NULL,
+    energy_wh BIGINT NOT NULL,
+    price_e4 BIGINT NOT NULL,
+    amount_minor BIGINT NOT NULL,
+    currency TEXT NOT NULL,
+    reason INTEGER NOT NULL,
+    disputed_wh BIGINT NOT NULL,
+    meter_start_wh BIGINT NOT NULL,
+    meter_end_wh BIGINT NOT NULL,
+    billed_at_ms BIGINT NOT NULL,
+    -- NULL: still due to the driver.
+    acknowledged_at_ms BIGINT
+);
+CREATE INDEX tickets_due ON tickets (driver_id) WHERE acknowledged_at_ms IS NULL AND driver_id IS NOT NULL;
+CREATE INDEX tickets_by_time ON tickets (billed_at_ms, session_id);
+CREATE INDEX tickets_by_charging_point ON tickets (cp_id, billed_at_ms);
+CREATE INDEX tickets_by_driver ON tickets (driver_id, billed_at_ms);
+
+-- Later entries that name a ticket (SPEC 3.8).
+CREATE TABLE corrections (
+    session_id TEXT NOT NULL REFERENCES tickets (session_id),
+    number INTEGER NOT NULL,
+    at_ms BIGINT NOT NULL,
+    operator TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    energy_delta_wh BIGINT NOT NULL,
+    amount_delta_minor BIGINT NOT NULL,
+    -- Disputed energy that this entry decided, owed or waived.
+    settled_wh BIGINT NOT NULL,
+    PRIMARY KEY (session_id, number)
+);
+
+-- A final value that came after billing (SPEC 3.8); the first one counts.
+CREATE TABLE discrepancies (
+    session_id TEXT PRIMARY KEY NOT NULL REFERENCES sessions (session_id),
+    cp_id TEXT NOT NULL,
+    at_ms BIGINT NOT NULL,
+    billed_end_wh BIGINT NOT NULL,
+    reported_end_wh BIGINT NOT NULL,
+    energy_delta_wh BIGINT NOT NULL
+);
+
+-- The first answer to every request, refusals included (SPEC 3.2).
+CREATE TABLE requests (
+    -- driver/ID, or charging-point/ID for a manual supply.
+    requester TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    cp_id TEXT NOT NULL,
+    session_id TEXT,
+    at_ms BIGINT NOT NULL,
+    reason INTEGER NOT NULL,
+    detail TEXT NOT NULL,
+    PRIMARY KEY (requester, request_id)
+);
+CREATE INDEX requests_by_time ON requests (at_ms);
+
+CREATE TABLE orders (
+    order_id TEXT PRIMARY KEY NOT NULL,
+    operator TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    method TEXT NOT NULL,
+    at_ms BIGINT NOT NULL,
+    -- 1 running, 2 done, 3 cancelled.
+    state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3),
+    -- JSON, as Central writes it: what was ordered, what is left to do, what is answered.
+    body TEXT NOT NULL,
+    remaining TEXT NOT NULL,
+    answer TEXT NOT NULL
+);
+CREATE UNIQUE INDEX orders_by_request ON orders (operator, request_id);
+CREATE INDEX orders_running ON orders (at_ms) WHERE state = 1;
+
+CREATE TABLE keys (
+    holder TEXT NOT NULL,
+    key_no BIGINT NOT NULL,
+    incarnation BIGINT NOT NULL,
+    -- 1 staged, 2 active, 3 retired, 4 revoked, 5 deleted.
+    state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 5),
+    -- Nonce, ciphertext and tag; gone when revoked or deleted.
+    wrapped TEXT,
+    kek_id TEXT NOT NULL,
+    granted_at_ms BIGINT NOT NULL,
+    expires_at_ms BIGINT NOT NULL,
+    changed_at_ms BIGINT NOT NULL,
+    PRIMARY KEY (holder, key_no),
+    CHECK ((state IN (4, 5)) = (wrapped IS NULL))
+);
+CREATE UNIQUE INDEX keys_one_active ON keys (holder) WHERE state = 2;
+CREATE INDEX keys_by_expiry ON keys (expires_at_ms) WHERE state IN (1, 2);
+
+-- Registry's identities as last seen.
+CREATE TABLE identities (
+    -- chargemesh.registry.v1.Kind: 1 charging point, 2 driver.
+    kind INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    city TEXT NOT NULL,
+    place TEXT NOT NULL,
+    price_e4 BIGINT NOT NULL,
+    enrolled_at_ms BIGINT NOT NULL,
+    incarnation BIGINT NOT NULL,
+    revision BIGINT NOT NULL,
+    PRIMARY KEY (kind, id)
+);
+CREATE TABLE operators (
+    name TEXT PRIMARY KEY NOT NULL,
+    role INTEGER NOT NULL,
+    removed BOOLEAN NOT NULL,
+    revision BIGINT NOT NULL
+);
+CREATE TABLE mirrors (
+    source TEXT PRIMARY KEY NOT NULL,
+    revision BIGINT NOT NULL
+);
+
+-- Events for the rest of the world, in order per charging point by (epoch, sequence).
+CREATE TABLE outbox (
+    writer TEXT NOT NULL,
+    sequence BIGINT NOT NULL,
+    event_id TEXT NOT NULL,
+    -- Empty: an event of no charging point.
+    cp_id TEXT NOT NULL,
+    epoch BIGINT NOT NULL,
+    type TEXT NOT NULL,
+    at_ms BIGINT NOT NULL,
+    body TEXT NOT NULL,
+    published_at_ms BIGINT,
+    PRIMARY KEY (writer, sequence)
+);
+CREATE INDEX outbox_waiting ON outbox (cp_id, epoch, sequence) WHERE published_at_ms IS NULL;
+CREATE INDEX outbox_by_time ON outbox (at_ms);
+
+CREATE TABLE audit (
+    writer TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    at_ms BIGINT NOT NULL,
+    actor TEXT NOT NULL,
+    -- Chained as a salted hash; address and salt go first (SPEC 10.9).
+    address TEXT,
+    address_salt TEXT,
+    address_hash TEXT NOT NULL,
+    action TEXT NOT NULL,
+    object TEXT NOT NULL,
+    parameters TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    PRIMARY KEY (writer, number)
+);
+CREATE INDEX audit_by_time ON audit (at_ms, writer, number);
+CREATE INDEX audit_by_actor ON audit (actor, at_ms);
+CREATE INDEX audit_by_action ON audit (action, at_ms);
+CREATE INDEX audit_by_object ON audit (object, at_ms);

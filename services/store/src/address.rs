@@ -1,0 +1,208 @@
+//! Where a database is: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/NAME?…`.
+//!
+//! Parameters of our own, taken off before the rest goes to tokio-postgres: `sslrootcert=FILE` (authorities that may
+//! have signed the server's certificate), `sslcert=FILE` and `sslkey=FILE` (a client certificate).
+//! No plaintext fallback: without `sslrootcert` only this machine is reached, unless `sslmode=disable` says so aloud.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::OpenError;
+
+/// A parsed address. `Debug` and `Display` show no password.
+#[derive(Clone)]
+pub(crate) enum Address {
+    Sqlite(PathBuf),
+    Postgres(Box<PostgresAddress>),
+}
+
+/// What tokio-postgres needs, and the TLS files.
+#[derive(Clone)]
+pub(crate) struct PostgresAddress {
+    pub(crate) config: tokio_postgres::Config,
+    pub(crate) roots: Option<PathBuf>,
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl Address {
+    pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            if path.is_empty() || path.contains(":memory:") {
+                return Err(OpenError::Address("sqlite: needs the path of a file, as sqlite:data/central.db".into()));
+            }
+            return Ok(Self::Sqlite(PathBuf::from(path)));
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return PostgresAddress::parse(url).map(|address| Self::Postgres(Box::new(address)));
+        }
+        // The text may hold a password, so no more than the scheme is repeated.
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        Err(OpenError::Address(format!(
+            "the scheme {scheme:?} is not known; write sqlite:PATH or postgres://USER@HOST/NAME"
+        )))
+    }
+
+    pub(crate) fn sqlite_path(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(path) => Some(path),
+            Self::Postgres(_) => None,
+        }
+    }
+}
+
+impl PostgresAddress {
+    fn parse(url: &str) -> Result<Self, OpenError> {
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let (mut roots, mut cert, mut key, mut kept) = (None, None, None, Vec::new());
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=').unwrap_or((pair, "")) {
+                ("sslrootcert", file) => roots = Some(PathBuf::from(percent_decoded(file)?)),
+                ("sslcert", file) => cert = Some(PathBuf::from(percent_decoded(file)?)),
+                ("sslkey", file) => key = Some(PathBuf::from(percent_decoded(file)?)),
+                // Where there are roots the chain and the host's name are always verified.
+                ("sslmode", "verify-full" | "verify-ca") => kept.push("sslmode=require"),
+                _ => kept.push(pair),
+            }
+        }
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => return Err(OpenError::Address("sslcert and sslkey go together".into())),
+        };
+        let text = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+        // The error of the parser names the parameter, never its value.
+        let mut config: tokio_postgres::Config =
+            text.parse().map_err(|error: tokio_postgres::Error| OpenError::Address(chain(&error)))?;
+        forbid_plaintext(&mut config, roots.is_some(), kept.contains(&"sslmode=disable"))?;
+        bound_waits(&mut config);
+        Ok(Self { config, roots, identity })
+    }
+}
+
+fn forbid_plaintext(config: &mut tokio_postgres::Config, roots: bool, disabled: bool) -> Result<(), OpenError> {
+    use tokio_postgres::config::{Host, SslMode};
+    if roots {
+        config.ssl_mode(SslMode::Require);
+        return Ok(());
+    }
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err(OpenError::Address("sslmode=require needs sslrootcert=FILE, the authorities to trust".into()));
+    }
+    let local = config.get_hosts().iter().all(|host| match host {
+        Host::Tcp(name) => matches!(name.as_str(), "localhost" | "127.0.0.1" | "::1"),
+        Host::Unix(_) => true,
+    });
+    if !local && !disabled {
+        return Err(OpenError::Address(
+            "a database on another host needs sslrootcert=FILE (or, in the clear, sslmode=disable)".into(),
+        ));
+    }
+    config.ssl_mode(SslMode::Disable);
+    Ok(())
+}
+
+/// A host that vanished is noticed in seconds, not after the kernel's quarter of an hour.
+fn bound_waits(config: &mut tokio_postgres::Config) {
+    config.connect_timeout(Duration::from_secs(5));
+    config.tcp_user_timeout(Duration::from_secs(10));
+    config.keepalives_idle(Duration::from_secs(5));
+    config.application_name("chargemesh");
+}
+
+fn percent_decoded(text: &str) -> Result<String, OpenError> {
+    let bad = || OpenError::Address(format!("{text:?} holds a % that is not followed by two hexadecimal digits"));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'%' {
+            let digits = tail.get(..2).and_then(|d| std::str::from_utf8(d).ok()).ok_or_else(bad)?;
+            bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
+            rest = tail.get(2..).unwrap_or_default();
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| bad())
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use tokio_postgres::config::Host;
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(address) => {
+                let config = &address.config;
+                let host = match config.get_hosts().first() {
+                    Some(Host::Tcp(name)) => name.clone(),
+                    Some(Host::Unix(path)) => path.display().to_string(),
+                    None => "localhost".to_owned(),
+                };
+                let port = config.get_ports().first().copied().unwrap_or(5432);
+                let name = config.get_dbname().or(config.get_user()).unwrap_or("postgres");
+                write!(f, "postgres://{host}:{port}/{name}")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        let address = Address::parse("postgres://u:secret@localhost:15432/central").unwrap();
+        assert_eq!(format!("{address:?} {address}").matches("secret").count(), 0);
+        assert_eq!(address.to_string(), "postgres://localhost:15432/central");
+        for wrong in ["mysql://u:secret@h/x", "postgres://u:secret@localhost/x?sslmode=nonsense"] {
+            assert!(!Address::parse(wrong).unwrap_err().to_string().contains("secret"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_remote_database_is_never_reached_in_the_clear_by_accident() {
+        assert!(Address::parse("postgres://u@db.example/central").is_err());
+        assert!(Address::parse("postgres://u@db.example/central?sslmode=prefer").is_err());
+        assert!(Address::parse("postgres://u@db.example/central?sslmode=require").is_err());
+        assert!(Address::parse("postgres://u@db.example/central?sslmode=disable").is_ok());
+        let Ok(Address::Postgres(tls)) =
+            Address::parse("postgres://u@db.example/central?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem")
+        else {
+            panic!("a verified address is fine")
+        };
+        assert_eq!(tls.roots.as_deref(), Some(Path::new("/etc/ca.pem")));
+        assert_eq!(tls.config.get_ssl_mode(), tokio_postgres::config::SslMode::Require);
+    }
+
+    #[test]
+    fn what_is_not_an_address_is_refused_in_words() {
+        for bad in ["", "central.db", "sqlite:", "sqlite::memory:", "postgres://h/x?sslcert=a&sslmode=disable"] {
+            assert!(Address::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! An open database: named reads and transactions on blocking threads, over a few connections that are kept.
+//!
+//! A connection on which something failed for good is dropped, and the next use opens another; so the store recovers
+//! by itself when the database comes back.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    Conn, Observer, OpenError, Outcome, Schema, StoreError,
+    address::Address,
+    connection::Use,
+    observe::{Stopwatch, Unobserved},
+};
+
+const READERS: usize = 4;
+/// A transaction that keeps losing races is given up after so many runs.
+const RUNS: u32 = 5;
+
+/// Why a transaction was rolled back by its own code.
+#[derive(Debug)]
+pub enum Abort<R> {
+    /// A rule said no; the caller gets it as an answer.
+    Refused(R),
+    Store(StoreError),
+}
+
+impl<R> From<StoreError> for Abort<R> {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Cheap to clone; connections are shared.
+#[derive(Clone)]
+pub struct Database {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) address: Address,
+    pub(crate) schema: Schema,
+    pub(crate) observer: Arc<dyn Observer>,
+    readers: Lane,
+    /// SQLite has one writer; PostgreSQL as many as it reads with.
+    writers: Lane,
+    /// Lets a test fill the disk: pages a SQLite file may have, 0 for no limit.
+    #[cfg(test)]
+    pub(crate) page_limit: std::sync::atomic::AtomicU32,
+}
+
+struct Lane {
+    purpose: Use,
+    permits: Semaphore,
+    idle: Mutex<Vec<Conn>>,
+}
+
+impl Lane {
+    fn new(purpose: Use, width: usize) -> Self {
+        Self { purpose, permits: Semaphore::new(width), idle: Mutex::default() }
+    }
+
+    fn take(&self) -> Option<Conn> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn forget(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn give(&self, conn: Conn) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+    }
+}
+
+impl Database {
+    /// Opens `sqlite:PATH` or `postgres://…` where a migrated `schema` is.
+    pub async fn open(url: &str, schema: Schema) -> Result<Self, OpenError> {
+        Self::open_observed(url, schema, Arc::new(Unobserved)).await
+    }
+
+    /// As [`open`](Self::open); every transaction is told to `observer`.
+    pub async fn open_observed(url: &str, schema: Schema, observer: Arc<dyn Observer>) -> Result<Self, OpenError> {
+        let address = Address::parse(url)?;
+        if address.sqlite_path().is_some_and(|path| !path.exists()) {
+            let at = address.to_string();
+            return Err(OpenError::TooOld { at, schema: schema.name, found: 0, needed: schema.version });
+        }
+        let width = if address.sqlite_path().is_some() { 1 } else { READERS };
+        let database = Self {
+            inner: Arc::new(Inner {
+                address,
+                schema,
+                observer,
+                readers: Lane::new(Use::Read, READERS),
+                writers: Lane::new(Use::Write, width),
+                #[cfg(test)]
+                page_limit: 0.into(),
+            }),
+        };
+        let inner = Arc::clone(&database.inner);
+        blocking(move || {
+            let mut conn = inner.establish(Use::Read).map_err(|error| inner.unreachable(&error))?;
+            inner.schema.check(&mut conn, &inner.address)?;
+            inner.readers.give(conn);
+            Ok(())
+        })
+        .await?;
+        Ok(database)
+    }
+
+    /// Makes or upgrades the schema; a SQLite file and its folder are made where missing. Names what ran.
+    pub async fn migrate(url: &str, schema: Schema) -> Result<Vec<String>, OpenError> {
+        let address = Address::parse(url)?;
+        blocking(move || {
+            let unreachable = |why: String| OpenError::Unreachable { at: address.to_string(), why };
+            if let Some(folder) = address.sqlite_path().and_then(|path| path.parent()) {
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| unreachable(format!("cannot make the folder {}: {error}", folder.display())))?;
+            }
+            let mut conn = Conn::establish(&address, Use::Write).map_err(|error| unreachable(error.to_string()))?;
+            schema.migrate(&mut conn, &address)
+        })
+        .await
+    }
+
+    /// Queries at one moment of the database, off the async workers.
+    pub async fn read<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        let _permit = self.inner.readers.permits.acquire().await.map_err(closed)?;
+        blocking(move || {
+            let watch = Stopwatch::start();
+            let mut conn = inner.begun(&inner.readers)?;
+            let result = queries(&mut conn);
+            // What a read leaves behind is nothing, however it ended.
+            let over = conn.execute("ROLLBACK");
+            let spoiled = over.is_err() || result.as_ref().is_err_and(StoreError::spoils_connection);
+            if !spoiled {
+                inner.readers.give(conn);
+            }
+            let outcome = if result.is_ok() { Outcome::Committed } else { Outcome::Failed };
+            inner.observer.transaction(name, outcome, watch.took());
+            result
+        })
+        .await
+    }
+
+    /// Runs `work` in one transaction: committed when it returns `Ok`, rolled back otherwise. It is run again when it
+    /// lost a race with another one, so it must do nothing but query.
+    pub async fn transaction<T, R, F>(&self, name: &'static str, mut work: F) -> Result<Result<T, R>, StoreError>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        F: FnMut(&mut Conn) -> Result<T, Abort<R>> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        let _permit = self.inner.writers.permits.acquire().await.map_err(closed)?;
+        blocking(move || {
+            let mut run = 1;
+            loop {
+                let watch = Stopwatch::start();
+                let result = inner.run_once(&mut work);
+                let again = matches!(result, Err(StoreError::Contended(_))) && run < RUNS;
+                let outcome = match &result {
+                    Ok(Ok(_)) => Outcome::Committed,
+                    Ok(Err(_)) => Outcome::Refused,
+                    Err(_) if again => Outcome::Retried,
+                    Err(_) => Outcome::Failed,
+                };
+                inner.observer.transaction(name, outcome, watch.took());
+                if !again {
+                    return result;
+                }
+                run += 1;
+            }
+        })
+        .await
+    }
+}
+
+impl Inner {
+    pub(crate) fn establish(&self, purpose: Use) -> Result<Conn, StoreError> {
+        #[cfg_attr(not(test), expect(unused_mut, reason = "a test limits its pages"))]
+        let mut conn = Conn::establish(&self.address, purpose)?;
+        #[cfg(test)]
+        match self.page_limit.load(std::sync::atomic::Ordering::SeqCst) {
+            0 => {}
+            pages => conn.execute(&format!("PRAGMA max_page_count={pages}"))?,
+        }
+        Ok(conn)
+    }
+
+    /// A connection in a new transaction: a kept one, or where that has died meanwhile a fresh one.
+    fn begun(&self, lane: &Lane) -> Result<Conn, StoreError> {
+        let begin = |conn: &mut Conn| match lane.purpose {
+            Use::Read => conn.begin_read(),
+            Use::Write => conn.begin_write(),
+        };
+        if let Some(mut kept) = lane.take() {
+            match begin(&mut kept) {
+                Ok(()) => return Ok(kept),
+                // The others are as old, so they have died with it.
+                Err(error) if error.spoils_connection() => lane.forget(),
+                Err(error) => {
+                    lane.give(kept);
+                    return Err(error);
+                }
+            }
+        }
+        let mut fresh = self.establish(lane.purpose)?;
+        begin(&mut fresh)?;
+        Ok(fresh)
+    }
+
+    fn run_once<T, R>(
+        &self,
+        work: &mut impl FnMut(&mut Conn) -> Result<T, Abort<R>>,
+    ) -> Result<Result<T, R>, StoreError> {
+        let mut conn = self.begun(&self.writers)?;
+        let result = match work(&mut conn) {
+            Ok(value) => conn.execute("COMMIT").map(|()| Ok(value)),
+            Err(Abort::Refused(refusal)) => conn.execute("ROLLBACK").map(|()| Err(refusal)),
+            Err(Abort::Store(error)) => Err(error),
+        };
+        match result {
+            Ok(answer) => {
+                self.writers.give(conn);
+                Ok(answer)
+            }
+            Err(error) => {
+                if !error.spoils_connection() && conn.execute("ROLLBACK").is_ok() {
+                    self.writers.give(conn);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &StoreError) -> OpenError {
+        OpenError::Unreachable { at: self.address.to_string(), why: error.to_string() }
+    }
+}
+
+fn closed(_: tokio::sync::AcquireError) -> StoreError {
+    StoreError::Unavailable("it is closed".into())
+}
+
+/// Diesel blocks, so it runs where blocking is allowed. A panic of the closure goes on in the caller.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is being shut down cancels blocking work; nobody is left to be answered.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Database({}, {:?})", self.inner.address, self.inner.schema)
+    }
+}

@@ -1,0 +1,95 @@
+//! What can go wrong, sorted by what a caller can do about it.
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
+/// A database that could not be opened or migrated.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("not a database address: {0}")]
+    Address(String),
+    #[error("cannot reach the database {at}: {why}; it is tried again")]
+    Unreachable { at: String, why: String },
+    #[error(
+        "the database {at} has no schema of {schema}, or an older one (version {found}, this program needs {needed}): run `chargemesh migrate`"
+    )]
+    TooOld { at: String, schema: &'static str, found: i32, needed: i32 },
+    #[error(
+        "the database {at} is too new: its schema of {schema} serves version {serves_from} and later, this program is of version {known}; use a newer chargemesh"
+    )]
+    TooNew { at: String, schema: &'static str, serves_from: i32, known: i32 },
+    #[error("the database {at} belongs to {found}, not to {wanted}: each service needs its own")]
+    Foreign { at: String, found: String, wanted: &'static str },
+    #[error("cannot migrate the database {at}: {why}")]
+    Migration { at: String, why: String },
+}
+
+impl OpenError {
+    /// Whether waiting can help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// A query or a transaction that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is gone, full or unwritable. Nothing was written; later may be better.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// A race with another transaction was lost; the same again may succeed.
+    #[error("the database was contended: {0}")]
+    Contended(String),
+    /// The database refuses what it was asked, and will refuse it again: a constraint, or a fault of this program.
+    #[error("the database rejects it: {0}")]
+    Rejected(String),
+}
+
+impl From<DieselError> for StoreError {
+    fn from(error: DieselError) -> Self {
+        let text = error.to_string();
+        match &error {
+            DieselError::DatabaseError(kind, info) => sort(kind, info.message(), text),
+            DieselError::BrokenTransactionManager => Self::Unavailable(text),
+            // `NotFound` too: queries of this crate say `optional` where nothing is an answer.
+            _ => Self::Rejected(text),
+        }
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "diesel's list of kinds is not exhaustive")]
+fn sort(kind: &DatabaseErrorKind, message: &str, text: String) -> StoreError {
+    use DatabaseErrorKind::{
+        CheckViolation, ClosedConnection, ExclusionViolation, ForeignKeyViolation, NotNullViolation,
+        ReadOnlyTransaction, RestrictViolation, SerializationFailure, UnableToSendCommand, UniqueViolation,
+    };
+    match kind {
+        UniqueViolation | ForeignKeyViolation | NotNullViolation | CheckViolation | RestrictViolation
+        | ExclusionViolation => StoreError::Rejected(text),
+        SerializationFailure => StoreError::Contended(text),
+        ClosedConnection | UnableToSendCommand | ReadOnlyTransaction => StoreError::Unavailable(text),
+        _ if is_contention(message) => StoreError::Contended(text),
+        _ if is_fault(message) => StoreError::Rejected(text),
+        _ => StoreError::Unavailable(text),
+    }
+}
+
+/// Neither back end's driver gives a code for these through diesel, so their texts are all there is.
+fn is_contention(message: &str) -> bool {
+    ["deadlock detected", "database is locked", "database table is locked", "due to lock timeout"]
+        .iter()
+        .any(|text| message.contains(text))
+}
+
+/// Mistakes of ours rather than troubles of the database's.
+fn is_fault(message: &str) -> bool {
+    ["syntax error", "no such table", "no such column", "does not exist", "datatype mismatch", "invalid byte sequence"]
+        .iter()
+        .any(|text| message.contains(text))
+}
+
+impl StoreError {
+    /// Whether the connection it happened on should not be used again.
+    pub(crate) fn spoils_connection(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}

@@ -1,0 +1,111 @@
+//! Which schema a database holds, and whether this program can serve it (SPEC 10.6).
+//!
+//! Every migration sets the one row of `schema_version`: the schema's name, its version, and from which program
+//! version on it can be served. So a schema decides by itself when it is too new, and an upgrade can be rolled back.
+
+use diesel::prelude::*;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _};
+
+use crate::{
+    Conn, OpenError, StoreError,
+    address::Address,
+    connection::{Backend, on},
+};
+
+diesel::table! {
+    schema_version (name) {
+        name -> Text,
+        version -> Integer,
+        serves_from -> Integer,
+    }
+}
+
+/// The tables of one service.
+#[derive(Clone, Copy)]
+pub struct Schema {
+    /// The service.
+    pub name: &'static str,
+    /// What this program was written for: the number of its migrations.
+    pub(crate) version: i32,
+    pub(crate) migrations: fn() -> EmbeddedMigrations,
+}
+
+impl std::fmt::Debug for Schema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Schema({} {})", self.name, self.version)
+    }
+}
+
+#[derive(Debug, PartialEq, Queryable, Selectable)]
+#[diesel(table_name = schema_version)]
+struct Found {
+    name: String,
+    version: i32,
+    serves_from: i32,
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    count: i64,
+}
+
+impl Schema {
+    /// Refuses what this program cannot serve.
+    pub(crate) fn check(&self, conn: &mut Conn, address: &Address) -> Result<(), OpenError> {
+        let at = address.to_string();
+        let found = found(conn).map_err(|error| OpenError::Unreachable { at: at.clone(), why: error.to_string() })?;
+        match found {
+            None => Err(OpenError::TooOld { at, schema: self.name, found: 0, needed: self.version }),
+            Some(found) if found.name != self.name => {
+                Err(OpenError::Foreign { at, found: found.name, wanted: self.name })
+            }
+            Some(found) if found.serves_from > self.version => {
+                Err(OpenError::TooNew { at, schema: self.name, serves_from: found.serves_from, known: self.version })
+            }
+            Some(found) if found.version < self.version => {
+                Err(OpenError::TooOld { at, schema: self.name, found: found.version, needed: self.version })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Runs what is pending; names what ran. A schema that is too new, or another service's, is left alone.
+    pub(crate) fn migrate(&self, conn: &mut Conn, address: &Address) -> Result<Vec<String>, OpenError> {
+        match self.check(conn, address) {
+            Ok(()) | Err(OpenError::TooOld { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let failed = |why: String| OpenError::Migration { at: address.to_string(), why };
+        // Two that migrate at once take turns; the lock goes with the connection.
+        if let Backend::Postgres(_) = conn.0 {
+            conn.execute("SELECT pg_advisory_lock(4877261)").map_err(|error| failed(error.to_string()))?;
+        }
+        let ran = on!(conn, |c| c
+            .run_pending_migrations((self.migrations)())
+            .map(|ran| ran.iter().map(ToString::to_string).collect()))
+        .map_err(|error| failed(error.to_string()))?;
+        if let Backend::Postgres(_) = conn.0 {
+            conn.execute("SELECT pg_advisory_unlock(4877261)").map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(ran)
+    }
+}
+
+fn found(conn: &mut Conn) -> Result<Option<Found>, StoreError> {
+    let exists = match &mut conn.0 {
+        Backend::Sqlite(c) => {
+            diesel::sql_query("SELECT count(*) AS count FROM sqlite_master WHERE name = 'schema_version'")
+                .get_result::<Count>(c)?
+        }
+        Backend::Postgres(c) => diesel::sql_query(
+            "SELECT count(*) AS count FROM information_schema.tables
+             WHERE table_name = 'schema_version' AND table_schema = current_schema()",
+        )
+        .get_result::<Count>(&mut **c)?,
+    };
+    if exists.count == 0 {
+        return Ok(None);
+    }
+    Ok(on!(conn, |c| schema_version::table.select(Found::as_select()).first(c).optional())?)
+}
