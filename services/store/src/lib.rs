@@ -2,7 +2,7 @@
 //!
 //! * [`Database`] opens either back end from a URL, refuses a schema that it cannot serve, and runs named reads and
 //!   transactions on blocking threads. `migrate` alone changes a schema.
-//! * [`central`] and [`registry`](crate) are two schemas; each service has its own database. Row structs own their
+//! * [`central`] and [`registry`] are two schemas; each service has its own database. Row structs own their
 //!   queries, written once and expanded for each back end by the macro `on!`.
 //! * [`central::Committer`] makes turns durable: many in one transaction with one fsync, refusals dropped out, audit
 //!   entries numbered and chained, answers only after the commit.
@@ -17,6 +17,7 @@ mod database;
 mod error;
 mod observe;
 mod postgres;
+pub mod registry;
 mod schema_version;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

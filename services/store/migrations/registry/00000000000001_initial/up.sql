@@ -1,0 +1,83 @@
+-- Registry's own database (SPEC 1.2). Bytes are kept as hexadecimal text, so that one script serves both back ends.
+
+CREATE TABLE schema_version (
+  name TEXT NOT NULL PRIMARY KEY,
+  version INTEGER NOT NULL,
+  serves_from INTEGER NOT NULL
+);
+INSERT INTO schema_version (name, version, serves_from) VALUES ('registry', 1, 1);
+
+-- One row: the number of the last change. Every change raises it first, so it is also the lock under which a change
+-- reads, decides and writes, and revisions become visible in order.
+CREATE TABLE revisions (
+  only INTEGER NOT NULL PRIMARY KEY CHECK (only = 1),
+  revision BIGINT NOT NULL
+);
+INSERT INTO revisions (only, revision) VALUES (1, 0);
+
+CREATE TABLE identities (
+  kind INTEGER NOT NULL,
+  id TEXT NOT NULL,
+  -- 1 enrolled, 2 void, 3 removed, 4 readmitted
+  state INTEGER NOT NULL,
+  city TEXT NOT NULL,
+  place TEXT NOT NULL,
+  price_e4 BIGINT NOT NULL,
+  enrolled_at_ms BIGINT NOT NULL,
+  incarnation BIGINT NOT NULL,
+  revision BIGINT NOT NULL UNIQUE,
+  -- Argon2id in PHC form; none once removed.
+  credential_hash TEXT,
+  PRIMARY KEY (kind, id)
+);
+
+CREATE TABLE tokens (
+  id TEXT NOT NULL PRIMARY KEY,
+  -- 0: either
+  kind INTEGER NOT NULL,
+  id_pattern TEXT NOT NULL,
+  city TEXT NOT NULL,
+  -- For one identity (kind, id_pattern) as it stood at this revision.
+  bound_revision BIGINT,
+  uses_left BIGINT NOT NULL,
+  expires_at_ms BIGINT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  created_by TEXT NOT NULL,
+  revoked BOOLEAN NOT NULL,
+  secret_hash TEXT NOT NULL
+);
+
+CREATE TABLE operators (
+  name TEXT NOT NULL PRIMARY KEY,
+  role INTEGER NOT NULL,
+  removed BOOLEAN NOT NULL,
+  changed_at_ms BIGINT NOT NULL,
+  changed_by TEXT NOT NULL,
+  revision BIGINT NOT NULL UNIQUE
+);
+
+-- First answers. The nonce, from which alone a secret that was shown can be made again, goes after some minutes.
+CREATE TABLE requests (
+  scope TEXT NOT NULL,
+  request_id TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  at_ms BIGINT NOT NULL,
+  nonce TEXT,
+  answer TEXT NOT NULL,
+  PRIMARY KEY (scope, request_id)
+);
+CREATE INDEX requests_by_age ON requests (at_ms);
+
+-- Central's static public keys as it last reported them.
+CREATE TABLE pins (
+  position INTEGER NOT NULL PRIMARY KEY,
+  pin TEXT NOT NULL
+);
+
+-- How far the audit has been handed to Central: numbers of this Registry's chain.
+CREATE TABLE forwarding (
+  only INTEGER NOT NULL PRIMARY KEY CHECK (only = 1),
+  sent BIGINT NOT NULL,
+  acknowledged BIGINT NOT NULL
+);
+INSERT INTO forwarding (only, sent, acknowledged) VALUES (1, 0, 0);

@@ -1,0 +1,28 @@
+//! How far the audit has been handed to Central.
+
+use diesel::prelude::*;
+
+use super::schema::forwarding;
+use crate::{Conn, StoreError, connection::on};
+
+/// Numbers of entries in this Registry's chain. What is between the two was sent and not yet acknowledged, and goes
+/// again as the same batch under the same request id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = forwarding)]
+pub struct ForwardingRow {
+    pub sent: i64,
+    pub acknowledged: i64,
+}
+
+impl ForwardingRow {
+    pub fn get(conn: &mut Conn) -> Result<Self, StoreError> {
+        Ok(on!(conn, |c| forwarding::table.select(Self::as_select()).first(c))?)
+    }
+
+    pub fn save(self, conn: &mut Conn) -> Result<(), StoreError> {
+        on!(conn, |c| diesel::update(forwarding::table)
+            .set((forwarding::sent.eq(self.sent), forwarding::acknowledged.eq(self.acknowledged)))
+            .execute(c))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! Registry's own database: identities, tokens, operators, first answers, pins, and its audit.
+//!
+//! A change is one transaction that first takes the next [`Revision`], then reads, decides and writes. Taking it locks
+//! out every other change, on both back ends, so a decision always sees what it decides on, and whoever follows
+//! [`changed_since`] misses nothing.
+
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+
+mod changes;
+mod forwarding;
+mod identity;
+mod operator;
+mod pin;
+mod request;
+mod schema;
+mod token;
+
+pub use changes::{Changed, Revision, changed_since, head};
+pub use forwarding::ForwardingRow;
+pub use identity::IdentityRow;
+pub use operator::OperatorRow;
+pub use pin::{pins, replace_pins};
+pub use request::RequestRow;
+pub use token::TokenRow;
+
+use crate::Schema;
+
+/// Registry's tables, for [`Database::open`](crate::Database::open).
+pub const SCHEMA: Schema = Schema { name: "registry", version: 1, migrations: || MIGRATIONS };
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/registry");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! Enrolment tokens.
+
+use std::fmt;
+
+use diesel::{prelude::*, upsert::excluded};
+
+use super::schema::tokens;
+use crate::{Conn, StoreError, connection::on};
+
+/// One token; of its secret only the hash.
+#[derive(Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = tokens, treat_none_as_default_value = false)]
+pub struct TokenRow {
+    pub id: String,
+    /// 0: either.
+    pub kind: i32,
+    /// The id itself where `bound_revision` is set.
+    pub id_pattern: String,
+    pub city: String,
+    pub bound_revision: Option<i64>,
+    pub uses_left: i64,
+    pub expires_at_ms: i64,
+    pub created_at_ms: i64,
+    pub created_by: String,
+    pub revoked: bool,
+    /// SHA-256, hexadecimal.
+    pub secret_hash: String,
+}
+
+impl TokenRow {
+    pub fn find(conn: &mut Conn, id: &str) -> Result<Option<Self>, StoreError> {
+        Ok(on!(conn, |c| tokens::table.find(id).select(Self::as_select()).first(c).optional())?)
+    }
+
+    /// Inserts, or replaces what may change of it: its uses and whether it is revoked.
+    pub fn save(&self, conn: &mut Conn) -> Result<(), StoreError> {
+        on!(conn, |c| diesel::insert_into(tokens::table)
+            .values(self)
+            .on_conflict(tokens::id)
+            .do_update()
+            .set((
+                tokens::uses_left.eq(excluded(tokens::uses_left)),
+                tokens::revoked.eq(excluded(tokens::revoked)),
+            ))
+            .execute(c))?;
+        Ok(())
+    }
+
+    /// The newest first.
+    pub fn list(conn: &mut Conn, limit: i64) -> Result<Vec<Self>, StoreError> {
+        Ok(on!(conn, |c| tokens::table
+            .order((tokens::created_at_ms.desc(), tokens::id.asc()))
+            .limit(limit)
+            .select(Self::as_select())
+            .load(c))?)
+    }
+
+    /// Forgets those that expired before `before_ms`; answers how many.
+    pub fn prune(conn: &mut Conn, before_ms: i64) -> Result<usize, StoreError> {
+        Ok(on!(conn, |c| diesel::delete(tokens::table.filter(tokens::expires_at_ms.lt(before_ms))).execute(c))?)
+    }
+}
+
+impl fmt::Debug for TokenRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenRow({:?}, {} uses left)", self.id, self.uses_left)
+    }
+}
