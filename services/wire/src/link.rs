@@ -98,6 +98,10 @@ impl Link {
         false
     }
 
+    pub fn is_closing(&self) -> bool {
+        false
+    }
+
     pub fn is_closed(&self) -> bool {
         false
     }

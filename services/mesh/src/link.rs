@@ -1,0 +1,125 @@
+//! The one async rim of `wire`: gives a [`Link`] a stream, a clock and an outbox. Used by Central, charging points and
+//! drivers alike, over TCP and over Unix sockets.
+//!
+//! Guarantees: one task owns stream and link, so nothing is locked; the outbox is bounded; an idle connection holds no
+//! buffer (bytes pass through one per thread); what the peer does not read is never buffered past one portion of 64 KiB
+//! beside the link's own bounded queue; bytes that have come are read before a time-out is believed, so that a process
+//! that was held up does not take its peers for dead.
+//!
+//! The handler is awaited in place: while it waits, this link alone reads nothing, life signs included, and the peer is
+//! held back. It must come back well within the life signs that its peer allows (1.5 s by default).
+
+mod backoff;
+mod outbox;
+mod pump;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{Sleep, sleep_until, timeout},
+};
+use wire::{Closed, Event, Link};
+
+pub use self::{
+    backoff::Backoff,
+    outbox::{Outbox, OutboxError, Posted, outbox},
+};
+use crate::clock::{Clock, Now};
+use pump::Pump;
+
+/// What an owner does with the events of one link.
+pub trait Handler: Send {
+    /// Every event but [`Event::Closed`], which [`run`] returns. May answer by the link itself (`admit`, `send`,
+    /// `set_life_sign`, `close`).
+    fn handle(&mut self, event: Event, link: &mut Link, now: Now) -> impl Future<Output = ()> + Send;
+}
+
+/// Drives one connection to its end and says why it ended. Dropping the future cuts the connection without a farewell;
+/// [`Outbox::close`] closes it in order.
+pub async fn run<S, H>(stream: S, link: Link, mut posted: Posted, handler: &mut H, clock: Clock) -> Closed
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    H: Handler,
+{
+    let mut pump = Pump::new(stream, link);
+    let mut alarm = Alarm::new(clock);
+    let mut sleep = pin!(sleep_until(alarm.armed.into()));
+    loop {
+        post(&mut posted, &mut pump.link, clock);
+        while let Some(event) = pump.link.poll_event() {
+            if let Event::Closed(why) = event {
+                pump.finish(clock).await;
+                return why;
+            }
+            handler.handle(event, &mut pump.link, clock.now()).await;
+            post(&mut posted, &mut pump.link, clock);
+        }
+        alarm.arm(sleep.as_mut(), pump.link.poll_timeout());
+        let (room, open, closing) = (pump.link.ready(), pump.link.is_open(), pump.link.is_closing());
+        tokio::select! {
+            // Reading stands before the alarm: see the guarantees above.
+            biased;
+            () = poll_fn(|cx| pump.poll(cx, clock)) => {}
+            () = poll_fn(|cx| posted.poll_ready(cx, room, open)), if !closing => {}
+            () = sleep.as_mut() => {
+                alarm.rang = true;
+                pump.link.handle_timeout(clock.mono());
+            }
+        }
+    }
+}
+
+/// Moves what was posted into the link, as far as it has room, and closes it behind the last message.
+fn post(posted: &mut Posted, link: &mut Link, clock: Clock) {
+    while link.ready()
+        && let Some(message) = posted.take()
+    {
+        if let Err(error) = link.send(&message, clock.mono()) {
+            tracing::warn!(bytes = message.len(), %error, "a message for a link was dropped");
+        }
+    }
+    if posted.drained() || (posted.closing() && !link.is_open()) {
+        link.close(clock.mono());
+    }
+}
+
+/// A timer that is moved only when it must ring earlier, or has rung: most deadlines are put off by the next message
+/// long before they are due, and a timer's place in the wheel costs more than a look at the clock.
+struct Alarm {
+    armed: Instant,
+    rang: bool,
+}
+
+impl Alarm {
+    fn new(clock: Clock) -> Self {
+        Self { armed: clock.mono() + Duration::from_secs(3600), rang: false }
+    }
+
+    fn arm(&mut self, sleep: std::pin::Pin<&mut Sleep>, due: Option<Instant>) {
+        let due = due.unwrap_or(self.armed + Duration::from_secs(3600));
+        if self.rang || due < self.armed {
+            sleep.reset(due.into());
+            (self.armed, self.rang) = (due, false);
+        }
+    }
+}
+
+/// Connects within `limit`, without Nagle's delay: a frame waits for no other.
+pub async fn connect(address: &str, limit: Duration) -> io::Result<TcpStream> {
+    let stream = match timeout(limit, TcpStream::connect(address)).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))),
+    };
+    let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("cannot reach {address}: {error}")))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

@@ -1,0 +1,74 @@
+//! When to try again: waits that double up to a cap, jittered so that thousands of peers that lost Central at one
+//! instant do not come back at one instant.
+
+use std::time::Duration;
+
+/// Pure: chance is an argument.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    floor: Duration,
+    cap: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// The first wait is about `floor`, none is longer than `cap`.
+    pub fn new(floor: Duration, cap: Duration) -> Self {
+        let cap = cap.max(floor);
+        Self { floor, cap, next: floor }
+    }
+
+    /// The next wait: between half and all of the present step. `chance` is any random number.
+    pub fn wait(&mut self, chance: u32) -> Duration {
+        let wait = jittered(self.next, chance);
+        self.next = self.next.saturating_mul(2).min(self.cap);
+        wait
+    }
+
+    /// The wait after a busy answer: the time it names, capped at 60 s whatever it says (SPEC 4.2), and up to half of
+    /// it more. The steps of [`Self::wait`] are left as they are.
+    pub fn after_busy(&self, retry_after: Duration, chance: u32) -> Duration {
+        let asked = retry_after.min(wire::LONGEST_RETRY).max(self.floor);
+        asked + jittered(asked, chance) - asked / 2
+    }
+
+    /// After a success the next wait is short again.
+    pub fn reset(&mut self) {
+        self.next = self.floor;
+    }
+}
+
+/// Between half and all of `step`.
+fn jittered(step: Duration, chance: u32) -> Duration {
+    step / 2 + (step / 2).mul_f64(f64::from(chance) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOOR: Duration = Duration::from_millis(250);
+    const CAP: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn waits_double_to_the_cap_and_start_again_after_a_success() {
+        let mut backoff = Backoff::new(FLOOR, CAP);
+        let waits: Vec<_> = (0..7).map(|_| backoff.wait(u32::MAX).as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 5000, 5000]);
+        backoff.reset();
+        assert_eq!(backoff.wait(u32::MAX), FLOOR);
+    }
+
+    #[test]
+    fn jitter_takes_off_at_most_half() {
+        assert_eq!(Backoff::new(FLOOR, CAP).wait(0), FLOOR / 2);
+    }
+
+    #[test]
+    fn a_busy_answer_costs_at_most_the_capped_wait_spec_4_2() {
+        let backoff = Backoff::new(FLOOR, CAP);
+        let forged = backoff.after_busy(Duration::MAX, u32::MAX);
+        assert_eq!(forged, wire::LONGEST_RETRY + wire::LONGEST_RETRY / 2, "the cap, and the jitter upon it");
+        assert_eq!(backoff.after_busy(Duration::from_secs(2), 0), Duration::from_secs(2), "never earlier than asked");
+    }
+}

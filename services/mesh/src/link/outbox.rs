@@ -1,0 +1,154 @@
+//! The bounded queue between whoever has something to say and the task that owns the link. A channel of tokio's would
+//! do, but holds a block of 32 places per connection; this one is empty when it is empty.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+
+/// A queue of at most `capacity` messages.
+pub fn outbox(capacity: usize) -> (Outbox, Posted) {
+    let shared = Arc::new(Shared { capacity, queue: Mutex::default(), waker: AtomicWaker::new() });
+    (Outbox(Arc::clone(&shared)), Posted(shared))
+}
+
+/// The sender's end; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outbox(Arc<Shared>);
+
+/// The link's end, for [`super::run`].
+#[derive(Debug)]
+pub struct Posted(Arc<Shared>);
+
+/// A message that was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutboxError {
+    #[error("the link takes messages too slowly: its outbox is full")]
+    Full,
+    #[error("the link is closed")]
+    Closed,
+}
+
+#[derive(Debug)]
+struct Shared {
+    capacity: usize,
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Bytes>,
+    closed: bool,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing panics while the queue is held, and a half-made change is not possible.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outbox {
+    /// The message in clear; it is sealed when the link takes it. Never waits.
+    pub fn try_send(&self, message: Bytes) -> Result<(), OutboxError> {
+        let mut queue = self.0.queue();
+        if queue.closed {
+            return Err(OutboxError::Closed);
+        }
+        if queue.messages.len() >= self.0.capacity {
+            return Err(OutboxError::Full);
+        }
+        queue.messages.push_back(message);
+        drop(queue);
+        self.0.waker.wake();
+        Ok(())
+    }
+
+    /// Closes the link in order, behind what was sent before.
+    pub fn close(&self) {
+        self.0.queue().closed = true;
+        self.0.waker.wake();
+    }
+
+    /// Whether the link ended, or was told to.
+    pub fn is_closed(&self) -> bool {
+        self.0.queue().closed
+    }
+
+    /// Whether both are ends of the same link.
+    pub fn same_link(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Posted {
+    pub(super) fn take(&mut self) -> Option<Bytes> {
+        let mut queue = self.0.queue();
+        let message = queue.messages.pop_front();
+        if queue.messages.is_empty() {
+            queue.messages = VecDeque::new();
+        }
+        message
+    }
+
+    /// Told to close, with or without messages left.
+    pub(super) fn closing(&self) -> bool {
+        self.0.queue().closed
+    }
+
+    /// Told to close, and nothing is left.
+    pub(super) fn drained(&self) -> bool {
+        let queue = self.0.queue();
+        queue.closed && queue.messages.is_empty()
+    }
+
+    /// Ready when there is something to do for a link that has `room` for a message: one to take, or the order to close,
+    /// which a link that is not `open` follows at once and an open one behind the last message.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, room: bool, open: bool) -> Poll<()> {
+        self.0.waker.register(cx.waker());
+        let queue = self.0.queue();
+        let message = room && !queue.messages.is_empty();
+        let close = queue.closed && (queue.messages.is_empty() || !open);
+        if message || close { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Posted {
+    /// Whoever still sends learns that nobody reads.
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.closed = true;
+        queue.messages = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_is_bounded_and_closes_behind_its_last_message() {
+        let (outbox, mut posted) = outbox(2);
+        let message = Bytes::from_static(b"x");
+        assert_eq!(outbox.try_send(message.clone()), Ok(()));
+        assert_eq!(outbox.try_send(message.clone()), Ok(()));
+        assert_eq!(outbox.try_send(message.clone()), Err(OutboxError::Full));
+        outbox.close();
+        assert_eq!(outbox.try_send(message), Err(OutboxError::Closed));
+        assert!(posted.closing() && !posted.drained());
+        assert!(posted.take().is_some() && posted.take().is_some() && posted.drained());
+    }
+
+    #[test]
+    fn a_sender_learns_that_the_link_is_gone() {
+        let (outbox, posted) = outbox(2);
+        drop(posted);
+        assert_eq!(outbox.try_send(Bytes::new()), Err(OutboxError::Closed));
+        assert!(outbox.is_closed());
+    }
+}
