@@ -1,1 +1,34 @@
-//! Placeholder until its first landing.
+//! Being a process among processes: what every role of chargemesh needs around its own work, so that the roles hold
+//! only their own.
+//!
+//! * [`process`]: the start-up shell (logs, signals, tasks, exit code); [`health`], [`metrics`] on a plain admin port;
+//!   [`control`] socket; [`clock`], the only reader of clocks.
+//! * [`identity`]: certificate, key and roots from files, read per connection; [`certs`] makes them for development;
+//!   [`principal`]: who is at the other end.
+//! * [`server`] and [`client`]: the one gRPC server stack and the one client stack. [`policy`] says who may call what.
+//!   [`http`]: the HTTPS door. [`status`]: the one table from reasons to gRPC codes.
+//!
+//! Architecture invariant: depends on no role and not on `store`; no plaintext is spoken but on the admin port.
+
+pub mod admin;
+pub mod certs;
+pub mod client;
+pub mod clock;
+pub mod control;
+pub mod duration;
+pub mod health;
+pub mod http;
+pub mod identity;
+pub mod link;
+pub mod logging;
+pub mod metrics;
+pub mod policy;
+pub mod principal;
+pub mod process;
+pub mod server;
+pub mod status;
+mod tasks;
+mod x509;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,302 @@
+//! The development authority: makes identities for roles and persons, and rolls itself with overlapping roots.
+//!
+//! One folder holds it: `ca.pem` (the roots in force, newest first), `ca-key.pem` (of the newest) and
+//! `authority.json`. An identity is a folder with `ca.pem`, `cert.pem`, `key.pem` and `identity.json` (what to issue
+//! again). Keys are written with mode 0600, each file whole or not at all, and nothing is overwritten unasked.
+//!
+//! Rolling without a refused connection is three steps, each in force at every peer before the next begins:
+//! [`Authority::roll`] (a second root; every identity folder named learns it), [`Authority::renew`] for each folder
+//! (a certificate by the new root), [`Authority::retire`] (the old root goes).
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use proto::{Caller, OperatorName};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, SerialNumber,
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::{clock::Clock, principal::role_of};
+
+pub(crate) mod files;
+
+use files::{Overwrite, read, write};
+
+/// What can go wrong in making certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum CertsError {
+    #[error("{path} exists already; say that it may be overwritten, or choose another folder", path = .0.display())]
+    Exists(PathBuf),
+    #[error("cannot use {path}: {error}", path = .path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("{path} is not what this command wrote there: {text}", path = .path.display())]
+    Broken { path: PathBuf, text: String },
+    #[error("{0:?} is neither a DNS name nor an IP address")]
+    Name(String),
+    #[error("{0:?} is no trust domain: lower-case letters, digits, '.' and '-', such as chargemesh.local")]
+    Domain(String),
+    #[error("cannot make a certificate: {0}")]
+    Making(#[from] rcgen::Error),
+}
+
+/// The authority in one folder.
+#[derive(Debug)]
+pub struct Authority {
+    dir: PathBuf,
+    clock: Clock,
+    about: About,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct About {
+    trust_domain: String,
+}
+
+/// What is in `identity.json`: all that is needed to issue it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Issued {
+    uri: String,
+    /// DNS names and IP addresses. Empty: a client only.
+    names: Vec<String>,
+    lifetime_s: u64,
+}
+
+impl Authority {
+    /// A new one.
+    ///
+    /// # Errors
+    /// [`CertsError::Exists`] where the folder holds one already.
+    pub fn create(dir: &Path, trust_domain: &str, lifetime: Duration) -> Result<Self, CertsError> {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
+        if trust_domain.is_empty() || !trust_domain.chars().all(good) {
+            return Err(CertsError::Domain(trust_domain.into()));
+        }
+        let about = About { trust_domain: trust_domain.into() };
+        let authority = Self { dir: dir.into(), clock: Clock::system(), about };
+        let marker = authority.file("authority.json");
+        if marker.exists() {
+            return Err(CertsError::Exists(marker));
+        }
+        let (root, key) = authority.self_signed(lifetime)?;
+        write(&authority.file("ca-key.pem"), &key, 0o600, Overwrite::Refuse)?;
+        write(&authority.file("ca.pem"), &root, 0o644, Overwrite::Refuse)?;
+        let about = serde_json::to_string_pretty(&authority.about).unwrap_or_default();
+        write(&marker, &about, 0o644, Overwrite::Refuse)?;
+        Ok(authority)
+    }
+
+    /// One that [`Self::create`] made.
+    ///
+    /// # Errors
+    /// Where the folder holds none.
+    pub fn open(dir: &Path) -> Result<Self, CertsError> {
+        let path = dir.join("authority.json");
+        let about = serde_json::from_str(&read(&path)?)
+            .map_err(|error| CertsError::Broken { path, text: error.to_string() })?;
+        Ok(Self { dir: dir.into(), clock: Clock::system(), about })
+    }
+
+    /// The authority of `dir`, made where there is none yet.
+    ///
+    /// # Errors
+    /// As [`Self::create`] and [`Self::open`].
+    pub fn open_or_create(dir: &Path, trust_domain: &str, lifetime: Duration) -> Result<Self, CertsError> {
+        if dir.join("authority.json").exists() { Self::open(dir) } else { Self::create(dir, trust_domain, lifetime) }
+    }
+
+    pub fn trust_domain(&self) -> &str {
+        &self.about.trust_domain
+    }
+
+    /// The roots in force, newest first.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn roots_pem(&self) -> Result<String, CertsError> {
+        read(&self.file("ca.pem"))
+    }
+
+    /// The identity of a role, for `localhost`, its own name, the loopback addresses, and `names` (DNS names and IP
+    /// addresses under which others reach it).
+    ///
+    /// # Errors
+    /// [`CertsError::Exists`] where `out` holds an identity and `overwrite` is false.
+    pub fn issue_role(
+        &self,
+        role: Caller,
+        out: &Path,
+        names: &[String],
+        lifetime: Duration,
+        overwrite: bool,
+    ) -> Result<(), CertsError> {
+        let own = [role_of(role), "localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let extra = names.iter().filter(|name| !own.contains(name)).cloned();
+        let names = own.iter().cloned().chain(extra).collect();
+        let uri = format!("spiffe://{}/{}", self.about.trust_domain, role_of(role));
+        self.issue(out, &Issued { uri, names, lifetime_s: lifetime.as_secs() }, overwrite)
+    }
+
+    /// The identity of a person: `role` is [`Caller::Operator`] or [`Caller::Viewer`].
+    ///
+    /// # Errors
+    /// As [`Self::issue_role`].
+    pub fn issue_person(
+        &self,
+        role: Caller,
+        name: &OperatorName,
+        out: &Path,
+        lifetime: Duration,
+        overwrite: bool,
+    ) -> Result<(), CertsError> {
+        let uri = format!("spiffe://{}/{}/{name}", self.about.trust_domain, role_of(role));
+        self.issue(out, &Issued { uri, names: Vec::new(), lifetime_s: lifetime.as_secs() }, overwrite)
+    }
+
+    /// The same identity with a new key and certificate.
+    ///
+    /// # Errors
+    /// Where `identity` is no folder that this module wrote.
+    pub fn renew(&self, identity: &Path) -> Result<(), CertsError> {
+        let path = identity.join("identity.json");
+        let issued = serde_json::from_str(&read(&path)?)
+            .map_err(|error| CertsError::Broken { path, text: error.to_string() })?;
+        self.issue(identity, &issued, true)
+    }
+
+    /// A new root beside those in force, told to every one of `identities`. From now on it signs.
+    ///
+    /// # Errors
+    /// Where a file cannot be written; the new root signs nothing before every folder knows it.
+    pub fn roll(&self, lifetime: Duration, identities: &[PathBuf]) -> Result<(), CertsError> {
+        let old = self.roots_pem()?;
+        let (root, key) = self.self_signed(lifetime)?;
+        let roots = format!("{root}{old}");
+        for dir in identities {
+            write(&dir.join("ca.pem"), &roots, 0o644, Overwrite::Allow)?;
+        }
+        write(&self.file("ca.pem"), &roots, 0o644, Overwrite::Allow)?;
+        write(&self.file("ca-key.pem"), &key, 0o600, Overwrite::Allow)
+    }
+
+    /// Only the newest root stays in force, here and at `identities`: what older ones signed is refused from now on.
+    ///
+    /// # Errors
+    /// Where a file cannot be written.
+    pub fn retire(&self, identities: &[PathBuf]) -> Result<(), CertsError> {
+        let (all, path) = (self.roots_pem()?, self.file("ca.pem"));
+        let end = "-----END CERTIFICATE-----";
+        let newest = all.split_inclusive(end).next().filter(|first| first.ends_with(end));
+        let newest = newest.ok_or_else(|| CertsError::Broken { path: path.clone(), text: "no certificate".into() })?;
+        for file in identities.iter().map(|dir| dir.join("ca.pem")).chain([path]) {
+            write(&file, &format!("{newest}\n"), 0o644, Overwrite::Allow)?;
+        }
+        Ok(())
+    }
+
+    fn issue(&self, out: &Path, issued: &Issued, overwrite: bool) -> Result<(), CertsError> {
+        let overwrite = if overwrite { Overwrite::Allow } else { Overwrite::Refuse };
+        for name in ["ca.pem", "cert.pem", "key.pem"].map(|name| out.join(name)) {
+            if overwrite == Overwrite::Refuse && name.exists() {
+                return Err(CertsError::Exists(name));
+            }
+        }
+        let key = KeyPair::generate()?;
+        let certificate = self.leaf(issued)?.signed_by(&key, &self.issuer()?)?;
+        let about = serde_json::to_string_pretty(issued).unwrap_or_default();
+        write(&out.join("ca.pem"), &self.roots_pem()?, 0o644, overwrite)?;
+        // The key first: a reader in between sees a pair that does not match, and stays with the old one.
+        write(&out.join("key.pem"), &zeroize::Zeroizing::new(key.serialize_pem()), 0o600, overwrite)?;
+        write(&out.join("cert.pem"), &certificate.pem(), 0o644, overwrite)?;
+        write(&out.join("identity.json"), &about, 0o644, Overwrite::Allow)
+    }
+
+    fn leaf(&self, issued: &Issued) -> Result<CertificateParams, CertsError> {
+        let mut params = CertificateParams::default();
+        let (_, name) = issued.uri.split_at(issued.uri.find("//").map_or(0, |at| at + 2));
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from(rand::random::<u64>() >> 1));
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if !issued.names.is_empty() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        for name in &issued.names {
+            params.subject_alt_names.push(subject_name(name)?);
+        }
+        params.subject_alt_names.push(SanType::URI(issued.uri.as_str().try_into()?));
+        self.valid_for(&mut params, Duration::from_secs(issued.lifetime_s));
+        Ok(params)
+    }
+
+    fn self_signed(&self, lifetime: Duration) -> Result<(String, zeroize::Zeroizing<String>), CertsError> {
+        let key = KeyPair::generate()?;
+        let mut params = self.root();
+        self.valid_for(&mut params, lifetime);
+        Ok((params.self_signed(&key)?.pem(), zeroize::Zeroizing::new(key.serialize_pem())))
+    }
+
+    /// The newest root as an issuer: same name and usages, so no certificate need be parsed.
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, CertsError> {
+        let key = zeroize::Zeroizing::new(read(&self.file("ca-key.pem"))?);
+        Ok(Issuer::new(self.root(), KeyPair::from_pem(&key)?))
+    }
+
+    fn root(&self) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        // The same for every generation: who verifies tries each root of the name, by its key.
+        let name = format!("chargemesh authority of {}", self.about.trust_domain);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    }
+
+    fn valid_for(&self, params: &mut CertificateParams, lifetime: Duration) {
+        let now = OffsetDateTime::from_unix_timestamp(self.clock.wall_ms().div_euclid(1000));
+        let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        // Hosts whose clocks are a little behind must not refuse a new certificate.
+        params.not_before = now - time::Duration::minutes(5);
+        params.not_after = now.saturating_add(time::Duration::try_from(lifetime).unwrap_or(time::Duration::MAX));
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+fn subject_name(name: &str) -> Result<SanType, CertsError> {
+    match name.parse() {
+        Ok(IpAddr::V4(ip)) if ip == Ipv4Addr::UNSPECIFIED => Err(CertsError::Name(name.into())),
+        Ok(IpAddr::V6(ip)) if ip == Ipv6Addr::UNSPECIFIED => Err(CertsError::Name(name.into())),
+        Ok(ip) => Ok(SanType::IpAddress(ip)),
+        Err(_) => {
+            rustls_pki_types::DnsName::try_from(name).map_err(|_| CertsError::Name(name.into()))?;
+            Ok(SanType::DnsName(name.try_into()?))
+        }
+    }
+}
+
+/// The folders below `dir` that hold an identity, sorted.
+///
+/// # Errors
+/// Where `dir` cannot be read.
+pub fn identities_in(dir: &Path) -> Result<Vec<PathBuf>, CertsError> {
+    let failed = |error| CertsError::File { path: dir.into(), error };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.join("identity.json").exists() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,181 @@
+//! The one client stack: a channel that connects when first used, reconnects by itself, keeps a deadline, repeats only
+//! what the contract calls idempotent, and says in words which address failed and why.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tonic::{Status, body::Body, transport::Endpoint};
+use tower::{Service, ServiceExt as _, retry::budget::TpsBudget};
+
+use crate::{
+    clock::Clock,
+    health::{Component, Health},
+    identity::Identity,
+    policy,
+    server::parse_grpc_timeout,
+};
+
+mod connect;
+mod https;
+mod retry;
+mod skew;
+
+pub use connect::{ConnectError, Target};
+pub use https::{Https, explain, https};
+use retry::Call;
+
+/// How patient a client is.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Client")]
+pub struct Settings {
+    /// How long to try to connect to one address
+    #[arg(long, env = "CHARGEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s",
+          value_parser = crate::duration::parse)]
+    pub connect_timeout: Duration,
+    /// How long to wait for the answer to a call, its repetitions included
+    #[arg(long, env = "CHARGEMESH_CALL_TIMEOUT", value_name = "DURATION", default_value = "10s",
+          value_parser = crate::duration::parse)]
+    pub call_timeout: Duration,
+    /// How often to ask a silent connection for a sign of life; half of it unanswered, it is dead
+    #[arg(long, env = "CHARGEMESH_KEEP_ALIVE", value_name = "DURATION", default_value = "10s",
+          value_parser = crate::duration::parse)]
+    pub keep_alive: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { connect_timeout: s(5), call_timeout: s(10), keep_alive: s(10) }
+    }
+}
+
+/// For `FooClient::new(channel)`. Cheap to clone; all clones share a connection.
+#[derive(Clone)]
+pub struct Channel {
+    inner: tonic::transport::Channel,
+    shared: Arc<Shared>,
+    watch: Option<Arc<Watch>>,
+}
+
+struct Shared {
+    target: Target,
+    call_timeout: Duration,
+    clock: Clock,
+    /// At most a fifth of the calls may be repetitions, and two a second: a struggling server is left alone.
+    budget: TpsBudget,
+}
+
+/// What is told to the role's health.
+struct Watch {
+    health: Health,
+    component: OnceLock<Component>,
+    last: AtomicU8,
+}
+
+/// A channel to `target`, verified as its role. Connects when it is first used.
+pub fn channel(identity: &Identity, target: Target, settings: &Settings) -> Channel {
+    // Only the authority of a request: the connector knows the addresses, and does the TLS.
+    let endpoint = Endpoint::from_static("http://chargemesh")
+        .http2_keep_alive_interval(settings.keep_alive)
+        .keep_alive_timeout(settings.keep_alive / 2)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20);
+    let connector = connect::Connector::new(identity.clone(), target.clone(), settings.connect_timeout);
+    let inner = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+        let connector = connector.clone();
+        async move { connector.connect().await }
+    }));
+    let budget = TpsBudget::new(Duration::from_secs(10), 2, 0.2);
+    let (call_timeout, clock) = (settings.call_timeout, Clock::system());
+    Channel { inner, shared: Arc::new(Shared { target, call_timeout, clock, budget }), watch: None }
+}
+
+impl Channel {
+    /// Tells `health` when the peer cannot be reached and when it answers again, and when its clock differs.
+    #[must_use]
+    pub fn watched_by(mut self, health: &Health) -> Self {
+        let (health, last) = (health.clone(), AtomicU8::new(UNKNOWN));
+        self.watch = Some(Arc::new(Watch { health, component: OnceLock::new(), last }));
+        self
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.shared.target
+    }
+
+    async fn send(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let rule = policy::rule(request.uri().path());
+        if rule.is_some_and(|rule| rule.streaming) {
+            // Streams have no deadline, and whoever reads one knows where to go on: never repeated here.
+            return self.attempt(request).await;
+        }
+        let limit = parse_grpc_timeout(request.headers()).unwrap_or(self.shared.call_timeout);
+        let call = Call { channel: &self, idempotent: rule.is_some_and(|rule| rule.idempotent), limit };
+        tokio::time::timeout(limit, call.run(request)).await.unwrap_or_else(|_| {
+            let ms = limit.as_millis();
+            Err(Status::deadline_exceeded(format!("{} did not answer within {ms} ms", self.shared.target)))
+        })
+    }
+
+    /// Once.
+    async fn attempt(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let began = self.shared.clock.now();
+        let result = self.inner.clone().oneshot(request).await;
+        let result = result.map_err(|error| connect::in_words(&self.shared.target, &error));
+        if let Some(watch) = &self.watch {
+            watch.learn(&self.shared.target, result.as_ref().err());
+            if let Ok(response) = &result {
+                skew::compare(&watch.health, &self.shared.target, response.headers(), began, self.shared.clock.now());
+            }
+        }
+        result
+    }
+}
+
+const UNKNOWN: u8 = 0;
+const UP: u8 = 1;
+const DOWN: u8 = 2;
+
+impl Watch {
+    /// Only at a change, so that a call costs no lock.
+    fn learn(&self, target: &Target, error: Option<&Status>) {
+        let now = if error.is_some() { DOWN } else { UP };
+        let before = self.last.swap(now, Ordering::Relaxed);
+        let component = || self.component.get_or_init(|| self.health.component(target.role()));
+        match error {
+            Some(error) => component().degraded(error.message()),
+            None if before != UP => component().ready(),
+            None => {}
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for Channel {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Self::Response, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        // Each attempt waits for the connection by itself, under the call's deadline.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.clone().send(request))
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Channel").field(&self.shared.target).finish()
+    }
+}

@@ -1,0 +1,202 @@
+//! One connection to one of a role's addresses, and why there is none, in words.
+
+use std::{
+    error::Error as StdError,
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use rustls::{AlertDescription, CertificateError};
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::Status;
+
+use crate::identity::{ALPN_H2, Identity};
+
+/// A role and where it can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    role: &'static str,
+    addresses: Arc<[String]>,
+}
+
+impl Target {
+    /// `role` must stand in the server's certificate; `addresses` are `host:port`, each name resolved anew at each
+    /// connection, and tried in turn.
+    pub fn new<A: Into<String>>(role: &'static str, addresses: impl IntoIterator<Item = A>) -> Self {
+        Self { role, addresses: addresses.into_iter().map(Into::into).collect() }
+    }
+
+    pub fn role(&self) -> &'static str {
+        self.role
+    }
+}
+
+impl fmt::Display for Target {
+    /// `central at 127.0.0.1:7443`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.role, self.addresses.join(", "))
+    }
+}
+
+/// No address of a role could be connected to.
+#[derive(Debug, thiserror::Error)]
+#[error("{role} cannot be reached: {}", .tries.join("; "))]
+pub struct ConnectError {
+    role: &'static str,
+    tries: Vec<String>,
+}
+
+/// What the caller of a channel is told of an error that is no answer.
+pub(super) fn in_words(target: &Target, error: &(dyn StdError + 'static)) -> Status {
+    let chain = || causes(error);
+    if let Some(status) = chain().find_map(|error| error.downcast_ref::<Status>()) {
+        return status.clone();
+    }
+    let refused = chain().find_map(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref::<ConnectError>()))
+    });
+    match refused {
+        Some(refused) => Status::unavailable(refused.to_string()),
+        None => {
+            let cause = chain().last().map(ToString::to_string).unwrap_or_default();
+            Status::unavailable(format!("the connection to {target} was lost: {cause}"))
+        }
+    }
+}
+
+/// The error, its cause, the cause of that.
+pub(super) fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> + Clone {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| StdError::source(*error))
+}
+
+/// Makes the connections of one channel.
+#[derive(Clone)]
+pub(super) struct Connector {
+    identity: Identity,
+    target: Target,
+    timeout: Duration,
+    /// Begins with another address each time, so that the clients of a role spread over its replicas.
+    turn: Arc<AtomicUsize>,
+}
+
+/// Buffered because it was peeked into, see [`Connector::secure`].
+type Stream = TokioIo<BufReader<TlsStream<TcpStream>>>;
+
+impl Connector {
+    pub(super) fn new(identity: Identity, target: Target, timeout: Duration) -> Self {
+        Self { identity, target, timeout, turn: Arc::new(AtomicUsize::new(rand::random::<u16>().into())) }
+    }
+
+    pub(super) async fn connect(&self) -> Result<Stream, io::Error> {
+        let (mut tries, all) = (Vec::new(), &self.target.addresses);
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        for number in 0..all.len() {
+            let Some(address) = all.get(first.wrapping_add(number) % all.len()) else { continue };
+            let tried = tokio::time::timeout(self.timeout, self.address(address)).await;
+            match tried.unwrap_or_else(|_| Err(format!("no answer within {} ms", self.timeout.as_millis()))) {
+                Ok(stream) => return Ok(stream),
+                Err(why) => tries.push(format!("{address}: {why}")),
+            }
+        }
+        if all.is_empty() {
+            tries.push("no address of it is given".into());
+        }
+        Err(io::Error::other(ConnectError { role: self.target.role, tries }))
+    }
+
+    /// A name may stand for several hosts.
+    async fn address(&self, address: &str) -> Result<Stream, String> {
+        let resolved = tokio::net::lookup_host(address).await;
+        let mut hosts: Vec<_> = resolved.map_err(|error| format!("the name does not resolve ({error})"))?.collect();
+        let count = hosts.len().max(1);
+        hosts.rotate_left(self.turn.load(Ordering::Relaxed) % count);
+        let mut why = "the name has no address".to_owned();
+        for host in hosts {
+            match TcpStream::connect(host).await {
+                Ok(tcp) => match self.secure(tcp).await {
+                    Ok(stream) => return Ok(TokioIo::new(stream)),
+                    Err(error) => why = handshake_in_words(&error, self.target.role),
+                },
+                Err(error) => why = tcp_in_words(&error),
+            }
+        }
+        Err(why)
+    }
+
+    async fn secure(&self, tcp: TcpStream) -> io::Result<BufReader<TlsStream<TcpStream>>> {
+        tcp.set_nodelay(true)?;
+        let config = self.identity.client().map_err(io::Error::other)?;
+        let name = ServerName::try_from(self.target.role).map_err(io::Error::other)?;
+        let tls = TlsConnector::from(config).connect(name, tcp).await?;
+        if tls.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
+            return Err(io::Error::other("it does not speak gRPC there"));
+        }
+        // In TLS 1.3 the client is done before the server has judged its certificate. A server that accepts it speaks
+        // first (HTTP/2 SETTINGS); one that does not sends an alert, which says why and would be lost in a later call.
+        let mut stream = BufReader::new(tls);
+        if stream.fill_buf().await?.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(stream)
+    }
+}
+
+fn tcp_in_words(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return "connection refused; is it running?".into();
+    }
+    error.to_string()
+}
+
+pub(super) fn handshake_in_words(error: &io::Error, role: &str) -> String {
+    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return tls_in_words(tls, role);
+    }
+    if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
+        return "it closed the connection during the handshake; it may have no identity yet, or be full".into();
+    }
+    error.to_string()
+}
+
+fn tls_in_words(error: &rustls::Error, role: &str) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of the many TLS errors these are the ones a person can mend")]
+    match error {
+        rustls::Error::InvalidCertificate(certificate) => match certificate {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "its certificate is foreign: none of our roots (ca.pem) has signed it".into()
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "its certificate has expired".into(),
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet; are both clocks right?".into()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("its certificate is not for {role:?}; something else listens there")
+            }
+            other => format!("its certificate is not good: {other}"),
+        },
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::UnknownCA | AlertDescription::DecryptError | AlertDescription::BadCertificate => {
+                "it refuses our certificate: foreign to its roots".into()
+            }
+            AlertDescription::CertificateExpired => "it refuses our certificate: expired".into(),
+            AlertDescription::CertificateRequired => "it demands a certificate of the mesh".into(),
+            AlertDescription::NoApplicationProtocol => "it does not speak gRPC there".into(),
+            other => format!("it refuses the connection ({other:?})"),
+        },
+        rustls::Error::InvalidMessage(_) => "what listens there does not speak TLS".into(),
+        other => other.to_string(),
+    }
+}

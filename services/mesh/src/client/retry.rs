@@ -1,0 +1,67 @@
+//! Repeats a call that brought no answer, only where the contract calls the method idempotent, and only within the
+//! call's deadline and the channel's budget.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use tonic::{Code, Status, body::Body};
+use tower::retry::budget::Budget as _;
+
+use super::Channel;
+use crate::server::grpc_timeout;
+
+const ATTEMPTS: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// One call that is no stream.
+pub(super) struct Call<'a> {
+    pub(super) channel: &'a Channel,
+    pub(super) idempotent: bool,
+    pub(super) limit: Duration,
+}
+
+impl Call<'_> {
+    pub(super) async fn run(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let (mut parts, body) = request.into_parts();
+        let due = self.channel.shared.clock.mono() + self.limit;
+        grpc_timeout(&mut parts.headers, self.limit);
+        if !self.idempotent {
+            return self.channel.attempt(http::Request::from_parts(parts, body)).await;
+        }
+        // Ours, and a single message: as long as the caller made it.
+        let body = body.collect().await?.to_bytes();
+        let shared = &self.channel.shared;
+        shared.budget.deposit();
+        let mut number = 1;
+        loop {
+            let result = self.channel.attempt(http::Request::from_parts(parts.clone(), whole(body.clone()))).await;
+            if number == ATTEMPTS || !unanswered(&result) || !shared.budget.withdraw() {
+                return result;
+            }
+            tokio::time::sleep(pause(number)).await;
+            number += 1;
+            grpc_timeout(&mut parts.headers, due.saturating_duration_since(shared.clock.mono()));
+        }
+    }
+}
+
+fn whole(bytes: Bytes) -> Body {
+    Body::new(Full::new(bytes))
+}
+
+/// Nothing came back, or the server says that it cannot now.
+fn unanswered(result: &Result<http::Response<Body>, Status>) -> bool {
+    let status = match result {
+        Ok(response) => Status::from_header_map(response.headers()).map(|status| status.code()),
+        Err(status) => Some(status.code()),
+    };
+    status == Some(Code::Unavailable)
+}
+
+/// Twice as long each time, from half to all of it by chance, so that those who lost one server together do not come
+/// back together.
+fn pause(attempt: u32) -> Duration {
+    let full = FIRST_PAUSE * 2u32.pow(attempt - 1);
+    full.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+}

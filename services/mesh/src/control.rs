@@ -1,0 +1,262 @@
+//! The control socket of a process (SPEC 1.9): one JSON request a line, one JSON answer a line.
+//!
+//! `{"command":"plug","args":{}}` is answered `{"ok":…}` or `{"error":"what and why"}`. The socket has mode 0600 from
+//! its first moment, and only the same user (or root) is answered. It is the person's keyboard, so it takes no part
+//! in authorization over the network.
+
+use std::{
+    fs,
+    future::Future,
+    io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+
+use crate::process::{Context, Misuse};
+
+/// Of a line; nothing that a person sends is longer.
+const MAX_LINE: u64 = 256 * 1024;
+const MAX_CONNECTIONS: usize = 16;
+const IDLE: Duration = Duration::from_secs(600);
+
+/// What a person orders.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    pub command: String,
+    /// An object, or null where the command takes none.
+    #[serde(default)]
+    pub args: Value,
+}
+
+impl Request {
+    pub fn new(command: impl Into<String>, args: Value) -> Self {
+        Self { command: command.into(), args }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Ok(Value),
+    Error(String),
+}
+
+/// Why [`ask`] has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("no process listens on the control socket {path}: {error}; is it running, with this --control-socket?",
+        path = .path.display())]
+    NotThere { path: PathBuf, error: io::Error },
+    #[error("the process behind {path} gave no answer: {text}", path = .path.display())]
+    NoAnswer { path: PathBuf, text: String },
+    /// The process understood and says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Binds `path` and answers on it until the process stops. A refusal is a sentence for the person.
+///
+/// # Errors
+/// Where the socket cannot be made, or another process answers on it.
+pub async fn serve<H, Fut>(ctx: &Context, path: &Path, handler: H) -> anyhow::Result<()>
+where
+    H: Fn(Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Value, String>> + Send + 'static,
+{
+    let listener = bind(path).await?;
+    ctx.listening("control", path.display())?;
+    let (path, stop, handler) = (path.to_owned(), ctx.stop.clone(), Arc::new(handler));
+    ctx.spawn("control", async move {
+        stop.run_until_cancelled(accept(&listener, &handler)).await;
+        drop(fs::remove_file(path));
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Asks the process behind `path`.
+///
+/// # Errors
+/// Where nobody listens, there is no answer, or the process refuses.
+pub async fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
+    let stream = UnixStream::connect(path).await;
+    let stream = stream.map_err(|error| ControlError::NotThere { path: path.into(), error })?;
+    let no_answer = |text: String| ControlError::NoAnswer { path: path.into(), text };
+    let answer = async {
+        let mut stream = BufReader::new(stream);
+        stream.write_all(&line(request)?).await?;
+        read_line(&mut stream).await
+    };
+    let answer = answer.await.map_err(|error| no_answer(error.to_string()))?;
+    let answer = answer.ok_or_else(|| no_answer("it closed the connection".into()))?;
+    match serde_json::from_slice(&answer).map_err(|error| no_answer(error.to_string()))? {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(text) => Err(ControlError::Refused(text)),
+    }
+}
+
+async fn accept<H, Fut>(listener: &UnixListener, handler: &Arc<H>)
+where
+    H: Fn(Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Value, String>> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // Backlogged by the kernel while all slots are taken.
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let handler = handler.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = converse(stream, &*handler).await {
+                        tracing::debug!(%error, "control connection");
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the control socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse<H, Fut>(stream: UnixStream, handler: &H) -> io::Result<()>
+where
+    H: Fn(Request) -> Fut,
+    Fut: Future<Output = Result<Value, String>>,
+{
+    let peer = stream.peer_cred()?.uid();
+    if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::other(format!("user {peer} is not the owner")));
+    }
+    let mut stream = BufReader::new(stream);
+    while let Some(text) = tokio::time::timeout(IDLE, read_line(&mut stream)).await?? {
+        let answer = match serde_json::from_slice::<Request>(&text) {
+            Ok(request) => handler(request).await,
+            Err(error) => {
+                Err(format!("not a request: {error}; one looks like {{\"command\":\"state\",\"args\":{{}}}}"))
+            }
+        };
+        stream.write_all(&line(&answer.map_or_else(Answer::Error, Answer::Ok))?).await?;
+    }
+    Ok(())
+}
+
+fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Nothing at the end of the stream.
+async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
+    let mut text = Vec::new();
+    let read = stream.take(MAX_LINE).read_until(b'\n', &mut text).await?;
+    match text.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(text)),
+        Some(_) if read as u64 == MAX_LINE => Err(io::Error::other("the line is too long")),
+        Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    let misuse = |why: String| Misuse::new(format!("cannot make the control socket {}: {why}", path.display()));
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(misuse("another process answers on it".into()).into());
+    }
+    Ok(make(path).map_err(|error| misuse(error.to_string()))?)
+}
+
+/// Made in a folder that nobody else may enter and renamed to its place, so that there is no moment at which another
+/// user could connect. A socket that a killed process left behind is replaced.
+fn make(path: &Path) -> io::Result<UnixListener> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let private = folder.join(format!(".c{:08x}", rand::random::<u32>()));
+    fs::DirBuilder::new().mode(0o700).create(&private)?;
+    let socket = private.join("s");
+    let made = UnixListener::bind(&socket).and_then(|listener| {
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&socket, path)?;
+        Ok(listener)
+    });
+    drop(fs::remove_file(&socket));
+    drop(fs::remove_dir(&private));
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn echo(request: Request) -> Result<Value, String> {
+        match request.command.as_str() {
+            "echo" => Ok(request.args),
+            other => Err(format!("no command {other:?}")),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_answered_and_a_refusal_is_a_sentence_spec_1_9() {
+        let (dir, ctx) = (tempfile::tempdir().unwrap(), Context::detached("engine"));
+        let path = dir.path().join("sub/engine.sock");
+        serve(&ctx, &path, echo).await.unwrap();
+        let args = serde_json::json!({"wh": 7});
+        assert_eq!(ask(&path, &Request::new("echo", args.clone())).await.unwrap(), args);
+        let refused = ask(&path, &Request::new("fly", Value::Null)).await.unwrap_err();
+        assert_eq!(refused.to_string(), "no command \"fly\"");
+        ctx.stop.cancel();
+        ctx.ended().await.unwrap();
+        assert!(!path.exists());
+        assert!(
+            ask(&path, &Request::new("echo", Value::Null)).await.unwrap_err().to_string().contains("is it running")
+        );
+    }
+
+    #[tokio::test]
+    async fn the_socket_has_mode_0600_and_nothing_is_left_beside_it_spec_1_4() {
+        let (dir, ctx) = (tempfile::tempdir().unwrap(), Context::detached("engine"));
+        let path = dir.path().join("c.sock");
+        serve(&ctx, &path, echo).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
+        let (dir, ctx) = (tempfile::tempdir().unwrap(), Context::detached("engine"));
+        let path = dir.path().join("c.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        serve(&ctx, &path, echo).await.unwrap();
+        let second = serve(&ctx, &path, echo).await.unwrap_err();
+        assert!(second.to_string().contains("another process answers on it"), "{second}");
+        assert_eq!(crate::process::exit_code(&second), 2);
+    }
+
+    #[tokio::test]
+    async fn a_bad_line_is_answered_and_a_line_without_end_is_cut_off() {
+        let (dir, ctx) = (tempfile::tempdir().unwrap(), Context::detached("engine"));
+        let path = dir.path().join("c.sock");
+        serve(&ctx, &path, echo).await.unwrap();
+        let mut stream = BufReader::new(UnixStream::connect(&path).await.unwrap());
+        stream.write_all(b"plug!\n").await.unwrap();
+        let answer = read_line(&mut stream).await.unwrap().unwrap();
+        assert!(String::from_utf8(answer).unwrap().contains("not a request"));
+        let endless = vec![b'x'; 1 + MAX_LINE as usize];
+        drop(stream.write_all(&endless).await);
+        assert!(!matches!(read_line(&mut stream).await, Ok(Some(_))), "closed without an answer");
+    }
+}

@@ -1,0 +1,208 @@
+//! What a role can do now, component by component, with the reason in plain words (SPEC 9.1): a part that is down
+//! makes the role *degraded*, never unready. Every change is logged once.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// Of the role as a whole: the worst of its components.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readiness {
+    Ready,
+    /// Answers, if only with refusals in words.
+    Degraded,
+    /// Cannot answer yet.
+    Starting,
+    /// Takes nothing new.
+    Stopping,
+}
+
+impl Readiness {
+    /// Whether traffic may come.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded)
+    }
+}
+
+/// The state of one component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum State {
+    Ready,
+    Degraded { reason: String },
+    Starting { reason: String },
+}
+
+impl State {
+    fn readiness(&self) -> Readiness {
+        match self {
+            Self::Ready => Readiness::Ready,
+            Self::Degraded { .. } => Readiness::Degraded,
+            Self::Starting { .. } => Readiness::Starting,
+        }
+    }
+}
+
+/// The answer of `/readyz`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub status: Readiness,
+    pub components: BTreeMap<String, State>,
+}
+
+/// Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Health(Arc<Inner>);
+
+struct Inner {
+    components: Mutex<BTreeMap<String, State>>,
+    readiness: watch::Sender<Readiness>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(Arc::new(Inner { components: Mutex::default(), readiness: watch::channel(Readiness::Ready).0 }))
+    }
+}
+
+impl Health {
+    /// A component, starting until it says otherwise. The same name twice is the same component.
+    pub fn component(&self, name: impl Into<String>) -> Component {
+        let component = Component { health: self.clone(), name: name.into() };
+        if !self.components().contains_key(&component.name) {
+            component.set(State::Starting { reason: "starting".into() });
+        }
+        component
+    }
+
+    pub fn report(&self) -> Report {
+        Report { status: *self.0.readiness.borrow(), components: self.components().clone() }
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        *self.0.readiness.borrow()
+    }
+
+    /// Each change of the role's readiness.
+    pub fn subscribe(&self) -> watch::Receiver<Readiness> {
+        self.0.readiness.subscribe()
+    }
+
+    /// From now on the role is not ready, whatever its components say.
+    pub fn stopping(&self) {
+        self.0.readiness.send_replace(Readiness::Stopping);
+    }
+
+    fn components(&self) -> MutexGuard<'_, BTreeMap<String, State>> {
+        self.0.components.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refresh(&self) {
+        let worst = self.components().values().map(State::readiness).max().unwrap_or(Readiness::Ready);
+        self.0.readiness.send_if_modified(|now| {
+            let changes = *now != Readiness::Stopping && *now != worst;
+            if changes {
+                *now = worst;
+            }
+            changes
+        });
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Health").field(&self.readiness()).finish()
+    }
+}
+
+/// The handle with which a part of the role says how it is.
+#[derive(Clone, Debug)]
+pub struct Component {
+    health: Health,
+    name: String,
+}
+
+impl Component {
+    pub fn ready(&self) {
+        self.set(State::Ready);
+    }
+
+    /// Works on with less; `reason` is a sentence for people.
+    pub fn degraded(&self, reason: impl Into<String>) {
+        self.set(State::Degraded { reason: reason.into() });
+    }
+
+    /// Cannot do its work yet, so the role is not ready.
+    pub fn starting(&self, reason: impl Into<String>) {
+        self.set(State::Starting { reason: reason.into() });
+    }
+
+    /// The part is gone for good, with its state.
+    pub fn forget(&self) {
+        self.health.components().remove(&self.name);
+        self.health.refresh();
+    }
+
+    fn set(&self, state: State) {
+        let before = self.health.components().insert(self.name.clone(), state.clone());
+        if before.as_ref() == Some(&state) {
+            return;
+        }
+        self.health.refresh();
+        let component = &self.name;
+        match (before, state) {
+            (Some(State::Degraded { .. }), State::Ready) => tracing::info!(component, "works again"),
+            (_, State::Ready) => tracing::debug!(component, "ready"),
+            (_, State::Degraded { reason }) => tracing::warn!(component, reason, "degraded"),
+            (Some(_), State::Starting { reason }) => tracing::info!(component, reason, "waits"),
+            (None, State::Starting { .. }) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_is_down_makes_the_role_degraded_and_never_unready_spec_9_1() {
+        let health = Health::default();
+        assert_eq!(health.readiness(), Readiness::Ready, "nothing to wait for");
+        let (store, registry) = (health.component("store"), health.component("registry"));
+        assert_eq!(health.readiness(), Readiness::Starting);
+        store.ready();
+        registry.degraded("Registry cannot be reached at 127.0.0.1:7543: connection refused");
+        assert_eq!(health.readiness(), Readiness::Degraded);
+        assert!(health.readiness().serves());
+        registry.ready();
+        assert_eq!(health.readiness(), Readiness::Ready);
+    }
+
+    #[test]
+    fn a_stopping_role_stays_stopping() {
+        let health = Health::default();
+        health.stopping();
+        health.component("store").ready();
+        assert_eq!(health.readiness(), Readiness::Stopping);
+        assert!(!health.readiness().serves());
+    }
+
+    #[test]
+    fn the_report_names_each_component_with_its_reason() {
+        let health = Health::default();
+        health.component("store").ready();
+        health.component("registry").degraded("refused");
+        let json = serde_json::to_value(health.report()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"status": "degraded", "components": {
+                "registry": {"status": "degraded", "reason": "refused"}, "store": {"status": "ready"}}})
+        );
+    }
+}

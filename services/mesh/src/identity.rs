@@ -1,0 +1,241 @@
+//! The identity of this process: certificate, key and roots, from three files of one folder.
+//!
+//! The files are looked at for every connection, so a rotated file is in use at the next handshake without a restart.
+//! Files that are unreadable, do not belong together, or are expired or foreign never replace good ones: the old ones
+//! stay, and the log says why. Where there never were good ones no connection is made or taken (fail closed).
+//! TLS 1.3 only, and no resumption: a resumed session would go on with a certificate that was rotated or removed.
+
+use std::{
+    fmt, fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use prometheus_client::metrics::gauge::Gauge;
+use rustls::{ClientConfig, ServerConfig};
+
+use crate::{
+    clock::Clock,
+    health::Component,
+    process::{Context, Misuse},
+};
+
+mod material;
+
+use material::Material;
+pub(crate) use material::{ALPN_H2, anonymous_client};
+
+/// Of every warning about a certificate's end (SPEC 10.7).
+const WARN_DAYS: [i64; 2] = [30, 7];
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Where this process's own identity is.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Identity")]
+pub struct IdentityConfig {
+    /// Folder with this process's certificate (cert.pem), its key (key.pem) and the roots it trusts (ca.pem), as
+    /// `chargemesh certs` makes them; changed files are used at the next connection
+    #[arg(long, env = "CHARGEMESH_IDENTITY", value_name = "DIR")]
+    pub identity: PathBuf,
+}
+
+/// Why there is no usable identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("cannot read {path}: {error}; `chargemesh certs` makes it", path = .path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{path} is no {what} in PEM form: {error}", path = .path.display())]
+    NotPem { path: PathBuf, what: &'static str, error: String },
+    #[error("the key in {dir} does not belong to the certificate beside it", dir = .dir.display())]
+    Mismatch { dir: PathBuf },
+    #[error("the certificate {path} expired on {at}; `chargemesh certs` renews it", path = .path.display())]
+    Expired { path: PathBuf, at: String },
+    #[error("the certificate {path} is not valid before {at}; is this host's clock right?", path = .path.display())]
+    NotYet { path: PathBuf, at: String },
+    #[error("the certificate {path} is foreign: none of the roots in ca.pem beside it has signed it", path = .path.display())]
+    Foreign { path: PathBuf },
+    #[error("the certificate {path} names nobody of a mesh: it needs one URI such as spiffe://<domain>/central",
+        path = .path.display())]
+    Nameless { path: PathBuf },
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl IdentityError {
+    fn is_missing(&self) -> bool {
+        matches!(self, Self::Unreadable { error, .. } if error.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Identity(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    clock: Clock,
+    current: ArcSwapOption<Material>,
+    /// Of the files looked at last, whether they were good or not.
+    seen: Mutex<Option<Stamp>>,
+    expiry: Gauge,
+    component: Option<Component>,
+}
+
+/// Changes with every replacement of a file.
+type Stamp = [Option<(u64, i64, i64, u64)>; 3];
+
+impl Identity {
+    /// Of a role: missing files are waited for, with the role not ready; bad ones are an error of configuration.
+    ///
+    /// # Errors
+    /// A sentence that names the file and what is wrong with it.
+    pub fn open(ctx: &Context, config: &IdentityConfig) -> anyhow::Result<Self> {
+        let expiry = ctx.metrics.register(
+            "certificate_expiry_seconds",
+            "When the certificate of this process expires, in seconds since 1970",
+            Gauge::default(),
+        );
+        let identity = Self::new(&config.identity, ctx.clock, expiry, Some(ctx.health.component("identity")));
+        match identity.read() {
+            Ok(()) => {}
+            Err(error) if error.is_missing() => identity.waits(&error),
+            Err(error) => return Err(Misuse::new(error.to_string()).into()),
+        }
+        let (watched, stop) = (identity.clone(), ctx.stop.clone());
+        ctx.spawn("identity", async move {
+            watched.watch(stop).await;
+            Ok(())
+        });
+        Ok(identity)
+    }
+
+    /// Of a command: the files must be there and good.
+    ///
+    /// # Errors
+    /// What is wrong with which file.
+    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+        let identity = Self::new(dir, Clock::system(), Gauge::default(), None);
+        identity.read()?;
+        Ok(identity)
+    }
+
+    fn new(dir: &Path, clock: Clock, expiry: Gauge, component: Option<Component>) -> Self {
+        let (current, seen) = (ArcSwapOption::empty(), Mutex::default());
+        Self(Arc::new(Inner { dir: dir.to_owned(), clock, current, seen, expiry, component }))
+    }
+
+    /// For a listener that demands a certificate of the mesh.
+    pub(crate) fn mutual(&self) -> Result<Arc<ServerConfig>, IdentityError> {
+        self.current().map(|material| material.mutual.clone())
+    }
+
+    /// For a listener that takes anybody.
+    pub(crate) fn open_door(&self) -> Result<Arc<ServerConfig>, IdentityError> {
+        self.current().map(|material| material.open_door.clone())
+    }
+
+    pub(crate) fn client(&self) -> Result<Arc<ClientConfig>, IdentityError> {
+        self.current().map(|material| material.client.clone())
+    }
+
+    /// The trust domain that peers must be of: our own.
+    pub(crate) fn domain(&self) -> Result<Arc<str>, IdentityError> {
+        self.current().map(|material| material.domain.clone())
+    }
+
+    /// The roots as PEM, for tokens that carry them to those who have no identity of the mesh.
+    ///
+    /// # Errors
+    /// Where there is no usable identity yet.
+    pub fn roots_pem(&self) -> Result<Arc<str>, IdentityError> {
+        self.current().map(|material| material.roots_pem.clone())
+    }
+
+    /// What is used for a connection that begins now.
+    fn current(&self) -> Result<Arc<Material>, IdentityError> {
+        self.refresh();
+        self.0.current.load_full().map_or_else(|| Material::read(&self.0.dir, self.now()).map(Arc::new), Ok)
+    }
+
+    /// Reads the files again if they changed since.
+    fn refresh(&self) {
+        if *self.seen() == Some(stamp(&self.0.dir)) {
+            return;
+        }
+        let Err(error) = self.read() else { return };
+        if self.0.current.load().is_some() {
+            tracing::warn!(error = error.to_string(), "keeping the identity in use: the new files are not good");
+        } else {
+            self.waits(&error);
+        }
+    }
+
+    fn read(&self) -> Result<(), IdentityError> {
+        // Stamped before it is read: a file that changes in between is read once more.
+        let now = stamp(&self.0.dir);
+        *self.seen() = Some(now);
+        let material = Material::read(&self.0.dir, self.now())?;
+        self.0.expiry.set(material.validity.not_after);
+        let until = crate::clock::in_words(material.validity.not_after);
+        tracing::info!(identity = material.uri, until, "identity read");
+        self.0.current.store(Some(Arc::new(material)));
+        self.report();
+        Ok(())
+    }
+
+    async fn watch(&self, stop: tokio_util::sync::CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            self.refresh();
+            self.report();
+        }
+    }
+
+    /// Says how long the certificate is good for; health logs each change once.
+    fn report(&self) {
+        let (Some(component), Some(material)) = (&self.0.component, self.0.current.load_full()) else { return };
+        let left_days = (material.validity.not_after - self.now()).div_euclid(86_400);
+        let file = self.0.dir.join("cert.pem");
+        let until = crate::clock::in_words(material.validity.not_after);
+        match WARN_DAYS.iter().rev().find(|days| left_days < **days) {
+            _ if left_days < 0 => component.degraded(format!(
+                "the certificate {} expired on {until}: peers refuse it; `chargemesh certs` renews it",
+                file.display()
+            )),
+            Some(days) => component.degraded(format!(
+                "the certificate {} expires within {days} days, on {until}; `chargemesh certs` renews it",
+                file.display()
+            )),
+            None => component.ready(),
+        }
+    }
+
+    fn waits(&self, error: &IdentityError) {
+        if let Some(component) = &self.0.component {
+            component.starting(format!("waits for an identity: {error}"));
+        }
+    }
+
+    fn now(&self) -> i64 {
+        self.0.clock.wall_ms().div_euclid(1000)
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Option<Stamp>> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Identity").field(&self.0.dir).finish()
+    }
+}
+
+fn stamp(dir: &Path) -> Stamp {
+    ["ca.pem", "cert.pem", "key.pem"].map(|name| {
+        let of = fs::metadata(dir.join(name)).ok()?;
+        Some((of.ino(), of.mtime(), of.mtime_nsec(), of.len()))
+    })
+}

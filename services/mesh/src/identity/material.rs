@@ -1,0 +1,172 @@
+//! What the three files of an identity become: checked against each other, then the TLS configurations made of them.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::CryptoProvider,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _};
+
+use super::IdentityError;
+use crate::{
+    principal::domain_of,
+    x509::{self, Validity},
+};
+
+pub(crate) const ALPN_H2: &[u8] = b"h2";
+
+pub(super) struct Material {
+    pub(super) mutual: Arc<ServerConfig>,
+    pub(super) open_door: Arc<ServerConfig>,
+    pub(super) client: Arc<ClientConfig>,
+    pub(super) roots_pem: Arc<str>,
+    pub(super) uri: String,
+    pub(super) domain: Arc<str>,
+    pub(super) validity: Validity,
+}
+
+impl Material {
+    pub(super) fn read(dir: &Path, now: i64) -> Result<Self, IdentityError> {
+        let (ca, cert) = (dir.join("ca.pem"), dir.join("cert.pem"));
+        let roots_pem = read(&ca)?;
+        let chain = certificates(&cert, &read(&cert)?)?;
+        let roots = Arc::new(root_store(&ca, &roots_pem)?);
+        let certified = Arc::new(pair(dir, chain)?);
+        let validity = check(&cert, &certified, &roots, now)?;
+        let uri = one_uri(&cert, &certified)?;
+        let domain = domain_of(&uri).ok_or(IdentityError::Nameless { path: cert })?.into();
+        let unusable = |error: rustls::Error| IdentityError::Unusable(format!("{}: {error}", dir.display()));
+        Ok(Self {
+            mutual: Arc::new(mutual(&certified, &roots)?),
+            open_door: Arc::new(open_door(&certified).map_err(unusable)?),
+            client: Arc::new(client(&certified, &roots).map_err(unusable)?),
+            roots_pem: roots_pem.into(),
+            uri,
+            domain,
+            validity,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, IdentityError> {
+    fs::read_to_string(path).map_err(|error| IdentityError::Unreadable { path: path.into(), error })
+}
+
+fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let not_pem = |error: String| IdentityError::NotPem { path: path.into(), what: "certificate", error };
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let all = all.map_err(|error| not_pem(error.to_string()))?;
+    if all.is_empty() { Err(not_pem("there is none in it".into())) } else { Ok(all) }
+}
+
+fn root_store(path: &Path, pem: &str) -> Result<RootCertStore, IdentityError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(path, pem)? {
+        roots.add(root).map_err(|error| IdentityError::NotPem {
+            path: path.into(),
+            what: "certificate of an authority",
+            error: error.to_string(),
+        })?;
+    }
+    Ok(roots)
+}
+
+fn pair(dir: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, IdentityError> {
+    let path = dir.join("key.pem");
+    let pem = zeroize::Zeroizing::new(read(&path)?);
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| IdentityError::NotPem {
+        path,
+        what: "key",
+        error: error.to_string(),
+    })?;
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|_| IdentityError::Mismatch { dir: dir.into() })
+}
+
+/// What a peer would check as well: better said here, in words, than there.
+fn check(path: &Path, pair: &CertifiedKey, roots: &RootCertStore, now: i64) -> Result<Validity, IdentityError> {
+    let path = path.to_owned();
+    let foreign = || IdentityError::Foreign { path: path.clone() };
+    let (leaf, rest) = pair.cert.split_first().ok_or_else(foreign)?;
+    let validity = x509::validity(leaf).ok_or_else(|| IdentityError::NotPem {
+        path: path.clone(),
+        what: "certificate",
+        error: "its validity cannot be read".into(),
+    })?;
+    if now > validity.not_after {
+        return Err(IdentityError::Expired { at: crate::clock::in_words(validity.not_after), path });
+    }
+    if now < validity.not_before {
+        return Err(IdentityError::NotYet { at: crate::clock::in_words(validity.not_before), path });
+    }
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
+    webpki::EndEntityCert::try_from(leaf)
+        .and_then(|cert| {
+            let usage = webpki::KeyUsage::client_auth();
+            let algorithms = provider().signature_verification_algorithms.all;
+            cert.verify_for_usage(algorithms, &roots.roots, rest, at, usage, None, None).map(drop)
+        })
+        .map_err(|_| foreign())?;
+    Ok(validity)
+}
+
+fn one_uri(path: &Path, pair: &CertifiedKey) -> Result<String, IdentityError> {
+    let uris = pair.cert.first().map(x509::uris).unwrap_or_default();
+    <[String; 1]>::try_from(uris).map(|[uri]| uri).map_err(|_| IdentityError::Nameless { path: path.into() })
+}
+
+fn mutual(pair: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>) -> Result<ServerConfig, IdentityError> {
+    let unusable = |error: &dyn std::error::Error| IdentityError::Unusable(error.to_string());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider()).build();
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| unusable(&error))?
+        .with_client_cert_verifier(verifier.map_err(|error| unusable(&error))?)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(pair))));
+    Ok(fresh(config, &[ALPN_H2]))
+}
+
+fn open_door(pair: &Arc<CertifiedKey>) -> Result<ServerConfig, rustls::Error> {
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(pair))));
+    Ok(fresh(config, &[ALPN_H2, b"http/1.1"]))
+}
+
+/// Never resumed: see the module.
+fn fresh(mut config: ServerConfig, alpn: &[&[u8]]) -> ServerConfig {
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config
+}
+
+fn client(pair: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>) -> Result<ClientConfig, rustls::Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots.clone())
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(pair))));
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    Ok(config)
+}
+
+/// For those who have no identity of the mesh and know its roots: charging points and drivers.
+pub(crate) fn anonymous_client(roots_pem: &str) -> Result<ClientConfig, IdentityError> {
+    let roots = root_store(Path::new("the roots given"), roots_pem)?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| IdentityError::Unusable(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}

@@ -1,0 +1,304 @@
+//! The start-up shell of every role: logs, cryptography, runtime, admin port, signals, tasks, exit code.
+//!
+//! A role ends when its body and all its tasks have ended, when one of them fails, or on SIGTERM or SIGINT: then it is
+//! not ready, stops accepting, drains, and is stopped hard after its grace. A second signal stops it at once.
+//! Exit codes: 0 done, 1 failed, 2 wrong use or configuration. An error is one log line with its whole chain.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin,
+    clock::Clock,
+    health::Health,
+    logging::{self, LogFormat},
+    metrics::Metrics,
+    tasks::Tasks,
+};
+
+/// What every role can be told about itself as a process.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Process")]
+pub struct ProcessConfig {
+    /// What to log: a level (error, warn, info, debug, trace), or levels by module such as `info,central=debug`
+    #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
+          value_parser = logging::parse_filter)]
+    pub log_level: String,
+    /// How a log line looks
+    #[arg(long, env = "CHARGEMESH_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// Where to serve /healthz, /readyz and /metrics, in plain HTTP; port 0 takes a free one and logs it
+    #[arg(long, env = "CHARGEMESH_ADMIN_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub admin_address: SocketAddr,
+    /// Unix socket on which `chargemesh ctl` reaches this process; none if not given
+    #[arg(long, env = "CHARGEMESH_CONTROL_SOCKET", value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
+    /// File to write the addresses to that this process listens on, as JSON, each as soon as it listens
+    #[arg(long, env = "CHARGEMESH_ADDRESSES", value_name = "FILE")]
+    pub addresses: Option<PathBuf>,
+    /// How long to finish what is under way after SIGTERM or Ctrl-C, before stopping hard
+    #[arg(long, env = "CHARGEMESH_GRACE", value_name = "DURATION", default_value = "10s",
+          value_parser = crate::duration::parse)]
+    pub grace: Duration,
+    /// How long to say "not ready" before no longer accepting, so that load balancers notice first
+    #[arg(long, env = "CHARGEMESH_STOP_DELAY", value_name = "DURATION", default_value = "0s",
+          value_parser = crate::duration::parse)]
+    pub stop_delay: Duration,
+}
+
+/// Wrong use or configuration, found after the flags were read; anywhere in an error's chain it makes exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(String);
+
+impl Misuse {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// What a role's parts share. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    pub role: &'static str,
+    /// Cancelled when the role is to end; whoever cancels it ends the role.
+    pub stop: CancellationToken,
+    pub health: Health,
+    pub metrics: Metrics,
+    pub clock: Clock,
+    /// From the stop to the hard stop.
+    pub grace: Duration,
+    control_socket: Option<PathBuf>,
+    addresses: Arc<Addresses>,
+    tasks: Tasks,
+}
+
+#[derive(Default)]
+struct Addresses {
+    file: Option<PathBuf>,
+    known: Mutex<BTreeMap<String, String>>,
+}
+
+impl Context {
+    fn new(role: &'static str, config: &ProcessConfig) -> Self {
+        Self {
+            control_socket: config.control_socket.clone(),
+            addresses: Arc::new(Addresses { file: config.addresses.clone(), known: Mutex::default() }),
+            grace: config.grace,
+            ..Self::detached(role)
+        }
+    }
+
+    /// Without signals, admin port and log: for tests, and for many cores in one process.
+    pub fn detached(role: &'static str) -> Self {
+        Self {
+            role,
+            stop: CancellationToken::new(),
+            health: Health::default(),
+            metrics: Metrics::new(role),
+            clock: Clock::system(),
+            grace: Duration::from_secs(10),
+            control_socket: None,
+            addresses: Arc::default(),
+            tasks: Tasks::default(),
+        }
+    }
+
+    /// A task that fails or panics stops the process with its error.
+    pub fn spawn<F>(&self, name: impl Into<String>, work: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.tasks.spawn(name.into(), self.stop.clone(), work);
+    }
+
+    /// Where `chargemesh ctl` expects this process.
+    pub fn control_socket(&self) -> Option<&Path> {
+        self.control_socket.as_deref()
+    }
+
+    /// Logs that `listener` can be reached at `address` now, and notes it in the file of `--addresses`.
+    ///
+    /// # Errors
+    /// Where that file cannot be written.
+    pub fn listening(&self, listener: &str, address: impl ToString) -> anyhow::Result<()> {
+        let address = address.to_string();
+        tracing::info!(listener, address, "listening");
+        let mut known = self.addresses.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(listener.to_owned(), address);
+        let Some(file) = &self.addresses.file else { return Ok(()) };
+        let text = serde_json::to_string(&*known)?;
+        crate::certs::files::replace(file, text.as_bytes(), 0o644)
+            .map_err(|e| Misuse::new(format!("cannot write the addresses to {}: {e}", file.display())).into())
+    }
+
+    /// The address that `listener` was announced with.
+    pub fn address_of(&self, listener: &str) -> Option<String> {
+        self.addresses.known.lock().unwrap_or_else(PoisonError::into_inner).get(listener).cloned()
+    }
+
+    /// Until all tasks have ended; their first failure.
+    ///
+    /// # Errors
+    /// The failure that stopped the process.
+    pub async fn ended(&self) -> anyhow::Result<()> {
+        self.tasks.ended().await;
+        self.tasks.take_failure().map_or(Ok(()), Err)
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("role", &self.role).field("health", &self.health).finish_non_exhaustive()
+    }
+}
+
+/// Runs `body` as the role `role` to its end. The body builds and spawns; it may return while its tasks run on.
+pub fn run<F, Fut>(role: &'static str, config: ProcessConfig, body: F) -> ExitCode
+where
+    F: FnOnce(Context) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    logging::start(&config.log_level, config.log_format);
+    install_cryptography();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(shell(role, &config, body));
+            // Blocking work that is stuck must not keep a process alive that was told to end.
+            runtime.shutdown_timeout(Duration::from_millis(500));
+            result
+        }
+        Err(error) => Err(anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(role, "{error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// One provider for every TLS connection of the process; needed once, before the first. [`run`] does it.
+pub fn install_cryptography() {
+    // Fails only where a provider is installed already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+/// 2 where the user can mend it by other flags, files or variables, else 1.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let misuse = error.downcast_ref::<Misuse>().is_some() || error.chain().any(|cause| cause.is::<Misuse>());
+    if misuse { 2 } else { 1 }
+}
+
+async fn shell<F, Fut>(role: &'static str, config: &ProcessConfig, body: F) -> anyhow::Result<()>
+where
+    F: FnOnce(Context) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let ctx = Context::new(role, config);
+    let mut signals = Signals::new()?;
+    let admin = open_admin(&ctx, config.admin_address).await?;
+    let mut work = std::pin::pin!(supervise(&ctx, body));
+    let result = tokio::select! {
+        result = &mut work => result,
+        () = ctx.stop.cancelled() => drain(&ctx, work, &mut signals).await,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping");
+            ctx.health.stopping();
+            tokio::select! { () = tokio::time::sleep(config.stop_delay) => {}, _ = signals.next() => {} }
+            ctx.stop.cancel();
+            drain(&ctx, work, &mut signals).await
+        }
+    };
+    admin.cancel();
+    result
+}
+
+/// Until body and tasks have ended. A body that fails stops the tasks.
+async fn supervise<F, Fut>(ctx: &Context, body: F) -> anyhow::Result<()>
+where
+    F: FnOnce(Context) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    if let Err(error) = body(ctx.clone()).await {
+        ctx.tasks.fail(error);
+        ctx.stop.cancel();
+    }
+    ctx.ended().await
+}
+
+async fn drain(
+    ctx: &Context,
+    work: impl Future<Output = anyhow::Result<()>>,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    ctx.health.stopping();
+    let why = tokio::select! {
+        result = work => return result,
+        () = tokio::time::sleep(ctx.grace) => "the grace time is over",
+        name = signals.next() => name,
+    };
+    let unfinished = ctx.tasks.abort().join(", ");
+    match ctx.tasks.take_failure() {
+        Some(error) => Err(error.context(format!("stopped hard ({why}) with unfinished: {unfinished}"))),
+        None => Err(anyhow::anyhow!("stopped hard ({why}) with unfinished: {unfinished}")),
+    }
+}
+
+async fn open_admin(ctx: &Context, address: SocketAddr) -> anyhow::Result<CancellationToken> {
+    let listener = bind("admin", address).await?;
+    ctx.listening("admin", listener.local_addr()?)?;
+    // Answers until the very end, and does not keep the process alive: so not one of its tasks.
+    let stop = CancellationToken::new();
+    tokio::spawn(admin::serve(listener, ctx.health.clone(), ctx.metrics.clone(), stop.clone()));
+    Ok(stop)
+}
+
+/// A bound listener, or a sentence that names the address and what to do.
+pub(crate) async fn bind(listener: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| {
+        let known = [
+            (AddrInUse, "another process listens there; stop it or give another port"),
+            (AddrNotAvailable, "this host has no such address; give one of its own, or 0.0.0.0 for all"),
+            (PermissionDenied, "this user may not; give a port above 1023"),
+        ];
+        let advice = known.iter().find(|(kind, _)| *kind == error.kind()).map_or("give another address", |(_, a)| *a);
+        let text = format!("cannot listen on {address} for {listener}: {advice}");
+        anyhow::Error::new(error).context(Misuse::new(text))
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let take = |kind| signal(kind).context("cannot take signals");
+        Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! { _ = self.terminate.recv() => "SIGTERM", _ = self.interrupt.recv() => "SIGINT" }
+    }
+}

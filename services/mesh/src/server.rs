@@ -1,0 +1,204 @@
+//! The one gRPC server stack: mutual TLS 1.3, the layers of [`stack`], health, reflection (v1 and v1alpha, with the
+//! policy options), and a drain at the end: no new connections, running calls finish, streams end with a status.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use axum::{Router, middleware::from_fn_with_state, response::IntoResponse};
+use tonic::{body::Body, server::NamedService, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::{Service, ServiceBuilder};
+
+use crate::{health::Health, identity::Identity, policy::DenyList, process::Context};
+
+mod accept;
+mod admission;
+mod authorization;
+mod connection;
+mod deadline;
+mod ending;
+mod metering;
+mod request_id;
+
+pub(crate) use accept::{Acceptor, Caps};
+pub use deadline::Deadline;
+pub(crate) use deadline::{grpc_timeout, parse_grpc_timeout};
+pub(crate) use metering::TIME_HEADER;
+
+/// What a gRPC server takes at most.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "gRPC server")]
+pub struct Limits {
+    /// Calls answered at the same time; the next one is told at once that the server is overloaded
+    #[arg(long, env = "CHARGEMESH_MAX_CALLS", value_name = "N", default_value_t = 1024)]
+    pub max_calls: usize,
+    /// Connections at the same time; the next one is closed
+    #[arg(long, env = "CHARGEMESH_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096)]
+    pub max_connections: usize,
+    /// Unfinished TLS handshakes at the same time; the next connection is closed
+    #[arg(long, env = "CHARGEMESH_MAX_HANDSHAKES", value_name = "N", default_value_t = 256)]
+    pub max_handshakes: usize,
+    /// How long a TLS handshake may take
+    #[arg(long, env = "CHARGEMESH_TLS_TIMEOUT", value_name = "DURATION", default_value = "5s",
+          value_parser = crate::duration::parse)]
+    pub tls_timeout: Duration,
+    /// Time limit of a call whose caller names none
+    #[arg(long, env = "CHARGEMESH_DEFAULT_DEADLINE", value_name = "DURATION", default_value = "10s",
+          value_parser = crate::duration::parse)]
+    pub default_deadline: Duration,
+    /// Time limit that no caller can exceed; streams, once they flow, have none
+    #[arg(long, env = "CHARGEMESH_MAX_DEADLINE", value_name = "DURATION", default_value = "5m",
+          value_parser = crate::duration::parse)]
+    pub max_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_calls: 1024,
+            max_connections: 4096,
+            max_handshakes: 256,
+            tls_timeout: Duration::from_secs(5),
+            default_deadline: Duration::from_secs(10),
+            max_deadline: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A server being put together.
+#[derive(Debug)]
+pub struct Server {
+    ctx: Context,
+    identity: Identity,
+    limits: Limits,
+    denied: DenyList,
+    routes: Routes,
+    names: Vec<&'static str>,
+}
+
+impl Server {
+    pub fn new(ctx: &Context, identity: &Identity, limits: Limits) -> Self {
+        let (ctx, identity, denied) = (ctx.clone(), identity.clone(), DenyList::default());
+        Self { ctx, identity, limits, denied, routes: Routes::default(), names: Vec::new() }
+    }
+
+    /// Shares the list of removed operators, which whoever follows Registry keeps.
+    #[must_use]
+    pub fn deny_list(mut self, denied: &DenyList) -> Self {
+        self.denied = denied.clone();
+        self
+    }
+
+    #[must_use]
+    pub fn add_service<S>(mut self, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Error = std::convert::Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.names.push(S::NAME);
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// Binds `address`, announces it as `listener`, and serves until the process stops.
+    ///
+    /// # Errors
+    /// A sentence that names the address where it cannot be bound.
+    pub async fn start(mut self, listener: &'static str, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let socket = crate::process::bind(listener, address).await?;
+        let address = socket.local_addr()?;
+        self.add_health();
+        self.add_reflection().context("the contracts cannot be described for reflection")?;
+        let meters = metering::Meters::new(&self.ctx);
+        let app = stack(self.routes.prepare(), &self.ctx, &self.limits, meters);
+        let caps = Caps::from(&self.limits);
+        let acceptor = Acceptor::new(&self.ctx, listener, socket, &caps);
+        let connections = connection::Connections {
+            app,
+            identity: self.identity,
+            denied: self.denied,
+            streams: u32::try_from(self.limits.max_calls).unwrap_or(u32::MAX),
+            stop: self.ctx.stop.clone(),
+        };
+        self.ctx.listening(listener, address)?;
+        self.ctx.spawn(listener, async move {
+            connections.serve(acceptor).await;
+            Ok(())
+        });
+        Ok(address)
+    }
+
+    fn add_health(&mut self) {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        self.routes = std::mem::take(&mut self.routes).add_service(service);
+        let (health, names, stop) = (self.ctx.health.clone(), self.names.clone(), self.ctx.stop.clone());
+        self.ctx.spawn("grpc health", async move {
+            stop.run_until_cancelled(follow(&health, &reporter, &names)).await;
+            for name in names.iter().chain(&[""]) {
+                reporter.set_service_status(*name, ServingStatus::NotServing).await;
+            }
+            Ok(())
+        });
+    }
+
+    fn add_reflection(&mut self) -> Result<(), tonic_reflection::server::Error> {
+        use tonic_reflection::{pb, server::Builder};
+        let ours = [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        ];
+        let builder = || {
+            let sets = [proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, pb::v1::FILE_DESCRIPTOR_SET];
+            let builder = Builder::configure().include_reflection_service(false);
+            let builder = sets.into_iter().fold(builder, Builder::register_encoded_file_descriptor_set);
+            let builder = builder.register_encoded_file_descriptor_set(pb::v1alpha::FILE_DESCRIPTOR_SET);
+            self.names.iter().chain(&ours).fold(builder, |builder, name| builder.with_service_name(*name))
+        };
+        let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
+        self.routes = std::mem::take(&mut self.routes).add_service(v1).add_service(v1alpha);
+        Ok(())
+    }
+}
+
+/// From the outermost to the innermost.
+fn stack(routes: Routes, ctx: &Context, limits: &Limits, meters: metering::Meters) -> Router {
+    let clock = ctx.clock;
+    let deadlines = deadline::Deadlines { clock, default: limits.default_deadline, max: limits.max_deadline };
+    let admission = Arc::new(tokio::sync::Semaphore::new(limits.max_calls));
+    routes.into_axum_router().layer(
+        ServiceBuilder::new()
+            // Outermost, so that it counts whatever any other layer answers.
+            .layer(from_fn_with_state(meters, metering::measure))
+            // Outside of all that can refuse, so that a stream of any kind ends with a status when it must.
+            .layer(axum::middleware::from_fn(ending::end))
+            // Load shed and concurrency limit in one: a place or an answer, never a queue; before any work is done.
+            .layer(from_fn_with_state(admission, admission::admit))
+            // Inside the limit, so that a call that is over gives its place back.
+            .layer(from_fn_with_state(deadlines, deadline::keep))
+            // Innermost that decides who: nothing below runs for a stranger.
+            .layer(axum::middleware::from_fn(authorization::authorize))
+            // Reads the request's body, so only for those who may call.
+            .layer(axum::middleware::from_fn(request_id::require)),
+    )
+}
+
+async fn follow(health: &Health, reporter: &HealthReporter, names: &[&'static str]) {
+    let mut changes = health.subscribe();
+    loop {
+        let serves = changes.borrow_and_update().serves();
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in names.iter().chain(&[""]) {
+            reporter.set_service_status(*name, status).await;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}

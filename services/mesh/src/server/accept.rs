@@ -1,0 +1,183 @@
+//! Accepts connections and brings their TLS handshakes to an end, each in a task of its own, under a time limit and a
+//! cap: a slow or silent stranger holds up nobody.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::Limits;
+use crate::{clock::Clock, identity::IdentityError, process::Context};
+
+/// At most one line a listener in this time about refused strangers; the metric counts them all.
+const SAY_EVERY_MS: i64 = 10_000;
+
+/// What a listener takes at most.
+#[derive(Clone, Debug)]
+pub(crate) struct Caps {
+    pub(crate) connections: usize,
+    pub(crate) handshakes: usize,
+    pub(crate) timeout: Duration,
+}
+
+impl From<&Limits> for Caps {
+    fn from(limits: &Limits) -> Self {
+        Self { connections: limits.max_connections, handshakes: limits.max_handshakes, timeout: limits.tls_timeout }
+    }
+}
+
+/// A bound listener.
+pub(crate) struct Acceptor {
+    socket: TcpListener,
+    shared: Arc<Shared>,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// No new connections.
+    stop: CancellationToken,
+    /// Live connections are dropped.
+    hard: CancellationToken,
+    drain: Duration,
+}
+
+struct Shared {
+    name: &'static str,
+    clock: Clock,
+    timeout: Duration,
+    open: Gauge,
+    refused: Family<[(&'static str, &'static str); 1], Counter>,
+    said_at_ms: AtomicI64,
+}
+
+impl Acceptor {
+    pub(crate) fn new(ctx: &Context, name: &'static str, socket: TcpListener, caps: &Caps) -> Self {
+        let open = Gauge::default();
+        let refused = Family::default();
+        let shared = Shared {
+            name,
+            clock: ctx.clock,
+            timeout: caps.timeout,
+            open: ctx.metrics.register(&format!("{name}_connections"), "Open connections", open),
+            refused: ctx.metrics.register(&format!("{name}_refused"), "Connections refused, by cause", refused),
+            said_at_ms: AtomicI64::new(0),
+        };
+        Self {
+            socket,
+            shared: Arc::new(shared),
+            connections: Arc::new(Semaphore::new(caps.connections)),
+            handshakes: Arc::new(Semaphore::new(caps.handshakes)),
+            tasks: TaskTracker::new(),
+            stop: ctx.stop.clone(),
+            hard: CancellationToken::new(),
+            // Done before the process is, so that it ends in order.
+            drain: ctx.grace.mul_f32(0.8),
+        }
+    }
+
+    /// Until the process stops and every connection has ended, or was dropped after most of the grace time.
+    /// `config` is asked for each connection, so that a rotated identity is in use at once.
+    pub(crate) async fn run<C, H, F>(self, config: C, handle: H)
+    where
+        C: Fn() -> Result<Arc<ServerConfig>, IdentityError>,
+        H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        while let Some(accepted) = self.stop.run_until_cancelled(self.socket.accept()).await {
+            match accepted {
+                Ok((tcp, address)) => self.take(tcp, address, &config, handle.clone()),
+                Err(error) => {
+                    // Out of descriptors, mostly: those that end free some.
+                    self.shared.refuse("accept", &error);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        drop(self.socket);
+        self.tasks.close();
+        if tokio::time::timeout(self.drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!(listener = self.shared.name, connections = self.tasks.len(), "dropping what did not end");
+            self.hard.cancel();
+            self.tasks.wait().await;
+        }
+    }
+
+    fn take<C, H, F>(&self, tcp: TcpStream, address: SocketAddr, config: &C, handle: H)
+    where
+        C: Fn() -> Result<Arc<ServerConfig>, IdentityError>,
+        H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let (Ok(place), Ok(handshake)) =
+            (self.connections.clone().try_acquire_owned(), self.handshakes.clone().try_acquire_owned())
+        else {
+            return self.shared.refuse("full", &"too many connections or unfinished handshakes");
+        };
+        let config = match config() {
+            Ok(config) => config,
+            Err(error) => return self.shared.refuse("no identity", &error),
+        };
+        let (shared, hard) = (self.shared.clone(), self.hard.clone());
+        self.tasks.spawn(async move {
+            let one = one(&shared, tcp, address, config, handshake, handle);
+            hard.run_until_cancelled(one).await;
+            drop(place);
+        });
+    }
+}
+
+async fn one<H, F>(
+    shared: &Shared,
+    tcp: TcpStream,
+    address: SocketAddr,
+    config: Arc<ServerConfig>,
+    handshake: OwnedSemaphorePermit,
+    handle: H,
+) where
+    H: Fn(TlsStream<TcpStream>, SocketAddr) -> F,
+    F: Future<Output = ()>,
+{
+    let tls = tokio::time::timeout(shared.timeout, shake(tcp, config)).await;
+    drop(handshake);
+    match tls {
+        Ok(Ok(tls)) => {
+            shared.open.inc();
+            handle(tls, address).await;
+            shared.open.dec();
+        }
+        Ok(Err(error)) => shared.refuse("handshake", &format_args!("{address}: {error}")),
+        Err(_) => shared.refuse("slow handshake", &address),
+    }
+}
+
+async fn shake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+    // Small answers must not wait for the ACK of the one before.
+    tcp.set_nodelay(true)?;
+    TlsAcceptor::from(config).accept(tcp).await
+}
+
+impl Shared {
+    fn refuse(&self, cause: &'static str, detail: &dyn std::fmt::Display) {
+        self.refused.get_or_create(&[("cause", cause)]).inc();
+        let (now, said) = (self.clock.wall_ms(), self.said_at_ms.load(Ordering::Relaxed));
+        if now - said >= SAY_EVERY_MS {
+            self.said_at_ms.store(now, Ordering::Relaxed);
+            tracing::warn!(listener = self.name, cause, detail = detail.to_string(), "connection refused");
+        } else {
+            tracing::debug!(listener = self.name, cause, detail = detail.to_string(), "connection refused");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! One connection of the mesh: who it is, once; then HTTP/2 until it ends, the process stops, or its operator is
+//! removed.
+
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tower::Service as _;
+
+use super::Acceptor;
+use crate::{identity::Identity, policy::DenyList, principal::Principal, x509};
+
+/// A peer that answers no ping for as long is gone (SPEC 9, network cut).
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the removal of an operator, whose streams end by themselves, to the end of his connection.
+const REMOVED_GRACE: Duration = Duration::from_secs(1);
+
+/// In the extensions of every request of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Or why the certificate names nobody.
+    pub(super) principal: Result<Principal, String>,
+    /// Cancelled when the operator at the other end is removed.
+    pub(super) removed: CancellationToken,
+    /// Cancelled when the process stops.
+    pub(super) stopping: CancellationToken,
+}
+
+#[derive(Clone)]
+pub(super) struct Connections {
+    pub(super) app: Router,
+    pub(super) identity: Identity,
+    pub(super) denied: DenyList,
+    pub(super) streams: u32,
+    pub(super) stop: CancellationToken,
+}
+
+impl Connections {
+    pub(super) async fn serve(self, acceptor: Acceptor) {
+        let (identity, shared) = (self.identity.clone(), Arc::new(self));
+        let handle = move |tls, address| {
+            let shared = shared.clone();
+            async move { shared.one(tls, address).await }
+        };
+        acceptor.run(move || identity.mutual(), handle).await;
+    }
+
+    async fn one(&self, tls: TlsStream<TcpStream>, address: SocketAddr) {
+        let principal = self.who(&tls, address);
+        let name = principal.as_ref().ok().and_then(|principal| principal.name.clone());
+        let (removed, stopping) = (CancellationToken::new(), self.stop.clone());
+        let connection = Arc::new(Connection { principal, removed: removed.clone(), stopping });
+        let denied = async {
+            match &name {
+                Some(name) => self.denied.denied(name).await,
+                None => std::future::pending().await,
+            }
+            removed.cancel();
+        };
+        let app = self.app.clone();
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(connection.clone());
+            app.clone().call(request.map(axum::body::Body::new))
+        });
+        let mut http = pin!(self.http().serve_connection(TokioIo::new(tls), service));
+        tokio::select! {
+            result = http.as_mut() => return log(result, address),
+            () = self.stop.cancelled() => {}
+            () = denied => {
+                http.as_mut().graceful_shutdown();
+                // Refused calls are still answered, so that he learns why; then the connection goes.
+                drop(tokio::time::timeout(REMOVED_GRACE, http).await);
+                return;
+            }
+        }
+        http.as_mut().graceful_shutdown();
+        log(http.await, address);
+    }
+
+    fn who(&self, tls: &TlsStream<TcpStream>, address: SocketAddr) -> Result<Principal, String> {
+        let uris = tls.get_ref().1.peer_certificates().and_then(<[_]>::first).map(x509::uris).unwrap_or_default();
+        let domain = self.identity.domain().map_err(|error| error.to_string())?;
+        let principal = Principal::from_uris(&uris, &domain, address).map_err(|error| error.to_string());
+        match &principal {
+            Ok(principal) => tracing::debug!(%principal, %address, "connected"),
+            Err(error) => tracing::warn!(%address, error, "connected with a certificate that names nobody"),
+        }
+        principal
+    }
+
+    fn http(&self) -> http2::Builder<TokioExecutor> {
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .max_concurrent_streams(self.streams)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20);
+        http
+    }
+}
+
+fn log(result: hyper::Result<()>, address: SocketAddr) {
+    if let Err(error) = result {
+        tracing::debug!(%address, %error, "connection ended");
+    }
+}

@@ -1,0 +1,1 @@
+//! The stacks against each other, with an authority of their own.
