@@ -1,8 +1,40 @@
 //! Central's database: what is owed, who owns which charging point, which keys are valid, what happened.
+//!
+//! Reading: `db.read("name", |conn| SessionRow::open(conn))`. Writing: only through the [`Committer`], as [`Turn`]s.
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
+mod apply;
+pub mod audit;
+mod charging_point;
+mod committer;
+mod identity;
+mod key;
+mod order;
+mod outbox;
+mod page;
+mod request;
 mod schema;
+mod session;
+mod statistics;
+mod ticket;
+mod turn;
+mod writer;
+
+pub use audit::{AuditEntry, AuditFilter, AuditOrder, AuditRow};
+pub use charging_point::ChargingPointRow;
+pub use committer::{Committer, CommitterSettings};
+pub use identity::{IdentityRow, OperatorRow};
+pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
+pub use order::{OrderRow, OrderState};
+pub use outbox::{Event, OutboxRow};
+pub use page::{Page, PageRequest};
+pub use request::RequestRow;
+pub use session::{SessionFilter, SessionRow};
+pub use statistics::{StatisticRow, StatisticsBy};
+pub use ticket::{CorrectionRow, DiscrepancyRow, TicketFilter, TicketRow, TicketTotals};
+pub use turn::{Committed, Guard, Refusal, Turn, TurnId, Write};
+pub use writer::raise_generation;
 
 use crate::Schema;
 

@@ -59,7 +59,9 @@ impl IdentityRow {
             }
             query
                 .filter(
-                    identities::kind.gt(after_kind).or(identities::kind.eq(after_kind).and(identities::id.gt(after_id))),
+                    identities::kind
+                        .gt(after_kind)
+                        .or(identities::kind.eq(after_kind).and(identities::id.gt(after_id))),
                 )
                 .order((identities::kind.asc(), identities::id.asc()))
                 .limit(limit)

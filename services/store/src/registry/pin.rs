@@ -14,7 +14,9 @@ pub fn pins(conn: &mut Conn) -> Result<Vec<String>, StoreError> {
 pub fn replace_pins(conn: &mut Conn, all: &[String]) -> Result<(), StoreError> {
     on!(conn, |c| diesel::delete(pins::table).execute(c))?;
     for (position, pin) in (0i32..).zip(all) {
-        on!(conn, |c| diesel::insert_into(pins::table).values((pins::position.eq(position), pins::pin.eq(pin))).execute(c))?;
+        on!(conn, |c| diesel::insert_into(pins::table)
+            .values((pins::position.eq(position), pins::pin.eq(pin)))
+            .execute(c))?;
     }
     Ok(())
 }

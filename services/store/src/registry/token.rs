@@ -38,10 +38,7 @@ impl TokenRow {
             .values(self)
             .on_conflict(tokens::id)
             .do_update()
-            .set((
-                tokens::uses_left.eq(excluded(tokens::uses_left)),
-                tokens::revoked.eq(excluded(tokens::revoked)),
-            ))
+            .set((tokens::uses_left.eq(excluded(tokens::uses_left)), tokens::revoked.eq(excluded(tokens::revoked)),))
             .execute(c))?;
         Ok(())
     }

@@ -1,0 +1,215 @@
+//! Finds the first entry that is not what was written (SPEC 8.2).
+//!
+//! Three things are held against each other: every entry against the chain, the chain against the signed checkpoints,
+//! and the end of the chain against the writer's own row. What follows the last checkpoint is proven by nobody else;
+//! how much that is, is said.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use diesel::prelude::*;
+
+use super::{
+    super::writer::Head,
+    AuditRow, Checkpoint, CheckpointError,
+    chain::{address_hash, entry_hash},
+    checkpoint::line_hash,
+};
+use crate::{Conn, Database, StoreError, central::schema::audit, connection::on};
+
+/// Rows held in memory at a time.
+const STRIDE: i64 = 1000;
+
+/// An entry that is not what was written, and how that shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadEntry {
+    /// `checkpoints`: the file itself, and the number is that of its line.
+    pub writer: String,
+    pub number: i64,
+    pub detail: String,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// Entries read.
+    pub entries: i64,
+    pub checkpoints: i64,
+    /// Entries that no checkpoint covers yet.
+    pub uncovered: i64,
+    /// `None`: intact.
+    pub first_bad: Option<BadEntry>,
+}
+
+/// Number to hash, per writer, from the checkpoints.
+type Anchors = BTreeMap<String, BTreeMap<i64, String>>;
+
+/// Reads everything at one moment of the database. `trusted` are public keys in hexadecimal ([`super::AuditKey::public`]),
+/// the former ones too where the key was rolled.
+pub async fn verify(
+    database: &Database,
+    checkpoints: &Path,
+    trusted: &[String],
+) -> Result<Verification, CheckpointError> {
+    let (path, trusted) = (checkpoints.to_owned(), trusted.to_vec());
+    // The file is read first: a checkpoint that is written meanwhile is over entries not seen here.
+    let read = tokio::task::spawn_blocking(move || match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(anchors(&text, &trusted)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(anchors("", &trusted)),
+        Err(error) => {
+            Err(CheckpointError::File { does: "read", file: path.display().to_string(), why: error.to_string() })
+        }
+    });
+    let (anchors, checkpoints, bad_line) =
+        read.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the reading was cut off".into()).into()))?;
+    let mut found = database.read("audit_verify", move |conn| all_chains(conn, &anchors)).await?;
+    found.checkpoints = checkpoints;
+    found.first_bad = bad_line.or(found.first_bad);
+    Ok(found)
+}
+
+/// The heads of every good line up to the first bad one.
+fn anchors(text: &str, trusted: &[String]) -> (Anchors, i64, Option<BadEntry>) {
+    let (mut anchors, mut lines, mut previous) = (Anchors::new(), 0, String::new());
+    // A last line without its end was cut off by a crash and never was a checkpoint.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for line in whole.lines() {
+        lines += 1;
+        let checkpoint = match read_line(line, &previous, trusted) {
+            Ok(checkpoint) => checkpoint,
+            Err(detail) => {
+                let bad = BadEntry { writer: "checkpoints".into(), number: lines, detail: detail.into() };
+                return (anchors, lines, Some(bad));
+            }
+        };
+        for head in checkpoint.heads {
+            anchors.entry(head.writer).or_default().insert(head.number, head.hash);
+        }
+        previous = line_hash(line);
+    }
+    (anchors, lines, None)
+}
+
+fn read_line(line: &str, previous: &str, trusted: &[String]) -> Result<Checkpoint, &'static str> {
+    let checkpoint: Checkpoint = serde_json::from_str(line).map_err(|_| "this line is not a checkpoint")?;
+    if !trusted.contains(&checkpoint.key) {
+        return Err("this line names a key that is not trusted");
+    }
+    if !checkpoint.is_signed() || serde_json::to_string(&checkpoint).ok().as_deref() != Some(line) {
+        return Err("this line is not what was signed");
+    }
+    if checkpoint.previous != previous {
+        return Err("the line before this one was changed or taken out");
+    }
+    Ok(checkpoint)
+}
+
+fn all_chains(conn: &mut Conn, anchors: &Anchors) -> Result<Verification, StoreError> {
+    let heads: BTreeMap<_, _> = Head::all(conn)?.into_iter().map(|head| (head.writer.clone(), head)).collect();
+    let written: Vec<String> = on!(conn, |c| audit::table.select(audit::writer).distinct().load(c))?;
+    let writers: BTreeSet<_> = written.iter().chain(heads.keys()).chain(anchors.keys()).cloned().collect();
+    let mut found = Verification::default();
+    for writer in writers {
+        let nothing = BTreeMap::new();
+        let anchors = anchors.get(&writer).unwrap_or(&nothing);
+        let walk = Chain { writer: &writer, head: heads.get(&writer), anchors }.walk(conn)?;
+        found.entries += walk.entries;
+        found.uncovered += walk.uncovered;
+        found.first_bad = found.first_bad.or(walk.first_bad);
+    }
+    Ok(found)
+}
+
+struct Chain<'a> {
+    writer: &'a str,
+    head: Option<&'a Head>,
+    anchors: &'a BTreeMap<i64, String>,
+}
+
+impl Chain<'_> {
+    fn walk(&self, conn: &mut Conn) -> Result<Verification, StoreError> {
+        let mut found = Verification::default();
+        let (mut last, mut hash) =
+            self.head.map_or((0, String::new()), |head| (head.pruned_number, head.pruned_hash.clone()));
+        let mut read_through = i64::MIN;
+        found.first_bad = self.bad_start(last, &hash);
+        loop {
+            let rows: Vec<AuditRow> = on!(conn, |c| audit::table
+                .filter(audit::writer.eq(self.writer))
+                .filter(audit::number.gt(read_through))
+                .order(audit::number)
+                .limit(STRIDE)
+                .select(AuditRow::as_select())
+                .load(c))?;
+            let Some(end) = rows.last() else { break };
+            read_through = end.number;
+            for row in &rows {
+                found.entries += 1;
+                if found.first_bad.is_none() {
+                    found.first_bad = self.bad_entry(row, last, &hash);
+                }
+                last = row.number;
+                hash.clone_from(&row.hash);
+            }
+        }
+        found.first_bad = found.first_bad.or_else(|| self.bad_end(last, &hash));
+        let covered = self.anchors.keys().next_back().copied().unwrap_or(0);
+        found.uncovered = (last - covered).max(0);
+        Ok(found)
+    }
+
+    /// A chain that does not begin at 1 must begin where a checkpoint stands.
+    fn bad_start(&self, pruned: i64, hash: &str) -> Option<BadEntry> {
+        (pruned != 0 && self.anchors.get(&pruned).map(String::as_str) != Some(hash))
+            .then(|| self.bad(pruned, "the chain was cut here, and no checkpoint stands here"))
+    }
+
+    fn bad_entry(&self, row: &AuditRow, last: i64, previous: &str) -> Option<BadEntry> {
+        if row.number != last + 1 {
+            return Some(self.bad(last + 1, "this entry is missing"));
+        }
+        if let Some(detail) = self.bad_address(row) {
+            return Some(self.bad(row.number, detail));
+        }
+        if entry_hash(previous, row) != row.hash {
+            return Some(self.bad(row.number, "this entry was changed"));
+        }
+        if self.anchors.get(&row.number).is_some_and(|signed| *signed != row.hash) {
+            // The chain fits itself, so it was rewritten from somewhere after the last checkpoint that agrees.
+            let agreed = self.anchors.range(..row.number).next_back().map_or(0, |(number, _)| *number);
+            let detail = format!("the entries from here to {} are not those that were signed", row.number);
+            return Some(BadEntry { writer: self.writer.into(), number: agreed + 1, detail });
+        }
+        None
+    }
+
+    fn bad_address(&self, row: &AuditRow) -> Option<&'static str> {
+        match (&row.address, &row.address_salt) {
+            (Some(address), Some(salt)) if address_hash(salt, address) == row.address_hash => None,
+            (None, None) if self.head.is_some_and(|head| row.number <= head.addresses_pruned_number) => None,
+            _ => Some("this entry's address was changed"),
+        }
+    }
+
+    fn bad_end(&self, last: i64, hash: &str) -> Option<BadEntry> {
+        let signed = self.anchors.keys().next_back().copied().unwrap_or(0);
+        if last < signed {
+            return Some(self.bad(last + 1, "this entry and what follows was cut off, though a checkpoint names it"));
+        }
+        match self.head {
+            None => Some(self.bad(last, "no committer has this name")),
+            Some(head) if last < head.audit_number => {
+                Some(self.bad(last + 1, "this entry and what follows was cut off"))
+            }
+            Some(head) if last > head.audit_number => Some(self.bad(head.audit_number + 1, "this entry was added")),
+            Some(head) if hash != head.audit_hash => Some(self.bad(last, "the writer ended with another entry")),
+            Some(_) => None,
+        }
+    }
+
+    fn bad(&self, number: i64, detail: &str) -> BadEntry {
+        BadEntry { writer: self.writer.into(), number, detail: detail.into() }
+    }
+}
