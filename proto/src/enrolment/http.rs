@@ -89,6 +89,13 @@ pub struct Trust {
     pub roots: Vec<Blob>,
 }
 
+impl Trust {
+    /// The roots as PEM, as TLS clients take them.
+    pub fn roots_pem(&self) -> String {
+        super::text::pem(self.roots.iter().map(|root| root.0.as_slice()))
+    }
+}
+
 /// How an identity stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {

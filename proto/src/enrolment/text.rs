@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{Engine as _, engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD}};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::Kind;
@@ -115,6 +115,13 @@ impl EnrolmentToken {
     }
 }
 
+impl EnrolmentToken {
+    /// The roots as PEM, as TLS clients take them.
+    pub fn roots_pem(&self) -> String {
+        pem(self.roots.iter().map(Vec::as_slice))
+    }
+}
+
 impl FromStr for EnrolmentToken {
     type Err = TextError;
     fn from_str(text: &str) -> Result<Self, TextError> {
@@ -141,4 +148,20 @@ fn bounded(text: &str) -> Option<&str> {
 fn fixed<const N: usize>(text: &str) -> Option<[u8; N]> {
     let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
     <[u8; N]>::try_from(bytes.as_slice()).ok()
+}
+
+/// Certificates in PEM form.
+pub(super) fn pem<'a>(certificates: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut text = String::new();
+    for certificate in certificates {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let body = STANDARD.encode(certificate);
+        // base64 is ASCII, so every byte is a character.
+        for line in body.as_bytes().chunks(64) {
+            text.extend(line.iter().map(|b| char::from(*b)));
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
 }
