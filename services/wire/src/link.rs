@@ -1,123 +1,391 @@
-//! One end of a link.
+//! One end of a link: the conversation of SPEC 4.2 around the handshake and the sealed frames.
+//!
+//! Sans-io: bytes and instants go in, bytes and events come out. Guarantees, whatever the peer sends: no panic; at most
+//! one frame of [`Settings::max_frame`] in memory (4 KiB before the peer has proven itself) and no buffer while idle;
+//! messages come out in the order in which they were sent, each at most once, and one that is missing was reported as
+//! [`Event::Unintelligible`]; a link that does not get on ends by itself, and [`Event::Closed`] is its last event.
 
-use std::time::{Duration, Instant};
+mod opening;
+mod sealed;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use proto::link::v1::Part;
 
-use crate::{Event, LinkKey, PairingSecret, PublicKey, Settings, StaticKey};
+pub use self::sealed::SendError;
+use self::opening::Phase;
+use crate::{
+    event::{Closed, Event, Unintelligible},
+    frame::{self, Decoder, Token},
+    incoming::{Answer, Incoming, Verdict},
+    kind,
+    outgoing::Outgoing,
+    proof::Proof,
+    settings::{Settings, bounded_life_sign},
+};
 
-/// What an initiator proves, and to whom.
-#[derive(Clone, Debug)]
-pub enum Proof {
-    /// `Noise_NK`: the responder is known by its static key, the initiator authenticates inside the channel.
-    FirstContact { responder: PublicKey },
-    /// `Noise_NKpsk0`: both prove the granted key.
-    Key { responder: PublicKey, key_no: u64, key: LinkKey },
-    /// `Noise_NNpsk0`: an engine to its monitor.
-    Pairing(PairingSecret),
+/// Longest body before a peer has proven itself: a stranger gets no more memory than this.
+const UNPROVEN_FRAME: usize = 4096;
+/// Runs of garbage, with nothing whole between them, that end a link.
+const GARBAGE: u32 = 64;
+/// An empty event queue keeps room for this many.
+const EVENTS_KEPT: usize = 4;
+
+/// What happened on a link that no event tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Runs of bytes that were no frame.
+    pub malformed: u32,
+    /// Frames that came twice.
+    pub repeated: u32,
+    /// Frames this end sent again.
+    pub resent: u32,
 }
 
-/// A responder's answer to [`Event::Hello`].
-#[derive(Clone, Copy, Debug)]
-pub enum Admit<'a> {
-    FirstContact(&'a StaticKey),
-    Key(&'a StaticKey, &'a LinkKey),
-    Pairing(&'a PairingSecret),
-    /// No such key, id or pin: the same answer, after the same work, as to a handshake that proves another key.
-    UnknownKey,
-    /// Overloaded: try again after this time, at most [`crate::LONGEST_RETRY`].
-    Busy(Duration),
-}
-
-/// A message that was not accepted for sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    #[error("the link's queue is full: the peer acknowledges too slowly")]
-    Full,
-    #[error("the link is not open")]
-    NotOpen,
-    #[error("the message is longer than a frame may be")]
-    TooLarge,
-}
-
-/// Sans-io: bytes and instants in, bytes and events out.
-#[derive(Debug)]
+/// One end of a link.
 pub struct Link {
     settings: Settings,
+    initiator: bool,
+    part: Part,
+    phase: Phase,
+    decoder: Decoder,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    events: VecDeque<Event>,
+    /// Control bytes to be sent before anything else.
+    urgent: Option<Urgent>,
+    /// `EOT` is to be sent behind all frames.
+    farewell: bool,
+    closing: bool,
+    proven: bool,
+    spoiled: bool,
+    garbage: u32,
+    counts: Counts,
+    started: Instant,
+    heard: Instant,
+    said: Instant,
+    #[cfg(test)]
+    ephemeral: Option<[u8; 32]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgent {
+    Enquire,
+    Refuse,
 }
 
 impl Link {
-    /// An end that opens the conversation.
-    pub fn initiator(settings: Settings, _part: Part, _id: &str, _proof: Proof, _now: Instant) -> Self {
-        Self { settings }
+    /// An end that opens the conversation, by `ENQ`, as soon as it is asked to transmit.
+    pub fn initiator(settings: Settings, part: Part, id: &str, proof: Proof, now: Instant) -> Self {
+        let calling = Phase::calling(part, id, proof, now);
+        Self { urgent: Some(Urgent::Enquire), part, ..Self::new(settings, true, calling, now) }
     }
 
     /// An end that waits for one.
-    pub fn responder(settings: Settings, _now: Instant) -> Self {
-        Self { settings }
+    pub fn responder(settings: Settings, now: Instant) -> Self {
+        Self::new(settings, false, Phase::Listening { busy: None }, now)
     }
 
-    /// Answers an [`Event::Hello`]. `Admit::Busy` may come at any time before, even before the first byte.
-    pub fn admit(&mut self, _admit: Admit<'_>, _now: Instant) {}
+    fn new(settings: Settings, initiator: bool, phase: Phase, now: Instant) -> Self {
+        let settings = settings.bounded();
+        Self {
+            settings,
+            initiator,
+            part: Part::Unspecified,
+            phase,
+            decoder: Decoder::new(UNPROVEN_FRAME.min(settings.max_frame)),
+            incoming: Incoming::new(),
+            outgoing: Outgoing::new(now),
+            events: VecDeque::new(),
+            urgent: None,
+            farewell: false,
+            closing: false,
+            proven: false,
+            spoiled: false,
+            garbage: 0,
+            counts: Counts::default(),
+            started: now,
+            heard: now,
+            said: now,
+            #[cfg(test)]
+            ephemeral: None,
+        }
+    }
 
     /// Bytes from the stream. Take the events out before the next call.
-    pub fn handle_bytes(&mut self, _input: &[u8], _now: Instant) {}
+    pub fn handle_bytes(&mut self, input: &[u8], now: Instant) {
+        let mut input = input;
+        while !self.is_closed()
+            && let Some(token) = self.decoder.next(&mut input)
+        {
+            self.handle_token(token, now);
+        }
+    }
 
     /// The stream ended or broke.
-    pub fn handle_end(&mut self) {}
+    pub fn handle_end(&mut self) {
+        self.outgoing.clear();
+        self.end(Closed::Cut);
+    }
 
     /// To be called at or after [`Self::poll_timeout`].
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if is_due(self.handshake_due()) {
+            self.break_off(Closed::HandshakeTimeout);
+        } else if is_due(self.silence_due()) {
+            self.break_off(Closed::Silent);
+        } else {
+            if is_due(self.outgoing.due(self.settings.ack_timeout))
+                && self.outgoing.again(self.settings.tries, now).is_err()
+            {
+                return self.break_off(Closed::Unanswered);
+            }
+            if is_due(self.call_due()) {
+                self.call_again(now);
+            }
+            if is_due(self.life_sign_due()) {
+                self.give_life_sign(now);
+            }
+        }
+    }
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        if self.is_closed() {
+            return None;
+        }
+        let resend = self.outgoing.due(self.settings.ack_timeout);
+        let all = [self.handshake_due(), self.silence_due(), resend, self.call_due(), self.life_sign_due()];
+        all.into_iter().flatten().min()
+    }
+
+    fn handshake_due(&self) -> Option<Instant> {
+        let done = if self.initiator { self.is_open() } else { self.proven };
+        if done { None } else { self.started.checked_add(self.settings.handshake_timeout) }
+    }
+
+    /// Before a responder's peer is proven, the handshake's limit holds instead.
+    fn silence_due(&self) -> Option<Instant> {
+        let awaited = self.is_open() && (self.initiator || self.proven);
+        if awaited { self.heard.checked_add(self.settings.life_sign * self.settings.misses) } else { None }
+    }
+
+    fn life_sign_due(&self) -> Option<Instant> {
+        let gives = self.initiator && self.is_open() && !self.closing;
+        if gives { self.said.checked_add(self.settings.life_sign) } else { None }
     }
 
     /// Appends what is to be sent now, in portions of about 64 KiB: once `out` is written, ask again. Returns whether
     /// anything was appended.
-    pub fn transmit(&mut self, _out: &mut Vec<u8>, _now: Instant) -> bool {
-        false
+    pub fn transmit(&mut self, out: &mut Vec<u8>, now: Instant) -> bool {
+        let before = out.len();
+        match self.urgent.take() {
+            Some(Urgent::Enquire) => out.push(frame::ENQ),
+            Some(Urgent::Refuse) => frame::encode_counter(frame::NACK, 0, out),
+            None => {}
+        }
+        match self.incoming.answer() {
+            Some(Answer::Ack(counter)) => frame::encode_counter(frame::ACK, counter, out),
+            Some(Answer::Nack(counter)) => frame::encode_counter(frame::NACK, counter, out),
+            None => {}
+        }
+        self.outgoing.transmit(self.settings.window, out, now);
+        if self.farewell && self.outgoing.all_sent() {
+            self.farewell = false;
+            out.push(frame::EOT);
+        }
+        let said = out.len() > before;
+        if said {
+            self.said = now;
+        }
+        said
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        let event = self.events.pop_front();
+        if self.events.is_empty() && self.events.capacity() > EVENTS_KEPT {
+            self.events = VecDeque::new();
+        }
+        event
     }
 
-    /// Seals and queues a message. An empty one is a life sign.
-    pub fn send(&mut self, _plaintext: &[u8], _now: Instant) -> Result<(), SendError> {
-        Err(SendError::NotOpen)
-    }
-
-    /// Whether [`Self::send`] would take a message now.
-    pub fn ready(&self) -> bool {
-        false
-    }
-
-    pub fn is_open(&self) -> bool {
-        false
-    }
-
-    pub fn is_closing(&self) -> bool {
-        false
-    }
-
-    pub fn is_closed(&self) -> bool {
-        false
+    /// Closes in order: what is queued is sent and acknowledged first, then `EOT`.
+    pub fn close(&mut self, _now: Instant) {
+        self.closing = true;
+        if !self.is_open() || self.outgoing.len() == 0 {
+            self.break_off(Closed::ByUs);
+        }
     }
 
     /// The initiator's interval, as the profile or `Opened.life_sign_ms` says; kept within 50 ms and one hour.
     pub fn set_life_sign(&mut self, interval: Duration) {
-        self.settings.life_sign = interval;
+        self.settings.life_sign = bounded_life_sign(interval);
     }
 
-    /// Closes in order: what is queued is sent and acknowledged first, then `EOT`.
-    pub fn close(&mut self, _now: Instant) {}
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_))
+    }
 
-    /// Drill (SPEC 4.8): from now on what this end sends does not open at the peer, and what it receives does not open
-    /// here, just as with a spoiled key. Nothing secret is given away by it.
-    pub fn spoil(&mut self) {}
+    /// Whether [`Self::close`] was called, or the link has ended.
+    pub fn is_closing(&self) -> bool {
+        self.closing || self.is_closed()
+    }
 
-    /// Ends [`Self::spoil`].
-    pub fn repair(&mut self) {}
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts { resent: self.outgoing.resent(), ..self.counts }
+    }
+
+    fn handle_token(&mut self, token: Token, now: Instant) {
+        if !matches!(token, Token::Malformed(_)) {
+            self.heard = now;
+        }
+        match token {
+            Token::Malformed(_why) => self.handle_malformed(now),
+            Token::Enq => self.handle_enquiry(),
+            Token::Ack(counter) => self.handle_ack(counter, now),
+            Token::Nack(counter) => self.handle_nack(counter, now),
+            Token::Eot => self.handle_farewell(),
+            Token::Frame => {
+                let mut body = self.decoder.take_body();
+                self.handle_frame(&mut body, now);
+                self.decoder.reuse(body);
+            }
+        }
+    }
+
+    fn handle_malformed(&mut self, now: Instant) {
+        self.counts.malformed = self.counts.malformed.saturating_add(1);
+        self.garbage += 1;
+        if matches!(self.phase, Phase::Listening { .. }) {
+            self.break_off(Closed::Protocol("it does not begin with ENQ"));
+        } else if self.garbage > GARBAGE {
+            self.break_off(Closed::Protocol("it sends nothing but garbage"));
+        } else if !matches!(self.phase, Phase::Calling(_)) {
+            self.incoming.ask_again(now, self.settings.ack_timeout / 4);
+        }
+    }
+
+    fn handle_ack(&mut self, counter: u8, now: Instant) {
+        if matches!(self.phase, Phase::Listening { .. }) {
+            self.break_off(Closed::Protocol("it does not begin with ENQ"));
+        } else if matches!(self.phase, Phase::Calling(_)) {
+            if counter == 0 {
+                self.begin_handshake();
+            }
+        } else {
+            if self.outgoing.ack(counter, now) {
+                self.garbage = 0;
+            }
+            self.close_if_drained();
+        }
+    }
+
+    fn handle_nack(&mut self, counter: u8, now: Instant) {
+        if matches!(self.phase, Phase::Listening { .. }) {
+            self.break_off(Closed::Protocol("it does not begin with ENQ"));
+        } else if matches!(self.phase, Phase::Calling(_)) {
+            if counter == 0 {
+                self.phase = Phase::Refused(Closed::Busy);
+            }
+        } else if self.outgoing.nack(counter, self.settings.tries, now).is_err() {
+            self.break_off(Closed::Unanswered);
+        } else {
+            self.close_if_drained();
+        }
+    }
+
+    fn close_if_drained(&mut self) {
+        if self.closing && self.outgoing.len() == 0 {
+            self.break_off(Closed::ByUs);
+        }
+    }
+
+    fn handle_farewell(&mut self) {
+        let why = if let Phase::Refused(why) = self.phase { why } else { Closed::ByPeer };
+        self.outgoing.clear();
+        self.end(why);
+    }
+
+    fn handle_frame(&mut self, body: &mut [u8], now: Instant) {
+        let [counter, kind, content @ ..] = body else {
+            return self.break_off(Closed::Protocol("a frame without counter or kind"));
+        };
+        if matches!(self.phase, Phase::Listening { .. }) {
+            return self.break_off(Closed::Protocol("it does not begin with ENQ"));
+        }
+        match self.incoming.judge(*counter) {
+            Verdict::Take(number) => {
+                self.garbage = 0;
+                let failed = self.handle_content(*kind, number, content);
+                self.incoming.take(number, failed);
+            }
+            Verdict::Retry(number) => {
+                let failed = self.handle_content(*kind, number, content);
+                self.incoming.take(number, failed);
+            }
+            Verdict::Repeated => {
+                self.counts.repeated = self.counts.repeated.saturating_add(1);
+                self.incoming.acknowledge();
+            }
+            Verdict::Gap => self.incoming.ask_again(now, self.settings.ack_timeout / 4),
+        }
+    }
+
+    /// Returns whether it was something that could not be understood.
+    fn handle_content(&mut self, kind: u8, number: u64, content: &mut [u8]) -> bool {
+        let before = self.events.len();
+        match (kind, self.is_open()) {
+            (kind::SEALED, true) => self.handle_sealed(number, content),
+            (kind::HELLO | kind::HANDSHAKE | kind::BUSY | kind::UNKNOWN_KEY, true) => {
+                self.events.push_back(Event::Unintelligible(Unintelligible::Clear));
+            }
+            (_, true) => self.events.push_back(Event::Unintelligible(Unintelligible::Kind)),
+            (kind, false) => self.handle_opening(kind, content),
+        }
+        matches!(self.events.get(before), Some(Event::Unintelligible(_)))
+    }
+
+    /// Ends at once, with an `EOT` and without what was queued.
+    fn break_off(&mut self, why: Closed) {
+        if !self.is_closed() {
+            self.outgoing.clear();
+            self.farewell_and_end(why);
+        }
+    }
+
+    /// Ends behind what is queued, which is sent once.
+    fn farewell_and_end(&mut self, why: Closed) {
+        if !self.is_closed() {
+            self.farewell = true;
+        }
+        self.end(why);
+    }
+
+    fn end(&mut self, why: Closed) {
+        if !self.is_closed() {
+            self.phase = Phase::Closed;
+            self.events.push_back(Event::Closed(why));
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("initiator", &self.initiator)
+            .field("part", &self.part)
+            .field("phase", &self.phase)
+            .field("incoming", &self.incoming)
+            .field("unacknowledged", &self.outgoing.len())
+            .finish_non_exhaustive()
+    }
 }

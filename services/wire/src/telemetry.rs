@@ -70,7 +70,7 @@ impl Sealer {
         if let (true, Some(last)) = (self.spoiled, ciphertext.last_mut()) {
             *last ^= 0xff;
         }
-        let stream_id = self.stream_id.to_vec().into();
+        let stream_id = self.stream_id.to_vec();
         Ok(SealedReading { stream_id, key_no: self.key_no, sequence, ciphertext: ciphertext.into() })
     }
 

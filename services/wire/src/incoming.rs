@@ -1,0 +1,141 @@
+//! The receiving half of the conversation (SPEC 4.2): which frame is next, and what to answer.
+//!
+//! Guarantees: frames are taken in order, each at most once; a batch of frames is answered by one `ACK`; a lost frame is
+//! asked for once, and again only after a while, so that garbage cannot make this end shout.
+
+use std::time::{Duration, Instant};
+
+/// What to do with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The next one, with its number.
+    Take(u64),
+    /// It bears the number of the last one taken, which did not open: whoever sent that one, this may be the real one.
+    Retry(u64),
+    Repeated,
+    /// Something before it is missing.
+    Gap,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Ack(u8),
+    Nack(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    Ack,
+    Nack,
+}
+
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// Number of the last frame taken; the first is 1. Its low byte is the counter on the wire.
+    taken: u64,
+    last_failed: bool,
+    due: Due,
+    asked: Option<(u64, Instant)>,
+}
+
+impl Incoming {
+    pub(crate) fn new() -> Self {
+        Self { taken: 0, last_failed: false, due: Due::Nothing, asked: None }
+    }
+
+    pub(crate) fn judge(&self, counter: u8) -> Verdict {
+        let next = self.taken + 1;
+        // A window is at most 127 frames, so what lies up to 128 behind is old and the rest is ahead.
+        match (next as u8).wrapping_sub(counter) {
+            0 => Verdict::Take(next),
+            1 if self.last_failed => Verdict::Retry(self.taken),
+            1..=128 => Verdict::Repeated,
+            _ahead => Verdict::Gap,
+        }
+    }
+
+    /// Takes a frame as judged. `failed`: it did not open.
+    pub(crate) fn take(&mut self, number: u64, failed: bool) {
+        self.taken = number;
+        self.last_failed = failed;
+        self.acknowledge();
+    }
+
+    pub(crate) fn acknowledge(&mut self) {
+        self.due = Due::Ack;
+    }
+
+    /// Something did not arrive whole: asks for the next frame and what follows, at most once per `pause`.
+    pub(crate) fn ask_again(&mut self, now: Instant, pause: Duration) {
+        let next = self.taken + 1;
+        let just_asked = self.asked.is_some_and(|(number, at)| number == next && now < at + pause);
+        if !just_asked {
+            self.asked = Some((next, now));
+            self.due = Due::Nack;
+        }
+    }
+
+    /// What is to be sent, once.
+    pub(crate) fn answer(&mut self) -> Option<Answer> {
+        match std::mem::replace(&mut self.due, Due::Nothing) {
+            Due::Nothing => None,
+            Due::Ack => Some(Answer::Ack(self.taken as u8)),
+            // It acknowledges what came before, as well.
+            Due::Nack => Some(Answer::Nack((self.taken + 1) as u8)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pair::start;
+
+    fn taken(count: u64) -> Incoming {
+        let mut incoming = Incoming::new();
+        (1..=count).for_each(|number| incoming.take(number, false));
+        incoming
+    }
+
+    #[test]
+    fn counters_run_over_255_to_0() {
+        let incoming = taken(255);
+        assert_eq!(incoming.judge(0), Verdict::Take(256));
+        assert_eq!(incoming.judge(255), Verdict::Repeated);
+        assert_eq!(incoming.judge(1), Verdict::Gap);
+        assert_eq!(incoming.judge(126), Verdict::Gap);
+        assert_eq!(incoming.judge(128), Verdict::Repeated);
+    }
+
+    #[test]
+    fn a_batch_of_frames_is_answered_once_spec_4_2() {
+        let mut incoming = taken(5);
+        assert_eq!(incoming.answer(), Some(Answer::Ack(5)));
+        assert_eq!(incoming.answer(), None);
+    }
+
+    #[test]
+    fn a_missing_frame_is_asked_for_once_and_again_after_a_while() {
+        let (start, pause) = (start(), Duration::from_millis(500));
+        let mut incoming = taken(3);
+        incoming.ask_again(start, pause);
+        assert_eq!(incoming.answer(), Some(Answer::Nack(4)));
+        incoming.ask_again(start + pause / 2, pause);
+        assert_eq!(incoming.answer(), None);
+        incoming.ask_again(start + pause, pause);
+        assert_eq!(incoming.answer(), Some(Answer::Nack(4)));
+        incoming.take(4, false);
+        incoming.ask_again(start + pause, pause);
+        assert_eq!(incoming.answer(), Some(Answer::Nack(5)), "another frame is asked for at once");
+    }
+
+    #[test]
+    fn the_place_of_a_frame_that_did_not_open_is_kept_for_the_real_one_spec_4_5() {
+        let mut incoming = taken(3);
+        incoming.take(4, true);
+        assert_eq!(incoming.judge(4), Verdict::Retry(4));
+        incoming.take(5, false);
+        assert_eq!(incoming.judge(4), Verdict::Repeated);
+    }
+}

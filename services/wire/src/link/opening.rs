@@ -1,0 +1,287 @@
+//! From `ENQ` to an open link (SPEC 4.2, 4.4), for both ends.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use prost::Message as _;
+use proto::link::v1 as messages;
+use proto::link::v1::Part;
+
+use super::{Link, Urgent, sealed::Channels};
+use crate::{
+    VERSION,
+    event::{Closed, Event, Hello, Unintelligible},
+    handshake::{Ephemeral, Initiating, Responding, TrafficKeys},
+    kind,
+    proof::{Admit, Proof},
+    seal::Channel,
+    settings::LONGEST_RETRY,
+};
+
+/// How far a link has come.
+pub(super) enum Phase {
+    /// Initiator: `ENQ` is out.
+    Calling(Box<Calling>),
+    /// Initiator: Hello and message 1 are out.
+    Shaking(Box<Initiating>),
+    /// Initiator: it was refused; `EOT` comes.
+    Refused(Closed),
+    /// Responder: waits for `ENQ`.
+    Listening { busy: Option<Duration> },
+    /// Responder: waits for a Hello.
+    Greeting,
+    /// Responder: waits for its owner's word, and perhaps for message 1.
+    Claimed(Box<Claimed>),
+    /// Responder: admitted, waits for message 1.
+    Expecting(Box<Expecting>),
+    Open(Box<Channels>),
+    Closed,
+}
+
+pub(super) struct Calling {
+    hello: Vec<u8>,
+    proof: Proof,
+    tries: u32,
+    since: Instant,
+}
+
+pub(super) struct Claimed {
+    /// As received: the prologue.
+    hello: Vec<u8>,
+    message: Option<Vec<u8>>,
+}
+
+pub(super) struct Expecting {
+    responding: Responding,
+    unknown: bool,
+}
+
+impl Phase {
+    pub(super) fn calling(part: Part, id: &str, proof: Proof, now: Instant) -> Self {
+        let pin = proof.pin().map(Vec::from).unwrap_or_default();
+        let (part, id, key_no) = (part.into(), id.to_owned(), proof.key_no());
+        let hello = messages::Hello { version: VERSION, part, id, key_no, pin }.encode_to_vec();
+        Self::Calling(Box::new(Calling { hello, proof, tries: 1, since: now }))
+    }
+}
+
+impl fmt::Debug for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Calling(_) => "Calling",
+            Self::Shaking(_) => "Shaking",
+            Self::Refused(_) => "Refused",
+            Self::Listening { .. } => "Listening",
+            Self::Greeting => "Greeting",
+            Self::Claimed(_) => "Claimed",
+            Self::Expecting(_) => "Expecting",
+            Self::Open(_) => "Open",
+            Self::Closed => "Closed",
+        })
+    }
+}
+
+impl Link {
+    /// Answers an [`Event::Hello`]. `Admit::Busy` may come at any time before that, even before the first byte: then
+    /// the `ENQ` is answered by `NACK`.
+    pub fn admit(&mut self, admit: Admit<'_>, _now: Instant) {
+        if let (Admit::Busy(retry_after), false) = (admit, self.is_open() || self.is_closed()) {
+            return self.refuse_busy(retry_after);
+        }
+        if !matches!(self.phase, Phase::Claimed(_)) {
+            return;
+        }
+        // Until it is known what follows, as if nothing had come.
+        let Phase::Claimed(claimed) = std::mem::replace(&mut self.phase, Phase::Greeting) else { return };
+        let unknown = matches!(admit, Admit::UnknownKey);
+        match Responding::prepare(admit, &claimed.hello, self.ephemeral()) {
+            Ok(responding) => {
+                let expecting = Box::new(Expecting { responding, unknown });
+                match claimed.message {
+                    Some(message) => self.answer_handshake(expecting, &message),
+                    None => self.phase = Phase::Expecting(expecting),
+                }
+            }
+            Err(_failed) => self.refuse_key(unknown),
+        }
+    }
+
+    pub(super) fn call_due(&self) -> Option<Instant> {
+        let Phase::Calling(calling) = &self.phase else { return None };
+        calling.since.checked_add(self.settings.ack_timeout)
+    }
+
+    pub(super) fn call_again(&mut self, now: Instant) {
+        let tries = self.settings.tries;
+        let Phase::Calling(calling) = &mut self.phase else { return };
+        if calling.tries >= tries {
+            return self.break_off(Closed::Unanswered);
+        }
+        (calling.tries, calling.since) = (calling.tries + 1, now);
+        self.urgent = Some(Urgent::Enquire);
+    }
+
+    pub(super) fn handle_enquiry(&mut self) {
+        match &self.phase {
+            Phase::Listening { busy: None } => self.phase = Phase::Greeting,
+            Phase::Listening { busy: Some(retry_after) } => {
+                let retry_after = *retry_after;
+                self.phase = Phase::Greeting;
+                self.urgent = Some(Urgent::Refuse);
+                return self.refuse_busy(retry_after);
+            }
+            // A repeated call: the answer was lost.
+            Phase::Greeting | Phase::Claimed(_) | Phase::Expecting(_) | Phase::Open(_) => {}
+            Phase::Calling(_) | Phase::Shaking(_) | Phase::Refused(_) | Phase::Closed => return,
+        }
+        self.incoming.acknowledge();
+    }
+
+    /// The call was answered: Hello and the first message of the handshake go out together.
+    pub(super) fn begin_handshake(&mut self) {
+        let Phase::Calling(calling) = std::mem::replace(&mut self.phase, Phase::Greeting) else { return };
+        match Initiating::begin(&calling.proof, &calling.hello, self.ephemeral()) {
+            Ok((initiating, message)) => {
+                self.push_clear(kind::HELLO, &calling.hello);
+                self.push_clear(kind::HANDSHAKE, &message);
+                self.phase = Phase::Shaking(Box::new(initiating));
+            }
+            Err(_failed) => self.break_off(Closed::HandshakeFailed),
+        }
+    }
+
+    /// A frame before the link is open.
+    pub(super) fn handle_opening(&mut self, kind: u8, content: &[u8]) {
+        match (kind, self.initiator) {
+            (kind::HELLO, false) => self.handle_hello(content),
+            (kind::HANDSHAKE, false) => self.handle_first_message(content),
+            (kind::HANDSHAKE, true) => self.handle_second_message(content),
+            (kind::BUSY, true) => self.handle_busy(content),
+            (kind::UNKNOWN_KEY, true) if matches!(self.phase, Phase::Shaking(_)) => {
+                self.phase = Phase::Refused(Closed::UnknownKey);
+                self.events.push_back(Event::UnknownKey);
+            }
+            (_, _) => self.break_off(Closed::Protocol("a frame that has no place before the link is open")),
+        }
+    }
+
+    fn handle_hello(&mut self, content: &[u8]) {
+        if !matches!(self.phase, Phase::Greeting) {
+            return self.break_off(Closed::Protocol("a second Hello"));
+        }
+        let Ok(hello) = messages::Hello::decode(content) else {
+            return self.break_off(Closed::Protocol("a Hello that cannot be read"));
+        };
+        if hello.version != VERSION {
+            return self.break_off(Closed::Version(hello.version));
+        }
+        let part = hello.part();
+        let pin = match (part, hello.pin.as_slice()) {
+            (Part::Pairing, []) => Some([0; 8]),
+            (Part::Monitor | Part::Engine | Part::Driver, pin) => pin.try_into().ok(),
+            (Part::Pairing | Part::Unspecified, _) => None,
+        };
+        let (Some(pin), true) = (pin, hello.id.len() <= 64) else {
+            return self.break_off(Closed::Protocol("a Hello without a known part, id or pin"));
+        };
+        self.part = part;
+        self.phase = Phase::Claimed(Box::new(Claimed { hello: content.to_vec(), message: None }));
+        self.events.push_back(Event::Hello(Hello { part, id: hello.id, key_no: hello.key_no, pin }));
+    }
+
+    fn handle_first_message(&mut self, content: &[u8]) {
+        if let Phase::Claimed(claimed) = &mut self.phase
+            && claimed.message.is_none()
+        {
+            claimed.message = Some(content.to_vec());
+        } else if let Phase::Expecting(_) = &self.phase
+            && let Phase::Expecting(expecting) = std::mem::replace(&mut self.phase, Phase::Greeting)
+        {
+            self.answer_handshake(expecting, content);
+        } else {
+            self.break_off(Closed::Protocol("a handshake out of place"));
+        }
+    }
+
+    fn answer_handshake(&mut self, expecting: Box<Expecting>, message: &[u8]) {
+        let unknown = expecting.unknown;
+        match expecting.responding.answer(message) {
+            Ok((keys, answer)) => {
+                self.push_clear(kind::HANDSHAKE, &answer);
+                self.open(&keys);
+            }
+            Err(_failed) => self.refuse_key(unknown),
+        }
+    }
+
+    fn handle_second_message(&mut self, content: &[u8]) {
+        let Phase::Shaking(initiating) = std::mem::replace(&mut self.phase, Phase::Greeting) else {
+            return self.break_off(Closed::Protocol("a handshake out of place"));
+        };
+        match initiating.finish(content) {
+            Ok(keys) => self.open(&keys),
+            Err(_failed) => {
+                self.events.push_back(Event::Unintelligible(Unintelligible::Handshake));
+                self.break_off(Closed::HandshakeFailed);
+            }
+        }
+    }
+
+    fn handle_busy(&mut self, content: &[u8]) {
+        let asked = messages::Busy::decode(content).map_or(LONGEST_RETRY, |busy| {
+            Duration::from_millis(u64::from(busy.retry_after_ms)).min(LONGEST_RETRY)
+        });
+        if !matches!(self.phase, Phase::Refused(Closed::UnknownKey)) {
+            self.phase = Phase::Refused(Closed::Busy);
+            self.events.push_back(Event::Busy { retry_after: asked });
+        }
+    }
+
+    fn open(&mut self, keys: &TrafficKeys) {
+        let (sending, receiving) = Channel::both(keys, self.part, self.initiator);
+        self.phase = Phase::Open(Box::new(Channels { sending, receiving }));
+        if self.initiator {
+            // The responder has proven its static key, or the pairing secret.
+            self.decoder.set_limit(self.settings.max_frame);
+        }
+        self.events.push_back(Event::Open);
+    }
+
+    fn refuse_busy(&mut self, retry_after: Duration) {
+        if let Phase::Listening { busy } = &mut self.phase {
+            *busy = Some(retry_after);
+            return;
+        }
+        let retry_after = retry_after.min(LONGEST_RETRY).as_millis();
+        let busy = messages::Busy { retry_after_ms: u32::try_from(retry_after).unwrap_or(u32::MAX) };
+        self.push_clear(kind::BUSY, &busy.encode_to_vec());
+        self.farewell_and_end(Closed::Busy);
+    }
+
+    /// One answer to an unknown key and to a handshake that proves another.
+    fn refuse_key(&mut self, unknown: bool) {
+        if !unknown {
+            self.events.push_back(Event::Unintelligible(Unintelligible::Handshake));
+        }
+        self.push_clear(kind::UNKNOWN_KEY, &messages::UnknownKey {}.encode_to_vec());
+        self.farewell_and_end(if unknown { Closed::UnknownKey } else { Closed::HandshakeFailed });
+    }
+
+    fn push_clear(&mut self, kind: u8, content: &[u8]) {
+        let counter = self.outgoing.next_number() as u8;
+        self.outgoing.push([&[counter, kind], content].concat());
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests fix it per link")]
+    fn ephemeral(&self) -> Ephemeral {
+        None
+    }
+
+    #[cfg(test)]
+    fn ephemeral(&self) -> Ephemeral {
+        self.ephemeral
+    }
+}

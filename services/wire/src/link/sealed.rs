@@ -1,0 +1,117 @@
+//! Messages of an open link: sealing, opening, life signs, and the drill that spoils them.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{Link, Phase};
+use crate::{
+    event::{Event, Unintelligible},
+    kind,
+    seal::{Channel, TAG},
+};
+
+/// Counter, kind, sequence.
+const HEAD: usize = 10;
+
+/// Both directions of an open link.
+pub(super) struct Channels {
+    pub(super) sending: Channel,
+    pub(super) receiving: Channel,
+}
+
+/// A message that was not accepted for sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    #[error("the link's queue is full: the peer acknowledges too slowly")]
+    Full,
+    #[error("the link is not open")]
+    NotOpen,
+    #[error("the message is longer than a frame may be")]
+    TooLarge,
+}
+
+impl Link {
+    /// Seals and queues a message. An empty one is a life sign.
+    ///
+    /// A message on its own is taken up to [`crate::Settings::max_frame`] less 26 bytes; a queue of large ones is full
+    /// when it holds two such frames.
+    pub fn send(&mut self, plaintext: &[u8], _now: Instant) -> Result<(), SendError> {
+        if !self.is_open() || self.closing {
+            return Err(SendError::NotOpen);
+        }
+        if plaintext.len() + HEAD + TAG > self.settings.max_frame {
+            return Err(SendError::TooLarge);
+        }
+        if !self.ready() {
+            return Err(SendError::Full);
+        }
+        self.push_sealed(plaintext)
+    }
+
+    /// Whether [`Self::send`] would take a message now.
+    pub fn ready(&self) -> bool {
+        let room = self.outgoing.len() < self.settings.queue && self.outgoing.bytes() < self.settings.max_frame;
+        self.is_open() && !self.closing && room
+    }
+
+    /// Drill (SPEC 4.8): from now on what this end sends does not open at the peer, and what it receives does not open
+    /// here, as with a spoiled key. Nothing secret is given away: what is sealed is damaged, not sealed otherwise.
+    pub fn spoil(&mut self) {
+        self.spoiled = true;
+    }
+
+    /// Ends [`Self::spoil`].
+    pub fn repair(&mut self) {
+        self.spoiled = false;
+    }
+
+    pub(super) fn give_life_sign(&mut self, now: Instant) {
+        self.said = now;
+        // Frames that wait for the window are signs of life enough.
+        if self.outgoing.all_sent() {
+            // Only a closed link refuses, and that gives no signs.
+            let _refused = self.push_sealed(&[]);
+        }
+    }
+
+    fn push_sealed(&mut self, plaintext: &[u8]) -> Result<(), SendError> {
+        let Phase::Open(channels) = &self.phase else { return Err(SendError::NotOpen) };
+        let number = self.outgoing.next_number();
+        let mut body = Vec::with_capacity(HEAD + plaintext.len() + TAG);
+        body.extend_from_slice(&[number as u8, kind::SEALED]);
+        body.extend_from_slice(&number.to_be_bytes());
+        channels.sending.seal(number, plaintext, &mut body).ok_or(SendError::TooLarge)?;
+        if let (true, Some(last)) = (self.spoiled, body.last_mut()) {
+            *last ^= 0xff;
+        }
+        self.outgoing.push(body);
+        Ok(())
+    }
+
+    pub(super) fn handle_sealed(&mut self, number: u64, content: &mut [u8]) {
+        match self.opened(number, content) {
+            // A sign of life.
+            Ok([]) => {}
+            Ok(message) => {
+                let message = Bytes::copy_from_slice(message);
+                self.proven = true;
+                self.decoder.set_limit(self.settings.max_frame);
+                self.events.push_back(Event::Message(message));
+            }
+            Err(why) => self.events.push_back(Event::Unintelligible(why)),
+        }
+    }
+
+    fn opened<'a>(&self, number: u64, content: &'a mut [u8]) -> Result<&'a [u8], Unintelligible> {
+        let Phase::Open(channels) = &self.phase else { return Err(Unintelligible::DoesNotOpen) };
+        let (sequence, sealed) = content.split_first_chunk_mut().ok_or(Unintelligible::DoesNotOpen)?;
+        if u64::from_be_bytes(*sequence) != number {
+            return Err(Unintelligible::Replayed);
+        }
+        if let (true, Some(last)) = (self.spoiled, sealed.last_mut()) {
+            *last ^= 0xff;
+        }
+        channels.receiving.open(number, sealed).ok_or(Unintelligible::DoesNotOpen)
+    }
+}
