@@ -177,12 +177,15 @@ async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(misuse("another process answers on it".into()).into());
     }
-    Ok(make(path).map_err(|error| misuse(error.to_string()))?)
+    Ok(private_socket(path).map_err(|error| misuse(error.to_string()))?)
 }
 
 /// Made in a folder that nobody else may enter and renamed to its place, so that there is no moment at which another
-/// user could connect. A socket that a killed process left behind is replaced.
-fn make(path: &Path) -> io::Result<UnixListener> {
+/// user could connect. A socket that a killed process left behind is replaced. Also the pairing socket of SPEC 1.4.
+///
+/// # Errors
+/// Where the folder or the socket cannot be made.
+pub fn private_socket(path: &Path) -> io::Result<UnixListener> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let private = folder.join(format!(".c{:08x}", rand::random::<u32>()));

@@ -80,6 +80,11 @@ where
 
 /// Moves what was posted into the link, as far as it has room, and closes it behind the last message.
 fn post(posted: &mut Posted, link: &mut Link, clock: Clock) {
+    match posted.take_drill() {
+        Some(true) => link.spoil(),
+        Some(false) => link.repair(),
+        None => {}
+    }
     while link.ready()
         && let Some(message) = posted.take()
     {

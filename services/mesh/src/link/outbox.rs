@@ -44,6 +44,8 @@ struct Shared {
 struct Queue {
     messages: VecDeque<Bytes>,
     closed: bool,
+    /// A drill that the link has not taken up yet.
+    drill: Option<bool>,
 }
 
 impl Shared {
@@ -75,6 +77,12 @@ impl Outbox {
         self.0.waker.wake();
     }
 
+    /// A drill (SPEC 4.8): `on` spoils the keys of the link, off repairs them.
+    pub fn spoil(&self, on: bool) {
+        self.0.queue().drill = Some(on);
+        self.0.waker.wake();
+    }
+
     /// Whether the link ended, or was told to.
     pub fn is_closed(&self) -> bool {
         self.0.queue().closed
@@ -96,6 +104,10 @@ impl Posted {
         message
     }
 
+    pub(super) fn take_drill(&mut self) -> Option<bool> {
+        self.0.queue().drill.take()
+    }
+
     /// Told to close, with or without messages left.
     pub(super) fn closing(&self) -> bool {
         self.0.queue().closed
@@ -107,14 +119,14 @@ impl Posted {
         queue.closed && queue.messages.is_empty()
     }
 
-    /// Ready when there is something to do for a link that has `room` for a message: one to take, or the order to close,
-    /// which a link that is not `open` follows at once and an open one behind the last message.
+    /// Ready when there is something to do for a link that has `room` for a message: one to take, a drill, or the order
+    /// to close, which a link that is not `open` follows at once and an open one behind the last message.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, room: bool, open: bool) -> Poll<()> {
         self.0.waker.register(cx.waker());
         let queue = self.0.queue();
         let message = room && !queue.messages.is_empty();
         let close = queue.closed && (queue.messages.is_empty() || !open);
-        if message || close { Poll::Ready(()) } else { Poll::Pending }
+        if message || close || queue.drill.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
