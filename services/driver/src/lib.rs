@@ -1,1 +1,238 @@
-//! Placeholder until its first landing.
+//! A driver (SPEC 1.5): asks for supplies by hand, from a file or by chance, sees every step, and gets a ticket.
+//!
+//! ```text
+//!  terminal, ctl ─▶ words ─┐                      ┌─▶ link ─▶ Central
+//!  file ─▶ queue ──────────┤ drive ─▶ trip (pure) ┼─▶ shelf: position before a request, ticket before its receipt
+//!  link ◀─ Central ────────┘                      └─▶ told: each step, as a line or as JSON
+//! ```
+//!
+//! Guarantees: a request has its id and is on disk before it is sent, so it is never asked twice (SPEC 3.10); a ticket
+//! is on disk before it is acknowledged (3.9); the credential is used for a first contact alone (4.4), and both secrets
+//! are files of mode 0600.
+
+mod contact;
+mod drive;
+mod enrolment;
+mod file;
+mod link;
+mod queue;
+mod roam;
+mod screen;
+mod shelf;
+mod ticket;
+mod told;
+mod trip;
+mod words;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use mesh::{clock::Now, control, process::Misuse};
+use proto::{DriverId, enrolment::SecretText};
+use tokio::sync::{mpsc, oneshot};
+
+pub use crate::{
+    drive::Settings,
+    enrolment::{EnrolError, EnrolSettings},
+    file::parse_kwh,
+    shelf::Shelf,
+    ticket::{CorrectionText, TicketText, at as ticket_time},
+    told::{Offer, Outcome, Told},
+    trip::{Confirm, Request, Running},
+};
+use crate::{drive::Ask, words::Word};
+
+/// Steps that may wait for whoever is told; a slow screen holds the loop back, never the memory up.
+const TOLD: usize = 256;
+const ASKS: usize = 64;
+const EVENTS: usize = 64;
+
+/// A driver's settings.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Driver")]
+pub struct Config {
+    /// Who this driver is
+    #[arg(long, env = "CHARGEMESH_DRIVER_ID", value_name = "ID")]
+    pub id: DriverId,
+    /// Central's link addresses, tried in turn
+    #[arg(long, env = "CHARGEMESH_CENTRAL_LINK", value_name = "HOST:PORT", value_delimiter = ',',
+          default_value = "127.0.0.1:7400")]
+    pub central: Vec<String>,
+    /// Registry's HTTPS address, for the enrolment
+    #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "URL", default_value = "https://127.0.0.1:7580")]
+    pub registry: String,
+    /// Enrolment token, needed at the first start only
+    #[arg(long, env = "CHARGEMESH_TOKEN", value_name = "TOKEN", value_parser = secret, hide_env_values = true)]
+    pub token: Option<SecretText>,
+    /// File that holds the enrolment token
+    #[arg(long, env = "CHARGEMESH_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// Folder for credential, key, position and tickets
+    #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data/driver")]
+    pub data: PathBuf,
+    /// File of requests to work off: one CP-ID[,kWh] a line, # comments
+    #[arg(long, env = "CHARGEMESH_FILE", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Ask by chance, one supply after another, at whatever is available; the number seeds the chance
+    #[arg(long, env = "CHARGEMESH_ROAM", value_name = "SEED", conflicts_with = "file")]
+    pub roam: Option<u64>,
+    /// From the end of a request of the file to the next one
+    #[arg(long, env = "CHARGEMESH_PAUSE", value_name = "DURATION", default_value = "4s",
+          value_parser = mesh::duration::parse)]
+    pub pause: std::time::Duration,
+    /// What to do with manual supplies that name this driver
+    #[arg(long, env = "CHARGEMESH_CONFIRM", value_enum, default_value_t)]
+    pub confirm: Confirm,
+    /// End when the file is over and every request of it has ended
+    #[arg(long, env = "CHARGEMESH_EXIT_WHEN_DONE", requires = "file")]
+    pub exit_when_done: bool,
+    /// Print every step as a JSON object, one a line
+    #[arg(long, env = "CHARGEMESH_JSON")]
+    pub json: bool,
+    /// Say something to Central at least this often
+    #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
+          value_parser = mesh::duration::parse)]
+    pub life_sign: std::time::Duration,
+    /// An unanswered message is sent again after this
+    #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
+          value_parser = mesh::duration::parse)]
+    pub repeat: std::time::Duration,
+    /// Wait after a first failure to reach Central; doubled with each further one
+    #[arg(long, env = "CHARGEMESH_RETRY_MIN", value_name = "DURATION", default_value = "250ms",
+          value_parser = mesh::duration::parse)]
+    pub retry_min: std::time::Duration,
+    /// Longest wait between tries to reach Central
+    #[arg(long, env = "CHARGEMESH_RETRY_MAX", value_name = "DURATION", default_value = "5s",
+          value_parser = mesh::duration::parse)]
+    pub retry_max: std::time::Duration,
+}
+
+fn secret(text: &str) -> Result<SecretText, std::convert::Infallible> {
+    Ok(SecretText::new(text.trim()))
+}
+
+impl Config {
+    fn settings(&self) -> Settings {
+        Settings {
+            life_sign: self.life_sign,
+            repeat: self.repeat,
+            retry_min: self.retry_min,
+            retry_max: self.retry_max,
+            confirm: self.confirm,
+            pause: self.pause,
+            file: self.file.clone(),
+            roam: self.roam,
+            exit_when_done: self.exit_when_done,
+            ..Settings::new(self.id.clone(), self.central.clone())
+        }
+    }
+
+    fn enrol(&self) -> anyhow::Result<Option<EnrolSettings>> {
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.clone(),
+            (None, Some(file)) => {
+                let text = std::fs::read_to_string(file)
+                    .map_err(|e| Misuse::new(format!("cannot read the token file {}: {e}", file.display())))?;
+                SecretText::new(text.trim())
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(EnrolSettings { registry: self.registry.clone(), token }))
+    }
+}
+
+/// The role: a driver with its screen and its control socket, until it is told to stop.
+pub async fn run(config: Config, ctx: mesh::process::Context) -> anyhow::Result<()> {
+    let driver = start(&ctx, config.settings(), config.enrol()?, &config.data).await?;
+    if let Some(path) = ctx.control_socket() {
+        let asks = driver.asks.clone();
+        control::serve(&ctx, path, move |request| answer(asks.clone(), request)).await?;
+    }
+    screen::run(ctx, driver, config.json).await
+}
+
+/// A driver that runs: many may in one process.
+#[derive(Debug)]
+pub struct Driver {
+    asks: mpsc::Sender<Ask>,
+    told: mpsc::Receiver<(Now, Told)>,
+}
+
+/// Opens the folder, enrols if need be, and drives until `ctx` stops or the file is over.
+///
+/// # Errors
+/// Where the folder is not usable or Registry refuses; an unreachable Registry or Central is waited for.
+pub async fn start(
+    ctx: &mesh::process::Context,
+    settings: Settings,
+    enrol: Option<EnrolSettings>,
+    folder: &Path,
+) -> anyhow::Result<Driver> {
+    let shelf = Shelf::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
+    let (asks, asked) = mpsc::channel(ASKS);
+    let (tell, told) = mpsc::channel(TOLD);
+    let name = format!("driver {}", settings.driver);
+    let ctx_in = ctx.clone();
+    let mut enrolment = match (shelf.enrolment()?, enrol) {
+        (Some(enrolment), _) if enrolment.driver == settings.driver.as_str() => enrolment,
+        (Some(enrolment), _) => {
+            let text = format!(
+                "{} holds the credential of {}, not of {}; give each driver a folder of its own",
+                folder.display(),
+                enrolment.driver,
+                settings.driver
+            );
+            return Err(Misuse::new(text).into());
+        }
+        (None, Some(enrol)) => {
+            let enrolment = enrolment::enrol(ctx, &enrol, &settings.driver, &shelf).await?;
+            drop(tell.send((ctx.clock.now(), Told::Enrolled { driver: settings.driver.to_string() })).await);
+            enrolment
+        }
+        (None, None) => {
+            let text = format!("{} is not enrolled: give an enrolment token with --token", settings.driver);
+            return Err(Misuse::new(text).into());
+        }
+    };
+    if enrolment.pins.is_empty() {
+        enrolment::learn_pins(ctx, &mut enrolment, &shelf).await?;
+    }
+    let (events, happened) = mpsc::channel(EVENTS);
+    let drive = drive::Drive::new(settings, shelf, enrolment, ctx.clock, events, tell)?;
+    ctx.spawn(name, async move { drive.run(&ctx_in, asked, happened).await });
+    Ok(Driver { asks, told })
+}
+
+impl Driver {
+    /// A request with an id of the caller's own: asked again with the same id, it gets the first answer.
+    pub async fn request(&self, request: Request) -> anyhow::Result<()> {
+        self.asks.send(Ask::Request(request)).await.ok().context("the driver has ended")
+    }
+
+    /// The next step of whatever is going on; nothing when the driver has ended.
+    pub async fn told(&mut self) -> Option<(Now, Told)> {
+        self.told.recv().await
+    }
+
+    /// One command as a person types it.
+    ///
+    /// # Errors
+    /// What is wrong with it, or why it was refused.
+    pub async fn say(&self, line: &str) -> Result<serde_json::Value, String> {
+        match words::parse(line) {
+            Some(word) => ask(&self.asks, word?).await,
+            None => Ok(serde_json::Value::Null),
+        }
+    }
+}
+
+async fn answer(asks: mpsc::Sender<Ask>, request: control::Request) -> Result<serde_json::Value, String> {
+    ask(&asks, words::from_control(&request.command, &request.args)?).await
+}
+
+async fn ask(asks: &mpsc::Sender<Ask>, word: Word) -> Result<serde_json::Value, String> {
+    let (answer, answered) = oneshot::channel();
+    let ended = || "the driver is ending".to_owned();
+    asks.send(Ask::Word(word, Some(answer))).await.map_err(|_| ended())?;
+    answered.await.unwrap_or_else(|_| Ok(serde_json::Value::Null))
+}

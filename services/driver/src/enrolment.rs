@@ -1,0 +1,185 @@
+//! Enrolment at Registry's HTTPS door with a token (SPEC 7.4): the credential comes back once and is on disk before
+//! anything is done with it.
+//!
+//! The token carries Registry's roots, so that nobody else can be taken for it, whatever address was given. The request
+//! id is on disk first: a lost answer, or a crash before the credential was kept, costs nothing within ten minutes.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use mesh::{
+    client::{Https, Settings, explain, https},
+    link::Backoff,
+    process::Context,
+};
+use proto::{
+    DriverId,
+    enrolment::{EnrolBody, Enrolled, EnrolmentToken, Kind, RefusalBody, SecretText, Standing, TextError},
+};
+
+use crate::shelf::{Enrolment, Shelf, ShelfError};
+
+/// Where and with what to enrol.
+#[derive(Clone, Debug)]
+pub struct EnrolSettings {
+    /// Registry's HTTPS address, `https://host:port`.
+    pub registry: String,
+    pub token: SecretText,
+}
+
+/// Why there is no enrolment.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    #[error(transparent)]
+    Token(#[from] TextError),
+    #[error("{address:?} is no address of Registry ({why}): give https://host:port")]
+    Address { address: String, why: String },
+    #[error("Registry refused to enrol {driver} ({reason}): {message}")]
+    Refused { driver: DriverId, reason: String, message: String },
+    #[error("cannot reach Registry at {address}: {why}")]
+    Unreachable { address: String, why: String },
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    #[error("stopped while enrolling")]
+    Stopped,
+}
+
+/// Enrols, however long Registry takes to be there; a refusal ends it.
+pub(crate) async fn enrol(
+    ctx: &Context,
+    settings: &EnrolSettings,
+    driver: &DriverId,
+    shelf: &Shelf,
+) -> Result<Enrolment, EnrolError> {
+    let token: EnrolmentToken = settings.token.expose().parse()?;
+    let door = Door::new(&settings.registry, &token.roots)?;
+    let body = EnrolBody {
+        request_id: request_id(shelf)?,
+        id: driver.to_string(),
+        token: settings.token.clone(),
+        ..EnrolBody::default()
+    };
+    let component = ctx.health.component("enrolment");
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    let enrolled = loop {
+        match door.enrol(driver, &body).await {
+            Ok(enrolled) => break enrolled,
+            Err(EnrolError::Unreachable { address, why }) => {
+                component.starting(format!("cannot reach Registry at {address}: {why}; trying again"));
+                let wait = backoff.wait(rand::random());
+                if ctx.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                    return Err(EnrolError::Stopped);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let enrolment = Enrolment {
+        driver: driver.to_string(),
+        credential: enrolled.credential,
+        pins: enrolled.standing.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect(),
+        roots: enrolled.standing.trust.roots,
+        registry: settings.registry.clone(),
+    };
+    shelf.keep_enrolment(&enrolment)?;
+    component.forget();
+    Ok(enrolment)
+}
+
+/// Central's keys, where Registry did not know them yet at enrolment. Waits until it does.
+pub(crate) async fn learn_pins(ctx: &Context, enrolment: &mut Enrolment, shelf: &Shelf) -> Result<(), EnrolError> {
+    let roots: Vec<Vec<u8>> = enrolment.roots.iter().map(|root| root.0.clone()).collect();
+    let door = Door::new(&enrolment.registry, &roots)?;
+    let component = ctx.health.component("enrolment");
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    while enrolment.pins.is_empty() {
+        match door.standing(enrolment).await {
+            Ok(standing) => {
+                component.starting("Registry has not met Central yet; asking again");
+                enrolment.pins = standing.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect();
+            }
+            Err(EnrolError::Unreachable { address, why }) => {
+                component.starting(format!("cannot reach Registry at {address}: {why}; trying again"));
+            }
+            Err(error) => return Err(error),
+        }
+        let wait = if enrolment.pins.is_empty() { backoff.wait(rand::random()) } else { Duration::ZERO };
+        if ctx.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return Err(EnrolError::Stopped);
+        }
+    }
+    shelf.keep_enrolment(enrolment)?;
+    component.forget();
+    Ok(())
+}
+
+/// Kept over restarts until the credential is.
+fn request_id(shelf: &Shelf) -> Result<String, EnrolError> {
+    let path: PathBuf = shelf.folder().join("enrolling");
+    if let Ok(id) = fs::read_to_string(&path) {
+        return Ok(id.trim().to_owned());
+    }
+    let id = hex::encode(rand::random::<[u8; 16]>());
+    let written = fs::write(&path, &id).map_err(|source| ShelfError::Io { what: "write", path, source });
+    written.map(|()| id).map_err(EnrolError::from)
+}
+
+/// Registry's HTTPS door, trusted by the roots of the token alone.
+struct Door {
+    address: String,
+    https: Https,
+}
+
+impl Door {
+    fn new(address: &str, roots: &[Vec<u8>]) -> Result<Self, EnrolError> {
+        let bad = |why: String| EnrolError::Address { address: address.to_owned(), why };
+        // A person may paste either a URL or host:port.
+        let host = address.trim_start_matches("https://").trim_end_matches('/');
+        let settings = Settings::default();
+        let https = https("registry", host, &pem(roots), &settings).map_err(|error| bad(format!("{error:#}")))?;
+        Ok(Self { address: host.to_owned(), https })
+    }
+
+    async fn enrol(&self, driver: &DriverId, body: &EnrolBody) -> Result<Enrolled, EnrolError> {
+        let path = format!("/v1/{}", Kind::Driver.collection());
+        self.answer(driver, self.https.post(&path).json(body)).await
+    }
+
+    async fn standing(&self, enrolment: &Enrolment) -> Result<Standing, EnrolError> {
+        let driver = enrolment.driver.parse::<DriverId>();
+        let driver = driver.map_err(|e| EnrolError::Address { address: self.address.clone(), why: e.to_string() })?;
+        let path = format!("/v1/{}/{driver}", Kind::Driver.collection());
+        self.answer(&driver, self.https.get(&path).bearer_auth(enrolment.credential.expose())).await
+    }
+
+    async fn answer<T: serde::de::DeserializeOwned>(
+        &self,
+        driver: &DriverId,
+        request: reqwest::RequestBuilder,
+    ) -> Result<T, EnrolError> {
+        let unreachable = |why: String| EnrolError::Unreachable { address: self.address.clone(), why };
+        let response = request.send().await.map_err(|error| unreachable(explain(&error)))?;
+        let status = response.status();
+        let text = response.bytes().await.map_err(|error| unreachable(explain(&error)))?;
+        if status.is_success() {
+            return serde_json::from_slice(&text).map_err(|error| unreachable(format!("its answer is none: {error}")));
+        }
+        match serde_json::from_slice::<RefusalBody>(&text) {
+            Ok(refusal) if !status.is_server_error() && status != reqwest::StatusCode::TOO_MANY_REQUESTS => {
+                Err(EnrolError::Refused { driver: driver.clone(), reason: refusal.reason, message: refusal.message })
+            }
+            Ok(refusal) => Err(unreachable(refusal.message)),
+            Err(_) => Err(unreachable(format!("it answered {status}"))),
+        }
+    }
+}
+
+/// DER certificates as one PEM text.
+fn pem(roots: &[Vec<u8>]) -> String {
+    let one = |der: &Vec<u8>| {
+        let body = STANDARD.encode(der);
+        let lines: Vec<&str> = (0..body.len()).step_by(64).map(|at| &body[at..body.len().min(at + 64)]).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    };
+    roots.iter().map(one).collect()
+}

@@ -1,0 +1,102 @@
+//! When the next line of a file is asked for: a pause after the previous request ended, however it ended (SPEC 3.10).
+//!
+//! Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::file::{Wish, Wishes};
+
+/// A file being worked off, one request at a time.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    wishes: Wishes,
+    pause: Duration,
+    /// Every request up to this line is over.
+    done: u64,
+    in_flight: Option<u64>,
+    next_at: Instant,
+}
+
+impl Queue {
+    /// `done` and `in_flight` as they were kept; nothing in flight: the first request is due at once.
+    pub(crate) fn new(wishes: Wishes, done: u64, in_flight: Option<u64>, pause: Duration, now: Instant) -> Self {
+        Self { wishes, pause, done, in_flight, next_at: now }
+    }
+
+    /// When to call [`Self::next`]; nothing while a request is in flight or none is left.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let left = self.in_flight.is_none() && self.wishes.after(self.done).is_some();
+        left.then_some(self.next_at)
+    }
+
+    /// The next request, now in flight.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Wish> {
+        if self.due().is_none_or(|due| due > now) {
+            return None;
+        }
+        let wish = self.wishes.after(self.done)?.clone();
+        self.in_flight = Some(wish.line);
+        Some(wish)
+    }
+
+    /// The request of this line has ended: billed, settling, released or refused.
+    pub(crate) fn over(&mut self, line: u64, now: Instant) {
+        if self.in_flight == Some(line) {
+            self.in_flight = None;
+            self.next_at = now + self.pause;
+        }
+        self.done = self.done.max(line);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.in_flight.is_none() && self.wishes.after(self.done).is_none()
+    }
+
+    pub(crate) fn done(&self) -> u64 {
+        self.done
+    }
+
+    pub(crate) fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
+    /// Requests that are over, and all of them.
+    pub(crate) fn progress(&self) -> (usize, usize) {
+        (self.wishes.good.iter().filter(|w| w.line <= self.done).count(), self.wishes.good.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(4);
+
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from; the tests never wait")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn the_next_request_comes_four_seconds_after_the_previous_one_ended_spec_3_10() {
+        let now = start();
+        let mut queue = Queue::new(Wishes::parse("A\nB"), 0, None, PAUSE, now);
+        assert_eq!(queue.next(now).map(|w| w.line), Some(1));
+        assert_eq!((queue.due(), queue.next(now + PAUSE)), (None, None), "one at a time");
+        queue.over(1, now + PAUSE);
+        assert_eq!(queue.next(now + 2 * PAUSE - Duration::from_millis(1)), None);
+        assert_eq!(queue.next(now + 2 * PAUSE).map(|w| w.line), Some(2));
+        queue.over(2, now);
+        assert!(queue.is_over());
+        assert_eq!(queue.progress(), (2, 2));
+    }
+
+    #[test]
+    fn a_restart_waits_for_the_line_in_flight_and_goes_on_after_it_spec_3_10() {
+        let now = start();
+        let mut queue = Queue::new(Wishes::parse("A\nB\nC"), 1, Some(2), PAUSE, now);
+        assert_eq!(queue.next(now), None);
+        queue.over(2, now);
+        assert_eq!(queue.next(now + PAUSE).map(|w| w.line), Some(3));
+    }
+}

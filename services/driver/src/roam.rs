@@ -1,0 +1,89 @@
+//! A driver without a file who asks, one after another, for a supply at a charging point chosen by chance among the
+//! available ones: the simulated drivers of `chargemesh up`.
+//!
+//! Pure; the seed is an argument.
+
+use std::time::{Duration, Instant};
+
+use proto::Energy;
+
+/// Nobody is available: look again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// From one to eight kilowatt-hours, in watt-hours.
+const LEAST_WH: u64 = 500;
+const SPREAD_WH: u64 = 4500;
+
+#[derive(Debug)]
+pub(crate) struct Roam {
+    chance: u64,
+    pause: Duration,
+    look_at: Instant,
+    looking: bool,
+}
+
+impl Roam {
+    pub(crate) fn new(seed: u64, pause: Duration, now: Instant) -> Self {
+        Self { chance: seed, pause, look_at: now, looking: false }
+    }
+
+    /// When to look for a charging point; nothing while one is being asked.
+    pub(crate) fn due(&self, requests: usize) -> Option<Instant> {
+        (requests == 0).then_some(self.look_at)
+    }
+
+    /// Whether to ask for the list now.
+    pub(crate) fn look(&mut self, requests: usize, now: Instant) -> bool {
+        let due = requests == 0 && self.look_at <= now;
+        if due {
+            self.looking = true;
+            self.look_at = now + LOOK_AGAIN;
+        }
+        due
+    }
+
+    /// The list is there: which one, and how much.
+    pub(crate) fn choose<'a>(&mut self, available: &[&'a str], now: Instant) -> Option<(&'a str, Energy)> {
+        if !std::mem::take(&mut self.looking) {
+            return None;
+        }
+        let at = usize::try_from(self.draw()).unwrap_or(0).checked_rem(available.len())?;
+        self.look_at = now + self.pause;
+        let energy = Energy::from_wh(LEAST_WH + self.draw() % SPREAD_WH);
+        available.get(at).map(|id| (*id, energy))
+    }
+
+    /// The request has ended, however.
+    pub(crate) fn over(&mut self, now: Instant) {
+        self.look_at = now + self.pause;
+    }
+
+    /// SplitMix64.
+    fn draw(&mut self) -> u64 {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.chance;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) >> 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from; the test never waits")]
+    fn a_roaming_driver_asks_one_at_a_time_and_looks_again_where_nobody_is_available() {
+        let (now, pause) = (Instant::now(), Duration::from_secs(4));
+        let mut roam = Roam::new(7, pause, now);
+        assert!(roam.look(0, now) && !roam.look(0, now));
+        assert_eq!(roam.choose(&[], now), None);
+        assert!(roam.look(0, now + LOOK_AGAIN));
+        let (id, energy) = roam.choose(&["A", "B"], now).unwrap();
+        assert!(["A", "B"].contains(&id) && energy >= Energy::from_wh(LEAST_WH));
+        assert_eq!(roam.due(1), None);
+        roam.over(now + Duration::from_secs(60));
+        assert_eq!(roam.due(0), Some(now + Duration::from_secs(64)));
+        assert_eq!(roam.choose(&["A"], now), None, "a list that a person asked for starts nothing");
+    }
+}

@@ -1,0 +1,326 @@
+//! What a driver is told: every step, as a line for people and as a JSON object for programs.
+
+use std::fmt;
+
+use proto::{
+    Currency, Energy, Money, Price,
+    link::v1::{ChargingPointList, ConfirmRequest, History, Progress, Step},
+};
+use serde::Serialize;
+
+use crate::{
+    ticket::TicketText,
+    trip::{Request, Running},
+};
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its ticket is on disk.
+    Billed {
+        session: String,
+    },
+    Refused {
+        reason: &'static str,
+        detail: String,
+    },
+    /// Reserved, and nothing was supplied.
+    Released {
+        reason: &'static str,
+        detail: String,
+    },
+    /// The charging point is lost; the ticket follows when the session is settled.
+    Settling {
+        session: String,
+    },
+}
+
+/// One charging point that is available.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Offer {
+    pub id: String,
+    pub place: String,
+    pub price_e4: u32,
+    pub currency: String,
+}
+
+/// One step of whatever is going on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Told {
+    Enrolled {
+        driver: String,
+    },
+    LinkUp {
+        address: String,
+        key_no: u64,
+    },
+    CannotReachCentral {
+        detail: String,
+    },
+    /// Central's word on this driver's key or enrolment.
+    Standing {
+        reason: &'static str,
+        detail: String,
+    },
+    /// Messages from Central that do not open, so far.
+    Unintelligible {
+        count: u64,
+    },
+    Asking {
+        request_id: String,
+        charging_point: String,
+        energy_wh: u64,
+        line: Option<u64>,
+    },
+    /// Central cannot answer now; the request is repeated.
+    Waiting {
+        reason: &'static str,
+        detail: String,
+    },
+    Step {
+        request_id: String,
+        session: String,
+        charging_point: String,
+        progress: &'static str,
+        reason: &'static str,
+        detail: String,
+        place: String,
+        price_e4: u32,
+        currency: String,
+    },
+    Running(Running),
+    Ticket(Box<TicketText>),
+    Over {
+        request_id: String,
+        charging_point: String,
+        line: Option<u64>,
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    Offers {
+        offers: Vec<Offer>,
+    },
+    History {
+        tickets: Vec<TicketText>,
+        total_sessions: u64,
+        total_energy_wh: u64,
+        total_amount_minor: i64,
+        currency: String,
+    },
+    ConfirmAsked {
+        session: String,
+        charging_point: String,
+        place: String,
+        price_e4: u32,
+        currency: String,
+        energy_wh: u64,
+        expires_ms: u32,
+    },
+    Confirmed {
+        session: String,
+        accepted: bool,
+    },
+    /// An order about a session that Central did not carry out.
+    Denied {
+        session: String,
+        reason: &'static str,
+        detail: String,
+    },
+    BadLine {
+        line: u64,
+        detail: String,
+    },
+    FileOver {
+        requests: u64,
+        bad_lines: u64,
+    },
+    Hint {
+        text: String,
+    },
+}
+
+impl Told {
+    pub(crate) fn asking(request: &Request) -> Self {
+        Self::Asking {
+            request_id: request.id.clone(),
+            charging_point: request.charging_point.to_string(),
+            energy_wh: request.energy.wh(),
+            line: request.line,
+        }
+    }
+
+    pub(crate) fn over(request: &Request, outcome: Outcome) -> Self {
+        Self::Over {
+            request_id: request.id.clone(),
+            charging_point: request.charging_point.to_string(),
+            line: request.line,
+            outcome,
+        }
+    }
+
+    pub(crate) fn step(step: &Step) -> Self {
+        Self::Step {
+            request_id: step.request_id.clone(),
+            session: step.session_id.clone(),
+            charging_point: step.charging_point_id.clone(),
+            progress: progress(step.progress()),
+            reason: step.reason().code(),
+            detail: if step.detail.is_empty() && step.reason() != proto::link::v1::Reason::Unspecified {
+                step.reason().in_words().to_owned()
+            } else {
+                step.detail.clone()
+            },
+            place: step.place.clone(),
+            price_e4: step.price_e4,
+            currency: step.currency.clone(),
+        }
+    }
+
+    pub(crate) fn offers(list: ChargingPointList) -> Self {
+        let offers = list.offers.into_iter().map(|o| Offer {
+            id: o.id,
+            place: o.place,
+            price_e4: o.price_e4,
+            currency: o.currency,
+        });
+        Self::Offers { offers: offers.collect() }
+    }
+
+    pub(crate) fn history(history: History) -> Self {
+        Self::History {
+            tickets: history.tickets.into_iter().map(TicketText::from).collect(),
+            total_sessions: history.total_sessions,
+            total_energy_wh: history.total_energy_wh,
+            total_amount_minor: history.total_amount_minor,
+            currency: history.currency,
+        }
+    }
+
+    pub(crate) fn confirm_asked(asked: &ConfirmRequest) -> Self {
+        Self::ConfirmAsked {
+            session: asked.session_id.clone(),
+            charging_point: asked.charging_point_id.clone(),
+            place: asked.place.clone(),
+            price_e4: asked.price_e4,
+            currency: asked.currency.clone(),
+            energy_wh: asked.energy_wh,
+            expires_ms: asked.expires_ms,
+        }
+    }
+}
+
+pub(crate) fn progress(progress: Progress) -> &'static str {
+    match progress {
+        Progress::Unspecified => "unknown",
+        Progress::Received => "received",
+        Progress::Asking => "asking",
+        Progress::Authorised => "authorised",
+        Progress::Supplying => "supplying",
+        Progress::Refused => "refused",
+        Progress::Released => "released",
+        Progress::Settling => "settling",
+        Progress::Fault => "fault",
+    }
+}
+
+pub(crate) fn money(minor: i64, currency: &str) -> Money {
+    Money { minor, currency: currency.parse::<Currency>().unwrap_or_default() }
+}
+
+fn energy(wh: u64) -> String {
+    if wh == 0 { "until unplugged".to_owned() } else { Energy::from_wh(wh).to_string() }
+}
+
+/// Text from outside, without what would move a terminal's cursor (SPEC 2.5).
+pub(crate) fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Enrolled { driver } => write!(f, "enrolled as {driver}"),
+            Self::LinkUp { address, key_no } => write!(f, "linked to Central at {address} under key {key_no}"),
+            Self::CannotReachCentral { detail } => write!(f, "cannot reach Central: {}", escaped(detail)),
+            Self::Standing { reason, detail } => write!(f, "Central says {reason}: {}", escaped(detail)),
+            Self::Unintelligible { count } => write!(f, "unintelligible messages from Central ({count})"),
+            Self::Asking { charging_point, energy_wh, line, .. } => {
+                let line = line.map(|n| format!("line {n}: ")).unwrap_or_default();
+                write!(f, "{line}asking for a supply at {charging_point}, {}", energy(*energy_wh))
+            }
+            Self::Waiting { detail, .. } => write!(f, "{}; asking again", escaped(detail)),
+            Self::Step { charging_point, progress, detail, place, price_e4, currency, .. } => {
+                write!(f, "{progress} at {charging_point}")?;
+                if !place.is_empty() {
+                    write!(f, " ({})", escaped(place))?;
+                }
+                if *price_e4 > 0 && *progress == "authorised" {
+                    write!(f, ", {} {currency}/kWh", Price::from_e4(*price_e4))?;
+                }
+                if detail.is_empty() { Ok(()) } else { write!(f, ": {}", escaped(detail)) }
+            }
+            Self::Running(r) => write!(
+                f,
+                "{}: {}, {}, {} W",
+                r.charging_point,
+                Energy::from_wh(r.energy_wh),
+                money(r.amount_minor, &r.currency),
+                r.power_w
+            ),
+            Self::Ticket(ticket) => write!(f, "{ticket}"),
+            Self::Over { charging_point, line, outcome, .. } => {
+                let line = line.map(|n| format!("line {n}: ")).unwrap_or_default();
+                write!(f, "{line}{charging_point}: {outcome}")
+            }
+            Self::Offers { offers } if offers.is_empty() => write!(f, "no charging point is available now"),
+            Self::Offers { offers } => {
+                let lines = offers.iter().map(|o| {
+                    let price = Price::from_e4(o.price_e4);
+                    format!("  {:<20} {} {}/kWh  {}", o.id, price, o.currency, escaped(&o.place))
+                });
+                write!(f, "available now:\n{}", lines.collect::<Vec<_>>().join("\n"))
+            }
+            Self::History { tickets, total_sessions, total_energy_wh, total_amount_minor, currency } => {
+                for ticket in tickets {
+                    writeln!(f, "  {}", ticket.line())?;
+                }
+                write!(
+                    f,
+                    "{total_sessions} sessions, {}, {}",
+                    Energy::from_wh(*total_energy_wh),
+                    money(*total_amount_minor, currency)
+                )
+            }
+            Self::ConfirmAsked { session, charging_point, place, price_e4, currency, energy_wh, expires_ms } => write!(
+                f,
+                "{charging_point} ({}) asks you to pay for a supply ({}, {} {currency}/kWh): \
+                 confirm {session} or refuse {session} within {} s",
+                escaped(place),
+                energy(*energy_wh),
+                Price::from_e4(*price_e4),
+                expires_ms / 1000
+            ),
+            Self::Confirmed { session, accepted: true } => write!(f, "confirmed the supply {session}"),
+            Self::Confirmed { session, accepted: false } => write!(f, "refused the supply {session}"),
+            Self::Denied { session, detail, .. } => write!(f, "not done for session {session}: {}", escaped(detail)),
+            Self::BadLine { line, detail } => write!(f, "line {line} skipped: {}", escaped(detail)),
+            Self::FileOver { requests, bad_lines } => {
+                write!(f, "the file is over: {requests} requests, {bad_lines} bad lines skipped")
+            }
+            Self::Hint { text } => f.write_str(&escaped(text)),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Billed { .. } => write!(f, "done, the ticket is stored"),
+            Self::Refused { detail, .. } => write!(f, "refused: {}", escaped(detail)),
+            Self::Released { detail, .. } => write!(f, "released: {}", escaped(detail)),
+            Self::Settling { .. } => write!(f, "the charging point is lost; the ticket follows when it is settled"),
+        }
+    }
+}

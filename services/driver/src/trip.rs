@@ -1,0 +1,558 @@
+//! A driver's rules, from request to ticket (SPEC 3): what is sent to Central, repeated until answered, kept on disk
+//! and told to the person.
+//!
+//! Pure: inputs and the time go in, commands come out. The commands of one call are carried out in their order, so
+//! that a request is on disk before it is sent and a ticket before it is acknowledged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use mesh::clock::Now;
+use proto::{
+    ChargingPointId, Energy,
+    link::v1::{
+        ConfirmRequest, ConfirmSupply, Down, ListChargingPoints, ListHistory, Progress, Reason, RequestSupply, Step,
+        StopSupply, Ticket, TicketReceived, Up, down, up,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use crate::told::{Outcome, Told};
+
+#[cfg(test)]
+mod tests;
+
+/// Most requests in flight at once; Central allows one session, so more is a mistake of the person or the program.
+const MOST_REQUESTS: usize = 16;
+/// Most messages that wait for an answer.
+const MOST_UNANSWERED: usize = 64;
+
+/// Times of the rules, each a setting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// An unanswered message is sent again after this.
+    pub repeat: Duration,
+    pub confirm: Confirm,
+}
+
+/// What becomes of a manual supply that names this driver (SPEC 3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Confirm {
+    /// Every one is confirmed.
+    Always,
+    /// Every one is refused.
+    Never,
+    /// The person is asked.
+    #[default]
+    Ask,
+}
+
+/// A supply wished for. Kept on disk from before it is sent until it is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Unique for the driver; the same id gets the first answer, so asking again is safe.
+    pub id: String,
+    pub charging_point: ChargingPointId,
+    /// Zero: until unplugged.
+    pub energy: Energy,
+    /// The line of the file it came from.
+    pub line: Option<u64>,
+    /// Known once Central has reserved.
+    pub session: Option<String>,
+}
+
+/// What a person, a file or a program wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Request(Request),
+    /// The named session, or the only one.
+    Stop(Option<String>),
+    /// The named session, or the only one that waits for a word.
+    Confirm(Option<String>, bool),
+    ListChargingPoints,
+    ListHistory(u32),
+}
+
+#[derive(Debug)]
+pub(crate) enum Input {
+    Order(Order),
+    /// A link that has proven its key.
+    LinkOpen,
+    LinkLost,
+    Down(Box<Down>),
+    /// The ticket is on disk.
+    Stored(Box<Ticket>),
+    Timeout,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Command {
+    /// Lost if there is no link: it is repeated anyway.
+    Send(Up),
+    /// Put it on disk, then answer [`Input::Stored`]; if that fails, say so and leave it to Central to send it again.
+    Store(Ticket),
+    /// These requests are on disk before any later command is carried out.
+    Keep(Vec<Request>),
+    Tell(Told),
+}
+
+/// A session of this driver that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Running {
+    pub session: String,
+    pub charging_point: String,
+    pub step: &'static str,
+    pub energy_wh: u64,
+    pub amount_minor: i64,
+    pub currency: String,
+    pub power_w: u32,
+}
+
+struct Unanswered {
+    body: up::Body,
+    again_at: Instant,
+}
+
+/// All trips of one driver.
+pub(crate) struct Trips {
+    settings: Settings,
+    open: bool,
+    next_id: u64,
+    requests: BTreeMap<String, Request>,
+    /// Requests that Central has not answered yet; the others are known to it.
+    unanswered: BTreeMap<u64, Unanswered>,
+    running: BTreeMap<String, Running>,
+    confirms: BTreeMap<String, (ConfirmRequest, Instant)>,
+    /// Sessions whose ticket is on disk, with the number of its corrections.
+    stored: BTreeSet<(String, usize)>,
+    storing: BTreeSet<(String, usize)>,
+    out: VecDeque<Command>,
+}
+
+impl std::fmt::Debug for Trips {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trips").field("requests", &self.requests.len()).field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+impl Trips {
+    /// `kept`: what was in flight before a restart; `stored`: sessions with a ticket on disk and its number of
+    /// corrections; `first_id`: where the ids of messages begin, different at each start.
+    pub(crate) fn new(
+        settings: Settings,
+        kept: Vec<Request>,
+        stored: impl IntoIterator<Item = (String, usize)>,
+        first_id: u64,
+    ) -> Self {
+        Self {
+            settings,
+            open: false,
+            next_id: first_id.max(1),
+            requests: kept.into_iter().map(|r| (r.id.clone(), r)).collect(),
+            unanswered: BTreeMap::new(),
+            running: BTreeMap::new(),
+            confirms: BTreeMap::new(),
+            stored: stored.into_iter().collect(),
+            storing: BTreeSet::new(),
+            out: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Order(order) => self.order(order, now),
+            Input::LinkOpen => self.link_open(now),
+            Input::LinkLost => self.open = false,
+            Input::Down(down) => self.down(*down, now),
+            Input::Stored(ticket) => self.ticket_stored(*ticket, now),
+            Input::Timeout => self.timeout(now),
+        }
+    }
+
+    pub(crate) fn next_command(&mut self) -> Option<Command> {
+        self.out.pop_front()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let again = self.unanswered.values().map(|u| u.again_at).filter(|_| self.open);
+        again.chain(self.confirms.values().map(|(_, until)| *until)).min()
+    }
+
+    /// Requests that are not over.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.requests.values()
+    }
+
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Running> {
+        self.running.values()
+    }
+
+    pub(crate) fn confirms(&self) -> impl Iterator<Item = &ConfirmRequest> {
+        self.confirms.values().map(|(asked, _)| asked)
+    }
+
+    fn order(&mut self, order: Order, now: Now) {
+        match order {
+            Order::Request(request) => self.request(request, now),
+            Order::Stop(session) => match self.the_one(session, |t| t.running.keys().cloned().collect()) {
+                Ok(session) => self.ask(up::Body::StopSupply(StopSupply { session_id: session }), now),
+                Err(why) => self.tell(Told::Hint { text: format!("nothing to stop: {why}") }),
+            },
+            Order::Confirm(session, accepted) => {
+                match self.the_one(session, |t| t.confirms.keys().cloned().collect()) {
+                    Ok(session) => self.confirm(session, accepted, now),
+                    Err(why) => self.tell(Told::Hint { text: format!("nothing to confirm: {why}") }),
+                }
+            }
+            Order::ListChargingPoints => self.ask(up::Body::ListChargingPoints(ListChargingPoints {}), now),
+            Order::ListHistory(limit) => self.ask(up::Body::ListHistory(ListHistory { limit }), now),
+        }
+    }
+
+    fn the_one(&self, named: Option<String>, all: impl Fn(&Self) -> Vec<String>) -> Result<String, String> {
+        let mut all = all(self);
+        match named {
+            Some(session) if all.contains(&session) => Ok(session),
+            Some(session) => Err(format!("there is no session {session:?} of yours")),
+            None if all.len() == 1 => Ok(all.remove(0)),
+            None if all.is_empty() => Err("no session of yours waits for that".to_owned()),
+            None => Err(format!("there are several sessions, name one of {}", all.join(", "))),
+        }
+    }
+
+    fn request(&mut self, request: Request, now: Now) {
+        if self.requests.len() >= MOST_REQUESTS {
+            let text = format!("{MOST_REQUESTS} requests are waiting already; wait until one is over");
+            return self.tell(Told::Hint { text });
+        }
+        self.tell(Told::asking(&request));
+        self.requests.insert(request.id.clone(), request.clone());
+        self.keep();
+        self.ask(request_body(&request), now);
+    }
+
+    fn confirm(&mut self, session_id: String, accepted: bool, now: Now) {
+        self.confirms.remove(&session_id);
+        self.tell(Told::Confirmed { session: session_id.clone(), accepted });
+        self.ask(up::Body::ConfirmSupply(ConfirmSupply { session_id, accepted }), now);
+    }
+
+    /// Sends a message that must have an effect: again and again with its id, until its answer comes (SPEC 4.2).
+    fn ask(&mut self, body: up::Body, now: Now) {
+        if self.unanswered.values().any(|u| u.body == body) {
+            return;
+        }
+        if self.unanswered.len() >= MOST_UNANSWERED {
+            let text = "too much waits for Central's answer already; try again when the link is back".to_owned();
+            return self.tell(Told::Hint { text });
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.unanswered.insert(id, Unanswered { body: body.clone(), again_at: now.mono + self.settings.repeat });
+        self.send(id, body);
+    }
+
+    fn send(&mut self, id: u64, body: up::Body) {
+        if self.open {
+            self.out.push_back(Command::Send(Up { id, body: Some(body) }));
+        }
+    }
+
+    /// Everything unanswered again, and every request that is not over: its answer, repeated, and Central's view of it
+    /// say what was missed.
+    fn link_open(&mut self, now: Now) {
+        self.open = true;
+        for request in self.requests.values().map(request_body).collect::<Vec<_>>() {
+            if !self.unanswered.values().any(|u| u.body == request) {
+                self.ask(request, now);
+            }
+        }
+        self.repeat(now, |_| true);
+    }
+
+    fn repeat(&mut self, now: Now, due: impl Fn(&Unanswered) -> bool) {
+        let mut again = Vec::new();
+        for (id, unanswered) in self.unanswered.iter_mut().filter(|(_, u)| due(u)) {
+            unanswered.again_at = now.mono + self.settings.repeat;
+            again.push((*id, unanswered.body.clone()));
+        }
+        let sent: Vec<u64> = self
+            .out
+            .iter()
+            .filter_map(|c| match c {
+                Command::Send(up) => Some(up.id),
+                Command::Store(_) | Command::Keep(_) | Command::Tell(_) => None,
+            })
+            .collect();
+        for (id, body) in again {
+            if !sent.contains(&id) {
+                self.send(id, body);
+            }
+        }
+    }
+
+    fn timeout(&mut self, now: Now) {
+        if self.open {
+            self.repeat(now, |u| u.again_at <= now.mono);
+        }
+        let over: Vec<String> =
+            self.confirms.iter().filter(|(_, (_, until))| *until <= now.mono).map(|(id, _)| id.clone()).collect();
+        for session in over {
+            self.confirms.remove(&session);
+            self.tell(Told::Hint { text: format!("the manual supply {session} was not confirmed in time") });
+        }
+    }
+
+    fn down(&mut self, down: Down, now: Now) {
+        match down.body {
+            Some(down::Body::Answer(answer)) => {
+                let reason = answer.reason();
+                self.answered(answer.to, reason, answer.detail, now);
+            }
+            Some(down::Body::Unsupported(unsupported)) => {
+                let detail = "Central does not know this message: it is older than this driver".to_owned();
+                self.answered(unsupported.to, Reason::Invalid, detail, now);
+            }
+            Some(down::Body::Step(step)) => self.step(step),
+            Some(down::Body::Running(running)) => self.runs(running),
+            Some(down::Body::Ticket(ticket)) => self.ticket(ticket, now),
+            Some(down::Body::ChargingPoints(list)) => {
+                self.unanswered.retain(|_, u| !matches!(u.body, up::Body::ListChargingPoints(_)));
+                self.tell(Told::offers(list));
+            }
+            Some(down::Body::History(history)) => {
+                self.unanswered.retain(|_, u| !matches!(u.body, up::Body::ListHistory(_)));
+                self.tell(Told::history(history));
+            }
+            Some(down::Body::ConfirmRequest(asked)) => self.asked_to_confirm(asked, now),
+            // Keys and standing are the contact's; the rest is for charging points.
+            Some(
+                down::Body::KeyGrant(_)
+                | down::Body::Standing(_)
+                | down::Body::View(_)
+                | down::Body::Ask(_)
+                | down::Body::Supply(_)
+                | down::Body::Release(_)
+                | down::Body::Stop(_)
+                | down::Body::Settled(_),
+            )
+            | None => {}
+        }
+    }
+
+    fn answered(&mut self, to: u64, reason: Reason, detail: String, now: Now) {
+        let Some(unanswered) = self.unanswered.get_mut(&to) else { return };
+        if matches!(reason, Reason::Unavailable | Reason::Overloaded) {
+            // Not an answer yet: nothing was made durable, so the same id asks again.
+            unanswered.again_at = now.mono + self.settings.repeat;
+            return self.tell(Told::Waiting { reason: reason.code(), detail: in_words(reason, &detail) });
+        }
+        let Some(Unanswered { body, .. }) = self.unanswered.remove(&to) else { return };
+        if reason == Reason::Unspecified {
+            return;
+        }
+        match body {
+            up::Body::RequestSupply(request) => self.refused(&request.request_id, reason, detail),
+            up::Body::TicketReceived(_) => {}
+            up::Body::ConfirmSupply(ConfirmSupply { session_id, .. })
+            | up::Body::StopSupply(StopSupply { session_id }) => self.tell(Told::Denied {
+                session: session_id,
+                reason: reason.code(),
+                detail: in_words(reason, &detail),
+            }),
+            other => {
+                let text = format!("Central refused {}: {}", name_of(&other), in_words(reason, &detail));
+                self.tell(Told::Hint { text });
+            }
+        }
+    }
+
+    fn refused(&mut self, request_id: &str, reason: Reason, detail: String) {
+        let outcome = Outcome::Refused { reason: reason.code(), detail: in_words(reason, &detail) };
+        self.over(request_id, outcome);
+    }
+
+    fn step(&mut self, step: Step) {
+        let progress = step.progress();
+        let reason = step.reason();
+        if progress == Progress::Refused && matches!(reason, Reason::Unavailable | Reason::Overloaded) {
+            return; // the answer says the same, and the request is repeated
+        }
+        self.learn_session(&step);
+        self.tell(Told::step(&step));
+        let request_id = self.request_of(&step);
+        match progress {
+            Progress::Authorised | Progress::Supplying | Progress::Fault => self.show_running(&step),
+            Progress::Refused => {
+                self.running.remove(&step.session_id);
+                self.confirms.remove(&step.session_id);
+                if let Some(id) = request_id {
+                    self.refused(&id, reason, step.detail);
+                }
+            }
+            Progress::Released => {
+                self.running.remove(&step.session_id);
+                self.confirms.remove(&step.session_id);
+                if let Some(id) = request_id {
+                    let detail = in_words(reason, &step.detail);
+                    self.over(&id, Outcome::Released { reason: reason.code(), detail });
+                }
+            }
+            // The driver is free for another supply; the ticket follows when it is settled (SPEC 3.8).
+            Progress::Settling => {
+                self.running.remove(&step.session_id);
+                if let Some(id) = request_id {
+                    self.over(&id, Outcome::Settling { session: step.session_id });
+                }
+            }
+            Progress::Received | Progress::Asking | Progress::Unspecified => {}
+        }
+    }
+
+    fn request_of(&self, step: &Step) -> Option<String> {
+        let by_session = || {
+            self.requests
+                .values()
+                .find(|r| r.session.as_deref().is_some_and(|s| s == step.session_id))
+                .map(|r| r.id.clone())
+        };
+        self.requests.get(&step.request_id).map(|r| r.id.clone()).or_else(by_session)
+    }
+
+    /// A request whose session already has its ticket on disk is over: it was, before a restart.
+    fn learn_session(&mut self, step: &Step) {
+        if step.session_id.is_empty() {
+            return;
+        }
+        let Some(request) = self.requests.get_mut(&step.request_id) else { return };
+        if request.session.as_deref() != Some(&step.session_id) {
+            request.session = Some(step.session_id.clone());
+            self.keep();
+        }
+        if self.stored.iter().any(|(session, _)| *session == step.session_id) {
+            self.over(&step.request_id.clone(), Outcome::Billed { session: step.session_id.clone() });
+        }
+    }
+
+    fn show_running(&mut self, step: &Step) {
+        if step.session_id.is_empty() || self.stored.iter().any(|(session, _)| *session == step.session_id) {
+            return;
+        }
+        let shown = self.running.entry(step.session_id.clone()).or_insert_with(|| Running {
+            session: step.session_id.clone(),
+            charging_point: step.charging_point_id.clone(),
+            step: "",
+            energy_wh: 0,
+            amount_minor: 0,
+            currency: step.currency.clone(),
+            power_w: 0,
+        });
+        shown.step = crate::told::progress(step.progress());
+    }
+
+    fn runs(&mut self, running: proto::link::v1::Running) {
+        if self.stored.iter().any(|(session, _)| *session == running.session_id) {
+            return;
+        }
+        let shown = Running {
+            session: running.session_id,
+            charging_point: running.charging_point_id,
+            step: crate::told::progress(Progress::Supplying),
+            energy_wh: running.energy_wh,
+            amount_minor: running.amount_minor,
+            currency: running.currency,
+            power_w: running.power_w,
+        };
+        self.running.insert(shown.session.clone(), shown.clone());
+        self.tell(Told::Running(shown));
+    }
+
+    fn asked_to_confirm(&mut self, asked: ConfirmRequest, now: Now) {
+        let session = asked.session_id.clone();
+        let known = self.confirms.contains_key(&session);
+        if !known {
+            self.tell(Told::confirm_asked(&asked));
+        }
+        let until = now.mono + Duration::from_millis(asked.expires_ms.into());
+        self.confirms.insert(session.clone(), (asked, until));
+        match self.settings.confirm {
+            Confirm::Always => self.confirm(session, true, now),
+            Confirm::Never => self.confirm(session, false, now),
+            Confirm::Ask => {}
+        }
+    }
+
+    fn ticket(&mut self, ticket: Ticket, now: Now) {
+        let version = (ticket.session_id.clone(), ticket.corrections.len());
+        if self.stored.contains(&version) {
+            self.acknowledge(ticket.session_id, now);
+        } else if self.storing.insert(version) {
+            self.out.push_back(Command::Store(ticket));
+        }
+    }
+
+    /// On disk: only now is it told, the request over, and the ticket acknowledged (SPEC 3.9).
+    fn ticket_stored(&mut self, ticket: Ticket, now: Now) {
+        let version = (ticket.session_id.clone(), ticket.corrections.len());
+        self.storing.remove(&version);
+        self.stored.insert(version);
+        self.running.remove(&ticket.session_id);
+        self.confirms.remove(&ticket.session_id);
+        let session = ticket.session_id.clone();
+        self.tell(Told::Ticket(Box::new(ticket.into())));
+        let of = |r: &&Request| r.session.as_deref() == Some(session.as_str());
+        if let Some(id) = self.requests.values().find(of).map(|r| r.id.clone()) {
+            self.over(&id, Outcome::Billed { session: session.clone() });
+        }
+        self.acknowledge(session, now);
+    }
+
+    /// A ticket that could not be stored; Central sends it again.
+    pub(crate) fn not_stored(&mut self, ticket: &Ticket) {
+        self.storing.remove(&(ticket.session_id.clone(), ticket.corrections.len()));
+    }
+
+    fn acknowledge(&mut self, session_id: String, now: Now) {
+        self.ask(up::Body::TicketReceived(TicketReceived { session_id }), now);
+    }
+
+    fn over(&mut self, request_id: &str, outcome: Outcome) {
+        let Some(request) = self.requests.remove(request_id) else { return };
+        self.unanswered.retain(|_, u| !matches!(&u.body, up::Body::RequestSupply(r) if r.request_id == request_id));
+        if let Some(session) = &request.session {
+            self.running.remove(session);
+        }
+        self.keep();
+        self.tell(Told::over(&request, outcome));
+    }
+
+    fn keep(&mut self) {
+        self.out.push_back(Command::Keep(self.requests.values().cloned().collect()));
+    }
+
+    fn tell(&mut self, told: Told) {
+        self.out.push_back(Command::Tell(told));
+    }
+}
+
+fn request_body(request: &Request) -> up::Body {
+    up::Body::RequestSupply(RequestSupply {
+        request_id: request.id.clone(),
+        charging_point_id: request.charging_point.to_string(),
+        energy_wh: request.energy.wh(),
+    })
+}
+
+fn in_words(reason: Reason, detail: &str) -> String {
+    if detail.is_empty() { reason.in_words().to_owned() } else { format!("{} ({detail})", reason.in_words()) }
+}
+
+fn name_of(body: &up::Body) -> &'static str {
+    match body {
+        up::Body::ListChargingPoints(_) => "the list of charging points",
+        up::Body::ListHistory(_) => "the history",
+        _ => "a message",
+    }
+}

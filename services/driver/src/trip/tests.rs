@@ -1,0 +1,259 @@
+use std::time::Instant;
+
+use proto::link::v1::{Answer, Correction};
+
+use super::*;
+
+const SETTINGS: Settings = Settings { repeat: Duration::from_secs(5), confirm: Confirm::Ask };
+
+struct Bench {
+    trips: Trips,
+    start: Now,
+    now: Now,
+}
+
+impl Bench {
+    fn new(settings: Settings) -> Self {
+        Self::with(Trips::new(settings, Vec::new(), [], 1))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from; the tests never wait")]
+    fn with(trips: Trips) -> Self {
+        let start = Now { mono: Instant::now(), wall_ms: 0 };
+        Self { trips, start, now: start }
+    }
+
+    fn at(&mut self, ms: u64) -> &mut Self {
+        self.now.mono = self.start.mono + Duration::from_millis(ms);
+        self
+    }
+
+    fn handle(&mut self, input: Input) -> Vec<Command> {
+        self.trips.handle(input, self.now);
+        std::iter::from_fn(|| self.trips.next_command()).collect()
+    }
+
+    fn down(&mut self, body: down::Body) -> Vec<Command> {
+        self.handle(Input::Down(Box::new(Down { epoch: 0, body: Some(body) })))
+    }
+
+    fn step(&mut self, request_id: &str, progress: Progress, reason: Reason) -> Vec<Command> {
+        self.down(down::Body::Step(Step {
+            request_id: request_id.into(),
+            session_id: "s1".into(),
+            charging_point_id: "CP-1".into(),
+            progress: progress.into(),
+            reason: reason.into(),
+            ..Step::default()
+        }))
+    }
+}
+
+fn request(id: &str, line: Option<u64>) -> Request {
+    let charging_point = "CP-1".parse().unwrap();
+    Request { id: id.into(), charging_point, energy: Energy::from_wh(7500), line, session: None }
+}
+
+fn sent(commands: &[Command]) -> Vec<&Up> {
+    commands.iter().filter_map(|c| if let Command::Send(up) = c { Some(up) } else { None }).collect()
+}
+
+fn outcome(commands: &[Command]) -> Option<&Outcome> {
+    commands.iter().find_map(|c| if let Command::Tell(Told::Over { outcome, .. }) = c { Some(outcome) } else { None })
+}
+
+fn ticket(session: &str) -> Ticket {
+    Ticket { session_id: session.into(), ..Ticket::default() }
+}
+
+#[test]
+fn a_request_is_on_disk_before_it_is_sent_spec_3_10() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    let commands = bench.handle(Input::Order(Order::Request(request("r1", None))));
+    let keep = commands.iter().position(|c| matches!(c, Command::Keep(kept) if kept.len() == 1)).unwrap();
+    let send = commands.iter().position(|c| matches!(c, Command::Send(_))).unwrap();
+    assert!(keep < send);
+}
+
+#[test]
+fn a_request_is_repeated_with_the_same_ids_until_it_is_answered_spec_4_2() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    let first = bench.handle(Input::Order(Order::Request(request("r1", None))));
+    let first = sent(&first)[0].clone();
+    assert!(bench.at(4999).handle(Input::Timeout).is_empty());
+    assert_eq!(sent(&bench.at(5000).handle(Input::Timeout)), [&first]);
+    assert_eq!(sent(&bench.at(10_000).handle(Input::Timeout)), [&first]);
+    bench.down(down::Body::Answer(Answer { to: first.id, ..Answer::default() }));
+    assert!(bench.at(60_000).handle(Input::Timeout).is_empty());
+    assert_eq!(bench.trips.poll_timeout(), None);
+}
+
+#[test]
+fn without_a_link_nothing_is_sent_and_all_is_said_when_it_comes() {
+    let mut bench = Bench::new(SETTINGS);
+    let commands = bench.handle(Input::Order(Order::Request(request("r1", None))));
+    assert!(sent(&commands).is_empty());
+    assert_eq!(bench.trips.poll_timeout(), None, "nothing to repeat while there is no link");
+    assert_eq!(sent(&bench.handle(Input::LinkOpen)).len(), 1);
+}
+
+#[test]
+fn a_restarted_driver_asks_again_with_the_kept_request_id_and_never_a_new_one_spec_3_10() {
+    let mut bench = Bench::with(Trips::new(SETTINGS, vec![request("r1", Some(3))], [], 900));
+    let commands = bench.handle(Input::LinkOpen);
+    let [Up { body: Some(up::Body::RequestSupply(asked)), .. }] = sent(&commands)[..] else { panic!("{commands:?}") };
+    assert_eq!(asked.request_id, "r1");
+}
+
+#[test]
+fn an_answered_request_that_is_not_over_is_asked_again_on_a_new_link_to_see_what_was_missed() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    let first = bench.handle(Input::Order(Order::Request(request("r1", None))));
+    bench.down(down::Body::Answer(Answer { to: sent(&first)[0].id, ..Answer::default() }));
+    bench.handle(Input::LinkLost);
+    assert_eq!(sent(&bench.handle(Input::LinkOpen)).len(), 1);
+}
+
+#[test]
+fn a_refusal_by_answer_or_by_step_ends_the_request_once_and_carries_its_reason_spec_3_2() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    let commands = bench.handle(Input::Order(Order::Request(request("r1", Some(4)))));
+    let to = sent(&commands)[0].id;
+    let commands = bench.step("r1", Progress::Refused, Reason::Broken);
+    assert!(matches!(outcome(&commands), Some(Outcome::Refused { reason: "BROKEN", .. })), "{commands:?}");
+    assert!(commands.contains(&Command::Keep(Vec::new())), "no longer in flight");
+    let commands = bench.down(down::Body::Answer(Answer { to, reason: Reason::Broken.into(), ..Answer::default() }));
+    assert_eq!(commands, []);
+}
+
+#[test]
+fn a_central_that_cannot_make_it_durable_is_asked_again_and_has_refused_nothing_spec_9() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    let commands = bench.handle(Input::Order(Order::Request(request("r1", None))));
+    let to = sent(&commands)[0].id;
+    let answer = Answer { to, reason: Reason::Unavailable.into(), ..Answer::default() };
+    let commands = bench.down(down::Body::Answer(answer));
+    assert!(matches!(commands[..], [Command::Tell(Told::Waiting { reason: "UNAVAILABLE", .. })]), "{commands:?}");
+    assert_eq!(sent(&bench.at(5000).handle(Input::Timeout)).len(), 1);
+}
+
+#[test]
+fn a_ticket_is_stored_before_it_is_acknowledged_and_ends_its_request_spec_3_9() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    bench.handle(Input::Order(Order::Request(request("r1", None))));
+    bench.step("r1", Progress::Authorised, Reason::Unspecified);
+    let commands = bench.down(down::Body::Ticket(ticket("s1")));
+    assert_eq!(commands, [Command::Store(ticket("s1"))]);
+    assert_eq!(bench.down(down::Body::Ticket(ticket("s1"))), [], "the second copy waits for the first");
+    let commands = bench.handle(Input::Stored(Box::new(ticket("s1"))));
+    assert_eq!(outcome(&commands), Some(&Outcome::Billed { session: "s1".into() }));
+    let kept = commands.iter().position(|c| *c == Command::Keep(Vec::new())).unwrap();
+    let acknowledged = commands.iter().position(
+        |c| matches!(c, Command::Send(Up { body: Some(up::Body::TicketReceived(t)), .. }) if t.session_id == "s1"),
+    );
+    assert!(kept < acknowledged.unwrap(), "the request is over on disk before Central may forget the ticket");
+}
+
+#[test]
+fn a_ticket_that_comes_again_is_acknowledged_again_and_shown_once_spec_3_7() {
+    let mut bench = Bench::with(Trips::new(SETTINGS, Vec::new(), [("s1".to_owned(), 0)], 1));
+    bench.handle(Input::LinkOpen);
+    let commands = bench.down(down::Body::Ticket(ticket("s1")));
+    assert!(matches!(commands[..], [Command::Send(Up { body: Some(up::Body::TicketReceived(_)), .. })]));
+    let corrected = Ticket { corrections: vec![Correction::default()], ..ticket("s1") };
+    assert_eq!(bench.down(down::Body::Ticket(corrected.clone())), [Command::Store(corrected)], "a corrected one is new");
+}
+
+#[test]
+fn a_ticket_that_could_not_be_stored_is_not_acknowledged_and_tried_again() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    bench.down(down::Body::Ticket(ticket("s1")));
+    bench.trips.not_stored(&ticket("s1"));
+    assert_eq!(bench.down(down::Body::Ticket(ticket("s1"))), [Command::Store(ticket("s1"))]);
+}
+
+#[test]
+fn a_restart_between_ticket_and_request_ends_the_request_by_the_stored_ticket_spec_3_7() {
+    let mut bench = Bench::with(Trips::new(SETTINGS, vec![request("r1", Some(2))], [("s1".to_owned(), 0)], 1));
+    bench.handle(Input::LinkOpen);
+    let commands = bench.step("r1", Progress::Authorised, Reason::Unspecified);
+    assert_eq!(outcome(&commands), Some(&Outcome::Billed { session: "s1".into() }));
+}
+
+#[test]
+fn a_released_or_a_settling_session_ends_the_request_so_that_a_file_goes_on_spec_3_10() {
+    for (progress, reason) in [(Progress::Released, Reason::Fault), (Progress::Settling, Reason::Unspecified)] {
+        let mut bench = Bench::new(SETTINGS);
+        bench.handle(Input::LinkOpen);
+        bench.handle(Input::Order(Order::Request(request("r1", Some(1)))));
+        bench.step("r1", Progress::Authorised, Reason::Unspecified);
+        let commands = bench.step("r1", progress, reason);
+        assert!(outcome(&commands).is_some(), "{progress:?}");
+        assert_eq!(bench.trips.running().count(), 0);
+    }
+}
+
+#[test]
+fn the_end_is_known_by_the_session_where_central_leaves_the_request_out() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    bench.handle(Input::Order(Order::Request(request("r1", None))));
+    bench.step("r1", Progress::Supplying, Reason::Unspecified);
+    assert!(outcome(&bench.step("", Progress::Released, Reason::Fault)).is_some());
+}
+
+#[test]
+fn stop_means_the_only_session_or_the_named_one_spec_3_5() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    let commands = bench.handle(Input::Order(Order::Stop(None)));
+    assert!(matches!(&commands[..], [Command::Tell(Told::Hint { .. })]), "{commands:?}");
+    bench.step("", Progress::Supplying, Reason::Unspecified);
+    let commands = bench.handle(Input::Order(Order::Stop(None)));
+    assert!(
+        matches!(sent(&commands)[0].body.as_ref(), Some(up::Body::StopSupply(stop)) if stop.session_id == "s1"),
+        "{commands:?}"
+    );
+    let commands = bench.handle(Input::Order(Order::Stop(Some("s9".into()))));
+    assert!(matches!(&commands[..], [Command::Tell(Told::Hint { .. })]), "{commands:?}");
+}
+
+#[test]
+fn a_manual_supply_is_confirmed_by_the_person_or_by_the_setting_spec_3_1() {
+    let asked = ConfirmRequest { session_id: "s1".into(), expires_ms: 1000, ..ConfirmRequest::default() };
+    let word = |commands: &[Command]| {
+        sent(commands).iter().find_map(|up| match &up.body {
+            Some(up::Body::ConfirmSupply(word)) => Some(word.accepted),
+            _ => None,
+        })
+    };
+    for (confirm, expected) in [(Confirm::Always, Some(true)), (Confirm::Never, Some(false)), (Confirm::Ask, None)] {
+        let mut bench = Bench::new(Settings { confirm, ..SETTINGS });
+        bench.handle(Input::LinkOpen);
+        let commands = bench.down(down::Body::ConfirmRequest(asked.clone()));
+        assert_eq!(word(&commands), expected, "{confirm:?}");
+    }
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    bench.down(down::Body::ConfirmRequest(asked.clone()));
+    assert_eq!(word(&bench.handle(Input::Order(Order::Confirm(None, true)))), Some(true));
+    bench.down(down::Body::ConfirmRequest(asked));
+    bench.at(1000).handle(Input::Timeout);
+    assert_eq!(word(&bench.handle(Input::Order(Order::Confirm(None, true)))), None, "too late");
+}
+
+#[test]
+fn requests_in_flight_are_bounded() {
+    let mut bench = Bench::new(SETTINGS);
+    for n in 0..100 {
+        bench.handle(Input::Order(Order::Request(request(&format!("r{n}"), None))));
+    }
+    assert_eq!(bench.trips.requests().count(), MOST_REQUESTS);
+}
