@@ -1,1 +1,178 @@
-//! Placeholder until its first landing.
+//! Registry: the identity authority (SPEC 1.2). It enrols and removes charging points, drivers and operators, issues
+//! credentials once and keeps only their Argon2id hashes, verifies credentials for Central, and pushes every change.
+//!
+//! ```text
+//!  operators, Central ─▶ grpc.rs ─┐                                      ┌─▶ store: the change, its answer, its audit
+//!  who enrols, HTTPS ──▶ http.rs ─┤ authority ▶ enrolment.rs, token.rs ──┤
+//!                                 │             (pure)                   └─▶ watch.rs ─▶ Central's mirror
+//!  every minute ──────────────────┘
+//!  audit in the store ─▶ forward.rs ─▶ Central's audit
+//! ```
+//!
+//! * `enrolment`, `token`, `attempts`, `strangers` decide, and touch neither clock nor store.
+//! * `credential` makes secrets and tells ours from others'; `hashing` bounds what they cost.
+//! * `authority` makes decisions durable, then tells.
+//!
+//! A person operates by his certificate: any operator certificate of the mesh is accepted unless its name is on the
+//! list of the removed. So the first operator needs no entry here; [`Config::first_operator`] and [`add_operator`] only
+//! make him known.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use mesh::{
+    identity::{Identity, IdentityConfig},
+    policy::DenyList,
+    process::{Context, Misuse},
+};
+use proto::{
+    OperatorName,
+    registry::v1::{identities_server::IdentitiesServer, operators_server::OperatorsServer},
+};
+
+mod attempts;
+mod audit;
+mod authority;
+mod chain;
+mod checkpoints;
+mod credential;
+mod database;
+mod enrolment;
+mod first;
+mod forward;
+mod grpc;
+mod hashing;
+mod http;
+mod metrics;
+mod refusal;
+mod rows;
+mod secret;
+mod strangers;
+mod token;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use authority::AttemptConfig;
+pub use first::add_operator;
+pub use hashing::HashConfig;
+
+use authority::{Authority, Parts};
+
+/// All that Registry can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Folder for what Registry keeps: its secret, its audit key and checkpoints, and its database if no other is given
+    #[arg(long, env = "CHARGEMESH_REGISTRY_DATA", value_name = "DIR", default_value = "data/registry")]
+    pub data: PathBuf,
+    /// Database: sqlite:PATH or postgres://…; not given: registry.db in the data folder
+    #[arg(long, env = "CHARGEMESH_REGISTRY_DATABASE", value_name = "URL", hide_env_values = true)]
+    pub database: Option<String>,
+    /// Where to serve gRPC (mutual TLS)
+    #[arg(long, env = "CHARGEMESH_REGISTRY_GRPC_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:7543")]
+    pub grpc_address: SocketAddr,
+    /// Where to serve enrolment (HTTPS)
+    #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:7580")]
+    pub https_address: SocketAddr,
+    /// File with the secret that credentials are made with (64 hexadecimal digits); not given: `secret` in the data
+    /// folder, made where missing. Without it no credential of this Registry is worth anything
+    #[arg(long, env = "CHARGEMESH_REGISTRY_SECRET_FILE", value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Central's gRPC addresses, to which the audit is handed on; an empty one: the audit stays here
+    #[arg(long, env = "CHARGEMESH_CENTRAL", value_name = "HOST:PORT", value_delimiter = ',',
+          default_value = "127.0.0.1:7443")]
+    pub central: Vec<String>,
+    /// Name of the first operator, to be listed; his certificate is what lets him operate
+    #[arg(long, env = "CHARGEMESH_REGISTRY_FIRST_OPERATOR", value_name = "NAME")]
+    pub first_operator: Option<OperatorName>,
+    /// How often at least a signed checkpoint over the audit is written to a file
+    #[arg(long, env = "CHARGEMESH_REGISTRY_CHECKPOINT_EVERY", value_name = "DURATION", default_value = "10s",
+          value_parser = mesh::duration::parse)]
+    pub checkpoint_every: Duration,
+    #[command(flatten)]
+    pub identity: IdentityConfig,
+    #[command(flatten)]
+    pub limits: mesh::server::Limits,
+    #[command(flatten)]
+    pub client: mesh::client::Settings,
+    #[command(flatten)]
+    pub hash: HashConfig,
+    #[command(flatten)]
+    pub attempts: AttemptConfig,
+}
+
+impl Config {
+    /// Where the database is.
+    pub fn database_url(&self) -> String {
+        self.database.clone().unwrap_or_else(|| format!("sqlite:{}", self.data.join("registry.db").display()))
+    }
+}
+
+/// Builds, connects and spawns, in the order in which data flows.
+///
+/// # Errors
+/// A sentence that names what cannot be used.
+pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.data)
+        .map_err(|error| Misuse::new(format!("cannot make the folder {}: {error}", config.data.display())))?;
+    let identity = Identity::open(&ctx, &config.identity)?;
+    let Some(database) = database::open(&ctx, &config.database_url()).await? else { return Ok(()) };
+    let mint = database::mint(&database, &config).await?;
+    let denied = DenyList::default();
+    let parts = Parts {
+        database: database.clone(),
+        mint,
+        hashing: hashing::Hashing::new(&config.hash).map_err(|error| Misuse::new(error.to_string()))?,
+        attempts: config.attempts.clone(),
+        clock: ctx.clock,
+        metrics: metrics::Metrics::new(&ctx.metrics),
+        denied: denied.clone(),
+        roots: roots(&identity),
+    };
+    let authority = Authority::open(parts).await.context("cannot read the database")?;
+    if let Some(name) = &config.first_operator {
+        first::make_known(&authority, name).await?;
+    }
+    audit::started(&authority).await?;
+
+    let grpc = grpc::Grpc { authority: authority.clone(), stop: ctx.stop.clone() };
+    mesh::server::Server::new(&ctx, &identity, config.limits.clone())
+        .deny_list(&denied)
+        .add_service(IdentitiesServer::new(grpc.clone()))
+        .add_service(OperatorsServer::new(grpc))
+        .start("grpc", config.grpc_address)
+        .await?;
+    mesh::http::start(&ctx, &identity, "https", config.https_address, http::router(authority.clone())).await?;
+
+    checkpoints::start(&ctx, &config, &database)?;
+    if let Some(central) = central(&config, &ctx, &identity) {
+        let (authority, stop) = (authority.clone(), ctx.stop.clone());
+        ctx.spawn("audit forwarding", async move {
+            forward::forward(authority, central, stop).await;
+            Ok(())
+        });
+    }
+    let stop = ctx.stop.clone();
+    ctx.spawn("keeping", async move {
+        authority.keep(stop).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+fn central(config: &Config, ctx: &Context, identity: &Identity) -> Option<mesh::client::Channel> {
+    let addresses: Vec<_> = config.central.iter().filter(|address| !address.is_empty()).cloned().collect();
+    let target = (!addresses.is_empty()).then(|| mesh::client::Target::new("central", addresses))?;
+    Some(mesh::client::channel(identity, target, &config.client).watched_by(&ctx.health))
+}
+
+/// The roots as they are when they are asked for, so that a token carries a rolled authority too.
+fn roots(identity: &Identity) -> authority::Roots {
+    use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+    let identity = identity.clone();
+    Arc::new(move || {
+        let Ok(pem) = identity.roots_pem() else { return Vec::new() };
+        CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().map(|root| root.to_vec()).collect()
+    })
+}

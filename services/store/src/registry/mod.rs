@@ -13,6 +13,7 @@ mod operator;
 mod pin;
 mod request;
 mod schema;
+mod secret;
 mod token;
 
 pub use changes::{Changed, Revision, changed_since, head};
@@ -21,8 +22,11 @@ pub use identity::IdentityRow;
 pub use operator::OperatorRow;
 pub use pin::{pins, replace_pins};
 pub use request::RequestRow;
+pub use secret::claim_secret;
 pub use token::TokenRow;
 
+// The audit is kept as Central's is, in tables of the same form.
+pub use crate::central::audit::{AuditEntry, AuditRow, append as append_audit};
 use crate::Schema;
 
 /// Registry's tables, for [`Database::open`](crate::Database::open).

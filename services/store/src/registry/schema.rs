@@ -74,3 +74,10 @@ diesel::table! {
         acknowledged -> BigInt,
     }
 }
+
+diesel::table! {
+    secrets (only) {
+        only -> Integer,
+        fingerprint -> Text,
+    }
+}

@@ -1,3 +1,6 @@
+DROP TABLE audit;
+DROP TABLE writers;
+DROP TABLE secrets;
 DROP TABLE forwarding;
 DROP TABLE pins;
 DROP TABLE requests;

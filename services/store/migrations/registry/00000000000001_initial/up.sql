@@ -81,3 +81,41 @@ CREATE TABLE forwarding (
   acknowledged BIGINT NOT NULL
 );
 INSERT INTO forwarding (only, sent, acknowledged) VALUES (1, 0, 0);
+
+-- The fingerprint of the secret that every credential's tag was made with.
+CREATE TABLE secrets (
+  only INTEGER NOT NULL PRIMARY KEY CHECK (only = 1),
+  fingerprint TEXT NOT NULL
+);
+
+-- The audit: the same two tables as Central's, so that the same code chains and verifies them.
+CREATE TABLE writers (
+  writer TEXT PRIMARY KEY NOT NULL,
+  last_group TEXT NOT NULL,
+  audit_number BIGINT NOT NULL,
+  audit_hash TEXT NOT NULL,
+  pruned_number BIGINT NOT NULL,
+  pruned_hash TEXT NOT NULL,
+  addresses_pruned_number BIGINT NOT NULL,
+  outbox_sequence BIGINT NOT NULL
+);
+
+CREATE TABLE audit (
+  writer TEXT NOT NULL,
+  number BIGINT NOT NULL,
+  at_ms BIGINT NOT NULL,
+  actor TEXT NOT NULL,
+  address TEXT,
+  address_salt TEXT,
+  address_hash TEXT NOT NULL,
+  action TEXT NOT NULL,
+  object TEXT NOT NULL,
+  parameters TEXT NOT NULL,
+  outcome TEXT NOT NULL,
+  hash TEXT NOT NULL,
+  PRIMARY KEY (writer, number)
+);
+CREATE INDEX audit_by_time ON audit (at_ms, writer, number);
+CREATE INDEX audit_by_actor ON audit (actor, at_ms);
+CREATE INDEX audit_by_action ON audit (action, at_ms);
+CREATE INDEX audit_by_object ON audit (object, at_ms);

@@ -4,6 +4,7 @@
 //!
 //! An entry never holds a secret. Its address is chained as a salted hash, so that addresses can be pruned first.
 
+mod append;
 mod chain;
 mod checkpoint;
 mod prune;
@@ -12,6 +13,7 @@ mod verify;
 use diesel::prelude::*;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
+pub use append::append;
 pub use checkpoint::{AuditKey, Checkpoint, CheckpointError, CheckpointHead, Checkpoints};
 pub use prune::{prune_addresses, prune_through};
 pub use verify::{BadEntry, Verification, verify};

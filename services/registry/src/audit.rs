@@ -1,0 +1,113 @@
+//! What Registry writes to its audit (SPEC 8.1): the one list of actions, and an entry before the store numbers and
+//! chains it. Never a secret.
+
+use std::net::IpAddr;
+
+use crate::{authority::Authority, refusal::Refusal, strangers::Failures};
+
+macro_rules! actions {
+    ($($name:ident = $text:literal),* $(,)?) => {
+        /// The action of an entry, as it is shown and filtered.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(crate) enum Action { $($name),* }
+
+        impl Action {
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+actions! {
+    RoleStarted = "ROLE_STARTED",
+    RoleStopped = "ROLE_STOPPED",
+    Enrolled = "ENROLLED",
+    Removed = "REMOVED",
+    Left = "LEFT",
+    CredentialVoid = "CREDENTIAL_VOID",
+    Readmitted = "READMITTED",
+    ReissueAllowed = "REISSUE_ALLOWED",
+    TokenCreated = "TOKEN_CREATED",
+    TokenRevoked = "TOKEN_REVOKED",
+    OperatorAdded = "OPERATOR_ADDED",
+    OperatorRemoved = "OPERATOR_REMOVED",
+    PinsChanged = "PINS_CHANGED",
+    OrderRefused = "ORDER_REFUSED",
+    StrangersRefused = "STRANGERS_REFUSED",
+}
+
+/// Who does something, and from where: the original address, also through the dashboard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Actor {
+    /// `operator/anna`, `central`, `token/1f3a…`, `charging-point/CP-1`, `registry`.
+    pub(crate) name: String,
+    pub(crate) address: Option<IpAddr>,
+}
+
+impl Actor {
+    pub(crate) fn registry() -> Self {
+        Self { name: "registry".into(), address: None }
+    }
+}
+
+/// One entry, not yet numbered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) at_ms: i64,
+    pub(crate) actor: Actor,
+    pub(crate) action: Action,
+    pub(crate) object: String,
+    pub(crate) parameters: Vec<(&'static str, String)>,
+    /// `ok`, or the code of a reason.
+    pub(crate) outcome: &'static str,
+}
+
+impl Entry {
+    pub(crate) fn done(at_ms: i64, actor: &Actor, action: Action, object: impl Into<String>) -> Self {
+        let (actor, object, parameters) = (actor.clone(), object.into(), Vec::new());
+        Self { at_ms, actor, action, object, parameters, outcome: "ok" }
+    }
+
+    /// An order of somebody who proved who he is.
+    pub(crate) fn refused(at_ms: i64, actor: &Actor, order: &'static str, object: String, why: &Refusal) -> Self {
+        let entry = Self::done(at_ms, actor, Action::OrderRefused, object).with("order", order);
+        Self { outcome: why.reason.code(), ..entry }
+    }
+
+    /// A minute's failures of those who proved nothing.
+    pub(crate) fn strangers(at_ms: i64, failures: Failures) -> Self {
+        let entry = Self::done(at_ms, &Actor::registry(), Action::StrangersRefused, failures.action)
+            .with("from", if failures.prefix.is_empty() { "unknown".into() } else { failures.prefix })
+            .with("count", failures.count.to_string());
+        Self { outcome: failures.reason.code(), ..entry }
+    }
+
+    #[must_use]
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.parameters.push((name, value.into()));
+        self
+    }
+
+    /// The parameters as a JSON object.
+    pub(crate) fn parameters_json(&self) -> String {
+        let map = self.parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into()));
+        serde_json::Value::Object(map.collect()).to_string()
+    }
+}
+
+/// The role is up; what it does from here on is in the audit.
+///
+/// # Errors
+/// Where the database cannot be written.
+pub(crate) async fn started(authority: &Authority) -> Result<(), store::StoreError> {
+    let now_ms = authority.now().wall_ms;
+    let version = env!("CARGO_PKG_VERSION");
+    let entry = Entry::done(now_ms, &Actor::registry(), Action::RoleStarted, "registry").with("version", version);
+    authority.write(vec![entry]).await
+}
+
+/// The role ends.
+pub(crate) fn stopped(now_ms: i64) -> Entry {
+    Entry::done(now_ms, &Actor::registry(), Action::RoleStopped, "registry")
+}

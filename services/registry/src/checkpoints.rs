@@ -1,0 +1,45 @@
+//! Signed checkpoints over Registry's own chain leave its database for a file (SPEC 8.2).
+
+use mesh::{
+    clock::Clock,
+    health::Component,
+    process::{Context, Misuse},
+};
+use store::{
+    Database,
+    central::audit::{AuditKey, Checkpoints},
+};
+
+use crate::{Config, secret};
+
+/// Opens the file and writes to it until the process stops, and once more then.
+///
+/// # Errors
+/// Where the key or the file cannot be used.
+pub(crate) fn start(ctx: &Context, config: &Config, database: &Database) -> anyhow::Result<()> {
+    let key = secret::read_or_make(&config.data.join("audit.key"), AuditKey::generate)?;
+    let key = AuditKey::parse(&key).map_err(|error| Misuse::new(error.to_string()))?;
+    tracing::info!(public_key = key.public(), "audit checkpoints are signed");
+    let file = config.data.join("audit.checkpoints");
+    let mut checkpoints = Checkpoints::open(&file, key).map_err(|error| Misuse::new(error.to_string()))?;
+    let (database, every, clock, stop) = (database.clone(), config.checkpoint_every, ctx.clock, ctx.stop.clone());
+    let component = ctx.health.component("audit checkpoints");
+    component.ready();
+    ctx.spawn("audit checkpoints", async move {
+        loop {
+            let stopping = stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none();
+            write(&mut checkpoints, &database, clock, &component).await;
+            if stopping {
+                return Ok(());
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn write(checkpoints: &mut Checkpoints, database: &Database, clock: Clock, component: &Component) {
+    match checkpoints.write(database, clock.wall_ms()).await {
+        Ok(_) => component.ready(),
+        Err(error) => component.degraded(error.to_string()),
+    }
+}

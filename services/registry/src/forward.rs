@@ -1,0 +1,99 @@
+//! Hands Registry's audit on to Central, so that one audit shows all (SPEC 8.1). The queue is the audit itself with a
+//! mark of how far it went, so it is as durable and has no bound of its own; Central being away delays nothing here.
+//!
+//! A batch is marked as sent before it goes and as acknowledged after; one in between goes again, the same entries
+//! under the same request id, so Central takes it once.
+
+use std::time::Duration;
+
+use proto::central::v1::{AppendAuditRequest, AuditEntry, audit_client::AuditClient};
+use store::{
+    Abort, Conn, StoreError,
+    registry::{AuditRow, ForwardingRow},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{authority::Authority, chain::WRITER, refusal::Refusal};
+
+const BATCH: i64 = 200;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Until the process stops.
+pub(crate) async fn forward(authority: Authority, central: mesh::client::Channel, stop: CancellationToken) {
+    let mut central = AuditClient::new(central);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let idle = async {
+            match step(&authority, &mut central).await {
+                Ok(true) => pause = FIRST_PAUSE,
+                Ok(false) => {
+                    pause = FIRST_PAUSE;
+                    authority.appended().await;
+                }
+                Err(why) => {
+                    tracing::debug!(why, pause_ms = pause.as_millis(), "the audit waits for Central");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        };
+        if stop.run_until_cancelled(idle).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Sends one batch; false where there is none.
+async fn step(authority: &Authority, central: &mut AuditClient<mesh::client::Channel>) -> Result<bool, String> {
+    let batch = authority.transaction("audit batch", next).await.map_err(|error| error.to_string())?;
+    let Some((mark, rows)) = batch else { return Ok(false) };
+    authority.metrics().unforwarded(i64::try_from(rows.len()).unwrap_or(i64::MAX));
+    let request_id = format!("{WRITER}/{}-{}", mark.acknowledged + 1, mark.sent);
+    let entries = rows.into_iter().map(told).collect();
+    let answer = central.append(AppendAuditRequest { request_id, entries }).await;
+    answer.map_err(|status| status.message().to_owned())?;
+    let done = ForwardingRow { sent: mark.sent, acknowledged: mark.sent };
+    let acknowledged = authority.transaction("audit acknowledged", move |conn| Ok(done.save(conn)?));
+    acknowledged.await.map_err(|error| error.to_string())?;
+    authority.metrics().unforwarded(0);
+    Ok(true)
+}
+
+/// The batch that is under way, or the next.
+fn next(conn: &mut Conn) -> Result<Option<(ForwardingRow, Vec<AuditRow>)>, Abort<Refusal>> {
+    let mark = ForwardingRow::get(conn)?;
+    let under_way = mark.sent - mark.acknowledged;
+    let limit = if under_way > 0 { under_way } else { BATCH };
+    let rows = AuditRow::after(conn, WRITER, mark.acknowledged, limit)?;
+    let Some(last) = rows.last() else { return Ok(None) };
+    let mark = ForwardingRow { sent: last.number, ..mark };
+    mark.save(conn)?;
+    Ok(Some((mark, rows)))
+}
+
+fn told(row: AuditRow) -> AuditEntry {
+    AuditEntry {
+        writer: row.writer,
+        number: u64::try_from(row.number).unwrap_or(0),
+        at_ms: row.at_ms,
+        actor: row.actor,
+        address: row.address.unwrap_or_default(),
+        action: row.action,
+        object: row.object,
+        parameters: row.parameters,
+        outcome: row.outcome,
+    }
+}
+
+impl Authority {
+    /// One transaction in which nothing is refused.
+    async fn transaction<T, F>(&self, name: &'static str, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Conn) -> Result<T, Abort<Refusal>> + Send + 'static,
+    {
+        let result = self.database().transaction(name, work).await?;
+        result.map_err(|refusal| StoreError::Rejected(refusal.detail))
+    }
+}

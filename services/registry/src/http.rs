@@ -1,0 +1,233 @@
+//! The HTTPS door (SPEC 7.4, 13): enrolment for those who have no certificate of the mesh. Its JSON is
+//! [`proto::enrolment`]'s.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{ConnectInfo, DefaultBodyLimit, Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use proto::{
+    PeerId,
+    enrolment::{Blob, EnrolBody, Enrolled, Kind, RefusalBody, SecretText, Standing, StandingState, Trust},
+    link::v1::Reason,
+    registry::v1::{self as contract, EnrolRequest, IdentityState},
+};
+use serde::Serialize;
+
+use crate::{
+    audit::Actor,
+    authority::{Asker, Authority},
+    refusal::{Refusal, refuse},
+    rows,
+};
+
+/// A wish to enrol: a token with two roots and two pins, and a little text.
+const MAX_BODY: usize = 32 * 1024;
+
+pub(crate) fn router(authority: Authority) -> Router {
+    Router::new()
+        .route("/v1/{collection}", post(enrol))
+        .route("/v1/{collection}/{id}", get(standing).delete(leave))
+        .fallback(async || Refused::not_found("there is nothing here; see /v1/charging-points and /v1/drivers"))
+        .method_not_allowed_fallback(async || {
+            Refused(StatusCode::METHOD_NOT_ALLOWED, refuse(Reason::Invalid, "POST to enrol, GET or DELETE with an id"))
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(authority)
+}
+
+type From = ConnectInfo<SocketAddr>;
+type Answer<T> = Result<(StatusCode, Secret<T>), Refused>;
+
+async fn enrol(
+    State(authority): State<Authority>,
+    ConnectInfo(from): From,
+    Path(collection): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Answer<Enrolled> {
+    let kind = kind(&collection)?;
+    let body = json(&headers, body)?;
+    let request = EnrolRequest {
+        request_id: body.request_id,
+        token: body.token.expose().to_owned(),
+        kind: rows::kind_no(kind),
+        id: body.id,
+        city: body.city,
+        place: body.place,
+        price_e4: body.price_e4,
+        old_credential: body.old_credential.expose().to_owned(),
+    };
+    let enrolled = authority.enrol(Asker::Bearer(Some(address(from))), request).await?;
+    let credential = SecretText::new(enrolled.credential.as_str());
+    let standing = told(&authority, kind, &enrolled.identity);
+    Ok((StatusCode::CREATED, Secret(Enrolled { credential, standing })))
+}
+
+async fn standing(
+    State(authority): State<Authority>,
+    ConnectInfo(from): From,
+    Path((collection, id)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answer<Standing> {
+    let (kind, peer) = peer(&collection, &id)?;
+    let shown = authority.shown("STANDING", &peer, bearer(&headers)?, Some(address(from))).await?;
+    Ok((StatusCode::OK, Secret(told(&authority, kind, &rows::told(&shown.identity)))))
+}
+
+async fn leave(
+    State(authority): State<Authority>,
+    ConnectInfo(from): From,
+    Path((collection, id)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answer<Standing> {
+    let (kind, peer) = peer(&collection, &id)?;
+    let address = Some(address(from));
+    let shown = authority.shown("LEAVE", &peer, bearer(&headers)?, address).await?;
+    let left = authority.leave(shown, Actor { name: peer.to_string(), address }).await?;
+    Ok((StatusCode::OK, Secret(told(&authority, kind, &rows::told(&left)))))
+}
+
+fn address(from: SocketAddr) -> IpAddr {
+    from.ip().to_canonical()
+}
+
+fn kind(collection: &str) -> Result<Kind, Refused> {
+    let unknown = "there is no such collection; enrol at /v1/charging-points or /v1/drivers";
+    Kind::from_collection(collection).ok_or_else(|| Refused::not_found(unknown))
+}
+
+fn peer(collection: &str, id: &str) -> Result<(Kind, PeerId), Refused> {
+    let kind = kind(collection)?;
+    let peer = kind.peer(id).map_err(|error| refuse(Reason::Invalid, error.to_string()))?;
+    Ok((kind, peer))
+}
+
+/// The credential of `Authorization: Bearer …`.
+fn bearer(headers: &HeaderMap) -> Result<&str, Refused> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let credential = value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let missing = || refuse(Reason::WrongCredential, "show the credential as \"Authorization: Bearer cmc1…\"");
+    Ok(credential.ok_or_else(missing)?.1)
+}
+
+fn json(
+    headers: &HeaderMap,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Result<EnrolBody, Refused> {
+    let invalid = |detail: String| refuse(Reason::Invalid, detail);
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        let refusal = invalid("send JSON, and say so: Content-Type: application/json".into());
+        return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal));
+    }
+    let body = body.map_err(|error| Refused(error.status(), invalid(format!("at most {MAX_BODY} bytes: {error}"))))?;
+    // The parser's words name fields and places, never the secrets between them.
+    serde_json::from_slice(&body).map_err(|error| {
+        let at = format!("line {}, column {}", error.line(), error.column());
+        invalid(format!("this is no wish to enrol ({at}): {}", category(&error))).into()
+    })
+}
+
+/// serde's own message can quote a value, which may be a token.
+fn category(error: &serde_json::Error) -> &'static str {
+    match error.classify() {
+        serde_json::error::Category::Eof => "the JSON ends too early",
+        serde_json::error::Category::Syntax => "the JSON is broken",
+        serde_json::error::Category::Data => {
+            "a field is missing, unknown or of a wrong type; there are request_id and id, and token, old_credential, \
+             city, place, price_e4 where needed"
+        }
+        serde_json::error::Category::Io => "it could not be read",
+    }
+}
+
+fn told(authority: &Authority, kind: Kind, identity: &contract::Identity) -> Standing {
+    let state = match identity.state() {
+        IdentityState::Enrolled => StandingState::Enrolled,
+        IdentityState::Void => StandingState::Void,
+        IdentityState::Removed | IdentityState::Unspecified => StandingState::Removed,
+    };
+    let trust = Trust {
+        pins: authority.pins().into_iter().map(|pin| Blob(pin.to_vec())).collect(),
+        roots: authority.roots().into_iter().map(Blob).collect(),
+    };
+    Standing {
+        kind,
+        id: identity.id.clone(),
+        state,
+        city: identity.city.clone(),
+        place: identity.place.clone(),
+        price_e4: identity.price_e4,
+        enrolled_at_ms: identity.enrolled_at_ms,
+        incarnation: identity.incarnation,
+        trust,
+    }
+}
+
+/// An answer that no cache may keep.
+struct Secret<T>(T);
+
+impl<T: Serialize> IntoResponse for Secret<T> {
+    fn into_response(self) -> Response {
+        ([(header::CACHE_CONTROL, "no-store")], axum::Json(self.0)).into_response()
+    }
+}
+
+/// Why not, with its status.
+struct Refused(StatusCode, Refusal);
+
+impl Refused {
+    fn not_found(detail: &str) -> Self {
+        Self(StatusCode::NOT_FOUND, refuse(Reason::NotFound, detail))
+    }
+}
+
+impl std::convert::From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self(status_of(refusal.reason), refusal)
+    }
+}
+
+/// The status under which a refusal travels. Reasons that no refusal here has are faults of ours.
+#[expect(clippy::wildcard_enum_match_arm, reason = "reasons of supplies and keys never come from Registry")]
+fn status_of(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::Invalid | Reason::RequestIdMissing => StatusCode::BAD_REQUEST,
+        Reason::WrongCredential => StatusCode::UNAUTHORIZED,
+        Reason::CredentialVoid
+        | Reason::TokenInvalid
+        | Reason::TokenExpired
+        | Reason::TokenSpent
+        | Reason::NotReadmitted => StatusCode::FORBIDDEN,
+        Reason::NotEnrolled | Reason::NotFound => StatusCode::NOT_FOUND,
+        Reason::AlreadyEnrolled => StatusCode::CONFLICT,
+        Reason::TooManyAttempts => StatusCode::TOO_MANY_REQUESTS,
+        Reason::Overloaded | Reason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self(status, refusal) = self;
+        let message = format!("{}: {}", refusal.reason.in_words(), refusal.detail);
+        let body = axum::Json(RefusalBody { reason: refusal.reason.code().to_owned(), message });
+        let mut response = (status, [(header::CACHE_CONTROL, "no-store")], body).into_response();
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,154 @@
+//! Between the store's rows and what is decided on.
+
+use proto::{enrolment::Kind, registry::v1 as contract};
+use store::{
+    StoreError,
+    registry::{IdentityRow, TokenRow},
+};
+
+use crate::{
+    enrolment::{Identity, State},
+    token::{Permits, Token},
+};
+
+/// The contract's number, also the rows'.
+pub(crate) fn kind_no(kind: Kind) -> i32 {
+    match kind {
+        Kind::ChargingPoint => contract::Kind::ChargingPoint as i32,
+        Kind::Driver => contract::Kind::Driver as i32,
+    }
+}
+
+pub(crate) fn kind_of(no: i32) -> Option<Kind> {
+    Kind::ALL.into_iter().find(|kind| kind_no(*kind) == no)
+}
+
+fn state_no(state: State) -> i32 {
+    match state {
+        State::Enrolled => 1,
+        State::Void => 2,
+        State::Removed => 3,
+        State::Readmitted => 4,
+    }
+}
+
+fn state_of(no: i32) -> Option<State> {
+    [State::Enrolled, State::Void, State::Removed, State::Readmitted].into_iter().find(|state| state_no(*state) == no)
+}
+
+/// The name of a state in metrics.
+pub(crate) fn state_name(no: i32) -> &'static str {
+    match state_of(no) {
+        Some(State::Enrolled) => "enrolled",
+        Some(State::Void) => "void",
+        Some(State::Removed) => "removed",
+        Some(State::Readmitted) => "readmitted",
+        None => "unknown",
+    }
+}
+
+/// # Errors
+/// Where the row says what this program does not know.
+pub(crate) fn identity(row: &IdentityRow) -> Result<Identity, StoreError> {
+    let read = || {
+        Some(Identity {
+            peer: kind_of(row.kind)?.peer(&row.id).ok()?,
+            state: state_of(row.state)?,
+            city: row.city.clone(),
+            place: row.place.clone(),
+            price_e4: u32::try_from(row.price_e4).ok()?,
+            enrolled_at_ms: row.enrolled_at_ms,
+            incarnation: u64::try_from(row.incarnation).ok()?,
+            revision: u64::try_from(row.revision).ok()?,
+        })
+    };
+    read().ok_or_else(|| StoreError::Rejected(format!("cannot understand {row:?}")))
+}
+
+/// With the credential's hash, which only an identity that is in has.
+pub(crate) fn identity_row(identity: &Identity, revision: i64, hash: Option<String>) -> IdentityRow {
+    let kept = matches!(identity.state, State::Enrolled | State::Void);
+    IdentityRow {
+        kind: kind_no(Kind::of(&identity.peer)),
+        id: identity.peer.as_str().to_owned(),
+        state: state_no(identity.state),
+        city: identity.city.clone(),
+        place: identity.place.clone(),
+        price_e4: i64::from(identity.price_e4),
+        enrolled_at_ms: identity.enrolled_at_ms,
+        incarnation: i64::try_from(identity.incarnation).unwrap_or(i64::MAX),
+        revision,
+        credential_hash: hash.filter(|_| kept),
+    }
+}
+
+/// # Errors
+/// Where the row says what this program does not know.
+pub(crate) fn token(row: &TokenRow) -> Result<Token, StoreError> {
+    let read = || {
+        let permits = match row.bound_revision {
+            Some(revision) => Permits::One {
+                peer: kind_of(row.kind)?.peer(&row.id_pattern).ok()?,
+                revision: u64::try_from(revision).ok()?,
+            },
+            None => Permits::Anyone {
+                kind: kind_of(row.kind),
+                pattern: row.id_pattern.clone(),
+                city: row.city.clone(),
+            },
+        };
+        Some(Token {
+            id: row.id.clone(),
+            permits,
+            uses_left: u32::try_from(row.uses_left).ok()?,
+            expires_at_ms: row.expires_at_ms,
+            created_by: row.created_by.clone(),
+            revoked: row.revoked,
+        })
+    };
+    read().ok_or_else(|| StoreError::Rejected(format!("cannot understand {row:?}")))
+}
+
+pub(crate) fn token_row(token: &Token, created_at_ms: i64, secret_hash: String) -> TokenRow {
+    let (kind, id_pattern, city, bound_revision) = match &token.permits {
+        Permits::Anyone { kind, pattern, city } => (kind.map_or(0, kind_no), pattern.clone(), city.clone(), None),
+        Permits::One { peer, revision } => (
+            kind_no(Kind::of(peer)),
+            peer.as_str().to_owned(),
+            String::new(),
+            Some(i64::try_from(*revision).unwrap_or(i64::MAX)),
+        ),
+    };
+    TokenRow {
+        id: token.id.clone(),
+        kind,
+        id_pattern,
+        city,
+        bound_revision,
+        uses_left: i64::from(token.uses_left),
+        expires_at_ms: token.expires_at_ms,
+        created_at_ms,
+        created_by: token.created_by.clone(),
+        revoked: token.revoked,
+        secret_hash,
+    }
+}
+
+/// As the contract tells it.
+pub(crate) fn told(identity: &Identity) -> contract::Identity {
+    let state = match identity.state {
+        State::Enrolled => contract::IdentityState::Enrolled,
+        State::Void => contract::IdentityState::Void,
+        State::Removed | State::Readmitted => contract::IdentityState::Removed,
+    };
+    contract::Identity {
+        kind: kind_no(Kind::of(&identity.peer)),
+        id: identity.peer.as_str().to_owned(),
+        state: state as i32,
+        city: identity.city.clone(),
+        place: identity.place.clone(),
+        price_e4: identity.price_e4,
+        enrolled_at_ms: identity.enrolled_at_ms,
+        incarnation: identity.incarnation,
+    }
+}

@@ -1,0 +1,34 @@
+//! The audit of a service that has no committer: entries are chained inside whatever transaction does the thing.
+
+use diesel::prelude::*;
+
+use super::{super::writer, AuditEntry, AuditRow};
+use crate::{Conn, StoreError, central::schema::audit, connection::on};
+
+/// Chains `entries` as the next of `writer`, in the transaction that `conn` is in. Holds the writer's row to its end,
+/// so that two transactions take turns.
+pub fn append(conn: &mut Conn, writer: &str, entries: &[AuditEntry]) -> Result<Vec<AuditRow>, StoreError> {
+    if entries.is_empty() {
+        return Ok(Vec::new());
+    }
+    writer::introduce(conn, writer)?;
+    // No group of a committer's: nobody asks whether it arrived.
+    let mut head = writer::begin_group(conn, writer, "")?;
+    let rows: Vec<_> = entries.iter().map(|entry| AuditRow::next(entry, &mut head)).collect();
+    AuditRow::insert(conn, rows.iter())?;
+    head.save(conn)?;
+    Ok(rows)
+}
+
+impl AuditRow {
+    /// The first `limit` entries of a writer after `number`, in order.
+    pub fn after(conn: &mut Conn, writer: &str, number: i64, limit: i64) -> Result<Vec<Self>, StoreError> {
+        Ok(on!(conn, |c| audit::table
+            .filter(audit::writer.eq(writer))
+            .filter(audit::number.gt(number))
+            .order(audit::number.asc())
+            .limit(limit)
+            .select(Self::as_select())
+            .load(c))?)
+    }
+}
