@@ -106,6 +106,13 @@ impl Server {
         self
     }
 
+    /// Whatever a test needs to answer.
+    #[cfg(test)]
+    pub(crate) fn with_routes(mut self, routes: Routes) -> Self {
+        self.routes = routes;
+        self
+    }
+
     /// Binds `address`, announces it as `listener`, and serves until the process stops.
     ///
     /// # Errors

@@ -1,1 +1,9 @@
-//! The stacks against each other, with an authority of their own.
+//! The stacks against each other, over real sockets, with an authority of their own.
+
+mod authorization;
+mod identity;
+mod lifecycle;
+mod network;
+mod process;
+mod reach;
+mod services;

@@ -162,8 +162,14 @@ fn tcp_in_words(error: &io::Error) -> String {
 }
 
 pub(super) fn handshake_in_words(error: &io::Error, role: &str) -> String {
-    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return tls_in_words(tls, role);
+    if let Some(inner) = error.get_ref() {
+        if let Some(tls) = inner.downcast_ref() {
+            return tls_in_words(tls, role);
+        }
+        // Each layer of a client wraps it once more.
+        if let Some(inner) = inner.downcast_ref() {
+            return handshake_in_words(inner, role);
+        }
     }
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
         return "it closed the connection during the handshake; it may have no identity yet, or be full".into();

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use axum::{body::Body, extract::State, http::Request, middleware::Next, response::Response};
 use http::HeaderMap;
 use proto::link::v1::Reason;
+use tonic::Code;
 
-use crate::{clock::Clock, policy, status::refuse};
+use crate::{clock::Clock, policy, status::with_reason};
 
 const HEADER: &str = "grpc-timeout";
-/// Of the caller's time, for the answer's way back.
-const MARGIN: f32 = 0.05;
+/// One part in so many of the caller's time is for the answer's way back, and no more than the longest margin.
+const MARGIN: u32 = 20;
 const MAX_MARGIN: Duration = Duration::from_millis(200);
 
 /// When the answer is due, in the extensions of a request that has a deadline.
@@ -28,7 +29,7 @@ pub(super) struct Deadlines {
 
 impl Deadlines {
     fn of(&self, headers: &HeaderMap, path: &str) -> Option<Duration> {
-        let asked = parse_grpc_timeout(headers).map(|asked| asked - asked.mul_f32(MARGIN).min(MAX_MARGIN));
+        let asked = parse_grpc_timeout(headers).map(|asked| asked - (asked / MARGIN).min(MAX_MARGIN));
         let streaming = policy::rule(path).is_some_and(|rule| rule.streaming);
         asked.or((!streaming).then_some(self.default)).map(|limit| limit.min(self.max))
     }
@@ -42,7 +43,10 @@ pub(super) async fn keep(State(deadlines): State<Deadlines>, mut request: Reques
     request.extensions_mut().insert(Deadline(deadlines.clock.mono() + limit));
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => refuse(Reason::NoAnswer, format!("{path} took longer than {} ms", limit.as_millis())).into_http(),
+        Err(_) => {
+            let text = format!("{path} took longer than {} ms", limit.as_millis());
+            with_reason(Code::DeadlineExceeded, Reason::NoAnswer, text).into_http()
+        }
     }
 }
 

@@ -1,0 +1,126 @@
+//! A process from its start to its exit code.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use nix::sys::signal::{Signal, raise};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::process::{Context, Misuse, ProcessConfig, bind, exit_code, run};
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    process: ProcessConfig,
+}
+
+fn config(extra: &[&str]) -> ProcessConfig {
+    let base = ["test", "--admin-address", "127.0.0.1:0", "--log-level", "off"];
+    Flags::parse_from(base.iter().chain(extra)).process
+}
+
+async fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+/// One test, because a signal reaches every process that listens for it.
+#[test]
+fn a_process_ends_with_the_code_that_says_why() {
+    assert_eq!(run("test", config(&[]), async |_| Ok(())), ExitCode::SUCCESS);
+    assert_eq!(run("test", config(&[]), async |_| Err(anyhow::anyhow!("no"))), ExitCode::from(1));
+    let misuse = async |_: Context| Err(anyhow::Error::from(Misuse::new("--x is wrong")).context("start"));
+    assert_eq!(run("test", config(&[]), misuse), ExitCode::from(2));
+
+    let panics = async |ctx: Context| {
+        ctx.spawn("steady", ctx.stop.clone().cancelled_owned().into_ok());
+        ctx.spawn("broken", async { panic!("at once") });
+        Ok(())
+    };
+    assert_eq!(run("test", config(&[]), panics), ExitCode::from(1), "a panicking task stops the whole");
+
+    let signalled = async |ctx: Context| {
+        ctx.spawn("steady", ctx.stop.clone().cancelled_owned().into_ok());
+        raise(Signal::SIGTERM).unwrap();
+        Ok(())
+    };
+    assert_eq!(run("test", config(&[]), signalled), ExitCode::SUCCESS);
+
+    let stubborn = async |ctx: Context| {
+        ctx.spawn("stubborn", std::future::pending());
+        ctx.stop.cancel();
+        Ok(())
+    };
+    assert_eq!(run("test", config(&["--grace", "50ms"]), stubborn), ExitCode::from(1), "stopped hard");
+}
+
+trait IntoOk {
+    fn into_ok(self) -> impl Future<Output = anyhow::Result<()>> + Send + 'static;
+}
+
+impl<F: Future<Output = ()> + Send + 'static> IntoOk for F {
+    async fn into_ok(self) -> anyhow::Result<()> {
+        self.await;
+        Ok(())
+    }
+}
+
+#[test]
+fn the_admin_port_tells_health_readiness_and_metrics_and_the_addresses_are_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("addresses.json");
+    let body = async |ctx: Context| {
+        let known: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let admin = known["admin"].as_str().unwrap().to_owned();
+        assert!(get(&admin, "/healthz").await.starts_with("HTTP/1.1 200"));
+        let store = ctx.health.component("store");
+        assert!(get(&admin, "/readyz").await.starts_with("HTTP/1.1 503"));
+        store.degraded("the disk is full");
+        let ready = get(&admin, "/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("the disk is full"), "{ready}");
+        let metrics = get(&admin, "/metrics").await;
+        assert!(metrics.contains(r#"chargemesh_build{role="test",version=""#), "{metrics}");
+        ctx.listening("link", "127.0.0.1:7400")?;
+        Ok(())
+    };
+    assert_eq!(run("test", config(&["--addresses", file.to_str().unwrap()]), body), ExitCode::SUCCESS);
+    assert!(std::fs::read_to_string(&file).unwrap().contains(r#""link":"127.0.0.1:7400""#));
+}
+
+#[tokio::test]
+async fn the_first_failing_task_stops_the_process_and_is_named() {
+    let ctx = Context::detached("test");
+    ctx.spawn("steady", ctx.stop.clone().cancelled_owned().into_ok());
+    ctx.spawn("disk", async { Err(anyhow::anyhow!("no space left")) });
+    let error = tokio::time::timeout(Duration::from_secs(5), ctx.ended()).await.unwrap().unwrap_err();
+    assert_eq!(format!("{error:#}"), "disk failed: no space left");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_a_sentence_with_the_address_and_exit_code_2() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = taken.local_addr().unwrap();
+    let error = bind("grpc", address).await.unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.starts_with(&format!("cannot listen on {address} for grpc: another process listens there")), "{text}");
+    assert_eq!(exit_code(&error), 2);
+}
+
+#[test]
+fn a_flag_with_a_bad_value_says_how_a_good_one_looks() {
+    for (flag, value, words) in [
+        ("--grace", "soon", "such as 500ms, 10s"),
+        ("--log-level", "info,,=x=", "give a level"),
+        ("--admin-address", "here", "--admin-address"),
+    ] {
+        let error = Flags::try_parse_from(["test", flag, value]).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}

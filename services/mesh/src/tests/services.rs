@@ -1,0 +1,149 @@
+//! What every server offers beside its own: health, reflection; and the HTTPS door.
+
+use std::net::SocketAddr;
+
+use axum::{Router, extract::ConnectInfo, routing::get};
+use proto::{
+    Caller,
+    registry::v1::{
+        AddOperatorRequest, ListOperatorsRequest, ListOperatorsResponse, Operator, RemoveOperatorRequest,
+        RemoveOperatorResponse, operators_client::OperatorsClient, operators_server,
+    },
+};
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use super::network::{LOCAL, Network, until};
+use crate::{
+    client::{Channel, Settings, https},
+    principal::Principal,
+    process::Context,
+    server::{Limits, Server},
+};
+
+struct Operators;
+
+#[tonic::async_trait]
+impl operators_server::Operators for Operators {
+    async fn add(&self, request: Request<AddOperatorRequest>) -> Result<Response<Operator>, Status> {
+        let name = Principal::of(&request)?.to_string();
+        Ok(Response::new(Operator { name, ..Default::default() }))
+    }
+
+    async fn remove(&self, _: Request<RemoveOperatorRequest>) -> Result<Response<RemoveOperatorResponse>, Status> {
+        Ok(Response::new(RemoveOperatorResponse::default()))
+    }
+
+    async fn list(&self, _: Request<ListOperatorsRequest>) -> Result<Response<ListOperatorsResponse>, Status> {
+        Ok(Response::new(ListOperatorsResponse::default()))
+    }
+}
+
+async fn served(network: &Network) -> (Context, SocketAddr) {
+    let ctx = Context::detached("central");
+    let server = Server::new(&ctx, &network.identity(Caller::Central), Limits::default());
+    let server = server.add_service(operators_server::OperatorsServer::new(Operators));
+    let address = server.start("grpc", LOCAL.parse().unwrap()).await.unwrap();
+    (ctx, address)
+}
+
+#[tokio::test]
+async fn a_handler_is_told_who_calls() {
+    let network = Network::new();
+    let (_ctx, address) = served(&network).await;
+    let mut client = OperatorsClient::new(network.channel(Caller::Operator, address));
+    let added = client.add(AddOperatorRequest { request_id: "r".into(), ..Default::default() }).await.unwrap();
+    assert_eq!(added.into_inner().name, "operator/anna");
+    let refused = client.add(AddOperatorRequest::default()).await.unwrap_err();
+    assert!(refused.message().contains("request_id"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn health_follows_the_roles_readiness() {
+    let network = Network::new();
+    let (ctx, address) = served(&network).await;
+    let store = ctx.health.component("store");
+    let client = HealthClient::new(network.channel(Caller::Viewer, address));
+    let status = async |service: &str| {
+        let request = HealthCheckRequest { service: service.into() };
+        client.clone().check(request).await.unwrap().into_inner().status()
+    };
+    for service in ["", "chargemesh.registry.v1.Operators"] {
+        store.starting("opens");
+        until("not serving", async || status(service).await == ServingStatus::NotServing).await;
+        store.degraded("slow");
+        until("serving", async || status(service).await == ServingStatus::Serving).await;
+    }
+}
+
+macro_rules! reflects {
+    ($test:ident, $version:ident) => {
+        #[tokio::test]
+        async fn $test() {
+            use tonic_reflection::pb::$version::{
+                ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+                server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+            };
+            async fn ask(channel: &Channel, request: MessageRequest) -> MessageResponse {
+                let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+                let mut client = ServerReflectionClient::new(channel.clone());
+                let stream = client.server_reflection_info(futures::stream::iter([request])).await;
+                stream.unwrap().into_inner().message().await.unwrap().unwrap().message_response.unwrap()
+            }
+            let network = Network::new();
+            let (_ctx, address) = served(&network).await;
+            let channel = network.channel(Caller::Viewer, address);
+            let MessageResponse::ListServicesResponse(list) =
+                ask(&channel, MessageRequest::ListServices(String::new())).await
+            else {
+                panic!("no list");
+            };
+            let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+            names.sort();
+            assert_eq!(
+                names,
+                [
+                    "chargemesh.registry.v1.Operators",
+                    "grpc.health.v1.Health",
+                    "grpc.reflection.v1.ServerReflection",
+                    "grpc.reflection.v1alpha.ServerReflection",
+                ],
+                "what is served, and nothing else"
+            );
+            let symbol = "chargemesh.registry.v1.Operators".to_owned();
+            let MessageResponse::FileDescriptorResponse(file) =
+                ask(&channel, MessageRequest::FileContainingSymbol(symbol)).await
+            else {
+                panic!("no file");
+            };
+            let file = &file.file_descriptor_proto[0];
+            let kept = proto::DESCRIPTORS.windows(file.len()).any(|window| window == &file[..]);
+            assert!(kept, "byte for byte as compiled, so with the policy options");
+        }
+    };
+}
+
+reflects!(reflection_v1_lists_and_describes_with_the_policy_options_kept, v1);
+reflects!(reflection_v1alpha_lists_and_describes_with_the_policy_options_kept, v1alpha);
+
+#[tokio::test]
+async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
+    let network = Network::new();
+    let ctx = Context::detached("registry");
+    let app = Router::new().route("/v1/me", get(async |ConnectInfo(me): ConnectInfo<SocketAddr>| me.ip().to_string()));
+    let identity = network.identity(Caller::Registry);
+    let address = crate::http::start(&ctx, &identity, "https", LOCAL.parse().unwrap(), app).await.unwrap();
+    let (address, settings) = (address.to_string(), Settings::default());
+    let known = https("registry", &address, &identity.roots_pem().unwrap(), &settings).unwrap();
+    assert_eq!(known.get("/v1/me").send().await.unwrap().text().await.unwrap(), "127.0.0.1");
+
+    let other = Network::new().authority.roots_pem().unwrap();
+    let foreign = https("registry", &address, &other, &settings).unwrap();
+    let error = foreign.get("/v1/me").send().await.unwrap_err();
+    assert!(crate::client::explain(&error).contains("its certificate is foreign"), "{error:?}");
+
+    ctx.stop.cancel();
+    ctx.ended().await.unwrap();
+    let error = known.get("/v1/me").send().await.unwrap_err();
+    assert!(crate::client::explain(&error).contains("refused"), "{error:?}");
+}
