@@ -1,0 +1,121 @@
+//! What is written to the audit (SPEC 8.1): the one list of actions, and an entry before it is numbered and chained by
+//! the store. Never a secret.
+
+use mesh::clock::Now;
+use proto::link::v1::Reason;
+
+use crate::charge_point::Origin;
+
+macro_rules! actions {
+    ($($name:ident = $text:literal),* $(,)?) => {
+        /// The action of an entry, as it is shown and filtered.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Action { $($name),* }
+
+        impl Action {
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+actions! {
+    RoleStarted = "ROLE_STARTED",
+    RoleStopped = "ROLE_STOPPED",
+    ComponentFailed = "COMPONENT_FAILED",
+    ComponentRecovered = "COMPONENT_RECOVERED",
+    LinkUp = "LINK_UP",
+    LinkDown = "LINK_DOWN",
+    LinkTakenOver = "LINK_TAKEN_OVER",
+    Held = "HELD",
+    Released = "HOLD_RELEASED",
+    Login = "LOGIN",
+    LoginFailed = "LOGIN_FAILED",
+    StrangersRefused = "STRANGERS_REFUSED",
+    Unintelligible = "UNINTELLIGIBLE",
+    Fault = "FAULT",
+    Recovery = "RECOVERY",
+    SupplyRequested = "SUPPLY_REQUESTED",
+    SupplyGranted = "SUPPLY_GRANTED",
+    SupplyRefused = "SUPPLY_REFUSED",
+    SupplyStarted = "SUPPLY_STARTED",
+    SupplyStopOrdered = "SUPPLY_STOP_ORDERED",
+    SupplyEnded = "SUPPLY_ENDED",
+    SupplyReleased = "SUPPLY_RELEASED",
+    SupplySettling = "SUPPLY_SETTLING",
+    Discrepancy = "DISCREPANCY",
+    MeterRanBackwards = "METER_RAN_BACKWARDS",
+    TicketCorrected = "TICKET_CORRECTED",
+    DisputeSettled = "DISPUTE_SETTLED",
+    Stopped = "STOPPED",
+    Resumed = "RESUMED",
+    MaintenanceOn = "MAINTENANCE_ON",
+    MaintenanceOff = "MAINTENANCE_OFF",
+    PriceSet = "PRICE_SET",
+    RatedPowerSet = "RATED_POWER_SET",
+    Moved = "MOVED",
+    OrderGiven = "ORDER_GIVEN",
+    OrderCancelled = "ORDER_CANCELLED",
+    KeyGranted = "KEY_GRANTED",
+    KeyRotated = "KEY_ROTATED",
+    KeyRotationOrdered = "KEY_ROTATION_ORDERED",
+    KeyRenewed = "KEY_RENEWED",
+    KeyRevoked = "KEY_REVOKED",
+    Restored = "RESTORED",
+    Enrolled = "ENROLLED",
+    Removed = "REMOVED",
+    CredentialVoid = "CREDENTIAL_VOID",
+}
+
+/// One entry, not yet numbered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub at: i64,
+    pub actor: String,
+    pub address: String,
+    pub action: Action,
+    pub object: String,
+    pub parameters: Vec<(&'static str, String)>,
+    pub outcome: String,
+}
+
+impl Entry {
+    /// An action on an object that went well; who and when are added by [`Entry::by`].
+    pub fn new(action: Action, object: impl ToString) -> Self {
+        Self {
+            at: 0,
+            actor: String::new(),
+            address: String::new(),
+            action,
+            object: object.to_string(),
+            parameters: Vec::new(),
+            outcome: "ok".to_owned(),
+        }
+    }
+
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.parameters.push((name, value.to_string()));
+        self
+    }
+
+    pub fn outcome(mut self, reason: Reason, detail: &str) -> Self {
+        self.outcome =
+            if detail.is_empty() { reason.code().to_owned() } else { format!("{}: {detail}", reason.code()) };
+        self
+    }
+
+    pub fn by(mut self, origin: &Origin, now: Now) -> Self {
+        self.at = now.wall_ms;
+        self.actor = origin.actor.as_ref().to_owned();
+        self.address = origin.address.as_ref().to_owned();
+        self
+    }
+
+    /// The parameters as a JSON object.
+    pub fn parameters_json(&self) -> String {
+        let map: serde_json::Map<_, _> =
+            self.parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
+        serde_json::Value::Object(map).to_string()
+    }
+}

@@ -1,0 +1,235 @@
+//! A charging point: what is known of it, and every decision about it (SPEC 2, 3, 4.6 to 4.9).
+//!
+//! Three parts change at three moments. [`Record`] is durable: only [`ChargePoint::decide`] makes a next one, and it
+//! takes effect when the store has it. [`Signs`] are sensed: [`ChargePoint::sense`] changes them at once, since a link
+//! that is gone is gone whatever the disk does. [`Pending`] are intentions that a crash may forget: they change with
+//! the decision that made them.
+//!
+//! Guarantees: the state shown is derived from causes, never stored; at most one session is open; a session is billed
+//! at most once or released; nothing durable is told before it is durable; nothing here touches a clock, chance, a
+//! socket or a database.
+
+mod deadline;
+mod draft;
+mod input;
+mod order;
+mod request;
+mod sense;
+mod supply;
+mod told;
+mod view;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+use std::{sync::Arc, time::Instant};
+
+use mesh::clock::Now;
+use proto::{ChargingPointId, DriverId, Energy, Price, link::v1::Part};
+
+pub use input::{
+    Answered, Change, Claim, Decision, Identity, Input, LinkNo, Order, Origin, Outcome, Refusal, Reply, Request, Sign,
+    Tell, reconcile,
+};
+pub use sense::Sensed;
+pub use told::{confirm_request, step_of, ticket as ticket_message};
+
+use crate::{
+    key::Keyring,
+    repeats::Repeats,
+    session::{Session, SessionId},
+    settings::Settings,
+    takeover::Takeovers,
+};
+
+/// Both parts of a charging point hold one key.
+pub const PARTS: &[Part] = &[Part::Monitor, Part::Engine];
+
+/// The durable part: rows of the store.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub id: ChargingPointId,
+    /// Generation in the upper 32 bits, then the count of claims; fences every write (SPEC 4.9).
+    pub epoch: u64,
+    /// Of the row; raised by every decision that is written.
+    pub version: u64,
+    pub city: Arc<str>,
+    pub place: Arc<str>,
+    pub price: Price,
+    /// 0: not set.
+    pub rated_power_w: u32,
+    pub stopped: Option<Notice>,
+    pub maintenance: Option<Notice>,
+    pub held: bool,
+    pub removed: bool,
+    pub keys: Keyring,
+    /// Reserved or supplying.
+    pub open: Option<Session>,
+    pub settling: Vec<Session>,
+    /// Whose epoch this is: the monitor's link that claimed it, in this process.
+    pub claim: Option<LinkNo>,
+    /// This process has claimed it, so that no other may write.
+    pub owned: bool,
+}
+
+/// Under which epoch and version of its row a charging point is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub epoch: u64,
+    pub version: u64,
+}
+
+/// By whom, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub by: Arc<str>,
+    pub reason: Arc<str>,
+}
+
+/// Intentions of this process.
+#[derive(Clone, Debug, Default)]
+pub struct Pending {
+    pub ask: Option<Ask>,
+    /// When an engine that was told to stop must have reported.
+    pub stop_due: Option<Instant>,
+    /// When the running meter value, or what is left of a deadline, was last made durable.
+    pub saved_at: Option<Instant>,
+}
+
+/// A request on its way to a reservation.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub request: Request,
+    pub stage: Stage,
+    pub due: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The driver named by a manual supply.
+    Confirming,
+    /// The engine.
+    Asking,
+}
+
+/// What is sensed.
+#[derive(Clone, Debug, Default)]
+pub struct Signs {
+    pub monitor: Option<Linked>,
+    pub engine: Option<Linked>,
+    pub health: Health,
+    /// Latest value of the running session, not yet durable.
+    pub meter: Option<(SessionId, Energy)>,
+    pub power_w: u32,
+    pub engine_lost_at: Option<Instant>,
+    pub both_lost_at: Option<Instant>,
+    /// Messages that could not be opened since the current key was proven.
+    pub unintelligible: u64,
+    /// Of them, not yet in the audit.
+    pub unnoted: Repeats,
+    pub monitor_takeovers: Takeovers,
+    pub engine_takeovers: Takeovers,
+    /// One takeover too many; becomes the durable cause `held`.
+    pub cloned: bool,
+}
+
+/// A link in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linked {
+    pub link: LinkNo,
+    /// 0: a status link, which proved a credential and no key.
+    pub key_no: u64,
+    pub from: Arc<str>,
+    /// The highest epoch its part had seen.
+    pub highest_epoch: u64,
+}
+
+/// The monitor's verdict on its engine (SPEC 1.4).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Not reported since the monitor's link is up.
+    #[default]
+    Unknown,
+    Healthy,
+    Unhealthy(Arc<str>),
+}
+
+#[derive(Clone, Debug)]
+pub struct ChargePoint {
+    pub record: Record,
+    pub pending: Pending,
+    pub signs: Signs,
+}
+
+impl ChargePoint {
+    /// As loaded or newly enrolled: without links since `now`, so DISCONNECTED until it reports (SPEC 9).
+    pub fn new(record: Record, now: Now) -> Self {
+        let lost = Some(now.mono);
+        let signs = Signs { engine_lost_at: lost, both_lost_at: lost, ..Signs::default() };
+        Self { record, pending: Pending::default(), signs }
+    }
+
+    /// What `input` leads to. Pure: nothing changes until [`ChargePoint::apply`].
+    pub fn decide(&self, input: &Input, settings: &Settings, now: Now) -> Decision {
+        let mut draft = draft::Draft::new(self, settings, now);
+        match input {
+            Input::Due => draft.due(),
+            Input::Request(request) => draft.request(request),
+            Input::AskAnswer { session, accepted, detail } => draft.ask_answered(session, *accepted, detail),
+            Input::Confirmed { session, driver, accepted, reply } => {
+                draft.confirmed(session, driver, *accepted, *reply);
+            }
+            Input::Started { session, meter, at, reply } => draft.started(session, *meter, *at, *reply),
+            Input::Ended { session, last, reply } => draft.ended(session, last, *reply),
+            Input::EndedLong { session, row, last, reply } => draft.ended_long(session, row.as_deref(), last, *reply),
+            Input::HeldReserved { session } => draft.held_reserved(session),
+            Input::Held { sessions, reply } => draft.held(sessions, *reply),
+            Input::StopByDriver { session, driver, from, reply } => {
+                draft.stopped_by_driver(session, driver, from, *reply);
+            }
+            Input::Order { order, by, reply } => draft.order(order, by, *reply),
+            Input::Grant { link, material, from } => draft.grant(*link, material, from),
+            Input::KeyInstalled { key_no, reply } => draft.key_installed(*key_no, *reply),
+            Input::Identity(identity) => draft.identity(identity),
+        }
+        draft.into_decision()
+    }
+
+    /// The store did not take what `decide` made of `input`: what to do instead.
+    pub fn refused(&self, input: &Input, refusal: &Refusal, settings: &Settings, now: Now) -> Decision {
+        let mut draft = draft::Draft::new(self, settings, now);
+        draft.refused(input, refusal);
+        draft.into_decision()
+    }
+
+    /// Makes a decision's next state the present one, after its changes became durable under `hold`; none where
+    /// nothing was to be written.
+    pub fn apply(&mut self, next: Record, pending: Pending, hold: Option<Hold>) {
+        let Hold { epoch, version } = hold.unwrap_or(Hold { epoch: self.record.epoch, version: self.record.version });
+        self.record = Record { epoch, version, ..next };
+        self.pending = pending;
+        let running = self.record.open.as_ref().map(|s| &s.id);
+        if self.signs.meter.as_ref().map(|(id, _)| id) != running {
+            (self.signs.meter, self.signs.power_w) = (None, 0);
+        }
+    }
+
+    /// The open session with the latest value that was sensed.
+    pub fn running(&self) -> Option<Session> {
+        let mut session = self.record.open.clone()?;
+        if let Some((_, meter)) = self.signs.meter.as_ref().filter(|(id, _)| *id == session.id) {
+            // Sensed values were checked against the accepted one when they came.
+            let _kept_if_higher = session.accept(*meter);
+        }
+        Some(session)
+    }
+
+    /// The driver who is to be told of this charging point.
+    pub fn driver(&self) -> Option<&DriverId> {
+        self.record.open.as_ref().and_then(|s| s.driver.as_ref())
+    }
+}

@@ -1,0 +1,144 @@
+//! What is due: claims and faults that were sensed, and deadlines (SPEC 3.8, 4.6, 4.9). [`Draft::due`] may be repeated
+//! at any time; it finds out by itself what there is to do.
+
+use std::time::{Duration, Instant};
+
+use mesh::clock::Now;
+use proto::link::v1::{Part, Progress, Reason, SessionState};
+
+use super::{ChargePoint, Claim, Health, PARTS, Tell, draft::Draft};
+use crate::{audit::Action, settings::Settings};
+
+impl ChargePoint {
+    /// When `Input::Due` is to come next. Deadlines that are past are included, since what they led to may have been
+    /// refused by the store.
+    pub fn poll_timeout(&self, settings: &Settings, now: Now) -> Option<Instant> {
+        let (record, pending, signs) = (&self.record, &self.pending, &self.signs);
+        let supplying = record.open.as_ref().filter(|open| open.state == SessionState::Supplying);
+        let engine_shown_broken = signs.engine_lost_at.map(|at| at + settings.engine_grace);
+        let changes_what_is_shown = signs.monitor.is_some() && record.open.is_none();
+        [
+            pending.ask.as_ref().map(|ask| ask.due),
+            pending.stop_due,
+            record.open.as_ref().and_then(|open| open.due),
+            record.settling.iter().filter_map(|settling| settling.due).min(),
+            supplying.and(signs.both_lost_at).map(|at| at + settings.links_lost),
+            // Due changes nothing then, but what is shown is looked at anew after each input.
+            engine_shown_broken.filter(|at| changes_what_is_shown && *at > now.mono),
+            record.keys.overlap_ends(),
+            self.save_due(settings),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// A running value that the store does not know, or the time left of a settling session.
+    fn save_due(&self, settings: &Settings) -> Option<Instant> {
+        let saved_at = self.pending.saved_at?;
+        let unsaved = self.signs.meter.as_ref().is_some_and(|(id, meter)| {
+            self.record.open.as_ref().is_some_and(|open| open.id == *id && open.meter_last < *meter)
+        });
+        let running = unsaved.then(|| saved_at + settings.meter_saved_every);
+        let settling = (!self.record.settling.is_empty()).then(|| saved_at + settings.settling_saved_every);
+        [running, settling].into_iter().flatten().min()
+    }
+}
+
+impl Draft<'_> {
+    pub(super) fn due(&mut self) {
+        self.claim();
+        self.hold();
+        self.prove_keys();
+        self.made.next.keys.end_overlap(self.now);
+        if let Some(ask) = self.point.pending.ask.clone().filter(|ask| self.is_past(ask.due)) {
+            self.ask_expired(&ask);
+        }
+        self.end_what_is_lost();
+        for settling in self.point.record.settling.clone() {
+            if settling.due.is_some_and(|due| self.is_past(due)) {
+                self.bill_without_report(&settling);
+            }
+        }
+        let save = self.point.save_due(self.settings).is_some_and(|due| self.is_past(due));
+        if save && self.made.changes.is_empty() {
+            self.save_running();
+        }
+    }
+
+    fn is_past(&self, due: Instant) -> bool {
+        due <= self.now.mono
+    }
+
+    fn is_past_by(&self, since: Option<Instant>, wait: Duration) -> bool {
+        since.is_some_and(|since| self.is_past(since + wait))
+    }
+
+    /// The newest proven monitor link owns the charging point: epochs rise with each (SPEC 4.9).
+    fn claim(&mut self) {
+        let Some(monitor) = self.point.signs.monitor.as_ref().filter(|m| m.key_no != 0) else { return };
+        if self.point.record.claim == Some(monitor.link) {
+            return;
+        }
+        self.made.next.claim = Some(monitor.link);
+        self.made.claim = Some(Claim::Monitor);
+        if monitor.highest_epoch > self.point.record.epoch {
+            let (id, seen, ours) = (&self.point.record.id, monitor.highest_epoch, self.point.record.epoch);
+            self.after(Tell::Alarm(format!(
+                "{id} has obeyed epoch {seen:#x}, above {ours:#x} here: was the database restored without raising \
+                 its generation?"
+            )));
+        }
+    }
+
+    fn hold(&mut self) {
+        if self.point.signs.cloned && !self.point.record.held {
+            self.made.next.held = true;
+            self.change_point();
+            let entry = self.entry(Action::Held).with("takeovers", self.settings.takeovers);
+            self.note(entry);
+            let id = &self.point.record.id;
+            self.after(Tell::Alarm(format!("{id} is held: its link was taken over repeatedly; is its key cloned?")));
+        }
+    }
+
+    /// Links that came with a key have proven it (SPEC 4.6).
+    fn prove_keys(&mut self) {
+        let links = [(Part::Monitor, &self.point.signs.monitor), (Part::Engine, &self.point.signs.engine)];
+        for (part, linked) in links {
+            let Some(linked) = linked.as_ref().filter(|l| l.key_no != 0) else { continue };
+            let changed = self.made.next.keys.proved(linked.key_no, part, PARTS, self.now, self.settings);
+            if !changed.is_empty() {
+                let entry = self.entry(Action::KeyRotated).with("key_no", linked.key_no);
+                self.note(entry);
+                self.change_point();
+            }
+            self.keys_changed(changed);
+        }
+    }
+
+    /// Faults, lost links and deadlines of the open session.
+    fn end_what_is_lost(&mut self) {
+        let Some(open) = self.point.running() else { return };
+        let fault = match &self.point.signs.health {
+            Health::Unhealthy(detail) if self.point.signs.monitor.is_some() => Some(detail.clone()),
+            Health::Unhealthy(_) | Health::Unknown | Health::Healthy => None,
+        };
+        let reserved = open.state == SessionState::Reserved;
+        if let Some(detail) = fault {
+            // Told at once, whatever the disk does (SPEC 9); what it means for the session follows.
+            if reserved {
+                self.release(&open, Reason::Fault);
+            } else {
+                self.settle(&open, Reason::Fault, &detail);
+            }
+        } else if reserved && open.due.is_some_and(|due| self.is_past(due)) {
+            self.release(&open, Reason::ReservationExpired);
+        } else if !reserved && self.point.pending.stop_due.is_some_and(|due| self.is_past(due)) {
+            self.settle(&open, open.reason, "the engine was told to stop and did not answer");
+        } else if !reserved && self.is_past_by(self.point.signs.both_lost_at, self.settings.links_lost) {
+            self.step(&open, Progress::Fault, Reason::Fault, "the charging point is lost");
+            self.settle(&open, Reason::Fault, "both links are gone");
+        }
+    }
+}

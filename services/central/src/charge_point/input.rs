@@ -1,0 +1,364 @@
+//! What comes in to a charging point and what goes out of it.
+
+use std::sync::Arc;
+
+use proto::{
+    ChargingPointId, DriverId, Energy, PeerId, Price,
+    link::v1::{HeldSession, Part, Reason, down},
+};
+use wire::LinkKey;
+
+use crate::{
+    audit::Entry,
+    event::Event,
+    key::Key,
+    session::{Final, Session, SessionId, Ticket},
+};
+
+use super::{Pending, Record};
+
+/// One connection of the link, numbered by this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkNo(pub u64);
+
+/// Who is behind an input, and from which address (SPEC 8.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub actor: Arc<str>,
+    pub address: Arc<str>,
+}
+
+impl Origin {
+    pub fn new(actor: impl Into<Arc<str>>, address: impl Into<Arc<str>>) -> Self {
+        Self { actor: actor.into(), address: address.into() }
+    }
+
+    /// Central itself: a deadline, a missed sign of life.
+    pub fn central() -> Self {
+        Self::new("central", "")
+    }
+}
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Message `to` of a link; 0 asks for no answer.
+    Link {
+        link: LinkNo,
+        to: u64,
+    },
+    /// An operator's order.
+    Order(u64),
+    None,
+}
+
+/// What is sensed at once and never waits for the disk (DESIGN 3).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sign {
+    /// A monitor or engine opened a link and proved key `key_no`.
+    LinkUp {
+        link: LinkNo,
+        part: Part,
+        key_no: u64,
+        from: Arc<str>,
+        highest_epoch: u64,
+    },
+    /// A monitor proved its credential but has no key (SPEC 4.7).
+    StatusLinkUp {
+        link: LinkNo,
+        from: Arc<str>,
+    },
+    LinkDown {
+        link: LinkNo,
+        detail: Arc<str>,
+    },
+    /// The monitor's verdict on its engine.
+    Health {
+        link: LinkNo,
+        healthy: bool,
+        detail: Arc<str>,
+    },
+    Meter {
+        link: LinkNo,
+        session: SessionId,
+        meter: Energy,
+        power_w: u32,
+    },
+    /// So many messages could not be opened.
+    Unintelligible {
+        link: LinkNo,
+        count: u64,
+    },
+}
+
+/// What is decided, made durable, and only then told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Something that was sensed, or the passing of time, may call for a decision. Says nothing itself, so that it may
+    /// be repeated and lost without harm.
+    Due,
+    Request(Request),
+    AskAnswer {
+        session: SessionId,
+        accepted: bool,
+        detail: Arc<str>,
+    },
+    /// The driver's word on a manual supply that names him.
+    Confirmed {
+        session: SessionId,
+        driver: DriverId,
+        accepted: bool,
+        reply: Reply,
+    },
+    Started {
+        session: SessionId,
+        meter: Energy,
+        at: i64,
+        reply: Reply,
+    },
+    Ended {
+        session: SessionId,
+        last: Final,
+        reply: Reply,
+    },
+    /// As `Ended`, for a session that is not at hand any more: its row, if there is one.
+    EndedLong {
+        session: SessionId,
+        row: Option<Box<Session>>,
+        last: Final,
+        reply: Reply,
+    },
+    /// The engine's journal holds a reservation.
+    HeldReserved {
+        session: SessionId,
+    },
+    /// All that the engine's journal holds; what is open here and missing there is over.
+    Held {
+        sessions: Vec<SessionId>,
+        reply: Reply,
+    },
+    StopByDriver {
+        session: SessionId,
+        driver: DriverId,
+        from: Origin,
+        reply: Reply,
+    },
+    Order {
+        order: Order,
+        by: Origin,
+        reply: Reply,
+    },
+    /// Registry verified the credential on this link; here is a fresh key for it.
+    Grant {
+        link: LinkNo,
+        material: Arc<LinkKey>,
+        from: Origin,
+    },
+    /// Both parts hold the key.
+    KeyInstalled {
+        key_no: u64,
+        reply: Reply,
+    },
+    Identity(Identity),
+}
+
+/// A supply wished for by a driver, or at the charging point itself.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The account it is billed to; none: the charging point's own.
+    pub driver: Option<DriverId>,
+    pub request_id: Arc<str>,
+    pub energy: Energy,
+    /// Drawn by the rim; becomes the session's if it comes to one.
+    pub session: SessionId,
+    /// At the charging point itself (SPEC 3.1): the engine need not be asked, a named driver must confirm.
+    pub manual: bool,
+    /// The driver is enrolled.
+    pub known: bool,
+    /// The driver has an open session, as far as this replica knows; the store decides (SPEC 3.2).
+    pub busy: bool,
+    pub from: Origin,
+    pub reply: Reply,
+}
+
+/// What an operator, or the monitor's person, orders of one charging point.
+#[derive(Clone, Debug)]
+pub enum Order {
+    Stop {
+        reason: Arc<str>,
+    },
+    Resume,
+    Maintenance {
+        on: bool,
+        reason: Arc<str>,
+    },
+    Rotate {
+        material: Arc<LinkKey>,
+    },
+    Renew,
+    Revoke,
+    /// Ends a hold after takeovers.
+    Release,
+    SetPrice(Price),
+    SetRatedPower(u32),
+    Move {
+        city: Arc<str>,
+        place: Option<Arc<str>>,
+    },
+    EndSession(SessionId),
+}
+
+/// What Registry says of the charging point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    Enrolled {
+        incarnation: u64,
+    },
+    /// Its credential is void.
+    Void,
+    Removed,
+}
+
+/// What an order came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Unchanged,
+    Failed(Reason, String),
+}
+
+/// What goes to a peer, a caller or the rim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tell {
+    Monitor(down::Body),
+    Engine(down::Body),
+    Driver(DriverId, down::Body),
+    /// To one link, whatever it is now.
+    Link(LinkNo, down::Body),
+    /// To whoever waits for it.
+    Answer(Reply, Outcome),
+    /// The key `key_no` of the charging point's ring, to a link of its monitor.
+    Grant {
+        link: LinkNo,
+        key_no: u64,
+    },
+    /// In order: what was told before goes out first.
+    Close(LinkNo),
+    /// Ask the store for a session that is not at hand, and come back with `EndedLong`.
+    Fetch {
+        session: SessionId,
+        last: Final,
+        reply: Reply,
+    },
+    /// An operator must act (SPEC 4.9).
+    Alarm(String),
+}
+
+/// What is to be made durable, in one transaction with all else of its decision.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// The charging point's own row, as in `Decision::next`.
+    Point,
+    OpenSession(Session),
+    UpdateSession(Session),
+    Ticket(Ticket),
+    /// A final value that differs from the bill (SPEC 3.8).
+    Discrepancy {
+        session: Session,
+        reported_end: Energy,
+    },
+    /// The first answer to a request, which every repetition gets (SPEC 3.2).
+    Answered(Answered),
+    Key(Key),
+    Event(Event),
+    Audit(Entry),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Who chose the request's id: the driver, or for a manual supply the charging point.
+    pub requester: PeerId,
+    pub charging_point: ChargingPointId,
+    pub request_id: Arc<str>,
+    /// The session it came to, if any.
+    pub session: Option<SessionId>,
+    pub reason: Reason,
+    pub detail: String,
+}
+
+/// What an input leads to. `next` takes effect, and `tell_after` is told, when `changes` are durable; with no changes,
+/// at once.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    pub next: Record,
+    pub pending: Pending,
+    pub changes: Vec<Change>,
+    /// With these changes the charging point is taken over, under the next epoch.
+    pub claim: Option<Claim>,
+    pub tell_now: Vec<Tell>,
+    pub tell_after: Vec<Tell>,
+}
+
+/// On what ground (DESIGN 3, Replicas).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A newly proven monitor link: always.
+    Monitor,
+    /// The first write of this process: only from the owner it was loaded with.
+    Unowned,
+}
+
+/// Why the store did not take a decision's changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    DriverBusy,
+    ChargingPointBusy,
+    /// The request had been answered before.
+    Repeated(Answered),
+    AlreadyBilled,
+    /// Another owner, or another version of the row.
+    Fenced,
+    Unavailable(String),
+}
+
+/// What a session held by an engine's journal means, as inputs in order (SPEC 3.8, 9).
+pub fn reconcile(held: &[HeldSession], reply: Reply) -> Vec<Input> {
+    use proto::link::v1::SessionState::{Billed, Released, Reserved, Settling, Supplying, Unspecified};
+    let mut inputs = Vec::new();
+    for held in held {
+        let session = SessionId::new(&held.session_id);
+        match held.state() {
+            Reserved => inputs.push(Input::HeldReserved { session }),
+            Supplying => inputs.push(Input::Started {
+                session,
+                meter: Energy::from_wh(held.meter_start_wh),
+                at: held.started_at_ms,
+                reply: Reply::None,
+            }),
+            Settling | Billed => {
+                let last = Final {
+                    start: Energy::from_wh(held.meter_start_wh),
+                    end: Energy::from_wh(held.meter_wh),
+                    reason: held.reason(),
+                    started_at: held.started_at_ms,
+                    ended_at: held.ended_at_ms,
+                };
+                inputs.push(Input::Ended { session, last, reply: Reply::None });
+            }
+            Released | Unspecified => {}
+        }
+    }
+    let sessions = held.iter().map(|h| SessionId::new(&h.session_id)).collect();
+    inputs.push(Input::Held { sessions, reply });
+    inputs
+}
+
+impl Request {
+    /// Whose request ids this one's is among.
+    pub fn requester(&self, charging_point: &ChargingPointId) -> PeerId {
+        match self.driver.clone().filter(|_| !self.manual) {
+            Some(driver) => PeerId::Driver(driver),
+            None => PeerId::ChargingPoint(charging_point.clone()),
+        }
+    }
+}

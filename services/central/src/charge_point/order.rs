@@ -1,0 +1,244 @@
+//! Orders of operators, key orders, and what Registry says (SPEC 3.5, 4.7, 7.1). Each is idempotent: what is so already
+//! is answered as unchanged.
+
+use std::sync::Arc;
+
+use proto::link::v1::{self as link, KeyState, Reason, down};
+use wire::LinkKey;
+
+use super::{Identity, LinkNo, Notice, Order, Origin, Outcome, Reply, Tell, draft::Draft};
+use crate::audit::Action;
+
+impl Draft<'_> {
+    pub(super) fn order(&mut self, order: &Order, by: &Origin, reply: Reply) {
+        let outcome = match order {
+            Order::Stop { reason } => self.stop(reason, by),
+            Order::Resume => self.resume(by),
+            Order::Maintenance { on, reason } => self.maintenance(*on, reason, by),
+            Order::Rotate { material } => self.rotate(material, by),
+            Order::Renew => self.renew(by),
+            Order::Revoke => self.revoke(by),
+            Order::Release => self.release_hold(by),
+            Order::SetPrice(price) => {
+                let changed = self.made.next.price != *price;
+                self.made.next.price = *price;
+                self.set(changed, Action::PriceSet, "price", price.to_string(), by)
+            }
+            Order::SetRatedPower(watts) => {
+                let changed = self.made.next.rated_power_w != *watts;
+                self.made.next.rated_power_w = *watts;
+                self.set(changed, Action::RatedPowerSet, "rated_power_w", watts.to_string(), by)
+            }
+            Order::Move { city, place } => self.move_to(city, place.as_ref(), by),
+            Order::EndSession(session) => match self.point.running().filter(|open| open.id == *session) {
+                Some(open) => {
+                    let entry = self.entry_of(Action::SupplyStopOrdered, &open);
+                    self.audit(by, entry.outcome(Reason::StoppedByOperator, ""));
+                    self.end(&open, Reason::StoppedByOperator);
+                    Outcome::Done
+                }
+                None => Outcome::Unchanged,
+            },
+        };
+        self.answer(reply, outcome);
+    }
+
+    fn stop(&mut self, reason: &Arc<str>, by: &Origin) -> Outcome {
+        let already = self.point.record.stopped.is_some();
+        if !already {
+            self.made.next.stopped = Some(Notice { by: by.actor.clone(), reason: reason.clone() });
+            self.change_point();
+            let entry = self.entry(Action::Stopped).with("reason", reason);
+            self.audit(by, entry);
+        }
+        if let Some(open) = self.point.running() {
+            self.end(&open, Reason::StoppedByOperator);
+        }
+        if let Some(ask) = self.point.pending.ask.clone() {
+            self.refuse(&ask.request, Reason::OutOfOrder, "stopped by an operator");
+        }
+        if already { Outcome::Unchanged } else { Outcome::Done }
+    }
+
+    fn resume(&mut self, by: &Origin) -> Outcome {
+        let was = self.made.next.stopped.take();
+        self.set(was.is_some(), Action::Resumed, "stopped_by", was.map(|n| n.by.to_string()).unwrap_or_default(), by)
+    }
+
+    /// Waits for the end of a running supply: the cause stands, and shows when nothing is open.
+    fn maintenance(&mut self, on: bool, reason: &Arc<str>, by: &Origin) -> Outcome {
+        let changed = on != self.point.record.maintenance.is_some();
+        if changed {
+            self.made.next.maintenance = on.then(|| Notice { by: by.actor.clone(), reason: reason.clone() });
+        }
+        let action = if on { Action::MaintenanceOn } else { Action::MaintenanceOff };
+        self.set(changed, action, "reason", reason.as_ref().to_owned(), by)
+    }
+
+    fn release_hold(&mut self, by: &Origin) -> Outcome {
+        let changed = self.point.record.held;
+        self.made.next.held = false;
+        self.set(changed, Action::Released, "held", changed.to_string(), by)
+    }
+
+    fn move_to(&mut self, city: &Arc<str>, place: Option<&Arc<str>>, by: &Origin) -> Outcome {
+        let place = place.unwrap_or(&self.point.record.place).clone();
+        let changed = (&self.point.record.city, &self.point.record.place) != (city, &place);
+        let value = format!("{city}, {place}");
+        (self.made.next.city, self.made.next.place) = (city.clone(), place);
+        self.set(changed, Action::Moved, "to", value, by)
+    }
+
+    fn set(&mut self, changed: bool, action: Action, name: &'static str, value: String, by: &Origin) -> Outcome {
+        if !changed {
+            return Outcome::Unchanged;
+        }
+        self.change_point();
+        let entry = self.entry(action).with(name, value);
+        self.audit(by, entry);
+        Outcome::Done
+    }
+
+    /// A new key beside the active one, told on the old link (SPEC 4.6).
+    fn rotate(&mut self, material: &Arc<LinkKey>, by: &Origin) -> Outcome {
+        match self.point.record.keys.state() {
+            KeyState::Rotating => return Outcome::Unchanged,
+            KeyState::Active => {}
+            KeyState::Unspecified | KeyState::Deleted | KeyState::Revoked => {
+                return Outcome::Failed(Reason::NoKey, "it has no key to rotate".to_owned());
+            }
+        }
+        let granted = self.made.next.keys.grant(material.clone(), self.now, self.settings);
+        let entry = self.entry(Action::KeyRotationOrdered);
+        self.audit(by, entry);
+        self.keys_changed(granted);
+        self.change_point();
+        let staged = self.made.next.keys.staged().map(|key| key.no);
+        if let (Some(monitor), Some(key_no)) = (self.point.signs.monitor.as_ref(), staged) {
+            self.after(Tell::Grant { link: monitor.link, key_no });
+        }
+        Outcome::Done
+    }
+
+    /// The key is deleted; the charging point authenticates again by itself (SPEC 4.7).
+    fn renew(&mut self, by: &Origin) -> Outcome {
+        match self.point.record.keys.state() {
+            KeyState::Revoked => return Outcome::Failed(Reason::CredentialVoid, "revoked: restore it".to_owned()),
+            KeyState::Deleted => return Outcome::Unchanged,
+            KeyState::Unspecified | KeyState::Active | KeyState::Rotating => {}
+        }
+        let gone = self.made.next.keys.renew();
+        let retry = u32::try_from(self.settings.renew_after.as_millis()).unwrap_or(u32::MAX);
+        let entry = self.entry(Action::KeyRenewed);
+        self.audit(by, entry);
+        self.keys_changed(gone);
+        self.without_key(Reason::KeyRenewed, KeyState::Deleted, retry);
+        Outcome::Done
+    }
+
+    fn revoke(&mut self, by: &Origin) -> Outcome {
+        if self.point.record.keys.revoked {
+            return Outcome::Unchanged;
+        }
+        let gone = self.made.next.keys.revoke();
+        let entry = self.entry(Action::KeyRevoked);
+        self.audit(by, entry);
+        self.keys_changed(gone);
+        self.without_key(Reason::KeyRevoked, KeyState::Revoked, 0);
+        Outcome::Done
+    }
+
+    /// A running supply stops and settles; the monitor's link stays as a status link, the engine's ends (SPEC 4.7).
+    fn without_key(&mut self, reason: Reason, key_state: KeyState, retry_after_ms: u32) {
+        self.change_point();
+        self.end_for_good(reason);
+        let standing = link::Standing {
+            key_state: key_state.into(),
+            reason: reason.into(),
+            detail: String::new(),
+            retry_after_ms,
+        };
+        self.after(Tell::Monitor(down::Body::Standing(standing.clone())));
+        self.engine(down::Body::Standing(standing));
+        if let Some(engine) = &self.point.signs.engine {
+            self.after(Tell::Close(engine.link));
+        }
+    }
+
+    fn end_for_good(&mut self, reason: Reason) {
+        if let Some(ask) = self.point.pending.ask.clone() {
+            self.refuse(&ask.request, Reason::OutOfOrder, reason.in_words());
+        }
+        match self.point.running() {
+            Some(open) if open.started_at.is_some() => self.settle(&open, reason, ""),
+            Some(open) => self.release(&open, reason),
+            None => {}
+        }
+    }
+
+    /// Its credential was verified on this link: a fresh key, or how it stands (SPEC 4.4, 4.7).
+    pub(super) fn grant(&mut self, to: LinkNo, material: &Arc<LinkKey>, from: &Origin) {
+        if self.point.record.keys.revoked {
+            let standing = link::Standing {
+                key_state: KeyState::Revoked.into(),
+                reason: Reason::KeyRevoked.into(),
+                detail: String::new(),
+                retry_after_ms: 0,
+            };
+            return self.after(Tell::Link(to, down::Body::Standing(standing)));
+        }
+        let granted = self.made.next.keys.grant(material.clone(), self.now, self.settings);
+        self.keys_changed(granted);
+        self.change_point();
+        if let Some(key_no) = self.made.next.keys.staged().map(|key| key.no) {
+            let entry = self.entry(Action::KeyGranted).with("key_no", key_no);
+            self.audit(from, entry);
+            self.after(Tell::Grant { link: to, key_no });
+        }
+    }
+
+    /// Both parts hold the key and will come with it; nothing to be decided until they do.
+    pub(super) fn key_installed(&mut self, key_no: u64, reply: Reply) {
+        let known = self.point.record.keys.usable().any(|(no, _)| no == key_no);
+        let outcome = if known { Outcome::Done } else { Outcome::Failed(Reason::NoKey, format!("no key {key_no}")) };
+        self.answer(reply, outcome);
+    }
+
+    pub(super) fn identity(&mut self, identity: &Identity) {
+        let registry = Origin::new("registry", "");
+        match identity {
+            Identity::Enrolled { incarnation } if *incarnation > self.point.record.keys.incarnation => {
+                let void = self.made.next.keys.enrolled(*incarnation);
+                self.keys_changed(void);
+                self.made.next.removed = false;
+                self.change_point();
+                let entry = self.entry(Action::Enrolled).with("incarnation", incarnation);
+                self.audit(&registry, entry);
+                self.end_for_good(Reason::KeyRevoked);
+                self.close_links();
+            }
+            Identity::Enrolled { .. } => {}
+            Identity::Void => {
+                let _idempotent = self.revoke(&registry);
+            }
+            Identity::Removed if self.point.record.removed => {}
+            Identity::Removed => {
+                let gone = self.made.next.keys.renew();
+                self.keys_changed(gone);
+                self.made.next.removed = true;
+                self.change_point();
+                let entry = self.entry(Action::Removed);
+                self.audit(&registry, entry);
+                self.end_for_good(Reason::Removed);
+                self.close_links();
+            }
+        }
+    }
+
+    /// Proven with what is void now.
+    fn close_links(&mut self) {
+        for linked in [&self.point.signs.engine, &self.point.signs.monitor].into_iter().flatten() {
+            self.after(Tell::Close(linked.link));
+        }
+    }
+}

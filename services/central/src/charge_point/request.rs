@@ -1,0 +1,249 @@
+//! From a request to a reservation (SPEC 3.1 to 3.3): the causes are checked, the charging point or the named driver is
+//! asked, the reservation and the answer are made durable together, and only then is anybody told.
+
+use std::sync::Arc;
+
+use proto::{
+    DriverId, Energy,
+    link::v1::{Progress, Reason, SessionState},
+};
+
+use super::{
+    Answered, Ask, Change, Outcome, Refusal, Reply, Request, Stage, Tell,
+    draft::{Draft, in_reasons},
+    told,
+};
+use crate::{
+    audit::Action,
+    event::Event,
+    session::{Session, SessionId},
+};
+
+impl Draft<'_> {
+    pub(super) fn request(&mut self, request: &Request) {
+        if let Some(ask) = &self.point.pending.ask
+            && (&ask.request.driver, &ask.request.request_id) == (&request.driver, &request.request_id)
+        {
+            // Sent again while the first is under way: it will be answered with that.
+            return self.step_now(request, Progress::Asking);
+        }
+        if self.is_answered_by_open_session(request) {
+            return;
+        }
+        self.note_request(request);
+        if let Some((reason, detail)) = self.objection(request) {
+            return self.refuse(request, reason, &detail);
+        }
+        match (&request.driver, request.manual) {
+            (Some(driver), true) => self.ask_driver(driver.clone(), request),
+            (None, true) => self.open(request),
+            (_, false) => self.ask_engine(request),
+        }
+    }
+
+    pub(super) fn ask_answered(&mut self, session: &SessionId, accepted: bool, detail: &Arc<str>) {
+        let Some(ask) = self.asked(session, Stage::Asking) else { return };
+        if !accepted {
+            return self.refuse(&ask.request, Reason::RefusedByChargingPoint, detail);
+        }
+        // What came meanwhile counts: it was asked and not yet reserved.
+        match self.against() {
+            Some((reason, detail)) => {
+                self.release_engine(&ask.request, reason);
+                self.refuse(&ask.request, reason, &detail);
+            }
+            None => self.open(&ask.request),
+        }
+    }
+
+    pub(super) fn confirmed(&mut self, session: &SessionId, driver: &DriverId, accepted: bool, reply: Reply) {
+        let ask = self.asked(session, Stage::Confirming).filter(|ask| ask.request.driver.as_ref() == Some(driver));
+        let Some(ask) = ask else {
+            return self.answer(reply, Outcome::Failed(Reason::NotFound, "nothing is to be confirmed".to_owned()));
+        };
+        self.answer(reply, Outcome::Done);
+        match (accepted, self.against()) {
+            (false, _) => self.refuse(&ask.request, Reason::NotConfirmed, ""),
+            (true, Some((reason, detail))) => self.refuse(&ask.request, reason, &detail),
+            (true, None) => self.open(&ask.request),
+        }
+    }
+
+    /// Time is up for whoever was asked.
+    pub(super) fn ask_expired(&mut self, ask: &Ask) {
+        match ask.stage {
+            Stage::Confirming => self.refuse(&ask.request, Reason::NotConfirmed, "no answer in time"),
+            Stage::Asking => {
+                self.release_engine(&ask.request, Reason::NoAnswer);
+                self.refuse(&ask.request, Reason::NoAnswer, "");
+            }
+        }
+    }
+
+    /// A refusal is an answer as durable as any other (SPEC 3.2).
+    pub(super) fn refuse(&mut self, request: &Request, reason: Reason, detail: &str) {
+        self.forget(request);
+        self.made.changes.push(Change::Answered(Answered::to(request, self.point, reason, detail)));
+        let entry = self.entry(Action::SupplyRefused).with("request", &request.request_id);
+        let account = told::account(request.driver.as_ref(), &self.point.record.id);
+        self.audit(&request.from, entry.with("account", account).outcome(reason, detail));
+        self.tell_refusal(request, reason, detail);
+    }
+
+    /// The store did not take the reservation, or the refusal.
+    pub(super) fn request_refused(&mut self, request: &Request, refusal: &Refusal) {
+        let (reason, detail) = in_reasons(refusal);
+        let was_asked = self.point.pending.ask.as_ref().is_some_and(|ask| ask.stage == Stage::Asking);
+        if was_asked {
+            self.release_engine(request, reason);
+        }
+        self.forget(request);
+        match refusal {
+            Refusal::DriverBusy | Refusal::ChargingPointBusy => self.refuse(request, reason, &detail),
+            Refusal::Repeated(first) => self.tell_first_answer(request, first),
+            Refusal::AlreadyBilled | Refusal::Fenced | Refusal::Unavailable(_) => {
+                self.tell_refusal(request, reason, &detail);
+            }
+        }
+    }
+
+    fn objection(&self, request: &Request) -> Option<(Reason, String)> {
+        if !request.known {
+            return Some((Reason::UnknownDriver, String::new()));
+        }
+        if let Some(objection) = self.against() {
+            return Some(objection);
+        }
+        if self.point.pending.ask.is_some() {
+            return Some((Reason::Reserved, "another request is under way".to_owned()));
+        }
+        request.busy.then(|| (Reason::DriverBusy, String::new()))
+    }
+
+    fn against(&self) -> Option<(Reason, String)> {
+        self.point.against(self.settings, self.now)
+    }
+
+    /// The request was answered with the session that is open: its driver missed the answer.
+    fn is_answered_by_open_session(&mut self, request: &Request) -> bool {
+        let Some(open) = self.point.record.open.clone() else { return false };
+        let same = open.driver == request.driver && open.request_id == request.request_id;
+        if same {
+            self.tell_reserved(&open, request.reply);
+        }
+        same
+    }
+
+    fn ask_driver(&mut self, driver: DriverId, request: &Request) {
+        let wait = self.settings.confirmation;
+        self.ask(request, Stage::Confirming, wait);
+        let expires_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let body = told::confirm_request(request, &self.point.record, expires_ms, self.settings);
+        self.after(Tell::Driver(driver, body));
+    }
+
+    fn ask_engine(&mut self, request: &Request) {
+        self.ask(request, Stage::Asking, self.settings.ask_timeout);
+        self.step_now(request, Progress::Received);
+        self.step_now(request, Progress::Asking);
+        self.tell_now(Tell::Engine(told::ask(request, &self.point.record, self.settings)));
+    }
+
+    fn ask(&mut self, request: &Request, stage: Stage, wait: std::time::Duration) {
+        self.made.pending.ask = Some(Ask { request: request.clone(), stage, due: self.now.mono + wait });
+    }
+
+    fn asked(&self, session: &SessionId, stage: Stage) -> Option<Ask> {
+        self.point.pending.ask.clone().filter(|ask| ask.request.session == *session && ask.stage == stage)
+    }
+
+    /// Reserves: the session, the answer to the request and their entries in one turn.
+    fn open(&mut self, request: &Request) {
+        self.forget(request);
+        let record = &self.point.record;
+        let session = Session {
+            id: request.session.clone(),
+            charging_point: record.id.clone(),
+            driver: request.driver.clone(),
+            request_id: request.request_id.clone(),
+            manual: request.manual,
+            state: SessionState::Reserved,
+            price: record.price,
+            currency: self.settings.currency,
+            place: record.place.clone(),
+            requested: request.energy,
+            meter_start: Energy::ZERO,
+            meter_last: Energy::ZERO,
+            reserved_at: self.now.wall_ms,
+            started_at: None,
+            ended_at: None,
+            reason: Reason::Unspecified,
+            due: Some(self.now.mono + self.settings.reservation),
+            discrepancy: 0,
+            disputed: Energy::ZERO,
+        };
+        self.made.changes.push(Change::OpenSession(session.clone()));
+        self.made.changes.push(Change::Answered(Answered::to(request, self.point, Reason::Unspecified, "")));
+        self.made.changes.push(Change::Event(Event::session(&session, self.now)));
+        let entry = self.entry_of(Action::SupplyGranted, &session).with("request", &request.request_id);
+        self.audit(&request.from, entry.with("price", session.price));
+        self.tell_reserved(&session, request.reply);
+        self.made.next.open = Some(session);
+    }
+
+    fn tell_reserved(&mut self, session: &Session, reply: Reply) {
+        let progress =
+            if session.state == SessionState::Supplying { Progress::Supplying } else { Progress::Authorised };
+        self.tell_supply(session);
+        self.step(session, progress, Reason::Unspecified, "");
+        self.answer(reply, Outcome::Done);
+    }
+
+    /// Energy flows once it is plugged in. Repeated without harm: the engine knows the session by its id.
+    pub(super) fn tell_supply(&mut self, session: &Session) {
+        if session.state == SessionState::Reserved {
+            let left = session.due.map(|due| due.saturating_duration_since(self.now.mono)).unwrap_or_default();
+            self.engine(told::supply(session, u32::try_from(left.as_millis()).unwrap_or(u32::MAX)));
+        }
+    }
+
+    fn tell_first_answer(&mut self, request: &Request, first: &Answered) {
+        match (first.reason, &first.session) {
+            (Reason::Unspecified, Some(session)) => {
+                let first = Request { session: session.clone(), ..request.clone() };
+                self.tell_driver(&first, Progress::Authorised, Reason::Unspecified, "");
+                self.answer(request.reply, Outcome::Done);
+            }
+            (reason, _) => self.tell_refusal(request, reason, &first.detail),
+        }
+    }
+
+    fn tell_refusal(&mut self, request: &Request, reason: Reason, detail: &str) {
+        self.tell_driver(request, Progress::Refused, reason, detail);
+        self.answer(request.reply, Outcome::Failed(reason, detail.to_owned()));
+    }
+
+    fn tell_driver(&mut self, request: &Request, progress: Progress, reason: Reason, detail: &str) {
+        if let Some(driver) = request.driver.clone().filter(|_| request.known) {
+            let body = told::step(request, &self.point.record, progress, (reason, detail), self.settings);
+            self.after(Tell::Driver(driver, body));
+        }
+    }
+
+    fn release_engine(&mut self, request: &Request, reason: Reason) {
+        self.engine(told::release(request.session.as_str(), reason));
+    }
+
+    fn forget(&mut self, request: &Request) {
+        if self.made.pending.ask.as_ref().is_some_and(|ask| ask.request.session == request.session) {
+            self.made.pending.ask = None;
+        }
+    }
+
+    fn note_request(&mut self, request: &Request) {
+        let account = told::account(request.driver.as_ref(), &self.point.record.id);
+        let entry = self.entry(Action::SupplyRequested).with("request", &request.request_id);
+        let entry = entry.with("account", account).with("energy", told::wished(request.energy));
+        self.audit(&request.from, entry);
+    }
+}

@@ -1,0 +1,239 @@
+//! What is sensed changes at once and never waits for the disk (DESIGN 3); what must be decided about it follows by
+//! `Input::Due`. Only the newest proven link of a part speaks for it: a late word or close of an older one does nothing
+//! (SPEC 4.9).
+
+use std::sync::Arc;
+
+use mesh::clock::Now;
+use proto::link::v1::{Part, Progress, Reason, SessionState};
+
+use super::{Change, ChargePoint, Health, LinkNo, Linked, Origin, Sign, Stage, Tell, told};
+use crate::{
+    audit::{Action, Entry},
+    session::Session,
+    settings::Settings,
+};
+
+/// What a sign leads to at once.
+#[derive(Debug, Default)]
+pub struct Sensed {
+    pub tell: Vec<Tell>,
+    /// Entries and events, queued to the disk.
+    pub notes: Vec<Change>,
+    /// `Input::Due` must follow.
+    pub due: bool,
+}
+
+impl ChargePoint {
+    pub fn sense(&mut self, sign: Sign, settings: &Settings, now: Now) -> Sensed {
+        let mut sensed = Sensed::default();
+        match sign {
+            Sign::LinkUp { link, part, key_no, from, highest_epoch } => {
+                let linked = Linked { link, key_no, from, highest_epoch };
+                match part {
+                    Part::Monitor => self.monitor_up(linked, settings, now, &mut sensed),
+                    Part::Engine => self.engine_up(linked, settings, now, &mut sensed),
+                    Part::Unspecified | Part::Driver | Part::Pairing => {}
+                }
+            }
+            Sign::StatusLinkUp { link, from } => {
+                let status = Linked { link, key_no: 0, from, highest_epoch: 0 };
+                self.status_up(status, now, &mut sensed);
+            }
+            Sign::LinkDown { link, detail } => self.link_down(link, &detail, now, &mut sensed),
+            Sign::Health { link, healthy, detail } => self.health(link, healthy, detail, now, &mut sensed),
+            Sign::Meter { link, session, meter, power_w } => {
+                if self.is_engine(link)
+                    && let Some(open) = self.record.open.as_ref().filter(|open| open.id == session)
+                {
+                    let open = open.clone();
+                    self.meter(open, meter, power_w, settings, now, &mut sensed);
+                }
+            }
+            Sign::Unintelligible { link, count } => {
+                if self.is_engine(link) || self.is_monitor(link) {
+                    self.signs.unintelligible += count;
+                    if let Some(count) = self.signs.unnoted.count(count, now.mono) {
+                        sensed.notes.push(self.unintelligible(count, now));
+                    }
+                }
+            }
+        }
+        sensed
+    }
+
+    pub fn is_engine(&self, link: LinkNo) -> bool {
+        self.signs.engine.as_ref().is_some_and(|l| l.link == link)
+    }
+
+    pub fn is_monitor(&self, link: LinkNo) -> bool {
+        self.signs.monitor.as_ref().is_some_and(|l| l.link == link)
+    }
+
+    fn monitor_up(&mut self, new: Linked, settings: &Settings, now: Now, sensed: &mut Sensed) {
+        if let Some(staged) = self.record.keys.staged().filter(|staged| staged.no != new.key_no) {
+            // A rotation that this monitor has not heard of, or has lost.
+            sensed.tell.push(Tell::Grant { link: new.link, key_no: staged.no });
+        }
+        self.note_link(Action::LinkUp, "monitor", &new, "", now, sensed);
+        self.new_key_proven(new.key_no);
+        match self.signs.monitor.replace(new.clone()) {
+            Some(old) => {
+                let one_too_many = is_takeover(&old, &new) && {
+                    self.note_link(Action::LinkTakenOver, "monitor", &new, "", now, sensed);
+                    self.signs.monitor_takeovers.count(now.mono, settings)
+                };
+                self.signs.cloned |= one_too_many;
+                sensed.tell.push(Tell::Close(old.link));
+            }
+            None => self.signs.health = Health::Unknown,
+        }
+        self.signs.both_lost_at = None;
+        sensed.due = true;
+    }
+
+    fn engine_up(&mut self, new: Linked, settings: &Settings, now: Now, sensed: &mut Sensed) {
+        self.note_link(Action::LinkUp, "engine", &new, "", now, sensed);
+        self.new_key_proven(new.key_no);
+        if let Some(old) = self.signs.engine.replace(new.clone()) {
+            let one_too_many = is_takeover(&old, &new) && {
+                self.note_link(Action::LinkTakenOver, "engine", &new, "", now, sensed);
+                self.signs.engine_takeovers.count(now.mono, settings)
+            };
+            self.signs.cloned |= one_too_many;
+            sensed.tell.push(Tell::Close(old.link));
+        }
+        (self.signs.engine_lost_at, self.signs.both_lost_at) = (None, None);
+        if let Some(ask) = self.pending.ask.as_ref().filter(|ask| ask.stage == Stage::Asking) {
+            sensed.tell.push(Tell::Engine(told::ask(&ask.request, &self.record, settings)));
+        }
+        sensed.due = true;
+    }
+
+    /// A monitor without a key: its life signs count, its words do not (SPEC 4.7). It takes over nothing from a link
+    /// that proved a key in force.
+    fn status_up(&mut self, status: Linked, now: Now, sensed: &mut Sensed) {
+        let proven = |old: &Linked| self.record.keys.usable().any(|(no, _)| no == old.key_no);
+        if self.signs.monitor.as_ref().is_some_and(proven) {
+            return;
+        }
+        self.note_link(Action::LinkUp, "monitor", &status, "no key", now, sensed);
+        if let Some(old) = self.signs.monitor.replace(status) {
+            sensed.tell.push(Tell::Close(old.link));
+        }
+        (self.signs.health, self.signs.both_lost_at) = (Health::Unknown, None);
+        sensed.due = true;
+    }
+
+    fn link_down(&mut self, link: LinkNo, detail: &Arc<str>, now: Now, sensed: &mut Sensed) {
+        if self.is_monitor(link) {
+            if let Some(gone) = self.signs.monitor.take() {
+                self.note_link(Action::LinkDown, "monitor", &gone, detail, now, sensed);
+            }
+            self.signs.health = Health::Unknown;
+        } else if self.is_engine(link) {
+            if let Some(gone) = self.signs.engine.take() {
+                self.note_link(Action::LinkDown, "engine", &gone, detail, now, sensed);
+            }
+            self.signs.engine_lost_at = Some(now.mono);
+        } else {
+            return;
+        }
+        if self.signs.monitor.is_none() && self.signs.engine.is_none() {
+            self.signs.both_lost_at = Some(now.mono);
+        }
+        sensed.due = true;
+    }
+
+    fn health(&mut self, link: LinkNo, healthy: bool, detail: Arc<str>, now: Now, sensed: &mut Sensed) {
+        let proven = self.signs.monitor.as_ref().is_some_and(|m| m.link == link && m.key_no != 0);
+        let health = if healthy { Health::Healthy } else { Health::Unhealthy(detail.clone()) };
+        if !proven || self.signs.health == health {
+            return;
+        }
+        let action = match (&self.signs.health, healthy) {
+            (Health::Unhealthy(_), true) => Some(Action::Recovery),
+            (Health::Unknown | Health::Healthy, false) => Some(Action::Fault),
+            (Health::Unknown | Health::Healthy, true) | (Health::Unhealthy(_), false) => None,
+        };
+        if let (Some(action), Some(monitor)) = (action, &self.signs.monitor) {
+            let entry = Entry::new(action, self.object()).with("detail", &detail);
+            sensed.notes.push(Change::Audit(entry.by(&Origin::new(self.object(), monitor.from.clone()), now)));
+        }
+        self.signs.health = health;
+        if !healthy && let Some(open) = self.record.open.as_ref().filter(|o| o.state == SessionState::Supplying) {
+            // The driver is told at once, whatever the disk does (SPEC 9).
+            if let Some(driver) = open.driver.clone() {
+                let step = told::step_of(open, Progress::Fault, Reason::Fault, &detail);
+                sensed.tell.push(Tell::Driver(driver, step));
+            }
+        }
+        sensed.due = true;
+    }
+
+    fn meter(
+        &mut self,
+        mut open: Session,
+        meter: proto::Energy,
+        power_w: u32,
+        settings: &Settings,
+        now: Now,
+        sensed: &mut Sensed,
+    ) {
+        if open.state != SessionState::Supplying {
+            return;
+        }
+        let last = self.signs.meter.as_ref().filter(|(id, _)| *id == open.id).map(|(_, last)| *last);
+        let _never_lower = last.map(|last| open.accept(last));
+        if open.accept(meter).is_err() {
+            let entry = Entry::new(Action::MeterRanBackwards, self.object()).with("session", &open.id);
+            let entry = entry.with("accepted_wh", open.meter_last.wh()).with("reported_wh", meter.wh());
+            sensed.notes.push(Change::Audit(entry.by(&Origin::new(self.object(), ""), now)));
+            return;
+        }
+        self.signs.power_w = power_w;
+        if let Some(driver) = open.driver.clone() {
+            sensed.tell.push(Tell::Driver(driver, told::running(&open, power_w)));
+        }
+        self.signs.meter = Some((open.id, meter));
+        sensed.due =
+            self.pending.saved_at.is_none_or(|at| now.mono.saturating_duration_since(at) >= settings.meter_saved_every);
+    }
+
+    /// What came since the last entry about unintelligible messages, once a minute: repeats are counted, not repeated
+    /// (SPEC 4.8).
+    pub fn flush_unintelligible(&mut self, now: Now) -> Option<Change> {
+        let count = self.signs.unnoted.flush(now.mono)?;
+        Some(self.unintelligible(count, now))
+    }
+
+    fn unintelligible(&self, count: u64, now: Now) -> Change {
+        let from = self.signs.engine.as_ref().or(self.signs.monitor.as_ref()).map(|l| l.from.clone());
+        let entry = Entry::new(Action::Unintelligible, self.object()).with("messages", count);
+        Change::Audit(entry.by(&Origin::new(self.object(), from.unwrap_or_default()), now))
+    }
+
+    /// Unintelligible messages are counted since the current key was proven.
+    fn new_key_proven(&mut self, key_no: u64) {
+        if self.record.keys.staged().is_some_and(|staged| staged.no == key_no) {
+            self.signs.unintelligible = 0;
+        }
+    }
+
+    fn note_link(&self, action: Action, part: &str, link: &Linked, detail: &str, now: Now, sensed: &mut Sensed) {
+        let mut entry = Entry::new(action, self.object()).with("part", part).with("key_no", link.key_no);
+        if !detail.is_empty() {
+            entry = entry.with("detail", detail);
+        }
+        sensed.notes.push(Change::Audit(entry.by(&Origin::new(self.object(), link.from.clone()), now)));
+    }
+
+    fn object(&self) -> String {
+        format!("charging-point/{}", self.record.id)
+    }
+}
+
+/// Rotations aside: a link under a newer key succeeds, it does not take over (SPEC 4.9).
+fn is_takeover(old: &Linked, new: &Linked) -> bool {
+    old.key_no != 0 && new.key_no <= old.key_no
+}

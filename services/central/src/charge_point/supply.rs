@@ -1,0 +1,181 @@
+//! A supply from its start to its bill or its settling (SPEC 3.3 to 3.8), and what an engine's journal holds.
+
+use proto::{
+    DriverId, Energy,
+    link::v1::{Progress, Reason, SessionState},
+};
+
+use super::{Change, Origin, Outcome, Reply, Tell, draft::Draft, told};
+use crate::{
+    audit::Action,
+    session::{Final, Session, SessionId},
+};
+
+impl Draft<'_> {
+    /// Plugged in. Answered the same when it comes again.
+    pub(super) fn started(&mut self, id: &SessionId, meter: Energy, at: i64, reply: Reply) {
+        match self.point.running().filter(|open| open.id == *id) {
+            Some(open) if open.state == SessionState::Reserved => {
+                let started = open.start(meter, at);
+                self.update(&started);
+                let entry = self.entry_of(Action::SupplyStarted, &started).with("meter_start_wh", meter.wh());
+                self.note_by_engine(entry);
+                self.step(&started, Progress::Supplying, Reason::Unspecified, "");
+                self.made.pending.saved_at = Some(self.now.mono);
+                self.made.next.open = Some(started);
+            }
+            Some(open) if open.reason != Reason::Unspecified => self.engine(told::stop(id.as_str(), open.reason)),
+            Some(_) => {}
+            // Released, settling or unknown: whatever flows there must stop, and its end will tell how much it was.
+            None => {
+                let reason = self.settling(id).map_or(Reason::ReservationExpired, |session| session.reason);
+                self.engine(told::stop(id.as_str(), reason));
+            }
+        }
+        self.answer(reply, Outcome::Done);
+    }
+
+    /// The engine's final value: the bill, if there was none (SPEC 3.7).
+    pub(super) fn ended(&mut self, id: &SessionId, last: &Final, reply: Reply) {
+        let open = self.point.running().filter(|open| open.id == *id);
+        let Some(session) = open.or_else(|| self.settling(id).cloned()) else {
+            return self.tell_now(Tell::Fetch { session: id.clone(), last: last.clone(), reply });
+        };
+        let (billed, ticket) = session.bill(last, self.point.record.rated_power_w, self.now);
+        if billed.discrepancy != 0 {
+            self.note_discrepancy(&billed, last.end);
+        }
+        self.issue(&billed, ticket);
+        self.close(&billed);
+        self.answer(reply, Outcome::Done);
+    }
+
+    /// A final value for a session that ended long ago, in `row`.
+    pub(super) fn ended_long(&mut self, id: &SessionId, row: Option<&Session>, last: &Final, reply: Reply) {
+        let Some(session) = row.filter(|row| row.charging_point == self.point.record.id) else {
+            // Unknown sessions are refused, never created.
+            return self.answer(reply, Outcome::Failed(Reason::NotFound, format!("no session {id} of yours")));
+        };
+        if session.is_open() || session.state == SessionState::Settling {
+            return self.ended(id, last, reply);
+        }
+        if let Some(late) = session.late(last) {
+            self.note_discrepancy(&late, last.end);
+            self.update(&late);
+        }
+        self.engine(told::settled(id.as_str()));
+        self.answer(reply, Outcome::Done);
+    }
+
+    pub(super) fn held_reserved(&mut self, id: &SessionId) {
+        let open = self.point.record.open.as_ref().filter(|open| open.id == *id);
+        if open.is_none() {
+            let reason = self.settling(id).map_or(Reason::ReservationExpired, |session| session.reason);
+            self.engine(told::release(id.as_str(), reason));
+        }
+    }
+
+    /// What is open here and not in the engine's journal: a reservation it never heard of is told again; a supply it
+    /// has lost settles.
+    pub(super) fn held(&mut self, sessions: &[SessionId], reply: Reply) {
+        self.answer(reply, Outcome::Done);
+        let Some(open) = self.point.running().filter(|open| !sessions.contains(&open.id)) else { return };
+        match open.state {
+            SessionState::Reserved => self.tell_supply(&open),
+            SessionState::Supplying => self.settle(&open, Reason::Fault, "the engine knows nothing of it"),
+            SessionState::Unspecified | SessionState::Settling | SessionState::Billed | SessionState::Released => {}
+        }
+    }
+
+    pub(super) fn stopped_by_driver(&mut self, id: &SessionId, driver: &DriverId, from: &Origin, reply: Reply) {
+        let open = self.point.running().filter(|open| open.id == *id && open.driver.as_ref() == Some(driver));
+        let Some(open) = open else {
+            return self.answer(reply, Outcome::Failed(Reason::NotFound, format!("no running session {id} of yours")));
+        };
+        let entry = self.entry_of(Action::SupplyStopOrdered, &open);
+        self.audit(from, entry.outcome(Reason::StoppedByDriver, ""));
+        self.end(&open, Reason::StoppedByDriver);
+        self.answer(reply, Outcome::Done);
+    }
+
+    /// Ends the open session: a reservation at once, a supply by telling its engine. The order is durable, so that it
+    /// is repeated to an engine that comes back (SPEC 3.5).
+    pub(super) fn end(&mut self, open: &Session, reason: Reason) {
+        if open.state == SessionState::Reserved {
+            return self.release(open, reason);
+        }
+        if open.reason == Reason::Unspecified {
+            let stopping = Session { reason, ..open.clone() };
+            self.update(&stopping);
+            self.made.next.open = Some(stopping);
+            self.made.pending.stop_due = Some(self.now.mono + self.settings.stop_timeout);
+        }
+        self.engine(told::stop(open.id.as_str(), reason));
+    }
+
+    /// Nothing was supplied: no ticket.
+    pub(super) fn release(&mut self, open: &Session, reason: Reason) {
+        let released = open.release(reason, self.now);
+        self.update(&released);
+        let entry = self.entry_of(Action::SupplyReleased, &released).outcome(reason, "");
+        self.note(entry);
+        self.step(&released, Progress::Released, reason, "");
+        self.engine(told::release(released.id.as_str(), reason));
+        self.close(&released);
+    }
+
+    /// The final value is missing: the last accepted one stands for now, and the driver is free (SPEC 3.8).
+    pub(super) fn settle(&mut self, open: &Session, reason: Reason, detail: &str) {
+        let settling = open.settle(reason, self.now, self.now.mono + self.settings.settle_after);
+        self.update(&settling);
+        let entry = self.entry_of(Action::SupplySettling, &settling).with("energy_wh", settling.energy().wh());
+        self.note(entry.outcome(settling.reason, detail));
+        self.step(&settling, Progress::Settling, settling.reason, detail);
+        self.engine(told::stop(settling.id.as_str(), settling.reason));
+        self.made.next.open = None;
+        self.made.pending.stop_due = None;
+        self.made.pending.saved_at = Some(self.now.mono);
+        self.made.next.settling.push(settling);
+    }
+
+    /// No report came in time (SPEC 3.8).
+    pub(super) fn bill_without_report(&mut self, settling: &Session) {
+        let (billed, ticket) = settling.bill_without_report(self.point.record.rated_power_w);
+        self.issue(&billed, ticket);
+        self.close(&billed);
+    }
+
+    /// The session is over for this charging point; the engine may forget it.
+    fn close(&mut self, session: &Session) {
+        if session.state == SessionState::Billed && session.reason != Reason::SettledWithoutReport {
+            self.engine(told::settled(session.id.as_str()));
+        }
+        if self.made.next.open.as_ref().is_some_and(|open| open.id == session.id) {
+            self.made.next.open = None;
+            self.made.pending.stop_due = None;
+        }
+        self.made.next.settling.retain(|settling| settling.id != session.id);
+    }
+
+    fn settling(&self, id: &SessionId) -> Option<&Session> {
+        self.point.record.settling.iter().find(|settling| settling.id == *id)
+    }
+
+    fn note_discrepancy(&mut self, session: &Session, reported_end: Energy) {
+        self.made.changes.push(Change::Discrepancy { session: session.clone(), reported_end });
+        let entry = self.entry_of(Action::Discrepancy, session).with("discrepancy_wh", session.discrepancy);
+        self.note_by_engine(entry.with("state", session.state.as_str_name().trim_start_matches("SESSION_STATE_")));
+    }
+
+    /// The running value, and what is left of deadlines, as rows.
+    pub(super) fn save_running(&mut self) {
+        if let Some(open) = self.point.running() {
+            self.made.changes.push(Change::UpdateSession(open.clone()));
+            self.made.next.open = Some(open);
+        }
+        for settling in &self.point.record.settling {
+            self.made.changes.push(Change::UpdateSession(settling.clone()));
+        }
+        self.made.pending.saved_at = Some(self.now.mono);
+    }
+}

@@ -1,0 +1,141 @@
+//! Messages to charging points and drivers, from the nouns of the core.
+
+use proto::{
+    ChargingPointId, DriverId, Energy,
+    link::v1::{self as link, Progress, Reason, down},
+};
+
+use super::{Record, Request};
+use crate::{
+    session::{Session, Ticket},
+    settings::Settings,
+};
+
+/// A step of a request, as its driver sees it (SPEC 3.2).
+pub(super) fn step(
+    request: &Request,
+    record: &Record,
+    progress: Progress,
+    (reason, detail): (Reason, &str),
+    settings: &Settings,
+) -> down::Body {
+    down::Body::Step(link::Step {
+        request_id: request.request_id.as_ref().to_owned(),
+        session_id: request.session.to_string(),
+        charging_point_id: record.id.to_string(),
+        progress: progress.into(),
+        reason: reason.into(),
+        detail: detail.to_owned(),
+        place: record.place.as_ref().to_owned(),
+        price_e4: record.price.e4(),
+        currency: settings.currency.to_string(),
+    })
+}
+
+/// A step of a session.
+pub fn step_of(session: &Session, progress: Progress, reason: Reason, detail: &str) -> down::Body {
+    down::Body::Step(link::Step {
+        request_id: session.request_id.as_ref().to_owned(),
+        session_id: session.id.to_string(),
+        charging_point_id: session.charging_point.to_string(),
+        progress: progress.into(),
+        reason: reason.into(),
+        detail: detail.to_owned(),
+        place: session.place.as_ref().to_owned(),
+        price_e4: session.price.e4(),
+        currency: session.currency.to_string(),
+    })
+}
+
+pub(super) fn ask(request: &Request, record: &Record, settings: &Settings) -> down::Body {
+    down::Body::Ask(link::Ask {
+        session_id: request.session.to_string(),
+        driver_id: driver(request.driver.as_ref()),
+        energy_wh: request.energy.wh(),
+        price_e4: record.price.e4(),
+        currency: settings.currency.to_string(),
+    })
+}
+
+pub(super) fn supply(session: &Session, hold_ms: u32) -> down::Body {
+    down::Body::Supply(link::Supply {
+        session_id: session.id.to_string(),
+        driver_id: driver(session.driver.as_ref()),
+        energy_wh: session.requested.wh(),
+        price_e4: session.price.e4(),
+        currency: session.currency.to_string(),
+        hold_ms,
+    })
+}
+
+pub(super) fn release(session: &str, reason: Reason) -> down::Body {
+    down::Body::Release(link::Release { session_id: session.to_owned(), reason: reason.into() })
+}
+
+pub(super) fn stop(session: &str, reason: Reason) -> down::Body {
+    down::Body::Stop(link::Stop { session_id: session.to_owned(), reason: reason.into() })
+}
+
+pub(super) fn settled(session: &str) -> down::Body {
+    down::Body::Settled(link::Settled { session_id: session.to_owned() })
+}
+
+/// What a driver is asked about a manual supply that names him (SPEC 3.1).
+pub fn confirm_request(request: &Request, record: &Record, expires_ms: u32, settings: &Settings) -> down::Body {
+    down::Body::ConfirmRequest(link::ConfirmRequest {
+        session_id: request.session.to_string(),
+        charging_point_id: record.id.to_string(),
+        place: record.place.as_ref().to_owned(),
+        price_e4: record.price.e4(),
+        currency: settings.currency.to_string(),
+        energy_wh: request.energy.wh(),
+        expires_ms,
+    })
+}
+
+/// The running values that the driver being served gets each second (SPEC 3.4).
+pub(super) fn running(session: &Session, power_w: u32) -> down::Body {
+    down::Body::Running(link::Running {
+        session_id: session.id.to_string(),
+        charging_point_id: session.charging_point.to_string(),
+        energy_wh: session.energy().wh(),
+        amount_minor: session.amount().minor,
+        power_w,
+        currency: session.currency.to_string(),
+    })
+}
+
+/// A new ticket; corrections come with what the store holds.
+pub fn ticket(ticket: &Ticket) -> link::Ticket {
+    link::Ticket {
+        session_id: ticket.session.to_string(),
+        driver_id: driver(ticket.driver.as_ref()),
+        charging_point_id: ticket.charging_point.to_string(),
+        place: ticket.place.as_ref().to_owned(),
+        started_at_ms: ticket.started_at,
+        ended_at_ms: ticket.ended_at,
+        energy_wh: ticket.energy.wh(),
+        price_e4: ticket.price.e4(),
+        amount_minor: ticket.amount.minor,
+        currency: ticket.amount.currency.to_string(),
+        reason: ticket.reason.into(),
+        disputed_wh: ticket.disputed.wh(),
+        meter_start_wh: ticket.meter_start.wh(),
+        meter_end_wh: ticket.meter_end.wh(),
+        corrections: Vec::new(),
+    }
+}
+
+fn driver(driver: Option<&DriverId>) -> String {
+    driver.map(ToString::to_string).unwrap_or_default()
+}
+
+/// How an account is named where its owner may be a driver or the charging point itself.
+pub(super) fn account(driver: Option<&DriverId>, charging_point: &ChargingPointId) -> String {
+    driver.map_or_else(|| format!("charging-point/{charging_point}"), |driver| format!("driver/{driver}"))
+}
+
+/// `0` as "until unplugged".
+pub(super) fn wished(energy: Energy) -> String {
+    if energy == Energy::ZERO { "until unplugged".to_owned() } else { format!("{} Wh", energy.wh()) }
+}

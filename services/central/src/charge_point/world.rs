@@ -1,0 +1,346 @@
+//! Test-only: charging points with a store in memory that refuses as the real one does, and what was told, in words.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proto::{
+    Energy, PeerId,
+    link::v1::{SessionState, State, down},
+};
+
+use super::*;
+use crate::{
+    audit::Action,
+    session::Ticket,
+    testing::{at_ms, start},
+};
+
+#[derive(Default)]
+pub(super) struct Store {
+    pub(super) sessions: BTreeMap<SessionId, Session>,
+    pub(super) tickets: BTreeMap<SessionId, Ticket>,
+    pub(super) requests: HashMap<(PeerId, Arc<str>), Answered>,
+    pub(super) actions: Vec<Action>,
+    pub(super) fail: Option<String>,
+}
+
+impl Store {
+    /// All of a decision or nothing of it.
+    pub(super) fn take(&mut self, changes: &[Change]) -> Result<(), Refusal> {
+        if let Some(why) = self.fail.as_ref().filter(|_| !changes.is_empty()) {
+            return Err(Refusal::Unavailable(why.clone()));
+        }
+        changes.iter().try_for_each(|change| self.objection(change).map_or(Ok(()), Err))?;
+        for change in changes {
+            match change {
+                Change::OpenSession(s) | Change::UpdateSession(s) => {
+                    self.sessions.insert(s.id.clone(), s.clone());
+                }
+                Change::Ticket(ticket) => {
+                    self.tickets.insert(ticket.session.clone(), ticket.clone());
+                }
+                Change::Answered(answer) => {
+                    self.requests.insert((answer.requester.clone(), answer.request_id.clone()), answer.clone());
+                }
+                Change::Audit(entry) => self.actions.push(entry.action),
+                Change::Point | Change::Key(_) | Change::Event(_) | Change::Discrepancy { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn objection(&self, change: &Change) -> Option<Refusal> {
+        match change {
+            Change::OpenSession(new) => {
+                let mut open = self.sessions.values().filter(|s| s.is_open());
+                open.find_map(|s| {
+                    if s.charging_point == new.charging_point {
+                        Some(Refusal::ChargingPointBusy)
+                    } else {
+                        (s.driver.is_some() && s.driver == new.driver).then_some(Refusal::DriverBusy)
+                    }
+                })
+            }
+            Change::Answered(answer) => self
+                .requests
+                .get(&(answer.requester.clone(), answer.request_id.clone()))
+                .cloned()
+                .map(Refusal::Repeated),
+            Change::Ticket(ticket) => self.tickets.contains_key(&ticket.session).then_some(Refusal::AlreadyBilled),
+            Change::Point
+            | Change::UpdateSession(_)
+            | Change::Discrepancy { .. }
+            | Change::Key(_)
+            | Change::Event(_)
+            | Change::Audit(_) => None,
+        }
+    }
+}
+
+pub(super) struct World {
+    pub(super) points: Vec<ChargePoint>,
+    pub(super) store: Store,
+    pub(super) settings: Settings,
+    pub(super) now: Now,
+    /// What was told since last asked, in words.
+    pub(super) told: Vec<String>,
+    /// What was told, as it was.
+    pub(super) tells: Vec<(usize, Tell)>,
+}
+
+impl World {
+    /// Charging points CP1, CP2… with key 1 active, without links.
+    pub(super) fn new(count: usize) -> Self {
+        let (now, settings) = (at_ms(0), Settings::default());
+        let points = (1..=count).map(|n| ChargePoint::new(record(n, now, &settings), now)).collect();
+        Self { points, store: Store::default(), settings, now, told: Vec::new(), tells: Vec::new() }
+    }
+
+    pub(super) fn record(&self, point: usize) -> &Record {
+        &self.points[point].record
+    }
+
+    pub(super) fn state(&self, point: usize) -> State {
+        self.points[point].state(&self.settings, self.now)
+    }
+
+    pub(super) fn session(&self, id: &str) -> &Session {
+        &self.store.sessions[&SessionId::new(id)]
+    }
+
+    pub(super) fn ticket(&self, id: &str) -> Option<&Ticket> {
+        self.store.tickets.get(&SessionId::new(id))
+    }
+
+    pub(super) fn sense(&mut self, point: usize, sign: Sign) {
+        let sensed = self.points[point].sense(sign, &self.settings, self.now);
+        let notes = self.store.take(&sensed.notes);
+        assert!(notes.is_ok() || self.store.fail.is_some());
+        sensed.tell.into_iter().for_each(|tell| self.tell(point, tell));
+        if sensed.due {
+            self.input(point, Input::Due);
+        }
+    }
+
+    pub(super) fn input(&mut self, point: usize, input: Input) {
+        let decision = self.points[point].decide(&input, &self.settings, self.now);
+        self.carry_out(point, &input, decision, true);
+    }
+
+    fn carry_out(&mut self, point: usize, input: &Input, decision: Decision, may_refuse: bool) {
+        decision.tell_now.into_iter().for_each(|tell| self.tell(point, tell));
+        match self.store.take(&decision.changes) {
+            Ok(()) => {
+                let record = &self.points[point].record;
+                let epoch = record.epoch + u64::from(decision.claim.is_some());
+                let hold = (!decision.changes.is_empty()).then(|| Hold { epoch, version: record.version + 1 });
+                self.points[point].apply(decision.next, decision.pending, hold);
+                decision.tell_after.into_iter().for_each(|tell| self.tell(point, tell));
+            }
+            Err(refusal) if may_refuse => {
+                let decision = self.points[point].refused(input, &refusal, &self.settings, self.now);
+                self.carry_out(point, input, decision, false);
+            }
+            // A refusal that the store refuses too: nothing more can be promised, and nothing was.
+            Err(_) => {}
+        }
+    }
+
+    /// Time passes, and what falls due on the way is decided at its moment.
+    pub(super) fn pass(&mut self, ms: u64) {
+        let end = self.now.mono + std::time::Duration::from_millis(ms);
+        loop {
+            let due = self.points.iter().enumerate().filter_map(|(n, p)| {
+                let due = p.poll_timeout(&self.settings, self.now)?;
+                // What the store refused is tried again a second later, as the loop does it.
+                Some((if due <= self.now.mono { self.now.mono + std::time::Duration::from_secs(1) } else { due }, n))
+            });
+            let Some((due, point)) = due.min().filter(|(due, _)| *due <= end) else { break };
+            self.now = at_ms(u64::try_from(due.duration_since(start()).as_millis()).unwrap());
+            self.input(point, Input::Due);
+        }
+        self.now = at_ms(u64::try_from(end.duration_since(start()).as_millis()).unwrap());
+    }
+
+    fn tell(&mut self, point: usize, tell: Tell) {
+        self.told.push(in_words(&tell));
+        self.tells.push((point, tell.clone()));
+        if let Tell::Fetch { session, last, reply } = tell {
+            let row = self.store.sessions.get(&session).cloned().map(Box::new);
+            self.input(point, Input::EndedLong { session, row, last, reply });
+        }
+    }
+
+    pub(super) fn take_told(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.told)
+    }
+}
+
+fn record(n: usize, now: Now, settings: &Settings) -> Record {
+    let mut keys = Keyring::default();
+    keys.grant(Arc::new(wire::LinkKey::from_bytes([7; 32])), now, settings);
+    keys.proved(1, Part::Monitor, PARTS, now, settings);
+    keys.proved(1, Part::Engine, PARTS, now, settings);
+    Record {
+        id: format!("CP{n}").parse().unwrap(),
+        epoch: 1 << 32,
+        version: 0,
+        city: "Alicante".into(),
+        place: "Plaza".into(),
+        price: Price::from_e4(3950),
+        rated_power_w: 0,
+        stopped: None,
+        maintenance: None,
+        held: false,
+        removed: false,
+        keys,
+        open: None,
+        settling: Vec::new(),
+        claim: None,
+        owned: false,
+    }
+}
+
+fn in_words(tell: &Tell) -> String {
+    match tell {
+        Tell::Monitor(body) => format!("monitor: {}", body_in_words(body)),
+        Tell::Engine(body) => format!("engine: {}", body_in_words(body)),
+        Tell::Driver(driver, body) => format!("{driver}: {}", body_in_words(body)),
+        Tell::Link(link, body) => format!("link {}: {}", link.0, body_in_words(body)),
+        Tell::Answer(_, outcome) => match outcome {
+            Outcome::Done => "answer: done".to_owned(),
+            Outcome::Unchanged => "answer: unchanged".to_owned(),
+            Outcome::Failed(reason, _) => format!("answer: {}", reason.code()),
+        },
+        Tell::Grant { link, key_no } => format!("link {}: key {key_no}", link.0),
+        Tell::Close(link) => format!("close link {}", link.0),
+        Tell::Fetch { session, .. } => format!("fetch {session}"),
+        Tell::Alarm(_) => "alarm".to_owned(),
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "only what the core sends is put into words")]
+fn body_in_words(body: &down::Body) -> String {
+    match body {
+        down::Body::Ask(m) => format!("ask {}", m.session_id),
+        down::Body::Supply(m) => format!("supply {}", m.session_id),
+        down::Body::Release(m) => format!("release {} {}", m.session_id, m.reason().code()),
+        down::Body::Stop(m) => format!("stop {} {}", m.session_id, m.reason().code()),
+        down::Body::Settled(m) => format!("settled {}", m.session_id),
+        down::Body::Step(m) => {
+            let progress = m.progress().as_str_name().trim_start_matches("PROGRESS_").to_owned();
+            if m.reason == 0 { progress } else { format!("{progress} {}", m.reason().code()) }
+        }
+        down::Body::Running(m) => format!("running {} Wh {} {}", m.energy_wh, m.amount_minor, m.currency),
+        down::Body::Ticket(m) => format!("ticket {} Wh {}", m.energy_wh, m.reason().code()),
+        down::Body::Standing(m) => format!("standing {}", m.key_state().as_str_name().trim_start_matches("KEY_STATE_")),
+        down::Body::ConfirmRequest(m) => format!("confirm {}?", m.session_id),
+        other => format!("{other:?}"),
+    }
+}
+
+pub(super) const MONITOR: LinkNo = LinkNo(1);
+pub(super) const ENGINE: LinkNo = LinkNo(2);
+
+/// Shorthands of the traces: everything happens at CP1 unless said otherwise.
+impl World {
+    /// CP1 with both links up and a healthy engine.
+    pub(super) fn ready() -> Self {
+        let mut world = Self::new(1);
+        world.monitor_up(MONITOR, 1);
+        world.engine_up(ENGINE, 1);
+        world.healthy(true);
+        world.take_told();
+        world
+    }
+
+    pub(super) fn monitor_up(&mut self, link: LinkNo, key_no: u64) {
+        self.link_up(0, Part::Monitor, link, key_no);
+    }
+
+    pub(super) fn engine_up(&mut self, link: LinkNo, key_no: u64) {
+        self.link_up(0, Part::Engine, link, key_no);
+    }
+
+    pub(super) fn link_up(&mut self, point: usize, part: Part, link: LinkNo, key_no: u64) {
+        self.sense(point, Sign::LinkUp { link, part, key_no, from: "192.0.2.1:7".into(), highest_epoch: 0 });
+    }
+
+    pub(super) fn link_down(&mut self, link: LinkNo) {
+        self.sense(0, Sign::LinkDown { link, detail: "gone".into() });
+    }
+
+    pub(super) fn healthy(&mut self, healthy: bool) {
+        let link = self.points[0].signs.monitor.as_ref().map_or(MONITOR, |l| l.link);
+        self.sense(0, Sign::Health { link, healthy, detail: if healthy { "" } else { "broken" }.into() });
+    }
+
+    pub(super) fn request(&mut self, session: &str, request_id: &str) {
+        self.input(0, Input::Request(request("D1", session, request_id)));
+    }
+
+    pub(super) fn accept(&mut self, session: &str) {
+        self.input(0, Input::AskAnswer { session: SessionId::new(session), accepted: true, detail: "".into() });
+    }
+
+    pub(super) fn started(&mut self, session: &str, meter: u64) {
+        let (meter, at) = (Energy::from_wh(meter), self.now.wall_ms);
+        self.input(0, Input::Started { session: SessionId::new(session), meter, at, reply: engine_reply() });
+    }
+
+    pub(super) fn meter(&mut self, session: &str, meter: u64) {
+        let session = SessionId::new(session);
+        self.sense(0, Sign::Meter { link: ENGINE, session, meter: Energy::from_wh(meter), power_w: 7_000 });
+    }
+
+    pub(super) fn ended(&mut self, session: &str, start: u64, end: u64, reason: proto::link::v1::Reason) {
+        let last = crate::session::Final {
+            start: Energy::from_wh(start),
+            end: Energy::from_wh(end),
+            reason,
+            started_at: 1,
+            ended_at: self.now.wall_ms,
+        };
+        self.input(0, Input::Ended { session: SessionId::new(session), last, reply: engine_reply() });
+    }
+
+    pub(super) fn order(&mut self, order: Order) {
+        let by = Origin::new("operator/ana", "192.0.2.9:1");
+        self.input(0, Input::Order { order, by, reply: Reply::Order(1) });
+    }
+
+    /// D1 is supplied at CP1 in session s1, meter 1,000 to 1,500.
+    pub(super) fn supplying() -> Self {
+        let mut world = Self::reserved();
+        world.started("s1", 1_000);
+        world.meter("s1", 1_500);
+        world.take_told();
+        assert_eq!(world.record(0).open.as_ref().map(|s| s.state), Some(SessionState::Supplying));
+        world
+    }
+
+    pub(super) fn reserved() -> Self {
+        let mut world = Self::ready();
+        world.request("s1", "r1");
+        world.accept("s1");
+        world.take_told();
+        world
+    }
+}
+
+pub(super) fn engine_reply() -> Reply {
+    Reply::Link { link: ENGINE, to: 9 }
+}
+
+pub(super) fn request(driver: &str, session: &str, request_id: &str) -> Request {
+    Request {
+        driver: Some(driver.parse().unwrap()),
+        request_id: request_id.into(),
+        energy: Energy::ZERO,
+        session: SessionId::new(session),
+        manual: false,
+        known: true,
+        busy: false,
+        from: Origin::new(format!("driver/{driver}"), "192.0.2.2:1"),
+        reply: Reply::Link { link: LinkNo(3), to: 5 },
+    }
+}

@@ -1,0 +1,308 @@
+//! A session from reservation to ticket (SPEC 3): *reserved*, *supplying*, *settling*, *billed* or *released*.
+//!
+//! Guarantees: energy and money are whole numbers; a bill is the lifetime register's end minus its start; a register
+//! never runs backwards; what a final value says past the bill is a discrepancy, what exceeds the rated power is
+//! disputed, and bill + discrepancy + disputed is always what the meter said.
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use mesh::clock::Now;
+use proto::{
+    ChargingPointId, Currency, DriverId, Energy, Money, Price,
+    link::v1::{Reason, SessionState},
+};
+
+/// Chosen by Central, unique for all time.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(Arc<str>);
+
+impl SessionId {
+    pub fn new(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub id: SessionId,
+    pub charging_point: ChargingPointId,
+    /// Nobody: the charging point's own account.
+    pub driver: Option<DriverId>,
+    pub request_id: Arc<str>,
+    /// Wished for at the charging point itself.
+    pub manual: bool,
+    pub state: SessionState,
+    /// Fixed when it was reserved (SPEC 3.6).
+    pub price: Price,
+    pub currency: Currency,
+    pub place: Arc<str>,
+    /// Zero: until unplugged.
+    pub requested: Energy,
+    pub meter_start: Energy,
+    /// Last accepted value of the lifetime register; after billing, where the bill ends.
+    pub meter_last: Energy,
+    pub reserved_at: i64,
+    pub started_at: Option<i64>,
+    pub ended_at: Option<i64>,
+    /// Why it ended; while it is supplying, why it was told to stop.
+    pub reason: Reason,
+    /// When the reservation expires, or settling ends. Central's running time alone counts, so that only what is left
+    /// of it is ever stored.
+    pub due: Option<Instant>,
+    /// What a final value after billing said beyond the bill, in Wh.
+    pub discrepancy: i64,
+    pub disputed: Energy,
+}
+
+/// What an engine says of a supply that ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Final {
+    pub start: Energy,
+    pub end: Energy,
+    pub reason: Reason,
+    pub started_at: i64,
+    pub ended_at: i64,
+}
+
+/// Money that a session cost. Never changed afterwards: see corrections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    pub session: SessionId,
+    pub driver: Option<DriverId>,
+    pub charging_point: ChargingPointId,
+    pub place: Arc<str>,
+    pub started_at: i64,
+    pub ended_at: i64,
+    pub energy: Energy,
+    pub price: Price,
+    pub amount: Money,
+    pub reason: Reason,
+    pub disputed: Energy,
+    pub meter_start: Energy,
+    pub meter_end: Energy,
+}
+
+/// A value below the last accepted one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RanBackwards;
+
+impl Session {
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, SessionState::Reserved | SessionState::Supplying)
+    }
+
+    pub fn energy(&self) -> Energy {
+        self.meter_last.saturating_sub(self.meter_start)
+    }
+
+    pub fn amount(&self) -> Money {
+        self.price.amount(self.energy(), self.currency)
+    }
+
+    /// Plugged in: energy flows from this register value on.
+    pub fn start(&self, meter: Energy, at: i64) -> Self {
+        Self {
+            state: SessionState::Supplying,
+            meter_start: meter,
+            meter_last: meter,
+            started_at: Some(at),
+            due: None,
+            ..self.clone()
+        }
+    }
+
+    /// Accepts a running value, unless the register ran backwards.
+    pub fn accept(&mut self, meter: Energy) -> Result<(), RanBackwards> {
+        if meter < self.meter_last {
+            return Err(RanBackwards);
+        }
+        self.meter_last = meter;
+        Ok(())
+    }
+
+    /// The reservation is over and nothing was supplied: no ticket.
+    pub fn release(&self, reason: Reason, now: Now) -> Self {
+        Self { state: SessionState::Released, reason, ended_at: Some(now.wall_ms), due: None, ..self.clone() }
+    }
+
+    /// The end is near but the final value is missing (SPEC 3.8).
+    pub fn settle(&self, reason: Reason, now: Now, until: Instant) -> Self {
+        let reason = if self.reason == Reason::Unspecified { reason } else { self.reason };
+        Self { state: SessionState::Settling, reason, ended_at: Some(now.wall_ms), due: Some(until), ..self.clone() }
+    }
+
+    /// The bill at the engine's final value. `rated_w` is the charging point's rated power, 0 where none is set.
+    pub fn bill(&self, last: &Final, rated_w: u32, now: Now) -> (Self, Ticket) {
+        // A start that was accepted stands; one that Central never heard of (it was down) is in the final value.
+        let start = if self.started_at.is_some() { self.meter_start } else { last.start };
+        let accepted = if self.started_at.is_some() { self.meter_last } else { start };
+        let end = last.end.max(accepted);
+        let reason = if last.reason.ends_a_supply() { last.reason } else { Reason::Fault };
+        let began = if last.started_at > 0 { last.started_at } else { self.started_at.unwrap_or(self.reserved_at) };
+        let ended = if last.ended_at >= began { last.ended_at } else { now.wall_ms.max(began) };
+        // Neither the engine's clock nor a long silence may stretch the time in which energy could flow.
+        let elapsed = (ended - began).min((now.wall_ms - self.reserved_at).max(0));
+        let billed = Self {
+            meter_start: start,
+            meter_last: end,
+            reason,
+            started_at: Some(began),
+            ended_at: Some(ended),
+            discrepancy: difference(last.end, end),
+            ..self.clone()
+        };
+        billed.with_ticket(disputed(end.saturating_sub(start), rated_w, elapsed))
+    }
+
+    /// The bill at the last accepted value, when no report came in time (SPEC 3.8).
+    pub fn bill_without_report(&self, rated_w: u32) -> (Self, Ticket) {
+        let began = self.started_at.unwrap_or(self.reserved_at);
+        let ended = self.ended_at.unwrap_or(began);
+        let billed = Self { reason: Reason::SettledWithoutReport, ended_at: Some(ended), ..self.clone() };
+        billed.with_ticket(disputed(self.energy(), rated_w, ended - began))
+    }
+
+    /// A final value for a session that is billed or released: the bill stays, the difference is kept (SPEC 3.8).
+    /// Nothing where it says what is known already, as a repeated report does.
+    pub fn late(&self, last: &Final) -> Option<Self> {
+        let discrepancy = match self.state {
+            SessionState::Billed => difference(last.end, self.meter_last),
+            SessionState::Released => difference(last.end, last.start).max(0),
+            SessionState::Unspecified | SessionState::Reserved | SessionState::Supplying | SessionState::Settling => {
+                return None;
+            }
+        };
+        // The first one counts: an engine that changes its mind is not believed twice.
+        (self.discrepancy == 0 && discrepancy != 0).then(|| Self { discrepancy, ..self.clone() })
+    }
+
+    fn with_ticket(self, disputed: Energy) -> (Self, Ticket) {
+        let session = Self { state: SessionState::Billed, disputed, due: None, ..self };
+        let energy = session.energy().saturating_sub(disputed);
+        let ticket = Ticket {
+            session: session.id.clone(),
+            driver: session.driver.clone(),
+            charging_point: session.charging_point.clone(),
+            place: session.place.clone(),
+            started_at: session.started_at.unwrap_or(session.reserved_at),
+            ended_at: session.ended_at.unwrap_or(session.reserved_at),
+            energy,
+            price: session.price,
+            amount: session.price.amount(energy, session.currency),
+            reason: session.reason,
+            disputed,
+            meter_start: session.meter_start,
+            meter_end: session.meter_last,
+        };
+        (session, ticket)
+    }
+}
+
+/// What exceeds the rated power over the time elapsed, rounded in the driver's favour by less than a watt-hour.
+fn disputed(energy: Energy, rated_w: u32, elapsed_ms: i64) -> Energy {
+    if rated_w == 0 {
+        return Energy::ZERO;
+    }
+    let possible = u128::from(rated_w) * u128::from(elapsed_ms.max(0).unsigned_abs()) / 3_600_000;
+    energy.saturating_sub(Energy::from_wh(u64::try_from(possible).unwrap_or(u64::MAX)))
+}
+
+fn difference(a: Energy, b: Energy) -> i64 {
+    let wide = i128::from(a.wh()) - i128::from(b.wh());
+    i64::try_from(wide).unwrap_or(if wide < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::{at, session};
+
+    fn supplying(start: u64, last: u64) -> Session {
+        let mut session = session("s1").start(Energy::from_wh(start), 1_000);
+        session.accept(Energy::from_wh(last)).unwrap();
+        session
+    }
+
+    fn last(start: u64, end: u64) -> Final {
+        Final {
+            start: Energy::from_wh(start),
+            end: Energy::from_wh(end),
+            reason: Reason::Unplugged,
+            started_at: 1_000,
+            ended_at: 3_601_000,
+        }
+    }
+
+    #[test]
+    fn a_bill_is_end_minus_start_of_the_lifetime_register_spec_3_8() {
+        let (session, ticket) = supplying(1_000, 1_500).bill(&last(1_000, 2_000), 0, at(4_000));
+        assert_eq!(session.state, SessionState::Billed);
+        assert_eq!((ticket.energy.wh(), ticket.amount.minor), (1_000, 40));
+        assert_eq!((ticket.meter_start.wh(), ticket.meter_end.wh()), (1_000, 2_000));
+        assert_eq!(ticket.reason, Reason::Unplugged);
+    }
+
+    #[test]
+    fn a_register_that_runs_backwards_is_not_accepted_and_the_rest_is_a_discrepancy_spec_3_8() {
+        let mut session = supplying(1_000, 1_500);
+        assert_eq!(session.accept(Energy::from_wh(1_499)), Err(RanBackwards));
+        let (session, ticket) = session.bill(&last(1_000, 1_400), 0, at(4_000));
+        assert_eq!((ticket.energy.wh(), session.discrepancy), (500, -100));
+    }
+
+    #[test]
+    fn energy_past_the_rated_power_is_disputed_and_not_billed_spec_3_8() {
+        // 11 kW for one hour give at most 11 kWh.
+        let (session, ticket) = supplying(0, 0).bill(&last(0, 12_345), 11_000, at(4_000));
+        assert_eq!((ticket.energy.wh(), ticket.disputed.wh()), (11_000, 1_345));
+        assert_eq!(session.disputed, ticket.disputed);
+    }
+
+    #[test]
+    fn a_start_that_central_never_heard_of_is_taken_from_the_final_value() {
+        let (_, ticket) = session("s1").bill(&last(700, 900), 0, at(4_000));
+        assert_eq!((ticket.meter_start.wh(), ticket.energy.wh()), (700, 200));
+    }
+
+    #[test]
+    fn a_session_that_is_never_reported_is_billed_at_the_last_accepted_value_spec_3_8() {
+        let now = at(100);
+        let settling = supplying(10, 60).settle(Reason::Fault, now, now.mono + Duration::from_secs(900));
+        let (billed, ticket) = settling.bill_without_report(0);
+        assert_eq!((ticket.energy.wh(), ticket.reason), (50, Reason::SettledWithoutReport));
+        let late = billed.late(&last(10, 75)).unwrap();
+        assert_eq!((late.discrepancy, late.state), (15, SessionState::Billed));
+        assert_eq!(late.late(&last(10, 75)), None, "a repeated report changes nothing");
+    }
+
+    #[test]
+    fn energy_of_a_released_session_is_a_discrepancy_and_no_ticket() {
+        let released = session("s1").release(Reason::ReservationExpired, at(5));
+        assert_eq!(released.late(&last(10, 12)).map(|s| (s.state, s.discrepancy)), Some((SessionState::Released, 2)));
+        assert_eq!(released.late(&last(10, 10)), None);
+    }
+
+    #[test]
+    fn a_ticket_always_bears_a_reason_that_ends_a_supply_spec_3_9() {
+        let odd = Final { reason: Reason::Unavailable, ..last(0, 1) };
+        assert_eq!(supplying(0, 0).bill(&odd, 0, at(4_000)).1.reason, Reason::Fault);
+    }
+}

@@ -1,0 +1,64 @@
+//! Every time and number of SPEC 2 to 4 that the decisions use. Plain values: the pure core is given them, the command
+//! line of [`crate::Config`] fills them.
+
+use std::time::Duration;
+
+use proto::{Currency, Price};
+
+/// Defaults are those of the specification.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long an engine may think about an `Ask`.
+    pub ask_timeout: Duration,
+    /// How long a reservation waits for the plug (SPEC 2.2).
+    pub reservation: Duration,
+    /// How long a driver may think about a manual supply that names him.
+    pub confirmation: Duration,
+    /// How long an engine may take to report the end of a supply it was told to stop.
+    pub stop_timeout: Duration,
+    /// Both links gone for this long settle a supply (SPEC 3.8).
+    pub links_lost: Duration,
+    /// A settling session without a report is billed after this (SPEC 3.8).
+    pub settle_after: Duration,
+    /// The running meter value is made durable this often.
+    pub meter_saved_every: Duration,
+    /// What is left of a settling session's time is made durable this often.
+    pub settling_saved_every: Duration,
+    /// How long the engine's link may be missing before the charging point is shown as broken.
+    pub engine_grace: Duration,
+    /// The old key is retired this long after the new one was first proven (SPEC 4.6).
+    pub key_overlap: Duration,
+    /// A charging point whose key was renewed authenticates again after this (SPEC 4.7).
+    pub renew_after: Duration,
+    /// Age at which a key expires; it rotates when a third of it is left.
+    pub key_lifetime: Duration,
+    /// So many takeovers of a live link within the window hold the charging point (SPEC 4.9).
+    pub takeovers: usize,
+    pub takeover_window: Duration,
+    /// What a charging point costs for which Registry names no price.
+    pub price: Price,
+    pub currency: Currency,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ask_timeout: Duration::from_secs(5),
+            reservation: Duration::from_secs(60),
+            confirmation: Duration::from_secs(60),
+            stop_timeout: Duration::from_secs(5),
+            links_lost: Duration::from_secs(60),
+            settle_after: Duration::from_secs(15 * 60),
+            meter_saved_every: Duration::from_secs(10),
+            settling_saved_every: Duration::from_secs(60),
+            engine_grace: Duration::from_secs(2),
+            key_overlap: Duration::from_secs(60),
+            renew_after: Duration::from_secs(5),
+            key_lifetime: Duration::from_secs(30 * 24 * 3600),
+            takeovers: 3,
+            takeover_window: Duration::from_secs(5 * 60),
+            price: Price::from_e4(3950),
+            currency: Currency::EUR,
+        }
+    }
+}
