@@ -48,9 +48,8 @@ pub(crate) struct Inner {
     readers: Lane,
     /// SQLite has one writer; PostgreSQL as many as it reads with.
     writers: Lane,
-    /// Lets a test fill the disk: pages a SQLite file may have, 0 for no limit.
     #[cfg(test)]
-    pub(crate) page_limit: std::sync::atomic::AtomicU32,
+    pub(crate) faults: crate::central::Faults,
 }
 
 struct Lane {
@@ -99,7 +98,7 @@ impl Database {
                 readers: Lane::new(Use::Read, READERS),
                 writers: Lane::new(Use::Write, width),
                 #[cfg(test)]
-                page_limit: 0.into(),
+                faults: Default::default(),
             }),
         };
         let inner = Arc::clone(&database.inner);
@@ -191,10 +190,7 @@ impl Inner {
         #[cfg_attr(not(test), expect(unused_mut, reason = "a test limits its pages"))]
         let mut conn = Conn::establish(&self.address, purpose)?;
         #[cfg(test)]
-        match self.page_limit.load(std::sync::atomic::Ordering::SeqCst) {
-            0 => {}
-            pages => conn.execute(&format!("PRAGMA max_page_count={pages}"))?,
-        }
+        self.faults.limit_pages(&mut conn)?;
         Ok(conn)
     }
 

@@ -45,6 +45,7 @@ pub enum StoreError {
 }
 
 impl From<DieselError> for StoreError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "diesel's list of errors is not exhaustive")]
     fn from(error: DieselError) -> Self {
         let text = error.to_string();
         match &error {
@@ -56,7 +57,6 @@ impl From<DieselError> for StoreError {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "diesel's list of kinds is not exhaustive")]
 fn sort(kind: &DatabaseErrorKind, message: &str, text: String) -> StoreError {
     use DatabaseErrorKind::{
         CheckViolation, ClosedConnection, ExclusionViolation, ForeignKeyViolation, NotNullViolation,

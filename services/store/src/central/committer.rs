@@ -165,6 +165,8 @@ impl Writer {
             None => self.reopen()?,
         };
         let result = carry_out(&mut open, turns, &self.name, group);
+        #[cfg(test)]
+        let result = self.database.inner.faults.at_commit(result);
         // Kept only where its transaction is over for certain.
         let over = match &result {
             Ok(_) => true,
@@ -260,4 +262,40 @@ fn in_sequence(event: &Event, applied: &Applied<'_>, head: &mut Head) -> OutboxR
 
 fn refuse(turns: &[Turn], refusal: &Refusal) -> Answers {
     turns.iter().map(|_| Err(refusal.clone())).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod faults {
+    //! What a test makes go wrong, where no real fault can be timed so well.
+
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+
+    use super::{Answers, Failure};
+    use crate::{Conn, StoreError};
+
+    #[derive(Default)]
+    pub(crate) struct Faults {
+        /// Pages a SQLite file may have, 0 for no limit: a full disk.
+        pub(crate) page_limit: AtomicU32,
+        /// The next commit arrives, but its answer is lost.
+        pub(crate) lose_answer: AtomicBool,
+    }
+
+    impl Faults {
+        pub(crate) fn limit_pages(&self, conn: &mut Conn) -> Result<(), StoreError> {
+            match self.page_limit.load(SeqCst) {
+                0 => Ok(()),
+                pages => conn.execute(&format!("PRAGMA max_page_count={pages}")),
+            }
+        }
+
+        pub(super) fn at_commit(&self, result: Result<Answers, Failure>) -> Result<Answers, Failure> {
+            match result {
+                Ok(answers) if self.lose_answer.swap(false, SeqCst) => {
+                    Err(Failure::Unknown(StoreError::Unavailable("the line was cut".into()), answers))
+                }
+                other => other,
+            }
+        }
+    }
 }

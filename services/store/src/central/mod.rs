@@ -17,12 +17,16 @@ mod request;
 mod schema;
 mod session;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod turn;
 mod writer;
 
 pub use audit::{AuditEntry, AuditFilter, AuditOrder, AuditRow};
 pub use charging_point::ChargingPointRow;
+#[cfg(test)]
+pub(crate) use committer::faults::Faults;
 pub use committer::{Committer, CommitterSettings};
 pub use identity::{IdentityRow, OperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};

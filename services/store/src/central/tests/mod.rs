@@ -1,0 +1,158 @@
+//! The same rules on SQLite and on a real PostgreSQL.
+
+mod chain;
+mod kill;
+mod opening;
+mod rows;
+mod trouble;
+mod turns;
+
+use super::*;
+use crate::Database;
+
+/// Runs each rule on both back ends.
+macro_rules! on_both {
+    ($($(#[doc = $doc:literal])* async fn $name:ident($bed:ident: Bed) $body:block)*) => {
+        $(
+            $(#[doc = $doc])*
+            mod $name {
+                use super::*;
+
+                async fn rule($bed: Bed) $body
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn sqlite() {
+                    rule(Bed::sqlite().await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn postgres() {
+                    rule(Bed::postgres().await).await;
+                }
+            }
+        )*
+    };
+}
+use on_both;
+
+/// A migrated database with a committer on it.
+struct Bed {
+    url: String,
+    database: Database,
+    committer: Committer,
+    folder: tempfile::TempDir,
+}
+
+impl Bed {
+    async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("central.db").display());
+        Self::on(url, folder).await
+    }
+
+    async fn postgres() -> Self {
+        let url = tokio::task::spawn_blocking(|| crate::testing::postgres().create_database()).await.unwrap();
+        Self::on(url, tempfile::tempdir().unwrap()).await
+    }
+
+    async fn on(url: String, folder: tempfile::TempDir) -> Self {
+        Database::migrate(&url, SCHEMA).await.unwrap();
+        let database = Database::open(&url, SCHEMA).await.unwrap();
+        let committer = Committer::start(&database, "central-1", CommitterSettings::default()).unwrap();
+        Self { url, database, committer, folder }
+    }
+
+    /// Adds a charging point and claims it.
+    async fn owned(&self, cp_id: &str) -> Hand {
+        let row = ChargingPointRow { cp_id: cp_id.into(), city: "Graz".into(), price_e4: 3950, ..Default::default() };
+        self.unguarded([Write::AddChargingPoint(row)]).await.unwrap();
+        self.claimed(cp_id, "central-1").await
+    }
+
+    async fn claimed(&self, cp_id: &str, owner: &str) -> Hand {
+        let guard = Guard::Claim { cp_id: cp_id.into(), owner: owner.into(), expected_owner: None };
+        let done = self.committer.submit(turn(Some(guard), [])).await.unwrap();
+        Hand { cp_id: cp_id.into(), epoch: done.epoch, version: done.version }
+    }
+
+    async fn unguarded(&self, writes: impl Into<Vec<Write>>) -> Result<Committed, Refusal> {
+        self.committer.submit(turn(None, writes)).await
+    }
+
+    /// A turn under `hand`, which follows the version.
+    async fn submit(&self, hand: &mut Hand, writes: impl Into<Vec<Write>>) -> Result<Committed, Refusal> {
+        let result = self.committer.submit(turn(Some(hand.guard()), writes)).await;
+        if let Ok(done) = &result {
+            hand.version = done.version;
+        }
+        result
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        queries: impl FnOnce(&mut crate::Conn) -> Result<T, crate::StoreError> + Send + 'static,
+    ) -> T {
+        self.database.read("test", queries).await.unwrap()
+    }
+
+    /// Raw SQL, past every rule.
+    async fn sql(&self, sql: impl Into<String>) {
+        let sql = sql.into();
+        let done: Result<Result<(), ()>, _> =
+            self.database.transaction("test", move |conn| Ok(conn.execute(&sql)?)).await;
+        done.unwrap().unwrap();
+    }
+}
+
+/// A charging point as its owner knows it.
+#[derive(Clone, Debug)]
+struct Hand {
+    cp_id: String,
+    epoch: i64,
+    version: i64,
+}
+
+impl Hand {
+    fn guard(&self) -> Guard {
+        Guard::Held { cp_id: self.cp_id.clone(), epoch: self.epoch, version: self.version }
+    }
+}
+
+fn turn(guard: Option<Guard>, writes: impl Into<Vec<Write>>) -> Turn {
+    Turn { id: TurnId::random(), name: "test", guard, writes: writes.into() }
+}
+
+fn session(id: &str, cp_id: &str, driver_id: Option<&str>, state: i32) -> SessionRow {
+    SessionRow {
+        session_id: id.into(),
+        cp_id: cp_id.into(),
+        driver_id: driver_id.map(Into::into),
+        state,
+        currency: "EUR".into(),
+        ..Default::default()
+    }
+}
+
+fn ticket(session: &SessionRow, energy_wh: i64) -> TicketRow {
+    TicketRow {
+        session_id: session.session_id.clone(),
+        driver_id: session.driver_id.clone(),
+        cp_id: session.cp_id.clone(),
+        energy_wh,
+        amount_minor: energy_wh / 10,
+        currency: "EUR".into(),
+        ..Default::default()
+    }
+}
+
+fn entry(action: &str, object: &str) -> AuditEntry {
+    AuditEntry {
+        at_ms: 1_700_000_000_000,
+        actor: "operator/ada".into(),
+        address: "192.0.2.7:5123".into(),
+        action: action.into(),
+        object: object.into(),
+        parameters: r#"{"reason":"test"}"#.into(),
+        outcome: "DONE".into(),
+    }
+}

@@ -1,0 +1,106 @@
+use std::collections::BTreeMap;
+
+use diesel::{prelude::*, sql_types::Text};
+
+use super::*;
+use crate::{OpenError, connection::on};
+
+#[derive(QueryableByName)]
+struct Column {
+    #[diesel(sql_type = Text)]
+    table_name: String,
+    #[diesel(sql_type = Text)]
+    column_name: String,
+    #[diesel(sql_type = Text)]
+    kind: String,
+}
+
+/// `table.column` to the diesel type, as written in a schema file.
+fn declared(text: &str) -> BTreeMap<String, String> {
+    let (mut table, mut name, mut found) = ("", None, BTreeMap::new());
+    for line in text.lines().map(str::trim) {
+        if let Some((before, _)) = line.split_once(" (").filter(|_| line.ends_with(") {")) {
+            table = before;
+        } else if let Some(rest) = line.strip_prefix("#[sql_name = \"") {
+            name = rest.strip_suffix("\"]");
+        } else if let Some((column, kind)) = line.strip_suffix(',').and_then(|line| line.split_once(" -> ")) {
+            found.insert(format!("{table}.{}", name.take().unwrap_or(column)), kind.to_owned());
+        }
+    }
+    found
+}
+
+fn migrated(conn: &mut crate::Conn) -> Result<BTreeMap<String, String>, crate::StoreError> {
+    let sqlite = "SELECT m.name AS table_name, c.name AS column_name, c.type || CASE c.\"notnull\" WHEN 1 THEN '' ELSE '?' END AS kind
+        FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'";
+    let postgres = "SELECT table_name::text, column_name::text, upper(data_type) || CASE is_nullable WHEN 'NO' THEN '' ELSE '?' END AS kind
+        FROM information_schema.columns WHERE table_schema = current_schema()";
+    let sql = if matches!(conn.0, crate::connection::Backend::Sqlite(_)) { sqlite } else { postgres };
+    let columns: Vec<Column> = on!(conn, |c| diesel::sql_query(sql).load(c))?;
+    let ours = columns
+        .into_iter()
+        .filter(|column| !column.table_name.starts_with("__") && column.table_name != "schema_version");
+    Ok(ours
+        .map(|Column { table_name, column_name, kind }| {
+            let diesel = match kind.trim_end_matches('?') {
+                "TEXT" => "Text",
+                "BIGINT" => "BigInt",
+                "INTEGER" => "Integer",
+                "BOOLEAN" => "Bool",
+                other => other,
+            };
+            let diesel = if kind.ends_with('?') { format!("Nullable<{diesel}>") } else { diesel.to_owned() };
+            (format!("{table_name}.{column_name}"), diesel)
+        })
+        .collect())
+}
+
+on_both! {
+    async fn the_schema_equals_the_migrated_database(bed: Bed) {
+        assert_eq!(declared(include_str!("../schema.rs")), bed.read(migrated).await);
+    }
+
+    async fn migrating_again_changes_nothing(bed: Bed) {
+        assert_eq!(Database::migrate(&bed.url, SCHEMA).await.unwrap(), Vec::<String>::new());
+    }
+
+    async fn a_database_that_says_it_is_too_new_is_refused_spec_10_6(bed: Bed) {
+        bed.sql("UPDATE schema_version SET version = 7").await;
+        Database::open(&bed.url, SCHEMA).await.expect("newer, but it serves this program");
+        bed.sql("UPDATE schema_version SET serves_from = 7").await;
+        for error in [Database::open(&bed.url, SCHEMA).await.unwrap_err(), Database::migrate(&bed.url, SCHEMA).await.unwrap_err()] {
+            assert!(matches!(&error, OpenError::TooNew { serves_from: 7, .. }), "{error}");
+            assert!(error.to_string().contains("too new"), "{error}");
+        }
+    }
+
+    async fn an_older_database_says_to_run_migrate(bed: Bed) {
+        bed.sql("UPDATE schema_version SET version = 0").await;
+        let error = Database::open(&bed.url, SCHEMA).await.unwrap_err();
+        assert!(matches!(&error, OpenError::TooOld { found: 0, .. }) && error.to_string().contains("chargemesh migrate"), "{error}");
+    }
+
+    async fn another_services_database_is_refused(bed: Bed) {
+        bed.sql("UPDATE schema_version SET name = 'registry'").await;
+        for error in [Database::open(&bed.url, SCHEMA).await.unwrap_err(), Database::migrate(&bed.url, SCHEMA).await.unwrap_err()] {
+            assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_or_unwritable_file_is_said_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = format!("sqlite:{}", folder.path().join("none.db").display());
+    assert!(matches!(Database::open(&missing, SCHEMA).await.unwrap_err(), OpenError::TooOld { .. }));
+    let file = folder.path().join("file");
+    std::fs::write(&file, "not a database, but long enough to be looked at as one, page header and all").unwrap();
+    let not_one = format!("sqlite:{}", file.display());
+    let error = Database::open(&not_one, SCHEMA).await.unwrap_err();
+    assert!(error.to_string().contains("file is not a database"), "{error}");
+    let below_a_file = format!("sqlite:{}", file.join("x.db").display());
+    let error = Database::migrate(&below_a_file, SCHEMA).await.unwrap_err();
+    assert!(error.to_string().contains("cannot make the folder"), "{error}");
+    let nobody = Database::open("postgres://u:secret@127.0.0.1:1/x", SCHEMA).await.unwrap_err();
+    assert!(nobody.is_transient() && !nobody.to_string().contains("secret"), "{nobody}");
+}

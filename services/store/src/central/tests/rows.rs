@@ -1,0 +1,198 @@
+use super::*;
+
+fn kek(id: &str) -> KeyEncryption {
+    KeyEncryption::parse(&KeyEncryption::generate(id)).unwrap()
+}
+
+fn key_row(kek: &KeyEncryption, key_no: i64, state: KeyState) -> KeyRow {
+    let (wrapped, kek_id) = kek.wrap("charging-point/CP-1", key_no, &[7; 32]);
+    KeyRow {
+        holder: "charging-point/CP-1".into(),
+        key_no,
+        incarnation: 1,
+        state: state.into(),
+        wrapped: Some(wrapped),
+        kek_id,
+        granted_at_ms: 1,
+        expires_at_ms: 100,
+        changed_at_ms: 1,
+    }
+}
+
+#[test]
+fn a_wrapped_key_opens_in_its_own_row_alone() {
+    let kek_one = kek("k1");
+    let row = key_row(&kek_one, 1, KeyState::Active);
+    assert_eq!(*kek_one.unwrap(&row).unwrap(), [7; 32]);
+    for other in [
+        KeyRow { key_no: 2, ..row.clone() },
+        KeyRow { holder: "charging-point/CP-2".into(), ..row.clone() },
+        KeyRow {
+            wrapped: row
+                .wrapped
+                .as_ref()
+                .map(|text| text.replace(&text[30..31], if &text[30..31] == "0" { "1" } else { "0" })),
+            ..row.clone()
+        },
+    ] {
+        assert!(matches!(kek_one.unwrap(&other), Err(KeyError::Broken { .. })));
+    }
+    assert!(matches!(kek("k2").unwrap(&row), Err(KeyError::UnknownKek { .. })));
+    assert!(matches!(kek("k1").unwrap(&row), Err(KeyError::Broken { .. })), "another key under the same id");
+    assert!(matches!(kek_one.unwrap(&KeyRow { wrapped: None, ..row.clone() }), Err(KeyError::Erased { .. })));
+    assert!(!format!("{row:?} {kek_one:?}").contains(row.wrapped.as_deref().unwrap()));
+}
+
+#[test]
+fn a_key_encryption_key_can_be_rolled_spec_10_7() {
+    let (old, new) = (KeyEncryption::generate("k1"), KeyEncryption::generate("k2"));
+    let before = KeyEncryption::parse(&old).unwrap();
+    let row = key_row(&before, 1, KeyState::Active);
+    let both = KeyEncryption::parse(&format!("# rolled\n{}{}", *new, *old)).unwrap();
+    assert_eq!(both.current(), "k2");
+    let rolled = both.rewrap(&row).unwrap().unwrap();
+    assert_eq!(both.rewrap(&rolled).unwrap(), None);
+    assert_eq!(*KeyEncryption::parse(&new).unwrap().unwrap(&rolled).unwrap(), [7; 32]);
+    for bad in ["", "k1", "k1:abc", "# nothing\n"] {
+        assert!(KeyEncryption::parse(bad).is_err(), "{bad}");
+    }
+}
+
+on_both! {
+    async fn key_material_is_erased_when_revoked_or_deleted_spec_4_7(bed: Bed) {
+        let kek = kek("k1");
+        for (key_no, gone) in [(1, KeyState::Revoked), (2, KeyState::Deleted)] {
+            let row = key_row(&kek, key_no, KeyState::Active);
+            bed.unguarded([Write::Key(row.clone())]).await.unwrap();
+            bed.unguarded([Write::Key(KeyRow { state: gone.into(), ..row.clone() })]).await.unwrap();
+            let found = bed.read(move |c| KeyRow::find(c, "charging-point/CP-1", key_no)).await.unwrap();
+            assert_eq!((found.state, found.wrapped), (gone.into(), None));
+            if let Some(path) = bed.url.strip_prefix("sqlite:") {
+                bed.sql("SELECT 1").await;
+                let mut conn = bed.database.inner.establish(crate::connection::Use::Write).unwrap();
+                conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+                let bytes = std::fs::read(path).unwrap();
+                let secret = row.wrapped.as_deref().unwrap().as_bytes();
+                assert!(!bytes.windows(secret.len()).any(|window| window == secret), "it left the file too");
+            }
+        }
+        assert_eq!(bed.read(KeyRow::usable).await, vec![]);
+        assert_eq!(bed.read(|c| KeyRow::last_no(c, "charging-point/CP-1")).await, 2);
+    }
+
+    async fn a_holder_has_one_active_key_design_3(bed: Bed) {
+        let kek = kek("k1");
+        let (first, second) = (key_row(&kek, 1, KeyState::Active), key_row(&kek, 2, KeyState::Active));
+        bed.unguarded([Write::Key(first.clone())]).await.unwrap();
+        assert!(matches!(bed.unguarded([Write::Key(second.clone())]).await, Err(Refusal::Rejected(_))));
+        let retired = KeyRow { state: KeyState::Retired.into(), ..first };
+        bed.unguarded([Write::Key(retired.clone()), Write::Key(second.clone())]).await.unwrap();
+        assert_eq!(bed.read(KeyRow::usable).await, vec![retired, second]);
+    }
+
+    async fn a_ticket_is_due_until_its_driver_acknowledges_it_spec_3_9(bed: Bed) {
+        let mut hand = bed.owned("CP-1").await;
+        let row = session("s1", "CP-1", Some("ada"), 4);
+        bed.submit(&mut hand, [Write::OpenSession(row.clone()), Write::Ticket(ticket(&row, 10))]).await.unwrap();
+        let acknowledge = |driver: &str, at_ms| Write::TicketAcknowledged { session_id: "s1".into(), driver_id: driver.into(), at_ms };
+        bed.unguarded([acknowledge("bob", 5)]).await.unwrap();
+        assert_eq!(bed.read(|c| TicketRow::due(c, "ada")).await.len(), 1, "it is not bob's");
+        bed.unguarded([acknowledge("ada", 6)]).await.unwrap();
+        bed.unguarded([acknowledge("ada", 7)]).await.unwrap();
+        let (due, found) = bed.read(|c| Ok((TicketRow::due(c, "ada")?, TicketRow::find(c, "s1")?))).await;
+        assert_eq!((due.len(), found.unwrap().acknowledged_at_ms), (0, Some(6)));
+    }
+
+    async fn a_ticket_is_corrected_by_new_entries_that_count_in_every_sum_spec_3_8(bed: Bed) {
+        let mut hand = bed.owned("CP-1").await;
+        for (n, driver) in [(1, Some("ada")), (2, Some("ada")), (3, None)] {
+            let row = session(&format!("s{n}"), "CP-1", driver, 4);
+            let bill = TicketRow { billed_at_ms: n, disputed_wh: 100, ..ticket(&row, 1000 * n) };
+            bed.submit(&mut hand, [Write::OpenSession(row), Write::Ticket(bill)]).await.unwrap();
+        }
+        let correction = CorrectionRow {
+            session_id: "s1".into(), operator: "eve".into(), reason: "meter".into(), energy_delta_wh: -500,
+            amount_delta_minor: -50, settled_wh: 60, ..Default::default()
+        };
+        bed.unguarded([Write::Correction(correction.clone())]).await.unwrap();
+        bed.unguarded([Write::Correction(correction)]).await.unwrap();
+        let late = DiscrepancyRow { session_id: "s3".into(), cp_id: "CP-1".into(), energy_delta_wh: 7, ..Default::default() };
+        bed.unguarded([Write::Discrepancy(late.clone())]).await.unwrap();
+        bed.unguarded([Write::Discrepancy(DiscrepancyRow { energy_delta_wh: 9, ..late })]).await.unwrap();
+        let numbers = bed.read(|c| CorrectionRow::of(c, &["s1", "s2"])).await;
+        assert_eq!(numbers.iter().map(|row| row.number).collect::<Vec<_>>(), [1, 2]);
+        let (totals, nobody) = bed.read(|c| Ok((TicketTotals::of_driver(c, "ada")?, TicketTotals::of_driver(c, "bob")?))).await;
+        assert_eq!(totals, TicketTotals { sessions: 2, energy_wh: 2000, amount_minor: 200 });
+        assert_eq!(nobody, TicketTotals::default());
+        let sums = bed.read(|c| Ok((StatisticRow::list(c, StatisticsBy::ChargingPoint, 0, 0)?, StatisticRow::list(c, StatisticsBy::Driver, 2, 3)?))).await;
+        assert_eq!(sums.0, [StatisticRow {
+            id: "CP-1".into(), currency: "EUR".into(), sessions: 3, energy_wh: 5000, amount_minor: 500, disputed_wh: 180, discrepancy_wh: 7,
+        }]);
+        assert_eq!(sums.1, [StatisticRow {
+            id: "ada".into(), currency: "EUR".into(), sessions: 1, energy_wh: 2000, amount_minor: 200, disputed_wh: 100, discrepancy_wh: 0,
+        }]);
+    }
+
+    async fn lists_come_in_pages_that_later_rows_do_not_shift(bed: Bed) {
+        let mut hand = bed.owned("CP-1").await;
+        for n in 0..7 {
+            let row = SessionRow { reserved_at_ms: n / 2, ..session(&format!("s{n}"), "CP-1", Some("ada"), 4) };
+            let bill = TicketRow { billed_at_ms: n / 2, ..ticket(&row, 1) };
+            bed.submit(&mut hand, [Write::OpenSession(row), Write::Ticket(bill), Write::Audit(entry("END", "CP-1"))]).await.unwrap();
+        }
+        let (mut sessions, mut tickets, mut audit, mut token) = (vec![], vec![], vec![], [const { String::new() }; 3]);
+        for round in 0..4 {
+            let [a, b, c] = token.clone().map(|token| PageRequest { size: 2, token });
+            let (one, two, three) = bed.read(move |conn| Ok((
+                SessionRow::list(conn, &SessionFilter { driver_id: "ada".into(), ..Default::default() }, &a)?,
+                TicketRow::list(conn, &TicketFilter { cp_id: "CP-1".into(), until_ms: 100, ..Default::default() }, &b)?,
+                AuditRow::list(conn, &AuditFilter { action: "END".into(), ..Default::default() }, AuditOrder::NewestFirst, &c)?,
+            ))).await;
+            assert_eq!([&one.next, &two.next, &three.next].map(|next| next.is_empty()), [round == 3; 3]);
+            sessions.extend(one.rows.into_iter().map(|row| row.session_id));
+            tickets.extend(two.rows.into_iter().map(|row| row.session_id));
+            audit.extend(three.rows.into_iter().map(|row| row.number));
+            token = [one.next, two.next, three.next];
+            if round == 0 {
+                let late = SessionRow { reserved_at_ms: 9, ..session("late", "CP-1", Some("ada"), 5) };
+                bed.submit(&mut hand, [Write::OpenSession(late)]).await.unwrap();
+            }
+        }
+        assert_eq!(sessions, ["s6", "s5", "s4", "s3", "s2", "s1", "s0"]);
+        assert_eq!(tickets, sessions);
+        assert_eq!(audit, [7, 6, 5, 4, 3, 2, 1]);
+        let foreign = PageRequest { size: 2, token: "x".into() };
+        assert!(bed.database.read("test", move |c| SessionRow::list(c, &SessionFilter::default(), &foreign)).await.is_err());
+    }
+
+    async fn the_mirror_of_identities_never_goes_back(bed: Bed) {
+        let identity = IdentityRow { kind: 1, id: "CP-1".into(), state: 1, city: "Graz".into(), revision: 5, ..Default::default() };
+        let operator = OperatorRow { name: "ada".into(), role: 2, removed: true, revision: 6 };
+        bed.unguarded([Write::Identity(identity.clone()), Write::Operator(operator.clone()), Write::Mirrored(6)]).await.unwrap();
+        let stale = [
+            Write::Identity(IdentityRow { state: 3, revision: 4, ..identity.clone() }),
+            Write::Operator(OperatorRow { removed: false, revision: 5, ..operator.clone() }),
+            Write::Mirrored(4),
+        ];
+        bed.unguarded(stale).await.unwrap();
+        let driver = IdentityRow { kind: 2, revision: 7, ..identity.clone() };
+        bed.unguarded([Write::Identity(driver.clone()), Write::Mirrored(7)]).await.unwrap();
+        let found = bed.read(|c| Ok((IdentityRow::all(c)?, OperatorRow::all(c)?, IdentityRow::revision(c)?))).await;
+        assert_eq!(found, (vec![identity, driver], vec![operator], 7));
+    }
+
+    async fn events_wait_in_order_and_go_after_their_retention_spec_5_4(bed: Bed) {
+        let mut hand = bed.owned("CP-1").await;
+        let event = |id: &str, cp: &str, at_ms| Write::Event(Event { event_id: id.into(), cp_id: cp.into(), kind: "k".into(), at_ms, body: "{}".into() });
+        bed.submit(&mut hand, [event("a", "CP-1", 1), event("b", "CP-1", 2), event("x", "CP-2", 2)]).await.unwrap();
+        let mut hand = bed.claimed("CP-1", "central-1").await;
+        bed.submit(&mut hand, [event("c", "CP-1", 3)]).await.unwrap();
+        let waiting = bed.read(|c| OutboxRow::waiting(c, "CP-1", 10)).await;
+        assert_eq!(waiting.iter().map(|row| row.event_id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert!(waiting[0].epoch < waiting[2].epoch && waiting[2].epoch == hand.epoch);
+        bed.unguarded([Write::Published { writer: waiting[0].writer.clone(), sequence: waiting[0].sequence, at_ms: 9 }]).await.unwrap();
+        assert_eq!(bed.read(OutboxRow::lag).await, 3);
+        let pruned: Result<_, ()> = bed.database.transaction("test", |c| Ok((OutboxRow::prune(c, 3, false)?, OutboxRow::prune(c, 3, true)?))).await.unwrap();
+        assert_eq!(pruned, Ok((1, 2)), "the published one, and without a broker the others");
+    }
+}

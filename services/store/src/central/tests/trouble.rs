@@ -1,0 +1,86 @@
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::*;
+use crate::testing::Postgres;
+
+on_both! {
+    async fn a_commit_whose_answer_was_lost_is_asked_for_before_anything_is_reported(bed: Bed) {
+        let mut hand = bed.owned("CP-1").await;
+        bed.database.inner.faults.lose_answer.store(true, SeqCst);
+        let done = bed.submit(&mut hand, [Write::Audit(entry("START", "CP-1"))]).await.expect("it arrived");
+        assert_eq!(bed.read(|c| ChargingPointRow::find(c, "CP-1")).await.unwrap().version, done.version);
+        bed.submit(&mut hand, [Write::Audit(entry("END", "CP-1"))]).await.expect("and the chain goes on");
+        assert_eq!(bed.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await.rows.len(), 2);
+    }
+
+    async fn a_connection_that_died_unnoticed_is_replaced(bed: Bed) {
+        let mut hand = bed.owned("CP-1").await;
+        if bed.url.starts_with("postgres") {
+            let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            bed.sql(others).await;
+        }
+        bed.submit(&mut hand, []).await.unwrap();
+        bed.read(ChargingPointRow::all).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_unavailable_leaves_nothing_half_written_and_recovers_by_itself_spec_9() {
+    let bed = Bed::sqlite().await;
+    let mut hand = bed.owned("CP-1").await;
+    // As full as it is now.
+    bed.database.inner.faults.page_limit.store(1, SeqCst);
+    let committer = Committer::start(&bed.database, "central-2", CommitterSettings::default()).unwrap();
+    let large = || Write::Audit(AuditEntry { parameters: "x".repeat(200_000), ..entry("LARGE", "CP-1") });
+    let refused = committer.submit(turn(Some(hand.guard()), [large()])).await;
+    assert!(matches!(&refused, Err(Refusal::Unavailable(why)) if why.contains("full")), "{refused:?}");
+    let (cp, page) = bed
+        .read(|c| {
+            let page = AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())?;
+            Ok((ChargingPointRow::find(c, "CP-1")?.unwrap(), page))
+        })
+        .await;
+    assert_eq!((cp.version, page.rows.len()), (hand.version, 0));
+    bed.database.inner.faults.page_limit.store(0, SeqCst);
+    committer.submit(turn(Some(hand.guard()), [large()])).await.expect("there is room again");
+    hand.version += 1;
+    bed.submit(&mut hand, []).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_gone_is_unavailable_and_comes_back_by_itself_spec_9() {
+    let (mut server, url) = tokio::task::spawn_blocking(|| {
+        let server = Postgres::start().unwrap();
+        let url = server.create_database();
+        (server, url)
+    })
+    .await
+    .unwrap();
+    let bed = Bed::on(url, tempfile::tempdir().unwrap()).await;
+    let mut hand = bed.owned("CP-1").await;
+    let (writer, mut answered) = (bed.committer.clone(), hand.clone());
+    let steady = tokio::spawn(async move {
+        while let Ok(done) = writer.submit(turn(Some(answered.guard()), [])).await {
+            answered.version = done.version;
+        }
+        answered.version
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let mut server = tokio::task::spawn_blocking(move || {
+        server.crash();
+        server
+    })
+    .await
+    .unwrap();
+    // The crash came in the middle of a stream of commits; one whose end is unknown is not answered before it is known.
+    let refused = bed.unguarded([Write::Audit(entry("X", "CP-1"))]).await;
+    assert!(matches!(refused, Err(Refusal::Unavailable(_))), "{refused:?}");
+    assert!(bed.database.read("test", ChargingPointRow::all).await.is_err());
+    let server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
+    hand.version = steady.await.unwrap();
+    let stored = bed.read(|c| ChargingPointRow::find(c, "CP-1")).await.unwrap().version;
+    assert_eq!(stored, hand.version, "what was answered is there, and nothing that was refused");
+    bed.submit(&mut hand, []).await.unwrap();
+    drop(bed);
+    tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
+}
