@@ -88,11 +88,20 @@ pub enum Malformed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Between frames. `garbage`: the present run has been reported.
-    Idle { garbage: bool },
+    Idle {
+        garbage: bool,
+    },
     /// After `ACK` or `NACK`.
-    Counter { control: u8, escaped: bool },
-    Body { escaped: bool },
-    Check { escaped: bool },
+    Counter {
+        control: u8,
+        escaped: bool,
+    },
+    Body {
+        escaped: bool,
+    },
+    Check {
+        escaped: bool,
+    },
     /// In a frame that is lost; until `STX`, or `ETX` and one byte.
     Lost,
     LostCheck,

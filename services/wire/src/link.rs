@@ -16,8 +16,8 @@ use std::{
 
 use proto::link::v1::Part;
 
-pub use self::sealed::SendError;
 use self::opening::Phase;
+pub use self::sealed::SendError;
 use crate::{
     event::{Closed, Event, Unintelligible},
     frame::{self, Decoder, Token},
@@ -69,7 +69,7 @@ pub struct Link {
     heard: Instant,
     said: Instant,
     #[cfg(test)]
-    ephemeral: Option<[u8; 32]>,
+    pub(crate) ephemeral: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -57,7 +57,9 @@ impl End {
     }
 
     pub(crate) fn messages(&self) -> Vec<&[u8]> {
-        let message = |event| if let &Event::Message(ref bytes) = event { Some(&**bytes) } else { None };
+        fn message(event: &Event) -> Option<&[u8]> {
+            if let Event::Message(bytes) = event { Some(bytes) } else { None }
+        }
         self.seen.iter().filter_map(message).collect()
     }
 
@@ -97,8 +99,16 @@ impl Pair {
     }
 
     pub(crate) fn with(settings: Settings, proof: Proof) -> Self {
-        let now = start();
         let part = if matches!(proof, Proof::Pairing(_)) { Part::Pairing } else { Part::Engine };
+        Self::made(settings, part, proof)
+    }
+
+    pub(crate) fn of_part(part: Part, proof: Proof) -> Self {
+        Self::made(Settings::default(), part, proof)
+    }
+
+    fn made(settings: Settings, part: Part, proof: Proof) -> Self {
+        let now = start();
         let id = if part == Part::Pairing { "" } else { "CP-1" };
         Self {
             now,

@@ -29,7 +29,9 @@ pub(super) enum Phase {
     /// Initiator: it was refused; `EOT` comes.
     Refused(Closed),
     /// Responder: waits for `ENQ`.
-    Listening { busy: Option<Duration> },
+    Listening {
+        busy: Option<Duration>,
+    },
     /// Responder: waits for a Hello.
     Greeting,
     /// Responder: waits for its owner's word, and perhaps for message 1.
@@ -230,9 +232,8 @@ impl Link {
     }
 
     fn handle_busy(&mut self, content: &[u8]) {
-        let asked = messages::Busy::decode(content).map_or(LONGEST_RETRY, |busy| {
-            Duration::from_millis(u64::from(busy.retry_after_ms)).min(LONGEST_RETRY)
-        });
+        let asked = messages::Busy::decode(content)
+            .map_or(LONGEST_RETRY, |busy| Duration::from_millis(u64::from(busy.retry_after_ms)).min(LONGEST_RETRY));
         if !matches!(self.phase, Phase::Refused(Closed::UnknownKey)) {
             self.phase = Phase::Refused(Closed::Busy);
             self.events.push_back(Event::Busy { retry_after: asked });
