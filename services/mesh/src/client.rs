@@ -35,6 +35,7 @@ use retry::Call;
 /// How patient a client is.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Client")]
+#[group(skip)]
 pub struct Settings {
     /// How long to try to connect to one address
     #[arg(long, env = "CHARGEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s",

@@ -35,6 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Where this process's own identity is.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Identity")]
+#[group(skip)]
 pub struct IdentityConfig {
     /// Folder with this process's certificate (cert.pem), its key (key.pem) and the roots it trusts (ca.pem), as
     /// `chargemesh certs` makes them; changed files are used at the next connection

@@ -34,6 +34,7 @@ use crate::{
 /// What every role can be told about itself as a process.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Process")]
+#[group(skip)]
 pub struct ProcessConfig {
     /// What to log: a level (error, warn, info, debug, trace), or levels by module such as `info,central=debug`
     #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",

@@ -25,9 +25,10 @@ pub use deadline::Deadline;
 pub(crate) use deadline::{grpc_timeout, parse_grpc_timeout};
 pub(crate) use metering::TIME_HEADER;
 
-/// What a gRPC server takes at most.
+/// What a server takes at most.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "gRPC server")]
+#[command(next_help_heading = "Server")]
+#[group(skip)]
 pub struct Limits {
     /// Calls answered at the same time; the next one is told at once that the server is overloaded
     #[arg(long, env = "CHARGEMESH_MAX_CALLS", value_name = "N", default_value_t = 1024)]
@@ -50,6 +51,10 @@ pub struct Limits {
     #[arg(long, env = "CHARGEMESH_MAX_DEADLINE", value_name = "DURATION", default_value = "5m",
           value_parser = crate::duration::parse)]
     pub max_deadline: Duration,
+    /// How often to ask a silent connection for a sign of life; half of it unanswered, it is closed
+    #[arg(long, env = "CHARGEMESH_PING_INTERVAL", value_name = "DURATION", default_value = "10s",
+          value_parser = crate::duration::parse)]
+    pub ping_interval: Duration,
 }
 
 impl Default for Limits {
@@ -61,6 +66,7 @@ impl Default for Limits {
             tls_timeout: Duration::from_secs(5),
             default_deadline: Duration::from_secs(10),
             max_deadline: Duration::from_secs(300),
+            ping_interval: Duration::from_secs(10),
         }
     }
 }
@@ -130,6 +136,7 @@ impl Server {
             app,
             identity: self.identity,
             denied: self.denied,
+            ping_interval: self.limits.ping_interval,
             streams: u32::try_from(self.limits.max_calls).unwrap_or(u32::MAX),
             stop: self.ctx.stop.clone(),
         };

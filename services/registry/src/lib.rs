@@ -143,7 +143,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         .add_service(OperatorsServer::new(grpc))
         .start("grpc", config.grpc_address)
         .await?;
-    mesh::http::start(&ctx, &identity, "https", config.https_address, http::router(authority.clone())).await?;
+    let door = http::router(authority.clone());
+    mesh::http::start(&ctx, &identity, &config.limits, "https", config.https_address, door).await?;
 
     checkpoints::start(&ctx, &config, &database)?;
     if let Some(central) = central(&config, &ctx, &identity) {

@@ -14,9 +14,6 @@ use tower::Service as _;
 use super::Acceptor;
 use crate::{identity::Identity, policy::DenyList, principal::Principal, x509};
 
-/// A peer that answers no ping for as long is gone (SPEC 9, network cut).
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the removal of an operator, whose streams end by themselves, to the end of his connection.
 const REMOVED_GRACE: Duration = Duration::from_secs(1);
 
@@ -37,6 +34,8 @@ pub(super) struct Connections {
     pub(super) identity: Identity,
     pub(super) denied: DenyList,
     pub(super) streams: u32,
+    /// A peer that answers no ping is gone (SPEC 9, network cut).
+    pub(super) ping_interval: Duration,
     pub(super) stop: CancellationToken,
 }
 
@@ -96,8 +95,8 @@ impl Connections {
     fn http(&self) -> http2::Builder<TokioExecutor> {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_interval(self.ping_interval)
+            .keep_alive_timeout(self.ping_interval / 2)
             .max_concurrent_streams(self.streams)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20);

@@ -112,6 +112,34 @@ async fn a_port_in_use_is_a_sentence_with_the_address_and_exit_code_2() {
     assert_eq!(exit_code(&error), 2);
 }
 
+#[derive(Parser)]
+struct All {
+    #[command(flatten)]
+    process: ProcessConfig,
+    #[command(flatten)]
+    identity: crate::identity::IdentityConfig,
+    #[command(flatten)]
+    limits: crate::server::Limits,
+    #[command(flatten)]
+    client: crate::client::Settings,
+}
+
+#[test]
+fn each_setting_is_a_flag_and_a_variable_with_help_and_a_role_can_have_all_spec_1_7() {
+    let command = <All as clap::CommandFactory>::command();
+    command.clone().debug_assert();
+    for flag in command.get_arguments() {
+        let (id, help) = (flag.get_id().as_str(), flag.get_help().map(ToString::to_string).unwrap_or_default());
+        let variable = flag.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+        assert_eq!(variable, format!("CHARGEMESH_{}", id.to_uppercase()), "{id}");
+        assert!(help.len() > 20, "{id}: {help}");
+    }
+    let all = All::parse_from(["test", "--identity", "x"]);
+    assert_eq!(format!("{:?}", all.limits), format!("{:?}", crate::server::Limits::default()));
+    assert_eq!(format!("{:?}", all.client), format!("{:?}", crate::client::Settings::default()));
+    assert_eq!((all.process.grace.as_secs(), all.identity.identity.as_os_str()), (10, "x".as_ref()));
+}
+
 #[test]
 fn a_flag_with_a_bad_value_says_how_a_good_one_looks() {
     for (flag, value, words) in [

@@ -1,6 +1,6 @@
 //! What every server offers beside its own: health, reflection; and the HTTPS door.
 
-use std::net::SocketAddr;
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{Router, extract::ConnectInfo, routing::get};
 use proto::{
@@ -130,12 +130,23 @@ reflects!(reflection_v1alpha_lists_and_describes_with_the_policy_options_kept, v
 async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
     let network = Network::new();
     let ctx = Context::detached("registry");
-    let app = Router::new().route("/v1/me", get(async |ConnectInfo(me): ConnectInfo<SocketAddr>| me.ip().to_string()));
-    let identity = network.identity(Caller::Registry);
-    let address = crate::http::start(&ctx, &identity, "https", LOCAL.parse().unwrap(), app).await.unwrap();
+    let slow = axum::routing::post(async |body: String| body);
+    let app = Router::new()
+        .route("/v1/slow", slow)
+        .route("/v1/me", get(async |ConnectInfo(me): ConnectInfo<SocketAddr>| me.ip().to_string()));
+    let (identity, limits) = (
+        network.identity(Caller::Registry),
+        Limits { default_deadline: Duration::from_millis(300), ..Limits::default() },
+    );
+    let address = crate::http::start(&ctx, &identity, &limits, "https", LOCAL.parse().unwrap(), app).await.unwrap();
     let (address, settings) = (address.to_string(), Settings::default());
     let known = https("registry", &address, &identity.roots_pem().unwrap(), &settings).unwrap();
     assert_eq!(known.get("/v1/me").send().await.unwrap().text().await.unwrap(), "127.0.0.1");
+
+    let stuck = known
+        .post("/v1/slow")
+        .body(reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, Infallible>>()));
+    assert_eq!(stuck.send().await.unwrap().status().as_u16(), 408, "a body that does not come is not waited for");
 
     let other = Network::new().authority.roots_pem().unwrap();
     let foreign = https("registry", &address, &other, &settings).unwrap();
