@@ -1,7 +1,8 @@
 //! Carries one turn out inside a group's transaction.
 //!
-//! The guard and whatever a rule may refuse go first. Where more than one of them could have written before another
-//! says no, the turn has a savepoint, so that a refused turn leaves nothing and its neighbours go on.
+//! The guard and whatever a rule may refuse go first. A turn that is refused after it wrote something has stained its
+//! group, which is then run again with care: each such turn in a savepoint, so that it leaves nothing and its
+//! neighbours go on. Refusals are rare, and a savepoint costs two more questions to the database.
 
 use super::{
     AuditEntry, Event, Guard, Refusal, Turn, Write,
@@ -19,13 +20,22 @@ pub(super) struct Applied<'a> {
     pub(super) audit: Vec<&'a AuditEntry>,
 }
 
+/// A rule said no.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    /// Something of the turn is in the transaction, which must not be committed.
+    pub(super) stains: bool,
+}
+
 pub(super) fn apply<'a>(
     conn: &mut Conn,
     turn: &'a Turn,
     generation: i64,
-) -> Result<Result<Applied<'a>, Refusal>, StoreError> {
+    careful: bool,
+) -> Result<Result<Applied<'a>, Refused>, StoreError> {
     let refusable = turn.writes.iter().filter(|write| write.is_refusable()).count();
-    let savepoint = refusable + usize::from(turn.guard.is_some()) > 1;
+    let savepoint = careful && refusable + usize::from(turn.guard.is_some()) > 1;
     if savepoint {
         conn.execute("SAVEPOINT turn")?;
     }
@@ -33,27 +43,29 @@ pub(super) fn apply<'a>(
     if savepoint {
         conn.execute(if result.is_ok() { "RELEASE SAVEPOINT turn" } else { "ROLLBACK TO SAVEPOINT turn" })?;
     }
-    Ok(result)
+    Ok(result.map_err(|refused| Refused { stains: refused.stains && !savepoint, ..refused }))
 }
 
 fn apply_in_order<'a>(
     conn: &mut Conn,
     turn: &'a Turn,
     generation: i64,
-) -> Result<Result<Applied<'a>, Refusal>, StoreError> {
+) -> Result<Result<Applied<'a>, Refused>, StoreError> {
     let (cp_id, hold) = match &turn.guard {
         None => ("", Hold { epoch: 0, version: 0 }),
         Some(guard) => match stand(conn, guard, turn, generation)? {
             Some(held) => held,
-            None => return Ok(Err(Refusal::Fenced)),
+            None => return Ok(Err(Refused { refusal: Refusal::Fenced, stains: false })),
         },
     };
-    let mut applied = Applied { cp_id, hold, events: Vec::new(), audit: Vec::new() };
+    let mut stains = turn.guard.is_some();
     for write in turn.writes.iter().filter(|write| write.is_refusable()) {
         if let Err(refusal) = try_write(conn, write)? {
-            return Ok(Err(refusal));
+            return Ok(Err(Refused { refusal, stains }));
         }
+        stains = true;
     }
+    let mut applied = Applied { cp_id, hold, events: Vec::new(), audit: Vec::new() };
     for write in turn.writes.iter().filter(|write| !write.is_refusable()) {
         carry_out(conn, write, &mut applied)?;
     }

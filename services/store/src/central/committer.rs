@@ -164,7 +164,7 @@ impl Writer {
             Some(open) => open,
             None => self.reopen()?,
         };
-        let result = carry_out(&mut open, turns, &self.name, group);
+        let result = carry_out_with_care(&mut open, turns, &self.name, group);
         #[cfg(test)]
         let result = self.database.inner.faults.at_commit(result);
         // Kept only where its transaction is over for certain.
@@ -208,26 +208,57 @@ impl Writer {
     }
 }
 
-fn carry_out(open: &mut Open, turns: &[Turn], writer: &str, group: &str) -> Result<Answers, Failure> {
+/// In haste at first; with care where a refused turn left something behind.
+fn carry_out_with_care(open: &mut Open, turns: &[Turn], writer: &str, group: &str) -> Result<Answers, Failure> {
+    if let Some(answers) = carry_out(open, turns, writer, group, false)? {
+        return Ok(answers);
+    }
+    open.conn.execute("ROLLBACK")?;
+    let answers = carry_out(open, turns, writer, group, true)?;
+    answers.ok_or_else(|| StoreError::Rejected("a refused turn left something behind its savepoint".into()).into())
+}
+
+/// One answer per turn. Nothing: a refused one left something in the transaction, which is still open.
+fn carry_out(
+    open: &mut Open,
+    turns: &[Turn],
+    writer: &str,
+    group: &str,
+    careful: bool,
+) -> Result<Option<Answers>, Failure> {
     let Open { conn, generation } = open;
     conn.begin_write()?;
     let mut head = writer::begin_group(conn, writer, group)?;
     let mut results = Vec::with_capacity(turns.len());
     for turn in turns {
-        results.push(apply(conn, turn, *generation)?);
+        let result = apply(conn, turn, *generation, careful)?;
+        // A group of one is rolled back whole anyway.
+        if turns.len() > 1 && result.as_ref().is_err_and(|refused| refused.stains) {
+            return Ok(None);
+        }
+        results.push(result.map_err(|refused| refused.refusal));
     }
     if results.iter().all(Result::is_err) {
         conn.execute("ROLLBACK")?;
-        return Ok(results.into_iter().map(|result| result.map(|_| Committed::default())).collect());
+        return Ok(Some(results.into_iter().map(|result| result.map(|_| Committed::default())).collect()));
     }
+    write_ends(conn, &mut head, results).map(Some)
+}
+
+/// Numbers and writes what the turns that were carried out say, and commits.
+fn write_ends(
+    conn: &mut Conn,
+    head: &mut Head,
+    results: Vec<Result<Applied<'_>, Refusal>>,
+) -> Result<Answers, Failure> {
     let before = (head.audit_number, head.outbox_sequence);
     let mut events = Vec::new();
     let answers: Answers = results
         .into_iter()
         .map(|result| {
             result.map(|applied| {
-                events.extend(applied.events.iter().map(|event| in_sequence(event, &applied, &mut head)));
-                let audit = applied.audit.iter().map(|entry| AuditRow::next(entry, &mut head)).collect();
+                events.extend(applied.events.iter().map(|event| in_sequence(event, &applied, head)));
+                let audit = applied.audit.iter().map(|entry| AuditRow::next(entry, head)).collect();
                 Committed { epoch: applied.hold.epoch, version: applied.hold.version, audit }
             })
         })
