@@ -1,1 +1,139 @@
-//! Placeholder until its first landing.
+//! A charging point (SPEC 1.4): the *engine* is its hardware, the *monitor* the authority on its health and identity;
+//! two processes, so that either may die alone. A *fleet* is many of both in one process, for load.
+//!
+//! ```text
+//!              person: terminal keys, ctl                      person: terminal keys, ctl
+//!                         │                                               │
+//!  journal ◀─▶ engine (pure) ◀── pairing: id, key; health ──▶ monitor (pure) ──▶ Registry (HTTPS): enrolment
+//!                         │                                               │
+//!                       uplink (pure)                                   uplink (pure)
+//!                         └───── link: orders, meter, readings ── Central ┘ link: health, keys, view
+//! ```
+//!
+//! Guarantees: energy flows only for a session that Central authorised and whose start is in the journal; a final value
+//! is on disk before it is sent and is sent until answered; whichever part dies, what was supplied is billed once.
+//!
+//! Architecture invariant: [`engine`], [`monitor`], [`uplink`], [`meter`] and [`ledger`] touch no clock, socket, file
+//! or chance; their `drive` modules, [`journal`] and the other rims decide nothing.
+
+mod chance;
+mod commands;
+mod config;
+pub mod engine;
+pub mod fleet;
+pub mod journal;
+pub mod ledger;
+mod lines;
+pub mod meter;
+pub mod monitor;
+pub mod pairing;
+mod screen;
+pub mod uplink;
+mod words;
+
+use mesh::{
+    control,
+    process::{Context, Misuse},
+};
+use tokio::sync::mpsc;
+
+pub use crate::{
+    chance::Chance,
+    config::{
+        EngineConfig, EnrolmentConfig, FleetConfig, MeterConfig, MonitorConfig, PairingConfig, ReachConfig,
+        VehicleConfig,
+    },
+    fleet::Fleet,
+};
+use crate::{
+    engine::{Engine, drive::EngineHandle},
+    journal::Journal,
+    monitor::{Monitor, Stored, drive::MonitorHandle, registry::Door},
+};
+
+/// Inputs that may wait for a loop.
+const EVENTS: usize = 64;
+
+/// The role `engine`.
+///
+/// # Errors
+/// Where the journal, the pairing or the control socket cannot be used.
+pub async fn run_engine(config: EngineConfig, ctx: Context) -> anyhow::Result<()> {
+    let place = config.pairing.place(&config.data);
+    let secret = pairing::secret(&place, config.pairing.pairing_secret_file.as_deref())?;
+    let now = ctx.clock.now();
+    let journal = Journal::open(&config.data.join("journal"), config.meter.journal(true), now.wall_ms)
+        .map_err(|error| anyhow::Error::new(error).context(Misuse::new("the engine cannot keep its sessions")))?;
+    let settings = config::engine_settings(&config.vehicle, &config.meter, &config.reach, config.drills);
+    let core = Engine::new(settings, journal.ledger().clone(), rand::random(), Chance::seeded(rand::random()), now);
+
+    let (events, happened) = mpsc::channel(EVENTS);
+    let handle = EngineHandle(events.clone());
+    let monitor = engine::drive::Monitor::Pairing(None);
+    let disk = engine::drive::Disk::new(1);
+    let drive = engine::drive::Drive::new(core, journal, disk, ctx.clock, events.clone(), monitor).talkative(&ctx);
+
+    let life_sign = config.pairing.pairing_life_sign;
+    ctx.spawn("pairing", pairing::seek(ctx.clone(), place, secret, life_sign, events, engine::drive::Event::Pairing));
+    let asked = handle.clone();
+    if let Some(path) = ctx.control_socket() {
+        let handle = handle.clone();
+        control::serve(&ctx, path, move |request| commands::engine(handle.clone(), request)).await?;
+    }
+    let answer = move |request| commands::engine(asked.clone(), request);
+    screen::start(&ctx, screen::ENGINE_KEYS, answer, screen::engine_line);
+    drive.run(happened, ctx.stop.clone()).await
+}
+
+/// The role `monitor`.
+///
+/// # Errors
+/// Where the stored identity, the pairing or the control socket cannot be used.
+pub async fn run_monitor(config: MonitorConfig, ctx: Context) -> anyhow::Result<()> {
+    let place = config.pairing.place(&config.data);
+    let secret = pairing::secret(&place, config.pairing.pairing_secret_file.as_deref())?;
+    let path = config.data.join("identity.json");
+    let stored = Stored::load(&path).map_err(|error| Misuse::new(error.to_string()))?;
+    if let (Some(stored), Some(given)) = (&stored.id, &config.id)
+        && stored != given
+    {
+        let text = format!("{} is the identity of {stored}, not of {given}: each has its own --data", path.display());
+        return Err(Misuse::new(text).into());
+    }
+    let settings = monitor::Settings {
+        id: config.id.clone(),
+        city: config.city.clone(),
+        place: config.place.clone(),
+        ..config.enrolment.settings(&config.reach)?
+    };
+    let core = Monitor::new(settings, stored, Chance::seeded(rand::random()), ctx.clock.now());
+
+    let (events, happened) = mpsc::channel(EVENTS);
+    let handle = MonitorHandle(events.clone());
+    let door = Some(Door::new(&config.enrolment.registry));
+    let engine = monitor::drive::Engine::Pairing(None);
+    let drive = monitor::drive::Drive::new(core, path, door, ctx.clock, &events, engine).talkative(&ctx);
+
+    let life_sign = config.pairing.pairing_life_sign;
+    pairing::listen(&ctx, &place, secret, life_sign, events, monitor::drive::Event::Pairing).await?;
+    if let Some(path) = ctx.control_socket() {
+        let handle = handle.clone();
+        control::serve(&ctx, path, move |request| commands::monitor(handle.clone(), request)).await?;
+    }
+    let answer = move |request| commands::monitor(handle.clone(), request);
+    screen::start(&ctx, screen::MONITOR_KEYS, answer, screen::monitor_line);
+    drive.run(happened, ctx.stop.clone()).await
+}
+
+/// The role `fleet`.
+///
+/// # Errors
+/// Where the folder of the fleet cannot be used.
+pub async fn run_fleet(config: FleetConfig, ctx: Context) -> anyhow::Result<()> {
+    let fleet = Fleet::start(&config, &ctx)?;
+    if let Some(path) = ctx.control_socket() {
+        let fleet = fleet.clone();
+        control::serve(&ctx, path, move |request| fleet::answer(fleet.clone(), request)).await?;
+    }
+    fleet.watch(&ctx).await
+}

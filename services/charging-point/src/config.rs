@@ -1,0 +1,340 @@
+//! Settings of the engine, the monitor and the fleet: each a flag and an environment variable (SPEC 1.7).
+
+use std::{path::PathBuf, time::Duration};
+
+use mesh::process::Misuse;
+use proto::{ChargingPointId, Price, enrolment::SecretText};
+
+use crate::{
+    engine, journal,
+    meter::{Battery, Speed},
+    monitor,
+    pairing::Place,
+    uplink,
+};
+
+/// An engine's settings.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineConfig {
+    /// Folder for the journal of sessions
+    #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data/charging-point")]
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub pairing: PairingConfig,
+    #[command(flatten)]
+    pub vehicle: VehicleConfig,
+    /// Allow the drills that spoil keys on purpose
+    #[arg(long, env = "CHARGEMESH_DRILLS")]
+    pub drills: bool,
+    #[command(flatten)]
+    pub meter: MeterConfig,
+    #[command(flatten)]
+    pub reach: ReachConfig,
+}
+
+/// A monitor's settings.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Monitor")]
+pub struct MonitorConfig {
+    /// As which charging point to enrol
+    #[arg(long, env = "CHARGEMESH_CHARGING_POINT_ID", value_name = "ID")]
+    pub id: Option<ChargingPointId>,
+    /// City of the charging point, told at enrolment
+    #[arg(long, env = "CHARGEMESH_CITY", value_name = "NAME", default_value = "")]
+    pub city: String,
+    /// Where exactly it stands, told at enrolment
+    #[arg(long, env = "CHARGEMESH_PLACE", value_name = "TEXT", default_value = "")]
+    pub place: String,
+    #[command(flatten)]
+    pub enrolment: EnrolmentConfig,
+    /// Folder for credential and keys
+    #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data/charging-point")]
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub pairing: PairingConfig,
+    #[command(flatten)]
+    pub reach: ReachConfig,
+}
+
+/// A fleet's settings: many charging points, engine and monitor of each, in one process.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Fleet")]
+pub struct FleetConfig {
+    /// How many charging points
+    #[arg(long, env = "CHARGEMESH_COUNT", value_name = "N", default_value_t = 100)]
+    pub count: usize,
+    /// Their ids are this and a number
+    #[arg(long, env = "CHARGEMESH_PREFIX", value_name = "TEXT", default_value = "CP-")]
+    pub prefix: String,
+    /// The first number
+    #[arg(long, env = "CHARGEMESH_FIRST", value_name = "N", default_value_t = 1)]
+    pub first: usize,
+    /// Cities, given to them in turn
+    #[arg(long, env = "CHARGEMESH_CITIES", value_name = "NAME", value_delimiter = ',', default_value = "")]
+    pub cities: Vec<String>,
+    /// How many to start a second
+    #[arg(long, env = "CHARGEMESH_STARTS_PER_SECOND", value_name = "N", default_value_t = 200,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub starts_per_second: u32,
+    #[command(flatten)]
+    pub enrolment: EnrolmentConfig,
+    /// Folder for their journals, credentials and keys
+    #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data/fleet")]
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub vehicle: VehicleConfig,
+    #[command(flatten)]
+    pub meter: MeterConfig,
+    #[command(flatten)]
+    pub reach: ReachConfig,
+}
+
+/// Where engine and monitor meet.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Pairing of engine and monitor")]
+pub struct PairingConfig {
+    /// Where engine and monitor meet: a path for a Unix socket on one host, host:port between two; by default
+    /// pairing.sock in the data folder
+    #[arg(long, env = "CHARGEMESH_PAIRING", value_name = "PLACE")]
+    pub pairing: Option<Place>,
+    /// File with the secret of a pairing over the network
+    #[arg(long, env = "CHARGEMESH_PAIRING_SECRET_FILE", value_name = "FILE")]
+    pub pairing_secret_file: Option<PathBuf>,
+    /// How often engine and monitor give each other a sign of life; three missed: gone
+    #[arg(long, env = "CHARGEMESH_PAIRING_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
+          value_parser = mesh::duration::parse)]
+    pub pairing_life_sign: Duration,
+}
+
+impl PairingConfig {
+    pub(crate) fn place(&self, data: &std::path::Path) -> Place {
+        self.pairing.clone().unwrap_or_else(|| Place::Unix(data.join("pairing.sock")))
+    }
+}
+
+/// How to enrol, and Central's address.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Enrolment")]
+pub struct EnrolmentConfig {
+    /// Price per kWh, told at enrolment, such as 0.3950; 0: Central's default
+    #[arg(long, env = "CHARGEMESH_PRICE", value_name = "PRICE", default_value = "0")]
+    pub price: Price,
+    /// Registry's HTTPS address
+    #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "HOST:PORT", default_value = "127.0.0.1:7580")]
+    pub registry: String,
+    /// Enrolment token, for the first start; tried again when an operator has readmitted the id
+    #[arg(long, env = "CHARGEMESH_TOKEN", value_name = "TOKEN", value_parser = secret, hide_env_values = true)]
+    pub token: Option<SecretText>,
+    /// File that holds the enrolment token
+    #[arg(long, env = "CHARGEMESH_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// Central's link addresses, tried in turn
+    #[arg(
+        long,
+        env = "CHARGEMESH_CENTRAL_LINK",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400"
+    )]
+    pub central: Vec<String>,
+    /// How often to give Central a sign of life
+    #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
+          value_parser = mesh::duration::parse)]
+    pub life_sign: Duration,
+    /// Authenticate again this long after a renewal or a refusal
+    #[arg(long, env = "CHARGEMESH_AUTHENTICATE_AGAIN", value_name = "DURATION", default_value = "5s",
+          value_parser = mesh::duration::parse)]
+    pub authenticate_again: Duration,
+    /// So many refusals end the tries
+    #[arg(long, env = "CHARGEMESH_REFUSALS", value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub refusals: u32,
+    /// Ask Registry again after this when it cannot be reached
+    #[arg(long, env = "CHARGEMESH_REGISTRY_AGAIN", value_name = "DURATION", default_value = "5s",
+          value_parser = mesh::duration::parse)]
+    pub registry_again: Duration,
+    /// How long the engine may take to say that it holds a new key
+    #[arg(long, env = "CHARGEMESH_KEY_HANDED", value_name = "DURATION", default_value = "5s",
+          value_parser = mesh::duration::parse)]
+    pub key_handed: Duration,
+}
+
+fn secret(text: &str) -> Result<SecretText, std::convert::Infallible> {
+    Ok(SecretText::new(text.trim()))
+}
+
+impl EnrolmentConfig {
+    pub(crate) fn token(&self) -> anyhow::Result<Option<SecretText>> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some(file)) => {
+                let text = std::fs::read_to_string(file)
+                    .map_err(|e| Misuse::new(format!("the token file {} cannot be read: {e}", file.display())))?;
+                Ok(Some(SecretText::new(text.trim())))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    pub(crate) fn settings(&self, reach: &ReachConfig) -> anyhow::Result<monitor::Settings> {
+        let token = self.token()?;
+        if let Some(Err(error)) = token.as_ref().map(|t| t.expose().parse::<proto::enrolment::EnrolmentToken>()) {
+            return Err(Misuse::new(format!("the enrolment token is not one: {error}")).into());
+        }
+        Ok(monitor::Settings {
+            id: None,
+            city: String::new(),
+            place: String::new(),
+            price: self.price,
+            token,
+            central: self.central.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect(),
+            life_sign: self.life_sign,
+            authenticate_again: self.authenticate_again,
+            refusals: self.refusals,
+            registry_again: self.registry_again,
+            key_handed: self.key_handed,
+            uplink: reach.settings(),
+            software: software(),
+        })
+    }
+}
+
+/// How patiently to reach Central.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Link")]
+pub struct ReachConfig {
+    /// Wait after a first failure to reach Central; doubled with each further one, and jittered
+    #[arg(long, env = "CHARGEMESH_RETRY_MIN", value_name = "DURATION", default_value = "200ms",
+          value_parser = mesh::duration::parse)]
+    pub retry_min: Duration,
+    /// Longest wait between tries to reach Central
+    #[arg(long, env = "CHARGEMESH_RETRY_MAX", value_name = "DURATION", default_value = "5s",
+          value_parser = mesh::duration::parse)]
+    pub retry_max: Duration,
+    /// An unanswered message is sent again after this
+    #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
+          value_parser = mesh::duration::parse)]
+    pub repeat: Duration,
+}
+
+impl ReachConfig {
+    pub(crate) fn settings(&self) -> uplink::Settings {
+        uplink::Settings { retry_min: self.retry_min, retry_max: self.retry_max, repeat: self.repeat }
+    }
+}
+
+/// What is plugged in, and by whom.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Vehicle and plug")]
+pub struct VehicleConfig {
+    /// Plug in and out without a person
+    #[arg(long, env = "CHARGEMESH_UNATTENDED")]
+    pub unattended: bool,
+    /// Unattended: from the reservation to the plug
+    #[arg(long, env = "CHARGEMESH_PLUG_IN_AFTER", value_name = "DURATION", default_value = "1s",
+          value_parser = mesh::duration::parse)]
+    pub plug_in_after: Duration,
+    /// Unattended: how long to charge where no energy was asked for
+    #[arg(long, env = "CHARGEMESH_CHARGE_FOR", value_name = "DURATION", default_value = "60s",
+          value_parser = mesh::duration::parse)]
+    pub charge_for: Duration,
+    /// How much faster than the clock meter and plug live
+    #[arg(long, env = "CHARGEMESH_SPEED", value_name = "FACTOR", default_value = "1")]
+    pub speed: Speed,
+    /// Power limit in watts
+    #[arg(long, env = "CHARGEMESH_POWER", value_name = "WATTS", default_value_t = 22_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub power: u32,
+    /// How fast the power rises, in watts a second
+    #[arg(long, env = "CHARGEMESH_RAMP", value_name = "WATTS", default_value_t = 5_500,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub ramp: u32,
+    /// Capacity of a vehicle's battery in watt-hours
+    #[arg(long, env = "CHARGEMESH_BATTERY", value_name = "WH", default_value_t = 60_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub battery: u32,
+    /// State of charge of an arriving vehicle in percent
+    #[arg(long, env = "CHARGEMESH_CHARGED", value_name = "PERCENT", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub charged: u32,
+    /// State of charge in percent from which the power falls
+    #[arg(long, env = "CHARGEMESH_TAPER_FROM", value_name = "PERCENT", default_value_t = 80,
+          value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub taper_from: u32,
+}
+
+/// How often meters are looked at, and their values kept.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Meter and journal")]
+pub struct MeterConfig {
+    /// How often the meter is looked at while supplying; an end is noticed as late as this
+    #[arg(long, env = "CHARGEMESH_TICK", value_name = "DURATION", default_value = "200ms",
+          value_parser = mesh::duration::parse)]
+    pub tick: Duration,
+    /// How often the meter value and a reading go to Central while supplying
+    #[arg(long, env = "CHARGEMESH_METER_EVERY", value_name = "DURATION", default_value = "1s",
+          value_parser = mesh::duration::parse)]
+    pub meter_every: Duration,
+    /// How often a reading goes to Central while nothing is supplied; 0s: never
+    #[arg(long, env = "CHARGEMESH_IDLE_READING_EVERY", value_name = "DURATION", default_value = "0s",
+          value_parser = mesh::duration::parse)]
+    pub idle_reading_every: Duration,
+    /// How often the register is written to the journal while supplying
+    #[arg(long, env = "CHARGEMESH_REGISTER_EVERY", value_name = "DURATION", default_value = "1s",
+          value_parser = mesh::duration::parse)]
+    pub register_every: Duration,
+    /// How often that is synced to the disk, so that it survives a loss of power
+    #[arg(long, env = "CHARGEMESH_REGISTER_SYNC_EVERY", value_name = "DURATION", default_value = "10s",
+          value_parser = mesh::duration::parse)]
+    pub register_sync_every: Duration,
+    /// Readings kept while Central cannot be reached
+    #[arg(long, env = "CHARGEMESH_READINGS_KEPT", value_name = "N", default_value_t = 600)]
+    pub readings_kept: usize,
+    /// How long settled sessions are kept in the journal
+    #[arg(long, env = "CHARGEMESH_JOURNAL_RETENTION", value_name = "DURATION", default_value = "35d",
+          value_parser = mesh::duration::parse)]
+    pub journal_retention: Duration,
+}
+
+impl MeterConfig {
+    pub(crate) fn journal(&self, held_open: bool) -> journal::Settings {
+        journal::Settings { held_open, retention: self.journal_retention, ..journal::Settings::default() }
+    }
+}
+
+/// The settings of an engine's core.
+pub(crate) fn engine_settings(
+    vehicle: &VehicleConfig,
+    meter: &MeterConfig,
+    reach: &ReachConfig,
+    drills: bool,
+) -> engine::Settings {
+    let at_least = |every: Duration| every.max(Duration::from_millis(10));
+    engine::Settings {
+        unattended: vehicle
+            .unattended
+            .then_some(engine::Unattended { plug_in_after: vehicle.plug_in_after, charge_for: vehicle.charge_for }),
+        battery: Battery {
+            rated_w: vehicle.power,
+            ramp_w_per_s: vehicle.ramp,
+            capacity_wh: vehicle.battery,
+            initial_permille: vehicle.charged * 10,
+            taper_from_permille: vehicle.taper_from * 10,
+        },
+        speed: vehicle.speed,
+        tick: at_least(meter.tick),
+        meter_value: at_least(meter.meter_every),
+        idle_reading: (!meter.idle_reading_every.is_zero()).then_some(at_least(meter.idle_reading_every)),
+        register: at_least(meter.register_every),
+        register_sync: meter.register_sync_every,
+        readings_kept: meter.readings_kept,
+        drills,
+        uplink: reach.settings(),
+        software: software(),
+    }
+}
+
+fn software() -> String {
+    concat!("chargemesh/", env!("CARGO_PKG_VERSION")).to_owned()
+}

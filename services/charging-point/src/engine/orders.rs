@@ -1,0 +1,212 @@
+//! What Central says, and what is said to it at each opening.
+
+use std::time::Duration;
+
+use mesh::clock::Now;
+use proto::link::v1::{
+    Ask, AskAnswer, HeldSession, Opened, Reason, Release, SessionState, SessionsHeld, Settled, Stop, Supply, down, up,
+};
+
+use crate::{ledger::Entry, uplink::LinkNo};
+
+use super::{
+    Command, Engine,
+    session::{Phase, Session},
+};
+
+/// Sessions reported in one message; more than any engine ever has unsettled.
+const MOST_HELD: usize = 5_000;
+
+impl Engine {
+    // ---- Opening
+
+    /// The first sealed message, and everything the journal holds that Central may not know (SPEC 3.8).
+    pub(super) fn greet(&mut self, link: LinkNo, now: Now) {
+        let life_sign = self.identity.as_ref().map_or(Duration::ZERO, |i| i.life_sign);
+        let opened = Opened {
+            highest_epoch: self.way.highest_epoch(),
+            life_sign_ms: u32::try_from(life_sign.as_millis()).unwrap_or(u32::MAX),
+            software: self.settings.software.clone(),
+            meter_wh: self.register_wh(),
+        };
+        self.link = Some(link);
+        self.way.greet(link, up::Body::Opened(opened));
+        self.way.replace_on(link, up::Body::SessionsHeld(self.held()), now.mono);
+        if self.spoiled {
+            self.out.push_back(Command::Spoil { link, on: true });
+        }
+    }
+
+    fn held(&self) -> SessionsHeld {
+        let Some(identity) = &self.identity else { return SessionsHeld::default() };
+        let live = self.session.as_ref().map(|s| s.id.as_str());
+        let closed =
+            self.keeping.ledger().unsettled(&identity.id).filter(|s| Some(s.started.session_id.as_str()) != live);
+        let mut sessions: Vec<HeldSession> = closed.map(crate::ledger::Session::held).take(MOST_HELD).collect();
+        sessions.extend(self.session.as_ref().map(live_session));
+        SessionsHeld { sessions }
+    }
+
+    /// A new generation may have forgotten what an older one settled: then all that is kept is reported again.
+    pub(super) fn new_epoch(&mut self, epoch: u64, now: Now) {
+        let before = self.keeping.ledger().highest_epoch;
+        self.keep(Entry::Epoch(epoch), false);
+        let (old, new) = (before >> 32, epoch >> 32);
+        if before != 0 && new > old {
+            let held = self.held();
+            self.way.replace(up::Body::SessionsHeld(held), now.mono);
+        }
+    }
+
+    // ---- Orders
+
+    pub(super) fn ordered(&mut self, body: down::Body, now: Now) {
+        use down::Body as B;
+        match body {
+            B::Ask(ask) => self.asked(&ask),
+            B::Supply(supply) => self.authorised(supply, now),
+            B::Release(release) => self.released(&release, now),
+            B::Stop(stop) => self.stopped(&stop, now),
+            B::Settled(settled) => self.settled(settled, now),
+            B::View(view) => self.view = Some(view),
+            // The monitor's affair; an engine that hears of it waits for what the monitor says.
+            B::Standing(standing) => self.notice = Some(format!("Central: {}", standing.reason().in_words())),
+            B::KeyGrant(_) | B::Answer(_) | B::Unsupported(_) => {}
+            B::Step(_) | B::Running(_) | B::Ticket(_) | B::ChargingPoints(_) | B::History(_) | B::ConfirmRequest(_) => {
+                tracing::warn!("ignored a message that is for drivers");
+            }
+        }
+    }
+
+    fn asked(&mut self, ask: &Ask) {
+        let refusal = match &self.session {
+            Some(session) if session.id != ask.session_id => Err("another session is not over yet".to_owned()),
+            Some(_) | None => self.may_begin(),
+        };
+        self.answer_ask(&ask.session_id, refusal);
+    }
+
+    /// Not repeated: an answer that is lost with its link is asked for again, or comes too late.
+    fn answer_ask(&mut self, session_id: &str, answer: Result<(), String>) {
+        let (accepted, detail) = (answer.is_ok(), answer.err().unwrap_or_default());
+        self.way.say(up::Body::AskAnswer(AskAnswer { session_id: session_id.to_owned(), accepted, detail }));
+    }
+
+    fn authorised(&mut self, supply: Supply, now: Now) {
+        let until = now.mono + Duration::from_millis(u64::from(supply.hold_ms));
+        if self.keeping.ledger().session(&supply.session_id).is_some() {
+            // Said again, though it has begun or is over: the report of that is on its way.
+            return;
+        }
+        match &mut self.session {
+            Some(session) if session.id == supply.session_id => {
+                if let Phase::Reserved { until: held, .. } = &mut session.phase {
+                    *held = until;
+                }
+                return;
+            }
+            Some(_) => {
+                return self.answer_ask(&supply.session_id, Err("another session is not over yet".to_owned()));
+            }
+            None => {}
+        }
+        let plug_at = self.settings.unattended.map(|u| now.mono + self.settings.speed.real(u.plug_in_after));
+        self.manual = None;
+        self.notice = None;
+        self.session = Some(Session::reserved(supply, until, plug_at));
+        self.report();
+        self.begin_if_plugged(now);
+    }
+
+    fn released(&mut self, release: &Release, now: Now) {
+        if self.session.as_ref().is_some_and(|s| s.id == release.session_id) {
+            let reason = release.reason();
+            // Where energy flows already its end is reported, whatever Central makes of it.
+            let end = if reason.ends_a_supply() { reason } else { Reason::StoppedByOperator };
+            self.end_session(end, now);
+            self.notice = Some(format!("the reservation was released: {}", reason.in_words()));
+        }
+    }
+
+    fn stopped(&mut self, stop: &Stop, now: Now) {
+        if self.session.as_ref().is_some_and(|s| s.id == stop.session_id) {
+            let reason = stop.reason();
+            self.end_session(if reason.ends_a_supply() { reason } else { Reason::StoppedByOperator }, now);
+        } else {
+            // It is over; Central has missed it, or forgotten it.
+            let held = self.held();
+            self.way.replace(up::Body::SessionsHeld(held), now.mono);
+        }
+    }
+
+    fn settled(&mut self, settled: Settled, now: Now) {
+        let id = settled.session_id;
+        if self.session.as_ref().is_some_and(|s| s.id == id) {
+            // Billed without us (SPEC 3.8). What flows beyond that is reported, and settled in its turn.
+            return self.end_session(Reason::StoppedByOperator, now);
+        }
+        self.way.withdraw(|body| match body {
+            up::Body::SupplyStarted(started) => started.session_id == id,
+            up::Body::SupplyEnded(ended) => ended.session_id == id,
+            _other => false,
+        });
+        if self.keeping.ledger().session(&id).is_some_and(|s| s.ended.is_some() && !s.settled) {
+            self.keep(Entry::Settled(id), true);
+        }
+    }
+
+    // ---- Answers
+
+    pub(super) fn answered(&mut self, body: up::Body, reason: Reason, detail: &str, now: Now) {
+        let words = if detail.is_empty() { reason.in_words().to_owned() } else { detail.to_owned() };
+        match body {
+            up::Body::ManualSupply(supply) => {
+                if self.manual.as_ref().is_some_and(|m| m.request_id == supply.request_id) {
+                    self.manual = None;
+                    let refused = reason != Reason::Unspecified;
+                    self.notice = refused.then(|| format!("manual supply refused: {words}"));
+                }
+            }
+            up::Body::SupplyStarted(started) if reason != Reason::Unspecified => {
+                // Central knows no such reservation any more: nothing may flow without one.
+                if self.session.as_ref().is_some_and(|s| s.id == started.session_id) {
+                    tracing::warn!(
+                        session.id = started.session_id,
+                        reason = words,
+                        "Central does not accept the start"
+                    );
+                    self.end_session(Reason::StoppedByOperator, now);
+                }
+            }
+            up::Body::SupplyEnded(ended) if reason != Reason::Unspecified => {
+                // It stays in the journal, and is reported at every opening.
+                tracing::warn!(session.id = ended.session_id, reason = words, "Central does not accept the end");
+            }
+            _done => {}
+        }
+    }
+
+    pub(super) fn manual_expires(&mut self, now: Now) {
+        if self.manual.as_ref().is_some_and(|m| m.until <= now.mono) {
+            self.manual = None;
+            self.way.withdraw(|body| matches!(body, up::Body::ManualSupply(_)));
+            self.notice = Some("manual supply refused: Central gave no answer".to_owned());
+        }
+    }
+}
+
+/// As it is now, not as the journal saw it last.
+fn live_session(session: &Session) -> HeldSession {
+    let held = HeldSession { session_id: session.id.clone(), ..HeldSession::default() };
+    match &session.phase {
+        // Its start is not in the journal yet, so nothing flows.
+        Phase::Reserved { .. } | Phase::Starting { .. } => HeldSession { state: SessionState::Reserved.into(), ..held },
+        Phase::Supplying(running) => HeldSession {
+            state: SessionState::Supplying.into(),
+            meter_start_wh: running.meter_start_wh,
+            meter_wh: running.meter_start_wh + running.sample.energy.wh(),
+            started_at_ms: running.at_ms,
+            ..held
+        },
+    }
+}

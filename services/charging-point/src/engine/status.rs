@@ -1,0 +1,197 @@
+//! What the engine's screen shows (SPEC 11.2), as JSON and as one line.
+
+use proto::link::v1::{SessionState, State};
+use serde::Serialize;
+
+use super::{Engine, session::Session};
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The state and all that must be known of it, in one line.
+    pub headline: String,
+    /// None until the monitor has said which charging point this is.
+    pub charging_point: Option<String>,
+    /// As Central shows it, or as it is known here while Central cannot be reached.
+    pub state: &'static str,
+    /// Why, in one sentence.
+    pub detail: String,
+    pub plugged: bool,
+    pub fault: Option<String>,
+    pub session: Option<SessionStatus>,
+    /// A manual supply waits for Central's answer.
+    pub manual_pending: bool,
+    /// The lifetime register.
+    pub meter_wh: u64,
+    pub key_no: Option<u64>,
+    pub key_state: &'static str,
+    pub monitor: Reach,
+    pub central: Reach,
+    /// Messages from Central that could not be opened.
+    pub unintelligible: u64,
+    pub highest_epoch: u64,
+    /// Ended sessions that Central has not settled.
+    pub unsettled: usize,
+    pub journal_trouble: Option<String>,
+    pub readings_waiting: usize,
+    pub keys_spoiled: bool,
+    /// What a person must know, most pressing first.
+    pub warnings: Vec<String>,
+    /// What happened last.
+    pub notice: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Reach {
+    pub reachable: bool,
+    pub trouble: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionStatus {
+    pub id: String,
+    /// Empty: the charging point's own account.
+    pub driver: String,
+    pub state: &'static str,
+    pub energy_wh: u64,
+    /// 0: until unplugged.
+    pub requested_wh: u64,
+    pub progress_percent: Option<u64>,
+    pub amount_minor: i64,
+    pub amount: String,
+    pub currency: String,
+    pub price_e4: u32,
+    pub power_w: u32,
+    pub state_of_charge_permille: u32,
+    pub temperature_dc: i32,
+}
+
+impl From<&Session> for SessionStatus {
+    fn from(session: &Session) -> Self {
+        let (sample, cost) = (session.sample(), session.cost());
+        Self {
+            id: session.id.clone(),
+            driver: session.driver.clone(),
+            state: match session.state() {
+                SessionState::Supplying => "SUPPLYING",
+                SessionState::Unspecified
+                | SessionState::Reserved
+                | SessionState::Settling
+                | SessionState::Billed
+                | SessionState::Released => "RESERVED",
+            },
+            energy_wh: sample.energy.wh(),
+            requested_wh: session.limit.wh(),
+            progress_percent: (sample.energy.wh() * 100).checked_div(session.limit.wh()).map(|p| p.min(100)),
+            amount_minor: cost.minor,
+            amount: cost.to_string(),
+            currency: cost.currency.to_string(),
+            price_e4: session.price().e4(),
+            power_w: sample.power_w,
+            state_of_charge_permille: sample.charge_permille,
+            temperature_dc: sample.temperature_dc,
+        }
+    }
+}
+
+impl Engine {
+    pub fn status(&self) -> Status {
+        let (state, detail) = self.state();
+        Status {
+            headline: self.headline(),
+            charging_point: self.identity.as_ref().map(|i| i.id.clone()),
+            state,
+            detail,
+            plugged: self.plugged,
+            fault: self.fault.clone(),
+            session: self.session.as_ref().map(SessionStatus::from),
+            manual_pending: self.manual.is_some(),
+            meter_wh: self.register_wh(),
+            key_no: self.identity.as_ref().filter(|_| self.withdrawn.is_none()).map(|i| i.key_no),
+            key_state: match (&self.withdrawn, &self.identity) {
+                (Some(withdrawn), _) => key_state(withdrawn.key_state()),
+                (None, Some(_)) => "ACTIVE",
+                (None, None) => "NONE",
+            },
+            monitor: Reach { reachable: self.paired, trouble: (!self.paired).then(|| self.unpaired.clone()) },
+            central: Reach { reachable: self.way.reachable(), trouble: self.way.trouble().map(str::to_owned) },
+            unintelligible: self.way.unintelligible().0,
+            highest_epoch: self.way.highest_epoch(),
+            unsettled: self.keeping.ledger().waiting(),
+            journal_trouble: self.keeping.trouble().map(str::to_owned),
+            readings_waiting: self.readings.len(),
+            keys_spoiled: self.spoiled,
+            warnings: self.warnings(),
+            notice: self.notice.clone(),
+        }
+    }
+
+    fn state(&self) -> (&'static str, String) {
+        if let Some(why) = self.ailment() {
+            return ("BROKEN", why);
+        }
+        if let Some(view) = self.view.as_ref().filter(|_| self.way.reachable()) {
+            return (crate::words::state(view.state()), view.detail.clone());
+        }
+        match (&self.session, &self.identity) {
+            (Some(session), _) => (SessionStatus::from(session).state, String::new()),
+            (None, None) => ("DISCONNECTED", format!("no charging point yet: {}", self.unpaired)),
+            (None, Some(_)) => (crate::words::state(State::Disconnected), "cannot reach Central".to_owned()),
+        }
+    }
+
+    /// What a person must know, most pressing first.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if let Some(withdrawn) = &self.withdrawn {
+            all.push(crate::words::withdrawn(withdrawn));
+        }
+        if self.way.unintelligible().1 || self.spoiled && self.way.unintelligible().0 > 0 {
+            all.push(format!("unintelligible messages from Central ({})", self.way.unintelligible().0));
+        }
+        if self.identity.is_some() && self.withdrawn.is_none() && !self.way.reachable() {
+            all.push(format!("cannot reach Central: {}", self.way.trouble().unwrap_or("connecting")));
+        }
+        if !self.paired {
+            all.push(format!("no monitor: {}", self.unpaired));
+        }
+        if let Some(why) = self.keeping.trouble() {
+            all.push(format!("the journal cannot be written: {why}"));
+        }
+        if self.spoiled {
+            all.push("keys spoiled on purpose".to_owned());
+        }
+        all
+    }
+
+    /// One line for the log: what changes rarely enough to be told at each change.
+    pub fn headline(&self) -> String {
+        let (state, detail) = self.state();
+        let mut line = match &self.identity {
+            Some(identity) => format!("{} {state}", identity.id),
+            None => state.to_owned(),
+        };
+        if !detail.is_empty() {
+            line = format!("{line} ({detail})");
+        }
+        if let Some(session) = &self.session {
+            line = format!("{line}, session {} of {}", session.id, crate::words::account(&session.driver));
+        }
+        for warning in self.warnings() {
+            line = format!("{line}; {warning}");
+        }
+        line
+    }
+
+    /// Whether an orderly stop has nothing more to wait for.
+    pub fn is_at_rest(&self) -> bool {
+        self.keeping.is_idle()
+    }
+
+    pub fn is_supplying(&self) -> bool {
+        self.supplying().is_some()
+    }
+}
+
+fn key_state(state: proto::link::v1::KeyState) -> &'static str {
+    crate::words::key_state(state)
+}

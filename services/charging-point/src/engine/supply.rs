@@ -1,0 +1,366 @@
+//! From the plug to the final value: what a person does at the charging point, and what time does to a session.
+
+use mesh::clock::Now;
+use proto::{
+    Energy,
+    link::v1::{ManualSupply, MeterValue, Reading, Reason, SupplyEnded, SupplyStarted, up},
+};
+
+use crate::{
+    ledger::{Ended, Entry, Register, Started},
+    meter::{Meter, Profile, Sample},
+};
+
+use super::{
+    Command, Engine, Manual,
+    session::{Phase, Running},
+};
+
+/// How long a manual supply waits for Central's word: whoever asked stands in front of it.
+const MANUAL_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Readings sent in one go after an outage, so that they do not crowd out what decides.
+const READINGS_AT_ONCE: usize = 8;
+
+impl Engine {
+    // ---- A person
+
+    pub(super) fn plug(&mut self, now: Now) -> Result<(), String> {
+        if self.plugged {
+            return Err("it is plugged in already".to_owned());
+        }
+        self.plugged = true;
+        self.begin_if_plugged(now);
+        match &self.session {
+            Some(session) if matches!(session.phase, Phase::Reserved { .. }) => {
+                self.may_begin().map_err(|why| format!("plugged in, but nothing flows: {why}"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn unplug(&mut self, now: Now) -> Result<(), String> {
+        if !self.plugged {
+            return Err("it is not plugged in".to_owned());
+        }
+        self.plugged = false;
+        if !matches!(self.session.as_ref().map(|s| &s.phase), Some(Phase::Reserved { .. })) {
+            self.end_session(Reason::Unplugged, now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn supply_by_hand(&mut self, driver: String, energy: Energy, now: Now) -> Result<(), String> {
+        self.may_begin()?;
+        if let Some(session) = &self.session {
+            return Err(format!("session {} is not over yet", session.id));
+        }
+        if self.manual.is_some() {
+            return Err("a manual supply waits for Central's answer already".to_owned());
+        }
+        if !driver.is_empty() && driver.parse::<proto::DriverId>().is_err() {
+            return Err(format!("{driver:?} is not a driver's id"));
+        }
+        let request_id = format!("manual-{:x}-{:08x}", now.wall_ms, self.chance.draw());
+        self.manual = Some(Manual { request_id: request_id.clone(), until: now.mono + MANUAL_WAIT });
+        let supply = ManualSupply { request_id, driver_id: driver, energy_wh: energy.wh() };
+        self.way.post(up::Body::ManualSupply(supply), now.mono);
+        Ok(())
+    }
+
+    pub(super) fn broken(&mut self, why: &str, now: Now) -> Result<(), String> {
+        if self.fault.is_some() {
+            return Err("it is broken already".to_owned());
+        }
+        self.fault = Some(why.to_owned());
+        // First that it is broken, then what became of the supply: the driver is told the cause at once.
+        self.report();
+        if self.supplying().is_some() {
+            self.end_session(Reason::Fault, now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn repaired(&mut self, now: Now) -> Result<(), String> {
+        if self.fault.take().is_none() {
+            return Err("it is not broken".to_owned());
+        }
+        self.report();
+        self.begin_if_plugged(now);
+        Ok(())
+    }
+
+    pub(super) fn spoil(&mut self, on: bool) -> Result<(), String> {
+        if !self.settings.drills {
+            return Err("drills are off; start the engine with --drills".to_owned());
+        }
+        if self.spoiled == on {
+            return Err(if on { "the keys are spoiled already" } else { "the keys are not spoiled" }.to_owned());
+        }
+        self.spoiled = on;
+        match (&mut self.sealer, on) {
+            (Some(sealer), true) => sealer.spoil(),
+            (Some(sealer), false) => sealer.repair(),
+            (None, _) => {}
+        }
+        if let Some(link) = self.link {
+            self.out.push_back(Command::Spoil { link, on });
+        }
+        Ok(())
+    }
+
+    // ---- Begin
+
+    /// Why nothing can begin now.
+    pub(super) fn may_begin(&self) -> Result<(), String> {
+        if let Some(why) = self.ailment() {
+            return Err(format!("the charging point is broken: {why}"));
+        }
+        if !self.paired {
+            return Err(format!("the monitor is gone: {}", self.unpaired));
+        }
+        if let Some(withdrawn) = &self.withdrawn {
+            return Err(format!("there is no valid key: {}", withdrawn.reason().in_words()));
+        }
+        if !self.way.reachable() {
+            return Err("cannot reach Central".to_owned());
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_if_plugged(&mut self, now: Now) {
+        if !self.plugged || self.may_begin().is_err() {
+            return;
+        }
+        let register = self.register_wh();
+        let charging_point_id = self.identity.as_ref().map(|i| i.id.clone()).unwrap_or_default();
+        let Some(session) = self.session.as_ref().filter(|s| matches!(s.phase, Phase::Reserved { .. })) else { return };
+        let started = Started {
+            session_id: session.id.clone(),
+            charging_point_id,
+            driver_id: session.driver.clone(),
+            meter_start_wh: register,
+            at_ms: now.wall_ms,
+        };
+        let body = SupplyStarted { session_id: session.id.clone(), meter_start_wh: register, at_ms: now.wall_ms };
+        let number = self.keep(Entry::Started(started), true);
+        self.keeping.gate(number, up::Body::SupplyStarted(body));
+        if let Some(session) = &mut self.session {
+            session.phase = Phase::Starting { number, meter_start_wh: register, at_ms: now.wall_ms };
+        }
+        self.report();
+    }
+
+    pub(super) fn written(&mut self, upto: u64, now: Now) {
+        let healed = self.keeping.trouble().is_some();
+        self.keeping.written(upto);
+        if healed {
+            self.report();
+        }
+        self.flow(now);
+        self.begin_if_plugged(now);
+    }
+
+    /// The start is in the journal: energy flows.
+    fn flow(&mut self, now: Now) {
+        let settings = &self.settings;
+        let Some(session) = &mut self.session else { return };
+        let Phase::Starting { number, meter_start_wh, at_ms } = session.phase else { return };
+        if !self.keeping.has_written(number) {
+            return;
+        }
+        let profile = self.next_profile.take().unwrap_or_else(|| Profile::Battery(settings.battery.clone()));
+        let meter = Meter::start(profile, session.limit, settings.speed, now.mono);
+        let unplug_at = settings
+            .unattended
+            .filter(|_| session.limit == Energy::ZERO && meter.ends_at().is_none())
+            .map(|u| now.mono + settings.speed.real(u.charge_for));
+        session.phase = Phase::Supplying(Box::new(Running {
+            meter,
+            meter_start_wh,
+            at_ms,
+            sample: Sample::default(),
+            unplug_at,
+            tick_at: now.mono,
+            value_at: now.mono + settings.meter_value,
+            register_at: now.mono + settings.register,
+            sync_at: now.mono + settings.register_sync,
+        }));
+        self.report();
+    }
+
+    // ---- Time
+
+    pub(super) fn move_session(&mut self, now: Now) {
+        match self.session.as_mut().map(|s| &mut s.phase) {
+            Some(Phase::Reserved { until, plug_at }) => {
+                if *until <= now.mono {
+                    return self.expire();
+                }
+                if plug_at.is_some_and(|at| at <= now.mono) {
+                    *plug_at = None;
+                    self.plugged = true;
+                    self.begin_if_plugged(now);
+                }
+            }
+            Some(Phase::Supplying(_)) => self.look(now),
+            Some(Phase::Starting { .. }) | None => {}
+        }
+    }
+
+    fn expire(&mut self) {
+        self.session = None;
+        self.notice = Some("the reservation expired".to_owned());
+        self.unattended_leaves();
+        self.report();
+    }
+
+    /// One look at the meter: the value for Central, the register for the journal, and whether it is over.
+    fn look(&mut self, now: Now) {
+        let (value, register, sync) = (self.settings.meter_value, self.settings.register, self.settings.register_sync);
+        let Some(session) = &mut self.session else { return };
+        let limit = session.limit;
+        let Phase::Supplying(running) = &mut session.phase else { return };
+        running.sample = running.meter.advance(now.mono);
+        running.tick_at = now.mono;
+        let over = if running.meter.limit_met() {
+            Some(Reason::EnergyReached)
+        } else if running.meter.ends_at().is_some_and(|at| at <= now.mono) {
+            Some(if limit > Energy::ZERO { Reason::TimeReached } else { Reason::Unplugged })
+        } else {
+            running.unplug_at.filter(|at| *at <= now.mono).map(|_| Reason::TimeReached)
+        };
+        if let Some(reason) = over {
+            return self.end_session(reason, now);
+        }
+        let meter_wh = running.meter_start_wh + running.sample.energy.wh();
+        let (session_id, power_w) = (session.id.clone(), running.sample.power_w);
+        let says = running.value_at <= now.mono;
+        if says {
+            running.value_at = (running.value_at + value).max(now.mono);
+        }
+        let (keeps, syncs) = (running.register_at <= now.mono, running.sync_at <= now.mono);
+        if keeps {
+            running.register_at = (running.register_at + register).max(now.mono);
+        }
+        if syncs {
+            running.sync_at = (running.sync_at + sync).max(now.mono);
+        }
+        let sample = running.sample;
+        if keeps {
+            self.keep(Entry::Register(Register { meter_wh, at_ms: now.wall_ms }), syncs);
+        }
+        if says {
+            self.way.say(up::Body::MeterValue(MeterValue { session_id: session_id.clone(), meter_wh, power_w }));
+            self.read(session_id, meter_wh, sample, now);
+            self.report();
+        }
+    }
+
+    // ---- End
+
+    /// Ends what there is: a reservation without a trace, a supply with its final value.
+    pub(super) fn end_session(&mut self, reason: Reason, now: Now) {
+        let Some(session) = self.session.take() else { return };
+        let (meter_start_wh, meter_end_wh, started_at_ms, last) = match session.phase {
+            Phase::Reserved { .. } => {
+                self.unattended_leaves();
+                return self.report();
+            }
+            Phase::Starting { meter_start_wh, at_ms, .. } => (meter_start_wh, meter_start_wh, at_ms, None),
+            Phase::Supplying(mut running) => {
+                let sample = running.meter.advance(now.mono);
+                let end = running.meter_start_wh + sample.energy.wh();
+                (running.meter_start_wh, end, running.at_ms, Some(sample))
+            }
+        };
+        if let Some(sample) = last {
+            self.read(session.id.clone(), meter_end_wh, sample, now);
+        }
+        // The clock on the wall may have been set back meanwhile; an end is never before its start.
+        let at_ms = now.wall_ms.max(started_at_ms);
+        let session_id = session.id;
+        let ended = Ended { session_id: session_id.clone(), meter_end_wh, reason: reason.into(), at_ms };
+        let number = self.keep(Entry::Ended(ended), true);
+        let body = SupplyEnded {
+            session_id,
+            meter_start_wh,
+            meter_end_wh,
+            reason: reason.into(),
+            started_at_ms,
+            ended_at_ms: at_ms,
+        };
+        self.keeping.gate(number, up::Body::SupplyEnded(body));
+        self.notice = Some(format!("supply over: {}", reason.in_words()));
+        self.unattended_leaves();
+        self.report();
+    }
+
+    /// An unattended vehicle does not stay.
+    fn unattended_leaves(&mut self) {
+        if self.settings.unattended.is_some() {
+            self.plugged = false;
+        }
+    }
+
+    // ---- Readings
+
+    pub(super) fn read_idle(&mut self, now: Now) {
+        let meter_wh = self.register_wh();
+        self.read(
+            String::new(),
+            meter_wh,
+            Sample { voltage_mv: 230_000, temperature_dc: 250, ..Sample::default() },
+            now,
+        );
+    }
+
+    fn read(&mut self, session_id: String, meter_wh: u64, sample: Sample, now: Now) {
+        if self.identity.is_none() {
+            return;
+        }
+        self.sequence += 1;
+        if self.readings.len() >= self.settings.readings_kept.max(1) {
+            self.readings.pop_front();
+        }
+        self.readings.push_back(Reading {
+            sequence: self.sequence,
+            at_ms: now.wall_ms,
+            session_id,
+            meter_wh,
+            power_w: sample.power_w,
+            current_ma: sample.current_ma,
+            voltage_mv: sample.voltage_mv,
+            state_of_charge_permille: sample.charge_permille,
+            temperature_dc: sample.temperature_dc,
+        });
+        self.send_readings();
+    }
+
+    /// Sealed when sent, so that they open under the key of that moment (SPEC 5.2).
+    pub(super) fn send_readings(&mut self) {
+        for _ in 0..READINGS_AT_ONCE {
+            let (Some(sealer), true) = (&mut self.sealer, self.way.reachable()) else { return };
+            let Some(reading) = self.readings.pop_front() else { return };
+            match sealer.seal(&reading) {
+                Ok(sealed) => {
+                    self.way.say(up::Body::Reading(sealed));
+                }
+                Err(error) => tracing::warn!(%error, "a reading could not be sealed"),
+            }
+        }
+    }
+
+    // ---- Looks
+
+    pub(super) fn supplying(&self) -> Option<&Running> {
+        match self.session.as_ref().map(|s| &s.phase) {
+            Some(Phase::Supplying(running)) => Some(running),
+            Some(Phase::Reserved { .. } | Phase::Starting { .. }) | None => None,
+        }
+    }
+
+    /// The lifetime register now.
+    pub(super) fn register_wh(&self) -> u64 {
+        self.supplying().map_or(self.keeping.ledger().register.meter_wh, |r| r.meter_start_wh + r.sample.energy.wh())
+    }
+}

@@ -1,0 +1,265 @@
+//! The monitor's loop: feeds inputs to the core, carries its commands out.
+
+use std::path::PathBuf;
+
+use mesh::{clock::Clock, health::Component, link::Outbox, process::Context};
+use proto::link::v1::{FromEngine, FromMonitor};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    engine::{
+        self,
+        drive::{Direct, at},
+    },
+    lines::Lines,
+    pairing::{self, Heard},
+    uplink::{LinkEvent, LinkNo},
+};
+
+use super::{
+    Action, Command, Input, Monitor, Status, Stored,
+    registry::{Door, RegistryError},
+};
+
+/// What the loop takes. One bounded channel, so that everything is in order.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Link(LinkNo, LinkEvent),
+    Pairing(Heard<FromEngine>),
+    /// From an engine in the same process.
+    Direct(Direct<FromEngine>),
+    Registry(Input),
+    Act(Action, oneshot::Sender<Result<(), String>>),
+    Status(oneshot::Sender<Status>),
+}
+
+/// How the engine is reached.
+#[derive(Debug)]
+pub(crate) enum Engine {
+    Pairing(Option<Outbox>),
+    Here(mpsc::WeakSender<engine::drive::Event>),
+}
+
+/// The person's end of a monitor's loop. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct MonitorHandle(pub(crate) mpsc::Sender<Event>);
+
+impl MonitorHandle {
+    /// Does it, or says why not.
+    pub async fn act(&self, action: Action) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || "the monitor is stopping".to_owned();
+        self.0.send(Event::Act(action, reply)).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    pub async fn status(&self) -> Option<Status> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Event::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+pub(crate) struct Drive {
+    core: Monitor,
+    clock: Clock,
+    path: PathBuf,
+    saving: Option<JoinHandle<Result<(), String>>>,
+    registry: Option<Door>,
+    lines: Lines<Event>,
+    back: mpsc::WeakSender<Event>,
+    engine: Engine,
+    shown: Option<(String, Component)>,
+}
+
+impl Drive {
+    pub(crate) fn new(
+        core: Monitor,
+        path: PathBuf,
+        registry: Option<Door>,
+        clock: Clock,
+        back: &mpsc::Sender<Event>,
+        engine: Engine,
+    ) -> Self {
+        let lines = Lines::new(clock, back.clone(), Event::Link);
+        let back = back.downgrade();
+        Self { core, clock, path, saving: None, registry, lines, back, engine, shown: None }
+    }
+
+    /// Logs each change of what a person must know, and lets it stand in the role's health.
+    pub(crate) fn talkative(mut self, ctx: &Context) -> Self {
+        self.shown = Some((String::new(), ctx.health.component("central")));
+        self
+    }
+
+    /// Until `stop`; the links are closed in order then.
+    pub(crate) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            self.carry_out();
+            self.show();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = self.step(&mut events) => {}
+            }
+        }
+        self.wind_up(&mut events).await
+    }
+
+    async fn step(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let due = self.core.poll_timeout();
+        tokio::select! {
+            biased;
+            result = saved(&mut self.saving) => {
+                self.saving = None;
+                self.core.handle(Input::Saved(result), self.clock.now());
+            }
+            Some(event) = events.recv() => self.take(event),
+            () = at(self.clock, due) => self.core.handle(Input::Timeout, self.clock.now()),
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        let now = self.clock.now();
+        match event {
+            Event::Link(link, event) => self.core.handle(Input::Link(link, event), now),
+            Event::Pairing(heard) => self.heard(heard),
+            Event::Direct(Direct::Paired) => self.core.handle(Input::Paired, now),
+            Event::Direct(Direct::Message(message)) => self.core.handle(Input::Engine(message), now),
+            Event::Registry(input) => self.core.handle(input, now),
+            // Whoever asked may have given up waiting.
+            Event::Act(action, reply) => drop(reply.send(self.core.act(action, now))),
+            Event::Status(reply) => drop(reply.send(self.core.status())),
+        }
+    }
+
+    fn heard(&mut self, heard: Heard<FromEngine>) {
+        let now = self.clock.now();
+        match heard {
+            Heard::Paired(outbox) => {
+                if let Engine::Pairing(Some(old)) = std::mem::replace(&mut self.engine, Engine::Pairing(Some(outbox))) {
+                    tracing::warn!("another engine paired; the one before is let go");
+                    old.close();
+                }
+                self.core.handle(Input::Paired, now);
+            }
+            Heard::Message(message) => self.core.handle(Input::Engine(message), now),
+            Heard::Ended(which, why) => {
+                // A late end of a pairing that was replaced says nothing of the present one.
+                let present =
+                    matches!((&self.engine, &which), (Engine::Pairing(Some(now)), Some(gone)) if now.same_link(gone));
+                if present {
+                    self.engine = Engine::Pairing(None);
+                    self.core.handle(Input::Unpaired(why), now);
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(command) = self.core.next_command() {
+            match command {
+                Command::Link(order) => self.lines.carry(order),
+                Command::Tell(message) => self.tell(message),
+                Command::Save(stored) => self.save(*stored),
+                Command::Enrol(body) => self.ask_registry(
+                    move |door| async move { Input::Enrolled(door.enrol(&body).await.map(Box::new)) },
+                    |error| Input::Enrolled(Err(error)),
+                ),
+                Command::AskRegistry { id, credential, trust } => {
+                    self.ask_registry(
+                        move |door| async move {
+                            Input::Standing(door.standing(&id, &credential, &trust).await.map(Box::new))
+                        },
+                        |error| Input::Standing(Err(error)),
+                    )
+                }
+                Command::Remove { id, credential, trust } => self.ask_registry(
+                    move |door| async move { Input::Removed(door.remove(&id, &credential, &trust).await) },
+                    |error| Input::Removed(Err(error)),
+                ),
+            }
+        }
+    }
+
+    fn tell(&self, message: Box<FromMonitor>) {
+        match &self.engine {
+            Engine::Pairing(Some(outbox)) => pairing::tell(outbox, &*message),
+            Engine::Pairing(None) => {}
+            Engine::Here(engine) => {
+                if let Some(engine) = engine.upgrade() {
+                    // An engine that takes no message for long is noticed by its silence.
+                    drop(engine.try_send(engine::drive::Event::Direct(Direct::Message(message))));
+                }
+            }
+        }
+    }
+
+    fn save(&mut self, stored: Stored) {
+        let path = self.path.clone();
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            stored.save(&path).map_err(|error| format!("{}: {error}", path.display()))
+        }));
+    }
+
+    /// Beside the loop; the answer comes back as an event.
+    fn ask_registry<F, Fut>(&self, ask: F, failed: fn(RegistryError) -> Input)
+    where
+        F: FnOnce(Door) -> Fut + Send + 'static,
+        Fut: Future<Output = Input> + Send + 'static,
+    {
+        let (back, door) = (self.back.clone(), self.registry.clone());
+        tokio::spawn(async move {
+            let input = match door {
+                Some(door) => ask(door).await,
+                None => failed(RegistryError::Unreachable("no address; give one with --registry".to_owned())),
+            };
+            if let Some(back) = back.upgrade() {
+                // Ended meanwhile: nobody wants the answer.
+                drop(back.send(Event::Registry(input)).await);
+            }
+        });
+    }
+
+    fn show(&mut self) {
+        let Some((shown, central)) = &mut self.shown else { return };
+        let line = self.core.headline();
+        if *shown != line {
+            tracing::info!("{line}");
+            *shown = line;
+            // Being alone is no reason to be restarted (SPEC 9.1).
+            match self.core.warnings().first() {
+                Some(warning) => central.degraded(warning.clone()),
+                None => central.ready(),
+            }
+        }
+    }
+
+    async fn wind_up(mut self, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<()> {
+        let stored = async {
+            while !self.core.is_at_rest() {
+                self.step(events).await;
+                self.carry_out();
+            }
+        };
+        drop(tokio::time::timeout(std::time::Duration::from_secs(2), stored).await);
+        events.close();
+        self.lines.farewell().await;
+        Ok(())
+    }
+}
+
+async fn saved(saving: &mut Option<JoinHandle<Result<(), String>>>) -> Result<(), String> {
+    match saving {
+        Some(task) => task.await.unwrap_or_else(|error| Err(error.to_string())),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,58 @@
+//! The monitor's verdict on its engine (SPEC 1.4, 2.3).
+
+use mesh::clock::Now;
+use proto::link::v1::{EngineHealth, FromEngine, from_engine, up};
+
+use super::Monitor;
+
+impl Monitor {
+    pub(super) fn engine_paired(&mut self, now: Now) {
+        self.paired = Ok(());
+        self.report = None;
+        self.assign();
+        self.judge(now);
+    }
+
+    pub(super) fn engine_gone(&mut self, why: String, now: Now) {
+        self.paired = Err(why);
+        self.report = None;
+        self.nobody_holds(now);
+        self.judge(now);
+    }
+
+    pub(super) fn engine_said(&mut self, message: FromEngine, now: Now) {
+        match message.body {
+            Some(from_engine::Body::Report(report)) => {
+                self.report = Some(report);
+                self.judge(now);
+            }
+            Some(from_engine::Body::KeyHeld(held)) => self.key_held(held.key_no, now),
+            None => {}
+        }
+    }
+
+    pub(super) fn health(&self) -> EngineHealth {
+        match (&self.paired, &self.report) {
+            (Err(why), _) => EngineHealth { healthy: false, detail: format!("the engine is gone: {why}") },
+            (Ok(()), None) => EngineHealth { healthy: false, detail: "the engine has not reported yet".to_owned() },
+            (Ok(()), Some(report)) => EngineHealth { healthy: report.healthy, detail: report.detail.clone() },
+        }
+    }
+
+    /// Tells Central of every change, once it can be told; each opening of a link tells the present verdict.
+    fn judge(&mut self, now: Now) {
+        let health = self.health();
+        let verdict = (health.healthy, health.detail.clone());
+        if self.told_health.as_ref() == Some(&verdict) {
+            return;
+        }
+        // An engine that has just paired reports within a moment: that it has not yet is no news.
+        if self.paired.is_ok() && self.report.is_none() && self.told_health.is_some() {
+            return;
+        }
+        self.told_health = Some(verdict);
+        if self.way.reachable() {
+            self.way.replace(up::Body::EngineHealth(health), now.mono);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a monitor keeps on disk, so that a restart reconnects by key: one file of mode 0600, replaced whole.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use proto::{
+    ChargingPointId,
+    enrolment::{Blob, SecretText},
+};
+use serde::{Deserialize, Serialize};
+use wire::LinkKey;
+use zeroize::Zeroizing;
+
+/// Everything that outlives the process. Secrets show nothing in `Debug`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stored {
+    pub id: Option<ChargingPointId>,
+    pub credential: Option<SecretText>,
+    /// Central's static public keys.
+    pub pins: Vec<Blob>,
+    /// Certificates that Registry's HTTPS descends from.
+    pub roots: Vec<Blob>,
+    /// The newest first; a second one while the newest is not proven yet.
+    pub keys: Vec<StoredKey>,
+    pub highest_epoch: u64,
+    /// The request id of an enrolment whose answer is not here yet.
+    pub enrolling: Option<String>,
+}
+
+/// A granted key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoredKey {
+    pub key_no: u64,
+    #[serde(with = "key_text")]
+    pub key: LinkKey,
+    pub expires_at_ms: i64,
+}
+
+mod key_text {
+    use proto::enrolment::Blob;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+    use wire::LinkKey;
+
+    pub(super) fn serialize<S: Serializer>(key: &LinkKey, s: S) -> Result<S::Ok, S::Error> {
+        Blob(key.as_bytes().to_vec()).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<LinkKey, D::Error> {
+        let bytes = zeroize::Zeroizing::new(Blob::deserialize(d)?.0);
+        let bytes = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| D::Error::custom("a key has 32 bytes"))?;
+        Ok(LinkKey::from_bytes(bytes))
+    }
+}
+
+/// Why there is no identity to begin with.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("the identity {path} cannot be read: {source}; give a folder that can be with --data")]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("the identity {path} is damaged: {source}; move it away and enrol again")]
+    Damaged { path: PathBuf, source: serde_json::Error },
+}
+
+impl Stored {
+    /// Nothing stored yet is an empty identity.
+    pub fn load(path: &Path) -> Result<Self, IdentityError> {
+        match fs::read(path).map(Zeroizing::new) {
+            Ok(text) => {
+                serde_json::from_slice(&text).map_err(|source| IdentityError::Damaged { path: path.to_owned(), source })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(IdentityError::Unreadable { path: path.to_owned(), source }),
+        }
+    }
+
+    /// On disk when it returns; a crash in between leaves the old file.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let text = Zeroizing::new(serde_json::to_vec_pretty(self)?);
+        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(folder)?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let fresh = path.with_file_name(name);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        File::open(folder)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_identity_survives_a_restart_in_a_file_of_mode_0600_spec_7_4() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/identity.json");
+        assert!(Stored::load(&path).unwrap().credential.is_none());
+        let stored = Stored {
+            id: Some("CP-1".parse().unwrap()),
+            credential: Some(SecretText::new("cmc1.cp-CP-1.x.y")),
+            keys: vec![StoredKey { key_no: 7, key: LinkKey::from_bytes([9; 32]), expires_at_ms: 5 }],
+            highest_epoch: 1 << 32,
+            ..Stored::default()
+        };
+        stored.save(&path).unwrap();
+        stored.save(&path).unwrap();
+        let loaded = Stored::load(&path).unwrap();
+        assert_eq!(loaded.keys[0].key, stored.keys[0].key);
+        assert_eq!(loaded.credential.unwrap().expose(), "cmc1.cp-CP-1.x.y");
+        assert_eq!((loaded.id, loaded.highest_epoch), (stored.id, stored.highest_epoch));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_identity_is_named_and_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("identity.json");
+        fs::write(&path, "{").unwrap();
+        assert!(Stored::load(&path).unwrap_err().to_string().contains("is damaged"));
+    }
+}

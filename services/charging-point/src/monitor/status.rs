@@ -1,0 +1,194 @@
+//! What the monitor's screen shows (SPEC 11.3), as JSON.
+
+use proto::link::v1::Cause;
+use serde::Serialize;
+
+use super::{Membership, Monitor};
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The state and all that must be known of it, in one line.
+    pub headline: String,
+    pub charging_point: Option<String>,
+    /// `ENROLLED`, `ENROLLING` or `NOT ENROLLED`.
+    pub enrolment: &'static str,
+    pub enrolment_detail: String,
+    /// As Central shows it; none while Central cannot be reached.
+    pub state: &'static str,
+    pub detail: String,
+    pub engine: EngineStatus,
+    pub central: CentralStatus,
+    pub registry: RegistryStatus,
+    pub key_no: Option<u64>,
+    pub key_state: &'static str,
+    pub key_expires_at_ms: Option<i64>,
+    pub refusals: u32,
+    /// Whether it authenticates again by itself.
+    pub authenticates_again: bool,
+    pub maintenance: bool,
+    /// Asked for, not answered yet.
+    pub maintenance_pending: Option<bool>,
+    pub session: Option<SessionStatus>,
+    pub warnings: Vec<String>,
+    pub notice: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineStatus {
+    pub paired: bool,
+    pub healthy: bool,
+    pub detail: String,
+    pub central_reachable: bool,
+    pub unintelligible: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CentralStatus {
+    /// Under a key.
+    pub reachable: bool,
+    /// With or without one: a status link carries signs of life.
+    pub linked: bool,
+    pub disconnected_by_hand: bool,
+    pub trouble: Option<String>,
+    pub unintelligible: u64,
+    pub highest_epoch: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RegistryStatus {
+    pub trouble: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionStatus {
+    pub id: String,
+    pub driver: String,
+    pub energy_wh: u64,
+    pub power_w: u32,
+}
+
+impl Monitor {
+    pub fn status(&self) -> Status {
+        let health = self.health();
+        let report = self.report.as_ref();
+        let id = self.stored.id.as_ref().or(self.settings.id.as_ref());
+        let key = self.stored.keys.first();
+        let view = self.view.as_ref().filter(|_| self.way.linked());
+        let (enrolment, enrolment_detail) = self.enrolment();
+        Status {
+            headline: self.headline(),
+            charging_point: id.map(ToString::to_string),
+            enrolment,
+            enrolment_detail,
+            state: view.map_or("UNKNOWN", |v| crate::words::state(v.state())),
+            detail: view.map(|v| v.detail.clone()).unwrap_or_default(),
+            engine: EngineStatus {
+                paired: self.paired.is_ok(),
+                healthy: health.healthy,
+                detail: health.detail,
+                central_reachable: report.is_some_and(|r| r.central_reachable),
+                unintelligible: report.map_or(0, |r| r.unintelligible),
+            },
+            central: CentralStatus {
+                reachable: self.way.reachable() && self.keys.standing.is_none(),
+                linked: self.way.linked(),
+                disconnected_by_hand: self.disconnected,
+                trouble: self.way.trouble().map(str::to_owned),
+                unintelligible: self.way.unintelligible().0,
+                highest_epoch: self.way.highest_epoch(),
+            },
+            registry: RegistryStatus { trouble: self.registry_trouble.clone() },
+            key_no: key.map(|k| k.key_no),
+            key_state: self.key_state(),
+            key_expires_at_ms: key.map(|k| k.expires_at_ms),
+            refusals: self.keys.refusals,
+            authenticates_again: self.keys.authenticate_at.is_some(),
+            maintenance: view.is_some_and(|v| v.causes().any(|c| c == Cause::Maintenance)),
+            maintenance_pending: self.maintenance_asked,
+            session: report.filter(|r| !r.session_id.is_empty()).map(|r| SessionStatus {
+                id: r.session_id.clone(),
+                driver: r.driver_id.clone(),
+                energy_wh: r.energy_wh,
+                power_w: r.power_w,
+            }),
+            warnings: self.warnings(),
+            notice: self.notice.clone(),
+        }
+    }
+
+    fn enrolment(&self) -> (&'static str, String) {
+        match &self.membership {
+            Membership::NotEnrolled(why) => ("NOT ENROLLED", why.clone()),
+            Membership::Enrolling { trouble, .. } => ("ENROLLING", trouble.clone().unwrap_or_default()),
+            Membership::Enrolled => ("ENROLLED", String::new()),
+        }
+    }
+
+    fn key_state(&self) -> &'static str {
+        match &self.keys.standing {
+            Some(standing) => crate::words::key_state(standing.key_state()),
+            None if self.stored.keys.len() > 1 => "ROTATING",
+            None if self.stored.keys.is_empty() => "NONE",
+            None => "ACTIVE",
+        }
+    }
+
+    /// What a person must know, most pressing first.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        match &self.membership {
+            Membership::NotEnrolled(why) => all.push(format!("not enrolled: {why}")),
+            Membership::Enrolling { trouble, .. } => {
+                let why = trouble.as_deref().unwrap_or("enrolling");
+                all.push(format!("not enrolled yet: {why}"));
+            }
+            Membership::Enrolled => {}
+        }
+        if self.keys.is_revoked() {
+            all.push("key revoked: waits for a new enrolment token".to_owned());
+        } else if self.keys.given_up {
+            all.push(format!("refused {} times: waits for the command authenticate", self.keys.refusals));
+        } else if let Some(standing) = &self.keys.standing {
+            all.push(format!("no valid key: {}", standing.reason().in_words()));
+        }
+        if self.way.unintelligible().1 {
+            all.push(format!("unintelligible messages from Central ({})", self.way.unintelligible().0));
+        }
+        if self.disconnected {
+            all.push("disconnected by hand".to_owned());
+        } else if matches!(self.membership, Membership::Enrolled) && !self.way.linked() && !self.keys.given_up {
+            all.push(format!("cannot reach Central: {}", self.way.trouble().unwrap_or("connecting")));
+        }
+        let health = self.health();
+        if !health.healthy {
+            all.push(format!("engine: {}", health.detail));
+        }
+        if let Some(why) = &self.registry_trouble {
+            all.push(why.clone());
+        }
+        if let Some(why) = &self.save_trouble {
+            all.push(format!("the identity cannot be stored: {why}"));
+        }
+        all
+    }
+
+    /// One line for the log: what changes rarely enough to be told at each change.
+    pub fn headline(&self) -> String {
+        let id = self.stored.id.as_ref().or(self.settings.id.as_ref());
+        let mut line = id.map_or_else(|| "no id".to_owned(), ToString::to_string);
+        let (enrolment, _) = self.enrolment();
+        line = format!("{line} {enrolment}, key {}", self.key_state());
+        if let Some(view) = self.view.as_ref().filter(|_| self.way.linked()) {
+            line = format!("{line}, {}", crate::words::state(view.state()));
+        }
+        for warning in self.warnings() {
+            line = format!("{line}; {warning}");
+        }
+        line
+    }
+
+    /// An orderly stop has nothing more to wait for.
+    pub fn is_at_rest(&self) -> bool {
+        !self.saving && (!self.unsaved || self.save_trouble.is_some())
+    }
+}

@@ -1,0 +1,342 @@
+//! The link between an engine and its monitor (SPEC 1.4): the same frames, handshake and sealing as to Central, over a
+//! Unix socket of mode 0600, whose file is the proof, or on two hosts over TCP with a pairing secret. The monitor
+//! listens; the engine keeps trying. Signs of life every 500 ms, three misses, as on every link.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use mesh::{
+    clock::{Clock, Now},
+    link::{Backoff, Handler, Outbox, outbox},
+    process::{Context, Misuse},
+};
+use prost::Message;
+use proto::link::v1::{FromEngine, FromMonitor, Part};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::{Semaphore, mpsc},
+};
+use wire::{Admit, Event, Link, PairingSecret, Proof};
+
+/// Messages that may wait for the other end.
+const OUTBOX: usize = 32;
+/// Connections that have not proven the pairing yet, at once.
+const UNPROVEN: usize = 8;
+const CONNECT: Duration = Duration::from_secs(3);
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// A secret shorter than this could be guessed.
+const SHORTEST_SECRET: usize = 20;
+
+/// Where engine and monitor meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On one host: a path.
+    Unix(PathBuf),
+    /// On two: `host:port`.
+    Tcp(String),
+}
+
+impl FromStr for Place {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Self::Unix(path.into()));
+        }
+        let port = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        match port {
+            Some((host, _)) if !host.is_empty() && !host.contains('/') => Ok(Self::Tcp(text.to_owned())),
+            _ if text.is_empty() => Err("a pairing is met at a path, or at host:port".to_owned()),
+            _ => Ok(Self::Unix(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp(address) => f.write_str(address),
+        }
+    }
+}
+
+/// The secret of a pairing: none on a Unix socket, the text of a file over TCP.
+pub fn secret(place: &Place, file: Option<&Path>) -> anyhow::Result<PairingSecret> {
+    let Some(file) = file else {
+        return match place {
+            Place::Unix(_) => Ok(PairingSecret::of_local_socket()),
+            Place::Tcp(address) => Err(Misuse::new(format!(
+                "a pairing over the network ({address}) needs a secret: put the same one, {SHORTEST_SECRET} characters \
+                 or more, in a file on both hosts and name it with --pairing-secret-file"
+            ))
+            .into()),
+        };
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Misuse::new(format!("the pairing secret {} cannot be read: {error}", file.display())))?;
+    let text = zeroize::Zeroizing::new(text);
+    if text.trim().len() < SHORTEST_SECRET {
+        let why = format!("the pairing secret in {} is shorter than {SHORTEST_SECRET} characters", file.display());
+        return Err(Misuse::new(why).into());
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.trim().as_bytes());
+    let mut bytes = zeroize::Zeroizing::new([0; 32]);
+    bytes.copy_from_slice(digest.as_ref());
+    Ok(PairingSecret::from_bytes(*bytes))
+}
+
+/// What the pairing says to either end.
+#[derive(Debug)]
+pub(crate) enum Heard<M> {
+    /// Proven; what is sent there reaches the other end. A second one takes the place of the first.
+    Paired(Outbox),
+    Message(Box<M>),
+    /// The pairing behind this outbox is over, or could not be made.
+    Ended(Option<Outbox>, String),
+}
+
+/// The engine's end: pairs, and pairs again, until the process stops.
+pub(crate) async fn seek<I: Send + 'static>(
+    ctx: Context,
+    place: Place,
+    secret: PairingSecret,
+    life_sign: Duration,
+    back: mpsc::Sender<I>,
+    wrap: fn(Heard<FromMonitor>) -> I,
+) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+    loop {
+        let proof = Proof::Pairing(secret.clone());
+        let link = Link::initiator(settings(life_sign), Part::Pairing, "", proof, ctx.clock.mono());
+        let (sender, posted) = outbox(OUTBOX);
+        let mut ears = Ears { outbox: sender.clone(), paired: false, secret: None, back: back.clone(), wrap };
+        let why = tokio::select! {
+            why = meet(&place, link, posted, &mut ears, ctx.clock) => why,
+            () = ctx.stop.cancelled() => {
+                sender.close();
+                return Ok(());
+            }
+        };
+        if ears.paired {
+            backoff.reset();
+        }
+        if back.send(wrap(Heard::Ended(None, why))).await.is_err() {
+            return Ok(());
+        }
+        let wait = backoff.wait(rand::random());
+        if ctx.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn meet<I: Send>(
+    place: &Place,
+    link: Link,
+    posted: mesh::link::Posted,
+    ears: &mut Ears<FromMonitor, I>,
+    clock: Clock,
+) -> String {
+    let nobody = |error: io::Error| format!("nobody answers at {place}: {error}");
+    match place {
+        Place::Unix(path) => match UnixStream::connect(path).await {
+            Ok(stream) => mesh::link::run(stream, link, posted, ears, clock).await.to_string(),
+            Err(error) => nobody(error),
+        },
+        Place::Tcp(address) => match mesh::link::connect(address, CONNECT).await {
+            Ok(stream) => mesh::link::run(stream, link, posted, ears, clock).await.to_string(),
+            Err(error) => nobody(error),
+        },
+    }
+}
+
+/// The monitor's end: binds, then takes whoever proves the pairing; the newest counts.
+pub(crate) async fn listen<I: Send + 'static>(
+    ctx: &Context,
+    place: &Place,
+    secret: PairingSecret,
+    life_sign: Duration,
+    back: mpsc::Sender<I>,
+    wrap: fn(Heard<FromEngine>) -> I,
+) -> anyhow::Result<()> {
+    let door = Arc::new(Door { secret, life_sign, clock: ctx.clock, back, wrap });
+    match place {
+        Place::Unix(path) => {
+            if UnixStream::connect(path).await.is_ok() {
+                let text = format!("another monitor answers at {}; give another --pairing", path.display());
+                return Err(Misuse::new(text).into());
+            }
+            let listener = mesh::control::private_socket(path).map_err(|error| {
+                Misuse::new(format!(
+                    "cannot make the pairing socket {}: {error}; give another --pairing",
+                    path.display()
+                ))
+            })?;
+            ctx.listening("pairing", path.display())?;
+            ctx.spawn("pairing", accept_unix(ctx.clone(), listener, door, path.clone()));
+        }
+        Place::Tcp(address) => {
+            let listener = TcpListener::bind(address).await.map_err(|error| {
+                Misuse::new(format!("cannot listen for the engine on {address}: {error}; give another --pairing"))
+            })?;
+            ctx.listening("pairing", listener.local_addr()?)?;
+            ctx.spawn("pairing", accept_tcp(ctx.clone(), listener, door));
+        }
+    }
+    Ok(())
+}
+
+struct Door<I> {
+    secret: PairingSecret,
+    life_sign: Duration,
+    clock: Clock,
+    back: mpsc::Sender<I>,
+    wrap: fn(Heard<FromEngine>) -> I,
+}
+
+async fn accept_unix<I: Send + 'static>(
+    ctx: Context,
+    listener: UnixListener,
+    door: Arc<Door<I>>,
+    path: PathBuf,
+) -> anyhow::Result<()> {
+    let slots = Arc::new(Semaphore::new(UNPROVEN));
+    while let Some(accepted) = ctx.stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => door.clone().take(stream, &slots),
+            Err(error) => cannot_accept(&error).await,
+        }
+    }
+    drop(std::fs::remove_file(path));
+    Ok(())
+}
+
+async fn accept_tcp<I: Send + 'static>(ctx: Context, listener: TcpListener, door: Arc<Door<I>>) -> anyhow::Result<()> {
+    let slots = Arc::new(Semaphore::new(UNPROVEN));
+    while let Some(accepted) = ctx.stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                // Only its delay suffers without.
+                drop(stream.set_nodelay(true));
+                door.clone().take(stream, &slots);
+            }
+            Err(error) => cannot_accept(&error).await,
+        }
+    }
+    Ok(())
+}
+
+async fn cannot_accept(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept the engine");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+impl<I: Send + 'static> Door<I> {
+    /// Strangers beyond the bound are cut off: the engine tries again.
+    fn take<S>(self: Arc<Self>, stream: S, slots: &Arc<Semaphore>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Ok(slot) = slots.clone().try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            let link = Link::responder(settings(self.life_sign), self.clock.mono());
+            let (sender, posted) = outbox(OUTBOX);
+            let ears = Ears {
+                outbox: sender.clone(),
+                paired: false,
+                secret: Some(self.secret.clone()),
+                back: self.back.clone(),
+                wrap: self.wrap,
+            };
+            let mut guest = Guest { ears, slot: Some(slot) };
+            let why = mesh::link::run(stream, link, posted, &mut guest, self.clock).await;
+            if guest.ears.paired {
+                drop(self.back.send((self.wrap)(Heard::Ended(Some(sender), why.to_string()))).await);
+            }
+        });
+    }
+}
+
+/// One end's ears. An initiator is paired when the link opens; a responder when the first message has opened, because
+/// the handshake's first message could be replayed.
+struct Ears<M, I> {
+    outbox: Outbox,
+    paired: bool,
+    /// The responder's.
+    secret: Option<PairingSecret>,
+    back: mpsc::Sender<I>,
+    wrap: fn(Heard<M>) -> I,
+}
+
+impl<M: Message + Default + Send, I: Send> Ears<M, I> {
+    async fn hear(&mut self, heard: Heard<M>, link: &mut Link, now: Now) {
+        if self.back.send((self.wrap)(heard)).await.is_err() {
+            link.close(now.mono);
+        }
+    }
+
+    async fn pair(&mut self, link: &mut Link, now: Now) {
+        if !self.paired {
+            self.paired = true;
+            let outbox = self.outbox.clone();
+            self.hear(Heard::Paired(outbox), link, now).await;
+        }
+    }
+
+    async fn message(&mut self, bytes: Bytes, link: &mut Link, now: Now) {
+        self.pair(link, now).await;
+        match M::decode(bytes) {
+            Ok(message) => self.hear(Heard::Message(Box::new(message)), link, now).await,
+            Err(error) => tracing::warn!(%error, "a message of the pairing is not one"),
+        }
+    }
+}
+
+impl<M: Message + Default + Send, I: Send> Handler for Ears<M, I> {
+    async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
+        match event {
+            Event::Hello(hello) => match &self.secret {
+                Some(secret) if hello.part == Part::Pairing => link.admit(Admit::Pairing(secret), now.mono),
+                Some(_) | None => link.admit(Admit::UnknownKey, now.mono),
+            },
+            Event::Open if self.secret.is_none() => self.pair(link, now).await,
+            Event::Message(bytes) => self.message(bytes, link, now).await,
+            Event::Unintelligible(what) => tracing::warn!(%what, "the pairing's other end cannot be read"),
+            Event::Open | Event::Busy { .. } | Event::UnknownKey | Event::Closed(_) => {}
+        }
+    }
+}
+
+/// A connection to the monitor, which holds a place among the unproven until it has proven the pairing.
+struct Guest<M, I> {
+    ears: Ears<M, I>,
+    slot: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+impl<M: Message + Default + Send, I: Send> Handler for Guest<M, I> {
+    async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
+        self.ears.handle(event, link, now).await;
+        if self.ears.paired {
+            self.slot = None;
+        }
+    }
+}
+
+fn settings(life_sign: Duration) -> wire::Settings {
+    wire::Settings { life_sign, handshake_timeout: Duration::from_secs(3), ..wire::Settings::default() }
+}
+
+/// To the other end, if it takes it: what is said is said again at the next change, or has a deadline.
+pub(crate) fn tell(outbox: &Outbox, message: &impl Message) {
+    if let Err(error) = outbox.try_send(message.encode_to_vec().into()) {
+        tracing::debug!(%error, "a message of the pairing was dropped");
+    }
+}

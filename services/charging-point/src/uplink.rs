@@ -1,0 +1,558 @@
+//! One part's way to Central: when to dial, with which proof, over which link to speak, and what must be said again.
+//!
+//! Pure. Guarantees: a new key is taken into use make-before-break (SPEC 4.6: the old link is closed in order once
+//! Central has spoken on the new one); a posted message is repeated with its id until it is answered (4.2); what comes
+//! from an older epoch than the highest one heard is not handed on (4.9); retries back off and are jittered, so that
+//! thousands come back without a stampede (9).
+
+use std::{
+    collections::VecDeque,
+    mem,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mesh::link::Backoff;
+use prost::Message as _;
+use proto::link::v1::{Answer, Down, Part, Reason, Up, down, up};
+use wire::{Closed, LinkKey, PublicKey, Unintelligible};
+
+use crate::chance::Chance;
+
+/// Messages that wait for an answer; far above what one part ever has.
+const MOST_PENDING: usize = 64;
+
+/// Times of the way, each a setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Wait after the first failure; doubled with each further one.
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+    /// A posted message is said again after this.
+    pub repeat: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            retry_min: Duration::from_millis(200),
+            retry_max: Duration::from_secs(5),
+            repeat: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A connection's number, unique in this process for its part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkNo(pub u64);
+
+/// What is proven to Central.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    FirstContact,
+    Key { key_no: u64, key: LinkKey },
+}
+
+/// Whom to reach, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub id: String,
+    pub central: Vec<String>,
+    /// Central's static public keys, at most two; tried in turn.
+    pub pins: Vec<PublicKey>,
+    pub claim: Claim,
+    pub life_sign: Duration,
+}
+
+/// One connection to be made.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    pub link: LinkNo,
+    pub part: Part,
+    pub id: String,
+    pub address: String,
+    pub proof: wire::Proof,
+    pub life_sign: Duration,
+}
+
+#[derive(Debug)]
+pub enum Order {
+    Dial(Box<Dial>),
+    Send(LinkNo, Bytes),
+    /// In order: what was sent before is delivered first.
+    Close(LinkNo),
+}
+
+/// What a link says.
+#[derive(Clone, Debug)]
+pub enum LinkEvent {
+    Open,
+    Message(Bytes),
+    Busy(Duration),
+    UnknownKey,
+    Unintelligible(Unintelligible),
+    /// No connection, or a connection's end.
+    Closed(Ended),
+}
+
+/// Why there is no link.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Ended {
+    #[error("{0}")]
+    Link(#[from] Closed),
+    #[error("{0}")]
+    Connect(String),
+}
+
+/// What the part itself has to know of it.
+#[derive(Debug, PartialEq)]
+pub enum Heard {
+    /// Greet Central on this link.
+    Open {
+        link: LinkNo,
+        first_contact: bool,
+    },
+    /// The first link after none: everything can be said now.
+    Reached,
+    /// Central spoke on a link under this key: it has opened what was said there.
+    Proven(u64),
+    /// The last link is gone.
+    Lost(String),
+    /// An attempt failed, after so many before it; `keys` when the two ends' keys do not agree.
+    Failed {
+        why: String,
+        keys: bool,
+    },
+    UnknownKey {
+        first_contact: bool,
+    },
+    Body(Box<down::Body>),
+    Answered {
+        body: Box<up::Body>,
+        reason: Reason,
+        detail: String,
+    },
+    /// A higher epoch than any before.
+    Epoch(u64),
+    Unintelligible,
+}
+
+#[derive(Debug)]
+struct Conn {
+    no: LinkNo,
+    first_contact: bool,
+    key_no: u64,
+    /// Which [`Uplink::aim`] it serves.
+    aim: u64,
+    open: bool,
+    proven: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    id: u64,
+    body: up::Body,
+    again_at: Option<Instant>,
+}
+
+/// The way of one part.
+#[derive(Debug)]
+pub struct Uplink {
+    part: Part,
+    settings: Settings,
+    chance: Chance,
+    target: Option<Target>,
+    aim: u64,
+    active: Option<Conn>,
+    next: Option<Conn>,
+    last_no: u64,
+    backoff: Backoff,
+    dial_at: Option<Instant>,
+    last_id: u64,
+    pending: VecDeque<Pending>,
+    highest_epoch: u64,
+    unintelligible: u64,
+    cannot_read: bool,
+    trouble: Option<String>,
+    orders: VecDeque<Order>,
+    heard: VecDeque<Heard>,
+}
+
+impl Uplink {
+    /// `first_id`: where message ids begin, above those of earlier processes.
+    pub fn new(part: Part, settings: Settings, chance: Chance, first_id: u64, highest_epoch: u64) -> Self {
+        Self {
+            part,
+            settings,
+            chance,
+            target: None,
+            aim: 0,
+            active: None,
+            next: None,
+            last_no: 0,
+            backoff: Backoff::new(settings.retry_min, settings.retry_max),
+            dial_at: None,
+            last_id: first_id.max(1),
+            pending: VecDeque::new(),
+            highest_epoch,
+            unintelligible: 0,
+            cannot_read: false,
+            trouble: None,
+            orders: VecDeque::new(),
+            heard: VecDeque::new(),
+        }
+    }
+
+    // ---- Where to
+
+    /// Reaches for `target`. A present link is kept until the new one is proven.
+    pub fn aim(&mut self, target: Target, now: Instant) {
+        if self.target.as_ref() != Some(&target) {
+            self.target = Some(target);
+            self.again(now);
+        }
+    }
+
+    /// A new link in place of the present one, at once.
+    pub fn again(&mut self, now: Instant) {
+        self.aim += 1;
+        self.backoff.reset();
+        if let Some(next) = self.next.take() {
+            self.orders.push_back(Order::Close(next.no));
+        }
+        self.dial_at = Some(now);
+        self.consider(now);
+    }
+
+    /// No link any more, in order.
+    pub fn lay_down(&mut self) {
+        self.target = None;
+        self.dial_at = None;
+        self.trouble = None;
+        for conn in [self.next.take(), self.active.take()].into_iter().flatten() {
+            self.orders.push_back(Order::Close(conn.no));
+        }
+    }
+
+    /// Dials no more; what is linked stays linked.
+    pub fn rest(&mut self) {
+        self.target = None;
+        self.dial_at = None;
+        if let Some(next) = self.next.take() {
+            self.orders.push_back(Order::Close(next.no));
+        }
+    }
+
+    pub fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
+    /// A link under a key is open.
+    pub fn reachable(&self) -> bool {
+        self.active.as_ref().is_some_and(|c| !c.first_contact)
+    }
+
+    /// Some link is open, be it only one that carries nothing but signs of life.
+    pub fn linked(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// Why Central cannot be reached, in words.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Messages that did not open, and whether that is still so.
+    pub fn unintelligible(&self) -> (u64, bool) {
+        (self.unintelligible, self.cannot_read)
+    }
+
+    pub fn highest_epoch(&self) -> u64 {
+        self.highest_epoch
+    }
+
+    /// After a new enrolment the order of epochs begins anew.
+    pub fn forget_epoch(&mut self) {
+        self.highest_epoch = 0;
+    }
+
+    // ---- What is said
+
+    /// Said until answered.
+    pub fn post(&mut self, body: up::Body, now: Instant) {
+        if self.pending.len() >= MOST_PENDING {
+            self.pending.pop_front();
+        }
+        self.last_id += 1;
+        let mut pending = Pending { id: self.last_id, body, again_at: None };
+        self.transmit(&mut pending, now);
+        self.pending.push_back(pending);
+    }
+
+    /// As `post`, and takes the place of an unanswered one of the same kind: only the newest matters.
+    pub fn replace(&mut self, body: up::Body, now: Instant) {
+        self.withdraw(|other| mem::discriminant(other) == mem::discriminant(&body));
+        self.post(body, now);
+    }
+
+    /// Said once, if anybody hears it. Returns whether a link took it.
+    pub fn say(&mut self, body: up::Body) -> bool {
+        let Some(conn) = self.active.as_ref().filter(|c| !c.first_contact) else { return false };
+        self.orders.push_back(Order::Send(conn.no, encode(0, body)));
+        true
+    }
+
+    /// Said on one link alone; an answer to it is not waited for.
+    pub fn greet(&mut self, link: LinkNo, body: up::Body) {
+        self.last_id += 1;
+        self.orders.push_back(Order::Send(link, encode(self.last_id, body)));
+    }
+
+    /// As `replace`, but first said on `link`, which may not be the one to speak on yet.
+    pub fn replace_on(&mut self, link: LinkNo, body: up::Body, now: Instant) {
+        self.withdraw(|other| mem::discriminant(other) == mem::discriminant(&body));
+        self.greet(link, body.clone());
+        self.pending.push_back(Pending { id: self.last_id, body, again_at: Some(now + self.settings.repeat) });
+    }
+
+    /// No longer repeats what `over` holds for.
+    pub fn withdraw(&mut self, over: impl Fn(&up::Body) -> bool) {
+        self.pending.retain(|p| !over(&p.body));
+    }
+
+    pub fn waits_for(&self, which: impl Fn(&up::Body) -> bool) -> bool {
+        self.pending.iter().any(|p| which(&p.body))
+    }
+
+    fn transmit(&mut self, pending: &mut Pending, now: Instant) {
+        if let Some(conn) = self.active.as_ref().filter(|c| !c.first_contact) {
+            self.orders.push_back(Order::Send(conn.no, encode(pending.id, pending.body.clone())));
+            pending.again_at = Some(now + self.settings.repeat);
+        }
+    }
+
+    fn repeat(&mut self, now: Instant, due: impl Fn(&Pending) -> bool) {
+        let mut all = mem::take(&mut self.pending);
+        for pending in all.iter_mut().filter(|p| due(p)) {
+            self.transmit(pending, now);
+        }
+        self.pending = all;
+    }
+
+    // ---- What is heard
+
+    pub fn handle(&mut self, link: LinkNo, event: LinkEvent, now: Instant) {
+        let known = |conn: &Option<Conn>| conn.as_ref().is_some_and(|c| c.no == link);
+        let (is_active, is_next) = (known(&self.active), known(&self.next));
+        if !is_active && !is_next {
+            // A link that was given up: its last words are Central's to repeat.
+            return;
+        }
+        match event {
+            LinkEvent::Open => self.opened(link, now),
+            LinkEvent::Message(bytes) => {
+                if is_next {
+                    self.promote(now);
+                }
+                self.proven();
+                self.backoff.reset();
+                self.message(&bytes);
+            }
+            LinkEvent::Busy(retry) => {
+                self.dial_at = Some(now + self.backoff.after_busy(retry, self.chance.draw()));
+            }
+            LinkEvent::UnknownKey => {
+                let conn = if is_active { &self.active } else { &self.next };
+                let first_contact = conn.as_ref().is_some_and(|c| c.first_contact);
+                self.heard.push_back(Heard::UnknownKey { first_contact });
+            }
+            LinkEvent::Unintelligible(_) => self.could_not_read(),
+            LinkEvent::Closed(why) => self.closed(is_active, &why, now),
+        }
+    }
+
+    fn opened(&mut self, link: LinkNo, now: Instant) {
+        let Some(next) = self.next.as_mut() else { return };
+        next.open = true;
+        let first_contact = next.first_contact;
+        self.heard.push_back(Heard::Open { link, first_contact });
+        if self.active.is_none() {
+            self.promote(now);
+        }
+    }
+
+    /// The new link is the one to speak on.
+    fn promote(&mut self, now: Instant) {
+        let Some(next) = self.next.take() else { return };
+        let fresh = !self.reachable() && !next.first_contact;
+        if let Some(old) = self.active.replace(next) {
+            self.orders.push_back(Order::Close(old.no));
+        }
+        self.dial_at = None;
+        self.trouble = None;
+        self.cannot_read = false;
+        if fresh {
+            self.heard.push_back(Heard::Reached);
+        }
+        // Due now, so said after the greeting, which the part says when it takes `Open` out.
+        for pending in &mut self.pending {
+            pending.again_at = Some(now);
+        }
+    }
+
+    fn proven(&mut self) {
+        let Some(conn) = self.active.as_mut().filter(|c| !c.proven) else { return };
+        conn.proven = true;
+        if !conn.first_contact {
+            self.heard.push_back(Heard::Proven(conn.key_no));
+        }
+    }
+
+    fn closed(&mut self, was_active: bool, why: &Ended, now: Instant) {
+        let text = why.to_string();
+        if was_active {
+            self.active = None;
+            if self.next.as_ref().is_some_and(|n| n.open) {
+                return self.promote(now);
+            }
+            self.heard.push_back(Heard::Lost(text.clone()));
+        } else {
+            self.next = None;
+            let keys = matches!(why, Ended::Link(Closed::HandshakeFailed));
+            self.heard.push_back(Heard::Failed { why: text.clone(), keys });
+        }
+        if self.active.is_none() {
+            self.trouble = Some(text);
+        }
+        let wait = self.backoff.wait(self.chance.draw());
+        if self.next.is_none() && self.target.is_some() {
+            self.dial_at = Some(self.dial_at.map_or(now + wait, |at| at.max(now + wait)));
+        }
+    }
+
+    fn could_not_read(&mut self) {
+        self.unintelligible += 1;
+        self.cannot_read = true;
+        self.heard.push_back(Heard::Unintelligible);
+    }
+
+    fn message(&mut self, bytes: &[u8]) {
+        let Ok(down) = Down::decode(bytes) else { return self.could_not_read() };
+        self.cannot_read = false;
+        if down.epoch > self.highest_epoch {
+            self.highest_epoch = down.epoch;
+            self.heard.push_back(Heard::Epoch(down.epoch));
+        }
+        match down.body {
+            Some(down::Body::Answer(answer)) => self.answered(answer),
+            Some(down::Body::Unsupported(unsupported)) => {
+                let detail = "Central does not know this message: it is older than this charging point".to_owned();
+                self.answered(Answer { to: unsupported.to, reason: Reason::Invalid.into(), detail });
+            }
+            Some(body) if is_fenced(&body) && down.epoch < self.highest_epoch => {
+                tracing::warn!(epoch = down.epoch, highest = self.highest_epoch, "ignored a message of an older epoch");
+            }
+            Some(body) => self.heard.push_back(Heard::Body(Box::new(body))),
+            // A newer Central's: nothing that this part would have to obey.
+            None => {}
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let reason = answer.reason();
+        let Some(at) = self.pending.iter().position(|p| p.id == answer.to) else { return };
+        // What Central could not do now is to be said again later (SPEC 9, database).
+        if again_later(reason) && !matches!(self.pending.get(at).map(|p| &p.body), Some(up::Body::ManualSupply(_))) {
+            return;
+        }
+        if let Some(pending) = self.pending.remove(at) {
+            self.heard.push_back(Heard::Answered { body: Box::new(pending.body), reason, detail: answer.detail });
+        }
+    }
+
+    pub fn next_heard(&mut self) -> Option<Heard> {
+        self.heard.pop_front()
+    }
+
+    pub fn next_order(&mut self) -> Option<Order> {
+        self.orders.pop_front()
+    }
+
+    // ---- Time
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.consider(now);
+        if self.reachable() {
+            self.repeat(now, |p| p.again_at.is_none_or(|at| at <= now));
+        }
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let dial = self.dial_at.filter(|_| self.wants_link());
+        let again = self.pending.iter().filter_map(|p| p.again_at).filter(|_| self.reachable());
+        dial.into_iter().chain(again).min()
+    }
+
+    fn wants_link(&self) -> bool {
+        self.target.is_some() && self.next.is_none() && self.active.as_ref().is_none_or(|c| c.aim != self.aim)
+    }
+
+    fn consider(&mut self, now: Instant) {
+        if !self.wants_link() || self.dial_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(target) = &self.target else { return };
+        let turn = self.last_no as usize;
+        let pin = pick(&target.pins, turn / target.central.len().max(1));
+        let (Some(address), Some(pin)) = (pick(&target.central, turn), pin) else {
+            self.dial_at = None;
+            self.trouble = Some("Central's address or key is not known yet".to_owned());
+            return;
+        };
+        self.last_no += 1;
+        let no = LinkNo(self.last_no);
+        let (proof, key_no) = match &target.claim {
+            Claim::FirstContact => (wire::Proof::FirstContact { responder: *pin }, 0),
+            Claim::Key { key_no, key } => {
+                (wire::Proof::Key { responder: *pin, key_no: *key_no, key: key.clone() }, *key_no)
+            }
+        };
+        let first_contact = matches!(target.claim, Claim::FirstContact);
+        let dial = Dial {
+            link: no,
+            part: self.part,
+            id: target.id.clone(),
+            address: address.clone(),
+            proof,
+            life_sign: target.life_sign,
+        };
+        self.dial_at = None;
+        self.next = Some(Conn { no, first_contact, key_no, aim: self.aim, open: false, proven: false });
+        self.orders.push_back(Order::Dial(Box::new(dial)));
+    }
+}
+
+fn pick<T>(all: &[T], turn: usize) -> Option<&T> {
+    all.get(turn.checked_rem(all.len())?)
+}
+
+fn encode(id: u64, body: up::Body) -> Bytes {
+    Up { id, body: Some(body) }.encode_to_vec().into()
+}
+
+/// Orders and views are an owner's; keys and standing come before there is one.
+fn is_fenced(body: &down::Body) -> bool {
+    use down::Body::{
+        Answer, Ask, ChargingPoints, ConfirmRequest, History, KeyGrant, Release, Running, Settled, Standing, Step,
+        Stop, Supply, Ticket, Unsupported, View,
+    };
+    match body {
+        View(_) | Ask(_) | Supply(_) | Release(_) | Stop(_) | Settled(_) => true,
+        Answer(_) | KeyGrant(_) | Standing(_) | Unsupported(_) | Step(_) | Running(_) | Ticket(_)
+        | ChargingPoints(_) | History(_) | ConfirmRequest(_) => false,
+    }
+}
+
+fn again_later(reason: Reason) -> bool {
+    matches!(reason, Reason::Unavailable | Reason::Overloaded | Reason::Fenced | Reason::NoAnswer)
+}
