@@ -22,14 +22,14 @@ pub fn binary() -> anyhow::Result<PathBuf> {
         return Ok(path.into());
     }
     let own = std::env::current_exe()?;
-    own.ancestors()
-        .skip(1)
-        .take(3)
-        .map(|folder| folder.join("chargemesh"))
-        .find(|path| path.is_file())
-        .with_context(|| {
-            format!("no chargemesh binary near {}: run `cargo build -p chargemesh` first, as `make test` does", own.display())
-        })
+    own.ancestors().skip(1).take(3).map(|folder| folder.join("chargemesh")).find(|path| path.is_file()).with_context(
+        || {
+            format!(
+                "no chargemesh binary near {}: run `cargo build -p chargemesh` first, as `make test` does",
+                own.display()
+            )
+        },
+    )
 }
 
 /// How one process is started; the same again after each kill.

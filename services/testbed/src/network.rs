@@ -1,0 +1,384 @@
+//! A whole network of real processes in one folder, and a hand on each of its parts.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use mesh::{
+    certs::Authority,
+    control::{self, Request},
+};
+use proto::{
+    Caller,
+    central::v1::ChargingPoint,
+    link::v1::{State, Ticket},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    operator::Operator,
+    process::{Process, Recipe},
+    wait::until,
+};
+
+/// Longest that anything in a test may take that SPEC gives no time for.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Central and Registry, an operator, and room for charging points and drivers.
+#[derive(Debug)]
+pub struct Network {
+    folder: TempDir,
+    pub central: Process,
+    pub registry: Process,
+    pub operator: Operator,
+    pub central_grpc: SocketAddr,
+    pub central_link: SocketAddr,
+    pub registry_https: SocketAddr,
+    pub registry_grpc: SocketAddr,
+}
+
+impl Network {
+    /// Starts Registry and Central on free ports and embedded databases; `central` are more arguments for Central.
+    pub async fn start(central: &[&str]) -> anyhow::Result<Self> {
+        mesh::process::install_cryptography();
+        let folder = tempfile::Builder::new().prefix("chargemesh-").tempdir()?;
+        let (dir, logs) = (folder.path(), folder.path().join("logs"));
+        let authority = Authority::create(&dir.join("certs"), "chargemesh.test", Duration::from_secs(86_400))?;
+        let day = Duration::from_secs(86_000);
+        authority.issue_role(Caller::Central, &dir.join("certs/central"), &[], day, false)?;
+        authority.issue_role(Caller::Registry, &dir.join("certs/registry"), &[], day, false)?;
+        let person = |role, name: &str| {
+            authority.issue_person(role, &name.parse()?, &dir.join("certs").join(name), day, false)?;
+            anyhow::Ok(())
+        };
+        person(Caller::Operator, "olga")?;
+        person(Caller::Viewer, "victor")?;
+
+        let [central_grpc, central_link, registry_grpc, registry_https] = free_addresses()?;
+        for service in ["central", "registry"] {
+            std::fs::create_dir_all(dir.join(service))?;
+            let url = format!("sqlite:{}", dir.join(service).join(format!("{service}.db")).display());
+            let (code, out, error) = crate::process::run(&["migrate", service, &url], &[]).await?;
+            anyhow::ensure!(code == 0, "migrate {service}: {out}{error}");
+        }
+        let recipe = |name: &str, args: Vec<String>| Recipe {
+            name: name.to_owned(),
+            args: [name.to_owned()].into_iter().chain(args).collect(),
+            env: Vec::new(),
+            folder: logs.clone(),
+        };
+        let path = |tail: &str| dir.join(tail).display().to_string();
+        let registry = Process::start(recipe(
+            "registry",
+            words(&[
+                ("--data", path("registry")),
+                ("--identity", path("certs/registry")),
+                ("--grpc-address", registry_grpc.to_string()),
+                ("--https-address", registry_https.to_string()),
+                ("--central", central_grpc.to_string()),
+                ("--addresses", path("registry.json")),
+            ]),
+        ))?;
+        let mut arguments = words(&[
+            ("--data", path("central")),
+            ("--identity", path("certs/central")),
+            ("--grpc-address", central_grpc.to_string()),
+            ("--link-address", central_link.to_string()),
+            ("--registry", registry_grpc.to_string()),
+            ("--addresses", path("central.json")),
+        ]);
+        arguments.extend(central.iter().map(|&word| word.to_owned()));
+        let central = Process::start(recipe("central", arguments))?;
+        let operator = Operator::new(&dir.join("certs/olga"), &central_grpc.to_string(), &registry_grpc.to_string())?;
+        let network =
+            Self { folder, central, registry, operator, central_grpc, central_link, registry_https, registry_grpc };
+        network.until_ready().await?;
+        Ok(network)
+    }
+
+    /// Until Central and Registry answer, and Registry has Central's pins to hand out.
+    pub async fn until_ready(&self) -> anyhow::Result<()> {
+        until("Registry to know Central's link keys", PATIENCE, async || {
+            let pins = self.operator.identities.clone().pins(proto::registry::v1::PinsRequest {}).await;
+            match pins {
+                Ok(pins) if !pins.get_ref().pins.is_empty() => Ok(()),
+                Ok(_) => Err("no pins yet".to_owned()),
+                Err(status) => Err(status.to_string()),
+            }
+        })
+        .await
+    }
+
+    pub fn path(&self, tail: impl AsRef<Path>) -> PathBuf {
+        self.folder.path().join(tail)
+    }
+
+    /// The folder of somebody's certificate: `olga` operates, `victor` looks, `central` and `registry` serve.
+    pub fn identity(&self, name: &str) -> PathBuf {
+        self.path("certs").join(name)
+    }
+
+    /// An engine and its monitor, enrolled, unplugged, and waited for until AVAILABLE.
+    pub async fn charging_point(&self, id: &str) -> anyhow::Result<Post> {
+        self.charging_point_at(id, self.central_link, &[], &[]).await
+    }
+
+    /// The same with more arguments, and with another way to Central (a proxy).
+    pub async fn charging_point_at(
+        &self,
+        id: &str,
+        central: SocketAddr,
+        engine: &[&str],
+        monitor: &[&str],
+    ) -> anyhow::Result<Post> {
+        let post = self.post(id, central, engine, monitor).await?;
+        self.until_state(id, State::Available).await?;
+        Ok(post)
+    }
+
+    /// The same, not waited for.
+    pub async fn post(&self, id: &str, central: SocketAddr, engine: &[&str], monitor: &[&str]) -> anyhow::Result<Post> {
+        let folder = self.path(id);
+        std::fs::create_dir_all(&folder)?;
+        let path = |tail: &str| folder.join(tail).display().to_string();
+        let recipe = |role: &str, arguments: Vec<String>, more: &[&str]| Recipe {
+            name: format!("{id}-{role}"),
+            args: [role.to_owned()]
+                .into_iter()
+                .chain(arguments)
+                .chain(more.iter().map(|&word| word.to_owned()))
+                .collect(),
+            env: Vec::new(),
+            folder: self.path("logs"),
+        };
+        let token = self.operator.token(1).await?;
+        let monitor = Process::start(recipe(
+            "monitor",
+            words(&[
+                ("--id", id.to_owned()),
+                ("--token", token),
+                ("--city", "Valencia".to_owned()),
+                ("--place", format!("Place of {id}")),
+                ("--data", path("monitor")),
+                ("--central", central.to_string()),
+                ("--registry", format!("https://{}", self.registry_https)),
+                ("--engine", path("pairing.sock")),
+                ("--control-socket", path("monitor.sock")),
+            ]),
+            monitor,
+        ))?;
+        let engine = Process::start(recipe(
+            "engine",
+            words(&[
+                ("--data", path("engine")),
+                ("--monitor", path("pairing.sock")),
+                ("--control-socket", path("engine.sock")),
+            ]),
+            engine,
+        ))?;
+        Ok(Post { id: id.to_owned(), engine, monitor, folder })
+    }
+
+    /// A driver, enrolled and by hand; waited for until he has reached Central.
+    pub async fn driver(&self, id: &str, more: &[&str]) -> anyhow::Result<Driver> {
+        self.driver_at(id, self.central_link, more).await
+    }
+
+    pub async fn driver_at(&self, id: &str, central: SocketAddr, more: &[&str]) -> anyhow::Result<Driver> {
+        let folder = self.path(format!("driver-{id}"));
+        std::fs::create_dir_all(&folder)?;
+        let path = |tail: &str| folder.join(tail).display().to_string();
+        let token = self.operator.token(1).await?;
+        let mut args = vec!["driver".to_owned()];
+        args.extend(words(&[
+            ("--id", id.to_owned()),
+            ("--token", token),
+            ("--data", path("data")),
+            ("--central", central.to_string()),
+            ("--registry", format!("https://{}", self.registry_https)),
+            ("--control-socket", path("driver.sock")),
+        ]));
+        args.push("--json".to_owned());
+        args.extend(more.iter().map(|&word| word.to_owned()));
+        let process =
+            Process::start(Recipe { name: format!("driver-{id}"), args, env: Vec::new(), folder: self.path("logs") })?;
+        Ok(Driver { id: id.to_owned(), process, folder })
+    }
+
+    /// What Central shows of a charging point.
+    pub async fn shown(&self, id: &str) -> anyhow::Result<ChargingPoint> {
+        Ok(self.operator.charging_point(id).await?)
+    }
+
+    /// Until Central shows this state.
+    pub async fn until_state(&self, id: &str, state: State) -> anyhow::Result<ChargingPoint> {
+        self.until_shown(id, format!("{state:?}"), PATIENCE, |cp| {
+            cp.view.as_ref().is_some_and(|view| view.state() == state)
+        })
+        .await
+    }
+
+    /// Until what Central shows is as wanted, within a time that a rule gives.
+    pub async fn until_shown(
+        &self,
+        id: &str,
+        what: impl std::fmt::Display,
+        limit: Duration,
+        mut wanted: impl FnMut(&ChargingPoint) -> bool,
+    ) -> anyhow::Result<ChargingPoint> {
+        until(format_args!("{id} to be shown as {what}"), limit, async || {
+            match self.operator.charging_point(id).await {
+                Ok(cp) if wanted(&cp) => Ok(cp),
+                Ok(cp) => Err(format!("{:?}", cp.view)),
+                Err(status) => Err(status.to_string()),
+            }
+        })
+        .await
+    }
+
+    /// Until a charging point's `count`th ticket is there; answers all of them.
+    pub async fn until_tickets(&self, charging_point: &str, count: usize) -> anyhow::Result<Vec<Ticket>> {
+        until(format_args!("{count} tickets of {charging_point}"), PATIENCE, async || {
+            let tickets = self.operator.all_tickets().await.map_err(|error| format!("{error:#}"))?;
+            let own: Vec<Ticket> =
+                tickets.into_iter().filter(|ticket| ticket.charging_point_id == charging_point).collect();
+            if own.len() >= count { Ok(own) } else { Err(format!("{} tickets", own.len())) }
+        })
+        .await
+    }
+
+    /// Kills Central and starts it again.
+    pub async fn restart_central(&mut self) -> anyhow::Result<()> {
+        self.central.restart()?;
+        self.until_ready().await
+    }
+}
+
+/// A charging point: two processes.
+#[derive(Debug)]
+pub struct Post {
+    pub id: String,
+    pub engine: Process,
+    pub monitor: Process,
+    folder: PathBuf,
+}
+
+impl Post {
+    /// A command on the engine's control socket.
+    pub async fn engine(&self, command: &str, args: Value) -> anyhow::Result<Value> {
+        ask(&self.folder.join("engine.sock"), command, args).await
+    }
+
+    /// A command on the monitor's control socket.
+    pub async fn monitor(&self, command: &str, args: Value) -> anyhow::Result<Value> {
+        ask(&self.folder.join("monitor.sock"), command, args).await
+    }
+
+    /// Until the engine's own screen says so.
+    pub async fn until_engine(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut wanted: impl FnMut(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        until_status(&self.folder.join("engine.sock"), what, limit, &mut wanted).await
+    }
+
+    /// Until the monitor's own screen says so.
+    pub async fn until_monitor(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut wanted: impl FnMut(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        until_status(&self.folder.join("monitor.sock"), what, limit, &mut wanted).await
+    }
+
+    /// Lifetime register, watt-hours.
+    pub async fn meter_wh(&self) -> anyhow::Result<u64> {
+        let status = self.engine("status", Value::Null).await?;
+        status["meter_wh"].as_u64().with_context(|| format!("no meter_wh in {status}"))
+    }
+}
+
+/// A driver's process.
+#[derive(Debug)]
+pub struct Driver {
+    pub id: String,
+    pub process: Process,
+    folder: PathBuf,
+}
+
+impl Driver {
+    pub async fn ask(&self, command: &str, args: Value) -> anyhow::Result<Value> {
+        ask(&self.folder.join("driver.sock"), command, args).await
+    }
+
+    pub async fn until(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut wanted: impl FnMut(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        until_status(&self.folder.join("driver.sock"), what, limit, &mut wanted).await
+    }
+
+    /// The steps and tickets it has printed, as JSON objects, over all its lives.
+    pub fn printed(&self) -> Vec<Value> {
+        self.process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// A command on a control socket, whose process may only just have started.
+pub async fn ask(socket: &Path, command: &str, args: Value) -> anyhow::Result<Value> {
+    let request = Request::new(command, args);
+    until(format_args!("{} to answer", socket.display()), PATIENCE, async || {
+        match control::ask(socket, &request).await {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(control::ControlError::Refused(text)) => Ok(Err(anyhow::anyhow!(text))),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await?
+}
+
+async fn until_status(
+    socket: &Path,
+    what: &str,
+    limit: Duration,
+    wanted: &mut impl FnMut(&Value) -> bool,
+) -> anyhow::Result<Value> {
+    let request = Request::new("status", Value::Null);
+    until(format_args!("{} to say: {what}", socket.display()), limit, async || {
+        match control::ask(socket, &request).await {
+            Ok(status) if wanted(&status) => Ok(status),
+            Ok(status) => Err(status.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await
+}
+
+fn words(pairs: &[(&str, String)]) -> Vec<String> {
+    pairs.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect()
+}
+
+/// Ports that nobody has now. Below the range that outgoing connections are given, or one of those could take a port
+/// of ours while its server is away.
+pub fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    let mut held = Vec::new();
+    let mut addresses = Vec::new();
+    while addresses.len() < N {
+        let port = rand::random_range(12_000..32_000);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            addresses.push(listener.local_addr()?);
+            held.push(listener);
+        }
+    }
+    drop(held);
+    addresses.try_into().map_err(|_| anyhow::anyhow!("counted wrong"))
+}

@@ -1,0 +1,169 @@
+//! A peer of Central's link in the tests' own hands: the real `wire`, and nothing of a charging point or a driver.
+//!
+//! What it does is up to the test: an honest engine, a clone, or one who says what no honest peer would.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, bail};
+use prost::Message as _;
+use proto::link::v1::{Authenticate, Down, KeyGrant, Opened, Part, Up, down, up};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use wire::{Event, Link, LinkKey, Proof, PublicKey, Settings};
+
+/// Longest that a test waits for an answer on a link.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One open link.
+#[derive(Debug)]
+pub struct Peer {
+    stream: TcpStream,
+    link: Link,
+    out: Vec<u8>,
+    next_id: u64,
+    life_sign: Duration,
+}
+
+impl Peer {
+    /// Connects and shakes hands; nothing is said yet.
+    pub async fn connect(address: SocketAddr, part: Part, id: &str, proof: Proof) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        let settings = Settings::default();
+        let link = Link::initiator(settings, part, id, proof, now());
+        let mut peer = Self { stream, link, out: Vec::new(), next_id: 1, life_sign: settings.life_sign };
+        match peer.event(PATIENCE).await? {
+            Event::Open => Ok(peer),
+            other => bail!("{id} did not get an open link but {other:?}"),
+        }
+    }
+
+    /// First contact: authenticates inside the channel and takes whatever Central answers.
+    pub async fn first_contact(
+        address: SocketAddr,
+        part: Part,
+        id: &str,
+        central: PublicKey,
+        credential: &str,
+    ) -> anyhow::Result<(Self, down::Body)> {
+        let mut peer = Self::connect(address, part, id, Proof::FirstContact { responder: central }).await?;
+        peer.say(up::Body::Authenticate(Authenticate { credential: credential.as_bytes().to_vec().into() })).await?;
+        let answer = peer.told(PATIENCE).await?;
+        Ok((peer, answer))
+    }
+
+    /// A link that proves a granted key, and says so.
+    pub async fn open(
+        address: SocketAddr,
+        part: Part,
+        id: &str,
+        central: PublicKey,
+        grant: &KeyGrant,
+    ) -> anyhow::Result<Self> {
+        let key = LinkKey::from_bytes(grant.key.as_slice().try_into().context("a key has 32 bytes")?);
+        let proof = Proof::Key { responder: central, key_no: grant.key_no, key };
+        let mut peer = Self::connect(address, part, id, proof).await?;
+        let life_sign_ms = u32::try_from(peer.life_sign.as_millis())?;
+        peer.say(up::Body::Opened(Opened { life_sign_ms, software: "testbed".into(), ..Opened::default() })).await?;
+        Ok(peer)
+    }
+
+    /// Says it and does not wait. Answers the id that an answer will name.
+    pub async fn say(&mut self, body: up::Body) -> anyhow::Result<u64> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.link.send(&Up { id, body: Some(body) }.encode_to_vec(), now())?;
+        self.flush().await?;
+        Ok(id)
+    }
+
+    /// Says raw bytes, sealed as they are.
+    pub async fn say_bytes(&mut self, plaintext: &[u8]) -> anyhow::Result<()> {
+        self.link.send(plaintext, now())?;
+        self.flush().await
+    }
+
+    /// The next message from Central that says something.
+    pub async fn told(&mut self, limit: Duration) -> anyhow::Result<down::Body> {
+        loop {
+            match self.event(limit).await? {
+                Event::Message(bytes) => match Down::decode(bytes)?.body {
+                    Some(body) => return Ok(body),
+                    None => continue,
+                },
+                other => bail!("expected a message, got {other:?}"),
+            }
+        }
+    }
+
+    /// The next message that `wanted` accepts; others are passed over.
+    pub async fn told_until<T>(
+        &mut self,
+        limit: Duration,
+        mut wanted: impl FnMut(&down::Body) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let body = self.told(deadline.saturating_duration_since(Instant::now())).await?;
+            if let Some(found) = wanted(&body) {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The link's next event, however it comes about.
+    pub async fn event(&mut self, limit: Duration) -> anyhow::Result<Event> {
+        let deadline = Instant::now() + limit;
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(event) = self.link.poll_event() {
+                self.flush().await?;
+                return Ok(event);
+            }
+            self.flush().await?;
+            let wake = self.link.poll_timeout().map_or(deadline, |at| deadline.min(Instant::from_std(at)));
+            match timeout_at(wake, self.stream.read(&mut buffer)).await {
+                Ok(Ok(0) | Err(_)) => self.link.handle_end(),
+                Ok(Ok(read)) => self.link.handle_bytes(buffer.get(..read).unwrap_or_default(), now()),
+                Err(_) if wake < deadline => self.link.handle_timeout(now()),
+                Err(_) => bail!("nothing within {limit:?}"),
+            }
+        }
+    }
+
+    /// Keeps the link alive, and drops what is said, until the link ends or the time is over.
+    pub async fn idle(&mut self, time: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            match self.event(left).await {
+                Ok(Event::Closed(why)) => bail!("closed: {why}"),
+                Ok(_) => {}
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// The socket itself, for bytes that no link would send.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    async fn flush(&mut self) -> anyhow::Result<()> {
+        while self.link.transmit(&mut self.out, now()) {
+            self.stream.write_all(&self.out).await?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
