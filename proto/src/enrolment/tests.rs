@@ -57,7 +57,8 @@ fn an_unknown_field_in_a_wish_to_enrol_is_refused() {
 
 #[test]
 fn roots_are_given_as_pem_with_lines_of_64() {
-    let token = EnrolmentToken { id: "t".into(), secret: Secret::from_bytes([0; 32]), roots: vec![vec![0; 60]], pins: vec![] };
+    let token =
+        EnrolmentToken { id: "t".into(), secret: Secret::from_bytes([0; 32]), roots: vec![vec![0; 60]], pins: vec![] };
     let body = format!("{}\n{}\n", "A".repeat(64), "A".repeat(16));
     assert_eq!(token.roots_pem(), format!("-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"));
 }

@@ -43,8 +43,8 @@ mod pins;
 mod prove;
 mod tokens;
 
-use answer::Decided;
 pub(crate) use answer::Asked;
+use answer::Decided;
 pub(crate) use enrol::Asker;
 pub(crate) use operators::told;
 pub(crate) use pins::Pin;

@@ -140,7 +140,10 @@ impl Identities for Grpc {
         answer(self.authority.list_tokens().await)
     }
 
-    async fn revoke_token(&self, request: Request<RevokeTokenRequest>) -> Result<Response<RevokeTokenResponse>, Status> {
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenResponse>, Status> {
         let id: String = request.get_ref().token_id.chars().take(64).collect();
         let asked = self.asked(&request, "RevokeToken", format!("token/{id}"), |r| &r.request_id)?;
         answer(self.authority.revoke_token(asked, id).await)

@@ -111,7 +111,8 @@ fn peer(collection: &str, id: &str) -> Result<(Kind, PeerId), Refused> {
 /// The credential of `Authorization: Bearer …`.
 fn bearer(headers: &HeaderMap) -> Result<&str, Refused> {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let credential = value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let credential =
+        value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let missing = || refuse(Reason::WrongCredential, "show the credential as \"Authorization: Bearer cmc1…\"");
     Ok(credential.ok_or_else(missing)?.1)
 }

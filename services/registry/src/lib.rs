@@ -80,8 +80,13 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_REGISTRY_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// Central's gRPC addresses, to which the audit is handed on; an empty one: the audit stays here
-    #[arg(long, env = "CHARGEMESH_CENTRAL", value_name = "HOST:PORT", value_delimiter = ',',
-          default_value = "127.0.0.1:7443")]
+    #[arg(
+        long,
+        env = "CHARGEMESH_CENTRAL",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7443"
+    )]
     pub central: Vec<String>,
     /// Name of the first operator, to be listed; his certificate is what lets him operate
     #[arg(long, env = "CHARGEMESH_REGISTRY_FIRST_OPERATOR", value_name = "NAME")]

@@ -91,11 +91,9 @@ pub(crate) fn token(row: &TokenRow) -> Result<Token, StoreError> {
                 peer: kind_of(row.kind)?.peer(&row.id_pattern).ok()?,
                 revision: u64::try_from(revision).ok()?,
             },
-            None => Permits::Anyone {
-                kind: kind_of(row.kind),
-                pattern: row.id_pattern.clone(),
-                city: row.city.clone(),
-            },
+            None => {
+                Permits::Anyone { kind: kind_of(row.kind), pattern: row.id_pattern.clone(), city: row.city.clone() }
+            }
         };
         Some(Token {
             id: row.id.clone(),

@@ -110,7 +110,9 @@ impl Stream {
             for change in changes {
                 let revision = change.revision();
                 let event = match change {
-                    Changed::Identity(row) => Event::Identity(rows::told(&self.authority.understood(rows::identity(&row))?)),
+                    Changed::Identity(row) => {
+                        Event::Identity(rows::told(&self.authority.understood(rows::identity(&row))?))
+                    }
                     Changed::Operator(row) => Event::Operator(told(row)),
                 };
                 self.tell(revision, event).await;

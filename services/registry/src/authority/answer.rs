@@ -68,7 +68,10 @@ impl Authority {
         request: &impl Message,
     ) -> Result<Asked, Refusal> {
         if request_id.is_empty() {
-            return Err(refuse(Reason::RequestIdMissing, "give the request an id of your own, and keep it when you repeat it"));
+            return Err(refuse(
+                Reason::RequestIdMissing,
+                "give the request an id of your own, and keep it when you repeat it",
+            ));
         }
         if request_id.len() > MAX_REQUEST_ID {
             return Err(refuse(Reason::Invalid, format!("a request id has at most {MAX_REQUEST_ID} bytes")));

@@ -56,7 +56,8 @@ impl Authority {
             .ok_or_else(|| refuse(Reason::Invalid, "say whether it is a charging point or a driver"))?;
         let peer = kind.peer(&request.id).map_err(|error| refuse(Reason::Invalid, error.to_string()))?;
         let shows = shows(&asker, &request)?;
-        let asked = self.asked(actor(&asker, &shows, &peer), "Enrol", peer.to_string(), &request.request_id, &request)?;
+        let asked =
+            self.asked(actor(&asker, &shows, &peer), "Enrol", peer.to_string(), &request.request_id, &request)?;
         if let Some(first) = self.answered(&asked).await? {
             return self.show(&peer, first);
         }
@@ -79,7 +80,9 @@ impl Authority {
         };
         match shows {
             Shows::Nothing => Ok(Proof::Operator),
-            Shows::Token(token) => self.token_shown(&token, peer.as_str(), address).await.map(|()| Proof::Token(token.id)),
+            Shows::Token(token) => {
+                self.token_shown(&token, peer.as_str(), address).await.map(|()| Proof::Token(token.id))
+            }
             Shows::OldCredential(credential) => {
                 let shown = self.shown("ENROL", peer, &credential.to_text(), address).await?;
                 Ok(Proof::OldCredential(shown.hash))
@@ -100,12 +103,7 @@ impl Authority {
         Err(why)
     }
 
-    async fn carry_out(
-        &self,
-        asked: Asked,
-        wish: Wish,
-        proof: Proof,
-    ) -> Result<Answered<contract::Identity>, Refusal> {
+    async fn carry_out(&self, asked: Asked, wish: Wish, proof: Proof) -> Result<Answered<contract::Identity>, Refusal> {
         let nonce = random();
         let credential = self.mint().credential(&wish.peer, &nonce);
         let hash = self.hashing().hash(credential.secret.clone()).await?;
@@ -135,7 +133,9 @@ impl Authority {
             }
             None => Err(refuse(
                 Reason::AlreadyEnrolled,
-                format!("this request enrolled {peer} before and showed its credential then; an operator can reissue it"),
+                format!(
+                    "this request enrolled {peer} before and showed its credential then; an operator can reissue it"
+                ),
             )),
         }
     }
@@ -174,7 +174,9 @@ fn decide(conn: &mut Conn, wish: &Wish, proof: &Proof, now_ms: i64) -> Result<En
     let token = match proof {
         Proof::Token(id) => match TokenRow::find(conn, id)? {
             Some(row) => Some(rows::token(&row)?),
-            None => return Err(Abort::Refused(refuse(Reason::TokenExpired, "this token is forgotten; ask for another"))),
+            None => {
+                return Err(Abort::Refused(refuse(Reason::TokenExpired, "this token is forgotten; ask for another")));
+            }
         },
         Proof::Operator | Proof::OldCredential(_) => None,
     };

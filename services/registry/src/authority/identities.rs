@@ -75,7 +75,10 @@ impl Authority {
     }
 
     /// In order of kind and id; `page_token` is where the page before ended.
-    pub(crate) async fn list(&self, request: contract::ListIdentitiesRequest) -> Result<contract::ListIdentitiesResponse, Refusal> {
+    pub(crate) async fn list(
+        &self,
+        request: contract::ListIdentitiesRequest,
+    ) -> Result<contract::ListIdentitiesResponse, Refusal> {
         let size = if request.page_size == 0 { PAGE } else { request.page_size.min(MAX_PAGE) };
         let after = request.page_token.split_once('/').and_then(|(kind, id)| Some((kind.parse().ok()?, id.to_owned())));
         let (after_kind, after_id) = after.unwrap_or_default();
@@ -85,7 +88,10 @@ impl Authority {
             let full = rows.len() == usize::try_from(size).unwrap_or(usize::MAX);
             let identities = rows.iter().map(|row| Ok(rows::told(&rows::identity(row)?))).collect::<Result<_, _>>();
             let identities = identities.map_err(Abort::Store)?;
-            Ok(contract::ListIdentitiesResponse { identities, next_page_token: if full { next } else { String::new() } })
+            Ok(contract::ListIdentitiesResponse {
+                identities,
+                next_page_token: if full { next } else { String::new() },
+            })
         });
         page.await
     }

@@ -34,7 +34,8 @@ impl Authority {
             return Ok(());
         }
         let texts: Vec<String> = fresh.iter().map(hex::encode).collect();
-        let entry = Entry::done(self.now().wall_ms, &actor, Action::PinsChanged, "central").with("pins", texts.join(","));
+        let entry =
+            Entry::done(self.now().wall_ms, &actor, Action::PinsChanged, "central").with("pins", texts.join(","));
         let work = move |conn: &mut Conn| {
             replace_pins(conn, &texts)?;
             crate::chain::append(conn, std::slice::from_ref(&entry))?;

@@ -69,7 +69,8 @@ impl Authority {
         let key = self.attempt("ENROL", id, address)?;
         let (token_id, hash) = (token.id.clone(), hex::encode(token_hash(&token.secret)));
         let found = self.read("token", move |conn| {
-            let right = TokenRow::find(conn, &token_id)?.is_some_and(|row| same(row.secret_hash.as_bytes(), hash.as_bytes()));
+            let right =
+                TokenRow::find(conn, &token_id)?.is_some_and(|row| same(row.secret_hash.as_bytes(), hash.as_bytes()));
             let unknown = || Abort::Refused(refuse(Reason::TokenInvalid, "this Registry never made this token"));
             if right { Ok(()) } else { Err(unknown()) }
         });

@@ -89,7 +89,11 @@ impl Authority {
         Ok(contract::ListTokensResponse { tokens: rows.into_iter().map(told).collect() })
     }
 
-    pub(crate) async fn revoke_token(&self, asked: Asked, id: String) -> Result<contract::RevokeTokenResponse, Refusal> {
+    pub(crate) async fn revoke_token(
+        &self,
+        asked: Asked,
+        id: String,
+    ) -> Result<contract::RevokeTokenResponse, Refusal> {
         let (now_ms, actor) = (self.now().wall_ms, asked.actor.clone());
         let answered = self.order(asked, move |conn, _| {
             let unknown = || Abort::Refused(refuse(Reason::NotFound, format!("there is no token {id:?}")));

@@ -26,8 +26,8 @@ pub use secret::claim_secret;
 pub use token::TokenRow;
 
 // The audit is kept as Central's is, in tables of the same form.
-pub use crate::central::audit::{AuditEntry, AuditRow, append as append_audit};
 use crate::Schema;
+pub use crate::central::audit::{AuditEntry, AuditRow, append as append_audit};
 
 /// Registry's tables, for [`Database::open`](crate::Database::open).
 pub const SCHEMA: Schema = Schema { name: "registry", version: 1, migrations: || MIGRATIONS };

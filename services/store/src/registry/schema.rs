@@ -1,8 +1,8 @@
 //! The tables, as diesel knows them; a test holds them to the migrated database by using every column.
 
 diesel::table! {
-    revisions (only) {
-        only -> Integer,
+    revisions (id) {
+        id -> Integer,
         revision -> BigInt,
     }
 }
@@ -68,16 +68,16 @@ diesel::table! {
 }
 
 diesel::table! {
-    forwarding (only) {
-        only -> Integer,
+    forwarding (id) {
+        id -> Integer,
         sent -> BigInt,
         acknowledged -> BigInt,
     }
 }
 
 diesel::table! {
-    secrets (only) {
-        only -> Integer,
+    secrets (id) {
+        id -> Integer,
         fingerprint -> Text,
     }
 }

@@ -8,7 +8,7 @@ use crate::{Conn, StoreError, connection::on};
 /// The fingerprint that stands here; `fresh` where none stood before.
 pub fn claim_secret(conn: &mut Conn, fresh: &str) -> Result<String, StoreError> {
     on!(conn, |c| diesel::insert_into(secrets::table)
-        .values((secrets::only.eq(1), secrets::fingerprint.eq(fresh)))
+        .values((secrets::id.eq(1), secrets::fingerprint.eq(fresh)))
         .on_conflict_do_nothing()
         .execute(c))?;
     Ok(on!(conn, |c| secrets::table.select(secrets::fingerprint).first(c))?)

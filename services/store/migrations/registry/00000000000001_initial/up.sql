@@ -10,10 +10,10 @@ INSERT INTO schema_version (name, version, serves_from) VALUES ('registry', 1, 1
 -- One row: the number of the last change. Every change raises it first, so it is also the lock under which a change
 -- reads, decides and writes, and revisions become visible in order.
 CREATE TABLE revisions (
-  only INTEGER NOT NULL PRIMARY KEY CHECK (only = 1),
+  id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
   revision BIGINT NOT NULL
 );
-INSERT INTO revisions (only, revision) VALUES (1, 0);
+INSERT INTO revisions (id, revision) VALUES (1, 0);
 
 CREATE TABLE identities (
   kind INTEGER NOT NULL,
@@ -76,15 +76,15 @@ CREATE TABLE pins (
 
 -- How far the audit has been handed to Central: numbers of this Registry's chain.
 CREATE TABLE forwarding (
-  only INTEGER NOT NULL PRIMARY KEY CHECK (only = 1),
+  id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
   sent BIGINT NOT NULL,
   acknowledged BIGINT NOT NULL
 );
-INSERT INTO forwarding (only, sent, acknowledged) VALUES (1, 0, 0);
+INSERT INTO forwarding (id, sent, acknowledged) VALUES (1, 0, 0);
 
 -- The fingerprint of the secret that every credential's tag was made with.
 CREATE TABLE secrets (
-  only INTEGER NOT NULL PRIMARY KEY CHECK (only = 1),
+  id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
   fingerprint TEXT NOT NULL
 );
 

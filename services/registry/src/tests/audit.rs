@@ -1,0 +1,150 @@
+//! Registry's own audit, and how it gets to Central.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use proto::central::v1::{
+    AppendAuditRequest, AppendAuditResponse, AuditEntry, ListAuditRequest, ListAuditResponse, VerifyAuditRequest,
+    VerifyAuditResponse, WatchAuditRequest, audit_server,
+};
+use store::{central::audit::verify, registry::AuditRow};
+use tonic::{Request, Response};
+
+use super::*;
+
+pub(super) async fn rows(network: &Network) -> Vec<AuditRow> {
+    network.database().await.read("test", |conn| AuditRow::after(conn, crate::chain::WRITER, 0, 1000)).await.unwrap()
+}
+
+pub(super) fn parameter(row: &AuditRow, name: &str) -> String {
+    let parameters: serde_json::Value = serde_json::from_str(&row.parameters).unwrap();
+    parameters[name].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_is_done_is_audited_with_who_and_from_where_and_no_secret_spec_8_1() {
+    let network = Network::start().await;
+    let token = network.token(1).await;
+    let credential = network.enrolled("CP-1").await;
+    let refused = EnrolRequest { request_id: request_id(), ..wish("CP-1") };
+    network.operator().enrol(refused).await.unwrap_err();
+    let remove = RemoveRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
+    network.operator().remove(remove).await.unwrap();
+    network.stop().await;
+
+    let rows = rows(&network).await;
+    let told: Vec<_> =
+        rows.iter().map(|row| (row.action.as_str(), row.object.as_str(), row.outcome.as_str())).collect();
+    let token_id = token.parse::<proto::enrolment::EnrolmentToken>().unwrap().id;
+    assert_eq!(
+        told,
+        [
+            ("ROLE_STARTED", "registry", "ok"),
+            ("TOKEN_CREATED", format!("token/{token_id}").as_str(), "ok"),
+            ("ENROLLED", "charging-point/CP-1", "ok"),
+            ("ORDER_REFUSED", "charging-point/CP-1", "ALREADY_ENROLLED"),
+            ("REMOVED", "charging-point/CP-1", "ok"),
+            ("ROLE_STOPPED", "registry", "ok"),
+        ]
+    );
+    assert!(rows[1..5].iter().all(|row| row.actor == "operator/anna" && row.address.as_deref() == Some("127.0.0.1")));
+    let everything = format!("{rows:?}");
+    let secrets = [credential.rsplit('.').nth(1).unwrap(), token.trim_start_matches("cmt1.")];
+    assert!(secrets.iter().all(|secret| !everything.contains(secret)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chain_is_whole_and_checkpoints_in_a_file_cover_it_spec_8_2() {
+    let network = Network::start().await;
+    network.enrolled("CP-1").await;
+    network.stop().await;
+    let data = network.path("data");
+    let key =
+        store::central::audit::AuditKey::parse(&std::fs::read_to_string(data.join("audit.key")).unwrap()).unwrap();
+    let found = verify(&network.database().await, &data.join("audit.checkpoints"), &[key.public()]).await.unwrap();
+    assert_eq!(found.first_bad, None);
+    assert!(found.entries >= 2 && found.checkpoints >= 1, "{found:?}");
+}
+
+/// A Central that takes audit entries, once for each request id.
+#[derive(Clone, Default)]
+struct Central {
+    batches: Arc<Mutex<BTreeMap<String, Vec<AuditEntry>>>>,
+    /// Answers so many with an error after having taken them.
+    fails: Arc<Mutex<u32>>,
+}
+
+impl Central {
+    async fn start(&self, network: &Network, address: SocketAddr) -> (Context, SocketAddr) {
+        let ctx = Context::detached("central");
+        let identity = Identity::load(&network.path("central")).unwrap();
+        let server = mesh::server::Server::new(&ctx, &identity, mesh::server::Limits::default());
+        let server = server.add_service(audit_server::AuditServer::new(self.clone()));
+        let address = server.start("grpc", address).await.unwrap();
+        (ctx, address)
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<_> = self.batches.lock().unwrap().values().flatten().map(|entry| entry.number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+#[tonic::async_trait]
+impl audit_server::Audit for Central {
+    type WatchStream = tokio_stream::Empty<Result<AuditEntry, Status>>;
+
+    async fn append(&self, request: Request<AppendAuditRequest>) -> Result<Response<AppendAuditResponse>, Status> {
+        let AppendAuditRequest { request_id, entries } = request.into_inner();
+        self.batches.lock().unwrap().insert(request_id, entries);
+        let mut fails = self.fails.lock().unwrap();
+        if *fails > 0 {
+            *fails -= 1;
+            return Err(Status::internal("taken, but the answer is lost"));
+        }
+        Ok(Response::new(AppendAuditResponse {}))
+    }
+
+    async fn list(&self, _: Request<ListAuditRequest>) -> Result<Response<ListAuditResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn watch(&self, _: Request<WatchAuditRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn verify(&self, _: Request<VerifyAuditRequest>) -> Result<Response<VerifyAuditResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_reaches_central_whole_and_once_however_often_central_is_away_spec_8_1() {
+    let dir = TempDir::new().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("registry.db").display());
+    // A port that nobody listens on yet.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut network = Network::at(dir, url, &[], &port.to_string()).await;
+    network.enrolled("CP-1").await;
+
+    let central = Central::default();
+    *central.fails.lock().unwrap() = 1;
+    let (ctx, _) = central.start(&network, port).await;
+    network.enrolled("CP-2").await;
+    network.restart().await;
+    network.enrolled("CP-3").await;
+    let expected = rows(&network).await.len() as u64;
+    let all = async {
+        while central.numbers().len() < expected as usize {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("handed on in time");
+    assert_eq!(central.numbers(), Vec::from_iter(1..=expected), "each once");
+    ctx.stop.cancel();
+    ctx.ended().await.unwrap();
+}

@@ -1,0 +1,72 @@
+//! Operators: added, removed, refused at once.
+
+use tonic::Code;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_operator_is_refused_at_once_whatever_his_certificate_says_spec_7_3() {
+    let mut network = Network::start().await;
+    let bob = network.person(Caller::Operator, "bob");
+    let mut identities = IdentitiesClient::new(bob.clone());
+    identities.list(ListIdentitiesRequest::default()).await.unwrap();
+
+    let remove = || RemoveOperatorRequest { request_id: request_id(), name: "bob".into() };
+    assert!(network.operators().remove(remove()).await.unwrap().into_inner().changed);
+    assert!(!network.operators().remove(remove()).await.unwrap().into_inner().changed);
+    let refused = identities.list(ListIdentitiesRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+
+    network.restart().await;
+    let mut identities = IdentitiesClient::new(network.person(Caller::Operator, "bob"));
+    identities.list(ListIdentitiesRequest::default()).await.unwrap_err();
+
+    let role = OperatorRole::Operator as i32;
+    let add = AddOperatorRequest { request_id: request_id(), name: "bob".into(), role };
+    let added = network.operators().add(add).await.unwrap().into_inner();
+    assert_eq!(added, Operator { name: "bob".into(), role, removed: false });
+    identities.list(ListIdentitiesRequest::default()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_operator_is_made_known_by_a_flag_or_a_command_spec_7_2() {
+    let mut network = Network::with(&["--first-operator", "anna"]).await;
+    let listed =
+        async |network: &Network| network.operators().list(ListOperatorsRequest {}).await.unwrap().into_inner();
+    assert_eq!(listed(&network).await.operators.len(), 1);
+    network.stop().await;
+    let add = |role| {
+        let (url, name) = (network.url.clone(), "bob".parse().unwrap());
+        async move { crate::add_operator(&url, &name, role).await.unwrap() }
+    };
+    assert!(add(OperatorRole::Viewer).await);
+    assert!(!add(OperatorRole::Viewer).await, "known already");
+    network.restart().await;
+    let names: Vec<_> = listed(&network).await.operators.into_iter().map(|operator| operator.name).collect();
+    assert_eq!(names, ["anna", "bob"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_may_see_the_pins_and_order_nothing_spec_7_2() {
+    let network = Network::start().await;
+    let mut viewer = IdentitiesClient::new(network.person(Caller::Viewer, "vera"));
+    viewer.pins(PinsRequest {}).await.unwrap();
+    let request = CreateTokenRequest { request_id: request_id(), ..Default::default() };
+    assert_eq!(viewer.create_token(request).await.unwrap_err().code(), Code::PermissionDenied);
+    let enrol = EnrolRequest { request_id: request_id(), ..wish("CP-1") };
+    assert_eq!(viewer.enrol(enrol).await.unwrap_err().code(), Code::PermissionDenied);
+    let request = ListOperatorsRequest {};
+    let mut central = OperatorsClient::new(network.channel("central"));
+    assert_eq!(central.list(request).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_secret_than_the_databases_own_is_refused_with_its_file() {
+    let network = Network::start().await;
+    network.stop().await;
+    let file = network.path("data").join("secret");
+    std::fs::write(&file, hex::encode([1; 32])).unwrap();
+    let error = crate::run(network.config(), Context::detached("registry")).await.unwrap_err();
+    assert_eq!(mesh::process::exit_code(&error), 2);
+    assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+}

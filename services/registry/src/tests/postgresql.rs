@@ -1,0 +1,35 @@
+//! The same Registry on PostgreSQL, where changes run side by side.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgresql_a_token_is_used_as_often_as_it_permits_and_every_change_is_followed() {
+    let server = tokio::task::spawn_blocking(store::testing::postgres).await.unwrap();
+    let url = tokio::task::spawn_blocking(|| server.create_database()).await.unwrap();
+    let network = Network::at(TempDir::new().unwrap(), url, &[], "").await;
+    let token = network.token(5).await;
+    let mut following = watch::follow(&network, 0, vec![]).await;
+    following.synchronised().await;
+    let tries = (0..15).map(|n| {
+        let (mut registry, request_id) = (network.operator(), request_id());
+        let request = EnrolRequest { request_id, token: token.clone(), ..wish(&format!("CP-{n}")) };
+        tokio::spawn(async move { registry.enrol(request).await })
+    });
+    let mut credentials = Vec::new();
+    for tried in tries.collect::<Vec<_>>() {
+        match tried.await.unwrap() {
+            Ok(enrolled) => credentials.push(enrolled.into_inner().credential),
+            Err(status) => assert_eq!(reason(&status), "TOKEN_SPENT", "{status}"),
+        }
+    }
+    assert_eq!(credentials.len(), 5);
+    let mut revisions = Vec::new();
+    for _ in 0..5 {
+        revisions.push(following.next().await.revision);
+    }
+    assert!(revisions.is_sorted(), "{revisions:?}");
+    let id = credentials[0].trim_start_matches("cmc1.cp-").split('.').next().unwrap();
+    let verified = network.verify(id, &credentials[0]).await.unwrap();
+    assert_eq!(verified.reason(), proto::link::v1::Reason::Unspecified);
+    network.stop().await;
+}

@@ -1,0 +1,87 @@
+//! What a shown credential costs and is worth.
+
+use proto::{enrolment::Credential, link::v1::Reason};
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_ids_foreign_kinds_and_forged_credentials_get_one_answer_design_4() {
+    let network = Network::start().await;
+    let credential = network.enrolled("CP-1").await;
+    let mut forged: Credential = credential.parse().unwrap();
+    forged.tag[0] ^= 1;
+    for (id, shown) in [
+        ("CP-1", forged.to_text().to_string()),
+        ("CP-1", "cmc1.cp-CP-1.x.y".into()),
+        ("CP-1", String::new()),
+        ("CP-9", credential.clone()),
+        ("CP-9", forged.to_text().to_string()),
+    ] {
+        assert_eq!(network.verify(id, &shown).await.unwrap().reason(), Reason::WrongCredential);
+    }
+    let kind = Kind::Driver as i32;
+    let request =
+        VerifyRequest { kind, id: "CP-1".into(), credential: credential.into_bytes(), address: String::new() };
+    let verified = network.central().verify(request).await.unwrap().into_inner();
+    assert_eq!(verified.reason(), Reason::WrongCredential);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_attempts_are_limited_by_address_and_id_and_others_go_on_design_4() {
+    let network = Network::with(&["--attempts", "3"]).await;
+    let credential = network.enrolled("CP-1").await;
+    for _ in 0..3 {
+        assert_eq!(network.verify("CP-1", "wrong").await.unwrap().reason(), Reason::WrongCredential);
+    }
+    assert_eq!(network.verify("CP-1", &credential).await.unwrap().reason(), Reason::TooManyAttempts);
+    let kind = Kind::ChargingPoint as i32;
+    let (id, address) = ("CP-1".into(), "192.0.2.2".into());
+    let request = VerifyRequest { kind, id, credential: credential.into_bytes(), address };
+    let elsewhere = network.central().verify(request).await.unwrap().into_inner();
+    assert_eq!(elsewhere.reason(), Reason::Unspecified);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_hashes_than_may_wait_are_refused_as_overload_and_leave_no_mark_design_4() {
+    // Hashes that take long enough to meet, one at a time and none waiting.
+    let flags = [
+        "--hashes-at-once",
+        "1",
+        "--hashes-waiting",
+        "0",
+        "--hash-memory",
+        "65536",
+        "--hash-passes",
+        "3",
+        "--attempts",
+        "20",
+    ];
+    let slow = Network::with(&flags).await;
+    let credential = slow.enrolled("CP-1").await;
+    let mut central = slow.central();
+    let request = VerifyRequest {
+        kind: Kind::ChargingPoint as i32,
+        id: "CP-1".into(),
+        credential: credential.clone().into_bytes(),
+        address: "192.0.2.1".into(),
+    };
+    let mut overloaded = 0;
+    for _ in 0..3 {
+        let tries = (0..16).map(|_| {
+            let (mut central, request) = (central.clone(), request.clone());
+            tokio::spawn(async move { central.verify(request).await })
+        });
+        for tried in tries.collect::<Vec<_>>() {
+            match tried.await.unwrap() {
+                Ok(verified) => assert_eq!(verified.into_inner().reason(), Reason::Unspecified),
+                Err(status) => {
+                    assert_eq!(reason(&status), "OVERLOADED");
+                    overloaded += 1;
+                }
+            }
+        }
+    }
+    assert!(overloaded > 0);
+    let verified = central.verify(request).await.unwrap().into_inner();
+    assert_eq!(verified.reason(), Reason::Unspecified, "overload is no wrong attempt");
+}

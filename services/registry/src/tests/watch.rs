@@ -1,0 +1,127 @@
+//! Central follows what changes.
+
+use std::time::Duration;
+
+use proto::registry::v1::identity_event::Event;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::*;
+
+pub(super) struct Following {
+    events: Streaming<IdentityEvent>,
+    /// Central's side; half-closed when it goes.
+    tell: Option<mpsc::Sender<WatchRequest>>,
+}
+
+impl Following {
+    pub(super) async fn next(&mut self) -> IdentityEvent {
+        let event = tokio::time::timeout(Duration::from_secs(10), self.events.message()).await;
+        event.expect("an event in time").unwrap().expect("the stream goes on")
+    }
+
+    /// Up to the mark that all is said; what came before it, and the mark's revision.
+    pub(super) async fn synchronised(&mut self) -> (Vec<IdentityEvent>, u64) {
+        let mut events = Vec::new();
+        loop {
+            let event = self.next().await;
+            if matches!(event.event, Some(Event::Synchronised(_))) {
+                return (events, event.revision);
+            }
+            events.push(event);
+        }
+    }
+}
+
+pub(super) async fn follow(network: &Network, since_revision: u64, link_keys: Vec<Vec<u8>>) -> Following {
+    let (tell, requests) = mpsc::channel(4);
+    tell.send(WatchRequest { since_revision, link_keys }).await.unwrap();
+    let events = network.central().watch(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    Following { events, tell: Some(tell) }
+}
+
+/// Central says which keys it has.
+pub(super) async fn report(network: &Network, link_keys: Vec<Vec<u8>>) {
+    follow(network, 0, link_keys).await.synchronised().await;
+}
+
+fn shown(event: &IdentityEvent) -> String {
+    match &event.event {
+        Some(Event::Identity(identity)) => format!("{} {:?} {}", identity.id, identity.state(), identity.incarnation),
+        Some(Event::Operator(operator)) => format!("{} removed={}", operator.name, operator.removed),
+        Some(Event::Synchronised(_)) => "synchronised".into(),
+        None => "nothing".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_since_a_revision_is_sent_then_each_as_it_is_made_spec_1_2() {
+    let mut network = Network::start().await;
+    network.enrolled("CP-1").await;
+    network.enrolled("CP-2").await;
+    let mut following = follow(&network, 0, vec![]).await;
+    let (events, _) = following.synchronised().await;
+    assert_eq!(events.iter().map(shown).collect::<Vec<_>>(), ["CP-1 Enrolled 1", "CP-2 Enrolled 1"]);
+
+    let remove = RemoveRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
+    network.operator().remove(remove).await.unwrap();
+    let removed = following.next().await;
+    assert_eq!(shown(&removed), "CP-1 Removed 1");
+    let remove = RemoveOperatorRequest { request_id: request_id(), name: "bob".into() };
+    network.operators().remove(remove).await.unwrap();
+    assert_eq!(shown(&following.next().await), "bob removed=true");
+    drop(following);
+
+    network.restart().await;
+    network.enrolled("CP-3").await;
+    let mut resumed = follow(&network, removed.revision, vec![]).await;
+    let (events, revision) = resumed.synchronised().await;
+    assert_eq!(events.iter().map(shown).collect::<Vec<_>>(), ["bob removed=true", "CP-3 Enrolled 1"]);
+    assert_eq!(follow(&network, revision, vec![]).await.synchronised().await.0, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_central_that_has_nothing_more_to_say_still_hears_every_change() {
+    let network = Network::start().await;
+    let mut following = follow(&network, 0, vec![]).await;
+    following.synchronised().await;
+    following.tell = None;
+    network.enrolled("CP-1").await;
+    assert_eq!(shown(&following.next().await), "CP-1 Enrolled 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pins_are_centrals_last_report_and_survive_a_restart_spec_4_4() {
+    let mut network = Network::start().await;
+    let following = follow(&network, 0, vec![vec![1; 32]]).await;
+    following
+        .tell
+        .as_ref()
+        .unwrap()
+        .send(WatchRequest { since_revision: 0, link_keys: vec![vec![2; 32], vec![1; 32]] })
+        .await
+        .unwrap();
+    let pins = async |network: &Network| network.operator().pins(PinsRequest {}).await.unwrap().into_inner().pins;
+    while pins(&network).await != [vec![2; 32], vec![1; 32]] {
+        tokio::task::yield_now().await;
+    }
+    drop(following);
+    network.restart().await;
+    assert_eq!(pins(&network).await, [vec![2; 32], vec![1; 32]]);
+    report(&network, vec![]).await;
+    assert_eq!(pins(&network).await.len(), 2, "saying nothing changes nothing");
+
+    let (tell, requests) = mpsc::channel(1);
+    tell.send(WatchRequest { since_revision: 0, link_keys: vec![vec![1; 31]] }).await.unwrap();
+    let refused = network.central().watch(ReceiverStream::new(requests)).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_registry_is_not_held_up_by_those_who_follow() {
+    let network = Network::start().await;
+    let mut following = follow(&network, 0, vec![]).await;
+    following.synchronised().await;
+    tokio::time::timeout(Duration::from_secs(10), network.stop()).await.expect("stopped in time");
+}
