@@ -40,7 +40,7 @@ pub struct ProcessConfig {
     #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = logging::parse_filter)]
     pub log_level: String,
-    /// How a log line looks
+    /// How a log line looks: `text` for people, `json` for machines
     #[arg(long, env = "CHARGEMESH_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
     /// Where to serve /healthz, /readyz and /metrics, in plain HTTP; port 0 takes a free one and logs it
