@@ -55,7 +55,7 @@
 //!
 //! **Signs of life.** Once the link is open, an initiator that has sent no byte for its interval (0.5 s, or what its
 //! profile says; it tells Central in `Opened.life_sign_ms`) sends a sealed frame with an empty plaintext. The `ACK` is
-//! the sign in return. An end that has heard no token for three intervals takes the peer for dead and closes.
+//! the sign in return. An end that has received nothing for three intervals takes the peer for dead and closes.
 //!
 //! # 3. Kinds of frames
 //!

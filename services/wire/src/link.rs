@@ -119,6 +119,10 @@ impl Link {
     /// Bytes from the stream. Take the events out before the next call.
     pub fn handle_bytes(&mut self, input: &[u8], now: Instant) {
         let mut input = input;
+        if !input.is_empty() {
+            // Any traffic counts (SPEC 2.4): a long frame on a slow line is a sign of life before its end.
+            self.heard = now;
+        }
         while !self.is_closed()
             && let Some(token) = self.decoder.next(&mut input)
         {
@@ -245,9 +249,6 @@ impl Link {
     }
 
     fn handle_token(&mut self, token: Token, now: Instant) {
-        if !matches!(token, Token::Malformed(_)) {
-            self.heard = now;
-        }
         match token {
             Token::Malformed(_why) => self.handle_malformed(now),
             Token::Enq => self.handle_enquiry(),

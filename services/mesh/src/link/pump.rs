@@ -43,7 +43,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     /// Writes what there is, then reads once. Ready when the link has been given something.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, clock: Clock) -> Poll<()> {
         if let Poll::Ready(Err(error)) = self.poll_send(cx, clock) {
-            return Poll::Ready(self.end(&error));
+            self.end(&error);
+            return Poll::Ready(());
         }
         match ready!(self.poll_receive(cx, clock)) {
             Ok(true) => {}

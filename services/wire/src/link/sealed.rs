@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Link, Phase};
+use super::{Link, Phase, UNPROVEN_FRAME};
 use crate::{
     event::{Event, Unintelligible},
     kind,
@@ -13,6 +13,8 @@ use crate::{
 
 /// Counter, kind, sequence.
 const HEAD: usize = 10;
+/// Number of an initiator's first sealed frame, behind Hello and handshake.
+const FIRST: u64 = 3;
 
 /// Both directions of an open link.
 pub(super) struct Channels {
@@ -34,13 +36,15 @@ pub enum SendError {
 impl Link {
     /// Seals and queues a message. An empty one is a life sign.
     ///
-    /// A message on its own is taken up to [`crate::Settings::max_frame`] less 26 bytes; a queue of large ones is full
-    /// when it holds two such frames.
+    /// A message is taken up to [`crate::Settings::max_frame`] less 26 bytes, an initiator's first, which proves it, up
+    /// to 4,096 less 26; a queue that holds more than a frame's greatest length is full.
     pub fn send(&mut self, plaintext: &[u8], _now: Instant) -> Result<(), SendError> {
         if !self.is_open() || self.closing {
             return Err(SendError::NotOpen);
         }
-        if plaintext.len() + HEAD + TAG > self.settings.max_frame {
+        let first = self.initiator && self.outgoing.next_number() == FIRST;
+        let limit = if first { UNPROVEN_FRAME.min(self.settings.max_frame) } else { self.settings.max_frame };
+        if plaintext.len() + HEAD + TAG > limit {
             return Err(SendError::TooLarge);
         }
         if !self.ready() {

@@ -377,6 +377,14 @@ fn a_message_longer_than_a_frame_is_refused_by_the_sender_and_one_that_fits_arri
     pair.initiator.link.send(&vec![0x02; max], pair.now).unwrap();
     pair.run(SECOND / 10);
     assert_eq!(pair.responder.messages()[0].len(), max);
+
+    let mut pair = Pair::new(proof());
+    pair.run(10 * MILLI);
+    let sent = pair.initiator.link.send(&[0; 4071], pair.now);
+    assert_eq!(sent, Err(SendError::TooLarge), "a stranger gets no more memory than this");
+    pair.initiator.link.send(&[0; 4070], pair.now).unwrap();
+    pair.run(10 * MILLI);
+    assert_eq!(pair.responder.messages().len(), 1);
 }
 
 #[test]
