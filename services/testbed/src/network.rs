@@ -142,6 +142,20 @@ impl Network {
 
     /// The same, not waited for.
     pub async fn post(&self, id: &str, central: SocketAddr, engine: &[&str], monitor: &[&str]) -> anyhow::Result<Post> {
+        let file = self.path(format!("{id}.token"));
+        std::fs::write(&file, self.operator.token(1).await?)?;
+        self.post_with(id, central, &file, engine, monitor)
+    }
+
+    /// An engine and its monitor with a token that a file holds; not waited for.
+    pub fn post_with(
+        &self,
+        id: &str,
+        central: SocketAddr,
+        token_file: &Path,
+        engine: &[&str],
+        monitor: &[&str],
+    ) -> anyhow::Result<Post> {
         let folder = self.path(id);
         std::fs::create_dir_all(&folder)?;
         let path = |tail: &str| folder.join(tail).display().to_string();
@@ -155,29 +169,23 @@ impl Network {
             env: Vec::new(),
             folder: self.path("logs"),
         };
-        let token = self.operator.token(1).await?;
         let monitor = Process::start(recipe(
             "monitor",
             words(&[
                 ("--id", id.to_owned()),
-                ("--token", token),
+                ("--token-file", token_file.display().to_string()),
                 ("--city", "Valencia".to_owned()),
                 ("--place", format!("Place of {id}")),
-                ("--data", path("monitor")),
+                ("--data", path("data")),
                 ("--central", central.to_string()),
-                ("--registry", format!("https://{}", self.registry_https)),
-                ("--engine", path("pairing.sock")),
+                ("--registry", self.registry_https.to_string()),
                 ("--control-socket", path("monitor.sock")),
             ]),
             monitor,
         ))?;
         let engine = Process::start(recipe(
             "engine",
-            words(&[
-                ("--data", path("engine")),
-                ("--monitor", path("pairing.sock")),
-                ("--control-socket", path("engine.sock")),
-            ]),
+            words(&[("--data", path("data")), ("--control-socket", path("engine.sock"))]),
             engine,
         ))?;
         Ok(Post { id: id.to_owned(), engine, monitor, folder })

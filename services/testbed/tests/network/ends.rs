@@ -1,0 +1,297 @@
+//! Every end of a supply (SPEC 3.5), and what becomes of a bill.
+
+use anyhow::Context as _;
+use proto::{
+    central::v1::{CorrectTicketRequest, EndSessionRequest, SetRatedPowerRequest, SettleDisputeRequest},
+    link::v1::{Reason, SessionState, State},
+};
+use serde_json::{Value, json};
+use testbed::{
+    network::PATIENCE,
+    operator::{fresh_id, order, select},
+    wait::until,
+};
+
+use crate::support::{linked, one_of_each, only_ticket, plug, reserve, supply, until_printed, until_session};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unplugging_ends_a_supply_with_one_ticket_spec_3_5() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &post, &driver, "0").await?;
+    post.engine("unplug", Value::Null).await?;
+    let ticket = only_ticket(&network, &post).await?;
+    assert_eq!(ticket.reason(), Reason::Unplugged);
+    assert_eq!(ticket.meter_end_wh, post.meter_wh().await?, "the bill ends where the register stands");
+    assert_eq!((ticket.driver_id.as_str(), ticket.place.as_str()), ("ana", "Place of CP-1"));
+    until_printed(&driver, "ticket", &json!({})).await?;
+    network.until_state(&post.id, State::Available).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_driver_ends_his_supply_with_one_ticket_spec_3_5() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &post, &driver, "0").await?;
+    driver.ask("stop", Value::Null).await?;
+    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByDriver);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requested_energy_ends_a_supply_with_exactly_that_energy_spec_3_5() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    reserve(&network, &post, &driver, "0.25").await?;
+    post.engine("plug", Value::Null).await?;
+    let ticket = only_ticket(&network, &post).await?;
+    assert_eq!((ticket.reason(), ticket.energy_wh), (Reason::EnergyReached, 250));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_stop_ends_the_supply_now_and_resume_makes_it_available_again_spec_3_5_7_1() -> anyhow::Result<()>
+{
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &post, &driver, "0").await?;
+    let mut orders = network.operator.charging_points.clone();
+    orders.stop(order(&["CP-1"])).await?;
+    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByOperator);
+    let shown = network.until_state(&post.id, State::OutOfOrder).await?;
+    let detail = shown.view.context("no view")?.detail;
+    assert!(detail.contains("olga"), "who stopped it is shown: {detail:?}");
+    orders.resume(order(&["CP-1"])).await?;
+    network.until_state(&post.id, State::Available).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_ends_one_session_and_the_charging_point_stays_in_service_spec_3_5() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    let session_id = supply(&network, &post, &driver, "0").await?;
+    let request = EndSessionRequest { request_id: fresh_id(), session_id };
+    network.operator.sessions.clone().end(request).await?;
+    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByOperator);
+    network.until_state(&post.id, State::Available).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_ends_the_supply_and_shows_broken_until_repaired_spec_3_5() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &post, &driver, "0").await?;
+    post.engine("break", Value::Null).await?;
+    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::Fault);
+    network.until_state(&post.id, State::Broken).await?;
+    post.engine("repair", Value::Null).await?;
+    post.engine("unplug", Value::Null).await?;
+    network.until_state(&post.id, State::Available).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_waits_for_the_end_of_a_supply_spec_3_5() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &post, &driver, "0").await?;
+    post.monitor("maintenance", json!(["on"])).await?;
+    network.until_state(&post.id, State::Supplying).await?;
+    post.engine("unplug", Value::Null).await?;
+    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::Unplugged);
+    network.until_state(&post.id, State::OutOfOrder).await?;
+    post.monitor("maintenance", json!(["off"])).await?;
+    network.until_state(&post.id, State::Available).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewal_and_revocation_of_the_key_end_the_supply_with_one_ticket_each_spec_3_5_4_7() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &post, &driver, "0").await?;
+    network.operator.charging_points.clone().renew(order(&["CP-1"])).await?;
+    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::KeyRenewed);
+    post.engine("unplug", Value::Null).await?;
+    network.until_state(&post.id, State::Available).await?;
+
+    supply(&network, &post, &driver, "0").await?;
+    network.operator.charging_points.clone().revoke(order(&["CP-1"])).await?;
+    let tickets = network.until_tickets(&post.id, 2).await?;
+    assert!(tickets.iter().any(|ticket| ticket.reason() == Reason::KeyRevoked), "{tickets:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_that_expires_is_released_without_a_ticket_spec_2_2_3_2() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&["--reservation", "1s"], &[]).await?;
+    driver.ask("request", json!([post.id])).await?;
+    until_printed(&driver, "over", &json!({"outcome": "released", "reason": "RESERVATION_EXPIRED"})).await?;
+    network.until_state(&post.id, State::Available).await?;
+    assert_eq!(network.operator.all_tickets().await?, []);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manual_supply_for_a_named_driver_waits_for_his_word_spec_3_1() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    // For himself it needs nobody.
+    post.engine("supply", json!(["0.1"])).await?;
+    network.until_state(&post.id, State::Reserved).await?;
+    post.engine("plug", Value::Null).await?;
+    let ticket = only_ticket(&network, &post).await?;
+    assert_eq!(ticket.driver_id, "", "billed to the charging point's own account");
+    post.engine("unplug", Value::Null).await?;
+    network.until_state(&post.id, State::Available).await?;
+
+    post.engine("supply", json!(["ana", "0.1"])).await?;
+    driver.until("asked to confirm", PATIENCE, |status| status["to_confirm"] != json!([])).await?;
+    network.until_state(&post.id, State::Available).await?;
+    driver.ask("refuse", Value::Null).await?;
+    driver.until("nothing to confirm", PATIENCE, |status| status["to_confirm"] == json!([])).await?;
+
+    post.until_engine("nothing pending", PATIENCE, |status| status["manual_pending"] == json!(false)).await?;
+    post.engine("supply", json!(["ana", "0.1"])).await?;
+    driver.until("asked to confirm", PATIENCE, |status| status["to_confirm"] != json!([])).await?;
+    driver.ask("confirm", Value::Null).await?;
+    network.until_state(&post.id, State::Reserved).await?;
+    post.engine("plug", Value::Null).await?;
+    let tickets = network.until_tickets(&post.id, 2).await?;
+    assert_eq!(tickets.iter().filter(|ticket| ticket.driver_id == "ana").count(), 1, "{tickets:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn energy_past_the_rated_power_is_disputed_until_an_operator_settles_it_spec_3_8() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    let request = SetRatedPowerRequest {
+        request_id: fresh_id(),
+        selector: Some(select(&["CP-1"])),
+        rated_power_w: 1_000,
+        ..Default::default()
+    };
+    network.operator.charging_points.clone().set_rated_power(request).await?;
+    reserve(&network, &post, &driver, "0.5").await?;
+    post.engine("plug", Value::Null).await?;
+    let ticket = only_ticket(&network, &post).await?;
+    assert!(ticket.disputed_wh > 400, "500 Wh within seconds is far past 1 kW: {ticket:?}");
+    let request = SettleDisputeRequest {
+        request_id: fresh_id(),
+        session_id: ticket.session_id.clone(),
+        owed_wh: 100,
+        reason: "the meter was replaced".into(),
+    };
+    let settled = network.operator.sessions.clone().settle_dispute(request.clone()).await?.into_inner();
+    assert_eq!(settled.corrections.len(), 1);
+    let correction = &settled.corrections[0];
+    assert_eq!((correction.operator.as_str(), correction.energy_delta_wh), ("olga", 100));
+    let again = network.operator.sessions.clone().settle_dispute(request).await?.into_inner();
+    assert_eq!(again.corrections.len(), 1, "the same request id changes nothing more");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_corrected_only_by_a_new_entry_with_operator_and_reason_spec_3_8() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    reserve(&network, &post, &driver, "0.2").await?;
+    post.engine("plug", Value::Null).await?;
+    let ticket = only_ticket(&network, &post).await?;
+    let request = CorrectTicketRequest {
+        request_id: fresh_id(),
+        session_id: ticket.session_id.clone(),
+        energy_delta_wh: -50,
+        amount_delta_minor: -2,
+        reason: "cable loss".into(),
+    };
+    let corrected = network.operator.sessions.clone().correct_ticket(request).await?.into_inner();
+    assert_eq!((corrected.energy_wh, corrected.amount_minor), (ticket.energy_wh, ticket.amount_minor));
+    assert_eq!(corrected.corrections.len(), 1);
+    assert_eq!(corrected.corrections[0].reason, "cable loss");
+    let audited = network.operator.audited("TICKET_CORRECTED", "").await?;
+    assert_eq!(audited.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_says_why_spec_3_2() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    let refused = |reason: &'static str| json!({"outcome": "refused", "reason": reason});
+    driver.ask("request", json!(["CP-404"])).await?;
+    until_printed(&driver, "over", &refused("UNKNOWN_CHARGING_POINT")).await?;
+
+    let other = network.driver("bea", &[]).await?;
+    linked(&other).await?;
+    reserve(&network, &post, &driver, "0").await?;
+    other.ask("request", json!([post.id])).await?;
+    until_printed(&other, "over", &refused("RESERVED")).await?;
+    plug(&network, &post).await?;
+    other.ask("request", json!([post.id])).await?;
+    until_printed(&other, "over", &refused("OCCUPIED")).await?;
+
+    let second = network.charging_point("CP-2").await?;
+    driver.ask("request", json!([second.id])).await?;
+    until_printed(&driver, "over", &refused("DRIVER_BUSY")).await?;
+    network.operator.charging_points.clone().stop(order(&["CP-2"])).await?;
+    network.until_state("CP-2", State::OutOfOrder).await?;
+    other.ask("request", json!([second.id])).await?;
+    until_printed(&other, "over", &refused("OUT_OF_ORDER")).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_who_was_away_gets_his_ticket_when_back_spec_3_9() -> anyhow::Result<()> {
+    let (network, post, mut driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &post, &driver, "0").await?;
+    driver.process.kill();
+    post.engine("unplug", Value::Null).await?;
+    let ticket = only_ticket(&network, &post).await?;
+    driver.process.restart()?;
+    until_printed(&driver, "ticket", &json!({})).await?;
+    let tickets = driver.ask("tickets", Value::Null).await?;
+    assert!(tickets.to_string().contains(&ticket.session_id), "{tickets}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3_10() -> anyhow::Result<()> {
+    let (network, post, _) = one_of_each(&[], &["--unattended", "--plug-in-after", "100ms"]).await?;
+    let file = network.path("requests.txt");
+    std::fs::write(&file, "# a plan\nCP-404\nCP-1,0.1\nnot a line at all\nCP-1,much\nCP-1,0.2\n")?;
+    let path = file.display().to_string();
+    let mut driver = network.driver("carl", &["--file", &path, "--pause", "200ms", "--exit-when-done"]).await?;
+    assert_eq!(driver.process.exit_code(PATIENCE * 2).await?, 0);
+    let tickets = network.until_tickets(&post.id, 2).await?;
+    let mut energies: Vec<u64> = tickets.iter().map(|ticket| ticket.energy_wh).collect();
+    energies.sort_unstable();
+    assert_eq!(energies, [100, 200]);
+    let bad: Vec<u64> = driver
+        .printed()
+        .iter()
+        .filter(|line| line["event"] == json!("bad_line"))
+        .filter_map(|line| line["line"].as_u64())
+        .collect();
+    assert_eq!(bad, [4, 5]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_never_returns_is_settled_and_a_late_value_is_a_discrepancy_spec_3_8() -> anyhow::Result<()> {
+    let settings = ["--settle-after", "3s", "--meter-saved-every", "200ms"];
+    let (network, mut post, driver) = one_of_each(&settings, &[]).await?;
+    let session = supply(&network, &post, &driver, "0").await?;
+    post.engine.kill();
+    until_session(&network, &session, SessionState::Settling, PATIENCE).await?;
+    let ticket = only_ticket(&network, &post).await?;
+    assert_eq!(ticket.reason(), Reason::SettledWithoutReport);
+
+    post.engine.restart()?;
+    until("the discrepancy to be audited", PATIENCE, async || {
+        let audited = network.operator.audited("DISCREPANCY", "").await.map_err(|error| format!("{error:#}"))?;
+        let sessions = network.operator.all_sessions().await.map_err(|error| format!("{error:#}"))?;
+        let found = sessions.iter().find(|one| one.id == session).map(|one| one.discrepancy_wh);
+        if audited.len() == 1 || found == Some(0) { Ok(()) } else { Err(format!("{audited:?} {found:?}")) }
+    })
+    .await?;
+    let sessions = network.operator.all_sessions().await?;
+    let found = sessions.iter().find(|one| one.id == session).context("the session is gone")?;
+    let meters = post.meter_wh().await?;
+    let billed = i64::try_from(ticket.energy_wh)? + found.discrepancy_wh;
+    assert_eq!(billed, i64::try_from(meters)?, "ticket + discrepancy = meter");
+    assert_eq!(network.operator.all_tickets().await?.len(), 1);
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! What most tests begin with.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use proto::link::v1::{SessionState, State, Ticket};
+use serde_json::{Value, json};
+use testbed::{
+    network::{Driver, Network, PATIENCE, Post},
+    wait::until,
+};
+
+/// A virtual car that draws a great deal, so that a test sees energy within a second.
+pub(crate) const QUICK: &[&str] = &["--power", "350000", "--ramp", "350000", "--battery", "1000000"];
+
+/// A network with one charging point and one driver.
+pub(crate) async fn one_of_each(central: &[&str], engine: &[&str]) -> anyhow::Result<(Network, Post, Driver)> {
+    let network = Network::start(central).await?;
+    let engine: Vec<&str> = QUICK.iter().chain(engine).copied().collect();
+    let post = network.charging_point_at("CP-1", network.central_link, &engine, &[]).await?;
+    let driver = network.driver("ana", &[]).await?;
+    linked(&driver).await?;
+    Ok((network, post, driver))
+}
+
+/// Until the driver has an open link.
+pub(crate) async fn linked(driver: &Driver) -> anyhow::Result<()> {
+    driver.until("linked", PATIENCE, |status| status["linked"] == json!(true)).await.map(drop)
+}
+
+/// Asks, and waits until the charging point is reserved.
+pub(crate) async fn reserve(network: &Network, post: &Post, driver: &Driver, kwh: &str) -> anyhow::Result<()> {
+    driver.ask("request", json!([post.id, kwh])).await?;
+    network.until_state(&post.id, State::Reserved).await?;
+    Ok(())
+}
+
+/// Asks, plugs in, and waits until energy flows. Answers the session's id.
+pub(crate) async fn supply(network: &Network, post: &Post, driver: &Driver, kwh: &str) -> anyhow::Result<String> {
+    reserve(network, post, driver, kwh).await?;
+    plug(network, post).await
+}
+
+/// Plugs in, and waits until energy flows. Answers the session's id.
+pub(crate) async fn plug(network: &Network, post: &Post) -> anyhow::Result<String> {
+    post.engine("plug", Value::Null).await?;
+    let cp = network
+        .until_shown(&post.id, "SUPPLYING with energy", PATIENCE, |cp| {
+            cp.view.as_ref().is_some_and(|view| view.state() == State::Supplying && view.energy_wh > 0)
+        })
+        .await?;
+    Ok(cp.view.context("no view")?.session_id)
+}
+
+/// The one ticket of a charging point that had one session, checked against its session and its meter.
+pub(crate) async fn only_ticket(network: &Network, post: &Post) -> anyhow::Result<Ticket> {
+    let tickets = network.until_tickets(&post.id, 1).await?;
+    anyhow::ensure!(tickets.len() == 1, "more than one bill: {tickets:?}");
+    let ticket = tickets.into_iter().next().context("no ticket")?;
+    let billed = ticket.meter_end_wh - ticket.meter_start_wh;
+    anyhow::ensure!(ticket.energy_wh + ticket.disputed_wh == billed, "a bill is end minus start: {ticket:?}");
+    Ok(ticket)
+}
+
+/// Until the session is in this state.
+pub(crate) async fn until_session(
+    network: &Network,
+    session: &str,
+    state: SessionState,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    until(format_args!("session {session} to be {state:?}"), limit, async || {
+        let all = network.operator.all_sessions().await.map_err(|error| format!("{error:#}"))?;
+        match all.iter().find(|one| one.id == session) {
+            Some(found) if found.state() == state => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+/// Until the driver has printed this event with these fields.
+pub(crate) async fn until_printed(driver: &Driver, event: &str, fields: &Value) -> anyhow::Result<Value> {
+    until(format_args!("driver {} to be told {event} {fields}", driver.id), PATIENCE, async || {
+        let printed = driver.printed();
+        let found = printed.iter().find(|line| {
+            line["event"] == json!(event)
+                && fields.as_object().is_none_or(|fields| fields.iter().all(|(name, value)| &line[name] == value))
+        });
+        found.cloned().ok_or_else(|| format!("{:?}", printed.iter().rev().take(5).collect::<Vec<_>>()))
+    })
+    .await
+}
