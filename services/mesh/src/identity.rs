@@ -56,7 +56,8 @@ pub enum IdentityError {
     Expired { path: PathBuf, at: String },
     #[error("the certificate {path} is not valid before {at}; is this host's clock right?", path = .path.display())]
     NotYet { path: PathBuf, at: String },
-    #[error("the certificate {path} is foreign: none of the roots in ca.pem beside it has signed it", path = .path.display())]
+    #[error("the certificate {path} is foreign: none of the roots in ca.pem beside it has signed it",
+        path = .path.display())]
     Foreign { path: PathBuf },
     #[error("the certificate {path} names nobody of a mesh: it needs one URI such as spiffe://<domain>/central",
         path = .path.display())]

@@ -169,10 +169,16 @@ impl Server {
             "grpc.reflection.v1alpha.ServerReflection",
         ];
         let builder = || {
-            let sets = [proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, pb::v1::FILE_DESCRIPTOR_SET];
+            let sets = [
+                proto::DESCRIPTORS,
+                tonic_health::pb::FILE_DESCRIPTOR_SET,
+                pb::v1::FILE_DESCRIPTOR_SET,
+                pb::v1alpha::FILE_DESCRIPTOR_SET,
+                // So that a reflection client can show the ErrorInfo of a refusal.
+                tonic_types::pb::FILE_DESCRIPTOR_SET,
+            ];
             let builder = Builder::configure().include_reflection_service(false);
             let builder = sets.into_iter().fold(builder, Builder::register_encoded_file_descriptor_set);
-            let builder = builder.register_encoded_file_descriptor_set(pb::v1alpha::FILE_DESCRIPTOR_SET);
             self.names.iter().chain(&ours).fold(builder, |builder, name| builder.with_service_name(*name))
         };
         let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);

@@ -119,6 +119,9 @@ macro_rules! reflects {
             let file = &file.file_descriptor_proto[0];
             let kept = proto::DESCRIPTORS.windows(file.len()).any(|window| window == &file[..]);
             assert!(kept, "byte for byte as compiled, so with the policy options");
+            let details = MessageRequest::FileContainingSymbol("google.rpc.ErrorInfo".to_owned());
+            let details = ask(&channel, details).await;
+            assert!(matches!(details, MessageResponse::FileDescriptorResponse(_)), "a refusal's details can be shown");
         }
     };
 }
