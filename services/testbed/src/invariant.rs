@@ -1,0 +1,105 @@
+//! What must hold of any network once it is quiet, whatever befell it (SPEC 9.2).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::ensure;
+use proto::{
+    central::v1::{ChargingPoint, ListChargingPointsRequest},
+    link::v1::{Cause, SessionState, State},
+};
+
+use crate::{network::PATIENCE, operator::Operator, wait::until};
+
+/// What a quiet network came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    pub sessions: usize,
+    pub tickets: usize,
+    pub released: usize,
+    pub billed_wh: u64,
+    pub disputed_wh: u64,
+    pub discrepancy_wh: i64,
+}
+
+/// Until every session is billed or released. Nobody may be asking for new ones any more.
+pub async fn until_quiet(operator: &Operator) -> anyhow::Result<()> {
+    until("every session to be billed or released", PATIENCE * 3, async || {
+        let sessions = operator.all_sessions().await.map_err(|error| format!("{error:#}"))?;
+        let open: Vec<_> = sessions
+            .iter()
+            .filter(|session| !matches!(session.state(), SessionState::Billed | SessionState::Released))
+            .collect();
+        if open.is_empty() { Ok(()) } else { Err(format!("{} open, such as {:?}", open.len(), open.first())) }
+    })
+    .await
+}
+
+/// One ticket per billed session and none per released; Σ tickets + discrepancies + disputed = Σ meters, for each
+/// charging point; no state without a cause. `meters` are the lifetime registers, which began at 0.
+///
+/// # Errors
+/// Names the first rule that does not hold, with what was found.
+pub async fn check(operator: &Operator, meters: &BTreeMap<String, u64>) -> anyhow::Result<Sums> {
+    let (sessions, tickets) = (operator.all_sessions().await?, operator.all_tickets().await?);
+    let mut named = BTreeSet::new();
+    for ticket in &tickets {
+        ensure!(named.insert(ticket.session_id.as_str()), "two tickets for one session: {ticket:?}");
+    }
+    let mut sums = Sums { sessions: sessions.len(), tickets: tickets.len(), ..Sums::default() };
+    let mut accounted: BTreeMap<&str, i128> = BTreeMap::new();
+    for session in &sessions {
+        let has_ticket = named.remove(session.id.as_str());
+        match session.state() {
+            SessionState::Billed => ensure!(has_ticket, "billed without a ticket: {session:?}"),
+            SessionState::Released => {
+                sums.released += 1;
+                ensure!(!has_ticket, "released, and yet a ticket: {session:?}");
+            }
+            SessionState::Unspecified | SessionState::Reserved | SessionState::Supplying | SessionState::Settling => {
+                anyhow::bail!("not quiet: {session:?}")
+            }
+        }
+        sums.discrepancy_wh += session.discrepancy_wh;
+        *accounted.entry(&session.charging_point_id).or_default() += i128::from(session.discrepancy_wh);
+    }
+    ensure!(named.is_empty(), "tickets of sessions that do not exist: {named:?}");
+    for ticket in &tickets {
+        sums.billed_wh += ticket.energy_wh;
+        sums.disputed_wh += ticket.disputed_wh;
+        *accounted.entry(&ticket.charging_point_id).or_default() +=
+            i128::from(ticket.energy_wh) + i128::from(ticket.disputed_wh);
+    }
+    for (id, &meter_wh) in meters {
+        let found = accounted.get(id.as_str()).copied().unwrap_or_default();
+        ensure!(
+            found == i128::from(meter_wh),
+            "{id}: tickets + discrepancies + disputed = {found} Wh, its meter says {meter_wh} Wh; its tickets: {:?}",
+            tickets.iter().filter(|ticket| &ticket.charging_point_id == id).collect::<Vec<_>>(),
+        );
+    }
+    let request = ListChargingPointsRequest { page_size: 10_000, ..Default::default() };
+    for cp in operator.charging_points.clone().list(request).await?.into_inner().charging_points {
+        ensure!(has_its_cause(&cp), "a state without its cause, or a cause without its state: {cp:?}");
+    }
+    Ok(sums)
+}
+
+/// SPEC 2.1 and 2.2 of what is shown.
+pub fn has_its_cause(cp: &ChargingPoint) -> bool {
+    let Some(view) = &cp.view else { return false };
+    let causes: Vec<Cause> = view.causes().collect();
+    let out_of_order = causes.iter().any(|cause| {
+        matches!(
+            cause,
+            Cause::OperatorStop | Cause::Maintenance | Cause::Weather | Cause::NoKey | Cause::KeyRevoked | Cause::Held
+        )
+    });
+    match view.state() {
+        State::Unspecified => false,
+        State::Disconnected => causes.contains(&Cause::MonitorLost),
+        State::Broken => causes.contains(&Cause::EngineBroken),
+        State::OutOfOrder => out_of_order,
+        State::Supplying | State::Reserved => !view.session_id.is_empty(),
+        State::Available => causes.is_empty() && view.session_id.is_empty(),
+    }
+}
