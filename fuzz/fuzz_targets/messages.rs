@@ -75,10 +75,10 @@ fuzz_target!(|data: &[u8]| {
         carry(&mut far, &mut near, [0; 2], &mut recorded, now);
     }
     assert!(near.link.is_open() && far.link.is_open());
-    let mut sent = [0u32; 2];
+    let (mut sent_up, mut sent_down) = (0u32, 0u32);
     for step in data.chunks_exact(4).take(200) {
         let [who, fate @ .., pause] = step else { return };
-        for (end, number, bit) in [(&mut near, &mut sent[0], 1), (&mut far, &mut sent[1], 2)] {
+        for (end, number, bit) in [(&mut near, &mut sent_up, 1), (&mut far, &mut sent_down, 2)] {
             if who & bit != 0 && end.link.send(&number.to_be_bytes(), now).is_ok() {
                 *number += 1;
             }
@@ -93,7 +93,7 @@ fuzz_target!(|data: &[u8]| {
             end.take(now);
         }
     }
-    for (end, sent) in [(&far, sent[0]), (&near, sent[1])] {
+    for (end, sent) in [(&far, sent_up), (&near, sent_down)] {
         assert!(end.got.windows(2).all(|two| two[0] < two[1]), "{:?}", end.got);
         let last = end.got.last().map_or(0, |last| last + 1);
         assert!(last <= sent && last as usize - end.got.len() <= end.unintelligible, "{:?}", end.got);
