@@ -36,7 +36,7 @@ pub use input::{
     Tell, reconcile,
 };
 pub use sense::Sensed;
-pub use told::{confirm_request, step_of, ticket as ticket_message};
+pub use told::{confirm_request, first_answer, step_of, ticket as ticket_message, unknown_charging_point};
 
 use crate::{
     key::Keyring,
@@ -57,6 +57,8 @@ pub struct Record {
     pub epoch: u64,
     /// Of the row; raised by every decision that is written.
     pub version: u64,
+    /// Who owned it when it was loaded.
+    pub owner: Arc<str>,
     pub city: Arc<str>,
     pub place: Arc<str>,
     pub price: Price,

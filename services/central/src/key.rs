@@ -96,6 +96,11 @@ impl Keyring {
         self.at(Stage::Staged)
     }
 
+    /// The key of that number, where it is at hand.
+    pub fn granted(&self, no: u64) -> Option<&Key> {
+        self.keys.iter().find(|key| key.no == no)
+    }
+
     /// Keys with which a link may be opened now.
     pub fn usable(&self) -> impl Iterator<Item = (u64, Arc<LinkKey>)> + '_ {
         self.openable().filter(|(no, _)| {

@@ -1,12 +1,182 @@
-//! Central: the decisions of a charging network.
+//! Central: the decisions of a charging network (SPEC 1.1). It authenticates charging points and drivers, authorises and
+//! commands, keeps sessions, bills, audits, and serves the operators' API.
+//!
+//! ```text
+//!  monitors, engines, drivers ─▶ links.rs ─┐                                    ┌─▶ ledger.rs ─▶ store: one transaction a turn
+//!  operators ──────────────────▶ grpc.rs ──┤ drive.rs ▶ charge_point.rs ▶ ... ──┼─▶ links: the charging point, the driver
+//!  Registry's word ────────▶ registry.rs ──┤            (pure)                  ├─▶ watch.rs ─▶ grpc.rs: answers, streams
+//!  time ───────────────────────────────────┘                                    └─▶ outbox in the store
+//!  readings ───────────▶ telemetry.rs: opened, counted, shown; decide nothing
+//! ```
+//!
+//! * `charge_point`, `session`, `key`, `takeover`, `account`, `order` decide, and touch no clock, socket or database.
+//! * `drive` is the one loop: store first, then tell.
+//! * `shared` is what the loop publishes to the rims.
 
+pub mod account;
 pub mod audit;
 pub mod charge_point;
+mod config;
+mod drive;
 pub mod event;
+mod grpc;
 pub mod key;
+mod ledger;
+mod links;
+pub mod order;
+mod registry;
 pub mod repeats;
+mod rows;
+mod secrets;
 pub mod session;
 pub mod settings;
+mod shared;
 pub mod takeover;
+mod telemetry;
 #[cfg(test)]
 mod testing;
+mod upkeep;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use mesh::{
+    identity::Identity,
+    policy::DenyList,
+    process::{Context, Misuse},
+};
+use proto::central::v1::{
+    audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
+};
+use store::{
+    Database,
+    central::{Committer, CommitterSettings, Write, audit::Checkpoints},
+};
+
+pub use config::{Config, KeyConfig, LinkConfig, Retention, SupplyConfig};
+
+use self::{
+    audit::{Action, Entry},
+    charge_point::Origin,
+    ledger::{Ledger, Observed},
+    secrets::Secrets,
+    shared::Shared,
+};
+
+/// Builds, connects and spawns, in the order in which data flows.
+///
+/// # Errors
+/// A sentence that names what cannot be used.
+pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
+    let secrets = Secrets::open(&config.data.join("identity"))?;
+    let lock = lock(&config)?;
+    let identity = Identity::open(&ctx, &config.identity)?;
+    let Some(database) = open(&ctx, &config.database_url()).await? else { return Ok(()) };
+    let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
+    let checkpoints_file = config.data.join("audit.checkpoints");
+    let trusted = secrets.audit_trusted.clone();
+    let shared = Arc::new(Shared {
+        settings: config.settings(),
+        clock: ctx.clock,
+        ledger: Ledger::new(committer, database, &ctx),
+        directory: shared::Directory::default(),
+        points: Arc::default(),
+        sessions: Arc::default(),
+        telemetry: telemetry::Telemetry::new(&ctx.metrics),
+        pins: secrets.pins(),
+        link_keys: secrets.link,
+        key_encryption: Arc::new(secrets.key_encryption),
+        owner: secrets.writer,
+    });
+    if let Some(path) = &config.audit_file {
+        let (entries, file, ctx_of_it) = (shared.ledger.follow(), upkeep::audit_file(path)?, ctx.clone());
+        spawn(&ctx, "audit file", upkeep::follow(entries, file, ctx_of_it));
+    }
+    note_role(&shared, Action::RoleStarted).await;
+
+    let (drive, inbox) = drive::channel();
+    let denied = DenyList::default();
+    registry::load_denied(&shared, &denied).await?;
+    let looping = drive::Drive::load(Arc::clone(&shared), &ctx).await?;
+    spawn(&ctx, "drive", looping.run(inbox, ctx.clone()));
+
+    let target = mesh::client::Target::new("registry", config.registry.clone());
+    let channel = mesh::client::channel(&identity, target, &config.client).watched_by(&ctx.health);
+    let registry = registry::Verifier::new(channel, Arc::clone(&shared), drive.clone());
+    spawn(&ctx, "registry", registry::follow(registry.clone(), denied.clone(), ctx.clone()));
+    spawn(&ctx, "voids", registry::void(registry.clone(), ctx.clone()));
+
+    let orders = grpc::Orders::new(Arc::clone(&shared), drive.clone(), &ctx, config.stagger);
+    orders.resume().await?;
+    let audit = grpc::AuditService { shared: Arc::clone(&shared), checkpoints: checkpoints_file.clone(), trusted };
+    let sessions = grpc::SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
+    let (of_shared, of_registry) = (Arc::clone(&shared), registry.clone());
+    let charging_points = grpc::ChargingPointsService { shared: of_shared, orders, registry: of_registry };
+    mesh::server::Server::new(&ctx, &identity, config.limits.clone())
+        .deny_list(&denied)
+        .add_service(ChargingPointsServer::new(charging_points))
+        .add_service(SessionsServer::new(sessions))
+        .add_service(AuditServer::new(audit))
+        .start("grpc", config.grpc_address)
+        .await?;
+
+    links::Links::new(Arc::clone(&shared), drive, registry, config.wire(), config.bounds(), &ctx)
+        .start(&ctx, config.link_address)
+        .await?;
+
+    let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
+    spawn(&ctx, "prune", upkeep::prune(config.retention.clone(), Arc::clone(&shared), ctx.clone()));
+    let ending = ctx.clone();
+    spawn(&ctx, "checkpoints", async move {
+        upkeep::checkpoints(file, config.checkpoint_every, shared, ending).await;
+        // Held until nothing is written any more.
+        drop(lock);
+    });
+    Ok(())
+}
+
+fn spawn(ctx: &Context, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    ctx.spawn(name, async move {
+        work.await;
+        Ok(())
+    });
+}
+
+/// One process at a time: two committers under one name would spoil each other's audit chain.
+fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
+    let path = config.data.join("lock");
+    let cannot = |why: String| Misuse::new(format!("cannot use the data folder {}: {why}", config.data.display()));
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| cannot(error.to_string()))?;
+    file.try_lock()
+        .map_err(|_| cannot("another Central uses it; give another with --data, or stop that one".into()))?;
+    Ok(file)
+}
+
+/// The database as soon as it is there and migrated; nothing where the process stops before.
+async fn open(ctx: &Context, url: &str) -> anyhow::Result<Option<Database>> {
+    let component = ctx.health.component("database");
+    let observed = Arc::new(Observed::new(&ctx.metrics));
+    loop {
+        let error = match Database::open_observed(url, store::central::SCHEMA, observed.clone()).await {
+            Ok(database) => return Ok(Some(database)),
+            Err(error) => error,
+        };
+        if !error.is_transient() && !matches!(error, store::OpenError::TooOld { .. }) {
+            return Err(Misuse::new(error.to_string()).into());
+        }
+        component.starting(format!("waits: {error}"));
+        if ctx.stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+/// Starts and stops of roles are audited (SPEC 8.1).
+async fn note_role(shared: &Shared, action: Action) {
+    let entry = Entry::new(action, "central").with("version", env!("CARGO_PKG_VERSION"));
+    let entry = rows::audit(&entry.by(&Origin::central(), shared.clock.now()));
+    if let Err(error) = shared.ledger.write("role", vec![Write::Audit(entry)]).await {
+        tracing::warn!(%error, "the start or stop of this role could not be noted");
+    }
+}

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     audit::{Action, Entry},
     event::Event,
-    key::{self, Key},
+    key::Key,
     session::{Session, Ticket},
     settings::Settings,
 };
@@ -132,14 +132,7 @@ impl<'a> Draft<'a> {
     pub(super) fn keys_changed(&mut self, keys: Vec<Key>) {
         let holder = format!("charging-point/{}", self.point.record.id);
         for key in keys {
-            let state = match key.stage {
-                key::Stage::Staged => "STAGED",
-                key::Stage::Active => "ACTIVE",
-                key::Stage::Retired => "RETIRED",
-                key::Stage::Revoked => "REVOKED",
-                key::Stage::Deleted => "DELETED",
-            };
-            self.made.changes.push(Change::Event(Event::key(&holder, key.no, state, self.now)));
+            self.made.changes.push(Change::Event(Event::key(&holder, key.no, key.stage.as_str(), self.now)));
             self.made.changes.push(Change::Key(key));
         }
     }

@@ -56,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (point.clone(), prop::bool::weighted(0.8)).prop_map(|(point, healthy)| Step::Health { point, healthy }),
         1 => point.clone().prop_map(|point| Step::DriverStops { point }),
         2 => (point, 0..9u8).prop_map(|(point, which)| Step::Order { point, which }),
-        4 => (0..120_000u64).prop_map(|ms| Step::Pass { ms }),
+        4 => prop_oneof![4 => 0..120_000u64, 1 => 0..1_200_000u64].prop_map(|ms| Step::Pass { ms }),
         1 => prop::bool::weighted(0.3).prop_map(|fails| Step::Disk { fails }),
         1 => Just(Step::CentralKilled),
     ]

@@ -5,7 +5,7 @@ use proto::{
     link::v1::{self as link, Progress, Reason, down},
 };
 
-use super::{Record, Request};
+use super::{Answered, Outcome, Record, Request, Tell};
 use crate::{
     session::{Session, Ticket},
     settings::Settings,
@@ -45,6 +45,35 @@ pub fn step_of(session: &Session, progress: Progress, reason: Reason, detail: &s
         price_e4: session.price.e4(),
         currency: session.currency.to_string(),
     })
+}
+
+/// Refusal of a request for a charging point that does not exist (SPEC 3.2).
+pub fn unknown_charging_point(request: &Request, at: &ChargingPointId) -> Vec<Tell> {
+    let reason = Reason::UnknownChargingPoint;
+    let step = link::Step {
+        request_id: request.request_id.as_ref().to_owned(),
+        charging_point_id: at.to_string(),
+        progress: Progress::Refused.into(),
+        reason: reason.into(),
+        ..link::Step::default()
+    };
+    let answer = Tell::Answer(request.reply, Outcome::Failed(reason, String::new()));
+    let told = request.driver.clone().filter(|_| request.known);
+    told.map(|driver| Tell::Driver(driver, down::Body::Step(step))).into_iter().chain([answer]).collect()
+}
+
+/// The step with which a request was answered first, for one that comes again (SPEC 3.2).
+pub fn first_answer(first: &Answered) -> link::Step {
+    let progress = if first.reason == Reason::Unspecified { Progress::Authorised } else { Progress::Refused };
+    link::Step {
+        request_id: first.request_id.as_ref().to_owned(),
+        session_id: first.session.as_ref().map(ToString::to_string).unwrap_or_default(),
+        charging_point_id: first.charging_point.to_string(),
+        progress: progress.into(),
+        reason: first.reason.into(),
+        detail: first.detail.clone(),
+        ..link::Step::default()
+    }
 }
 
 pub(super) fn ask(request: &Request, record: &Record, settings: &Settings) -> down::Body {

@@ -184,6 +184,7 @@ fn record(n: usize, now: Now, settings: &Settings) -> Record {
         id: format!("CP{n}").parse().unwrap(),
         epoch: 1 << 32,
         version: 0,
+        owner: "".into(),
         city: "Alicante".into(),
         place: "Plaza".into(),
         price: Price::from_e4(3950),

@@ -1,0 +1,212 @@
+//! A driver as a holder of keys (SPEC 4.4: drivers the same). Pure, and shaped as a charging point's core is: what is
+//! decided takes effect when it is durable.
+
+use std::sync::Arc;
+
+use mesh::clock::Now;
+use proto::{
+    DriverId, PeerId,
+    link::v1::{self as link, KeyState, Part, Reason, down},
+};
+use wire::LinkKey;
+
+use crate::{
+    audit::{Action, Entry},
+    charge_point::{Identity, LinkNo, Origin},
+    event::Event,
+    key::{Key, Keyring, Stage},
+    settings::Settings,
+};
+
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub id: DriverId,
+    pub keys: Keyring,
+    pub removed: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Its credential was verified on this link.
+    Grant {
+        link: LinkNo,
+        material: Arc<LinkKey>,
+        from: Origin,
+    },
+    /// A link came with this key.
+    Proven {
+        key_no: u64,
+    },
+    /// The key is old; tell the new one on this link.
+    Rotate {
+        material: Arc<LinkKey>,
+        link: Option<LinkNo>,
+    },
+    /// The key's life is over.
+    Expire,
+    Identity(Identity),
+}
+
+#[derive(Clone, Debug)]
+pub enum Change {
+    Key(Key),
+    Audit(Entry),
+    Event(Event),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tell {
+    Grant {
+        link: LinkNo,
+        key_no: u64,
+    },
+    Link(LinkNo, down::Body),
+    /// Every link it has.
+    CloseAll,
+}
+
+#[derive(Clone, Debug)]
+pub struct Decision {
+    pub next: Account,
+    pub changes: Vec<Change>,
+    pub tell_after: Vec<Tell>,
+}
+
+impl Account {
+    pub fn new(id: DriverId, keys: Keyring, removed: bool) -> Self {
+        Self { id, keys, removed }
+    }
+
+    pub fn peer(&self) -> PeerId {
+        PeerId::Driver(self.id.clone())
+    }
+
+    pub fn decide(&self, input: &Input, settings: &Settings, now: Now) -> Decision {
+        let mut made = Decision { next: self.clone(), changes: Vec::new(), tell_after: Vec::new() };
+        match input {
+            Input::Grant { link, .. } if self.keys.revoked => {
+                let (key_state, reason) = (KeyState::Revoked.into(), Reason::CredentialVoid.into());
+                let standing = link::Standing { key_state, reason, ..link::Standing::default() };
+                made.tell_after.push(Tell::Link(*link, down::Body::Standing(standing)));
+            }
+            Input::Grant { link, material, from } => {
+                made.stage(material, settings, now);
+                made.audit(Action::KeyGranted, from, now);
+                made.tell_staged(Some(*link));
+            }
+            Input::Proven { key_no } => {
+                let changed = made.next.keys.proved(*key_no, Part::Driver, &[Part::Driver], now, settings);
+                if !changed.is_empty() {
+                    made.audit(Action::KeyRotated, &Origin::central(), now);
+                }
+                made.keys(changed, now);
+            }
+            Input::Rotate { material, link } => {
+                if self.keys.state() == KeyState::Active {
+                    made.stage(material, settings, now);
+                    made.audit(Action::KeyRotationOrdered, &Origin::central(), now);
+                    made.tell_staged(*link);
+                }
+            }
+            Input::Expire => {
+                let gone = made.next.keys.renew();
+                made.keys(gone, now);
+                made.tell_after.push(Tell::CloseAll);
+            }
+            Input::Identity(identity) => made.identity(identity, now),
+        }
+        made
+    }
+}
+
+impl Decision {
+    fn identity(&mut self, identity: &Identity, now: Now) {
+        let (gone, action) = match identity {
+            Identity::Enrolled { incarnation } if *incarnation > self.next.keys.incarnation => {
+                (self.next.keys.enrolled(*incarnation), Action::Enrolled)
+            }
+            Identity::Void if !self.next.keys.revoked => (self.next.keys.revoke(), Action::CredentialVoid),
+            Identity::Removed if !self.next.removed => (self.next.keys.renew(), Action::Removed),
+            Identity::Enrolled { .. } | Identity::Void | Identity::Removed => return,
+        };
+        self.next.removed = *identity == Identity::Removed;
+        self.keys(gone, now);
+        self.audit(action, &Origin::new("registry", ""), now);
+        self.tell_after.push(Tell::CloseAll);
+    }
+
+    fn stage(&mut self, material: &Arc<LinkKey>, settings: &Settings, now: Now) {
+        let granted = self.next.keys.grant(material.clone(), now, settings);
+        self.keys(granted, now);
+    }
+
+    fn tell_staged(&mut self, link: Option<LinkNo>) {
+        if let (Some(link), Some(key_no)) = (link, self.next.keys.staged().map(|key| key.no)) {
+            self.tell_after.push(Tell::Grant { link, key_no });
+        }
+    }
+
+    fn audit(&mut self, action: Action, by: &Origin, now: Now) {
+        self.changes.push(Change::Audit(Entry::new(action, self.next.peer()).by(by, now)));
+    }
+
+    fn keys(&mut self, keys: Vec<Key>, now: Now) {
+        let holder = self.next.peer().to_string();
+        for key in keys {
+            self.changes.push(Change::Event(Event::key(&holder, key.no, key.stage.as_str(), now)));
+            self.changes.push(Change::Key(key));
+        }
+    }
+}
+
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Staged => "STAGED",
+            Self::Active => "ACTIVE",
+            Self::Retired => "RETIRED",
+            Self::Revoked => "REVOKED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::at;
+
+    fn decided(account: &mut Account, input: &Input) -> Vec<Tell> {
+        let decision = account.decide(input, &Settings::default(), at(1));
+        *account = decision.next;
+        decision.tell_after
+    }
+
+    fn material() -> Arc<LinkKey> {
+        Arc::new(LinkKey::from_bytes([5; 32]))
+    }
+
+    #[test]
+    fn a_driver_is_granted_a_key_rotates_it_and_loses_it_with_its_identity_spec_4_4() {
+        let mut account = Account::new("D1".parse().unwrap(), Keyring::default(), false);
+        let grant = Input::Grant { link: LinkNo(1), material: material(), from: Origin::central() };
+        assert_eq!(decided(&mut account, &grant), [Tell::Grant { link: LinkNo(1), key_no: 1 }]);
+        decided(&mut account, &Input::Proven { key_no: 1 });
+        assert_eq!(account.keys.state(), KeyState::Active);
+        let rotate = Input::Rotate { material: material(), link: Some(LinkNo(2)) };
+        assert_eq!(decided(&mut account, &rotate), [Tell::Grant { link: LinkNo(2), key_no: 2 }]);
+        decided(&mut account, &Input::Proven { key_no: 2 });
+        assert_eq!(account.keys.usable().map(|(no, _)| no).collect::<Vec<_>>(), [2]);
+        assert_eq!(decided(&mut account, &Input::Identity(Identity::Removed)), [Tell::CloseAll]);
+        assert!(account.removed && account.keys.usable().next().is_none());
+        assert_eq!(decided(&mut account, &Input::Identity(Identity::Removed)), [], "the same again changes nothing");
+    }
+
+    #[test]
+    fn a_void_credential_gets_no_key_spec_4_7() {
+        let mut account = Account::new("D1".parse().unwrap(), Keyring::default(), false);
+        decided(&mut account, &Input::Identity(Identity::Void));
+        let grant = Input::Grant { link: LinkNo(1), material: material(), from: Origin::central() };
+        assert!(matches!(decided(&mut account, &grant)[..], [Tell::Link(_, down::Body::Standing(_))]));
+    }
+}

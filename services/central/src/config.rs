@@ -1,0 +1,213 @@
+//! All that Central can be told: each field a flag and an environment variable.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use mesh::{duration::parse, identity::IdentityConfig};
+use proto::{Currency, Price};
+
+use crate::{links::Bounds, settings::Settings};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Folder for what Central keeps: its keys (in `identity`), its audit checkpoints, and its database if no other is
+    /// given. One process at a time
+    #[arg(long, env = "CHARGEMESH_CENTRAL_DATA", value_name = "DIR", default_value = "data/central")]
+    pub data: PathBuf,
+    /// Database: sqlite:PATH or postgres://…; not given: central.db in the data folder
+    #[arg(long, env = "CHARGEMESH_CENTRAL_DATABASE", value_name = "URL", hide_env_values = true)]
+    pub database: Option<String>,
+    /// Where to serve gRPC (mutual TLS)
+    #[arg(long, env = "CHARGEMESH_CENTRAL_GRPC_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:7443")]
+    pub grpc_address: SocketAddr,
+    /// Where charging points and drivers connect (the sealed link)
+    #[arg(long, env = "CHARGEMESH_CENTRAL_LINK_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:7400")]
+    pub link_address: SocketAddr,
+    /// Registry's gRPC addresses
+    #[arg(
+        long,
+        env = "CHARGEMESH_REGISTRY",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7543"
+    )]
+    pub registry: Vec<String>,
+    /// File that the audit is followed into, one line an entry; none if not given
+    #[arg(long, env = "CHARGEMESH_AUDIT_FILE", value_name = "FILE")]
+    pub audit_file: Option<PathBuf>,
+    /// How often at least a signed checkpoint over the audit is written to a file
+    #[arg(long, env = "CHARGEMESH_CENTRAL_CHECKPOINT_EVERY", value_name = "DURATION", default_value = "10s",
+          value_parser = parse)]
+    pub checkpoint_every: Duration,
+    #[command(flatten)]
+    pub supply: SupplyConfig,
+    #[command(flatten)]
+    pub keys: KeyConfig,
+    #[command(flatten)]
+    pub link: LinkConfig,
+    #[command(flatten)]
+    pub retention: Retention,
+    /// Charging points that an order over more than 50 reaches per second
+    #[arg(long, env = "CHARGEMESH_STAGGER", value_name = "N", default_value_t = 100)]
+    pub stagger: usize,
+    #[command(flatten)]
+    pub identity: IdentityConfig,
+    #[command(flatten)]
+    pub limits: mesh::server::Limits,
+    #[command(flatten)]
+    pub client: mesh::client::Settings,
+}
+
+/// Times of a supply, from request to ticket.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Supplies")]
+pub struct SupplyConfig {
+    /// How long a charging point may take to say whether it accepts a supply
+    #[arg(long, env = "CHARGEMESH_ASK_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse)]
+    pub ask_timeout: Duration,
+    /// How long a reservation waits for the plug
+    #[arg(long, env = "CHARGEMESH_RESERVATION", value_name = "DURATION", default_value = "60s", value_parser = parse)]
+    pub reservation: Duration,
+    /// How long a driver may take to confirm a manual supply that names him
+    #[arg(long, env = "CHARGEMESH_CONFIRMATION", value_name = "DURATION", default_value = "60s", value_parser = parse)]
+    pub confirmation: Duration,
+    /// How long a charging point that was told to stop may take to report the end
+    #[arg(long, env = "CHARGEMESH_STOP_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse)]
+    pub stop_timeout: Duration,
+    /// How long both links of a charging point may be gone before its supply settles
+    #[arg(long, env = "CHARGEMESH_LINKS_LOST", value_name = "DURATION", default_value = "60s", value_parser = parse)]
+    pub links_lost: Duration,
+    /// How long a settling session waits for its final value before it is billed at the last one accepted
+    #[arg(long, env = "CHARGEMESH_SETTLE_AFTER", value_name = "DURATION", default_value = "15m", value_parser = parse)]
+    pub settle_after: Duration,
+    /// How often a running meter value is made durable
+    #[arg(long, env = "CHARGEMESH_METER_SAVED_EVERY", value_name = "DURATION", default_value = "10s",
+          value_parser = parse)]
+    pub meter_saved_every: Duration,
+    /// How often the time left of a settling session is made durable
+    #[arg(long, env = "CHARGEMESH_SETTLING_SAVED_EVERY", value_name = "DURATION", default_value = "60s",
+          value_parser = parse)]
+    pub settling_saved_every: Duration,
+    /// How long an idle engine's link may be missing before its charging point is shown as broken
+    #[arg(long, env = "CHARGEMESH_ENGINE_GRACE", value_name = "DURATION", default_value = "2s", value_parser = parse)]
+    pub engine_grace: Duration,
+    /// Price per kWh of charging points that are enrolled without one
+    #[arg(long, env = "CHARGEMESH_PRICE", value_name = "PRICE", default_value = "0.3950")]
+    pub price: Price,
+    /// Currency of all prices (ISO 4217)
+    #[arg(long, env = "CHARGEMESH_CURRENCY", value_name = "CODE", default_value = "EUR")]
+    pub currency: Currency,
+}
+
+/// Keys of charging points and drivers.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Keys")]
+pub struct KeyConfig {
+    /// Life of a granted key; it is replaced when a third of it is left
+    #[arg(long, env = "CHARGEMESH_KEY_LIFETIME", value_name = "DURATION", default_value = "30d", value_parser = parse)]
+    pub key_lifetime: Duration,
+    /// How long a replaced key still opens links
+    #[arg(long, env = "CHARGEMESH_KEY_OVERLAP", value_name = "DURATION", default_value = "60s", value_parser = parse)]
+    pub key_overlap: Duration,
+    /// After which a charging point authenticates again whose key was renewed
+    #[arg(long, env = "CHARGEMESH_RENEW_AFTER", value_name = "DURATION", default_value = "5s", value_parser = parse)]
+    pub renew_after: Duration,
+    /// Takeovers of a live link within the window that hold a charging point
+    #[arg(long, env = "CHARGEMESH_TAKEOVERS", value_name = "N", default_value_t = 3)]
+    pub takeovers: usize,
+    /// The window in which takeovers are counted
+    #[arg(long, env = "CHARGEMESH_TAKEOVER_WINDOW", value_name = "DURATION", default_value = "5m", value_parser = parse)]
+    pub takeover_window: Duration,
+}
+
+/// The link port.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Link")]
+pub struct LinkConfig {
+    /// Connections at the same time; the next one is told to come later
+    #[arg(long, env = "CHARGEMESH_MAX_LINKS", value_name = "N", default_value_t = 100_000)]
+    pub max_links: usize,
+    /// Of them, that have proven nothing yet
+    #[arg(long, env = "CHARGEMESH_MAX_UNPROVEN", value_name = "N", default_value_t = 4096)]
+    pub max_unproven: usize,
+    /// Of those, from one address; the oldest goes when another comes
+    #[arg(long, env = "CHARGEMESH_MAX_UNPROVEN_PER_ADDRESS", value_name = "N", default_value_t = 256)]
+    pub max_unproven_per_address: usize,
+    /// Handshakes begun per second: what strangers may cost
+    #[arg(long, env = "CHARGEMESH_HANDSHAKES_PER_SECOND", value_name = "N", default_value_t = 3000)]
+    pub handshakes_per_second: u32,
+    /// How long a handshake may take, to the first message that proves the peer
+    #[arg(long, env = "CHARGEMESH_LINK_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s",
+          value_parser = parse)]
+    pub handshake_timeout: Duration,
+    /// Sign of life expected from peers that name no interval of their own
+    #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms", value_parser = parse)]
+    pub life_sign: Duration,
+    /// Signs of life that a peer may miss
+    #[arg(long, env = "CHARGEMESH_MISSES", value_name = "N", default_value_t = 3)]
+    pub misses: u32,
+}
+
+/// How long things are kept.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Retention")]
+pub struct Retention {
+    /// Events that nobody has fetched
+    #[arg(long, env = "CHARGEMESH_KEEP_EVENTS", value_name = "DURATION", default_value = "7d", value_parser = parse)]
+    pub keep_events: Duration,
+    /// Answers to requests and orders, which a repetition gets
+    #[arg(long, env = "CHARGEMESH_KEEP_ANSWERS", value_name = "DURATION", default_value = "90d", value_parser = parse)]
+    pub keep_answers: Duration,
+    /// Addresses in the audit
+    #[arg(long, env = "CHARGEMESH_KEEP_ADDRESSES", value_name = "DURATION", default_value = "90d", value_parser = parse)]
+    pub keep_addresses: Duration,
+    /// Keys that are retired, revoked or deleted; what was sealed under a retired one can be opened for so long
+    #[arg(long, env = "CHARGEMESH_KEEP_KEYS", value_name = "DURATION", default_value = "90d", value_parser = parse)]
+    pub keep_keys: Duration,
+}
+
+impl Config {
+    /// Where the database is.
+    pub fn database_url(&self) -> String {
+        self.database.clone().unwrap_or_else(|| format!("sqlite:{}", self.data.join("central.db").display()))
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let (supply, keys) = (&self.supply, &self.keys);
+        Settings {
+            ask_timeout: supply.ask_timeout,
+            reservation: supply.reservation,
+            confirmation: supply.confirmation,
+            stop_timeout: supply.stop_timeout,
+            links_lost: supply.links_lost,
+            settle_after: supply.settle_after,
+            meter_saved_every: supply.meter_saved_every,
+            settling_saved_every: supply.settling_saved_every,
+            engine_grace: supply.engine_grace,
+            key_overlap: keys.key_overlap,
+            renew_after: keys.renew_after,
+            key_lifetime: keys.key_lifetime,
+            takeovers: keys.takeovers,
+            takeover_window: keys.takeover_window,
+            price: supply.price,
+            currency: supply.currency,
+        }
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            links: self.link.max_links,
+            unproven: self.link.max_unproven,
+            unproven_per_address: self.link.max_unproven_per_address,
+            handshakes_per_second: self.link.handshakes_per_second,
+        }
+    }
+
+    pub(crate) fn wire(&self) -> wire::Settings {
+        wire::Settings {
+            life_sign: self.link.life_sign,
+            misses: self.link.misses,
+            handshake_timeout: self.link.handshake_timeout,
+            ..wire::Settings::default()
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The one event loop: feeds inputs to the cores, submits what they decide to the store, and tells when it is durable.
+//!
+//! Guarantees: one turn in flight per charging point, and a bounded queue behind it; what is sensed never waits for a
+//! turn; nothing that a decision made durable is told before the store has it; the work per message does not depend on
+//! how many charging points there are. It decides nothing itself.
+
+mod accounts;
+mod links;
+mod load;
+mod message;
+mod notes;
+mod points;
+mod show;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use mesh::{link::Outbox, process::Context};
+use prometheus_client::metrics::{family::Family, gauge::Gauge};
+use proto::{ChargingPointId, DriverId, PeerId};
+use store::central::{Committed, Refusal, SessionRow, Turn};
+use tokio::sync::{mpsc, oneshot};
+
+use self::{accounts::Holder, notes::Notes, points::Point};
+use crate::{
+    charge_point::{LinkNo, Outcome, Reply, Tell},
+    session::{Final, SessionId},
+    shared::Shared,
+};
+
+pub use message::{Arrival, Message, Word};
+
+/// Messages that may wait for the loop; whoever sends more waits, which holds its peer back.
+pub const INBOX: usize = 8192;
+/// Taken at once.
+const BATCH: usize = 256;
+/// A deadline whose decision the store refused is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+/// Keys are looked at for their age, and repeats noted, this often.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// The sender's end of the loop.
+#[derive(Clone, Debug)]
+pub struct Driver(mpsc::Sender<Message>);
+
+impl Driver {
+    /// Waits for room. False: Central is stopping.
+    pub async fn send(&self, message: Message) -> bool {
+        self.0.send(message).await.is_ok()
+    }
+
+    /// Whether so much waits that newcomers are better told to come later (SPEC 4.2).
+    pub fn is_overloaded(&self) -> bool {
+        self.0.capacity() < INBOX / 4
+    }
+}
+
+/// What ends as a future of the store.
+enum Done {
+    Point(usize, Result<Committed, Refusal>),
+    Reloaded(usize, Option<Box<crate::charge_point::Record>>),
+    Fetched {
+        point: usize,
+        session: SessionId,
+        row: Result<Option<SessionRow>, String>,
+        last: Final,
+        reply: Reply,
+    },
+    Account(DriverId, Result<Committed, Refusal>),
+    Notes(Result<Committed, Refusal>),
+    /// An answer about what does not exist: told when it is durable, or not.
+    Stray(Vec<Tell>),
+}
+
+/// A link that the loop can speak on.
+struct Linked {
+    outbox: Outbox,
+    peer: PeerId,
+}
+
+pub struct Drive {
+    shared: Arc<Shared>,
+    points: Vec<Point>,
+    index: HashMap<ChargingPointId, usize>,
+    accounts: HashMap<DriverId, Holder>,
+    links: HashMap<LinkNo, Linked>,
+    /// Operators' orders that wait for their answer.
+    waiting: HashMap<u64, oneshot::Sender<Outcome>>,
+    next_order: u64,
+    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    dirty: Vec<usize>,
+    turns: FuturesUnordered<BoxFuture<'static, Done>>,
+    notes: Notes,
+    next_sweep: Instant,
+    /// Closed sessions that are still on the board, oldest first.
+    closed: std::collections::VecDeque<SessionId>,
+    states: Family<[(&'static str, &'static str); 1], Gauge>,
+}
+
+impl std::fmt::Debug for Drive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Drive").field("points", &self.points.len()).finish_non_exhaustive()
+    }
+}
+
+/// The loop's two ends.
+pub fn channel() -> (Driver, mpsc::Receiver<Message>) {
+    let (sender, receiver) = mpsc::channel(INBOX);
+    (Driver(sender), receiver)
+}
+
+impl Drive {
+    /// Runs until the process stops; then what is in flight becomes durable.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Message>, ctx: Context) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                () = ctx.stop.cancelled() => break,
+                Some(done) = self.turns.next(), if !self.turns.is_empty() => self.done(done),
+                taken = inbox.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    batch.drain(..).for_each(|message| self.take(message));
+                }
+                () = self.shared.clock.sleep_until(wake) => {}
+            }
+            self.ring();
+            self.show_all();
+            self.flush_notes();
+        }
+        inbox.close();
+        self.finish().await;
+    }
+
+    async fn finish(&mut self) {
+        while let Some(done) = self.turns.next().await {
+            self.done(done);
+            self.show_all();
+            self.flush_notes();
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Arrived(arrival) => self.arrived(*arrival),
+            Message::Verified { peer, link, outbox, from, to, void } => {
+                self.verified(peer, link, outbox, from, to, void)
+            }
+            Message::Left { link, detail } => self.left(link, detail),
+            Message::Sign { at, sign } => {
+                if let Some(point) = self.index.get(&at).copied() {
+                    self.sense(point, sign);
+                }
+            }
+            Message::FromPart { at, link, inputs } => self.from_part(&at, link, inputs),
+            Message::Request { at, request } => self.request(&at, *request),
+            Message::Word { driver, link, session, to, word, from } => {
+                self.word(&driver, link, &session, to, (word, from));
+            }
+            Message::Order { at, order, by, answer } => self.order(&at, order, by, answer),
+            Message::Identities(rows) => rows.iter().for_each(|row| self.identity(row)),
+            Message::DriverUnintelligible { driver, count, from } => self.driver_unintelligible(&driver, count, &from),
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Point(point, result) => self.point_done(point, result),
+            Done::Reloaded(point, record) => self.reloaded(point, record),
+            Done::Fetched { point, session, row, last, reply } => self.fetched(point, session, row, last, reply),
+            Done::Account(driver, result) => self.account_done(&driver, result),
+            Done::Notes(result) => self.notes_done(result),
+            Done::Stray(tells) => tells.into_iter().for_each(|tell| self.tell(None, tell)),
+        }
+    }
+
+    fn submit(&self, turn: Turn, done: impl FnOnce(Result<Committed, Refusal>) -> Done + Send + 'static) {
+        let ledger = self.shared.ledger.clone();
+        self.turns.push(Box::pin(async move { done(ledger.submit(turn).await) }));
+    }
+
+    fn now(&self) -> mesh::clock::Now {
+        self.shared.clock.now()
+    }
+
+    fn next_wake(&self) -> Instant {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let notes = self.notes.again_at();
+        [Some(self.next_sweep), timer, notes].into_iter().flatten().min().unwrap_or(self.next_sweep)
+    }
+
+    /// What is due by now.
+    fn ring(&mut self) {
+        let now = self.now();
+        while let Some(Reverse((at, point))) = self.timers.peek().copied() {
+            if at > now.mono {
+                break;
+            }
+            self.timers.pop();
+            self.timer_rang(point, at, now);
+        }
+        if self.next_sweep <= now.mono {
+            self.next_sweep = now.mono + SWEEP;
+            self.sweep(now);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Drivers in the loop: their keys, one turn in flight each, and which charging points concern them.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use mesh::clock::Now;
+use proto::{
+    DriverId, PeerId,
+    link::v1::{Progress, Reason},
+};
+use store::central::{Committed, Refusal, Turn, TurnId, Write};
+use wire::LinkKey;
+
+use super::{Done, Drive};
+use crate::{
+    account::{Account, Change, Decision, Input, Tell},
+    audit::{Action, Entry},
+    charge_point::{self, LinkNo, Origin, Stage},
+    key::Keyring,
+    repeats::Repeats,
+    rows, secrets,
+};
+
+/// Inputs that may wait for a driver's turn.
+const QUEUE: usize = 16;
+
+pub(super) struct Holder {
+    pub(super) account: Account,
+    /// The newest link that proved a key.
+    pub(super) link: Option<LinkNo>,
+    /// Charging points with a session or a request of his.
+    pub(super) points: BTreeSet<usize>,
+    unnoted: Repeats,
+    unnoted_from: Arc<str>,
+    queue: VecDeque<Input>,
+    turn: Option<Box<Decision>>,
+}
+
+impl Holder {
+    pub(super) fn new(account: Account) -> Self {
+        Self {
+            account,
+            link: None,
+            points: BTreeSet::new(),
+            unnoted: Repeats::default(),
+            unnoted_from: "".into(),
+            queue: VecDeque::new(),
+            turn: None,
+        }
+    }
+}
+
+/// A key from the operating system's generator.
+pub(super) fn fresh_key() -> Arc<LinkKey> {
+    Arc::new(LinkKey::generate(secrets::random()))
+}
+
+impl Drive {
+    /// Of a driver, known or not; one that is not known counts as removed.
+    pub(super) fn holder(&mut self, driver: &DriverId) -> &mut Holder {
+        let unknown = || Holder::new(Account::new(driver.clone(), Keyring::default(), true));
+        self.accounts.entry(driver.clone()).or_insert_with(unknown)
+    }
+
+    pub(super) fn driver_arrived(&mut self, driver: &DriverId, link: LinkNo, key_no: u64) {
+        let holder = self.holder(driver);
+        let old = holder.link.replace(link);
+        let staged = holder.account.keys.staged().map(|key| key.no).filter(|no| *no != key_no);
+        if let Some(old) = old {
+            self.close(old);
+        }
+        self.offer_account(driver, Input::Proven { key_no });
+        if let Some(key_no) = staged {
+            // A rotation that he has not heard of, or has lost.
+            self.tell_account(driver, Tell::Grant { link, key_no });
+        }
+        self.tell_how_things_stand(driver);
+    }
+
+    /// What a driver who was away needs to know of what is under way (SPEC 9).
+    fn tell_how_things_stand(&mut self, driver: &DriverId) {
+        let now = self.now();
+        let points = self.accounts.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
+        for number in points {
+            let core = &self.points[number].core;
+            let mut told = Vec::new();
+            for session in core.running().iter().chain(&core.record.settling) {
+                if session.driver.as_ref() == Some(driver) {
+                    let progress = match session.state {
+                        proto::link::v1::SessionState::Reserved => Progress::Authorised,
+                        proto::link::v1::SessionState::Supplying => Progress::Supplying,
+                        proto::link::v1::SessionState::Unspecified
+                        | proto::link::v1::SessionState::Settling
+                        | proto::link::v1::SessionState::Billed
+                        | proto::link::v1::SessionState::Released => Progress::Settling,
+                    };
+                    told.push(charge_point::step_of(session, progress, session.reason, ""));
+                }
+            }
+            let ask = core.pending.ask.as_ref().filter(|ask| ask.request.driver.as_ref() == Some(driver));
+            if let Some(ask) = ask.filter(|ask| ask.stage == Stage::Confirming) {
+                let left = ask.due.saturating_duration_since(now.mono).as_millis();
+                let left = u32::try_from(left).unwrap_or(u32::MAX);
+                told.push(charge_point::confirm_request(&ask.request, &core.record, left, &self.shared.settings));
+            }
+            for body in told {
+                self.tell(None, charge_point::Tell::Driver(driver.clone(), body));
+            }
+        }
+    }
+
+    pub(super) fn offer_account(&mut self, driver: &DriverId, input: Input) {
+        let holder = self.holder(driver);
+        if holder.turn.is_some() || !holder.queue.is_empty() {
+            if holder.queue.len() < QUEUE {
+                holder.queue.push_back(input);
+            }
+            return;
+        }
+        self.begin_account(driver, &input);
+    }
+
+    fn begin_account(&mut self, driver: &DriverId, input: &Input) {
+        let (now, shared) = (self.now(), self.shared.clone());
+        let holder = self.holder(driver);
+        let decision = holder.account.decide(input, &shared.settings, now);
+        if decision.changes.is_empty() {
+            return self.account_decided(driver, decision);
+        }
+        let peer = holder.account.peer();
+        let writes = decision.changes.iter().map(|change| match change {
+            Change::Key(key) => Write::Key(rows::key_row(&peer, key, &shared.key_encryption, now)),
+            Change::Audit(entry) => Write::Audit(rows::audit(entry)),
+            Change::Event(event) => Write::Event(rows::event_row(event, "")),
+        });
+        let turn = Turn { id: TurnId::random(), name: "driver key", guard: None, writes: writes.collect() };
+        holder.turn = Some(Box::new(decision));
+        let driver = driver.clone();
+        self.submit(turn, move |result| Done::Account(driver, result));
+    }
+
+    pub(super) fn account_done(&mut self, driver: &DriverId, result: Result<Committed, Refusal>) {
+        let Some(decision) = self.holder(driver).turn.take() else { return };
+        match result {
+            Ok(_) => self.account_decided(driver, *decision),
+            Err(refusal) => {
+                tracing::warn!(driver.id = %driver, error = %refusal, "a driver's key could not be changed");
+                // Whoever waits for a key comes again.
+                for tell in decision.tell_after {
+                    if let Tell::Grant { link, .. } = tell {
+                        self.refuse_contact(link, Reason::Unavailable);
+                    }
+                }
+            }
+        }
+        if let Some(input) = self.holder(driver).queue.pop_front() {
+            self.begin_account(driver, &input);
+        }
+    }
+
+    fn account_decided(&mut self, driver: &DriverId, decision: Decision) {
+        let holder = self.holder(driver);
+        holder.account = decision.next;
+        let (peer, keys) = (holder.account.peer(), holder.account.keys.clone());
+        self.shared.directory.publish(&peer, &keys);
+        decision.tell_after.into_iter().for_each(|tell| self.tell_account(driver, tell));
+    }
+
+    fn tell_account(&mut self, driver: &DriverId, tell: Tell) {
+        match tell {
+            Tell::Grant { link, key_no } => {
+                let key = self.accounts.get(driver).and_then(|holder| holder.account.keys.granted(key_no));
+                if let Some(grant) = key.and_then(|key| self.grant_message(key)) {
+                    self.send(link, 0, grant);
+                }
+            }
+            Tell::Link(link, body) => self.send(link, 0, body),
+            Tell::CloseAll => {
+                let peer = PeerId::Driver(driver.clone());
+                self.links.values().filter(|linked| linked.peer == peer).for_each(|linked| linked.outbox.close());
+            }
+        }
+    }
+
+    pub(super) fn driver_unintelligible(&mut self, driver: &DriverId, count: u64, from: &Arc<str>) {
+        let now = self.now();
+        let holder = self.holder(driver);
+        holder.unnoted_from = from.clone();
+        if let Some(count) = holder.unnoted.count(count, now.mono) {
+            self.note_unintelligible(driver, count, now);
+        }
+    }
+
+    pub(super) fn sweep_accounts(&mut self, now: Now) {
+        let drivers: Vec<_> = self.accounts.keys().cloned().collect();
+        for (number, driver) in drivers.iter().enumerate() {
+            let stagger = u16::try_from(number % 1_000).unwrap_or_default();
+            let settings = self.shared.settings.clone();
+            let holder = self.holder(driver);
+            let unnoted = holder.unnoted.flush(now.mono);
+            let (keys, link) = (&holder.account.keys, holder.link);
+            let expired = keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);
+            let rotate = keys.rotation_due_at(&settings, stagger).is_some_and(|at| at <= now.wall_ms);
+            holder.account.keys.end_overlap(now);
+            let (peer, keys) = (holder.account.peer(), holder.account.keys.clone());
+            self.shared.directory.publish(&peer, &keys);
+            if let Some(count) = unnoted {
+                self.note_unintelligible(driver, count, now);
+            }
+            if expired {
+                self.offer_account(driver, Input::Expire);
+            } else if rotate {
+                self.offer_account(driver, Input::Rotate { material: fresh_key(), link });
+            }
+        }
+    }
+
+    fn note_unintelligible(&mut self, driver: &DriverId, count: u64, now: Now) {
+        let who = PeerId::Driver(driver.clone()).to_string();
+        let from = self.holder(driver).unnoted_from.clone();
+        let entry = Entry::new(Action::Unintelligible, &who).with("messages", count);
+        self.notes.add(Write::Audit(rows::audit(&entry.by(&Origin::new(who, from), now))));
+    }
+}

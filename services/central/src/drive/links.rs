@@ -1,0 +1,163 @@
+//! Links in the loop: who came, who left, who gets a key.
+
+use std::sync::Arc;
+
+use mesh::link::Outbox;
+use proto::{
+    PeerId,
+    link::v1::{self as link, KeyState, Part, Reason, down},
+    registry::v1::{IdentityState, Kind},
+};
+use store::central::{IdentityRow, Write};
+
+use super::{Arrival, Drive, Linked, accounts::fresh_key};
+use crate::{
+    account,
+    audit::{Action, Entry},
+    charge_point::{self, Identity, Input, LinkNo, Origin, Outcome, Reply, Sign},
+    key::Keyring,
+    rows,
+};
+
+impl Drive {
+    pub(super) fn arrived(&mut self, arrival: Arrival) {
+        let Arrival { link, peer, part, key_no, from, highest_epoch, outbox } = arrival;
+        // The key may have ended between the handshake and the first message.
+        if outbox.is_closed() || self.shared.directory.usable(&peer, key_no).is_none() {
+            return outbox.close();
+        }
+        self.links.insert(link, Linked { outbox, peer: peer.clone() });
+        match peer {
+            PeerId::ChargingPoint(id) => {
+                let Some(number) = self.index.get(&id).copied() else { return self.close(link) };
+                self.points[number].greet = true;
+                self.sense(number, Sign::LinkUp { link, part, key_no, from, highest_epoch });
+            }
+            PeerId::Driver(id) => {
+                self.note_link(Action::LinkUp, &PeerId::Driver(id.clone()), &from, "");
+                self.driver_arrived(&id, link, key_no);
+            }
+        }
+    }
+
+    pub(super) fn verified(&mut self, peer: PeerId, link: LinkNo, outbox: Outbox, from: Arc<str>, to: u64, void: bool) {
+        if outbox.is_closed() {
+            return;
+        }
+        self.links.insert(link, Linked { outbox, peer: peer.clone() });
+        self.note_login(&peer, &from, void);
+        let origin = Origin::new(peer.to_string(), from.clone());
+        self.answer(Reply::Link { link, to }, &Outcome::Done);
+        match peer {
+            PeerId::ChargingPoint(id) => {
+                let Some(number) = self.index.get(&id).copied() else {
+                    return self.refuse_contact(link, Reason::NotEnrolled);
+                };
+                self.points[number].greet = true;
+                self.sense(number, Sign::StatusLinkUp { link, from });
+                if void && !self.points[number].core.record.keys.revoked {
+                    return self.stand(link, KeyState::Revoked, Reason::CredentialVoid);
+                }
+                self.offer(number, Input::Grant { link, material: fresh_key(), from: origin });
+            }
+            PeerId::Driver(_) if void => self.stand(link, KeyState::Revoked, Reason::CredentialVoid),
+            PeerId::Driver(id) => {
+                self.offer_account(&id, account::Input::Grant { link, material: fresh_key(), from: origin });
+            }
+        }
+    }
+
+    pub(super) fn left(&mut self, link: LinkNo, detail: Arc<str>) {
+        let Some(Linked { peer, .. }) = self.links.remove(&link) else { return };
+        match peer {
+            PeerId::ChargingPoint(id) => {
+                if let Some(number) = self.index.get(&id).copied() {
+                    self.sense(number, Sign::LinkDown { link, detail });
+                }
+            }
+            PeerId::Driver(id) => {
+                let holder = self.holder(&id);
+                if holder.link == Some(link) {
+                    holder.link = None;
+                    self.note_link(Action::LinkDown, &PeerId::Driver(id), "", &detail);
+                }
+            }
+        }
+    }
+
+    /// A first contact that gets no key now.
+    pub(super) fn refuse_contact(&mut self, to: LinkNo, reason: Reason) {
+        let retry_after_ms = u32::try_from(self.shared.settings.renew_after.as_millis()).unwrap_or(u32::MAX);
+        let standing = link::Standing { reason: reason.into(), retry_after_ms, ..link::Standing::default() };
+        self.send(to, 0, down::Body::Standing(standing));
+        self.close(to);
+    }
+
+    fn stand(&mut self, to: LinkNo, key_state: KeyState, reason: Reason) {
+        let standing =
+            link::Standing { key_state: key_state.into(), reason: reason.into(), ..link::Standing::default() };
+        self.send(to, 0, down::Body::Standing(standing));
+    }
+
+    /// Registry's word about an identity, already in the mirror. Taken again without harm.
+    pub(super) fn identity(&mut self, row: &IdentityRow) {
+        let identity = match IdentityState::try_from(row.state) {
+            Ok(IdentityState::Enrolled) => Identity::Enrolled { incarnation: rows::unsigned(row.incarnation) },
+            Ok(IdentityState::Void) => Identity::Void,
+            Ok(IdentityState::Removed) => Identity::Removed,
+            Ok(IdentityState::Unspecified) | Err(_) => return,
+        };
+        match Kind::try_from(row.kind) {
+            Ok(Kind::ChargingPoint) => self.charging_point_identity(row, identity),
+            Ok(Kind::Driver) => {
+                let Ok(id) = row.id.parse() else { return };
+                self.offer_account(&id, account::Input::Identity(identity));
+            }
+            Ok(Kind::Unspecified) | Err(_) => {}
+        }
+    }
+
+    fn charging_point_identity(&mut self, row: &IdentityRow, identity: Identity) {
+        let Ok(id) = row.id.parse() else { return };
+        let number = match self.index.get(&id).copied() {
+            Some(number) => number,
+            None if identity == Identity::Removed => return,
+            None => {
+                let now = self.now();
+                let new = crate::registry::new_row(row, &self.shared.settings, now);
+                let Ok(record) = rows::record(&new, Keyring::stored(0, false, 0, Vec::new()), Vec::new()) else {
+                    return;
+                };
+                self.add_point(charge_point::ChargePoint::new(record, now), now.wall_ms, now)
+            }
+        };
+        self.offer(number, Input::Identity(identity));
+    }
+
+    fn note_login(&mut self, peer: &PeerId, from: &Arc<str>, void: bool) {
+        let now = self.now();
+        let mut entry = Entry::new(Action::Login, peer);
+        if void {
+            entry = entry.outcome(Reason::CredentialVoid, "");
+        }
+        self.notes.add(Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from.clone()), now))));
+    }
+
+    fn note_link(&mut self, action: Action, peer: &PeerId, from: &str, detail: &str) {
+        let now = self.now();
+        let mut entry = Entry::new(action, peer);
+        if !detail.is_empty() {
+            entry = entry.with("detail", detail);
+        }
+        self.notes.add(Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from), now))));
+    }
+}
+
+/// Which parts hold a link of their own to Central.
+pub(crate) fn kind_of(part: Part) -> Option<Kind> {
+    match part {
+        Part::Monitor | Part::Engine => Some(Kind::ChargingPoint),
+        Part::Driver => Some(Kind::Driver),
+        Part::Unspecified | Part::Pairing => None,
+    }
+}

@@ -1,0 +1,155 @@
+//! What a starting Central goes on with: everything durable, with deadlines running again from what was left of them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use mesh::process::Context;
+use proto::{
+    ChargingPointId, PeerId,
+    link::v1::KeyState,
+    registry::v1::{IdentityState, Kind},
+};
+use store::{
+    Conn, StoreError,
+    central::{ChargingPointRow, IdentityRow, KeyRow, SessionRow},
+};
+
+use super::{Drive, accounts::Holder, notes::Notes};
+use crate::{
+    account::Account,
+    charge_point::{ChargePoint, Record},
+    key::{Key, Keyring},
+    rows,
+    session::Session,
+    shared::Shared,
+};
+
+struct Loaded {
+    points: Vec<ChargingPointRow>,
+    keys: Vec<KeyRow>,
+    /// Highest number per holder, of those whose keys are all gone too.
+    last: HashMap<String, i64>,
+    sessions: Vec<SessionRow>,
+    identities: Vec<IdentityRow>,
+}
+
+fn read(conn: &mut Conn) -> Result<Loaded, StoreError> {
+    let points = ChargingPointRow::all(conn)?;
+    let keys = KeyRow::usable(conn)?;
+    let identities = IdentityRow::all(conn)?;
+    let mut last: HashMap<String, i64> = HashMap::new();
+    for key in &keys {
+        let highest = last.entry(key.holder.clone()).or_default();
+        *highest = key.key_no.max(*highest);
+    }
+    for identity in &identities {
+        if let Some(peer) = peer(identity).map(|peer| peer.to_string()) {
+            // The newest may be deleted or revoked, and its number must not come again.
+            last.insert(peer.clone(), KeyRow::last_no(conn, &peer)?);
+        }
+    }
+    Ok(Loaded { points, keys, last, sessions: SessionRow::unsettled(conn)?, identities })
+}
+
+fn peer(identity: &IdentityRow) -> Option<PeerId> {
+    match Kind::try_from(identity.kind).ok()? {
+        Kind::ChargingPoint => identity.id.parse().ok().map(PeerId::ChargingPoint),
+        Kind::Driver => identity.id.parse().ok().map(PeerId::Driver),
+        Kind::Unspecified => None,
+    }
+}
+
+impl Drive {
+    /// Loads it and lets the mirror's word count, in case a crash came between the two.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn load(shared: Arc<Shared>, ctx: &Context) -> Result<Self, StoreError> {
+        let loaded = shared.ledger.read("load", read).await?;
+        let now = shared.clock.now();
+        let states = ctx.metrics.register(
+            "charging_points",
+            "Charging points by state",
+            prometheus_client::metrics::family::Family::default(),
+        );
+        let mut drive = Self {
+            shared: shared.clone(),
+            points: Vec::new(),
+            index: HashMap::new(),
+            accounts: HashMap::new(),
+            links: HashMap::new(),
+            waiting: HashMap::new(),
+            next_order: 0,
+            timers: Default::default(),
+            dirty: Vec::new(),
+            turns: Default::default(),
+            notes: Notes::default(),
+            next_sweep: now.mono + super::SWEEP,
+            closed: Default::default(),
+            states,
+        };
+        let mut keys: HashMap<String, Vec<Key>> = HashMap::new();
+        for row in &loaded.keys {
+            keys.entry(row.holder.clone()).or_default().push(rows::key(row, &shared.key_encryption));
+        }
+        let mut sessions: HashMap<String, Vec<Session>> = HashMap::new();
+        for row in &loaded.sessions {
+            match rows::session(row, &shared.settings, now) {
+                Ok(session) => sessions.entry(row.cp_id.clone()).or_default().push(session),
+                Err(error) => tracing::error!(%error, "a session cannot be read; a person must look at it"),
+            }
+        }
+        for row in &loaded.points {
+            let holder = format!("charging-point/{}", row.cp_id);
+            let last = loaded.last.get(&holder).copied().unwrap_or_default();
+            let keys = ring(row, last, keys.remove(&holder).unwrap_or_default());
+            match rows::record(row, keys, sessions.remove(&row.cp_id).unwrap_or_default()) {
+                Ok(record) => drop(drive.add_point(ChargePoint::new(record, now), row.since_ms, now)),
+                Err(error) => tracing::error!(%error, "a charging point cannot be read; a person must look at it"),
+            }
+        }
+        drive.load_drivers(&loaded, &mut keys);
+        loaded.identities.iter().for_each(|row| drive.identity(row));
+        drive.show_all();
+        Ok(drive)
+    }
+
+    fn load_drivers(&mut self, loaded: &Loaded, keys: &mut HashMap<String, Vec<Key>>) {
+        for row in &loaded.identities {
+            let Some(PeerId::Driver(id)) = peer(row) else { continue };
+            let holder = format!("driver/{id}");
+            let last = loaded.last.get(&holder).copied().unwrap_or_default();
+            let revoked = row.state == i32::from(IdentityState::Void);
+            let keys = keys.remove(&holder).unwrap_or_default();
+            // A crash may have come between the mirror and what it means for keys: then it is done again.
+            let removed = row.state == i32::from(IdentityState::Removed) && keys.is_empty();
+            let incarnation = keys.iter().map(|key| key.incarnation).max();
+            let incarnation = incarnation.unwrap_or_else(|| rows::unsigned(row.incarnation));
+            let ring = Keyring::stored(incarnation, revoked && keys.is_empty(), rows::unsigned(last), keys);
+            self.shared.directory.publish(&PeerId::Driver(id.clone()), &ring);
+            self.accounts.insert(id.clone(), Holder::new(Account::new(id, ring, removed)));
+        }
+    }
+}
+
+fn ring(row: &ChargingPointRow, last_no: i64, keys: Vec<Key>) -> Keyring {
+    let revoked = row.key_state == i32::from(KeyState::Revoked);
+    Keyring::stored(rows::unsigned(row.incarnation), revoked, rows::unsigned(last_no), keys)
+}
+
+/// One charging point as it is on disk now.
+pub(super) async fn one(shared: &Arc<Shared>, id: &ChargingPointId) -> Option<Record> {
+    let wanted = id.to_string();
+    let read = move |conn: &mut Conn| {
+        let holder = format!("charging-point/{wanted}");
+        let row = ChargingPointRow::find(conn, &wanted)?;
+        let (keys, last) = (KeyRow::of(conn, &holder)?, KeyRow::last_no(conn, &holder)?);
+        let sessions = SessionRow::unsettled(conn)?.into_iter().filter(|session| session.cp_id == wanted).collect();
+        Ok((row, keys, last, sessions))
+    };
+    let (row, keys, last, sessions): (Option<ChargingPointRow>, Vec<KeyRow>, i64, Vec<SessionRow>) =
+        shared.ledger.read("reload", read).await.ok()?;
+    let (row, now) = (row?, shared.clock.now());
+    let keys = keys.iter().filter(|key| key.wrapped.is_some()).map(|key| rows::key(key, &shared.key_encryption));
+    let sessions = sessions.iter().filter_map(|row| rows::session(row, &shared.settings, now).ok()).collect();
+    rows::record(&row, ring(&row, last, keys.collect()), sessions).ok()
+}

@@ -1,0 +1,482 @@
+//! Charging points in the loop: one turn in flight each, a bounded queue behind it, and their timers.
+
+use std::{cmp::Reverse, collections::VecDeque, time::Instant};
+
+use mesh::clock::Now;
+use proto::{
+    ChargingPointId, DriverId,
+    link::v1::{KeyState, View},
+};
+use store::central::{Committed, Guard, Refusal as Refused, RequestRow, SessionRow, Turn, TurnId, Write};
+use tokio::sync::oneshot;
+
+use super::{Done, Drive, RETRY, Word};
+use crate::{
+    charge_point::{
+        self, Change, ChargePoint, Claim, Decision, Hold, Input, LinkNo, Order, Origin, Outcome, Record, Refusal,
+        Reply, Request, Sign,
+    },
+    rows, secrets,
+    session::{Final, Session, SessionId},
+};
+
+/// Inputs that may wait for a charging point's turn.
+const QUEUE: usize = 64;
+/// How often a decision may be refused and decided anew before its input is given up.
+const DECISIONS: u8 = 4;
+
+pub(super) struct Point {
+    pub(super) core: ChargePoint,
+    queue: VecDeque<Input>,
+    turn: Option<InFlight>,
+    timer: Option<Instant>,
+    not_before: Instant,
+    pub(super) dirty: bool,
+    /// Links that have not been shown anything yet.
+    pub(super) greet: bool,
+    pub(super) shown: Option<View>,
+    pub(super) shown_epoch: u64,
+    pub(super) engaged: Vec<DriverId>,
+    pub(super) since_ms: i64,
+}
+
+enum InFlight {
+    Turn(Box<Turning>),
+    Reload,
+}
+
+struct Turning {
+    input: Input,
+    decision: Decision,
+    decisions: u8,
+}
+
+impl Point {
+    pub(super) fn new(core: ChargePoint, since_ms: i64, now: Now) -> Self {
+        Self {
+            core,
+            queue: VecDeque::new(),
+            turn: None,
+            timer: None,
+            not_before: now.mono,
+            dirty: false,
+            greet: false,
+            shown: None,
+            shown_epoch: 0,
+            engaged: Vec::new(),
+            since_ms,
+        }
+    }
+}
+
+impl Drive {
+    /// Adds a charging point to the loop; its number stays its own.
+    pub(super) fn add_point(&mut self, core: ChargePoint, since_ms: i64, now: Now) -> usize {
+        let (number, id) = (self.points.len(), core.record.id.clone());
+        self.shared.directory.publish(&proto::PeerId::ChargingPoint(id.clone()), &core.record.keys);
+        for session in core.record.open.iter().chain(&core.record.settling) {
+            self.show_session(session, 0);
+        }
+        self.points.push(Point::new(core, since_ms, now));
+        self.index.insert(id, number);
+        self.touch(number);
+        self.arm(number, now);
+        number
+    }
+
+    pub(super) fn sense(&mut self, number: usize, sign: Sign) {
+        let now = self.now();
+        let meter = matches!(sign, Sign::Meter { .. });
+        let point = &mut self.points[number];
+        let sensed = point.core.sense(sign, &self.shared.settings, now);
+        let running = if meter { point.core.running() } else { None };
+        self.note(number, &sensed.notes, now);
+        sensed.tell.into_iter().for_each(|tell| self.tell(Some(number), tell));
+        if let Some(session) = running {
+            let power_w = self.points[number].core.signs.power_w;
+            self.show_session(&session, power_w);
+        }
+        self.touch(number);
+        if sensed.due {
+            self.offer(number, Input::Due);
+        }
+        self.arm(number, now);
+    }
+
+    /// Entries and events of what was sensed.
+    pub(super) fn note(&mut self, number: usize, changes: &[Change], now: Now) {
+        let record = &self.points[number].core.record;
+        let writes = rows::writes(changes, record, 0, &self.shared.key_encryption, now);
+        writes.into_iter().for_each(|write| self.notes.add(write));
+    }
+
+    pub(super) fn from_part(&mut self, at: &ChargingPointId, link: LinkNo, inputs: Vec<Input>) {
+        let Some(number) = self.index.get(at).copied() else { return };
+        let core = &self.points[number].core;
+        // A late word of an older link, or of one that proved no key, is not heard (SPEC 4.9, 4.7).
+        let proven = |linked: &Option<charge_point::Linked>| {
+            linked.as_ref().is_some_and(|linked| linked.link == link && linked.key_no != 0)
+        };
+        let key_installed = matches!(inputs[..], [Input::KeyInstalled { .. }]);
+        if proven(&core.signs.engine) || proven(&core.signs.monitor) || (key_installed && core.is_monitor(link)) {
+            inputs.into_iter().for_each(|input| self.offer(number, input));
+        }
+    }
+
+    pub(super) fn request(&mut self, at: &ChargingPointId, mut request: Request) {
+        if let Some(driver) = &request.driver {
+            request.known = self.accounts.get(driver).is_some_and(|holder| !holder.account.removed);
+            request.busy = self.is_busy(driver);
+        } else {
+            request.known = true;
+        }
+        match self.index.get(at).copied().filter(|n| !self.points[*n].core.record.removed) {
+            Some(number) => {
+                if let Reply::Link { link, .. } = request.reply
+                    && request.manual
+                    && !self.points[number].core.is_engine(link)
+                {
+                    return;
+                }
+                self.offer(number, Input::Request(request));
+            }
+            None => self.refuse_unknown(at, &request),
+        }
+    }
+
+    pub(super) fn word(
+        &mut self,
+        driver: &DriverId,
+        link: LinkNo,
+        session: &SessionId,
+        to: u64,
+        (word, from): (Word, std::sync::Arc<str>),
+    ) {
+        let reply = Reply::Link { link, to };
+        let engaged = self.accounts.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
+        let concerned = engaged.into_iter().find(|number| {
+            let core = &self.points[*number].core;
+            let asked = core.pending.ask.as_ref().map(|ask| &ask.request.session);
+            asked == Some(session) || core.record.open.as_ref().map(|open| &open.id) == Some(session)
+        });
+        let Some(number) = concerned else {
+            let detail = format!("no session {session} of yours is under way");
+            return self.answer(reply, &Outcome::Failed(proto::link::v1::Reason::NotFound, detail));
+        };
+        let (session, driver) = (session.clone(), driver.clone());
+        let from = Origin::new(format!("driver/{driver}"), from);
+        self.offer(
+            number,
+            match word {
+                Word::Stop => Input::StopByDriver { session, driver, from, reply },
+                Word::Confirm(accepted) => Input::Confirmed { session, driver, accepted, reply },
+            },
+        );
+    }
+
+    pub(super) fn order(&mut self, at: &ChargingPointId, order: Order, by: Origin, answer: oneshot::Sender<Outcome>) {
+        let Some(number) = self.index.get(at).copied().filter(|n| !self.points[*n].core.record.removed) else {
+            let failed = Outcome::Failed(proto::link::v1::Reason::UnknownChargingPoint, at.to_string());
+            // Whoever asked may have gone.
+            return drop(answer.send(failed));
+        };
+        self.next_order += 1;
+        self.waiting.insert(self.next_order, answer);
+        self.offer(number, Input::Order { order, by, reply: Reply::Order(self.next_order) });
+    }
+
+    /// Gives an input its turn, or a place behind the one in flight.
+    pub(super) fn offer(&mut self, number: usize, input: Input) {
+        let point = &mut self.points[number];
+        if point.turn.is_none() && point.queue.is_empty() {
+            return self.begin(number, input, 1);
+        }
+        let is_due = matches!(input, Input::Due);
+        if is_due && point.queue.iter().any(|waiting| matches!(waiting, Input::Due)) {
+            return;
+        }
+        if point.queue.len() >= QUEUE && !is_due {
+            let overloaded = Refusal::Unavailable("too much is under way at this charging point".to_owned());
+            return self.refuse(number, &input, &overloaded, DECISIONS);
+        }
+        point.queue.push_back(input);
+    }
+
+    fn begin(&mut self, number: usize, input: Input, decisions: u8) {
+        let now = self.now();
+        let decision = self.points[number].core.decide(&input, &self.shared.settings, now);
+        self.carry_out(number, input, decision, decisions);
+    }
+
+    fn refuse(&mut self, number: usize, input: &Input, refusal: &Refusal, decisions: u8) {
+        let now = self.now();
+        let decision = self.points[number].core.refused(input, refusal, &self.shared.settings, now);
+        if decisions < DECISIONS || decision.changes.is_empty() {
+            self.carry_out(number, input.clone(), decision, decisions + 1);
+        }
+    }
+
+    fn carry_out(&mut self, number: usize, input: Input, mut decision: Decision, decisions: u8) {
+        let now = self.now();
+        let told = std::mem::take(&mut decision.tell_now);
+        told.into_iter().for_each(|tell| self.tell(Some(number), tell));
+        if decision.changes.is_empty() {
+            let in_flight = self.points[number].turn.is_some();
+            // A refusal for want of room changes nothing of the turn that is in flight.
+            if !in_flight {
+                self.points[number].core.apply(decision.next, decision.pending, None);
+            }
+            let told = decision.tell_after;
+            told.into_iter().for_each(|tell| self.tell(Some(number), tell));
+            self.touch(number);
+            self.arm(number, now);
+            return if in_flight { () } else { self.next_input(number) };
+        }
+        let turn = self.turn(number, &input, &decision, now);
+        self.points[number].turn = Some(InFlight::Turn(Box::new(Turning { input, decision, decisions })));
+        self.submit(turn, move |result| Done::Point(number, result));
+    }
+
+    fn turn(&self, number: usize, input: &Input, decision: &Decision, now: Now) -> Turn {
+        let point = &self.points[number];
+        let record = &point.core.record;
+        let cp_id = record.id.to_string();
+        let guard = match decision.claim {
+            Some(claim) => Guard::Claim {
+                cp_id,
+                owner: self.shared.owner.clone(),
+                expected_owner: (claim == Claim::Unowned).then(|| record.owner.as_ref().to_owned()),
+            },
+            None => Guard::Held { cp_id, epoch: rows::signed(record.epoch), version: rows::signed(record.version) },
+        };
+        // Entries and events alone change nothing that a zombie could spoil, and cost no version.
+        let guarded = decision.changes.iter().any(|c| !matches!(c, Change::Audit(_) | Change::Event(_)));
+        let writes = rows::writes(&decision.changes, &decision.next, point.since_ms, &self.shared.key_encryption, now);
+        Turn { id: TurnId::random(), name: name_of(input), guard: guarded.then_some(guard), writes }
+    }
+
+    pub(super) fn point_done(&mut self, number: usize, result: Result<Committed, Refused>) {
+        let Some(InFlight::Turn(turning)) = self.points[number].turn.take() else { return };
+        let Turning { input, decision, decisions } = *turning;
+        match result {
+            Ok(committed) => self.committed(number, decision, &committed),
+            Err(refusal) => {
+                let (refusal, reload) = translate(refusal);
+                self.refuse(number, &input, &refusal, decisions);
+                if reload {
+                    return self.reload(number);
+                }
+                if matches!(refusal, Refusal::Unavailable(_)) {
+                    self.points[number].not_before = self.shared.clock.mono() + RETRY;
+                }
+            }
+        }
+        self.next_input(number);
+    }
+
+    fn committed(&mut self, number: usize, decision: Decision, committed: &Committed) {
+        let now = self.now();
+        let guarded = committed.version > 0;
+        let hold = guarded
+            .then(|| Hold { epoch: rows::unsigned(committed.epoch), version: rows::unsigned(committed.version) });
+        let keys_changed = decision.changes.iter().any(|change| matches!(change, Change::Key(_)));
+        for change in &decision.changes {
+            if let Change::OpenSession(session) | Change::UpdateSession(session) = change {
+                self.show_session(session, 0);
+            }
+        }
+        self.points[number].core.apply(decision.next, decision.pending, hold);
+        if keys_changed {
+            self.publish_keys(number);
+        }
+        // First what is shown, so that the epoch of what is told is the new one.
+        decision.tell_after.into_iter().for_each(|tell| self.tell(Some(number), tell));
+        self.touch(number);
+        self.arm(number, now);
+    }
+
+    pub(super) fn publish_keys(&self, number: usize) {
+        let record = &self.points[number].core.record;
+        self.shared.directory.publish(&proto::PeerId::ChargingPoint(record.id.clone()), &record.keys);
+        if record.keys.active().is_none() {
+            self.shared.telemetry.forget_keys(&record.id);
+        }
+    }
+
+    fn next_input(&mut self, number: usize) {
+        if self.points[number].turn.is_none()
+            && let Some(input) = self.points[number].queue.pop_front()
+        {
+            self.begin(number, input, 1);
+        }
+    }
+
+    /// The row is not what this process thought: another owns it, or has changed it. Its links are closed, so that it
+    /// reports anew to whoever owns it, and what is durable is read again.
+    fn reload(&mut self, number: usize) {
+        let record = &self.points[number].core.record;
+        tracing::warn!(cp.id = %record.id, key.epoch = record.epoch, "fenced: another Central wrote this charging point");
+        let signs = &self.points[number].core.signs;
+        let links: Vec<_> = [&signs.monitor, &signs.engine].into_iter().flatten().map(|linked| linked.link).collect();
+        links.into_iter().for_each(|link| self.close(link));
+        self.points[number].turn = Some(InFlight::Reload);
+        let (shared, id) = (self.shared.clone(), self.points[number].core.record.id.clone());
+        self.turns.push(Box::pin(async move {
+            let loaded = super::load::one(&shared, &id).await;
+            if loaded.is_none() {
+                tokio::time::sleep(RETRY).await;
+            }
+            Done::Reloaded(number, loaded.map(Box::new))
+        }));
+    }
+
+    pub(super) fn reloaded(&mut self, number: usize, record: Option<Box<Record>>) {
+        self.points[number].turn = None;
+        let Some(record) = record else { return self.reload(number) };
+        let core = &mut self.points[number].core;
+        (core.record, core.pending) = (*record, charge_point::Pending::default());
+        self.publish_keys(number);
+        self.touch(number);
+        self.offer(number, Input::Due);
+        self.next_input(number);
+    }
+
+    /// A session that is not at hand any more.
+    pub(super) fn fetch(&mut self, number: usize, session: SessionId, last: Final, reply: Reply) {
+        let ledger = self.shared.ledger.clone();
+        self.turns.push(Box::pin(async move {
+            let wanted = session.to_string();
+            let row = ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
+            Done::Fetched { point: number, session, row: row.map_err(|error| error.to_string()), last, reply }
+        }));
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        number: usize,
+        session: SessionId,
+        row: Result<Option<SessionRow>, String>,
+        last: Final,
+        reply: Reply,
+    ) {
+        let (settings, now) = (&self.shared.settings, self.now());
+        let row = row
+            .and_then(|row| row.map(|row| rows::session(&row, settings, now)).transpose().map_err(|e| e.to_string()));
+        match row {
+            Ok(row) => self.offer(number, Input::EndedLong { session, row: row.map(Box::new), last, reply }),
+            Err(why) => self.answer(reply, &Outcome::Failed(proto::link::v1::Reason::Unavailable, why)),
+        }
+    }
+
+    pub(super) fn timer_rang(&mut self, number: usize, at: Instant, now: Now) {
+        let point = &mut self.points[number];
+        if point.timer != Some(at) {
+            return;
+        }
+        point.timer = None;
+        point.not_before = now.mono + RETRY;
+        self.touch(number);
+        self.offer(number, Input::Due);
+        self.arm(number, now);
+    }
+
+    /// One place in the heap at a time is the valid one.
+    pub(super) fn arm(&mut self, number: usize, now: Now) {
+        let point = &mut self.points[number];
+        let Some(due) = point.core.poll_timeout(&self.shared.settings, now) else { return };
+        let due = if due <= now.mono { due.max(point.not_before) } else { due };
+        if point.timer.is_none_or(|armed| due < armed) {
+            point.timer = Some(due);
+            self.timers.push(Reverse((due, number)));
+        }
+    }
+
+    /// Keys by their age, and what was counted since the last minute.
+    pub(super) fn sweep(&mut self, now: Now) {
+        for number in 0..self.points.len() {
+            if let Some(note) = self.points[number].core.flush_unintelligible(now) {
+                self.note(number, &[note], now);
+            }
+            let record = &self.points[number].core.record;
+            let stagger = u16::try_from(number % 1_000).unwrap_or_default();
+            let expired = record.keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);
+            let rotate =
+                record.keys.rotation_due_at(&self.shared.settings, stagger).is_some_and(|at| at <= now.wall_ms);
+            let order = match (expired, rotate && record.keys.state() == KeyState::Active) {
+                (true, _) => Order::Renew,
+                (false, true) => Order::Rotate { material: super::accounts::fresh_key() },
+                (false, false) => continue,
+            };
+            self.offer(number, Input::Order { order, by: Origin::central(), reply: Reply::None });
+        }
+        self.sweep_accounts(now);
+    }
+
+    /// Unknown charging points are refused, never created (SPEC 3.2).
+    fn refuse_unknown(&mut self, at: &ChargingPointId, request: &Request) {
+        let now = self.now();
+        let reason = proto::link::v1::Reason::UnknownChargingPoint;
+        let row = RequestRow {
+            requester: request.requester(at).to_string(),
+            request_id: request.request_id.as_ref().to_owned(),
+            cp_id: at.to_string(),
+            session_id: None,
+            at_ms: now.wall_ms,
+            reason: reason.into(),
+            detail: String::new(),
+        };
+        let entry = crate::audit::Entry::new(crate::audit::Action::SupplyRefused, format!("charging-point/{at}"))
+            .with("request", &request.request_id)
+            .outcome(reason, "")
+            .by(&request.from, now);
+        let writes = vec![Write::Request(row), Write::Audit(rows::audit(&entry))];
+        let tells = charge_point::unknown_charging_point(request, at);
+        let turn = Turn { id: TurnId::random(), name: "refuse", guard: None, writes };
+        // Durable or not, it is refused; repeated, it gets the same answer.
+        self.submit(turn, move |_| Done::Stray(tells));
+    }
+
+    fn is_busy(&self, driver: &DriverId) -> bool {
+        let Some(holder) = self.accounts.get(driver) else { return false };
+        holder.points.iter().any(|number| {
+            let open: Option<&Session> = self.points[*number].core.record.open.as_ref();
+            open.is_some_and(|open| open.driver.as_ref() == Some(driver))
+        })
+    }
+}
+
+/// The store's refusal in the core's terms, and whether what is in memory is out of date.
+fn translate(refusal: Refused) -> (Refusal, bool) {
+    match refusal {
+        Refused::DriverBusy => (Refusal::DriverBusy, false),
+        Refused::ChargingPointBusy => (Refusal::ChargingPointBusy, true),
+        Refused::Repeated(row) => match rows::answered(&row) {
+            Some(first) => (Refusal::Repeated(first), false),
+            None => (Refusal::Unavailable("its first answer is not readable".to_owned()), false),
+        },
+        Refused::RepeatedOrder(_) => (Refusal::Unavailable("an order in a turn of a charging point".to_owned()), false),
+        Refused::AlreadyBilled => (Refusal::AlreadyBilled, true),
+        Refused::Fenced => (Refusal::Fenced, true),
+        Refused::Unavailable(why) => (Refusal::Unavailable(why), false),
+        Refused::Rejected(why) => (Refusal::Unavailable(why), true),
+    }
+}
+
+/// For metrics.
+fn name_of(input: &Input) -> &'static str {
+    match input {
+        Input::Due => "due",
+        Input::Request(_) => "request",
+        Input::AskAnswer { .. } => "authorise",
+        Input::Confirmed { .. } => "confirm",
+        Input::Started { .. } => "start",
+        Input::Ended { .. } => "bill",
+        Input::EndedLong { .. } => "late end",
+        Input::HeldReserved { .. } | Input::Held { .. } => "reconcile",
+        Input::StopByDriver { .. } => "driver stop",
+        Input::Order { .. } => "order",
+        Input::Grant { .. } => "grant",
+        Input::KeyInstalled { .. } => "key installed",
+        Input::Identity(_) => "identity",
+    }
+}

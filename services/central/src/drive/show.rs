@@ -1,0 +1,242 @@
+//! What goes out: answers and messages to links, and what is shown of charging points and sessions after each change.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::{
+    PeerId,
+    central::v1 as contract,
+    link::v1::{self as link, Down, SessionState, View, down},
+};
+
+use super::Drive;
+use crate::{
+    charge_point::{LinkNo, Outcome, Reply, Tell},
+    event::Event,
+    rows,
+    session::Session,
+};
+
+/// Ended sessions that are still shown to whoever watches.
+const CLOSED: usize = 1_000;
+
+impl Drive {
+    /// Carries out what a core wants told, on behalf of charging point `number`.
+    pub(super) fn tell(&mut self, number: Option<usize>, tell: Tell) {
+        let point = number.map(|number| &self.points[number].core);
+        let epoch = point.map(|core| core.record.epoch).unwrap_or_default();
+        let link_of = |linked: &Option<crate::charge_point::Linked>| linked.as_ref().map(|linked| linked.link);
+        match tell {
+            Tell::Monitor(body) => {
+                if let Some(to) = point.and_then(|core| link_of(&core.signs.monitor)) {
+                    self.send(to, epoch, body);
+                }
+            }
+            Tell::Engine(body) => {
+                if let Some(to) = point.and_then(|core| link_of(&core.signs.engine)) {
+                    self.send(to, epoch, body);
+                }
+            }
+            Tell::Link(to, body) => self.send(to, epoch, body),
+            Tell::Driver(driver, body) => {
+                if let Some(to) = self.accounts.get(&driver).and_then(|holder| holder.link) {
+                    self.send(to, 0, body);
+                }
+            }
+            Tell::Answer(reply, outcome) => self.answer(reply, &outcome),
+            Tell::Grant { link, key_no } => {
+                let key = point.and_then(|core| core.record.keys.granted(key_no));
+                if let Some(grant) = key.and_then(|key| self.grant_message(key)) {
+                    self.send(link, epoch, grant);
+                }
+            }
+            Tell::Close(link) => self.close(link),
+            Tell::Fetch { session, last, reply } => {
+                if let Some(number) = number {
+                    self.fetch(number, session, last, reply);
+                }
+            }
+            Tell::Alarm(text) => tracing::error!(alarm = true, "{text}"),
+        }
+    }
+
+    pub(super) fn grant_message(&self, key: &crate::key::Key) -> Option<down::Body> {
+        Some(down::Body::KeyGrant(link::KeyGrant {
+            key_no: key.no,
+            key: key.material.as_ref()?.as_bytes().to_vec().into(),
+            expires_at_ms: key.expires_at,
+            pins: self.shared.pins.iter().map(|pin| pin.as_bytes().to_vec().into()).collect(),
+        }))
+    }
+
+    pub(super) fn answer(&mut self, reply: Reply, outcome: &Outcome) {
+        match reply {
+            Reply::None | Reply::Link { to: 0, .. } => {}
+            Reply::Link { link, to } => {
+                let (reason, detail) = match outcome {
+                    Outcome::Done | Outcome::Unchanged => (link::Reason::Unspecified, String::new()),
+                    Outcome::Failed(reason, detail) => (*reason, detail.clone()),
+                };
+                let epoch = self.epoch_of(link);
+                self.send(link, epoch, down::Body::Answer(link::Answer { to, reason: reason.into(), detail }));
+            }
+            Reply::Order(number) => {
+                if let Some(waiting) = self.waiting.remove(&number) {
+                    // Whoever ordered may have gone; what was done is done.
+                    drop(waiting.send(outcome.clone()));
+                }
+            }
+        }
+    }
+
+    /// Every message to a charging point carries its epoch (SPEC 4.9).
+    fn epoch_of(&self, link: LinkNo) -> u64 {
+        match self.links.get(&link).map(|linked| &linked.peer) {
+            Some(PeerId::ChargingPoint(id)) => {
+                self.index.get(id).map(|number| self.points[*number].core.record.epoch).unwrap_or_default()
+            }
+            Some(PeerId::Driver(_)) | None => 0,
+        }
+    }
+
+    pub(super) fn send(&self, to: LinkNo, epoch: u64, body: down::Body) {
+        let Some(linked) = self.links.get(&to) else { return };
+        let message = Bytes::from(Down { epoch, body: Some(body) }.encode_to_vec());
+        if linked.outbox.try_send(message) == Err(mesh::link::OutboxError::Full) {
+            // It takes too slowly; it comes back and is told how things stand then.
+            tracing::warn!(peer = %linked.peer, "closing a link that does not take its messages");
+            linked.outbox.close();
+        }
+    }
+
+    pub(super) fn close(&self, link: LinkNo) {
+        if let Some(linked) = self.links.get(&link) {
+            linked.outbox.close();
+        }
+    }
+
+    /// What is shown of it may have changed.
+    pub(super) fn touch(&mut self, number: usize) {
+        if !std::mem::replace(&mut self.points[number].dirty, true) {
+            self.dirty.push(number);
+        }
+    }
+
+    pub(super) fn show_all(&mut self) {
+        for number in std::mem::take(&mut self.dirty) {
+            self.points[number].dirty = false;
+            self.show(number);
+        }
+    }
+
+    fn show(&mut self, number: usize) {
+        let now = self.now();
+        self.engage(number);
+        let point = &mut self.points[number];
+        let record = &point.core.record;
+        if record.removed {
+            self.shared.points.remove(&record.id);
+            if let Some(before) = point.shown.take() {
+                count(&self.states, before.state, -1);
+            }
+            return;
+        }
+        let view = point.core.view(&self.shared.settings, now);
+        let before = point.shown.replace(view.clone());
+        let greet = std::mem::take(&mut point.greet);
+        let epoch_changed = std::mem::replace(&mut point.shown_epoch, record.epoch) != record.epoch;
+        let state_before = before.as_ref().map(|before| before.state);
+        if state_before != Some(view.state) {
+            if let Some(before) = state_before {
+                count(&self.states, before, -1);
+                point.since_ms = now.wall_ms;
+            }
+            count(&self.states, view.state, 1);
+            let causes: Vec<_> = view.causes().map(|cause| cause.as_str_name().trim_start_matches("CAUSE_")).collect();
+            let state = view.state().as_str_name().trim_start_matches("STATE_");
+            let event = Event::state(record.id.as_str(), state, &causes, now);
+            tracing::debug!(cp.id = %record.id, state, "state");
+            self.notes.add(store::central::Write::Event(rows::event_row(&event, record.id.as_str())));
+        }
+        let point = &self.points[number];
+        let told = greet || epoch_changed || before.as_ref().is_none_or(|before| !same_but_running(before, &view));
+        self.shared.points.put(point.core.record.id.clone(), self.contract(number, view.clone()));
+        if told {
+            self.tell(Some(number), Tell::Monitor(down::Body::View(view.clone())));
+            self.tell(Some(number), Tell::Engine(down::Body::View(view)));
+        }
+    }
+
+    fn contract(&self, number: usize, view: View) -> contract::ChargingPoint {
+        let point = &self.points[number];
+        let record = &point.core.record;
+        let key = record.keys.active();
+        contract::ChargingPoint {
+            id: record.id.to_string(),
+            city: record.city.as_ref().to_owned(),
+            place: record.place.as_ref().to_owned(),
+            view: Some(view),
+            rated_power_w: record.rated_power_w,
+            epoch: record.epoch,
+            version: record.version,
+            since_ms: point.since_ms,
+            key_no: key.map(|key| key.no).unwrap_or_default(),
+            key_expires_at_ms: key.map(|key| key.expires_at).unwrap_or_default(),
+            unintelligible: point.core.signs.unintelligible,
+            telemetry: None,
+        }
+    }
+
+    pub(super) fn show_session(&mut self, session: &Session, power_w: u32) {
+        let over = matches!(session.state, SessionState::Billed | SessionState::Released);
+        self.shared.sessions.put(session.id.clone(), crate::grpc::session(session, power_w));
+        if over {
+            self.closed.push_back(session.id.clone());
+            if self.closed.len() > CLOSED
+                && let Some(oldest) = self.closed.pop_front()
+            {
+                self.shared.sessions.remove(&oldest);
+            }
+        }
+    }
+
+    /// Which drivers this charging point concerns: they are told when they come.
+    fn engage(&mut self, number: usize) {
+        let core = &self.points[number].core;
+        let asked = core.pending.ask.as_ref().and_then(|ask| ask.request.driver.clone());
+        let mut engaged: Vec<_> =
+            core.record.open.iter().chain(&core.record.settling).filter_map(|s| s.driver.clone()).collect();
+        engaged.extend(asked);
+        engaged.sort();
+        engaged.dedup();
+        if engaged == self.points[number].engaged {
+            return;
+        }
+        for gone in std::mem::replace(&mut self.points[number].engaged, engaged.clone()) {
+            if let Some(holder) = self.accounts.get_mut(&gone) {
+                holder.points.remove(&number);
+            }
+        }
+        for driver in engaged {
+            self.holder(&driver).points.insert(number);
+        }
+    }
+}
+
+/// Whether two views differ only in what changes each second.
+fn same_but_running(a: &View, b: &View) -> bool {
+    let still = |view: &View| View { energy_wh: 0, amount_minor: 0, power_w: 0, ..view.clone() };
+    still(a) == still(b)
+}
+
+fn count(
+    states: &prometheus_client::metrics::family::Family<
+        [(&'static str, &'static str); 1],
+        prometheus_client::metrics::gauge::Gauge,
+    >,
+    state: i32,
+    by: i64,
+) {
+    let state = link::State::try_from(state).unwrap_or_default();
+    let name = state.as_str_name().trim_start_matches("STATE_");
+    states.get_or_create(&[("state", name)]).inc_by(by);
+}

@@ -1,0 +1,130 @@
+//! `central.v1.Audit`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures::stream::BoxStream;
+use mesh::{principal::Principal, status::refuse};
+use proto::{
+    central::v1::{audit_server::Audit, *},
+    link::v1::Reason,
+};
+use store::central::{
+    AuditEntry as Unnumbered, AuditFilter as Filter, AuditOrder, AuditRow, OrderRow, OrderState, PageRequest, Refusal,
+    Write, audit,
+};
+use tokio::sync::broadcast::error::RecvError;
+use tonic::{Request, Response, Status};
+
+use super::{convert, orders::fresh_id, unread, unwritten};
+use crate::shared::Shared;
+
+#[derive(Debug)]
+pub struct AuditService {
+    pub shared: Arc<Shared>,
+    pub checkpoints: PathBuf,
+    /// Public keys that may have signed them.
+    pub trusted: Vec<String>,
+}
+
+/// Entries in one call of `Append`.
+const ENTRIES: usize = 1_000;
+/// Of each text of an entry that another role writes.
+const LONGEST: usize = 4_096;
+
+fn filter(wanted: Option<AuditFilter>) -> Filter {
+    let AuditFilter { from_ms, until_ms, actor, action, object } = wanted.unwrap_or_default();
+    Filter { from_ms, until_ms, actor, action, object }
+}
+
+#[tonic::async_trait]
+impl Audit for AuditService {
+    async fn list(&self, request: Request<ListAuditRequest>) -> Result<Response<ListAuditResponse>, Status> {
+        let wanted = request.into_inner();
+        let (filter, page) = (filter(wanted.filter), PageRequest { size: wanted.page_size, token: wanted.page_token });
+        let read = move |conn: &mut store::Conn| AuditRow::list(conn, &filter, AuditOrder::NewestFirst, &page);
+        let page = self.shared.ledger.read("audit", read).await.map_err(unread)?;
+        let entries = page.rows.iter().map(convert::audit_entry).collect();
+        Ok(Response::new(ListAuditResponse { entries, next_page_token: page.next }))
+    }
+
+    type WatchStream = BoxStream<'static, Result<AuditEntry, Status>>;
+
+    async fn watch(&self, request: Request<WatchAuditRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let filter = filter(request.into_inner().filter);
+        let entries = futures::stream::unfold((self.shared.ledger.follow(), filter), |(mut from, filter)| async {
+            loop {
+                match from.recv().await {
+                    Ok(row) if filter.matches(&row) => {
+                        return Some((Ok(convert::audit_entry(&row)), (from, filter)));
+                    }
+                    Ok(_) => {}
+                    // Bounded: whoever reads too slowly is told how much he missed, and can list it.
+                    Err(RecvError::Lagged(missed)) => {
+                        let text = format!("{missed} entries came faster than they were read: list them, then watch");
+                        return Some((Err(refuse(Reason::Overloaded, text)), (from, filter)));
+                    }
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(entries)))
+    }
+
+    async fn verify(&self, _: Request<VerifyAuditRequest>) -> Result<Response<VerifyAuditResponse>, Status> {
+        let found = audit::verify(&self.shared.ledger.database, &self.checkpoints, &self.trusted).await;
+        let found = found.map_err(|error| refuse(Reason::Unavailable, error))?;
+        let bad = found.first_bad.clone().unwrap_or(audit::BadEntry {
+            writer: String::new(),
+            number: 0,
+            detail: String::new(),
+        });
+        Ok(Response::new(VerifyAuditResponse {
+            intact: found.first_bad.is_none(),
+            entries: crate::rows::unsigned(found.entries),
+            uncovered: crate::rows::unsigned(found.uncovered),
+            writer: bad.writer,
+            number: crate::rows::unsigned(bad.number),
+            detail: bad.detail,
+        }))
+    }
+
+    async fn append(&self, request: Request<AppendAuditRequest>) -> Result<Response<AppendAuditResponse>, Status> {
+        let caller = Principal::of(&request)?.to_string();
+        let AppendAuditRequest { request_id, entries } = request.into_inner();
+        if entries.len() > ENTRIES {
+            return Err(refuse(Reason::Invalid, format!("{} entries at once; at most {ENTRIES}", entries.len())));
+        }
+        let now = self.shared.clock.now();
+        let order = OrderRow {
+            order_id: fresh_id(),
+            operator: caller.clone(),
+            request_id,
+            method: "Append".to_owned(),
+            at_ms: now.wall_ms,
+            state: OrderState::Done.into(),
+            ..OrderRow::default()
+        };
+        let appended = entries.into_iter().map(|entry| Write::Audit(theirs(entry, &caller)));
+        let writes = std::iter::once(Write::Order(order)).chain(appended).collect();
+        match self.shared.ledger.write("append audit", writes).await {
+            Ok(_) | Err(Refusal::RepeatedOrder(_)) => Ok(Response::new(AppendAuditResponse {})),
+            Err(refusal) => Err(unwritten(refusal)),
+        }
+    }
+}
+
+/// Another role's entry: it may name whom it acted for, never that Central did it.
+fn theirs(entry: AuditEntry, caller: &str) -> Unnumbered {
+    let cut = |text: String| text.chars().take(LONGEST).collect::<String>();
+    let actor = if entry.actor.is_empty() || entry.actor == "central" { caller.to_owned() } else { cut(entry.actor) };
+    let parameters = if entry.parameters.is_empty() { "{}".to_owned() } else { cut(entry.parameters) };
+    Unnumbered {
+        at_ms: entry.at_ms,
+        actor,
+        address: cut(entry.address),
+        action: cut(entry.action),
+        object: cut(entry.object),
+        parameters,
+        outcome: cut(entry.outcome),
+    }
+}

@@ -1,0 +1,193 @@
+//! `central.v1.ChargingPoints`.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use mesh::status::refuse;
+use proto::{
+    ChargingPointId, PeerId,
+    central::v1::{charging_points_server::ChargingPoints, *},
+    link::v1::{KeyState, Reason, State},
+};
+use store::central::Write;
+use tonic::{Request, Response, Status};
+
+use super::{Orders, origin, unwritten};
+use crate::{
+    audit::{Action, Entry},
+    order::Kind,
+    registry::Verifier,
+    rows,
+    shared::Shared,
+    watch,
+};
+
+#[derive(Debug)]
+pub struct ChargingPointsService {
+    pub shared: Arc<Shared>,
+    pub orders: Orders,
+    pub registry: Verifier,
+}
+
+const PAGE: usize = 1_000;
+const LONGEST_PAGE: usize = 10_000;
+
+impl ChargingPointsService {
+    /// As the board has it, with its telemetry.
+    fn shown(&self, point: &ChargingPoint) -> ChargingPoint {
+        let telemetry = point.id.parse().ok().and_then(|id| self.shared.telemetry.shown(&id));
+        ChargingPoint { telemetry, ..point.clone() }
+    }
+
+    async fn give<T>(
+        &self,
+        request: &Request<T>,
+        (request_id, selector, expected): (&str, Option<&Selector>, u32),
+        kind: Kind,
+    ) -> Result<Response<Order>, Status> {
+        let by = origin(request)?;
+        let given = self.orders.give(request_id.to_owned(), selector.cloned(), expected, kind, by).await?;
+        Ok(Response::new(given))
+    }
+
+    async fn order(&self, request: Request<OrderRequest>, kind: Kind) -> Result<Response<Order>, Status> {
+        let OrderRequest { request_id, selector, expected, .. } = request.get_ref();
+        self.give(&request, (request_id, selector.as_ref(), *expected), kind).await
+    }
+}
+
+#[tonic::async_trait]
+impl ChargingPoints for ChargingPointsService {
+    async fn list(
+        &self,
+        request: Request<ListChargingPointsRequest>,
+    ) -> Result<Response<ListChargingPointsResponse>, Status> {
+        let wanted = request.into_inner();
+        let size = if wanted.page_size == 0 { PAGE } else { (wanted.page_size as usize).min(LONGEST_PAGE) };
+        let matches = |point: &ChargingPoint| {
+            let state = point.view.as_ref().map(|view| view.state()).unwrap_or_default();
+            (wanted.city.is_empty() || point.city == wanted.city)
+                && (wanted.state() == State::Unspecified || state == wanted.state())
+        };
+        // By id, so that the last id of a page is its token.
+        let all = self.shared.points.all();
+        let after = all.into_iter().filter(|(id, _)| id.as_str() > wanted.page_token.as_str());
+        let mut page: Vec<_> = after.filter(|(_, point)| matches(point)).take(size + 1).collect();
+        let more = page.len() > size;
+        page.truncate(size);
+        let next = page.last().filter(|_| more).map(|(id, _)| id.to_string());
+        Ok(Response::new(ListChargingPointsResponse {
+            charging_points: page.iter().map(|(_, point)| self.shown(point)).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn get(&self, request: Request<GetChargingPointRequest>) -> Result<Response<ChargingPoint>, Status> {
+        let id = parse(&request.get_ref().id)?;
+        let point = self.shared.points.get(&id);
+        let point = point.ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
+        Ok(Response::new(self.shown(&point)))
+    }
+
+    type WatchStream = BoxStream<'static, Result<ChargingPointEvent, Status>>;
+
+    async fn watch(&self, request: Request<WatchChargingPointsRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        use charging_point_event::Event;
+        let city = request.into_inner().city;
+        let (watcher, shared) = (self.shared.points.watch(), Arc::clone(&self.shared));
+        let events = super::convert::stream(watcher, move |change| {
+            let event = match change {
+                watch::Change::Restarted => Event::Restarted(Restarted {}),
+                watch::Change::Synchronised => Event::Synchronised(Synchronised {}),
+                watch::Change::Removed(id) => Event::Removed(ChargingPointId::into(id)),
+                // One that moved away is no longer of this city.
+                watch::Change::Put(point) if !city.is_empty() && point.city != city => Event::Removed(point.id.clone()),
+                watch::Change::Put(point) => {
+                    let telemetry = point.id.parse().ok().and_then(|id| shared.telemetry.shown(&id));
+                    Event::Changed(ChargingPoint { telemetry, ..(*point).clone() })
+                }
+            };
+            Some(ChargingPointEvent { event: Some(event) })
+        });
+        Ok(Response::new(events))
+    }
+
+    async fn stop(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
+        let reason = request.get_ref().reason.clone();
+        self.order(request, Kind::Stop { reason }).await
+    }
+
+    async fn resume(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
+        self.order(request, Kind::Resume).await
+    }
+
+    async fn set_maintenance(&self, request: Request<SetMaintenanceRequest>) -> Result<Response<Order>, Status> {
+        let SetMaintenanceRequest { request_id, selector, expected, on, reason } = request.get_ref();
+        let kind = Kind::Maintenance { on: *on, reason: reason.clone() };
+        self.give(&request, (request_id, selector.as_ref(), *expected), kind).await
+    }
+
+    async fn rotate(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
+        self.order(request, Kind::Rotate).await
+    }
+
+    async fn renew(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
+        self.order(request, Kind::Renew).await
+    }
+
+    async fn revoke(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
+        self.order(request, Kind::Revoke).await
+    }
+
+    async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
+        let by = origin(&request)?;
+        let RestoreRequest { request_id, id } = request.into_inner();
+        let id = parse(&id)?;
+        let point = self.shared.points.get(&id).ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
+        let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
+        if key_state != KeyState::Revoked {
+            return Err(refuse(Reason::Invalid, format!("{id} is not revoked, so there is nothing to restore")));
+        }
+        let token = self.registry.reissue(request_id, &PeerId::ChargingPoint(id.clone())).await?;
+        let entry = Entry::new(Action::Restored, format!("charging-point/{id}")).with("token", &token.token_id);
+        let entry = rows::audit(&entry.by(&by, self.shared.clock.now()));
+        self.shared.ledger.write("restore", vec![Write::Audit(entry)]).await.map_err(unwritten)?;
+        let (enrolment_token, expires_at_ms) = (token.token, token.expires_at_ms);
+        Ok(Response::new(RestoreResponse { enrolment_token, expires_at_ms }))
+    }
+
+    async fn release(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
+        self.order(request, Kind::Release).await
+    }
+
+    async fn set_price(&self, request: Request<SetPriceRequest>) -> Result<Response<Order>, Status> {
+        let SetPriceRequest { request_id, selector, expected, price_e4 } = request.get_ref();
+        let kind = Kind::SetPrice { price_e4: *price_e4 };
+        self.give(&request, (request_id, selector.as_ref(), *expected), kind).await
+    }
+
+    async fn set_rated_power(&self, request: Request<SetRatedPowerRequest>) -> Result<Response<Order>, Status> {
+        let SetRatedPowerRequest { request_id, selector, expected, rated_power_w } = request.get_ref();
+        let kind = Kind::SetRatedPower { rated_power_w: *rated_power_w };
+        self.give(&request, (request_id, selector.as_ref(), *expected), kind).await
+    }
+
+    async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<Order>, Status> {
+        let MoveRequest { request_id, id, city, place } = request.get_ref();
+        if city.is_empty() {
+            return Err(refuse(Reason::Invalid, "say to which city"));
+        }
+        let which = Some(selector::Which::Ids(Ids { ids: vec![id.clone()] }));
+        let kind = Kind::Move { city: city.clone(), place: place.clone() };
+        self.give(&request, (request_id, Some(&Selector { which }), 0), kind).await
+    }
+
+    async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<Order>, Status> {
+        let by = origin(&request)?;
+        Ok(Response::new(self.orders.cancel(&request.get_ref().order_id, &by).await?))
+    }
+}
+
+pub(super) fn parse(id: &str) -> Result<ChargingPointId, Status> {
+    id.parse().map_err(|error| refuse(Reason::Invalid, error))
+}

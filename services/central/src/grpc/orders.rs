@@ -1,0 +1,340 @@
+//! Orders under way: accepted once per request id, reached in portions, gone on with after a restart, cancellable
+//! (SPEC 7.3).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use mesh::{process::Context, status::refuse};
+use proto::{
+    ChargingPointId, Price,
+    central::v1::{Order as Answer, OrderFailure, Selector},
+    link::v1::Reason,
+};
+use serde::{Deserialize, Serialize};
+use store::central::{OrderRow, OrderState, Refusal, Write};
+use tokio::sync::{oneshot, watch};
+use tonic::Status;
+use wire::LinkKey;
+
+use super::{unread, unwritten};
+use crate::{
+    audit::{Action, Entry},
+    charge_point::{Order, Origin, Outcome},
+    drive::{Driver, Message},
+    order::{self, Kind, Objection, Progress},
+    rows, secrets,
+    shared::Shared,
+};
+
+/// How long one charging point may take to be reached.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Orders(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    drive: Driver,
+    ctx: Context,
+    /// Charging points that a staggered order reaches per second.
+    stagger: usize,
+    under_way: Mutex<HashMap<String, Arc<UnderWay>>>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    kind: Kind,
+    row: OrderRow,
+    by: Origin,
+    progress: Mutex<Progress>,
+    done: watch::Sender<bool>,
+}
+
+/// What an answer looks like at rest.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    matched: u32,
+    done: u32,
+    unchanged: u32,
+    cancelled: bool,
+    failures: Vec<(String, i32, String)>,
+}
+
+/// What was ordered, at rest.
+#[derive(Debug, Serialize, Deserialize)]
+struct Body {
+    kind: Kind,
+    address: String,
+}
+
+impl Orders {
+    pub fn new(shared: Arc<Shared>, drive: Driver, ctx: &Context, stagger: usize) -> Self {
+        let (ctx, under_way) = (ctx.clone(), Mutex::default());
+        Self(Arc::new(Inner { shared, drive, ctx, stagger: stagger.max(1), under_way }))
+    }
+
+    /// Goes on with what a former process had begun.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn resume(&self) -> Result<(), store::StoreError> {
+        for row in self.0.shared.ledger.read("orders", OrderRow::running).await? {
+            let body: Result<Body, _> = serde_json::from_str(&row.body);
+            let remaining: Result<Vec<ChargingPointId>, _> = serde_json::from_str(&row.remaining);
+            let (Ok(body), Ok(remaining)) = (body, remaining) else {
+                tracing::error!(order.id = row.order_id, "an order cannot be read and is not gone on with");
+                continue;
+            };
+            let by = Origin::new(row.operator.clone(), body.address);
+            let progress = Progress::resumed(answer_of(&row), remaining);
+            self.run(UnderWay::new(body.kind, row, by, progress));
+        }
+        Ok(())
+    }
+
+    /// Gives an order, or answers the one that came first under its request id. Over few charging points, and for a
+    /// stop, it is done when this returns.
+    pub async fn give(
+        &self,
+        request_id: String,
+        selector: Option<Selector>,
+        expected: u32,
+        kind: Kind,
+        by: Origin,
+    ) -> Result<Answer, Status> {
+        if let Some(first) = self.given_before(&by, &request_id, kind.method()).await? {
+            return Ok(first);
+        }
+        let all: Vec<_> = self.0.shared.points.all().into_iter().map(|(id, point)| (id, point.city.clone())).collect();
+        let selected = order::select(selector.as_ref(), &all).map_err(|objection| objected(&objection))?;
+        order::check_expectation(selected.ids.len(), expected).map_err(|objection| objected(&objection))?;
+        let progress = Progress::new(fresh_id(), selected);
+        let row = self.row(request_id, &kind, &by, &progress);
+        let entry = Entry::new(Action::OrderGiven, format!("order/{}", row.order_id))
+            .with("method", kind.method())
+            .with("matched", progress.answer().matched)
+            .by(&by, self.0.shared.clock.now());
+        let writes = vec![Write::Order(row.clone()), Write::Audit(rows::audit(&entry))];
+        match self.0.shared.ledger.write("order", writes).await {
+            Ok(_) => {}
+            Err(Refusal::RepeatedOrder(first)) => return self.answer_to(&first, kind.method()),
+            Err(refusal) => return Err(unwritten(refusal)),
+        }
+        let matched = progress.answer().matched as usize;
+        let waits = !kind.is_staggered(matched);
+        let under_way = self.run(UnderWay::new(kind, row, by, progress));
+        if waits {
+            under_way.ended().await;
+        }
+        Ok(under_way.answer())
+    }
+
+    /// What has not been reached yet stays as it was.
+    pub async fn cancel(&self, order_id: &str, by: &Origin) -> Result<Answer, Status> {
+        let under_way = self.lock().get(order_id).cloned();
+        if let Some(under_way) = under_way {
+            under_way.lock().cancel();
+            let entry = Entry::new(Action::OrderCancelled, format!("order/{order_id}"));
+            let entry = rows::audit(&entry.by(by, self.0.shared.clock.now()));
+            self.0.shared.ledger.write("cancel", vec![Write::Audit(entry)]).await.map_err(unwritten)?;
+            return Ok(under_way.answer());
+        }
+        let wanted = order_id.to_owned();
+        let row =
+            self.0.shared.ledger.read("order", move |conn| OrderRow::find(conn, &wanted)).await.map_err(unread)?;
+        row.map(|row| answer_of(&row)).ok_or_else(|| refuse(Reason::NotFound, format!("no order {order_id}")))
+    }
+
+    /// One charging point, once; the answer is its own.
+    pub async fn one(&self, at: &ChargingPointId, order: Order, by: Origin) -> Outcome {
+        let (answer, answered) = oneshot::channel();
+        self.0.drive.send(Message::Order { at: at.clone(), order, by, answer }).await;
+        match tokio::time::timeout(PATIENCE, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Outcome::Failed(Reason::Unavailable, "nobody answered for it in time".to_owned()),
+        }
+    }
+
+    async fn given_before(&self, by: &Origin, request_id: &str, method: &str) -> Result<Option<Answer>, Status> {
+        let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
+        let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
+        let row = self.0.shared.ledger.read("order", read).await.map_err(unread)?;
+        row.map(|row| self.answer_to(&row, method)).transpose()
+    }
+
+    fn answer_to(&self, row: &OrderRow, method: &str) -> Result<Answer, Status> {
+        if row.method != method {
+            let text = format!("the request_id {:?} was used for {}; choose another", row.request_id, row.method);
+            return Err(refuse(Reason::Invalid, text));
+        }
+        let under_way = self.lock().get(&row.order_id).cloned();
+        Ok(under_way.map_or_else(|| answer_of(row), |under_way| under_way.answer()))
+    }
+
+    fn row(&self, request_id: String, kind: &Kind, by: &Origin, progress: &Progress) -> OrderRow {
+        let body = Body { kind: kind.clone(), address: by.address.to_string() };
+        OrderRow {
+            order_id: progress.answer().order_id.clone(),
+            operator: by.actor.to_string(),
+            request_id,
+            method: kind.method().to_owned(),
+            at_ms: self.0.shared.clock.wall_ms(),
+            state: OrderState::Running.into(),
+            body: json(&body),
+            remaining: json(&progress.remaining()),
+            answer: kept(progress.answer()),
+        }
+    }
+
+    fn run(&self, under_way: UnderWay) -> Arc<UnderWay> {
+        let under_way = Arc::new(under_way);
+        self.lock().insert(under_way.row.order_id.clone(), Arc::clone(&under_way));
+        let (orders, running) = (self.clone(), Arc::clone(&under_way));
+        self.0.ctx.spawn("order", async move {
+            orders.0.ctx.stop.clone().run_until_cancelled(orders.carry_out(&running)).await;
+            orders.lock().remove(&running.row.order_id);
+            Ok(())
+        });
+        under_way
+    }
+
+    async fn carry_out(&self, under_way: &UnderWay) {
+        let matched = under_way.lock().answer().matched as usize;
+        let staggered = under_way.kind.is_staggered(matched);
+        let size = if staggered { self.0.stagger } else { usize::MAX };
+        loop {
+            let portion = under_way.lock().portion(size);
+            if portion.is_empty() {
+                break;
+            }
+            let mut reached: FuturesUnordered<_> = portion
+                .into_iter()
+                .map(|id| async move {
+                    let order = under_way.kind.order(fresh_key());
+                    let outcome = self.one(&id, order, under_way.by.clone()).await;
+                    (id, outcome)
+                })
+                .collect();
+            while let Some((id, outcome)) = reached.next().await {
+                under_way.lock().reached(&id, &outcome);
+            }
+            if staggered {
+                self.keep(under_way, OrderState::Running).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        let cancelled = under_way.answer().cancelled;
+        self.keep(under_way, if cancelled { OrderState::Cancelled } else { OrderState::Done }).await;
+        under_way.done.send_replace(true);
+    }
+
+    async fn keep(&self, under_way: &UnderWay, state: OrderState) {
+        let row = {
+            let progress = under_way.lock();
+            OrderRow {
+                state: state.into(),
+                remaining: json(&progress.remaining()),
+                answer: kept(progress.answer()),
+                ..under_way.row.clone()
+            }
+        };
+        if let Err(error) = self.0.shared.ledger.write("order", vec![Write::UpdateOrder(row)]).await {
+            // A restart would reach some again, which is as if it were said twice.
+            tracing::warn!(order.id = under_way.row.order_id, %error, "an order's progress could not be kept");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<UnderWay>>> {
+        self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay {
+    fn new(kind: Kind, row: OrderRow, by: Origin, progress: Progress) -> Self {
+        Self { kind, row, by, progress: Mutex::new(progress), done: watch::channel(false).0 }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self) -> Answer {
+        self.lock().answer().clone()
+    }
+
+    async fn ended(&self) {
+        // The sender lives as long as this does.
+        let mut done = self.done.subscribe();
+        let _ended = done.wait_for(|done| *done).await;
+    }
+}
+
+impl Kind {
+    /// For one charging point; `material` is for a rotation.
+    fn order(&self, material: Arc<LinkKey>) -> Order {
+        match self {
+            Self::Stop { reason } => Order::Stop { reason: reason.as_str().into() },
+            Self::Resume => Order::Resume,
+            Self::Maintenance { on, reason } => Order::Maintenance { on: *on, reason: reason.as_str().into() },
+            Self::Rotate => Order::Rotate { material },
+            Self::Renew => Order::Renew,
+            Self::Revoke => Order::Revoke,
+            Self::Release => Order::Release,
+            Self::SetPrice { price_e4 } => Order::SetPrice(Price::from_e4(*price_e4)),
+            Self::SetRatedPower { rated_power_w } => Order::SetRatedPower(*rated_power_w),
+            Self::Move { city, place } => {
+                Order::Move { city: city.as_str().into(), place: (!place.is_empty()).then(|| place.as_str().into()) }
+            }
+        }
+    }
+}
+
+fn fresh_key() -> Arc<LinkKey> {
+    Arc::new(LinkKey::generate(secrets::random()))
+}
+
+pub(super) fn fresh_id() -> String {
+    format!("o-{:024x}", rand::random::<u128>() >> 32)
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn kept(answer: &Answer) -> String {
+    let failures = answer.failures.iter().map(|f| (f.id.clone(), f.reason, f.detail.clone())).collect();
+    let Answer { matched, done, unchanged, cancelled, .. } = *answer;
+    json(&Kept { matched, done, unchanged, cancelled, failures })
+}
+
+fn answer_of(row: &OrderRow) -> Answer {
+    let kept: Kept = serde_json::from_str(&row.answer).unwrap_or_default();
+    let failure = |(id, reason, detail)| OrderFailure { id, reason, detail };
+    Answer {
+        order_id: row.order_id.clone(),
+        matched: kept.matched,
+        done: kept.done,
+        unchanged: kept.unchanged,
+        cancelled: kept.cancelled || row.state == i32::from(OrderState::Cancelled),
+        failures: kept.failures.into_iter().map(failure).collect(),
+    }
+}
+
+fn objected(objection: &Objection) -> Status {
+    match objection {
+        Objection::Invalid(text) => refuse(Reason::Invalid, text),
+        Objection::Expectation { matched, expected: 0 } => refuse(
+            Reason::ExpectationFailed,
+            format!("it would reach {matched} charging points: say expected = {matched} if that is meant"),
+        ),
+        Objection::Expectation { matched, expected } => {
+            refuse(Reason::ExpectationFailed, format!("it would reach {matched} charging points and not {expected}"))
+        }
+    }
+}

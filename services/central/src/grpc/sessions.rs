@@ -1,0 +1,161 @@
+//! `central.v1.Sessions`.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use mesh::status::refuse;
+use proto::{
+    central::v1::{sessions_server::Sessions, *},
+    link::v1::{Reason, SessionState, Ticket},
+};
+use store::central::{
+    CorrectionRow, PageRequest, SessionFilter, SessionRow, StatisticRow, StatisticsBy, TicketFilter, TicketRow,
+};
+use tonic::{Request, Response, Status};
+
+use super::{Orders, convert, corrections::Corrections, origin, unread};
+use crate::{
+    charge_point::{self, Outcome},
+    session::SessionId,
+    shared::Shared,
+    watch,
+};
+
+#[derive(Debug)]
+pub struct SessionsService {
+    pub shared: Arc<Shared>,
+    pub orders: Orders,
+}
+
+impl SessionsService {
+    async fn find(&self, id: &str) -> Result<Session, Status> {
+        if let Some(session) = self.shared.sessions.get(&SessionId::new(id)) {
+            return Ok((*session).clone());
+        }
+        let wanted = id.to_owned();
+        let row =
+            self.shared.ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await.map_err(unread)?;
+        row.and_then(|row| convert::session_row(&row, &self.shared))
+            .ok_or_else(|| refuse(Reason::NotFound, format!("no session {id}")))
+    }
+
+    fn corrections(&self) -> Corrections {
+        Corrections { shared: Arc::clone(&self.shared) }
+    }
+}
+
+#[tonic::async_trait]
+impl Sessions for SessionsService {
+    async fn list(&self, request: Request<ListSessionsRequest>) -> Result<Response<ListSessionsResponse>, Status> {
+        let wanted = request.into_inner();
+        let filter =
+            SessionFilter { cp_id: wanted.charging_point_id, driver_id: wanted.driver_id, state: wanted.state };
+        let page = PageRequest { size: wanted.page_size, token: wanted.page_token };
+        let read = move |conn: &mut store::Conn| SessionRow::list(conn, &filter, &page);
+        let page = self.shared.ledger.read("sessions", read).await.map_err(unread)?;
+        let latest = |row: &SessionRow| {
+            // A running one has a newer value in memory.
+            let shown = self.shared.sessions.get(&SessionId::new(&row.session_id));
+            shown.map_or_else(|| convert::session_row(row, &self.shared), |session| Some((*session).clone()))
+        };
+        let sessions = page.rows.iter().filter_map(latest).collect();
+        Ok(Response::new(ListSessionsResponse { sessions, next_page_token: page.next }))
+    }
+
+    async fn get(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
+        Ok(Response::new(self.find(&request.get_ref().id).await?))
+    }
+
+    type WatchStream = BoxStream<'static, Result<SessionEvent, Status>>;
+
+    async fn watch(&self, request: Request<WatchSessionsRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        use session_event::Event;
+        let WatchSessionsRequest { charging_point_id, driver_id } = request.into_inner();
+        let mut synchronised = false;
+        let events = convert::stream(self.shared.sessions.watch(), move |change| {
+            let event = match change {
+                watch::Change::Restarted => {
+                    synchronised = false;
+                    Event::Restarted(Restarted {})
+                }
+                watch::Change::Synchronised => {
+                    synchronised = true;
+                    Event::Synchronised(Synchronised {})
+                }
+                // It ended long ago, which was told.
+                watch::Change::Removed(_) => return None,
+                watch::Change::Put(session) => {
+                    let over = matches!(session.state(), SessionState::Billed | SessionState::Released);
+                    let wanted = (charging_point_id.is_empty() || session.charging_point_id == charging_point_id)
+                        && (driver_id.is_empty() || session.driver_id == driver_id)
+                        && (synchronised || !over);
+                    Event::Changed(Some((*session).clone()).filter(|_| wanted)?)
+                }
+            };
+            Some(SessionEvent { event: Some(event) })
+        });
+        Ok(Response::new(events))
+    }
+
+    async fn list_tickets(
+        &self,
+        request: Request<ListTicketsRequest>,
+    ) -> Result<Response<ListTicketsResponse>, Status> {
+        let wanted = request.into_inner();
+        let filter = TicketFilter {
+            cp_id: wanted.charging_point_id,
+            driver_id: wanted.driver_id,
+            from_ms: wanted.from_ms,
+            until_ms: wanted.until_ms,
+        };
+        let page = PageRequest { size: wanted.page_size, token: wanted.page_token };
+        let read = move |conn: &mut store::Conn| {
+            let page = TicketRow::list(conn, &filter, &page)?;
+            let ids: Vec<_> = page.rows.iter().map(|row| row.session_id.as_str()).collect();
+            let corrections = CorrectionRow::of(conn, &ids)?;
+            Ok((page, corrections))
+        };
+        let (page, corrections) = self.shared.ledger.read("tickets", read).await.map_err(unread)?;
+        let tickets = convert::tickets(&page.rows, &corrections);
+        Ok(Response::new(ListTicketsResponse { tickets, next_page_token: page.next }))
+    }
+
+    async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<Ticket>, Status> {
+        Ok(Response::new(self.corrections().ticket(&request.get_ref().session_id).await?))
+    }
+
+    async fn statistics(&self, request: Request<StatisticsRequest>) -> Result<Response<StatisticsResponse>, Status> {
+        let wanted = request.into_inner();
+        let by = match wanted.by() {
+            statistics_request::By::Driver => StatisticsBy::Driver,
+            statistics_request::By::Unspecified | statistics_request::By::ChargingPoint => StatisticsBy::ChargingPoint,
+        };
+        let read = move |conn: &mut store::Conn| StatisticRow::list(conn, by, wanted.from_ms, wanted.until_ms);
+        let rows = self.shared.ledger.read("statistics", read).await.map_err(unread)?;
+        let statistics = rows.into_iter().map(convert::statistic).collect();
+        Ok(Response::new(StatisticsResponse { statistics }))
+    }
+
+    async fn end(&self, request: Request<EndSessionRequest>) -> Result<Response<Session>, Status> {
+        let by = origin(&request)?;
+        let id = &request.get_ref().session_id;
+        let session = self.find(id).await?;
+        let at = super::charging_points::parse(&session.charging_point_id)?;
+        // Said twice it ends nothing twice: a session that is over is answered as it is.
+        let order = charge_point::Order::EndSession(SessionId::new(id));
+        match self.orders.one(&at, order, by).await {
+            Outcome::Done | Outcome::Unchanged => Ok(Response::new(self.find(id).await?)),
+            Outcome::Failed(reason, detail) => Err(refuse(reason, detail)),
+        }
+    }
+
+    async fn correct_ticket(&self, request: Request<CorrectTicketRequest>) -> Result<Response<Ticket>, Status> {
+        let by = origin(&request)?;
+        Ok(Response::new(self.corrections().correct(request.into_inner(), by).await?))
+    }
+
+    async fn settle_dispute(&self, request: Request<SettleDisputeRequest>) -> Result<Response<Ticket>, Status> {
+        let by = origin(&request)?;
+        Ok(Response::new(self.corrections().settle(request.into_inner(), by).await?))
+    }
+}

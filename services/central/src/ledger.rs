@@ -1,0 +1,152 @@
+//! The way to the disk: the store's committer, with its audit entries handed to whoever follows them live, and the
+//! database's state told to health (SPEC 9.1: down is degraded, and it recovers by itself).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use mesh::{
+    health::Component,
+    metrics::{self, Metrics},
+    process::Context,
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+};
+use store::{
+    Database, Observer, Outcome, StoreError,
+    central::{AuditRow, Committed, Committer, Refusal, Turn, TurnId, Write},
+};
+use tokio::sync::broadcast;
+
+/// How many audit entries a live follower may lag behind before it reads from the database.
+const FOLLOWED: usize = 4096;
+
+/// Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    committer: Committer,
+    pub database: Database,
+    audit: broadcast::Sender<Arc<AuditRow>>,
+    health: Arc<DatabaseHealth>,
+}
+
+#[derive(Debug)]
+struct DatabaseHealth {
+    component: Component,
+    failing: AtomicBool,
+}
+
+impl Ledger {
+    pub fn new(committer: Committer, database: Database, ctx: &Context) -> Self {
+        let component = ctx.health.component("database");
+        component.ready();
+        let health = Arc::new(DatabaseHealth { component, failing: AtomicBool::new(false) });
+        Self { committer, database, audit: broadcast::channel(FOLLOWED).0, health }
+    }
+
+    /// Returns when the turn is on disk, or is not and why.
+    pub async fn submit(self, turn: Turn) -> Result<Committed, Refusal> {
+        let result = self.committer.submit(turn).await;
+        match &result {
+            Ok(committed) => {
+                self.works();
+                for row in &committed.audit {
+                    // Nobody follows: nothing is lost, the entry is in the database.
+                    drop(self.audit.send(Arc::new(row.clone())));
+                }
+            }
+            Err(Refusal::Unavailable(why)) => self.fails(why),
+            Err(Refusal::Rejected(why)) => {
+                tracing::error!(error = %why, "the database rejects what Central wrote: a fault of this program");
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    /// What belongs to no charging point.
+    pub async fn write(&self, name: &'static str, writes: Vec<Write>) -> Result<Committed, Refusal> {
+        self.clone().submit(Turn { id: TurnId::random(), name, guard: None, writes }).await
+    }
+
+    /// Queries, with the database's state told to health.
+    pub async fn read<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut store::Conn) -> Result<T, StoreError> + Send + 'static,
+    {
+        let result = self.database.read(name, queries).await;
+        match &result {
+            Err(StoreError::Unavailable(why)) => self.fails(why),
+            Ok(_) | Err(StoreError::Contended(_) | StoreError::Rejected(_)) => {}
+        }
+        result
+    }
+
+    /// Audit entries from now on.
+    pub fn follow(&self) -> broadcast::Receiver<Arc<AuditRow>> {
+        self.audit.subscribe()
+    }
+
+    fn works(&self) {
+        if self.health.failing.swap(false, Ordering::Relaxed) {
+            self.health.component.ready();
+        }
+    }
+
+    fn fails(&self, why: &str) {
+        self.health.failing.store(true, Ordering::Relaxed);
+        self.health.component.degraded(format!("nothing can be made durable, so control is refused: {why}"));
+    }
+}
+
+/// Transactions as metrics.
+#[derive(Debug)]
+pub struct Observed {
+    transactions: Family<TransactionLabels, Counter>,
+    groups: Histogram,
+    turns: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransactionLabels {
+    name: &'static str,
+    outcome: &'static str,
+}
+
+impl Observed {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            transactions: metrics.register(
+                "transactions",
+                "Transactions and turns by name and outcome",
+                Family::default(),
+            ),
+            groups: metrics.register("commit_seconds", "Duration of a group commit", metrics::seconds()),
+            turns: metrics.register("committed_turns", "Turns in group commits", Counter::default()),
+        }
+    }
+}
+
+impl Observer for Observed {
+    fn transaction(&self, name: &'static str, outcome: Outcome, _took: Duration) {
+        let outcome = match outcome {
+            Outcome::Committed => "committed",
+            Outcome::Refused => "refused",
+            Outcome::Retried => "retried",
+            Outcome::Failed => "failed",
+        };
+        self.transactions.get_or_create(&TransactionLabels { name, outcome }).inc();
+    }
+
+    fn group(&self, turns: usize, took: Duration) {
+        self.groups.observe(took.as_secs_f64());
+        self.turns.inc_by(turns as u64);
+    }
+}

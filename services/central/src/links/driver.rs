@@ -1,0 +1,188 @@
+//! What a proven driver says (SPEC 3): requests, stops and confirmations go to the loop; lists, history and tickets are
+//! read here.
+
+use proto::{
+    DriverId, Energy, PeerId,
+    link::v1::{self as wire_messages, Reason, State, down, up},
+};
+use store::central::{CorrectionRow, PageRequest, TicketFilter, TicketRow, TicketTotals, Write};
+
+use super::{Guest, Stage, part::fresh_session};
+use crate::{
+    charge_point::{self, Origin, Reply, Request},
+    drive::{Message, Word},
+    grpc, rows,
+    session::SessionId,
+};
+use mesh::clock::Now;
+
+/// Of a request's id.
+pub(super) const LONGEST_ID: usize = 128;
+/// Offers in one message, so that it fits into a frame.
+const OFFERS: usize = 5_000;
+const TICKETS: u32 = 1_000;
+
+pub(super) struct Conversation {
+    pub(super) id: DriverId,
+}
+
+impl Guest {
+    pub(super) async fn from_driver(&mut self, body: up::Body, to: u64, _now: Now) {
+        let Stage::Driver(Conversation { id }) = &self.stage else { return };
+        let id = id.clone();
+        match body {
+            up::Body::RequestSupply(wished) => self.request_supply(id, wished, to).await,
+            up::Body::StopSupply(stop) => self.word(id, &stop.session_id, to, Word::Stop).await,
+            up::Body::ConfirmSupply(word) => {
+                self.word(id, &word.session_id, to, Word::Confirm(word.accepted)).await;
+            }
+            up::Body::ListChargingPoints(_) => {
+                self.say(down::Body::ChargingPoints(self.available()));
+                self.answer(to, Reason::Unspecified, "");
+            }
+            up::Body::ListHistory(wished) => self.history(id, wished.limit, to).await,
+            up::Body::TicketReceived(received) => self.ticket_received(&id, received.session_id, to).await,
+            up::Body::Opened(_) => self.answer(to, Reason::Unspecified, ""),
+            up::Body::Authenticate(_)
+            | up::Body::EngineHealth(_)
+            | up::Body::SetMaintenance(_)
+            | up::Body::KeyInstalled(_)
+            | up::Body::AskAnswer(_)
+            | up::Body::ManualSupply(_)
+            | up::Body::SupplyStarted(_)
+            | up::Body::MeterValue(_)
+            | up::Body::SupplyEnded(_)
+            | up::Body::SessionsHeld(_)
+            | up::Body::Reading(_) => self.unsupported(to),
+        }
+    }
+
+    async fn request_supply(&self, driver: DriverId, wished: wire_messages::RequestSupply, to: u64) {
+        if wished.request_id.is_empty() || wished.request_id.len() > LONGEST_ID {
+            return self.answer(to, Reason::Invalid, "the request's id must have 1 to 128 characters");
+        }
+        let Ok(at) = wished.charging_point_id.parse() else {
+            return self.refuse_request(&wished, Reason::UnknownChargingPoint, "", to);
+        };
+        let requester = PeerId::Driver(driver.clone()).to_string();
+        match self.first_answer(requester, wished.request_id.clone()).await {
+            Err(why) => return self.refuse_request(&wished, Reason::Unavailable, &why, to),
+            Ok(Some(row)) => {
+                if let Some(first) = rows::answered(&row) {
+                    self.say(down::Body::Step(charge_point::first_answer(&first)));
+                }
+                return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
+            }
+            Ok(None) => {}
+        }
+        let request = Request {
+            request_id: wished.request_id.into(),
+            energy: Energy::from_wh(wished.energy_wh),
+            session: fresh_session(),
+            manual: false,
+            known: false,
+            busy: false,
+            from: Origin::new(format!("driver/{driver}"), self.from.clone()),
+            reply: Reply::Link { link: self.link, to },
+            driver: Some(driver),
+        };
+        self.links.drive.send(Message::Request { at, request: Box::new(request) }).await;
+    }
+
+    fn refuse_request(&self, wished: &wire_messages::RequestSupply, reason: Reason, detail: &str, to: u64) {
+        self.say(down::Body::Step(wire_messages::Step {
+            request_id: wished.request_id.clone(),
+            charging_point_id: wished.charging_point_id.chars().take(64).collect(),
+            progress: wire_messages::Progress::Refused.into(),
+            reason: reason.into(),
+            detail: detail.to_owned(),
+            ..wire_messages::Step::default()
+        }));
+        self.answer(to, reason, detail);
+    }
+
+    async fn word(&self, driver: DriverId, session: &str, to: u64, word: Word) {
+        let (link, session, from) = (self.link, SessionId::new(session), self.from.clone());
+        self.links.drive.send(Message::Word { driver, link, session, to, word, from }).await;
+    }
+
+    /// Charging points that are available now (SPEC 3.11).
+    fn available(&self) -> wire_messages::ChargingPointList {
+        let is_available = |point: &proto::central::v1::ChargingPoint| {
+            point.view.as_ref().is_some_and(|view| view.state() == State::Available)
+        };
+        let mut offers: Vec<_> = self
+            .links
+            .shared
+            .points
+            .some(OFFERS, is_available)
+            .into_iter()
+            .map(|point| {
+                let view = point.view.clone().unwrap_or_default();
+                wire_messages::Offer {
+                    id: point.id.clone(),
+                    place: point.place.clone(),
+                    price_e4: view.price_e4,
+                    currency: view.currency,
+                    state: view.state,
+                }
+            })
+            .collect();
+        offers.sort_by(|a, b| a.id.cmp(&b.id));
+        wire_messages::ChargingPointList { offers }
+    }
+
+    async fn history(&self, driver: DriverId, limit: u32, to: u64) {
+        let driver_id = driver.to_string();
+        let size = if limit == 0 { 100 } else { limit.min(TICKETS) };
+        let read = move |conn: &mut store::Conn| {
+            let filter = TicketFilter { driver_id: driver_id.clone(), ..TicketFilter::default() };
+            let tickets = TicketRow::list(conn, &filter, &PageRequest { size, token: String::new() })?.rows;
+            let ids: Vec<_> = tickets.iter().map(|row| row.session_id.as_str()).collect();
+            let corrections = CorrectionRow::of(conn, &ids)?;
+            Ok((tickets, corrections, TicketTotals::of_driver(conn, &driver_id)?))
+        };
+        match self.links.shared.ledger.read("history", read).await {
+            Ok((tickets, corrections, totals)) => {
+                let currency = tickets.first().map(|row| row.currency.clone());
+                self.say(down::Body::History(wire_messages::History {
+                    tickets: grpc::tickets(&tickets, &corrections),
+                    total_sessions: rows::unsigned(totals.sessions),
+                    total_energy_wh: rows::unsigned(totals.energy_wh),
+                    total_amount_minor: totals.amount_minor,
+                    currency: currency.unwrap_or_else(|| self.links.shared.settings.currency.to_string()),
+                }));
+                self.answer(to, Reason::Unspecified, "");
+            }
+            Err(error) => self.answer(to, Reason::Unavailable, &error.to_string()),
+        }
+    }
+
+    async fn ticket_received(&self, driver: &DriverId, session_id: String, to: u64) {
+        let at_ms = self.links.shared.clock.wall_ms();
+        let write = Write::TicketAcknowledged { session_id, driver_id: driver.to_string(), at_ms };
+        match self.links.shared.ledger.write("ticket received", vec![write]).await {
+            Ok(_) => self.answer(to, Reason::Unspecified, ""),
+            Err(error) => self.answer(to, Reason::Unavailable, &error.to_string()),
+        }
+    }
+
+    /// A ticket stays due until its driver has acknowledged it (SPEC 3.9).
+    pub(super) async fn send_due_tickets(&self, driver: &DriverId) {
+        let driver_id = driver.to_string();
+        let read = move |conn: &mut store::Conn| {
+            let due = TicketRow::due(conn, &driver_id)?;
+            let ids: Vec<_> = due.iter().map(|row| row.session_id.as_str()).collect();
+            let corrections = CorrectionRow::of(conn, &ids)?;
+            Ok((due, corrections))
+        };
+        match self.links.shared.ledger.read("due tickets", read).await {
+            // No more than its outbox takes; the others come when these are acknowledged, or with his next link.
+            Ok((due, corrections)) => {
+                let some = grpc::tickets(&due, &corrections).into_iter().take(super::OUTBOX / 2);
+                some.for_each(|ticket| self.say(down::Body::Ticket(ticket)));
+            }
+            Err(error) => tracing::warn!(driver.id = %driver, %error, "his due tickets could not be read"),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a proven monitor or engine says, as inputs for its charging point.
+
+use std::sync::Arc;
+
+use mesh::clock::Now;
+use proto::{
+    ChargingPointId, DriverId, Energy, PeerId,
+    link::v1::{self as wire_messages, Part, Reason, up},
+};
+use store::central::RequestRow;
+
+use super::Guest;
+use super::Stage;
+use crate::{
+    charge_point::{Input, LinkNo, Order, Origin, Reply, Request, Sign, reconcile},
+    drive::Message,
+    secrets,
+    session::{Final, SessionId},
+    shared::Shared,
+    telemetry::Streams,
+};
+
+/// A conversation with one part of a charging point.
+pub(super) struct Conversation {
+    pub(super) id: ChargingPointId,
+    part: Part,
+    streams: Option<Arc<Streams>>,
+}
+
+impl Conversation {
+    pub(super) fn new(id: ChargingPointId, part: Part, shared: &Shared) -> Self {
+        let streams = (part == Part::Engine).then(|| shared.telemetry.of(&id));
+        Self { id, part, streams }
+    }
+}
+
+/// Both parts hold the key.
+pub(super) fn key_installed(installed: wire_messages::KeyInstalled, link: LinkNo, to: u64) -> Input {
+    Input::KeyInstalled { key_no: installed.key_no, reply: Reply::Link { link, to } }
+}
+
+/// A session's id: unique for all time, and no more than an id.
+pub(super) fn fresh_session() -> SessionId {
+    let random = secrets::random();
+    let text: String = random.iter().take(13).map(|byte| format!("{byte:02x}")).collect();
+    SessionId::new(&format!("s-{text}"))
+}
+
+impl Guest {
+    pub(super) async fn from_part(&mut self, body: up::Body, to: u64, now: Now) {
+        let Stage::Part(conversation) = &self.stage else { return };
+        let (link, id, part) = (self.link, conversation.id.clone(), conversation.part);
+        let reply = Reply::Link { link, to };
+        let inputs = match (part, body) {
+            (Part::Engine, up::Body::MeterValue(value)) => {
+                let (session, meter) = (SessionId::new(&value.session_id), Energy::from_wh(value.meter_wh));
+                return self.sign(id, Sign::Meter { link, session, meter, power_w: value.power_w }, to).await;
+            }
+            (Part::Engine, up::Body::Reading(sealed)) => return self.reading(&sealed, to, now).await,
+            (Part::Monitor, up::Body::EngineHealth(health)) => {
+                let (healthy, detail) = (health.healthy, health.detail.into());
+                return self.sign(id, Sign::Health { link, healthy, detail }, to).await;
+            }
+            (Part::Engine, up::Body::ManualSupply(wished)) => return self.manual(id, wished, to).await,
+            (Part::Engine, up::Body::AskAnswer(answer)) => {
+                self.answer(to, Reason::Unspecified, "");
+                let (session, detail) = (SessionId::new(&answer.session_id), answer.detail.into());
+                vec![Input::AskAnswer { session, accepted: answer.accepted, detail }]
+            }
+            (Part::Engine, up::Body::SupplyStarted(started)) => vec![Input::Started {
+                session: SessionId::new(&started.session_id),
+                meter: Energy::from_wh(started.meter_start_wh),
+                at: started.at_ms,
+                reply,
+            }],
+            (Part::Engine, up::Body::SupplyEnded(ended)) => {
+                let last = Final {
+                    start: Energy::from_wh(ended.meter_start_wh),
+                    end: Energy::from_wh(ended.meter_end_wh),
+                    reason: ended.reason(),
+                    started_at: ended.started_at_ms,
+                    ended_at: ended.ended_at_ms,
+                };
+                vec![Input::Ended { session: SessionId::new(&ended.session_id), last, reply }]
+            }
+            (Part::Engine, up::Body::SessionsHeld(held)) => {
+                self.meters_held(&id, &held).await;
+                reconcile(&held.sessions, reply)
+            }
+            (Part::Monitor, up::Body::SetMaintenance(wished)) => {
+                let by = Origin::new(format!("charging-point/{id}"), self.from.clone());
+                let reason = "at the charging point".into();
+                vec![Input::Order { order: Order::Maintenance { on: wished.on, reason }, by, reply }]
+            }
+            (Part::Monitor, up::Body::KeyInstalled(installed)) => vec![key_installed(installed, link, to)],
+            (Part::Monitor | Part::Engine, up::Body::Opened(_)) => {
+                return self.answer(to, Reason::Unspecified, "");
+            }
+            // The other part's, or a driver's.
+            (Part::Unspecified | Part::Monitor | Part::Engine | Part::Driver | Part::Pairing, _) => {
+                return self.unsupported(to);
+            }
+        };
+        self.links.drive.send(Message::FromPart { at: id, link, inputs }).await;
+    }
+
+    async fn sign(&self, at: ChargingPointId, sign: Sign, to: u64) {
+        self.links.drive.send(Message::Sign { at, sign }).await;
+        // Sensed at once, and nothing of it is durable.
+        self.answer(to, Reason::Unspecified, "");
+    }
+
+    /// The values of running sessions in an engine's journal, which come before what is decided about them.
+    async fn meters_held(&self, id: &ChargingPointId, held: &wire_messages::SessionsHeld) {
+        for session in held.sessions.iter().filter(|held| held.state() == wire_messages::SessionState::Supplying) {
+            let sign = Sign::Meter {
+                link: self.link,
+                session: SessionId::new(&session.session_id),
+                meter: Energy::from_wh(session.meter_wh),
+                power_w: 0,
+            };
+            self.links.drive.send(Message::Sign { at: id.clone(), sign }).await;
+        }
+    }
+
+    /// Telemetry: opened and counted here, and nothing else (SPEC 3.4).
+    async fn reading(&mut self, sealed: &wire_messages::SealedReading, to: u64, now: Now) {
+        let Stage::Part(Conversation { id, streams: Some(streams), .. }) = &self.stage else { return };
+        let shared = &self.links.shared;
+        let key = shared.directory.openable(&PeerId::ChargingPoint(id.clone()), sealed.key_no);
+        let understood = shared.telemetry.take(streams, sealed, key.as_deref());
+        self.answer(to, Reason::Unspecified, "");
+        if !understood {
+            self.not_understood(1, now).await;
+        }
+    }
+
+    async fn manual(&self, at: ChargingPointId, wished: wire_messages::ManualSupply, to: u64) {
+        let (driver, request_id) = (wished.driver_id, wished.request_id);
+        let driver = match driver.as_str() {
+            "" => None,
+            id => match id.parse::<DriverId>() {
+                Ok(driver) => Some(driver),
+                Err(error) => return self.answer(to, Reason::UnknownDriver, &error.to_string()),
+            },
+        };
+        if request_id.is_empty() || request_id.len() > super::driver::LONGEST_ID {
+            return self.answer(to, Reason::Invalid, "the request's id must have 1 to 128 characters");
+        }
+        let requester = PeerId::ChargingPoint(at.clone()).to_string();
+        match self.first_answer(requester, request_id.clone()).await {
+            Err(why) => return self.answer(to, Reason::Unavailable, &why),
+            Ok(Some(row)) if row.reason != 0 => {
+                return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
+            }
+            // Authorised: the charging point's own session says what has become of it.
+            Ok(Some(_) | None) => {}
+        }
+        let request = Request {
+            driver,
+            request_id: request_id.into(),
+            energy: Energy::from_wh(wished.energy_wh),
+            session: fresh_session(),
+            manual: true,
+            known: false,
+            busy: false,
+            from: Origin::new(format!("charging-point/{at}"), self.from.clone()),
+            reply: Reply::Link { link: self.link, to },
+        };
+        self.links.drive.send(Message::Request { at, request: Box::new(request) }).await;
+    }
+
+    /// What was answered to a request of this id, if anything was (SPEC 3.2).
+    pub(super) async fn first_answer(
+        &self,
+        requester: String,
+        request_id: String,
+    ) -> Result<Option<RequestRow>, String> {
+        let read = move |conn: &mut store::Conn| RequestRow::find(conn, &requester, &request_id);
+        self.links.shared.ledger.read("request", read).await.map_err(|error| error.to_string())
+    }
+}

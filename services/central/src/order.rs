@@ -1,0 +1,226 @@
+//! Orders over many charging points (SPEC 7.3): which ones, how many were expected, in which portions. Pure.
+
+use std::collections::BTreeSet;
+
+use proto::{
+    ChargingPointId,
+    central::v1::{Order as Answer, OrderFailure, Selector, selector::Which},
+    link::v1::Reason,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::charge_point::Outcome;
+
+/// Above this an order states how many it expects, and is staggered.
+pub const MANY: usize = 50;
+/// Failures that an answer lists.
+const FAILURES: usize = 1_000;
+
+/// What is ordered, as it is kept with the order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Stop { reason: String },
+    Resume,
+    Maintenance { on: bool, reason: String },
+    Rotate,
+    Renew,
+    Revoke,
+    Release,
+    SetPrice { price_e4: u32 },
+    SetRatedPower { rated_power_w: u32 },
+    Move { city: String, place: String },
+}
+
+impl Kind {
+    /// Stop alone goes to all at once.
+    pub fn is_staggered(&self, matched: usize) -> bool {
+        matched > MANY && !matches!(self, Self::Stop { .. })
+    }
+
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Stop { .. } => "Stop",
+            Self::Resume => "Resume",
+            Self::Maintenance { .. } => "SetMaintenance",
+            Self::Rotate => "Rotate",
+            Self::Renew => "Renew",
+            Self::Revoke => "Revoke",
+            Self::Release => "Release",
+            Self::SetPrice { .. } => "SetPrice",
+            Self::SetRatedPower { .. } => "SetRatedPower",
+            Self::Move { .. } => "Move",
+        }
+    }
+}
+
+/// Which charging points an order reaches, and which of those named do not exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selected {
+    pub ids: Vec<ChargingPointId>,
+    pub unknown: Vec<String>,
+}
+
+/// Why an order is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Objection {
+    Invalid(String),
+    Expectation { matched: usize, expected: u32 },
+}
+
+/// Looks the selector's charging points up among `all` (id and city).
+///
+/// # Errors
+/// Where it selects nothing by its form.
+pub fn select(selector: Option<&Selector>, all: &[(ChargingPointId, String)]) -> Result<Selected, Objection> {
+    let nothing = || Objection::Invalid("say which charging points: ids, a city, or all".to_owned());
+    match selector.and_then(|selector| selector.which.as_ref()).ok_or_else(nothing)? {
+        Which::All(true) => Ok(Selected { ids: all.iter().map(|(id, _)| id.clone()).collect(), unknown: Vec::new() }),
+        Which::All(false) => Err(nothing()),
+        Which::City(city) => {
+            let ids: Vec<_> = all.iter().filter(|(_, of)| of == city).map(|(id, _)| id.clone()).collect();
+            Ok(Selected { ids, unknown: Vec::new() })
+        }
+        Which::Ids(wanted) => {
+            if wanted.ids.is_empty() {
+                return Err(nothing());
+            }
+            let mut selected = Selected::default();
+            for text in wanted.ids.iter().collect::<BTreeSet<_>>() {
+                let known = text.parse().ok().filter(|id| all.binary_search_by(|(other, _)| other.cmp(id)).is_ok());
+                match known {
+                    Some(id) => selected.ids.push(id),
+                    None => selected.unknown.push(text.chars().take(64).collect()),
+                }
+            }
+            Ok(selected)
+        }
+    }
+}
+
+/// An order over more than 50 states how many it expects.
+///
+/// # Errors
+/// Where it does not, or is wrong.
+pub fn check_expectation(matched: usize, expected: u32) -> Result<(), Objection> {
+    let stated = expected != 0 || matched > MANY;
+    if stated && usize::try_from(expected).ok() != Some(matched) {
+        return Err(Objection::Expectation { matched, expected });
+    }
+    Ok(())
+}
+
+/// How far an order has come.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    answer: Answer,
+    remaining: Vec<ChargingPointId>,
+}
+
+impl Progress {
+    pub fn new(order_id: String, selected: Selected) -> Self {
+        let matched = u32::try_from(selected.ids.len()).unwrap_or(u32::MAX);
+        let mut progress = Self { answer: Answer { order_id, matched, ..Answer::default() }, remaining: selected.ids };
+        for id in selected.unknown {
+            progress.fail(id, Reason::UnknownChargingPoint, "");
+        }
+        progress
+    }
+
+    /// As it was kept.
+    pub fn resumed(answer: Answer, remaining: Vec<ChargingPointId>) -> Self {
+        Self { answer, remaining }
+    }
+
+    pub fn answer(&self) -> &Answer {
+        &self.answer
+    }
+
+    pub fn remaining(&self) -> &[ChargingPointId] {
+        &self.remaining
+    }
+
+    /// The next ones to reach; none when it is done or cancelled.
+    pub fn portion(&mut self, size: usize) -> Vec<ChargingPointId> {
+        if self.answer.cancelled {
+            return Vec::new();
+        }
+        let size = size.min(self.remaining.len());
+        self.remaining.drain(..size).collect()
+    }
+
+    pub fn reached(&mut self, id: &ChargingPointId, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done => self.answer.done += 1,
+            Outcome::Unchanged => self.answer.unchanged += 1,
+            Outcome::Failed(reason, detail) => self.fail(id.to_string(), *reason, detail),
+        }
+    }
+
+    /// What has not been reached yet stays as it was.
+    pub fn cancel(&mut self) {
+        self.answer.cancelled |= !self.remaining.is_empty();
+        self.remaining.clear();
+    }
+
+    fn fail(&mut self, id: String, reason: Reason, detail: &str) {
+        if self.answer.failures.len() < FAILURES {
+            self.answer.failures.push(OrderFailure { id, reason: reason.into(), detail: detail.to_owned() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::central::v1::Ids;
+
+    use super::*;
+
+    fn all(count: usize) -> Vec<(ChargingPointId, String)> {
+        let city = |n: usize| if n.is_multiple_of(2) { "Alicante" } else { "Elche" };
+        (0..count).map(|n| (format!("CP{n:04}").parse().unwrap(), city(n).to_owned())).collect()
+    }
+
+    fn selector(which: Which) -> Selector {
+        Selector { which: Some(which) }
+    }
+
+    #[test]
+    fn an_order_reaches_ids_a_city_or_all_spec_7_1() {
+        let all = all(10);
+        let matched = |which| select(Some(&selector(which)), &all).map(|s| (s.ids.len(), s.unknown.len()));
+        assert_eq!(matched(Which::All(true)), Ok((10, 0)));
+        assert_eq!(matched(Which::City("Elche".into())), Ok((5, 0)));
+        let ids = Ids { ids: vec!["CP0001".into(), "CP0001".into(), "nobody".into()] };
+        assert_eq!(matched(Which::Ids(ids)), Ok((1, 1)));
+        assert!(matched(Which::Ids(Ids::default())).is_err() && matched(Which::All(false)).is_err());
+        assert!(select(None, &all).is_err(), "an empty selector is not everything");
+    }
+
+    #[test]
+    fn an_order_over_more_than_fifty_states_how_many_it_expects_spec_7_3() {
+        assert_eq!(check_expectation(50, 0), Ok(()));
+        assert_eq!(check_expectation(51, 51), Ok(()));
+        assert_eq!(check_expectation(51, 0), Err(Objection::Expectation { matched: 51, expected: 0 }));
+        assert_eq!(check_expectation(3, 4), Err(Objection::Expectation { matched: 3, expected: 4 }));
+    }
+
+    #[test]
+    fn stop_alone_goes_to_all_at_once_spec_7_3() {
+        assert!(!Kind::Stop { reason: String::new() }.is_staggered(9_000));
+        assert!(Kind::Rotate.is_staggered(51) && !Kind::Rotate.is_staggered(50));
+    }
+
+    #[test]
+    fn what_a_cancelled_order_has_not_reached_stays_as_it_was_spec_7_3() {
+        let selected = select(Some(&selector(Which::All(true))), &all(100)).unwrap();
+        let mut progress = Progress::new("o1".into(), selected);
+        for id in progress.portion(30) {
+            progress.reached(&id, &Outcome::Done);
+        }
+        progress.cancel();
+        assert!(progress.portion(30).is_empty());
+        let answer = progress.answer();
+        assert_eq!((answer.matched, answer.done, answer.cancelled), (100, 30, true));
+    }
+}

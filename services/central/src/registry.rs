@@ -1,0 +1,309 @@
+//! Central as Registry's client (SPEC 1.2): judges credentials at first contacts, follows every enrolment and removal,
+//! keeps a mirror of them in the store, and sees to it that what was revoked here is void there.
+//!
+//! Registry may be away for as long as it likes: the mirror stands, reconnects by key go on, and first contacts are told
+//! so. A stream that breaks is taken up where the mirror ends.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use mesh::{client::Channel, clock::Now, link::Backoff, policy::DenyList, process::Context};
+use proto::{
+    Energy, PeerId,
+    link::v1::{KeyState, Reason},
+    registry::v1::{
+        IdentityEvent, IdentityState, Kind, ReissueRequest, TokenCreated, VerifyRequest, VoidRequest, WatchRequest,
+        identities_client::IdentitiesClient, identity_event::Event,
+    },
+};
+use store::{
+    Conn,
+    central::{ChargingPointRow, IdentityRow, OperatorRow, Write},
+};
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use crate::{
+    drive::{Driver, Message},
+    settings::Settings,
+    shared::Shared,
+};
+
+/// Credentials that are with Registry at the same time.
+const AT_ONCE: usize = 64;
+/// Events of the mirror in one transaction.
+const BATCH: usize = 256;
+/// What was revoked here is looked at this often, until it is void at Registry.
+const VOID_EVERY: Duration = Duration::from_secs(2);
+
+/// What Registry says of a credential.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is right; void: right, but worth nothing until reissued.
+    Verified {
+        void: bool,
+    },
+    Refused(Reason),
+    Unreachable(String),
+}
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    client: IdentitiesClient<Channel>,
+    at_once: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    drive: Driver,
+}
+
+impl Verifier {
+    pub fn new(channel: Channel, shared: Arc<Shared>, drive: Driver) -> Self {
+        let client = IdentitiesClient::new(channel);
+        Self { client, at_once: Arc::new(Semaphore::new(AT_ONCE)), shared, drive }
+    }
+
+    pub async fn verify(&self, peer: &PeerId, credential: &[u8], address: IpAddr) -> Verdict {
+        let Ok(_place) = self.at_once.acquire().await else { return Verdict::Unreachable("stopping".to_owned()) };
+        let request = VerifyRequest {
+            kind: kind(peer).into(),
+            id: peer.as_str().to_owned(),
+            credential: credential.to_vec().into(),
+            address: address.to_string(),
+        };
+        let answer = match self.client.clone().verify(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return Verdict::Unreachable(status.message().to_owned()),
+        };
+        let reason = answer.reason();
+        match reason {
+            Reason::Unspecified | Reason::CredentialVoid => {
+                // Its enrolment may be so young that the stream has not told of it.
+                if let Some(identity) = answer.identity {
+                    if let Err(why) = self.mirror(identity).await {
+                        return Verdict::Unreachable(why);
+                    }
+                }
+                Verdict::Verified { void: reason == Reason::CredentialVoid }
+            }
+            reason => Verdict::Refused(reason),
+        }
+    }
+
+    /// A one-use token for a new enrolment of a revoked id.
+    ///
+    /// # Errors
+    /// What Registry says, or that it cannot be reached.
+    pub async fn reissue(&self, request_id: String, peer: &PeerId) -> Result<TokenCreated, Status> {
+        let request = ReissueRequest { request_id, kind: kind(peer).into(), id: peer.as_str().to_owned() };
+        Ok(self.client.clone().reissue(request).await?.into_inner())
+    }
+
+    async fn mirror(&self, identity: proto::registry::v1::Identity) -> Result<(), String> {
+        let (wanted_kind, id) = (identity.kind, identity.id.clone());
+        let known = self.shared.ledger.read("identity", move |conn| IdentityRow::find(conn, wanted_kind, &id)).await;
+        let known = known.map_err(|error| error.to_string())?;
+        let revision = known.as_ref().map_or(0, |row| row.revision);
+        let row = row_of(identity, revision);
+        if known.as_ref().is_some_and(|known| (known.incarnation, known.state) == (row.incarnation, row.state)) {
+            return Ok(());
+        }
+        let now = self.shared.clock.now();
+        let writes = mirror_writes(&row, &self.shared.settings, now);
+        self.shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
+        self.drive.send(Message::Identities(vec![row])).await;
+        Ok(())
+    }
+}
+
+/// Follows Registry until the process stops.
+pub async fn follow(verifier: Verifier, denied: DenyList, ctx: Context) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let component = ctx.health.component("registry mirror");
+    component.degraded("Registry has not been reached yet: enrolments and removals are not known");
+    loop {
+        let followed = async {
+            match stream(&verifier, &denied, &component).await {
+                Ok(()) => backoff.reset(),
+                Err(why) => {
+                    component.degraded(format!("enrolments and removals are not followed: {why}"));
+                    tracing::debug!(why, "Registry's stream ended");
+                }
+            }
+            let wait = backoff.wait(rand::random());
+            tokio::time::sleep(wait).await;
+        };
+        if ctx.stop.run_until_cancelled(followed).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn stream(verifier: &Verifier, denied: &DenyList, component: &mesh::health::Component) -> Result<(), String> {
+    let shared = &verifier.shared;
+    let since = shared.ledger.read("revision", IdentityRow::revision).await.map_err(|error| error.to_string())?;
+    let link_keys = shared.pins.iter().map(|pin| pin.as_bytes().to_vec().into()).collect();
+    let first = WatchRequest { since_revision: crate::rows::unsigned(since), link_keys };
+    // The stream of requests stays open: its end would say that this Central has gone.
+    let requests = futures::StreamExt::chain(futures::stream::iter([first]), futures::stream::pending());
+    let status = |status: Status| status.message().to_owned();
+    let mut events = verifier.client.clone().watch(requests).await.map_err(status)?.into_inner();
+    let mut batch = Vec::new();
+    while let Some(event) = events.message().await.map_err(status)? {
+        let mut synchronised = matches!(event.event, Some(Event::Synchronised(_)));
+        batch.push(event);
+        // What is there already goes along in one transaction.
+        while batch.len() < BATCH {
+            match futures::FutureExt::now_or_never(events.message()) {
+                Some(Ok(Some(event))) => {
+                    synchronised |= matches!(event.event, Some(Event::Synchronised(_)));
+                    batch.push(event);
+                }
+                Some(Err(error)) => return Err(status(error)),
+                Some(Ok(None)) | None => break,
+            }
+        }
+        take(verifier, denied, std::mem::take(&mut batch)).await?;
+        if synchronised {
+            component.ready();
+        }
+    }
+    Err("the stream was ended".to_owned())
+}
+
+/// Durable first, then told.
+async fn take(verifier: &Verifier, denied: &DenyList, events: Vec<IdentityEvent>) -> Result<(), String> {
+    let now = verifier.shared.clock.now();
+    let (mut writes, mut identities, mut operators) = (Vec::new(), Vec::new(), Vec::new());
+    let mut revision = 0;
+    for event in events {
+        revision = revision.max(crate::rows::signed(event.revision));
+        match event.event {
+            Some(Event::Identity(identity)) => {
+                let row = row_of(identity, crate::rows::signed(event.revision));
+                writes.extend(mirror_writes(&row, &verifier.shared.settings, now));
+                identities.push(row);
+            }
+            Some(Event::Operator(operator)) => {
+                let row = OperatorRow {
+                    name: operator.name.clone(),
+                    role: operator.role,
+                    removed: operator.removed,
+                    revision: crate::rows::signed(event.revision),
+                };
+                writes.push(Write::Operator(row.clone()));
+                operators.push(row);
+            }
+            Some(Event::Synchronised(_)) | None => {}
+        }
+    }
+    writes.push(Write::Mirrored(revision));
+    verifier.shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
+    deny(denied, &operators);
+    if !identities.is_empty() {
+        verifier.drive.send(Message::Identities(identities)).await;
+    }
+    Ok(())
+}
+
+/// Operators who were removed are refused at once (SPEC 7.3).
+fn deny(denied: &DenyList, operators: &[OperatorRow]) {
+    for row in operators {
+        let Ok(name) = row.name.parse() else { continue };
+        if row.removed {
+            denied.deny(&name);
+        } else {
+            denied.allow(&name);
+        }
+    }
+}
+
+/// The list as the mirror has it, before Registry is reached.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn load_denied(shared: &Shared, denied: &DenyList) -> Result<(), store::StoreError> {
+    let operators = shared.ledger.read("operators", OperatorRow::all).await?;
+    deny(denied, &operators);
+    Ok(())
+}
+
+/// What was revoked here becomes void at Registry, however often it takes (SPEC 4.7).
+pub async fn void(verifier: Verifier, ctx: Context) {
+    while ctx.stop.run_until_cancelled(tokio::time::sleep(VOID_EVERY)).await.is_some() {
+        let revoked = |point: &proto::central::v1::ChargingPoint| {
+            point.view.as_ref().is_some_and(|view| view.key_state() == KeyState::Revoked)
+        };
+        let revoked: BTreeSet<String> =
+            verifier.shared.points.some(usize::MAX, revoked).into_iter().map(|point| point.id.clone()).collect();
+        if revoked.is_empty() {
+            continue;
+        }
+        match still_enrolled(&verifier.shared, revoked).await {
+            Ok(rows) => {
+                for row in rows {
+                    let request_id = format!("void/{}/{}", row.id, row.incarnation);
+                    let request = VoidRequest { request_id, kind: row.kind, id: row.id.clone() };
+                    if let Err(status) = verifier.client.clone().void(request).await {
+                        tracing::debug!(cp.id = row.id, why = status.message(), "its credential is not void yet");
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the mirror could not be read"),
+        }
+    }
+}
+
+async fn still_enrolled(shared: &Shared, ids: BTreeSet<String>) -> Result<Vec<IdentityRow>, store::StoreError> {
+    let read = move |conn: &mut Conn| {
+        let mut rows = Vec::new();
+        for id in &ids {
+            rows.extend(IdentityRow::find(conn, Kind::ChargingPoint.into(), id)?);
+        }
+        rows.retain(|row| row.state == i32::from(IdentityState::Enrolled));
+        Ok(rows)
+    };
+    shared.ledger.read("voids", read).await
+}
+
+fn row_of(identity: proto::registry::v1::Identity, revision: i64) -> IdentityRow {
+    IdentityRow {
+        kind: identity.kind,
+        id: identity.id,
+        state: identity.state,
+        city: identity.city,
+        place: identity.place,
+        price_e4: i64::from(identity.price_e4),
+        enrolled_at_ms: identity.enrolled_at_ms,
+        incarnation: crate::rows::signed(identity.incarnation),
+        revision,
+    }
+}
+
+fn mirror_writes(row: &IdentityRow, settings: &Settings, now: Now) -> Vec<Write> {
+    let new = row.kind == i32::from(Kind::ChargingPoint) && row.state != i32::from(IdentityState::Removed);
+    let point = new.then(|| Write::AddChargingPoint(new_row(row, settings, now)));
+    [Write::Identity(row.clone())].into_iter().chain(point).collect()
+}
+
+/// A charging point as Central first hears of it: city and price come from Registry, and Central rules over them
+/// afterwards (DESIGN 3).
+pub fn new_row(row: &IdentityRow, settings: &Settings, now: Now) -> ChargingPointRow {
+    let price = if row.price_e4 == 0 { i64::from(settings.price.e4()) } else { row.price_e4 };
+    ChargingPointRow {
+        cp_id: row.id.clone(),
+        // Its first enrolment comes as an input, as every later one does.
+        incarnation: 0,
+        city: row.city.clone(),
+        place: row.place.clone(),
+        price_e4: price,
+        key_state: KeyState::Deleted.into(),
+        since_ms: now.wall_ms,
+        ..ChargingPointRow::default()
+    }
+}
+
+fn kind(peer: &PeerId) -> Kind {
+    match peer {
+        PeerId::ChargingPoint(_) => Kind::ChargingPoint,
+        PeerId::Driver(_) => Kind::Driver,
+    }
+}

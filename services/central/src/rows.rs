@@ -1,0 +1,348 @@
+//! Between the nouns of the core and the rows of the store.
+
+use std::{sync::Arc, time::Duration};
+
+use mesh::clock::Now;
+use proto::{
+    ChargingPointId, DriverId, Energy, Money, PeerId, Price,
+    link::v1::{Reason, SessionState},
+};
+use store::central::{
+    AuditEntry, ChargingPointRow, DiscrepancyRow, Event as EventRow, KeyEncryption, KeyRow, KeyState as StoredKeyState,
+    RequestRow, SessionRow, TicketRow, Write,
+};
+use wire::LinkKey;
+
+use crate::{
+    audit::Entry,
+    charge_point::{Answered, Change, Notice, Record},
+    event::Event,
+    key::{Key, Keyring, Stage},
+    session::{Session, SessionId, Ticket},
+    settings::Settings,
+};
+
+/// A stored row that this program cannot have written.
+#[derive(Debug, thiserror::Error)]
+#[error("the row {0} of {1} is not readable: {2}")]
+pub struct BadRow(String, &'static str, String);
+
+/// The writes of a decision about the charging point `record`.
+pub fn writes(changes: &[Change], record: &Record, since_ms: i64, kek: &KeyEncryption, now: Now) -> Vec<Write> {
+    let holder = PeerId::ChargingPoint(record.id.clone());
+    changes
+        .iter()
+        .flat_map(|change| match change {
+            Change::Point => vec![Write::ChargingPoint(charging_point(record, since_ms))],
+            Change::OpenSession(session) => vec![Write::OpenSession(session_row(session, now))],
+            Change::UpdateSession(session) => vec![Write::UpdateSession(session_row(session, now))],
+            Change::Discrepancy { session, reported_end } => {
+                vec![Write::Discrepancy(discrepancy(session, *reported_end, now))]
+            }
+            Change::Ticket(ticket) => vec![Write::Ticket(ticket_row(ticket, now))],
+            Change::Answered(answered) => vec![Write::Request(request(answered, now))],
+            Change::Key(key) => vec![Write::Key(key_row(&holder, key, kek, now))],
+            Change::Event(event) => vec![Write::Event(event_row(event, record.id.as_str()))],
+            Change::Audit(entry) => vec![Write::Audit(audit(entry))],
+        })
+        .collect()
+}
+
+pub fn charging_point(record: &Record, since_ms: i64) -> ChargingPointRow {
+    let by = |notice: &Option<Notice>| notice.as_ref().map(|n| n.by.as_ref().to_owned());
+    let reason = |notice: &Option<Notice>| notice.as_ref().map(|n| n.reason.as_ref().to_owned()).unwrap_or_default();
+    ChargingPointRow {
+        cp_id: record.id.to_string(),
+        incarnation: signed(record.keys.incarnation),
+        removed: record.removed,
+        city: record.city.as_ref().to_owned(),
+        place: record.place.as_ref().to_owned(),
+        price_e4: i64::from(record.price.e4()),
+        rated_power_w: i64::from(record.rated_power_w),
+        stopped_by: by(&record.stopped),
+        stop_reason: reason(&record.stopped),
+        maintenance_by: by(&record.maintenance),
+        maintenance_reason: reason(&record.maintenance),
+        held: record.held,
+        key_state: record.keys.state().into(),
+        since_ms,
+        ..ChargingPointRow::default()
+    }
+}
+
+/// The durable state of a charging point from its row, its keys and its unsettled sessions.
+pub fn record(row: &ChargingPointRow, keys: Keyring, sessions: Vec<Session>) -> Result<Record, BadRow> {
+    let id: ChargingPointId = parse(&row.cp_id, &row.cp_id, "charging_points")?;
+    let notice = |by: &Option<String>, reason: &str| {
+        by.as_deref().map(|by| Notice { by: Arc::from(by), reason: Arc::from(reason) })
+    };
+    let (open, settling): (Vec<_>, Vec<_>) = sessions.into_iter().partition(Session::is_open);
+    Ok(Record {
+        id,
+        epoch: unsigned(row.epoch),
+        version: unsigned(row.version),
+        owner: row.owner.as_str().into(),
+        city: row.city.as_str().into(),
+        place: row.place.as_str().into(),
+        price: price(row.price_e4),
+        rated_power_w: u32::try_from(row.rated_power_w).unwrap_or_default(),
+        stopped: notice(&row.stopped_by, &row.stop_reason),
+        maintenance: notice(&row.maintenance_by, &row.maintenance_reason),
+        held: row.held,
+        removed: row.removed,
+        keys,
+        open: open.into_iter().next(),
+        settling,
+        claim: None,
+        owned: false,
+    })
+}
+
+pub fn session_row(session: &Session, now: Now) -> SessionRow {
+    let started = session.started_at.is_some();
+    let left = session.due.map(|due| due.saturating_duration_since(now.mono));
+    SessionRow {
+        session_id: session.id.to_string(),
+        cp_id: session.charging_point.to_string(),
+        driver_id: session.driver.as_ref().map(ToString::to_string),
+        state: session.state.into(),
+        request_id: session.request_id.as_ref().to_owned(),
+        manual: session.manual,
+        place: session.place.as_ref().to_owned(),
+        price_e4: i64::from(session.price.e4()),
+        currency: session.currency.to_string(),
+        requested_wh: wh(session.requested),
+        meter_start_wh: started.then(|| wh(session.meter_start)),
+        meter_last_wh: started.then(|| wh(session.meter_last)),
+        reserved_at_ms: session.reserved_at,
+        started_at_ms: session.started_at,
+        ended_at_ms: session.ended_at,
+        reason: session.reason.into(),
+        deadline_left_ms: left.map(|left| i64::try_from(left.as_millis()).unwrap_or(i64::MAX)),
+        disputed_wh: wh(session.disputed),
+        discrepancy_wh: session.discrepancy,
+        changed_at_ms: now.wall_ms,
+    }
+}
+
+/// A stored session; its deadline goes on from what was left (SPEC 3.8).
+pub fn session(row: &SessionRow, settings: &Settings, now: Now) -> Result<Session, BadRow> {
+    let table = "sessions";
+    let state = SessionState::try_from(row.state).map_err(|e| BadRow(row.session_id.clone(), table, e.to_string()))?;
+    let left = row.deadline_left_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()));
+    let default = match state {
+        SessionState::Reserved => Some(settings.reservation),
+        SessionState::Settling => Some(settings.settle_after),
+        SessionState::Unspecified | SessionState::Supplying | SessionState::Billed | SessionState::Released => None,
+    };
+    let driver = row.driver_id.as_ref().map(|id| parse::<DriverId, _>(id, &row.session_id, table)).transpose()?;
+    Ok(Session {
+        id: SessionId::new(&row.session_id),
+        charging_point: parse(&row.cp_id, &row.session_id, table)?,
+        driver,
+        request_id: row.request_id.as_str().into(),
+        manual: row.manual,
+        state,
+        price: price(row.price_e4),
+        currency: parse(&row.currency, &row.session_id, table)?,
+        place: row.place.as_str().into(),
+        requested: energy(row.requested_wh),
+        meter_start: energy(row.meter_start_wh.unwrap_or_default()),
+        meter_last: energy(row.meter_last_wh.unwrap_or_default()),
+        reserved_at: row.reserved_at_ms,
+        started_at: row.started_at_ms,
+        ended_at: row.ended_at_ms,
+        reason: Reason::try_from(row.reason).unwrap_or(Reason::Unspecified),
+        due: default.map(|default| now.mono + left.unwrap_or(default)),
+        discrepancy: row.discrepancy_wh,
+        disputed: energy(row.disputed_wh),
+    })
+}
+
+fn discrepancy(session: &Session, reported_end: Energy, now: Now) -> DiscrepancyRow {
+    DiscrepancyRow {
+        session_id: session.id.to_string(),
+        cp_id: session.charging_point.to_string(),
+        at_ms: now.wall_ms,
+        billed_end_wh: wh(session.meter_last),
+        reported_end_wh: wh(reported_end),
+        energy_delta_wh: session.discrepancy,
+    }
+}
+
+fn ticket_row(ticket: &Ticket, now: Now) -> TicketRow {
+    TicketRow {
+        session_id: ticket.session.to_string(),
+        driver_id: ticket.driver.as_ref().map(ToString::to_string),
+        cp_id: ticket.charging_point.to_string(),
+        place: ticket.place.as_ref().to_owned(),
+        started_at_ms: ticket.started_at,
+        ended_at_ms: ticket.ended_at,
+        energy_wh: wh(ticket.energy),
+        price_e4: i64::from(ticket.price.e4()),
+        amount_minor: ticket.amount.minor,
+        currency: ticket.amount.currency.to_string(),
+        reason: ticket.reason.into(),
+        disputed_wh: wh(ticket.disputed),
+        meter_start_wh: wh(ticket.meter_start),
+        meter_end_wh: wh(ticket.meter_end),
+        billed_at_ms: now.wall_ms,
+        acknowledged_at_ms: None,
+    }
+}
+
+pub fn request(answered: &Answered, now: Now) -> RequestRow {
+    RequestRow {
+        requester: answered.requester.to_string(),
+        request_id: answered.request_id.as_ref().to_owned(),
+        cp_id: answered.charging_point.to_string(),
+        session_id: answered.session.as_ref().map(ToString::to_string),
+        at_ms: now.wall_ms,
+        reason: answered.reason.into(),
+        detail: answered.detail.clone(),
+    }
+}
+
+/// The first answer to a request; nothing where its row is not readable.
+pub fn answered(row: &RequestRow) -> Option<Answered> {
+    let requester = match row.requester.split_once('/')? {
+        ("driver", id) => PeerId::Driver(id.parse().ok()?),
+        ("charging-point", id) => PeerId::ChargingPoint(id.parse().ok()?),
+        _ => return None,
+    };
+    Some(Answered {
+        requester,
+        charging_point: row.cp_id.parse().ok()?,
+        request_id: row.request_id.as_str().into(),
+        session: row.session_id.as_deref().map(SessionId::new),
+        reason: Reason::try_from(row.reason).unwrap_or(Reason::Unspecified),
+        detail: row.detail.clone(),
+    })
+}
+
+pub fn key_row(holder: &PeerId, key: &Key, kek: &KeyEncryption, now: Now) -> KeyRow {
+    let state = match key.stage {
+        Stage::Staged => StoredKeyState::Staged,
+        Stage::Active => StoredKeyState::Active,
+        Stage::Retired => StoredKeyState::Retired,
+        Stage::Revoked => StoredKeyState::Revoked,
+        Stage::Deleted => StoredKeyState::Deleted,
+    };
+    let (holder, key_no) = (holder.to_string(), signed(key.no));
+    let (wrapped, kek_id) = match &key.material {
+        Some(material) => {
+            let (wrapped, kek_id) = kek.wrap(&holder, key_no, material.as_bytes());
+            (Some(wrapped), kek_id)
+        }
+        None => (None, String::new()),
+    };
+    KeyRow {
+        holder,
+        key_no,
+        incarnation: signed(key.incarnation),
+        state: state.into(),
+        wrapped,
+        kek_id,
+        granted_at_ms: key.granted_at,
+        expires_at_ms: key.expires_at,
+        changed_at_ms: now.wall_ms,
+    }
+}
+
+/// A stored key. One that does not open is as good as deleted: its holder authenticates again.
+pub fn key(row: &KeyRow, kek: &KeyEncryption) -> Key {
+    let material = match kek.unwrap(row) {
+        Ok(bytes) => Some(Arc::new(LinkKey::from_bytes(*bytes))),
+        Err(error) => {
+            if row.wrapped.is_some() {
+                tracing::error!(%error, "a stored key cannot be used; its holder must authenticate again");
+            }
+            None
+        }
+    };
+    let stage = match row.state {
+        1 if material.is_some() => Stage::Staged,
+        2 if material.is_some() => Stage::Active,
+        3 if material.is_some() => Stage::Retired,
+        4 => Stage::Revoked,
+        _ => Stage::Deleted,
+    };
+    let granted = (row.granted_at_ms, row.expires_at_ms);
+    Key::stored(unsigned(row.key_no), unsigned(row.incarnation), stage, material, granted)
+}
+
+pub fn event_row(event: &Event, charging_point: &str) -> EventRow {
+    EventRow {
+        event_id: format!("{:032x}", rand::random::<u128>()),
+        cp_id: charging_point.to_owned(),
+        kind: event.kind.to_owned(),
+        at_ms: event.at,
+        body: event.data.to_string(),
+    }
+}
+
+pub fn audit(entry: &Entry) -> AuditEntry {
+    AuditEntry {
+        at_ms: entry.at,
+        actor: entry.actor.clone(),
+        address: entry.address.clone(),
+        action: entry.action.as_str().to_owned(),
+        object: entry.object.clone(),
+        parameters: entry.parameters_json(),
+        outcome: entry.outcome.clone(),
+    }
+}
+
+/// A ticket's row as drivers and operators see it, without its corrections.
+pub fn ticket(row: &TicketRow) -> Ticket {
+    let id = |text: &str| text.parse().ok();
+    let currency = row.currency.parse().unwrap_or_default();
+    Ticket {
+        session: SessionId::new(&row.session_id),
+        driver: row.driver_id.as_deref().and_then(|driver| driver.parse().ok()),
+        charging_point: id(&row.cp_id).unwrap_or_else(unknown),
+        place: row.place.as_str().into(),
+        started_at: row.started_at_ms,
+        ended_at: row.ended_at_ms,
+        energy: energy(row.energy_wh),
+        price: price(row.price_e4),
+        amount: Money { minor: row.amount_minor, currency },
+        reason: Reason::try_from(row.reason).unwrap_or(Reason::Unspecified),
+        disputed: energy(row.disputed_wh),
+        meter_start: energy(row.meter_start_wh),
+        meter_end: energy(row.meter_end_wh),
+    }
+}
+
+fn unknown() -> ChargingPointId {
+    "unknown".parse().expect("it is a valid id")
+}
+
+fn parse<T: std::str::FromStr<Err = E>, E: std::fmt::Display>(
+    text: &str,
+    row: &str,
+    table: &'static str,
+) -> Result<T, BadRow> {
+    text.parse().map_err(|error: E| BadRow(row.to_owned(), table, error.to_string()))
+}
+
+fn price(e4: i64) -> Price {
+    Price::from_e4(u32::try_from(e4).unwrap_or(u32::MAX))
+}
+
+fn energy(wh: i64) -> Energy {
+    Energy::from_wh(unsigned(wh))
+}
+
+fn wh(energy: Energy) -> i64 {
+    signed(energy.wh())
+}
+
+/// Rows hold signed numbers; nothing of ours comes near their end.
+pub fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}

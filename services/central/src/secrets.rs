@@ -1,0 +1,159 @@
+//! Central's own long-lived secrets, in files of mode 0600 in the folder `identity` of its data, made at the first
+//! start: the static keys of the link, the key-encryption keys, the audit key, and the name under which it writes.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use anyhow::Context as _;
+use mesh::process::Misuse;
+use rand::Rng as _;
+use store::central::{KeyEncryption, audit::AuditKey};
+use wire::{PublicKey, StaticKey};
+use zeroize::Zeroizing;
+
+pub struct Secrets {
+    /// The current one first; a second one while it is rolled (SPEC 10.7).
+    pub link: Vec<StaticKey>,
+    pub key_encryption: KeyEncryption,
+    pub audit: AuditKey,
+    /// The former audit keys too: public halves, in hexadecimal.
+    pub audit_trusted: Vec<String>,
+    /// Names this Central's audit chain and outbox for good.
+    pub writer: String,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secrets").field("writer", &self.writer).finish_non_exhaustive()
+    }
+}
+
+impl Secrets {
+    /// Reads them from `folder`, making what is missing.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or made, or is not what it should be.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        make_folder(folder)?;
+        let link = read_or_make(&folder.join("link.key"), || Zeroizing::new(hex(&random()) + "\n"))?;
+        let link = link.lines().map(str::trim).filter(|line| !line.is_empty()).map(parse_link_key);
+        let link: Vec<_> =
+            link.collect::<Option<_>>().filter(|keys: &Vec<_>| (1..=2).contains(&keys.len())).ok_or_else(|| {
+                bad(
+                    &folder.join("link.key"),
+                    "one or two lines of 64 hexadecimal digits are needed, the current key first",
+                )
+            })?;
+        let kek = folder.join("kek");
+        let key_encryption = KeyEncryption::parse(&read_or_make(&kek, || KeyEncryption::generate("k1"))?)
+            .map_err(|error| bad(&kek, &error.to_string()))?;
+        let path = folder.join("audit.key");
+        let audit = AuditKey::parse(&read_or_make(&path, AuditKey::generate)?)
+            .map_err(|error| bad(&path, &error.to_string()))?;
+        // Beside the secret, for whoever verifies without it; former keys stay in it.
+        let trusted = folder.join("audit.pub");
+        let mut audit_trusted: Vec<String> = read_or_make(&trusted, || Zeroizing::new(audit.public() + "\n"))?
+            .lines()
+            .map(|line| line.trim().to_owned())
+            .filter(|line| !line.is_empty())
+            .collect();
+        if !audit_trusted.contains(&audit.public()) {
+            audit_trusted.push(audit.public());
+        }
+        let writer = read_or_make(&folder.join("writer"), || {
+            Zeroizing::new(format!("central-{:08x}\n", rand::random::<u32>()))
+        })?;
+        Ok(Self { link, key_encryption, audit, audit_trusted, writer: writer.trim().to_owned() })
+    }
+
+    /// What peers pin.
+    pub fn pins(&self) -> Vec<PublicKey> {
+        self.link.iter().map(StaticKey::public).collect()
+    }
+}
+
+/// 32 bytes of the operating system's generator.
+pub fn random() -> [u8; 32] {
+    #[expect(clippy::disallowed_methods, reason = "a rim: chance enters here")]
+    let bytes = rand::rng().random();
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_link_key(line: &str) -> Option<StaticKey> {
+    let mut bytes = Zeroizing::new([0u8; 32]);
+    if line.len() != 64 || !line.is_ascii() {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(line.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(StaticKey::from_bytes(*bytes))
+}
+
+fn bad(path: &Path, why: &str) -> anyhow::Error {
+    Misuse::new(format!("{} is not usable: {why}", path.display())).into()
+}
+
+fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o700)))
+        .map_err(|error| {
+            Misuse::new(format!("cannot make the folder {}: {error}; give another one with --data", folder.display()))
+        })
+        .map_err(Into::into)
+}
+
+/// Whole or not at all: written beside, synced, then renamed.
+fn read_or_make(path: &Path, make: impl FnOnce() -> Zeroizing<String>) -> anyhow::Result<Zeroizing<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => return Ok(Zeroizing::new(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Misuse::new(format!("cannot read {}: {error}", path.display())).into()),
+    }
+    let text = make();
+    let beside = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    };
+    write().with_context(|| Misuse::new(format!("cannot write {}", path.display())))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_made_once_with_mode_0600_and_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("identity");
+        let first = Secrets::open(&folder).unwrap();
+        let second = Secrets::open(&folder).unwrap();
+        assert_eq!(first.pins(), second.pins());
+        assert_eq!((first.writer, first.audit.public()), (second.writer, second.audit.public()));
+        for entry in fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+        }
+    }
+
+    #[test]
+    fn a_spoiled_secret_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("link.key"), "abc").unwrap();
+        let error = Secrets::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("link.key is not usable"), "{error}");
+    }
+}

@@ -1,0 +1,130 @@
+//! Readings of charging points (SPEC 5.2, 5.4): opened, counted, the latest kept in memory for the screens. Telemetry
+//! never decides: nothing here reaches a session.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use mesh::metrics::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use proto::{
+    ChargingPointId,
+    central::v1 as contract,
+    link::v1::{Reading, SealedReading},
+};
+use wire::{
+    LinkKey,
+    telemetry::{OpenError, Opener},
+};
+
+/// How many readings of a charging point are at hand.
+const WINDOW: usize = 60;
+
+/// Every charging point's streams.
+#[derive(Debug)]
+pub struct Telemetry {
+    streams: RwLock<HashMap<ChargingPointId, Arc<Streams>>>,
+    opened: Counter,
+    unreadable: Counter,
+}
+
+/// One charging point's.
+#[derive(Debug)]
+pub struct Streams(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    opener: Opener,
+    latest: VecDeque<Reading>,
+}
+
+impl Telemetry {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            streams: RwLock::default(),
+            opened: metrics.register("readings", "Readings opened", Counter::default()),
+            unreadable: metrics.register("readings_unreadable", "Readings that did not open", Counter::default()),
+        }
+    }
+
+    /// The streams of `id`, made at its first reading.
+    pub fn of(&self, id: &ChargingPointId) -> Arc<Streams> {
+        if let Some(streams) = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+            return Arc::clone(streams);
+        }
+        let fresh =
+            || Arc::new(Streams(Mutex::new(State { opener: Opener::new(id.as_str()), latest: VecDeque::new() })));
+        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(streams.entry(id.clone()).or_insert_with(fresh))
+    }
+
+    /// Opens and counts a reading; false when it cannot be understood.
+    pub fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> bool {
+        let mut state = streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = key.map_or(Err(OpenError::DoesNotOpen), |key| state.opener.open(sealed, key));
+        match result {
+            Ok((reading, _)) => {
+                self.opened.inc();
+                if state.latest.len() >= WINDOW {
+                    state.latest.pop_front();
+                }
+                state.latest.push_back(reading);
+                true
+            }
+            Err(OpenError::Duplicate) => true,
+            Err(OpenError::DoesNotOpen | OpenError::Malformed) => {
+                self.unreadable.inc();
+                false
+            }
+        }
+    }
+
+    /// After a key was revoked or deleted, nothing more is opened under it.
+    pub fn forget_keys(&self, id: &ChargingPointId) {
+        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if let Some(streams) = streams {
+            streams.0.lock().unwrap_or_else(PoisonError::into_inner).opener.forget_keys();
+        }
+    }
+
+    /// Counts and the last reading, as operators see them.
+    pub fn shown(&self, id: &ChargingPointId) -> Option<contract::Telemetry> {
+        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()?;
+        let state = streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = state.opener.counts();
+        Some(contract::Telemetry {
+            readings: counts.opened,
+            duplicates: counts.duplicates,
+            gaps: counts.missing,
+            unreadable: counts.unintelligible,
+            last: state.latest.back().cloned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::telemetry::Sealer;
+
+    use super::*;
+
+    #[test]
+    fn readings_are_opened_and_repeats_gaps_and_unreadable_ones_counted_spec_5_4() {
+        let id: ChargingPointId = "CP1".parse().unwrap();
+        let (key, other) = (LinkKey::from_bytes([1; 32]), LinkKey::from_bytes([2; 32]));
+        let telemetry = Telemetry::new(&Metrics::new("central"));
+        let streams = telemetry.of(&id);
+        let mut sealer = Sealer::new(&key, 1, "CP1", [3; 16]);
+        let mut seal = |sequence| sealer.seal(&Reading { sequence, meter_wh: sequence, ..Reading::default() }).unwrap();
+        let sealed: Vec<_> = [1, 2, 5].into_iter().map(&mut seal).collect();
+        for reading in [&sealed[0], &sealed[1], &sealed[1], &sealed[2]] {
+            assert!(telemetry.take(&streams, reading, Some(&key)));
+        }
+        assert!(!telemetry.take(&streams, &seal(6), Some(&other)));
+        assert!(!telemetry.take(&streams, &seal(7), None));
+        let shown = telemetry.shown(&id).unwrap();
+        assert_eq!((shown.readings, shown.duplicates, shown.gaps), (3, 1, 2));
+        assert_eq!(shown.last.map(|r| r.meter_wh), Some(5));
+    }
+}
