@@ -137,14 +137,7 @@ impl Database {
         let _permit = self.inner.readers.permits.acquire().await.map_err(closed)?;
         blocking(move || {
             let watch = Stopwatch::start();
-            let mut conn = inner.begun(&inner.readers)?;
-            let result = queries(&mut conn);
-            // What a read leaves behind is nothing, however it ended.
-            let over = conn.execute("ROLLBACK");
-            let spoiled = over.is_err() || result.as_ref().is_err_and(StoreError::spoils_connection);
-            if !spoiled {
-                inner.readers.give(conn);
-            }
+            let result = inner.read_once(queries);
             let outcome = if result.is_ok() { Outcome::Committed } else { Outcome::Failed };
             inner.observer.transaction(name, outcome, watch.took());
             result
@@ -214,6 +207,18 @@ impl Inner {
         let mut fresh = self.establish(lane.purpose)?;
         begin(&mut fresh)?;
         Ok(fresh)
+    }
+
+    fn read_once<T>(&self, queries: impl FnOnce(&mut Conn) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut conn = self.begun(&self.readers)?;
+        let result = queries(&mut conn);
+        // What a read leaves behind is nothing, however it ended.
+        let over = conn.execute("ROLLBACK");
+        let spoiled = over.is_err() || result.as_ref().is_err_and(StoreError::spoils_connection);
+        if !spoiled {
+            self.readers.give(conn);
+        }
+        result
     }
 
     fn run_once<T, R>(

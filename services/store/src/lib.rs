@@ -4,6 +4,7 @@
 //!   transactions on blocking threads. `migrate` alone changes a schema.
 //! * [`central`] and [`registry`] are two schemas; each service has its own database. Row structs own their
 //!   queries, written once and expanded for each back end by the macro `on!`.
+//! * [`audit`] chains entries and proves them, for every service alike.
 //! * [`central::Committer`] makes turns durable: many in one transaction with one fsync, refusals dropped out, audit
 //!   entries numbered and chained, answers only after the commit.
 //!
@@ -11,11 +12,13 @@
 //! role, not on `mesh` and not on tonic.
 
 mod address;
+pub mod audit;
 pub mod central;
 mod connection;
 mod database;
 mod error;
 mod observe;
+mod page;
 mod postgres;
 pub mod registry;
 mod schema_version;
@@ -26,4 +29,5 @@ pub use connection::Conn;
 pub use database::{Abort, Database};
 pub use error::{OpenError, StoreError};
 pub use observe::{Observer, Outcome};
+pub use page::{Page, PageRequest};
 pub use schema_version::Schema;

@@ -55,6 +55,16 @@ pub fn postgres() -> &'static Postgres {
     }
 }
 
+/// Changes a database behind its owner's back, as a newer program or an attacker would.
+///
+/// # Panics
+/// Where there is no such database, or it does not take the statement.
+pub async fn sql(url: &str, statement: &str) {
+    let (address, statement) = (Address::parse(url).expect("an address"), statement.to_owned());
+    let work = move || Conn::establish(&address, Use::Write).and_then(|mut conn| conn.execute(&statement));
+    tokio::task::spawn_blocking(work).await.expect("no panic").expect("the database takes it");
+}
+
 impl Postgres {
     /// A server of one's own, for tests that kill it.
     pub fn start() -> Result<Self, String> {

@@ -12,9 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     AuditRow, Committed, Event, OutboxRow, Refusal, Turn, TurnId,
     apply::{Applied, apply},
-    writer::{self, Head},
+    generation::current_generation,
 };
-use crate::{Conn, Database, Outcome, StoreError, connection::Use, observe::Stopwatch};
+use crate::{
+    Conn, Database, Outcome, StoreError,
+    audit::writer::{self, Head},
+    connection::Use,
+    observe::Stopwatch,
+};
 
 /// Bounds of the committer.
 #[derive(Clone, Copy, Debug)]
@@ -203,7 +208,7 @@ impl Writer {
     fn reopen(&self) -> Result<Open, StoreError> {
         let mut conn = self.database.inner.establish(Use::Write)?;
         writer::introduce(&mut conn, &self.name)?;
-        let generation = writer::current_generation(&mut conn)?;
+        let generation = current_generation(&mut conn)?;
         Ok(Open { conn, generation })
     }
 }

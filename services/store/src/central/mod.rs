@@ -5,14 +5,13 @@
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
 mod apply;
-pub mod audit;
 mod charging_point;
 mod committer;
+mod generation;
 mod identity;
 mod key;
 mod order;
 mod outbox;
-mod page;
 mod request;
 mod schema;
 mod session;
@@ -21,24 +20,25 @@ mod statistics;
 mod tests;
 mod ticket;
 mod turn;
-mod writer;
 
-pub use audit::{AuditEntry, AuditFilter, AuditOrder, AuditRow};
+pub use crate::{
+    audit::{self, AuditEntry, AuditFilter, AuditOrder, AuditRow},
+    page::{Page, PageRequest},
+};
 pub use charging_point::ChargingPointRow;
 #[cfg(test)]
 pub(crate) use committer::faults::Faults;
 pub use committer::{Committer, CommitterSettings};
+pub use generation::raise_generation;
 pub use identity::{IdentityRow, OperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
 pub use order::{OrderRow, OrderState};
 pub use outbox::{Event, OutboxRow};
-pub use page::{Page, PageRequest};
 pub use request::RequestRow;
 pub use session::{SessionFilter, SessionRow};
 pub use statistics::{StatisticRow, StatisticsBy};
 pub use ticket::{CorrectionRow, DiscrepancyRow, TicketFilter, TicketRow, TicketTotals};
 pub use turn::{Committed, Guard, Refusal, Turn, TurnId, Write};
-pub use writer::raise_generation;
 
 use crate::Schema;
 

@@ -8,19 +8,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    writers (writer) {
-        writer -> Text,
-        last_group -> Text,
-        audit_number -> BigInt,
-        audit_hash -> Text,
-        pruned_number -> BigInt,
-        pruned_hash -> Text,
-        addresses_pruned_number -> BigInt,
-        outbox_sequence -> BigInt,
-    }
-}
-
-diesel::table! {
     charging_points (cp_id) {
         cp_id -> Text,
         incarnation -> BigInt,
@@ -198,23 +185,6 @@ diesel::table! {
         at_ms -> BigInt,
         body -> Text,
         published_at_ms -> Nullable<BigInt>,
-    }
-}
-
-diesel::table! {
-    audit (writer, number) {
-        writer -> Text,
-        number -> BigInt,
-        at_ms -> BigInt,
-        actor -> Text,
-        address -> Nullable<Text>,
-        address_salt -> Nullable<Text>,
-        address_hash -> Text,
-        action -> Text,
-        object -> Text,
-        parameters -> Text,
-        outcome -> Text,
-        hash -> Text,
     }
 }
 

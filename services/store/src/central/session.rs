@@ -3,8 +3,8 @@
 
 use diesel::prelude::*;
 
-use super::{Page, PageRequest, Refusal, page::Cursor, schema::sessions};
-use crate::{Conn, StoreError, connection::on};
+use super::{Refusal, schema::sessions};
+use crate::{Conn, Page, PageRequest, StoreError, connection::on, page::Cursor};
 
 /// The numbers of `proto::link::v1::SessionState` that the indexes name.
 const OPEN: [i32; 2] = [1, 2];

@@ -3,12 +3,8 @@
 
 use diesel::prelude::*;
 
-use super::{
-    Page, PageRequest,
-    page::Cursor,
-    schema::{corrections, discrepancies, tickets},
-};
-use crate::{Conn, StoreError, connection::on};
+use super::schema::{corrections, discrepancies, tickets};
+use crate::{Conn, Page, PageRequest, StoreError, connection::on, page::Cursor};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = tickets, treat_none_as_default_value = false)]

@@ -27,7 +27,7 @@ pub use token::TokenRow;
 
 // The audit is kept as Central's is, in tables of the same form.
 use crate::Schema;
-pub use crate::central::audit::{AuditEntry, AuditRow, append as append_audit};
+pub use crate::audit::{AuditEntry, AuditRow, append as append_audit, last_number};
 
 /// Registry's tables, for [`Database::open`](crate::Database::open).
 pub const SCHEMA: Schema = Schema { name: "registry", version: 1, migrations: || MIGRATIONS };

@@ -242,12 +242,14 @@ async fn the_audit_is_chained_by_those_who_have_no_committer(database: Database)
         Err::<(), _>(Abort::Refused(()))
     });
     assert_eq!(rolled_back.await.unwrap(), Err(()));
+    let last = database.read("test", |conn| Ok((last_number(conn, "registry")?, last_number(conn, "nobody")?))).await;
+    assert_eq!(last.unwrap(), (4, 0));
     let rows = database.read("test", |conn| AuditRow::after(conn, "registry", 1, 10)).await.unwrap();
     assert_eq!(
         rows.iter().map(|row| (row.number, row.action.as_str())).collect::<Vec<_>>(),
         [(2, "A"), (3, "B"), (4, "B")]
     );
-    let found = crate::central::audit::verify(&database, std::path::Path::new("nowhere"), &[]).await.unwrap();
+    let found = crate::audit::verify(&database, std::path::Path::new("nowhere"), &[]).await.unwrap();
     assert_eq!((found.entries, found.uncovered, found.first_bad), (4, 4, None));
 }
 

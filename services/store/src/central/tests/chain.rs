@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::central::audit::{AuditKey, Checkpoint, Checkpoints, Verification, prune_addresses, prune_through, verify};
+use crate::audit::{AuditKey, Checkpoint, Checkpoints, Verification, prune_addresses, prune_through, verify};
 
 impl Bed {
     async fn write_entries(&self, count: usize) {

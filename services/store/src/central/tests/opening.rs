@@ -57,7 +57,9 @@ fn migrated(conn: &mut crate::Conn) -> Result<BTreeMap<String, String>, crate::S
 
 on_both! {
     async fn the_schema_equals_the_migrated_database(bed: Bed) {
-        assert_eq!(declared(include_str!("../schema.rs")), bed.read(migrated).await);
+        let mut expected = declared(include_str!("../schema.rs"));
+        expected.extend(declared(include_str!("../../audit/schema.rs")));
+        assert_eq!(expected, bed.read(migrated).await);
     }
 
     async fn migrating_again_changes_nothing(bed: Bed) {
@@ -103,4 +105,49 @@ async fn a_missing_or_unwritable_file_is_said_in_words() {
     assert!(error.to_string().contains("cannot make the folder"), "{error}");
     let nobody = Database::open("postgres://u:secret@127.0.0.1:1/x", SCHEMA).await.unwrap_err();
     assert!(nobody.is_transient() && !nobody.to_string().contains("secret"), "{nobody}");
+}
+
+/// An authority and a certificate of its for this machine: PEM of the root, of the certificate, of its key.
+fn certificates() -> (String, String, String) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root_key = KeyPair::generate().unwrap();
+    let root_pem = root.self_signed(&root_key).unwrap().pem();
+    let issuer = Issuer::new(root, root_key);
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    (root_pem, server.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_is_reached_by_tls_alone_and_must_prove_itself() {
+    let (root, certificate, key) = certificates();
+    let (server, url) = tokio::task::spawn_blocking(move || {
+        let server = crate::testing::Postgres::start_with_tls(&certificate, &key).unwrap();
+        let url = server.create_database();
+        (server, url)
+    })
+    .await
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let with_root = |name: &str, pem: String| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, pem).unwrap();
+        format!("{url}&sslrootcert={}", file.display())
+    };
+    let url_right = with_root("right.pem", root);
+    Database::migrate(&url_right, SCHEMA).await.unwrap();
+    Database::open(&url_right, SCHEMA).await.unwrap();
+    let error = Database::open(&with_root("wrong.pem", certificates().0), SCHEMA).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let other_name = url_right.replace("127.0.0.1", "localhost");
+    let error = Database::open(&other_name, SCHEMA).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "another name than the certificate's: {error}");
+    let clear = url.replace("sslmode=require", "sslmode=disable");
+    let error = Database::open(&clear, SCHEMA).await.unwrap_err();
+    assert!(error.to_string().contains("pg_hba"), "the server takes no plaintext: {error}");
+    let empty = Database::open(&with_root("empty.pem", String::new()), SCHEMA).await.unwrap_err();
+    assert!(empty.to_string().contains("holds no certificate"), "{empty}");
+    tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
 }

@@ -59,8 +59,11 @@ async fn a_database_that_is_gone_is_unavailable_and_comes_back_by_itself_spec_9(
     let bed = Bed::on(url, tempfile::tempdir().unwrap()).await;
     let mut hand = bed.owned("CP-1").await;
     let (writer, mut answered) = (bed.committer.clone(), hand.clone());
+    let crashed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let over = crashed.clone();
     let steady = tokio::spawn(async move {
-        while let Ok(done) = writer.submit(turn(Some(answered.guard()), [])).await {
+        while !over.load(SeqCst) {
+            let Ok(done) = writer.submit(turn(Some(answered.guard()), [])).await else { break };
             answered.version = done.version;
         }
         answered.version
@@ -72,6 +75,7 @@ async fn a_database_that_is_gone_is_unavailable_and_comes_back_by_itself_spec_9(
     })
     .await
     .unwrap();
+    crashed.store(true, SeqCst);
     // The crash came in the middle of a stream of commits; one whose end is unknown is not answered before it is known.
     let refused = bed.unguarded([Write::Audit(entry("X", "CP-1"))]).await;
     assert!(matches!(refused, Err(Refusal::Unavailable(_))), "{refused:?}");
@@ -83,4 +87,41 @@ async fn a_database_that_is_gone_is_unavailable_and_comes_back_by_itself_spec_9(
     bed.submit(&mut hand, []).await.unwrap();
     drop(bed);
     tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
+}
+
+#[derive(Default)]
+struct Watched(std::sync::Mutex<Vec<(&'static str, crate::Outcome)>>);
+
+impl crate::Observer for Watched {
+    fn transaction(&self, name: &'static str, outcome: crate::Outcome, _: std::time::Duration) {
+        self.0.lock().unwrap().push((name, outcome));
+    }
+
+    fn group(&self, turns: usize, _: std::time::Duration) {
+        assert!(turns > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_transaction_is_told_by_its_name_and_its_end() {
+    use crate::Outcome::{Committed, Failed, Refused};
+    let bed = Bed::sqlite().await;
+    let watched = std::sync::Arc::new(Watched::default());
+    let database = Database::open_observed(&bed.url, SCHEMA, watched.clone()).await.unwrap();
+    let committer = Committer::start(&database, "central-2", CommitterSettings::default()).unwrap();
+    let named = |name, guard: Option<Guard>, writes: Vec<Write>| {
+        committer.submit(Turn { id: TurnId::random(), name, guard, writes })
+    };
+    named("audit", None, vec![Write::Audit(entry("X", "CP-1"))]).await.unwrap();
+    let nobody = Guard::Held { cp_id: "CP-1".into(), epoch: 0, version: 0 };
+    named("fenced", Some(nobody), vec![]).await.unwrap_err();
+    named("broken", None, vec![Write::UpdateSession(session("s", "CP-1", None, 1))]).await.unwrap_err();
+    database.read("list", ChargingPointRow::all).await.unwrap();
+    let refused: Result<(), _> = database.transaction("rule", |_| Err(crate::Abort::Refused("no"))).await.unwrap();
+    assert_eq!(refused, Err("no"));
+    let told = watched.0.lock().unwrap().clone();
+    assert_eq!(
+        told,
+        [("audit", Committed), ("fenced", Refused), ("broken", Failed), ("list", Committed), ("rule", Refused)]
+    );
 }

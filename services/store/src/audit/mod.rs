@@ -8,18 +8,20 @@ mod append;
 mod chain;
 mod checkpoint;
 mod prune;
+pub(crate) mod schema;
 mod verify;
+pub(crate) mod writer;
 
 use diesel::prelude::*;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-pub use append::append;
+pub use append::{append, last_number};
 pub use checkpoint::{AuditKey, Checkpoint, CheckpointError, CheckpointHead, Checkpoints};
 pub use prune::{prune_addresses, prune_through};
 pub use verify::{BadEntry, Verification, verify};
 
-use super::{Page, PageRequest, page::Cursor, schema::audit, writer::Head};
-use crate::{Conn, StoreError, connection::on};
+use self::{schema::audit, writer::Head};
+use crate::{Conn, Page, PageRequest, StoreError, connection::on, page::Cursor};
 
 /// As a turn writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,7 +143,7 @@ impl AuditRow {
     }
 
     /// `entry` as the next of a writer's chain.
-    pub(super) fn next(entry: &AuditEntry, head: &mut Head) -> Self {
+    pub(crate) fn next(entry: &AuditEntry, head: &mut Head) -> Self {
         let mut salt = [0; 16];
         SystemRandom::new().fill(&mut salt).expect("the operating system has randomness");
         let salt = hex::encode(salt);
@@ -164,7 +166,7 @@ impl AuditRow {
         row
     }
 
-    pub(super) fn insert<'a>(conn: &mut Conn, rows: impl Iterator<Item = &'a Self>) -> Result<(), StoreError> {
+    pub(crate) fn insert<'a>(conn: &mut Conn, rows: impl Iterator<Item = &'a Self>) -> Result<(), StoreError> {
         let rows: Vec<&Self> = rows.collect();
         for some in rows.chunks(200) {
             on!(conn, |c| diesel::insert_into(audit::table).values(some.to_vec()).execute(c))?;

@@ -2,8 +2,12 @@
 
 use diesel::prelude::*;
 
-use super::{super::writer, AuditEntry, AuditRow};
-use crate::{Conn, StoreError, central::schema::audit, connection::on};
+use super::{
+    AuditEntry, AuditRow,
+    schema::{audit, writers},
+    writer,
+};
+use crate::{Conn, StoreError, connection::on};
 
 /// Chains `entries` as the next of `writer`, in the transaction that `conn` is in. Holds the writer's row to its end,
 /// so that two transactions take turns.
@@ -18,6 +22,11 @@ pub fn append(conn: &mut Conn, writer: &str, entries: &[AuditEntry]) -> Result<V
     AuditRow::insert(conn, rows.iter())?;
     head.save(conn)?;
     Ok(rows)
+}
+
+/// The number of a writer's last entry; 0 where it has none.
+pub fn last_number(conn: &mut Conn, writer: &str) -> Result<i64, StoreError> {
+    Ok(on!(conn, |c| writers::table.find(writer).select(writers::audit_number).first(c).optional())?.unwrap_or(0))
 }
 
 impl AuditRow {

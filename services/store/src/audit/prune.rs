@@ -3,8 +3,8 @@
 
 use diesel::prelude::*;
 
-use super::{super::writer::Head, Checkpoint};
-use crate::{Conn, StoreError, central::schema::audit, connection::on};
+use super::{Checkpoint, schema::audit, writer::Head};
+use crate::{Conn, StoreError, connection::on};
 
 /// Erases the addresses of entries before `before_ms`, with their salts; says of how many. The chain stays whole.
 pub fn prune_addresses(conn: &mut Conn, before_ms: i64) -> Result<usize, StoreError> {

@@ -2,29 +2,29 @@
 
 use diesel::prelude::*;
 
-use super::schema::{generation, writers};
+use super::schema::writers;
 use crate::{Conn, StoreError, connection::on};
 
 /// Where the chain and the outbox of a writer stand.
 #[derive(Clone, Debug, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = writers)]
-pub(super) struct Head {
-    pub(super) writer: String,
-    pub(super) audit_number: i64,
-    pub(super) audit_hash: String,
-    pub(super) pruned_number: i64,
-    pub(super) pruned_hash: String,
-    pub(super) addresses_pruned_number: i64,
-    pub(super) outbox_sequence: i64,
+pub(crate) struct Head {
+    pub(crate) writer: String,
+    pub(crate) audit_number: i64,
+    pub(crate) audit_hash: String,
+    pub(crate) pruned_number: i64,
+    pub(crate) pruned_hash: String,
+    pub(crate) addresses_pruned_number: i64,
+    pub(crate) outbox_sequence: i64,
 }
 
 impl Head {
-    pub(super) fn all(conn: &mut Conn) -> Result<Vec<Self>, StoreError> {
+    pub(crate) fn all(conn: &mut Conn) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| writers::table.order(writers::writer).select(Self::as_select()).load(c))?)
     }
 
     /// Keeps where the chain and the outbox stand after a group.
-    pub(super) fn save(&self, conn: &mut Conn) -> Result<(), StoreError> {
+    pub(crate) fn save(&self, conn: &mut Conn) -> Result<(), StoreError> {
         use writers as t;
         on!(conn, |c| diesel::update(t::table.find(&self.writer))
             .set((
@@ -37,7 +37,7 @@ impl Head {
     }
 
     /// Keeps up to where the chain was pruned.
-    pub(super) fn save_pruned(&self, conn: &mut Conn) -> Result<(), StoreError> {
+    pub(crate) fn save_pruned(&self, conn: &mut Conn) -> Result<(), StoreError> {
         use writers as t;
         on!(conn, |c| diesel::update(t::table.find(&self.writer))
             .set((
@@ -51,7 +51,7 @@ impl Head {
 }
 
 /// Makes the row of a new writer.
-pub(super) fn introduce(conn: &mut Conn, writer: &str) -> Result<(), StoreError> {
+pub(crate) fn introduce(conn: &mut Conn, writer: &str) -> Result<(), StoreError> {
     use writers as t;
     on!(conn, |c| diesel::insert_into(t::table)
         .values((
@@ -71,7 +71,7 @@ pub(super) fn introduce(conn: &mut Conn, writer: &str) -> Result<(), StoreError>
 
 /// Begins a group: notes its name, answers where the writer stands, and holds the row, so that two processes under one
 /// writer's name take turns.
-pub(super) fn begin_group(conn: &mut Conn, writer: &str, group: &str) -> Result<Head, StoreError> {
+pub(crate) fn begin_group(conn: &mut Conn, writer: &str, group: &str) -> Result<Head, StoreError> {
     Ok(on!(conn, |c| diesel::update(writers::table.find(writer))
         .set(writers::last_group.eq(group))
         .returning(Head::as_returning())
@@ -80,7 +80,7 @@ pub(super) fn begin_group(conn: &mut Conn, writer: &str, group: &str) -> Result<
 
 /// Whether `group` was the writer's last that arrived. Writing the row waits for a commit that is still under way
 /// in a connection that was lost.
-pub(super) fn arrived(conn: &mut Conn, writer: &str, group: &str) -> Result<bool, StoreError> {
+pub(crate) fn arrived(conn: &mut Conn, writer: &str, group: &str) -> Result<bool, StoreError> {
     conn.begin_write()?;
     let last: String = on!(conn, |c| diesel::update(writers::table.find(writer))
         .set(writers::outbox_sequence.eq(writers::outbox_sequence))
@@ -88,17 +88,4 @@ pub(super) fn arrived(conn: &mut Conn, writer: &str, group: &str) -> Result<bool
         .get_result(c))?;
     conn.execute("ROLLBACK")?;
     Ok(last == group)
-}
-
-/// The restore count, which orders before every epoch (SPEC 10.5).
-pub(super) fn current_generation(conn: &mut Conn) -> Result<i64, StoreError> {
-    Ok(on!(conn, |c| generation::table.find(1).select(generation::number).first(c))?)
-}
-
-/// After a restore: every epoch given from now on orders after every one given before. Answers the new generation.
-pub fn raise_generation(conn: &mut Conn) -> Result<i64, StoreError> {
-    on!(conn, |c| diesel::update(generation::table.find(1))
-        .set(generation::number.eq(generation::number + 1))
-        .execute(c))?;
-    current_generation(conn)
 }

@@ -12,12 +12,13 @@ use std::{
 use diesel::prelude::*;
 
 use super::{
-    super::writer::Head,
     AuditRow, Checkpoint, CheckpointError,
     chain::{address_hash, entry_hash},
     checkpoint::line_hash,
+    schema::audit,
+    writer::Head,
 };
-use crate::{Conn, Database, StoreError, central::schema::audit, connection::on};
+use crate::{Conn, Database, StoreError, connection::on};
 
 /// Rows held in memory at a time.
 const STRIDE: i64 = 1000;

@@ -17,7 +17,7 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::super::writer::Head;
+use super::writer::Head;
 use crate::{Database, StoreError};
 
 /// One writer's chain at a checkpoint.
