@@ -7,7 +7,7 @@ use mesh::{
 };
 use store::{
     Database,
-    central::audit::{AuditKey, Checkpoints},
+    audit::{AuditKey, Checkpoints},
 };
 
 use crate::{Config, secret};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use proto::central::v1::{AppendAuditRequest, AuditEntry, audit_client::AuditClient};
 use store::{
     Abort, Conn, StoreError,
-    registry::{AuditRow, ForwardingRow},
+    registry::{AuditRow, ForwardingRow, last_number},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -47,8 +47,8 @@ pub(crate) async fn forward(authority: Authority, central: mesh::client::Channel
 /// Sends one batch; false where there is none.
 async fn step(authority: &Authority, central: &mut AuditClient<mesh::client::Channel>) -> Result<bool, String> {
     let batch = authority.transaction("audit batch", next).await.map_err(|error| error.to_string())?;
-    let Some((mark, rows)) = batch else { return Ok(false) };
-    authority.metrics().unforwarded(i64::try_from(rows.len()).unwrap_or(i64::MAX));
+    let Some(Batch { mark, rows, waiting }) = batch else { return Ok(false) };
+    authority.metrics().unforwarded(waiting);
     let request_id = format!("{WRITER}/{}-{}", mark.acknowledged + 1, mark.sent);
     let entries = rows.into_iter().map(told).collect();
     let answer = central.append(AppendAuditRequest { request_id, entries }).await;
@@ -56,12 +56,19 @@ async fn step(authority: &Authority, central: &mut AuditClient<mesh::client::Cha
     let done = ForwardingRow { sent: mark.sent, acknowledged: mark.sent };
     let acknowledged = authority.transaction("audit acknowledged", move |conn| Ok(done.save(conn)?));
     acknowledged.await.map_err(|error| error.to_string())?;
-    authority.metrics().unforwarded(0);
+    authority.metrics().unforwarded(mark.acknowledged + waiting - mark.sent);
     Ok(true)
 }
 
+struct Batch {
+    mark: ForwardingRow,
+    rows: Vec<AuditRow>,
+    /// Entries that Central has not acknowledged, these included.
+    waiting: i64,
+}
+
 /// The batch that is under way, or the next.
-fn next(conn: &mut Conn) -> Result<Option<(ForwardingRow, Vec<AuditRow>)>, Abort<Refusal>> {
+fn next(conn: &mut Conn) -> Result<Option<Batch>, Abort<Refusal>> {
     let mark = ForwardingRow::get(conn)?;
     let under_way = mark.sent - mark.acknowledged;
     let limit = if under_way > 0 { under_way } else { BATCH };
@@ -69,7 +76,8 @@ fn next(conn: &mut Conn) -> Result<Option<(ForwardingRow, Vec<AuditRow>)>, Abort
     let Some(last) = rows.last() else { return Ok(None) };
     let mark = ForwardingRow { sent: last.number, ..mark };
     mark.save(conn)?;
-    Ok(Some((mark, rows)))
+    let waiting = last_number(conn, WRITER)? - mark.acknowledged;
+    Ok(Some(Batch { mark, rows, waiting }))
 }
 
 fn told(row: AuditRow) -> AuditEntry {

@@ -143,6 +143,9 @@ impl Authority {
 
 /// What he shows, or why it cannot be that.
 fn shows(asker: &Asker, request: &EnrolRequest) -> Result<Shows, Refusal> {
+    if !request.old_credential.is_empty() && !request.token.is_empty() {
+        return Err(refuse(Reason::Invalid, "show either a token or the old credential, not both"));
+    }
     if !request.old_credential.is_empty() {
         let wrong = |_| wrong_credential(&request.id);
         return request.old_credential.parse().map(Shows::OldCredential).map_err(wrong);

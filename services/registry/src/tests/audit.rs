@@ -10,7 +10,7 @@ use proto::central::v1::{
     AppendAuditRequest, AppendAuditResponse, AuditEntry, ListAuditRequest, ListAuditResponse, VerifyAuditRequest,
     VerifyAuditResponse, WatchAuditRequest, audit_server,
 };
-use store::{central::audit::verify, registry::AuditRow};
+use store::{audit::verify, registry::AuditRow};
 use tonic::{Request, Response};
 
 use super::*;
@@ -62,8 +62,7 @@ async fn the_chain_is_whole_and_checkpoints_in_a_file_cover_it_spec_8_2() {
     network.enrolled("CP-1").await;
     network.stop().await;
     let data = network.path("data");
-    let key =
-        store::central::audit::AuditKey::parse(&std::fs::read_to_string(data.join("audit.key")).unwrap()).unwrap();
+    let key = store::audit::AuditKey::parse(&std::fs::read_to_string(data.join("audit.key")).unwrap()).unwrap();
     let found = verify(&network.database().await, &data.join("audit.checkpoints"), &[key.public()]).await.unwrap();
     assert_eq!(found.first_bad, None);
     assert!(found.entries >= 2 && found.checkpoints >= 1, "{found:?}");
@@ -145,6 +144,8 @@ async fn the_audit_reaches_central_whole_and_once_however_often_central_is_away_
     };
     tokio::time::timeout(Duration::from_secs(30), all).await.expect("handed on in time");
     assert_eq!(central.numbers(), Vec::from_iter(1..=expected), "each once");
+    let metrics = network.ctx.metrics.encode().unwrap();
+    assert!(metrics.contains("chargemesh_registry_decisions_total{order=\"Enrol\",outcome=\"OK\"} 1"), "{metrics}");
     ctx.stop.cancel();
     ctx.ended().await.unwrap();
 }

@@ -137,6 +137,8 @@ async fn an_id_is_enrolled_twice_only_by_its_credential_or_an_operators_token_fo
     assert_eq!(reason(&refused), "ALREADY_ENROLLED");
 
     let by_credential = EnrolBody { old_credential: SecretText::new(&first), ..body("CP-1", "") };
+    let both = EnrolBody { request_id: request_id(), token: SecretText::new(&token), ..by_credential.clone() };
+    assert_eq!(post(&door, &both).await.unwrap_err().reason, "INVALID");
     let second = post(&door, &by_credential).await.unwrap();
     assert_eq!((second.standing.incarnation, second.standing.place.as_str()), (2, "Quay 1"));
     let again = post(&door, &by_credential).await.unwrap();

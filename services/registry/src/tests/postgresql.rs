@@ -1,5 +1,8 @@
 //! The same Registry on PostgreSQL, where changes run side by side.
 
+use mesh::health::Readiness;
+use store::testing::Postgres;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,4 +35,33 @@ async fn on_postgresql_a_token_is_used_as_often_as_it_permits_and_every_change_i
     let verified = network.verify(id, &credentials[0]).await.unwrap();
     assert_eq!(verified.reason(), proto::link::v1::Reason::Unspecified);
     network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_database_registry_says_so_and_goes_on_when_it_is_back_spec_9() {
+    let start = || {
+        let server = Postgres::start().unwrap();
+        let url = server.create_database();
+        (server, url)
+    };
+    let (mut server, url) = tokio::task::spawn_blocking(start).await.unwrap();
+    let network = Network::at(TempDir::new().unwrap(), url, &[], "").await;
+    let credential = network.enrolled("CP-1").await;
+    let crash = move || {
+        server.crash();
+        server
+    };
+    let mut server = tokio::task::spawn_blocking(crash).await.unwrap();
+
+    let wish = EnrolRequest { request_id: request_id(), ..wish("CP-2") };
+    let refused = network.operator().enrol(wish.clone()).await.unwrap_err();
+    assert_eq!(reason(&refused), "UNAVAILABLE", "{refused}");
+    assert_eq!(reason(&network.verify("CP-1", &credential).await.unwrap_err()), "UNAVAILABLE");
+    assert_eq!(network.ctx.health.readiness(), Readiness::Degraded, "it still answers");
+
+    let _server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
+    let enrolled = network.operator().enrol(wish).await.unwrap().into_inner();
+    assert_eq!(enrolled.identity.unwrap().incarnation, 1);
+    assert_eq!(network.verify("CP-1", &credential).await.unwrap().reason(), proto::link::v1::Reason::Unspecified);
+    assert_eq!(network.ctx.health.readiness(), Readiness::Ready);
 }
