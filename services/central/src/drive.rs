@@ -23,20 +23,20 @@ use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh::{link::Outbox, process::Context};
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use proto::{ChargingPointId, DriverId, PeerId};
-use store::central::{Committed, Refusal, SessionRow, Turn};
+use store::central::{Committed, Refusal, Turn};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{accounts::Holder, notes::Notes, points::Point};
 use crate::{
-    charge_point::{LinkNo, Outcome, Reply, Tell},
-    session::{Final, SessionId},
+    charge_point::{Input, LinkNo, Outcome, Reply, Tell},
+    session::SessionId,
     shared::Shared,
 };
 
-pub use message::{Arrival, Message, Word};
+pub(crate) use message::{Arrival, Message, Word};
 
 /// Messages that may wait for the loop; whoever sends more waits, which holds its peer back.
-pub const INBOX: usize = 8192;
+pub(crate) const INBOX: usize = 8192;
 /// Taken at once.
 const BATCH: usize = 256;
 /// A deadline whose decision the store refused is tried again after this.
@@ -46,16 +46,16 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 /// The sender's end of the loop.
 #[derive(Clone, Debug)]
-pub struct Driver(mpsc::Sender<Message>);
+pub(crate) struct Driver(mpsc::Sender<Message>);
 
 impl Driver {
     /// Waits for room. False: Central is stopping.
-    pub async fn send(&self, message: Message) -> bool {
+    pub(crate) async fn send(&self, message: Message) -> bool {
         self.0.send(message).await.is_ok()
     }
 
     /// Whether so much waits that newcomers are better told to come later (SPEC 4.2).
-    pub fn is_overloaded(&self) -> bool {
+    pub(crate) fn is_overloaded(&self) -> bool {
         self.0.capacity() < INBOX / 4
     }
 }
@@ -64,13 +64,8 @@ impl Driver {
 enum Done {
     Point(usize, Result<Committed, Refusal>),
     Reloaded(usize, Option<Box<crate::charge_point::Record>>),
-    Fetched {
-        point: usize,
-        session: SessionId,
-        row: Result<Option<SessionRow>, String>,
-        last: Final,
-        reply: Reply,
-    },
+    /// A session that was not at hand, as the input it belongs to; or whom to tell why it could not be read.
+    Fetched(usize, Box<Result<Input, (Reply, String)>>),
     Account(DriverId, Result<Committed, Refusal>),
     Notes(Result<Committed, Refusal>),
     /// An answer about what does not exist: told when it is durable, or not.
@@ -83,7 +78,7 @@ struct Linked {
     peer: PeerId,
 }
 
-pub struct Drive {
+pub(crate) struct Drive {
     shared: Arc<Shared>,
     points: Vec<Point>,
     index: HashMap<ChargingPointId, usize>,
@@ -109,14 +104,14 @@ impl std::fmt::Debug for Drive {
 }
 
 /// The loop's two ends.
-pub fn channel() -> (Driver, mpsc::Receiver<Message>) {
+pub(crate) fn channel() -> (Driver, mpsc::Receiver<Message>) {
     let (sender, receiver) = mpsc::channel(INBOX);
     (Driver(sender), receiver)
 }
 
 impl Drive {
     /// Runs until the process stops; then what is in flight becomes durable.
-    pub async fn run(mut self, mut inbox: mpsc::Receiver<Message>, ctx: Context) {
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, ctx: Context) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let wake = self.next_wake();
@@ -160,7 +155,7 @@ impl Drive {
                     self.sense(point, sign);
                 }
             }
-            Message::FromPart { at, link, inputs } => self.from_part(&at, link, inputs),
+            Message::FromPart { at, link, inputs } => self.part_says(&at, link, inputs),
             Message::Request { at, request } => self.request(&at, *request),
             Message::Word { driver, link, session, to, word, from } => {
                 self.word(&driver, link, &session, to, (word, from));
@@ -175,7 +170,7 @@ impl Drive {
         match done {
             Done::Point(point, result) => self.point_done(point, result),
             Done::Reloaded(point, record) => self.reloaded(point, record),
-            Done::Fetched { point, session, row, last, reply } => self.fetched(point, session, row, last, reply),
+            Done::Fetched(point, fetched) => self.fetched(point, *fetched),
             Done::Account(driver, result) => self.account_done(&driver, result),
             Done::Notes(result) => self.notes_done(result),
             Done::Stray(tells) => tells.into_iter().for_each(|tell| self.tell(None, tell)),

@@ -8,7 +8,7 @@ mod corrections;
 mod orders;
 mod sessions;
 
-pub use self::{
+pub(crate) use self::{
     audit::AuditService, charging_points::ChargingPointsService, orders::Orders, sessions::SessionsService,
 };
 pub(crate) use convert::{session, tickets};

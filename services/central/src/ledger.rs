@@ -29,7 +29,7 @@ const FOLLOWED: usize = 4096;
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     committer: Committer,
     pub database: Database,
     audit: broadcast::Sender<Arc<AuditRow>>,
@@ -43,7 +43,7 @@ struct DatabaseHealth {
 }
 
 impl Ledger {
-    pub fn new(committer: Committer, database: Database, ctx: &Context) -> Self {
+    pub(crate) fn new(committer: Committer, database: Database, ctx: &Context) -> Self {
         let component = ctx.health.component("database");
         component.ready();
         let health = Arc::new(DatabaseHealth { component, failing: AtomicBool::new(false) });
@@ -51,7 +51,7 @@ impl Ledger {
     }
 
     /// Returns when the turn is on disk, or is not and why.
-    pub async fn submit(self, turn: Turn) -> Result<Committed, Refusal> {
+    pub(crate) async fn submit(self, turn: Turn) -> Result<Committed, Refusal> {
         let result = self.committer.submit(turn).await;
         match &result {
             Ok(committed) => {
@@ -71,12 +71,12 @@ impl Ledger {
     }
 
     /// What belongs to no charging point.
-    pub async fn write(&self, name: &'static str, writes: Vec<Write>) -> Result<Committed, Refusal> {
+    pub(crate) async fn write(&self, name: &'static str, writes: Vec<Write>) -> Result<Committed, Refusal> {
         self.clone().submit(Turn { id: TurnId::random(), name, guard: None, writes }).await
     }
 
     /// Queries, with the database's state told to health.
-    pub async fn read<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
+    pub(crate) async fn read<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut store::Conn) -> Result<T, StoreError> + Send + 'static,
@@ -90,7 +90,7 @@ impl Ledger {
     }
 
     /// Audit entries from now on.
-    pub fn follow(&self) -> broadcast::Receiver<Arc<AuditRow>> {
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<AuditRow>> {
         self.audit.subscribe()
     }
 
@@ -108,7 +108,7 @@ impl Ledger {
 
 /// Transactions as metrics.
 #[derive(Debug)]
-pub struct Observed {
+pub(crate) struct Observed {
     transactions: Family<TransactionLabels, Counter>,
     groups: Histogram,
     turns: Counter,
@@ -121,7 +121,7 @@ struct TransactionLabels {
 }
 
 impl Observed {
-    pub fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             transactions: metrics.register(
                 "transactions",

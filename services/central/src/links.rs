@@ -47,7 +47,7 @@ use crate::{
     shared::Shared,
 };
 
-pub use door::Bounds;
+pub(crate) use door::Bounds;
 
 /// Messages to a peer that may wait; one that takes them slower is closed, and told how things stand when it is back.
 const OUTBOX: usize = 256;
@@ -58,7 +58,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// What all links share.
 #[derive(Debug)]
-pub struct Links {
+pub(crate) struct Links {
     pub shared: Arc<Shared>,
     drive: Driver,
     verifier: Verifier,
@@ -71,7 +71,7 @@ pub struct Links {
 }
 
 impl Links {
-    pub fn new(
+    pub(crate) fn new(
         shared: Arc<Shared>,
         drive: Driver,
         verifier: Verifier,
@@ -96,7 +96,7 @@ impl Links {
     ///
     /// # Errors
     /// Where the address cannot be bound.
-    pub async fn start(self: &Arc<Self>, ctx: &Context, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    pub(crate) async fn start(self: &Arc<Self>, ctx: &Context, address: SocketAddr) -> anyhow::Result<SocketAddr> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Misuse::new(format!("cannot listen on {address} for the link: {error}; give another with --link-address"))
         })?;
@@ -309,8 +309,8 @@ impl Guest {
             (Stage::Stranger(_), _) if self.place_is_proven() => {
                 self.answer(message.id, Reason::NoKey, "this link carries only signs of life: authenticate");
             }
-            (Stage::Part(_), body) => self.from_part(body, message.id, now).await,
-            (Stage::Driver(_), body) => self.from_driver(body, message.id, now).await,
+            (Stage::Part(_), body) => self.part_says(body, message.id, now).await,
+            (Stage::Driver(_), body) => self.driver_says(body, message.id).await,
             (Stage::Knocking | Stage::Claims { .. } | Stage::Stranger(_), _) => {
                 // Whoever proved his key begins with `Opened`, whoever has none with `Authenticate`.
                 self.links.refuse("OUT_OF_ORDER", self.address.ip());
@@ -372,7 +372,7 @@ impl Guest {
     fn say(&self, body: down::Body) {
         let message = Down { epoch: 0, body: Some(body) };
         // Full or closed: whoever does not listen is told when he comes back.
-        drop(self.outbox.try_send(message.encode_to_vec().into()));
+        let _told = self.outbox.try_send(message.encode_to_vec().into());
     }
 
     fn answer(&self, to: u64, reason: Reason, detail: &str) {
@@ -426,10 +426,8 @@ impl Guest {
     async fn leave(mut self, closed: Option<Closed>) {
         self.flush_unheard().await;
         let proven = self.place_is_proven();
-        if !proven {
-            if let Some(reason) = failure(closed) {
-                self.links.refuse(reason, self.address.ip());
-            }
+        if !proven && let Some(reason) = failure(closed) {
+            self.links.refuse(reason, self.address.ip());
         }
         let detail = closed.map_or_else(|| "given up for another of its address".to_owned(), |why| why.to_string());
         if !matches!(self.stage, Stage::Knocking | Stage::Claims { .. }) {

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use mesh::{client::Channel, clock::Now, link::Backoff, policy::DenyList, process::Context};
 use proto::{
-    Energy, PeerId,
+    PeerId,
     link::v1::{KeyState, Reason},
     registry::v1::{
         IdentityEvent, IdentityState, Kind, ReissueRequest, TokenCreated, VerifyRequest, VoidRequest, WatchRequest,
@@ -37,7 +37,7 @@ const VOID_EVERY: Duration = Duration::from_secs(2);
 
 /// What Registry says of a credential.
 #[derive(Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It is right; void: right, but worth nothing until reissued.
     Verified {
         void: bool,
@@ -48,7 +48,7 @@ pub enum Verdict {
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Verifier {
+pub(crate) struct Verifier {
     client: IdentitiesClient<Channel>,
     at_once: Arc<Semaphore>,
     shared: Arc<Shared>,
@@ -56,17 +56,17 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    pub fn new(channel: Channel, shared: Arc<Shared>, drive: Driver) -> Self {
+    pub(crate) fn new(channel: Channel, shared: Arc<Shared>, drive: Driver) -> Self {
         let client = IdentitiesClient::new(channel);
         Self { client, at_once: Arc::new(Semaphore::new(AT_ONCE)), shared, drive }
     }
 
-    pub async fn verify(&self, peer: &PeerId, credential: &[u8], address: IpAddr) -> Verdict {
+    pub(crate) async fn verify(&self, peer: &PeerId, credential: &[u8], address: IpAddr) -> Verdict {
         let Ok(_place) = self.at_once.acquire().await else { return Verdict::Unreachable("stopping".to_owned()) };
         let request = VerifyRequest {
             kind: kind(peer).into(),
             id: peer.as_str().to_owned(),
-            credential: credential.to_vec().into(),
+            credential: credential.to_vec(),
             address: address.to_string(),
         };
         let answer = match self.client.clone().verify(request).await {
@@ -74,25 +74,23 @@ impl Verifier {
             Err(status) => return Verdict::Unreachable(status.message().to_owned()),
         };
         let reason = answer.reason();
-        match reason {
-            Reason::Unspecified | Reason::CredentialVoid => {
-                // Its enrolment may be so young that the stream has not told of it.
-                if let Some(identity) = answer.identity {
-                    if let Err(why) = self.mirror(identity).await {
-                        return Verdict::Unreachable(why);
-                    }
-                }
-                Verdict::Verified { void: reason == Reason::CredentialVoid }
-            }
-            reason => Verdict::Refused(reason),
+        if !matches!(reason, Reason::Unspecified | Reason::CredentialVoid) {
+            return Verdict::Refused(reason);
         }
+        // Its enrolment may be so young that the stream has not told of it.
+        if let Some(identity) = answer.identity
+            && let Err(why) = self.mirror(identity).await
+        {
+            return Verdict::Unreachable(why);
+        }
+        Verdict::Verified { void: reason == Reason::CredentialVoid }
     }
 
     /// A one-use token for a new enrolment of a revoked id.
     ///
     /// # Errors
     /// What Registry says, or that it cannot be reached.
-    pub async fn reissue(&self, request_id: String, peer: &PeerId) -> Result<TokenCreated, Status> {
+    pub(crate) async fn reissue(&self, request_id: String, peer: &PeerId) -> Result<TokenCreated, Status> {
         let request = ReissueRequest { request_id, kind: kind(peer).into(), id: peer.as_str().to_owned() };
         Ok(self.client.clone().reissue(request).await?.into_inner())
     }
@@ -115,7 +113,7 @@ impl Verifier {
 }
 
 /// Follows Registry until the process stops.
-pub async fn follow(verifier: Verifier, denied: DenyList, ctx: Context) {
+pub(crate) async fn follow(verifier: Verifier, denied: DenyList, ctx: Context) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let component = ctx.health.component("registry mirror");
     component.degraded("Registry has not been reached yet: enrolments and removals are not known");
@@ -140,7 +138,7 @@ pub async fn follow(verifier: Verifier, denied: DenyList, ctx: Context) {
 async fn stream(verifier: &Verifier, denied: &DenyList, component: &mesh::health::Component) -> Result<(), String> {
     let shared = &verifier.shared;
     let since = shared.ledger.read("revision", IdentityRow::revision).await.map_err(|error| error.to_string())?;
-    let link_keys = shared.pins.iter().map(|pin| pin.as_bytes().to_vec().into()).collect();
+    let link_keys = shared.pins.iter().map(|pin| pin.as_bytes().to_vec()).collect();
     let first = WatchRequest { since_revision: crate::rows::unsigned(since), link_keys };
     // The stream of requests stays open: its end would say that this Central has gone.
     let requests = futures::StreamExt::chain(futures::stream::iter([first]), futures::stream::pending());
@@ -220,14 +218,14 @@ fn deny(denied: &DenyList, operators: &[OperatorRow]) {
 ///
 /// # Errors
 /// Where the database cannot be read.
-pub async fn load_denied(shared: &Shared, denied: &DenyList) -> Result<(), store::StoreError> {
+pub(crate) async fn load_denied(shared: &Shared, denied: &DenyList) -> Result<(), store::StoreError> {
     let operators = shared.ledger.read("operators", OperatorRow::all).await?;
     deny(denied, &operators);
     Ok(())
 }
 
 /// What was revoked here becomes void at Registry, however often it takes (SPEC 4.7).
-pub async fn void(verifier: Verifier, ctx: Context) {
+pub(crate) async fn void(verifier: Verifier, ctx: Context) {
     while ctx.stop.run_until_cancelled(tokio::time::sleep(VOID_EVERY)).await.is_some() {
         let revoked = |point: &proto::central::v1::ChargingPoint| {
             point.view.as_ref().is_some_and(|view| view.key_state() == KeyState::Revoked)
@@ -286,7 +284,7 @@ fn mirror_writes(row: &IdentityRow, settings: &Settings, now: Now) -> Vec<Write>
 
 /// A charging point as Central first hears of it: city and price come from Registry, and Central rules over them
 /// afterwards (DESIGN 3).
-pub fn new_row(row: &IdentityRow, settings: &Settings, now: Now) -> ChargingPointRow {
+pub(crate) fn new_row(row: &IdentityRow, settings: &Settings, now: Now) -> ChargingPointRow {
     let price = if row.price_e4 == 0 { i64::from(settings.price.e4()) } else { row.price_e4 };
     ChargingPointRow {
         cp_id: row.id.clone(),

@@ -25,10 +25,10 @@ use crate::{
 /// A stored row that this program cannot have written.
 #[derive(Debug, thiserror::Error)]
 #[error("the row {0} of {1} is not readable: {2}")]
-pub struct BadRow(String, &'static str, String);
+pub(crate) struct BadRow(String, &'static str, String);
 
 /// The writes of a decision about the charging point `record`.
-pub fn writes(changes: &[Change], record: &Record, since_ms: i64, kek: &KeyEncryption, now: Now) -> Vec<Write> {
+pub(crate) fn writes(changes: &[Change], record: &Record, since_ms: i64, kek: &KeyEncryption, now: Now) -> Vec<Write> {
     let holder = PeerId::ChargingPoint(record.id.clone());
     changes
         .iter()
@@ -48,7 +48,7 @@ pub fn writes(changes: &[Change], record: &Record, since_ms: i64, kek: &KeyEncry
         .collect()
 }
 
-pub fn charging_point(record: &Record, since_ms: i64) -> ChargingPointRow {
+pub(crate) fn charging_point(record: &Record, since_ms: i64) -> ChargingPointRow {
     let by = |notice: &Option<Notice>| notice.as_ref().map(|n| n.by.as_ref().to_owned());
     let reason = |notice: &Option<Notice>| notice.as_ref().map(|n| n.reason.as_ref().to_owned()).unwrap_or_default();
     ChargingPointRow {
@@ -71,7 +71,7 @@ pub fn charging_point(record: &Record, since_ms: i64) -> ChargingPointRow {
 }
 
 /// The durable state of a charging point from its row, its keys and its unsettled sessions.
-pub fn record(row: &ChargingPointRow, keys: Keyring, sessions: Vec<Session>) -> Result<Record, BadRow> {
+pub(crate) fn record(row: &ChargingPointRow, keys: Keyring, sessions: Vec<Session>) -> Result<Record, BadRow> {
     let id: ChargingPointId = parse(&row.cp_id, &row.cp_id, "charging_points")?;
     let notice = |by: &Option<String>, reason: &str| {
         by.as_deref().map(|by| Notice { by: Arc::from(by), reason: Arc::from(reason) })
@@ -98,7 +98,7 @@ pub fn record(row: &ChargingPointRow, keys: Keyring, sessions: Vec<Session>) -> 
     })
 }
 
-pub fn session_row(session: &Session, now: Now) -> SessionRow {
+pub(crate) fn session_row(session: &Session, now: Now) -> SessionRow {
     let started = session.started_at.is_some();
     let left = session.due.map(|due| due.saturating_duration_since(now.mono));
     SessionRow {
@@ -126,7 +126,7 @@ pub fn session_row(session: &Session, now: Now) -> SessionRow {
 }
 
 /// A stored session; its deadline goes on from what was left (SPEC 3.8).
-pub fn session(row: &SessionRow, settings: &Settings, now: Now) -> Result<Session, BadRow> {
+pub(crate) fn session(row: &SessionRow, settings: &Settings, now: Now) -> Result<Session, BadRow> {
     let table = "sessions";
     let state = SessionState::try_from(row.state).map_err(|e| BadRow(row.session_id.clone(), table, e.to_string()))?;
     let left = row.deadline_left_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()));
@@ -191,7 +191,7 @@ fn ticket_row(ticket: &Ticket, now: Now) -> TicketRow {
     }
 }
 
-pub fn request(answered: &Answered, now: Now) -> RequestRow {
+pub(crate) fn request(answered: &Answered, now: Now) -> RequestRow {
     RequestRow {
         requester: answered.requester.to_string(),
         request_id: answered.request_id.as_ref().to_owned(),
@@ -204,7 +204,7 @@ pub fn request(answered: &Answered, now: Now) -> RequestRow {
 }
 
 /// The first answer to a request; nothing where its row is not readable.
-pub fn answered(row: &RequestRow) -> Option<Answered> {
+pub(crate) fn answered(row: &RequestRow) -> Option<Answered> {
     let requester = match row.requester.split_once('/')? {
         ("driver", id) => PeerId::Driver(id.parse().ok()?),
         ("charging-point", id) => PeerId::ChargingPoint(id.parse().ok()?),
@@ -220,7 +220,7 @@ pub fn answered(row: &RequestRow) -> Option<Answered> {
     })
 }
 
-pub fn key_row(holder: &PeerId, key: &Key, kek: &KeyEncryption, now: Now) -> KeyRow {
+pub(crate) fn key_row(holder: &PeerId, key: &Key, kek: &KeyEncryption, now: Now) -> KeyRow {
     let state = match key.stage {
         Stage::Staged => StoredKeyState::Staged,
         Stage::Active => StoredKeyState::Active,
@@ -250,7 +250,7 @@ pub fn key_row(holder: &PeerId, key: &Key, kek: &KeyEncryption, now: Now) -> Key
 }
 
 /// A stored key. One that does not open is as good as deleted: its holder authenticates again.
-pub fn key(row: &KeyRow, kek: &KeyEncryption) -> Key {
+pub(crate) fn key(row: &KeyRow, kek: &KeyEncryption) -> Key {
     let material = match kek.unwrap(row) {
         Ok(bytes) => Some(Arc::new(LinkKey::from_bytes(*bytes))),
         Err(error) => {
@@ -271,7 +271,7 @@ pub fn key(row: &KeyRow, kek: &KeyEncryption) -> Key {
     Key::stored(unsigned(row.key_no), unsigned(row.incarnation), stage, material, granted)
 }
 
-pub fn event_row(event: &Event, charging_point: &str) -> EventRow {
+pub(crate) fn event_row(event: &Event, charging_point: &str) -> EventRow {
     EventRow {
         event_id: format!("{:032x}", rand::random::<u128>()),
         cp_id: charging_point.to_owned(),
@@ -281,7 +281,7 @@ pub fn event_row(event: &Event, charging_point: &str) -> EventRow {
     }
 }
 
-pub fn audit(entry: &Entry) -> AuditEntry {
+pub(crate) fn audit(entry: &Entry) -> AuditEntry {
     AuditEntry {
         at_ms: entry.at,
         actor: entry.actor.clone(),
@@ -294,7 +294,7 @@ pub fn audit(entry: &Entry) -> AuditEntry {
 }
 
 /// A ticket's row as drivers and operators see it, without its corrections.
-pub fn ticket(row: &TicketRow) -> Ticket {
+pub(crate) fn ticket(row: &TicketRow) -> Ticket {
     let id = |text: &str| text.parse().ok();
     let currency = row.currency.parse().unwrap_or_default();
     Ticket {
@@ -339,10 +339,10 @@ fn wh(energy: Energy) -> i64 {
 }
 
 /// Rows hold signed numbers; nothing of ours comes near their end.
-pub fn signed(number: u64) -> i64 {
+pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-pub fn unsigned(number: i64) -> u64 {
+pub(crate) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }

@@ -15,7 +15,7 @@ use store::central::{KeyEncryption, audit::AuditKey};
 use wire::{PublicKey, StaticKey};
 use zeroize::Zeroizing;
 
-pub struct Secrets {
+pub(crate) struct Secrets {
     /// The current one first; a second one while it is rolled (SPEC 10.7).
     pub link: Vec<StaticKey>,
     pub key_encryption: KeyEncryption,
@@ -37,7 +37,7 @@ impl Secrets {
     ///
     /// # Errors
     /// Where a file cannot be read or made, or is not what it should be.
-    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
         make_folder(folder)?;
         let link = read_or_make(&folder.join("link.key"), || Zeroizing::new(hex(&random()) + "\n"))?;
         let link = link.lines().map(str::trim).filter(|line| !line.is_empty()).map(parse_link_key);
@@ -71,13 +71,13 @@ impl Secrets {
     }
 
     /// What peers pin.
-    pub fn pins(&self) -> Vec<PublicKey> {
+    pub(crate) fn pins(&self) -> Vec<PublicKey> {
         self.link.iter().map(StaticKey::public).collect()
     }
 }
 
 /// 32 bytes of the operating system's generator.
-pub fn random() -> [u8; 32] {
+pub(crate) fn random() -> [u8; 32] {
     #[expect(clippy::disallowed_methods, reason = "a rim: chance enters here")]
     let bytes = rand::rng().random();
     bytes

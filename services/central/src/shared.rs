@@ -14,12 +14,12 @@ use wire::{LinkKey, PublicKey, StaticKey};
 use crate::{key::Keyring, ledger::Ledger, session::SessionId, settings::Settings, telemetry::Telemetry, watch::Board};
 
 /// Charging points as they are shown.
-pub type Points = Board<ChargingPointId, contract::ChargingPoint>;
+pub(crate) type Points = Board<ChargingPointId, contract::ChargingPoint>;
 /// Open sessions, and the latest that ended.
-pub type Sessions = Board<SessionId, contract::Session>;
+pub(crate) type Sessions = Board<SessionId, contract::Session>;
 
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     pub settings: Settings,
     pub clock: Clock,
     pub ledger: Ledger,
@@ -36,7 +36,7 @@ pub struct Shared {
 
 /// Who holds which keys, found in O(1).
 #[derive(Debug, Default)]
-pub struct Directory {
+pub(crate) struct Directory {
     holders: RwLock<HashMap<PeerId, Holder>>,
 }
 
@@ -48,18 +48,18 @@ struct Holder {
 
 impl Directory {
     /// The key with which `holder` may open a link.
-    pub fn usable(&self, holder: &PeerId, key_no: u64) -> Option<Arc<LinkKey>> {
+    pub(crate) fn usable(&self, holder: &PeerId, key_no: u64) -> Option<Arc<LinkKey>> {
         let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);
         find(&holders.get(holder)?.usable, key_no)
     }
 
     /// The key under which `holder` sealed a reading.
-    pub fn openable(&self, holder: &PeerId, key_no: u64) -> Option<Arc<LinkKey>> {
+    pub(crate) fn openable(&self, holder: &PeerId, key_no: u64) -> Option<Arc<LinkKey>> {
         let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);
         find(&holders.get(holder)?.openable, key_no)
     }
 
-    pub fn publish(&self, holder: &PeerId, keys: &Keyring) {
+    pub(crate) fn publish(&self, holder: &PeerId, keys: &Keyring) {
         let (usable, openable): (Vec<_>, Vec<_>) = (keys.usable().collect(), keys.openable().collect());
         let mut holders = self.holders.write().unwrap_or_else(PoisonError::into_inner);
         if openable.is_empty() {
@@ -76,7 +76,7 @@ fn find(keys: &[(u64, Arc<LinkKey>)], key_no: u64) -> Option<Arc<LinkKey>> {
 
 impl Shared {
     /// The static key that a Hello's pin names.
-    pub fn link_key(&self, pin: &[u8]) -> Option<&StaticKey> {
+    pub(crate) fn link_key(&self, pin: &[u8]) -> Option<&StaticKey> {
         let index = self.pins.iter().position(|public| public.pin().as_slice() == pin)?;
         self.link_keys.get(index)
     }

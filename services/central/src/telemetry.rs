@@ -23,7 +23,7 @@ const WINDOW: usize = 60;
 
 /// Every charging point's streams.
 #[derive(Debug)]
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     streams: RwLock<HashMap<ChargingPointId, Arc<Streams>>>,
     opened: Counter,
     unreadable: Counter,
@@ -31,7 +31,7 @@ pub struct Telemetry {
 
 /// One charging point's.
 #[derive(Debug)]
-pub struct Streams(Mutex<State>);
+pub(crate) struct Streams(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -40,7 +40,7 @@ struct State {
 }
 
 impl Telemetry {
-    pub fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             streams: RwLock::default(),
             opened: metrics.register("readings", "Readings opened", Counter::default()),
@@ -49,7 +49,7 @@ impl Telemetry {
     }
 
     /// The streams of `id`, made at its first reading.
-    pub fn of(&self, id: &ChargingPointId) -> Arc<Streams> {
+    pub(crate) fn of(&self, id: &ChargingPointId) -> Arc<Streams> {
         if let Some(streams) = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id) {
             return Arc::clone(streams);
         }
@@ -60,7 +60,7 @@ impl Telemetry {
     }
 
     /// Opens and counts a reading; false when it cannot be understood.
-    pub fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> bool {
+    pub(crate) fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> bool {
         let mut state = streams.0.lock().unwrap_or_else(PoisonError::into_inner);
         let result = key.map_or(Err(OpenError::DoesNotOpen), |key| state.opener.open(sealed, key));
         match result {
@@ -81,7 +81,7 @@ impl Telemetry {
     }
 
     /// After a key was revoked or deleted, nothing more is opened under it.
-    pub fn forget_keys(&self, id: &ChargingPointId) {
+    pub(crate) fn forget_keys(&self, id: &ChargingPointId) {
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         if let Some(streams) = streams {
             streams.0.lock().unwrap_or_else(PoisonError::into_inner).opener.forget_keys();
@@ -89,7 +89,7 @@ impl Telemetry {
     }
 
     /// Counts and the last reading, as operators see them.
-    pub fn shown(&self, id: &ChargingPointId) -> Option<contract::Telemetry> {
+    pub(crate) fn shown(&self, id: &ChargingPointId) -> Option<contract::Telemetry> {
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()?;
         let state = streams.0.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = state.opener.counts();

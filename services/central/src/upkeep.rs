@@ -17,7 +17,7 @@ use crate::{audit::Action, config::Retention, shared::Shared};
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Writes checkpoints until the process stops, and one at the end.
-pub async fn checkpoints(mut file: audit::Checkpoints, every: Duration, shared: Arc<Shared>, ctx: Context) {
+pub(crate) async fn checkpoints(mut file: audit::Checkpoints, every: Duration, shared: Arc<Shared>, ctx: Context) {
     let component = ctx.health.component("audit checkpoints");
     component.ready();
     while ctx.stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
@@ -38,7 +38,7 @@ async fn checkpoint(file: &mut audit::Checkpoints, shared: &Shared, component: &
 ///
 /// # Errors
 /// Where it cannot be opened.
-pub fn audit_file(path: &PathBuf) -> anyhow::Result<std::fs::File> {
+pub(crate) fn audit_file(path: &PathBuf) -> anyhow::Result<std::fs::File> {
     std::fs::OpenOptions::new()
         .append(true)
         .create(true)
@@ -47,7 +47,7 @@ pub fn audit_file(path: &PathBuf) -> anyhow::Result<std::fs::File> {
 }
 
 /// Follows the audit into a plain file until the process stops (SPEC 8.3).
-pub async fn follow(mut from: Receiver<Arc<AuditRow>>, mut file: std::fs::File, ctx: Context) {
+pub(crate) async fn follow(mut from: Receiver<Arc<AuditRow>>, mut file: std::fs::File, ctx: Context) {
     let component = ctx.health.component("audit file");
     component.ready();
     loop {
@@ -96,7 +96,7 @@ fn plain(text: &str) -> String {
 }
 
 /// Forgets what is past its retention, once an hour.
-pub async fn prune(retention: Retention, shared: Arc<Shared>, ctx: Context) {
+pub(crate) async fn prune(retention: Retention, shared: Arc<Shared>, ctx: Context) {
     let before = |now: i64, keep: Duration| now.saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
     while ctx.stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
         let now = shared.clock.wall_ms();

@@ -18,7 +18,7 @@ const REMOVED: usize = 4096;
 const PORTION: usize = 512;
 
 #[derive(Debug)]
-pub struct Board<K, V> {
+pub(crate) struct Board<K, V> {
     inner: RwLock<Inner<K, V>>,
     latest: watch::Sender<u64>,
 }
@@ -37,7 +37,7 @@ struct Inner<K, V> {
 
 /// What a watcher gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change<K, V> {
+pub(crate) enum Change<K, V> {
     /// A snapshot begins: forget what was known.
     Restarted,
     Put(Arc<V>),
@@ -61,7 +61,7 @@ impl<K: Clone + Eq + Hash + Ord, V> Default for Board<K, V> {
 }
 
 impl<K: Clone + Eq + Hash + Ord, V> Board<K, V> {
-    pub fn put(&self, key: K, value: V) {
+    pub(crate) fn put(&self, key: K, value: V) {
         let value = Arc::new(value);
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let number = inner.next;
@@ -78,7 +78,7 @@ impl<K: Clone + Eq + Hash + Ord, V> Board<K, V> {
         self.latest.send_replace(number);
     }
 
-    pub fn remove(&self, key: &K) {
+    pub(crate) fn remove(&self, key: &K) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let Some((old, _)) = inner.values.remove(key) else { return };
         let number = inner.next;
@@ -98,12 +98,12 @@ impl<K: Clone + Eq + Hash + Ord, V> Board<K, V> {
         self.latest.send_replace(number);
     }
 
-    pub fn get(&self, key: &K) -> Option<Arc<V>> {
+    pub(crate) fn get(&self, key: &K) -> Option<Arc<V>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).values.get(key).map(|(_, value)| Arc::clone(value))
     }
 
     /// Every value, by key.
-    pub fn all(&self) -> Vec<(K, Arc<V>)> {
+    pub(crate) fn all(&self) -> Vec<(K, Arc<V>)> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = inner.values.iter().map(|(key, (_, value))| (key.clone(), Arc::clone(value))).collect();
         drop(inner);
@@ -112,12 +112,12 @@ impl<K: Clone + Eq + Hash + Ord, V> Board<K, V> {
     }
 
     /// The first that satisfy `wanted`, in no order.
-    pub fn some(&self, limit: usize, wanted: impl Fn(&V) -> bool) -> Vec<Arc<V>> {
+    pub(crate) fn some(&self, limit: usize, wanted: impl Fn(&V) -> bool) -> Vec<Arc<V>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         inner.values.values().map(|(_, value)| value).filter(|value| wanted(value)).take(limit).cloned().collect()
     }
 
-    pub fn watch(self: &Arc<Self>) -> Watcher<K, V> {
+    pub(crate) fn watch(self: &Arc<Self>) -> Watcher<K, V> {
         let latest = self.latest.subscribe();
         Watcher { board: Arc::clone(self), seen: 0, started: false, synchronised: false, latest }
     }
@@ -141,7 +141,7 @@ impl<K: Clone + Eq + Hash + Ord, V> Board<K, V> {
 }
 
 #[derive(Debug)]
-pub struct Watcher<K, V> {
+pub(crate) struct Watcher<K, V> {
     board: Arc<Board<K, V>>,
     seen: u64,
     started: bool,
@@ -151,7 +151,7 @@ pub struct Watcher<K, V> {
 
 impl<K: Clone + Eq + Hash + Ord, V> Watcher<K, V> {
     /// Some changes in order, waiting for the first; None when the board is gone.
-    pub async fn next(&mut self) -> Option<Vec<Change<K, V>>> {
+    pub(crate) async fn next(&mut self) -> Option<Vec<Change<K, V>>> {
         loop {
             self.latest.borrow_and_update();
             let Some((mut changes, last)) = self.board.since(self.seen) else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh::link::Outbox;
 use proto::{
     PeerId,
-    link::v1::{self as link, KeyState, Part, Reason, down},
+    link::v1::{self as link, KeyState, Reason, down},
     registry::v1::{IdentityState, Kind},
 };
 use store::central::{IdentityRow, Write};
@@ -150,14 +150,5 @@ impl Drive {
             entry = entry.with("detail", detail);
         }
         self.notes.add(Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from), now))));
-    }
-}
-
-/// Which parts hold a link of their own to Central.
-pub(crate) fn kind_of(part: Part) -> Option<Kind> {
-    match part {
-        Part::Monitor | Part::Engine => Some(Kind::ChargingPoint),
-        Part::Driver => Some(Kind::Driver),
-        Part::Unspecified | Part::Pairing => None,
     }
 }

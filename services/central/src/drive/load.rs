@@ -63,7 +63,7 @@ impl Drive {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn load(shared: Arc<Shared>, ctx: &Context) -> Result<Self, StoreError> {
+    pub(crate) async fn load(shared: Arc<Shared>, ctx: &Context) -> Result<Self, StoreError> {
         let loaded = shared.ledger.read("load", read).await?;
         let now = shared.clock.now();
         let states = ctx.metrics.register(

@@ -14,7 +14,7 @@ use crate::{
 
 /// A link that proved its key: its first sealed message has opened.
 #[derive(Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     pub link: LinkNo,
     pub peer: PeerId,
     pub part: Part,
@@ -25,7 +25,7 @@ pub struct Arrival {
 }
 
 #[derive(Debug)]
-pub enum Message {
+pub(crate) enum Message {
     Arrived(Box<Arrival>),
     /// A first contact whose credential Registry has verified; `void` ones too, for a status link.
     Verified {
@@ -80,7 +80,7 @@ pub enum Message {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
+pub(crate) enum Word {
     Stop,
     Confirm(bool),
 }

@@ -16,7 +16,7 @@ use crate::{
         self, Change, ChargePoint, Claim, Decision, Hold, Input, LinkNo, Order, Origin, Outcome, Record, Refusal,
         Reply, Request, Sign,
     },
-    rows, secrets,
+    rows,
     session::{Final, Session, SessionId},
 };
 
@@ -110,7 +110,7 @@ impl Drive {
         writes.into_iter().for_each(|write| self.notes.add(write));
     }
 
-    pub(super) fn from_part(&mut self, at: &ChargingPointId, link: LinkNo, inputs: Vec<Input>) {
+    pub(super) fn part_says(&mut self, at: &ChargingPointId, link: LinkNo, inputs: Vec<Input>) {
         let Some(number) = self.index.get(at).copied() else { return };
         let core = &self.points[number].core;
         // A late word of an older link, or of one that proved no key, is not heard (SPEC 4.9, 4.7).
@@ -230,7 +230,10 @@ impl Drive {
             told.into_iter().for_each(|tell| self.tell(Some(number), tell));
             self.touch(number);
             self.arm(number, now);
-            return if in_flight { () } else { self.next_input(number) };
+            if !in_flight {
+                self.next_input(number);
+            }
+            return;
         }
         let turn = self.turn(number, &input, &decision, now);
         self.points[number].turn = Some(InFlight::Turn(Box::new(Turning { input, decision, decisions })));
@@ -343,28 +346,25 @@ impl Drive {
 
     /// A session that is not at hand any more.
     pub(super) fn fetch(&mut self, number: usize, session: SessionId, last: Final, reply: Reply) {
-        let ledger = self.shared.ledger.clone();
+        let shared = self.shared.clone();
         self.turns.push(Box::pin(async move {
             let wanted = session.to_string();
-            let row = ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
-            Done::Fetched { point: number, session, row: row.map_err(|error| error.to_string()), last, reply }
+            let found = shared.ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
+            let row = found.map_err(|error| error.to_string()).and_then(|row| {
+                let read = row.map(|row| rows::session(&row, &shared.settings, shared.clock.now()));
+                read.transpose().map_err(|error| error.to_string())
+            });
+            let fetched = row.map(|row| Input::EndedLong { session, row: row.map(Box::new), last, reply });
+            Done::Fetched(number, Box::new(fetched.map_err(|why| (reply, why))))
         }));
     }
 
-    pub(super) fn fetched(
-        &mut self,
-        number: usize,
-        session: SessionId,
-        row: Result<Option<SessionRow>, String>,
-        last: Final,
-        reply: Reply,
-    ) {
-        let (settings, now) = (&self.shared.settings, self.now());
-        let row = row
-            .and_then(|row| row.map(|row| rows::session(&row, settings, now)).transpose().map_err(|e| e.to_string()));
-        match row {
-            Ok(row) => self.offer(number, Input::EndedLong { session, row: row.map(Box::new), last, reply }),
-            Err(why) => self.answer(reply, &Outcome::Failed(proto::link::v1::Reason::Unavailable, why)),
+    pub(super) fn fetched(&mut self, number: usize, fetched: Result<Input, (Reply, String)>) {
+        match fetched {
+            Ok(input) => self.offer(number, input),
+            Err((reply, why)) => {
+                self.answer(reply, &Outcome::Failed(proto::link::v1::Reason::Unavailable, why));
+            }
         }
     }
 

@@ -62,9 +62,9 @@ impl Drive {
     pub(super) fn grant_message(&self, key: &crate::key::Key) -> Option<down::Body> {
         Some(down::Body::KeyGrant(link::KeyGrant {
             key_no: key.no,
-            key: key.material.as_ref()?.as_bytes().to_vec().into(),
+            key: key.material.as_ref()?.as_bytes().to_vec(),
             expires_at_ms: key.expires_at,
-            pins: self.shared.pins.iter().map(|pin| pin.as_bytes().to_vec().into()).collect(),
+            pins: self.shared.pins.iter().map(|pin| pin.as_bytes().to_vec()).collect(),
         }))
     }
 

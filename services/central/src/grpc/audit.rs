@@ -19,7 +19,7 @@ use super::{convert, orders::fresh_id, unread, unwritten};
 use crate::shared::Shared;
 
 #[derive(Debug)]
-pub struct AuditService {
+pub(crate) struct AuditService {
     pub shared: Arc<Shared>,
     pub checkpoints: PathBuf,
     /// Public keys that may have signed them.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub struct ChargingPointsService {
+pub(crate) struct ChargingPointsService {
     pub shared: Arc<Shared>,
     pub orders: Orders,
     pub registry: Verifier,

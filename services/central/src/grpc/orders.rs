@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Orders(Arc<Inner>);
+pub(crate) struct Orders(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -74,7 +74,7 @@ struct Body {
 }
 
 impl Orders {
-    pub fn new(shared: Arc<Shared>, drive: Driver, ctx: &Context, stagger: usize) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, drive: Driver, ctx: &Context, stagger: usize) -> Self {
         let (ctx, under_way) = (ctx.clone(), Mutex::default());
         Self(Arc::new(Inner { shared, drive, ctx, stagger: stagger.max(1), under_way }))
     }
@@ -83,7 +83,7 @@ impl Orders {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn resume(&self) -> Result<(), store::StoreError> {
+    pub(crate) async fn resume(&self) -> Result<(), store::StoreError> {
         for row in self.0.shared.ledger.read("orders", OrderRow::running).await? {
             let body: Result<Body, _> = serde_json::from_str(&row.body);
             let remaining: Result<Vec<ChargingPointId>, _> = serde_json::from_str(&row.remaining);
@@ -100,7 +100,7 @@ impl Orders {
 
     /// Gives an order, or answers the one that came first under its request id. Over few charging points, and for a
     /// stop, it is done when this returns.
-    pub async fn give(
+    pub(crate) async fn give(
         &self,
         request_id: String,
         selector: Option<Selector>,
@@ -136,7 +136,7 @@ impl Orders {
     }
 
     /// What has not been reached yet stays as it was.
-    pub async fn cancel(&self, order_id: &str, by: &Origin) -> Result<Answer, Status> {
+    pub(crate) async fn cancel(&self, order_id: &str, by: &Origin) -> Result<Answer, Status> {
         let under_way = self.lock().get(order_id).cloned();
         if let Some(under_way) = under_way {
             under_way.lock().cancel();
@@ -152,7 +152,7 @@ impl Orders {
     }
 
     /// One charging point, once; the answer is its own.
-    pub async fn one(&self, at: &ChargingPointId, order: Order, by: Origin) -> Outcome {
+    pub(crate) async fn one(&self, at: &ChargingPointId, order: Order, by: Origin) -> Outcome {
         let (answer, answered) = oneshot::channel();
         self.0.drive.send(Message::Order { at: at.clone(), order, by, answer }).await;
         match tokio::time::timeout(PATIENCE, answered).await {

@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub struct SessionsService {
+pub(crate) struct SessionsService {
     pub shared: Arc<Shared>,
     pub orders: Orders,
 }

@@ -97,6 +97,6 @@ impl Contact {
     fn say(&self, body: down::Body) {
         let message = Down { epoch: 0, body: Some(body) };
         // Full or closed: whoever does not listen is told when he comes back.
-        drop(self.outbox.try_send(message.encode_to_vec().into()));
+        let _told = self.outbox.try_send(message.encode_to_vec().into());
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Bounds of the door.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Connections of all kinds.
     pub links: usize,
     /// That have proven nothing yet.
@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub struct Door {
+pub(super) struct Door {
     bounds: Bounds,
     state: Mutex<State>,
 }
@@ -49,7 +49,7 @@ struct State {
 
 /// A connection's place; given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub(super) struct Place {
     door: Arc<Door>,
     number: u64,
     address: IpAddr,
@@ -59,12 +59,12 @@ pub struct Place {
 }
 
 impl Door {
-    pub fn new(bounds: Bounds) -> Arc<Self> {
+    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self { bounds, state: Mutex::default() })
     }
 
     /// A place for a connection from `address`, or none.
-    pub fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Place> {
         let address = network(address);
         let mut state = self.lock();
         if state.links >= self.bounds.links || state.unproven >= self.bounds.unproven {
@@ -90,7 +90,7 @@ impl Door {
     }
 
     /// How long to wait before a handshake may be computed; none: the peer must come later.
-    pub fn handshake_turn(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn handshake_turn(&self, now: Instant) -> Option<Duration> {
         let share = Duration::from_secs(1) / self.bounds.handshakes_per_second.max(1);
         let mut state = self.lock();
         let turn = state.turn.unwrap_or(now).max(now);
@@ -110,14 +110,14 @@ impl Door {
 
 impl Place {
     /// The peer has proven who it is: it counts among strangers no longer.
-    pub fn proven(&self) {
+    pub(super) fn proven(&self) {
         if self.unproven.swap(false, Ordering::Relaxed) {
             let mut state = self.door.lock();
             leave(&mut state, self.address, self.number);
         }
     }
 
-    pub fn is_proven(&self) -> bool {
+    pub(super) fn is_proven(&self) -> bool {
         !self.unproven.load(Ordering::Relaxed)
     }
 }

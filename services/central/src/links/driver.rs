@@ -14,7 +14,6 @@ use crate::{
     grpc, rows,
     session::SessionId,
 };
-use mesh::clock::Now;
 
 /// Of a request's id.
 pub(super) const LONGEST_ID: usize = 128;
@@ -27,7 +26,7 @@ pub(super) struct Conversation {
 }
 
 impl Guest {
-    pub(super) async fn from_driver(&mut self, body: up::Body, to: u64, _now: Now) {
+    pub(super) async fn driver_says(&mut self, body: up::Body, to: u64) {
         let Stage::Driver(Conversation { id }) = &self.stage else { return };
         let id = id.clone();
         match body {

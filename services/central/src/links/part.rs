@@ -47,7 +47,7 @@ pub(super) fn fresh_session() -> SessionId {
 }
 
 impl Guest {
-    pub(super) async fn from_part(&mut self, body: up::Body, to: u64, now: Now) {
+    pub(super) async fn part_says(&mut self, body: up::Body, to: u64, now: Now) {
         let Stage::Part(conversation) = &self.stage else { return };
         let (link, id, part) = (self.link, conversation.id.clone(), conversation.part);
         let reply = Reply::Link { link, to };

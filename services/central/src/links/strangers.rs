@@ -18,14 +18,14 @@ const WINDOW: Duration = Duration::from_secs(60);
 const PAIRS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub struct Strangers {
+pub(super) struct Strangers {
     counts: BTreeMap<(&'static str, String), u64>,
     attempts: HashMap<(IpAddr, String), Vec<Instant>>,
 }
 
 impl Strangers {
     /// A failure of somebody at `address`; `reason` is one of a fixed set.
-    pub fn failed(&mut self, reason: &'static str, address: IpAddr) {
+    pub(super) fn failed(&mut self, reason: &'static str, address: IpAddr) {
         let key = (reason, prefix(address));
         let key =
             if self.counts.len() < GROUPS || self.counts.contains_key(&key) { key } else { (reason, String::new()) };
@@ -33,7 +33,7 @@ impl Strangers {
     }
 
     /// What the minute gathered, as entries.
-    pub fn take(&mut self) -> Vec<Entry> {
+    pub(super) fn take(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.counts)
             .into_iter()
             .map(|((reason, prefix), count)| {
@@ -45,7 +45,7 @@ impl Strangers {
     }
 
     /// A credential was refused.
-    pub fn refused(&mut self, address: IpAddr, id: &str, now: Instant) {
+    pub(super) fn refused(&mut self, address: IpAddr, id: &str, now: Instant) {
         if self.attempts.len() >= PAIRS {
             self.attempts
                 .retain(|_, tries| tries.last().is_some_and(|last| now.saturating_duration_since(*last) < WINDOW));
@@ -60,7 +60,7 @@ impl Strangers {
     }
 
     /// How long (address, id) must wait before it may show a credential again.
-    pub fn must_wait(&self, address: IpAddr, id: &str, now: Instant) -> Option<Duration> {
+    pub(super) fn must_wait(&self, address: IpAddr, id: &str, now: Instant) -> Option<Duration> {
         if self.attempts.len() >= PAIRS && !self.attempts.contains_key(&(address, id.to_owned())) {
             // More pairs than can be watched are at it: nobody is believed to be the first.
             return Some(WINDOW);
