@@ -57,7 +57,7 @@ where
         post(&mut posted, &mut pump.link, clock);
         while let Some(event) = pump.link.poll_event() {
             if let Event::Closed(why) = event {
-                pump.finish(clock).await;
+                pump.finish(why, clock).await;
                 return why;
             }
             handler.handle(event, &mut pump.link, clock.now()).await;
@@ -68,7 +68,13 @@ where
         tokio::select! {
             // Reading stands before the alarm: see the guarantees above.
             biased;
-            () = poll_fn(|cx| pump.poll(cx, clock)) => {}
+            () = poll_fn(|cx| pump.poll(cx, clock)) => {
+                // A peer that floods would otherwise keep the alarm from ever being heard.
+                let now = clock.mono();
+                if pump.link.poll_timeout().is_some_and(|due| due <= now) {
+                    pump.link.handle_timeout(now);
+                }
+            }
             () = poll_fn(|cx| posted.poll_ready(cx, room, open)), if !closing => {}
             () = sleep.as_mut() => {
                 alarm.rang = true;

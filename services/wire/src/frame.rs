@@ -125,6 +125,14 @@ impl Decoder {
         self.limit = limit;
     }
 
+    /// Whether something has begun and not ended.
+    pub fn is_within_a_token(&self) -> bool {
+        match self.state {
+            State::Counter { .. } | State::Body { .. } | State::Check { .. } => true,
+            State::Idle { .. } | State::Lost | State::LostCheck => false,
+        }
+    }
+
     /// The body of the frame just reported.
     pub fn take_body(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.body)

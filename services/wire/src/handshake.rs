@@ -18,6 +18,9 @@ pub(crate) const NK: &str = "Noise_NK_25519_AESGCM_SHA256";
 pub(crate) const NK_PSK0: &str = "Noise_NKpsk0_25519_AESGCM_SHA256";
 pub(crate) const NN_PSK0: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
 
+/// Length of either message: a public key and a tag.
+const MESSAGE: usize = 48;
+
 /// A handshake message of the wrong length, or one that another key made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the handshake failed")]
@@ -117,19 +120,19 @@ fn builder<'a>(pattern: &str, prologue: &'a [u8], ephemeral: &'a Ephemeral) -> R
 }
 
 fn write(state: &mut HandshakeState) -> Result<Vec<u8>, Failed> {
-    let mut message = vec![0; 64];
+    let mut message = vec![0; MESSAGE];
     let length = state.write_message(&[], &mut message)?;
     message.truncate(length);
     Ok(message)
 }
 
-/// Payloads are empty: what is left after the tokens is the tag alone.
+/// Payloads are empty: behind the ephemeral key stands the tag alone, and anything else is not worth the work.
 fn read(state: &mut HandshakeState, message: &[u8]) -> Result<(), Failed> {
-    let mut payload = [0; 64];
-    match state.read_message(message, &mut payload)? {
-        0 => Ok(()),
-        _longer => Err(Failed),
+    if message.len() != MESSAGE {
+        return Err(Failed);
     }
+    state.read_message(message, &mut [0; MESSAGE])?;
+    Ok(())
 }
 
 fn split(mut state: HandshakeState) -> TrafficKeys {

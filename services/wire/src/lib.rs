@@ -55,7 +55,8 @@
 //!
 //! **Signs of life.** Once the link is open, an initiator that has sent no byte for its interval (0.5 s, or what its
 //! profile says; it tells Central in `Opened.life_sign_ms`) sends a sealed frame with an empty plaintext. The `ACK` is
-//! the sign in return. An end that has received nothing for three intervals takes the peer for dead and closes.
+//! the sign in return. An end that has received nothing but garbage for three intervals takes the peer for dead and
+//! closes; a frame that is still coming is a sign of life.
 //!
 //! # 3. Kinds of frames
 //!

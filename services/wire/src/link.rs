@@ -119,21 +119,25 @@ impl Link {
     /// Bytes from the stream. Take the events out before the next call.
     pub fn handle_bytes(&mut self, input: &[u8], now: Instant) {
         let mut input = input;
-        if !input.is_empty() {
-            // Any traffic counts (SPEC 2.4): a long frame on a slow line is a sign of life before its end.
-            self.heard = now;
-        }
         while !self.is_closed()
             && let Some(token) = self.decoder.next(&mut input)
         {
+            if !matches!(token, Token::Malformed(_)) {
+                self.heard = now;
+            }
             self.handle_token(token, now);
+        }
+        // Any traffic counts (SPEC 2.4), and so does a long frame on a slow line before its end; garbage does not.
+        if self.decoder.is_within_a_token() {
+            self.heard = now;
         }
     }
 
     /// The stream ended or broke.
     pub fn handle_end(&mut self) {
+        let why = if let Phase::Refused(why) = self.phase { why } else { Closed::Cut };
         self.outgoing.clear();
-        self.end(Closed::Cut);
+        self.end(why);
     }
 
     /// To be called at or after [`Self::poll_timeout`].

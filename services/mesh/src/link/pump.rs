@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     time::timeout,
 };
-use wire::Link;
+use wire::{Closed, Link};
 
 use crate::clock::Clock;
 
@@ -99,9 +99,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         polled.map_ok(|()| more)
     }
 
-    /// Sends the farewell, then waits a moment for the peer to hear it: a stream that is closed over unread bytes is
-    /// reset, and a busy answer would be lost with it.
-    pub(super) async fn finish(mut self, clock: Clock) {
+    /// Sends the farewell. Whoever was turned away is given a moment to hear it: a stream that is closed over unread
+    /// bytes is reset, and a busy answer would be lost with it. A peer that is lost is not waited for, since the owner
+    /// must know of it at once (SPEC 2.4).
+    pub(super) async fn finish(mut self, why: Closed, clock: Clock) {
+        if !turned_away(why) {
+            let attempt = poll_fn(|cx| Poll::Ready(self.poll_send(cx, clock))).await;
+            return tracing::trace!(?attempt, "said farewell");
+        }
         let said = timeout(FAREWELL, async {
             poll_fn(|cx| self.poll_send(cx, clock)).await?;
             self.stream.shutdown().await
@@ -120,6 +125,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         let more = !buffer.filled().is_empty();
         READ.set(portion);
         polled.map_ok(|()| more)
+    }
+}
+
+/// Whether this end closed a connection whose other end listens.
+fn turned_away(why: Closed) -> bool {
+    match why {
+        Closed::ByUs | Closed::HandshakeFailed | Closed::Busy | Closed::UnknownKey => true,
+        Closed::Version(_) | Closed::Protocol(_) => true,
+        Closed::ByPeer | Closed::Cut | Closed::Silent | Closed::Unanswered | Closed::HandshakeTimeout => false,
     }
 }
 

@@ -142,6 +142,19 @@ fn any_traffic_counts_as_a_sign_of_life_spec_2_4() {
 }
 
 #[test]
+fn garbage_is_no_sign_of_life_but_a_frame_that_is_still_coming_is() {
+    for (bytes, dead) in [(&b"x"[..], true), (&[frame::STX, 1, 0x20], false)] {
+        let mut pair = Pair::open();
+        pair.fates.extend([Fate::Lose; 100]);
+        for _ in 0..8 {
+            pair.responder.link.handle_bytes(bytes, pair.now);
+            pair.run(300 * MILLI);
+        }
+        assert_eq!(pair.responder.closed().is_some(), dead, "{bytes:?}");
+    }
+}
+
+#[test]
 fn an_interval_of_the_profile_holds_instead_of_the_default_spec_2_4() {
     let settings = Settings { life_sign: 30 * SECOND, ..Settings::default() };
     let mut pair = Pair::with(settings, proof());
