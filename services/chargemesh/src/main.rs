@@ -1,1 +1,23 @@
-fn main() {}
+//! The one binary of chargemesh: a subcommand for each role, `up` and `replay` for a whole network, and the operator's
+//! commands.
+//!
+//! Exit codes: 0 done; 1 failed; 2 wrong use or bad input; 3 understood and refused.
+
+mod certs;
+mod cli;
+mod ctl;
+mod failure;
+mod migrate;
+mod operator;
+mod output;
+mod replay;
+mod roles;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    cli::Cli::parse().run()
+}

@@ -171,7 +171,7 @@ impl Drive {
                 () = ctx.stop.cancelled() => break,
                 Some(ask) = asks.recv() => if self.asked(ask).await? { break },
                 Some((no, event)) = events.recv() => self.link_event(no, event).await?,
-                () = sleep_until(self.clock, due) => self.timeout().await?,
+                () = sleep_until(self.clock, due) => self.timeout(),
             }
         }
         self.farewell(&mut events).await;
@@ -187,7 +187,7 @@ impl Drive {
             .min()
     }
 
-    async fn timeout(&mut self) -> anyhow::Result<()> {
+    fn timeout(&mut self) {
         let now = self.clock.now();
         self.trips.handle(Input::Timeout, now);
         let (late, waiting) = self.waiting.drain(..).partition::<Vec<_>, _>(|w| w.until <= now.mono);
@@ -208,7 +208,6 @@ impl Drive {
         if self.reachable() && self.roam.as_mut().is_some_and(|r| r.look(idle, now.mono)) {
             self.trips.handle(Input::Order(Order::ListChargingPoints), now);
         }
-        Ok(())
     }
 
     fn reachable(&self) -> bool {
@@ -326,7 +325,7 @@ impl Drive {
         match &down.body {
             Some(down::Body::KeyGrant(grant)) => {
                 self.prove(no, now).await;
-                return self.granted(no, grant, now).await;
+                return Ok(self.granted(no, grant, now)?);
             }
             Some(down::Body::Standing(standing)) => return self.stands(no, standing, now).await,
             Some(down::Body::Answer(answer)) if answer.to == GREETING => {
@@ -360,7 +359,7 @@ impl Drive {
         self.tell(told).await;
     }
 
-    async fn granted(&mut self, no: LinkNo, grant: &KeyGrant, now: Now) -> anyhow::Result<()> {
+    fn granted(&mut self, no: LinkNo, grant: &KeyGrant, now: Now) -> Result<(), ShelfError> {
         if self.key.as_ref().is_some_and(|key| key.key_no == grant.key_no) {
             return Ok(());
         }
@@ -471,11 +470,10 @@ impl Drive {
     }
 
     fn answer_waiting(&mut self, told: &Told) {
-        let offers = match told {
-            Told::Offers { .. } => true,
-            Told::History { .. } => false,
-            _ => return,
-        };
+        let offers = matches!(told, Told::Offers { .. });
+        if !offers && !matches!(told, Told::History { .. }) {
+            return;
+        }
         let (answered, waiting) = self.waiting.drain(..).partition::<Vec<_>, _>(|w| w.offers == offers);
         self.waiting = waiting;
         for waiting in answered {

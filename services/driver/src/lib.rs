@@ -234,5 +234,5 @@ async fn ask(asks: &mpsc::Sender<Ask>, word: Word) -> Result<serde_json::Value, 
     let (answer, answered) = oneshot::channel();
     let ended = || "the driver is ending".to_owned();
     asks.send(Ask::Word(word, Some(answer))).await.map_err(|_| ended())?;
-    answered.await.unwrap_or_else(|_| Ok(serde_json::Value::Null))
+    answered.await.unwrap_or(Ok(serde_json::Value::Null))
 }

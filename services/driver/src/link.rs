@@ -91,7 +91,7 @@ impl Connection {
 
     pub(crate) fn send(&self, up: &Up) {
         // Full or closed: whatever must have an effect is repeated until it is answered.
-        drop(self.outbox.try_send(up.encode_to_vec().into()));
+        let _lost = self.outbox.try_send(up.encode_to_vec().into());
     }
 
     /// In order, behind what was sent.

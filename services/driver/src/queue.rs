@@ -52,10 +52,6 @@ impl Queue {
         self.in_flight.is_none() && self.wishes.after(self.done).is_none()
     }
 
-    pub(crate) fn done(&self) -> u64 {
-        self.done
-    }
-
     pub(crate) fn wishes(&self) -> &Wishes {
         &self.wishes
     }

@@ -353,19 +353,15 @@ impl Trips {
         if reason == Reason::Unspecified {
             return;
         }
-        match body {
-            up::Body::RequestSupply(request) => self.refused(&request.request_id, reason, detail),
-            up::Body::TicketReceived(_) => {}
-            up::Body::ConfirmSupply(ConfirmSupply { session_id, .. })
-            | up::Body::StopSupply(StopSupply { session_id }) => self.tell(Told::Denied {
-                session: session_id,
-                reason: reason.code(),
-                detail: in_words(reason, &detail),
-            }),
-            other => {
-                let text = format!("Central refused {}: {}", name_of(&other), in_words(reason, &detail));
-                self.tell(Told::Hint { text });
-            }
+        let words = in_words(reason, &detail);
+        if let up::Body::RequestSupply(request) = body {
+            self.refused(&request.request_id, reason, detail);
+        } else if let up::Body::ConfirmSupply(ConfirmSupply { session_id: session, .. })
+        | up::Body::StopSupply(StopSupply { session_id: session }) = body
+        {
+            self.tell(Told::Denied { session, reason: reason.code(), detail: words });
+        } else if matches!(body, up::Body::ListChargingPoints(_) | up::Body::ListHistory(_)) {
+            self.tell(Told::Hint { text: format!("Central refused the list: {words}") });
         }
     }
 
@@ -547,12 +543,4 @@ fn request_body(request: &Request) -> up::Body {
 
 fn in_words(reason: Reason, detail: &str) -> String {
     if detail.is_empty() { reason.in_words().to_owned() } else { format!("{} ({detail})", reason.in_words()) }
-}
-
-fn name_of(body: &up::Body) -> &'static str {
-    match body {
-        up::Body::ListChargingPoints(_) => "the list of charging points",
-        up::Body::ListHistory(_) => "the history",
-        _ => "a message",
-    }
 }

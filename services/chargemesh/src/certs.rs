@@ -1,0 +1,207 @@
+//! `chargemesh certs`: a development authority, the identities it issues, and its rolling (SPEC 10.7).
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use mesh::{
+    certs::{Authority, CertsError, identities_in},
+    process::Misuse,
+};
+use proto::{Caller, OperatorName};
+use serde_json::json;
+
+use crate::output::Output;
+
+/// Make and roll the certificates of a network
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A folder of certificates holds the authority (authority/) and an identity a folder (central/, operator-ann/, …).
+
+Examples:
+  chargemesh certs init --dir certs
+  chargemesh certs issue role central --dir certs --name central.example --name 10.0.0.5
+  chargemesh certs issue operator ann --dir certs
+  chargemesh certs roll --dir certs       then, when every host has the new ca.pem:
+  chargemesh certs renew --dir certs      then, when every host has its new certificate:
+  chargemesh certs retire --dir certs")]
+pub(crate) struct Certs {
+    #[command(subcommand)]
+    what: What,
+    /// The folder of certificates
+    #[arg(long, env = "CHARGEMESH_CERTS", value_name = "DIR", default_value = "certs", global = true)]
+    dir: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Make an authority
+    Init {
+        /// The trust domain that every identity carries
+        #[arg(long, value_name = "DOMAIN", default_value = TRUST_DOMAIN)]
+        trust_domain: String,
+        #[command(flatten)]
+        lifetime: RootLifetime,
+    },
+    /// Make an identity
+    Issue {
+        #[command(subcommand)]
+        whose: Whose,
+        /// Replace the one that is there
+        #[arg(long, global = true)]
+        overwrite: bool,
+        /// How long it is good
+        #[arg(long, value_name = "DURATION", default_value = "90d", global = true,
+              value_parser = mesh::duration::parse)]
+        lifetime: Duration,
+    },
+    /// A second root beside the first, told to every identity in the folder
+    Roll {
+        #[command(flatten)]
+        lifetime: RootLifetime,
+    },
+    /// New keys and certificates for every identity in the folder, or for one
+    Renew {
+        /// Only this one, by the name of its folder
+        name: Option<String>,
+    },
+    /// Only the newest root stays
+    Retire,
+}
+
+#[derive(Debug, Args)]
+struct RootLifetime {
+    /// How long the root is good
+    #[arg(long, value_name = "DURATION", default_value = "3650d", value_parser = mesh::duration::parse)]
+    lifetime: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+enum Whose {
+    /// A role of the mesh
+    Role {
+        #[arg(value_enum)]
+        role: RoleArg,
+        /// Another DNS name or IP address under which others reach it; may be given several times
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// A person who may order
+    Operator { name: OperatorName },
+    /// A person who may look
+    Viewer { name: OperatorName },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleArg {
+    Central,
+    Registry,
+    Weather,
+    Dashboard,
+}
+
+/// Of a network that nobody named.
+pub(crate) const TRUST_DOMAIN: &str = "chargemesh.local";
+
+impl From<RoleArg> for Caller {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Central => Self::Central,
+            RoleArg::Registry => Self::Registry,
+            RoleArg::Weather => Self::Weather,
+            RoleArg::Dashboard => Self::Dashboard,
+        }
+    }
+}
+
+impl Certs {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let authority = self.dir.join("authority");
+        let said = |text: String, paths: &[PathBuf]| self.output.said(&text, &json!({ "identities": paths }));
+        match self.what {
+            What::Init { trust_domain, lifetime } => {
+                Authority::create(&authority, &trust_domain, lifetime.lifetime).map_err(misuse)?;
+                said(format!("made the authority of {trust_domain} in {}", authority.display()), &[])
+            }
+            What::Issue { whose, overwrite, lifetime } => {
+                let authority = open(&authority)?;
+                let out = issue(&authority, &self.dir, whose, lifetime, overwrite).map_err(misuse)?;
+                said(format!("made {}", out.display()), &[out])
+            }
+            What::Roll { lifetime } => {
+                let identities = identities_in(&self.dir).map_err(misuse)?;
+                open(&authority)?.roll(lifetime.lifetime, &identities).map_err(misuse)?;
+                let text = format!(
+                    "a second root is in force and known to {} identities; once every host has its new ca.pem, go on \
+                     with `chargemesh certs renew`",
+                    identities.len()
+                );
+                said(text, &identities)
+            }
+            What::Renew { name } => {
+                let identities = match name {
+                    Some(name) => vec![self.dir.join(name)],
+                    None => identities_in(&self.dir).map_err(misuse)?,
+                };
+                let authority = open(&authority)?;
+                for identity in &identities {
+                    authority.renew(identity).map_err(misuse)?;
+                }
+                said(format!("renewed {} identities", identities.len()), &identities)
+            }
+            What::Retire => {
+                let identities = identities_in(&self.dir).map_err(misuse)?;
+                open(&authority)?.retire(&identities).map_err(misuse)?;
+                said("only the newest root is in force".to_owned(), &identities)
+            }
+        }
+    }
+}
+
+fn open(authority: &Path) -> anyhow::Result<Authority> {
+    Authority::open(authority).map_err(misuse).with_context(|| {
+        format!("there is no authority in {}; `chargemesh certs init` makes one", authority.display())
+    })
+}
+
+fn issue(
+    authority: &Authority,
+    dir: &Path,
+    whose: Whose,
+    lifetime: Duration,
+    overwrite: bool,
+) -> Result<PathBuf, CertsError> {
+    let (out, made) = match whose {
+        Whose::Role { role, names } => {
+            let role = Caller::from(role);
+            let out = dir.join(mesh::principal::role_of(role));
+            let made = authority.issue_role(role, &out, &names, lifetime, overwrite);
+            (out, made)
+        }
+        Whose::Operator { name } => person(authority, dir, Caller::Operator, &name, lifetime, overwrite),
+        Whose::Viewer { name } => person(authority, dir, Caller::Viewer, &name, lifetime, overwrite),
+    };
+    made.map(|()| out)
+}
+
+fn person(
+    authority: &Authority,
+    dir: &Path,
+    role: Caller,
+    name: &OperatorName,
+    lifetime: Duration,
+    overwrite: bool,
+) -> (PathBuf, Result<(), CertsError>) {
+    let out = dir.join(format!("{}-{name}", mesh::principal::role_of(role)));
+    let made = authority.issue_person(role, name, &out, lifetime, overwrite);
+    (out, made)
+}
+
+fn misuse(error: CertsError) -> anyhow::Error {
+    Misuse::new(error.to_string()).into()
+}

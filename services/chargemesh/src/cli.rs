@@ -1,0 +1,143 @@
+//! The tree of subcommands.
+
+use std::{future::Future, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::{
+    certs::Certs,
+    ctl::Ctl,
+    failure,
+    migrate::Migrate,
+    operator::{
+        audit::Audit,
+        charging_points::{ChargingPoints, Orders},
+        identities::{Identities, Operators, Tokens},
+        sessions::{Sessions, Statistics},
+        tickets::Tickets,
+    },
+    replay::Replay,
+    roles::Role,
+    up::{Down, Up},
+};
+
+/// A network of charging points, their drivers, and the control plane between them
+///
+/// Begin with `chargemesh up`: a whole network on this machine, with nothing else installed.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 110, after_help = "\
+Examples:
+  chargemesh up --charging-points 4 --drivers 2     a whole network on this machine, state in ./data
+  chargemesh charging-points watch                  every change of it, in another terminal
+  chargemesh ctl data/run/up.sock status            what `up` runs, with process ids and addresses
+  chargemesh replay deploy/samples/caltech-2019-03-a.csv
+
+Each setting is a flag and an environment variable; `chargemesh COMMAND --help` names both.
+Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 refused.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Role(Box<Role>),
+    Up(Box<Up>),
+    Down(Down),
+    Replay(Box<Replay>),
+    ChargingPoints(ChargingPoints),
+    Orders(Orders),
+    Sessions(Sessions),
+    Tickets(Tickets),
+    Statistics(Statistics),
+    Identities(Identities),
+    Tokens(Tokens),
+    Operators(Operators),
+    Audit(Audit),
+    Ctl(Ctl),
+    Migrate(Migrate),
+    Certs(Certs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example, for bash:\n  source <(chargemesh completions bash)")]
+    Completions { shell: clap_complete::Shell },
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> ExitCode {
+        match self.command {
+            Command::Role(role) => role.run(),
+            Command::Up(up) => up.run(),
+            Command::Replay(replay) => replay.run(),
+            Command::Down(down) => with_runtime(down.run()),
+            Command::ChargingPoints(command) => with_runtime(command.run()),
+            Command::Orders(command) => with_runtime(command.run()),
+            Command::Sessions(command) => with_runtime(command.run()),
+            Command::Tickets(command) => with_runtime(command.run()),
+            Command::Statistics(command) => with_runtime(command.run()),
+            Command::Identities(command) => with_runtime(command.run()),
+            Command::Tokens(command) => with_runtime(command.run()),
+            Command::Operators(command) => with_runtime(command.run()),
+            Command::Audit(command) => with_runtime(command.run()),
+            Command::Ctl(command) => with_runtime(command.run()),
+            Command::Migrate(command) => with_runtime(command.run()),
+            Command::Certs(command) => failure::exit(command.run()),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "chargemesh", &mut script);
+                failure::exit(crate::output::line(&String::from_utf8_lossy(&script)))
+            }
+        }
+    }
+}
+
+/// For commands that make a call and end.
+fn with_runtime(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    mesh::process::install_cryptography();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    failure::exit(runtime.context("cannot start the runtime").and_then(|runtime| {
+        let result = runtime.block_on(work);
+        runtime.shutdown_background();
+        result
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_setting_has_help_spec_1_7() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        let mut missing = Vec::new();
+        walk(&command, "chargemesh", &mut missing);
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
+    fn walk(command: &clap::Command, path: &str, missing: &mut Vec<String>) {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let path = format!("{path} {}", sub.get_name());
+            if sub.get_about().is_none() {
+                missing.push(format!("{path}: about"));
+            }
+            walk(sub, &path, missing);
+        }
+    }
+
+    #[test]
+    fn every_setting_of_a_role_is_a_flag_and_a_variable_spec_1_7() {
+        let mut command = Cli::command();
+        command.build();
+        for role in ["central", "registry", "engine", "monitor", "fleet", "driver", "up", "replay"] {
+            let role = command.find_subcommand(role).unwrap();
+            for arg in role.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+                let positional = arg.is_positional();
+                assert!(positional || arg.get_env().is_some(), "{} {}", role.get_name(), arg.get_id());
+                assert!(arg.get_help().is_some(), "{} {}", role.get_name(), arg.get_id());
+            }
+        }
+    }
+}

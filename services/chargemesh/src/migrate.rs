@@ -1,0 +1,47 @@
+//! `chargemesh migrate`: makes or upgrades a database's tables. Roles never do it by themselves; `up` does.
+
+use clap::{Args, ValueEnum};
+use mesh::process::Misuse;
+use serde_json::json;
+
+use crate::output::Output;
+
+/// Make or upgrade the tables of a service's database
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  chargemesh migrate central sqlite:data/central/central.db
+  chargemesh migrate registry postgres://registry@db.example/registry")]
+pub(crate) struct Migrate {
+    /// Whose database
+    #[arg(value_enum)]
+    service: Service,
+    /// sqlite:PATH or postgres://…
+    #[arg(value_name = "URL", env = "CHARGEMESH_DATABASE", hide_env_values = true)]
+    url: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Service {
+    Central,
+    Registry,
+}
+
+impl Migrate {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let ran = migrate(self.service, &self.url).await?;
+        let sentence = if ran.is_empty() { "up to date".to_owned() } else { format!("done: {}", ran.join(", ")) };
+        self.output.said(&sentence, &json!({ "migrations": ran }))
+    }
+}
+
+pub(crate) async fn migrate(service: Service, url: &str) -> anyhow::Result<Vec<String>> {
+    let schema = match service {
+        Service::Central => store::central::SCHEMA,
+        Service::Registry => store::registry::SCHEMA,
+    };
+    store::Database::migrate(url, schema).await.map_err(|error| {
+        if error.is_transient() { anyhow::Error::new(error) } else { Misuse::new(error.to_string()).into() }
+    })
+}

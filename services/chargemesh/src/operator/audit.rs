@@ -1,0 +1,277 @@
+//! `chargemesh audit`: queried, watched, verified, exported and followed into a file (SPEC 8).
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use proto::central::v1::{
+    AuditEntry, AuditFilter, ListAuditRequest, VerifyAuditRequest, VerifyAuditResponse, WatchAuditRequest,
+};
+use serde_json::json;
+
+use super::{
+    connection::Connection,
+    since,
+    tickets::{Format, spreadsheet_safe},
+    view::AuditView,
+};
+use crate::{
+    failure::of_status,
+    output::{Columns as _, Output, escaped, line, note},
+};
+
+/// Read, watch, verify and export the audit
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  chargemesh audit list --since 1h --action REQUEST
+  chargemesh audit watch --follow-into audit.log
+  chargemesh audit verify
+  chargemesh audit export --format csv --file audit.csv")]
+pub(crate) struct Audit {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// What the filter matches, oldest first
+    List(Filter),
+    /// What the filter matches from now on
+    Watch {
+        #[command(flatten)]
+        filter: Filter,
+        /// Append it to this file too: time | address | who | ACTION | k=v, …
+        #[arg(long, value_name = "FILE")]
+        follow_into: Option<PathBuf>,
+    },
+    /// Whether any entry was changed, dropped or added: names the first bad one
+    Verify,
+    /// What the filter matches, as JSON lines or CSV
+    Export {
+        #[command(flatten)]
+        filter: Filter,
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// File to write; standard output if not given
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct Filter {
+    /// From then on: a time ago (7d) or a UTC time
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<i64>,
+    /// Before then
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    until: Option<i64>,
+    /// Who did it
+    #[arg(long, value_name = "WHO", default_value = "")]
+    actor: String,
+    /// What was done
+    #[arg(long, value_name = "ACTION", default_value = "")]
+    action: String,
+    /// To what, such as a charging point's id
+    #[arg(long, value_name = "ID", default_value = "")]
+    object: String,
+}
+
+impl From<Filter> for AuditFilter {
+    fn from(f: Filter) -> Self {
+        Self {
+            from_ms: f.since.unwrap_or_default(),
+            until_ms: f.until.unwrap_or_default(),
+            actor: f.actor,
+            action: f.action,
+            object: f.object,
+        }
+    }
+}
+
+impl Audit {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let output = self.output;
+        match self.what {
+            What::List(filter) => {
+                let mut all = Vec::new();
+                pages(&self.connection, filter, |entry| {
+                    all.push(AuditView::from(entry));
+                    Ok(())
+                })
+                .await?;
+                output.list(&all)
+            }
+            What::Watch { filter, follow_into } => watch(&self.connection, filter, follow_into, output).await,
+            What::Verify => verify(&self.connection, output).await,
+            What::Export { filter, format, file } => export(&self.connection, filter, format, file.as_deref()).await,
+        }
+    }
+}
+
+/// Every entry of every page.
+async fn pages(
+    connection: &Connection,
+    filter: Filter,
+    mut each: impl FnMut(AuditEntry) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut client = connection.audit()?;
+    let mut request =
+        ListAuditRequest { filter: Some(filter.into()), page_size: 1000, page_token: String::new() };
+    loop {
+        let page = client.list(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
+        page.entries.into_iter().try_for_each(&mut each)?;
+        if page.next_page_token.is_empty() {
+            return Ok(());
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+async fn watch(
+    connection: &Connection,
+    filter: Filter,
+    follow_into: Option<PathBuf>,
+    output: Output,
+) -> anyhow::Result<()> {
+    let mut file = match &follow_into {
+        Some(path) => {
+            let opened = File::options().append(true).create(true).open(path);
+            Some(opened.with_context(|| format!("cannot write {}", path.display()))?)
+        }
+        None => None,
+    };
+    let request = WatchAuditRequest { filter: Some(filter.into()) };
+    let mut client = connection.audit()?;
+    let mut entries = client.watch(request).await.map_err(|s| of_status(&s))?.into_inner();
+    while let Some(entry) = entries.message().await.map_err(|s| of_status(&s))? {
+        let entry = AuditView::from(entry);
+        if let Some(file) = &mut file {
+            writeln!(file, "{}", plain(&entry)).context("cannot follow the audit into the file")?;
+        }
+        output.item(&entry)?;
+    }
+    anyhow::bail!("Central ended the stream; run it again")
+}
+
+/// `time | address | who | ACTION | k=v, …` (SPEC 8.3).
+fn plain(entry: &AuditView) -> String {
+    let mut pairs = Vec::new();
+    if !entry.object.is_empty() {
+        pairs.push(format!("object={}", escaped(&entry.object)));
+    }
+    if !entry.outcome.is_empty() {
+        pairs.push(format!("outcome={}", escaped(&entry.outcome)));
+    }
+    if let Some(parameters) = entry.cells().pop().filter(|text| !text.is_empty()) {
+        pairs.push(parameters);
+    }
+    let time = driver::ticket_time(entry.at_ms);
+    format!("{time} | {} | {} | {} | {}", entry.address, escaped(&entry.actor), entry.action, pairs.join(", "))
+}
+
+async fn verify(connection: &Connection, output: Output) -> anyhow::Result<()> {
+    let mut client = connection.audit()?;
+    let VerifyAuditResponse { intact, entries, uncovered, writer, number, detail } =
+        client.verify(VerifyAuditRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
+    let sentence = if intact {
+        format!("intact: {entries} entries, {uncovered} of them not covered by a checkpoint yet")
+    } else {
+        format!("NOT intact: entry {number} of {writer} is the first bad one: {}", escaped(&detail))
+    };
+    output.said(
+        &sentence,
+        &json!({
+            "intact": intact, "entries": entries, "uncovered": uncovered,
+            "writer": writer, "number": number, "detail": detail,
+        }),
+    )?;
+    anyhow::ensure!(intact, "the audit is not intact");
+    Ok(())
+}
+
+async fn export(
+    connection: &Connection,
+    filter: Filter,
+    format: Format,
+    file: Option<&Path>,
+) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    let mut count = 0u64;
+    match format {
+        Format::Jsonl => {
+            pages(connection, filter, |entry| {
+                count += 1;
+                serde_json::to_writer(&mut text, &AuditView::from(entry))?;
+                text.push(b'\n');
+                Ok(())
+            })
+            .await?;
+        }
+        Format::Csv => {
+            let mut csv = csv::Writer::from_writer(&mut text);
+            csv.write_record(["writer", "number", "at_ms", "actor", "address", "action", "object", "parameters", "outcome"])?;
+            pages(connection, filter, |entry| {
+                count += 1;
+                let e = AuditView::from(entry);
+                let safe = |text: &str| spreadsheet_safe(text);
+                csv.write_record([
+                    &e.writer,
+                    &e.number.to_string(),
+                    &e.at_ms.to_string(),
+                    &safe(&e.actor),
+                    &e.address,
+                    &e.action,
+                    &safe(&e.object),
+                    &safe(&e.parameters.to_string()),
+                    &safe(&e.outcome),
+                ])?;
+                Ok(())
+            })
+            .await?;
+            csv.flush()?;
+        }
+    }
+    match file {
+        Some(path) => {
+            let cannot = || format!("cannot write {}", path.display());
+            let mut file = BufWriter::new(File::create(path).with_context(cannot)?);
+            file.write_all(&text).and_then(|()| file.flush()).with_context(cannot)?;
+            note(&format!("{count} entries written to {}", path.display()));
+            Ok(())
+        }
+        None if text.is_empty() => Ok(()),
+        None => line(String::from_utf8_lossy(&text).trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_followed_into_a_file_is_one_plain_line_spec_8_3() {
+        let entry = AuditView::from(AuditEntry {
+            at_ms: 1_551_421_200_000,
+            address: "10.0.0.7".into(),
+            actor: "driver/ann".into(),
+            action: "REQUEST".into(),
+            object: "CP-1".into(),
+            parameters: r#"{"energy_wh":7500,"note":"a\nb"}"#.into(),
+            outcome: "granted".into(),
+            ..AuditEntry::default()
+        });
+        assert_eq!(
+            plain(&entry),
+            "2019-03-01 06:20:00 UTC | 10.0.0.7 | driver/ann | REQUEST | object=CP-1, outcome=granted, energy_wh=7500, note=a\\nb"
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! `chargemesh charging-points` and `chargemesh orders`.
+
+use clap::{Args, Subcommand};
+use proto::{
+    central::v1::{
+        CancelOrderRequest, ChargingPointEvent, GetChargingPointRequest, ListChargingPointsRequest, MoveRequest, Order,
+        OrderRequest, RestoreRequest, SetMaintenanceRequest, SetPriceRequest, SetRatedPowerRequest,
+        WatchChargingPointsRequest, charging_point_event::Event,
+    },
+    link::v1::{Reason, State},
+};
+use serde_json::json;
+
+use super::{
+    Which,
+    connection::Connection,
+    price, request_id,
+    view::{ChargingPointView, OrderView},
+};
+use crate::{
+    failure::{Refused, of_status},
+    output::{Output, note},
+};
+
+/// See the charging points and order them about
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  chargemesh charging-points list
+  chargemesh charging-points watch --city Valencia
+  chargemesh charging-points stop CP-01 CP-02 --reason 'cable theft'
+  chargemesh charging-points stop --all --expected 120
+  chargemesh charging-points price CP-01 --to 0.4200")]
+pub(crate) struct ChargingPoints {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// All of them, with state, price and running supply
+    List {
+        /// Only those of this city
+        #[arg(long)]
+        city: Option<String>,
+        /// Only those in this state
+        #[arg(long, value_parser = state)]
+        state: Option<State>,
+    },
+    /// Everything about one
+    Get { id: String },
+    /// All of them, then every change as it happens
+    Watch {
+        /// Only those of this city
+        #[arg(long)]
+        city: Option<String>,
+    },
+    /// Take out of service at once; a running supply ends
+    Stop(Ordered),
+    /// Back into service
+    Resume(Ordered),
+    /// Take out of service when the running supply has ended; --off ends it
+    Maintenance {
+        #[command(flatten)]
+        order: Ordered,
+        /// Maintenance is over
+        #[arg(long)]
+        off: bool,
+    },
+    /// A new key, live, with no gap
+    Rotate(Ordered),
+    /// Delete the key; the charging point authenticates again by itself
+    Renew(Ordered),
+    /// Key and credential are void (compromised) until it is restored
+    Revoke(Ordered),
+    /// End a revocation: prints a one-use token for a new enrolment at the monitor
+    Restore { id: String },
+    /// End a hold after repeated takeovers
+    Release(Ordered),
+    /// Set the price of a kWh; a running supply keeps its own
+    Price {
+        /// Currency units per kWh, at most four decimal places
+        #[arg(long = "to", value_name = "PRICE", value_parser = price)]
+        price: u32,
+        #[command(flatten)]
+        which: Which,
+        /// How many are meant; needed for more than 50
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        expected: u32,
+    },
+    /// Set the rated power; energy beyond it is disputed and not billed
+    RatedPower {
+        /// Watts; 0 takes it away
+        #[arg(long = "to", value_name = "WATTS")]
+        watts: u32,
+        #[command(flatten)]
+        which: Which,
+        /// How many are meant; needed for more than 50
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        expected: u32,
+    },
+    /// Move to another city
+    Move {
+        id: String,
+        #[arg(long)]
+        city: String,
+        /// New place; unchanged if not given
+        #[arg(long, default_value = "")]
+        place: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Ordered {
+    #[command(flatten)]
+    which: Which,
+    /// How many are meant; needed for more than 50
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    expected: u32,
+    /// Why; shown on the tile and in the audit
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+impl Ordered {
+    fn request(&self) -> OrderRequest {
+        OrderRequest {
+            request_id: request_id(),
+            selector: self.which.selector(),
+            expected: self.expected,
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+fn state(text: &str) -> Result<State, String> {
+    let name = format!("STATE_{}", text.to_ascii_uppercase().replace(['-', ' '], "_"));
+    State::from_str_name(&name).filter(|s| *s != State::Unspecified).ok_or_else(|| {
+        format!("{text:?} is no state: disconnected, broken, out-of-order, supplying, reserved or available")
+    })
+}
+
+impl ChargingPoints {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut client = self.connection.charging_points()?;
+        let output = self.output;
+        let order = match self.what {
+            What::List { city, state } => {
+                let all = list(&self.connection, city.unwrap_or_default(), state).await?;
+                return output.list(&all.into_iter().map(ChargingPointView::from).collect::<Vec<_>>());
+            }
+            What::Get { id } => {
+                let request = GetChargingPointRequest { id };
+                let found = client.get(request).await.map_err(|s| of_status(&s))?.into_inner();
+                return output.one(&ChargingPointView::from(found));
+            }
+            What::Watch { city } => return watch(&self.connection, city.unwrap_or_default(), output).await,
+            What::Restore { id } => {
+                let request = RestoreRequest { request_id: request_id(), id };
+                let restored = client.restore(request).await.map_err(|s| of_status(&s))?.into_inner();
+                let until = driver::ticket_time(restored.expires_at_ms);
+                note(&format!("a one-use token, shown once, good until {until}:"));
+                return output.said(
+                    &restored.enrolment_token,
+                    &json!({ "enrolment_token": restored.enrolment_token, "expires_at_ms": restored.expires_at_ms }),
+                );
+            }
+            What::Stop(order) => client.stop(order.request()).await,
+            What::Resume(order) => client.resume(order.request()).await,
+            What::Maintenance { order, off } => {
+                let OrderRequest { request_id, selector, expected, reason } = order.request();
+                client.set_maintenance(SetMaintenanceRequest { request_id, selector, expected, on: !off, reason }).await
+            }
+            What::Rotate(order) => client.rotate(order.request()).await,
+            What::Renew(order) => client.renew(order.request()).await,
+            What::Revoke(order) => client.revoke(order.request()).await,
+            What::Release(order) => client.release(order.request()).await,
+            What::Price { price, which, expected } => {
+                let selector = which.selector();
+                let request = SetPriceRequest { request_id: request_id(), selector, expected, price_e4: price };
+                client.set_price(request).await
+            }
+            What::RatedPower { watts, which, expected } => {
+                let selector = which.selector();
+                let request =
+                    SetRatedPowerRequest { request_id: request_id(), selector, expected, rated_power_w: watts };
+                client.set_rated_power(request).await
+            }
+            What::Move { id, city, place } => {
+                client.r#move(MoveRequest { request_id: request_id(), id, city, place }).await
+            }
+        };
+        done(order.map_err(|s| of_status(&s))?.into_inner(), output)
+    }
+}
+
+/// All pages.
+pub(crate) async fn list(
+    connection: &Connection,
+    city: String,
+    state: Option<State>,
+) -> anyhow::Result<Vec<proto::central::v1::ChargingPoint>> {
+    let mut client = connection.charging_points()?;
+    let mut request = ListChargingPointsRequest {
+        city,
+        state: state.unwrap_or_default().into(),
+        page_size: 1000,
+        page_token: String::new(),
+    };
+    let mut all = Vec::new();
+    loop {
+        let page = client.list(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
+        all.extend(page.charging_points);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+async fn watch(connection: &Connection, city: String, output: Output) -> anyhow::Result<()> {
+    let mut client = connection.charging_points()?;
+    let mut changes =
+        client.watch(WatchChargingPointsRequest { city }).await.map_err(|s| of_status(&s))?.into_inner();
+    while let Some(ChargingPointEvent { event }) = changes.message().await.map_err(|s| of_status(&s))? {
+        match event {
+            Some(Event::Changed(changed)) => output.item(&ChargingPointView::from(changed))?,
+            Some(Event::Removed(id)) => output.said(&format!("{id}  removed"), &json!({ "removed": id }))?,
+            Some(Event::Synchronised(_)) => output.said("-- that is all; changes follow", &json!({ "synchronised": true }))?,
+            Some(Event::Restarted(_)) => output.said("-- anew", &json!({ "restarted": true }))?,
+            None => {}
+        }
+    }
+    anyhow::bail!("Central ended the stream; run it again")
+}
+
+fn done(order: Order, output: Output) -> anyhow::Result<()> {
+    let matched = order.matched;
+    let order = OrderView::from(order);
+    output.said(&order.sentence(), &order)?;
+    let failed = order.failures.len();
+    if matched > 0 && failed == usize::try_from(matched).unwrap_or(usize::MAX) {
+        return Err(Refused::new(Reason::ExpectationFailed, "it failed at every charging point, see above").into());
+    }
+    if matched == 0 {
+        return Err(Refused::new(Reason::UnknownChargingPoint, "no charging point matches").into());
+    }
+    if failed > 0 {
+        anyhow::bail!("it failed at {failed} of {matched} charging points, see above");
+    }
+    Ok(())
+}
+
+/// Staggered orders
+#[derive(Debug, Args)]
+pub(crate) struct Orders {
+    #[command(subcommand)]
+    what: OrdersWhat,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum OrdersWhat {
+    /// What the order has not reached yet stays as it was
+    Cancel { order_id: String },
+}
+
+impl Orders {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let OrdersWhat::Cancel { order_id } = self.what;
+        let mut client = self.connection.charging_points()?;
+        let order = client.cancel_order(CancelOrderRequest { order_id }).await.map_err(|s| of_status(&s))?;
+        let order = OrderView::from(order.into_inner());
+        self.output.said(&order.sentence(), &order)
+    }
+}

@@ -1,0 +1,271 @@
+//! `chargemesh identities`, `tokens` and `operators`: what Registry keeps.
+
+use clap::{Args, Subcommand, ValueEnum};
+use proto::registry::v1::{
+    AddOperatorRequest, CreateTokenRequest, Identity, Kind, ListIdentitiesRequest, ListOperatorsRequest,
+    ListTokensRequest, OperatorRole, PinsRequest, ReadmitRequest, ReissueRequest, RemoveOperatorRequest, RemoveRequest,
+    RevokeTokenRequest, TokenCreated,
+};
+use serde_json::json;
+
+use super::{
+    connection::Connection,
+    request_id,
+    view::{IdentityView, OperatorView, TokenView},
+};
+use crate::{
+    failure::of_status,
+    output::{Output, note},
+};
+
+/// What can be enrolled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindArg {
+    ChargingPoint,
+    Driver,
+}
+
+impl From<KindArg> for Kind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::ChargingPoint => Self::ChargingPoint,
+            KindArg::Driver => Self::Driver,
+        }
+    }
+}
+
+/// See and remove who is enrolled
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  chargemesh identities list
+  chargemesh identities remove driver ann
+  chargemesh identities reissue charging-point CP-01")]
+pub(crate) struct Identities {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Charging points and drivers, removed ones included
+    List {
+        /// Only these
+        #[arg(long, value_enum)]
+        kind: Option<KindArg>,
+    },
+    /// Void the credential and end the link at once
+    Remove {
+        #[arg(value_enum)]
+        kind: KindArg,
+        id: String,
+    },
+    /// Print a one-use token with which an enrolled id gets a new credential
+    Reissue {
+        #[arg(value_enum)]
+        kind: KindArg,
+        id: String,
+    },
+    /// Let a removed id be enrolled again
+    Readmit {
+        #[arg(value_enum)]
+        kind: KindArg,
+        id: String,
+    },
+    /// Central's static public keys, as enrolment hands them out
+    Pins,
+}
+
+impl Identities {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut client = self.connection.identities()?;
+        let output = self.output;
+        match self.what {
+            What::List { kind } => {
+                let all = list(&self.connection, kind.map_or(Kind::Unspecified, Kind::from)).await?;
+                output.list(&all.into_iter().map(IdentityView::from).collect::<Vec<_>>())
+            }
+            What::Remove { kind, id } => {
+                let request = RemoveRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
+                let changed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
+                let sentence = if changed { format!("{id} is removed") } else { format!("{id} was removed before") };
+                output.said(&sentence, &json!({ "id": id, "changed": changed }))
+            }
+            What::Reissue { kind, id } => {
+                let request = ReissueRequest { request_id: request_id(), kind: Kind::from(kind).into(), id };
+                show_token(&client.reissue(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
+            }
+            What::Readmit { kind, id } => {
+                let request = ReadmitRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
+                let changed = client.readmit(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
+                let sentence = if changed { format!("{id} may be enrolled again") } else { format!("{id} may be enrolled already") };
+                output.said(&sentence, &json!({ "id": id, "changed": changed }))
+            }
+            What::Pins => {
+                let pins = client.pins(PinsRequest {}).await.map_err(|s| of_status(&s))?.into_inner().pins;
+                let pins: Vec<String> = pins.iter().map(|pin| hex(pin)).collect();
+                output.said(&pins.join("\n"), &json!({ "pins": pins }))
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// All pages.
+pub(crate) async fn list(connection: &Connection, kind: Kind) -> anyhow::Result<Vec<Identity>> {
+    let mut client = connection.identities()?;
+    let mut request = ListIdentitiesRequest { kind: kind.into(), page_size: 1000, page_token: String::new() };
+    let mut all = Vec::new();
+    loop {
+        let page = client.list(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
+        all.extend(page.identities);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn show_token(created: &TokenCreated, output: Output) -> anyhow::Result<()> {
+    let until = driver::ticket_time(created.expires_at_ms);
+    note(&format!("token {}, shown once, good until {until}:", created.token_id));
+    output.said(
+        &created.token,
+        &json!({
+            "token_id": created.token_id, "token": created.token, "expires_at_ms": created.expires_at_ms
+        }),
+    )
+}
+
+/// Make, see and revoke enrolment tokens
+#[derive(Debug, Args)]
+#[command(after_help = "Example: one token for twenty charging points of a city
+  chargemesh tokens create --kind charging-point --ids 'VLC-*' --city Valencia --uses 20 --lifetime 2h")]
+pub(crate) struct Tokens {
+    #[command(subcommand)]
+    what: TokensWhat,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokensWhat {
+    /// Print a new token; it is shown once
+    Create {
+        /// Only for these; both if not given
+        #[arg(long, value_enum)]
+        kind: Option<KindArg>,
+        /// Only for ids like this; * stands for any run of characters
+        #[arg(long, value_name = "PATTERN", default_value = "*")]
+        ids: String,
+        /// Only for this city
+        #[arg(long, default_value = "")]
+        city: String,
+        /// How many can enrol with it
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        uses: u32,
+        /// How long it is good
+        #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = mesh::duration::parse)]
+        lifetime: std::time::Duration,
+    },
+    /// All, without their secrets
+    List,
+    /// Nobody can enrol with it any more
+    Revoke { token_id: String },
+}
+
+impl Tokens {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut client = self.connection.identities()?;
+        let output = self.output;
+        match self.what {
+            TokensWhat::Create { kind, ids, city, uses, lifetime } => {
+                let request = CreateTokenRequest {
+                    request_id: request_id(),
+                    kind: kind.map_or(Kind::Unspecified, Kind::from).into(),
+                    id_pattern: ids,
+                    city,
+                    uses,
+                    lifetime_s: u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX).max(1),
+                };
+                show_token(&client.create_token(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
+            }
+            TokensWhat::List => {
+                let all = client.list_tokens(ListTokensRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
+                output.list(&all.tokens.into_iter().map(TokenView::from).collect::<Vec<_>>())
+            }
+            TokensWhat::Revoke { token_id } => {
+                let request = RevokeTokenRequest { request_id: request_id(), token_id: token_id.clone() };
+                let changed = client.revoke_token(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
+                let how = if changed { "is revoked" } else { "was revoked before" };
+                output.said(&format!("{token_id} {how}"), &json!({ "token_id": token_id, "changed": changed }))
+            }
+        }
+    }
+}
+
+/// See, add and remove operators and viewers
+#[derive(Debug, Args)]
+pub(crate) struct Operators {
+    #[command(subcommand)]
+    what: OperatorsWhat,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleArg {
+    Viewer,
+    Operator,
+}
+
+#[derive(Debug, Subcommand)]
+enum OperatorsWhat {
+    /// All of them
+    List,
+    /// Let this name operate or look; his certificate is made by `chargemesh certs issue`
+    Add {
+        name: String,
+        #[arg(long, value_enum, default_value = "operator")]
+        role: RoleArg,
+    },
+    /// Refused at once everywhere, whatever his certificate says
+    Remove { name: String },
+}
+
+impl Operators {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut client = self.connection.operators()?;
+        let output = self.output;
+        match self.what {
+            OperatorsWhat::List => {
+                let all = client.list(ListOperatorsRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
+                output.list(&all.operators.into_iter().map(OperatorView::from).collect::<Vec<_>>())
+            }
+            OperatorsWhat::Add { name, role } => {
+                let role = match role {
+                    RoleArg::Viewer => OperatorRole::Viewer,
+                    RoleArg::Operator => OperatorRole::Operator,
+                };
+                let request = AddOperatorRequest { request_id: request_id(), name, role: role.into() };
+                output.one(&OperatorView::from(client.add(request).await.map_err(|s| of_status(&s))?.into_inner()))
+            }
+            OperatorsWhat::Remove { name } => {
+                let request = RemoveOperatorRequest { request_id: request_id(), name: name.clone() };
+                let changed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
+                let how = if changed { "is removed" } else { "was removed before" };
+                output.said(&format!("{name} {how}"), &json!({ "name": name, "changed": changed }))
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What operators order and look at (SPEC 7): every method of Central's and Registry's gRPC as a subcommand.
+//!
+//! One request is one call; lists page by themselves. `--json` prints objects with the contract's field names.
+
+pub(crate) mod audit;
+pub(crate) mod charging_points;
+pub(crate) mod connection;
+pub(crate) mod identities;
+pub(crate) mod sessions;
+pub(crate) mod tickets;
+pub(crate) mod view;
+
+use proto::{Price, central::v1::selector, central::v1::Ids, central::v1::Selector};
+
+/// A new id for a request that must not be carried out twice; shown nowhere, since the command makes one call.
+pub(crate) fn request_id() -> String {
+    format!("cli-{:032x}", rand::random::<u128>())
+}
+
+/// A length of time up to now, or a UTC time.
+pub(crate) fn since(text: &str) -> Result<i64, String> {
+    let now = mesh::clock::Clock::system().wall_ms();
+    if let Ok(length) = mesh::duration::parse(text) {
+        return Ok(now - i64::try_from(length.as_millis()).unwrap_or(i64::MAX));
+    }
+    let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
+    let day = || {
+        let format = time::macros::format_description!("[year]-[month]-[day]");
+        time::Date::parse(text, format).ok().map(|day| day.midnight().assume_utc())
+    };
+    match parsed.ok().or_else(day) {
+        Some(at) => Ok(i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)),
+        None => Err(format!("{text:?} is neither a time ago (15m, 2h, 7d) nor a UTC time (2026-03-01, 2026-03-01T06:20:00Z)")),
+    }
+}
+
+/// Which charging points an order is for.
+#[derive(Clone, Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// Charging points by id
+    #[arg(value_name = "CP-ID")]
+    ids: Vec<String>,
+    /// All of a city
+    #[arg(long, value_name = "CITY")]
+    city: Option<String>,
+    /// All of the network
+    #[arg(long)]
+    all: bool,
+}
+
+impl Which {
+    pub(crate) fn selector(&self) -> Option<Selector> {
+        let which = match (&self.city, self.all) {
+            (Some(city), _) => selector::Which::City(city.clone()),
+            (None, true) => selector::Which::All(true),
+            (None, false) => selector::Which::Ids(Ids { ids: self.ids.clone() }),
+        };
+        Some(Selector { which: Some(which) })
+    }
+}
+
+/// `0.3950` to ten-thousandths.
+pub(crate) fn price(text: &str) -> Result<u32, String> {
+    text.parse::<Price>().map(Price::e4).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_given_as_a_length_a_day_or_a_moment() {
+        assert_eq!(since("2019-03-01"), Ok(1_551_398_400_000));
+        assert_eq!(since("2019-03-01T00:00:01Z"), Ok(1_551_398_401_000));
+        let hour_ago = since("1h").unwrap();
+        assert!(since("2h").unwrap() < hour_ago);
+        assert!(since("yesterday").unwrap_err().contains("7d"));
+    }
+}

@@ -1,0 +1,176 @@
+//! `chargemesh sessions` and `chargemesh statistics`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use proto::{
+    central::v1::{
+        EndSessionRequest, GetSessionRequest, ListSessionsRequest, Session, SessionEvent, StatisticsRequest,
+        WatchSessionsRequest, session_event::Event, statistics_request::By,
+    },
+    link::v1::SessionState,
+};
+use serde_json::json;
+
+use super::{
+    connection::Connection,
+    request_id, since,
+    view::{SessionView, StatisticView},
+};
+use crate::{failure::of_status, output::Output};
+
+/// See the sessions, or end one
+#[derive(Debug, Args)]
+pub(crate) struct Sessions {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// All, or of one charging point, driver or state
+    List {
+        #[command(flatten)]
+        of: Of,
+        /// Only those in this state
+        #[arg(long, value_parser = state)]
+        state: Option<SessionState>,
+    },
+    /// Everything about one
+    Get { id: String },
+    /// The open ones, then every change as it happens
+    Watch {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// End a running supply, or release a reservation
+    End { id: String },
+}
+
+/// Whose.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Of {
+    /// Only those at this charging point
+    #[arg(long, value_name = "CP-ID", default_value = "")]
+    pub(crate) charging_point: String,
+    /// Only those of this driver
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub(crate) driver: String,
+}
+
+fn state(text: &str) -> Result<SessionState, String> {
+    let name = format!("SESSION_STATE_{}", text.to_ascii_uppercase());
+    SessionState::from_str_name(&name)
+        .filter(|s| *s != SessionState::Unspecified)
+        .ok_or_else(|| format!("{text:?} is no state: reserved, supplying, settling, billed or released"))
+}
+
+impl Sessions {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let output = self.output;
+        match self.what {
+            What::List { of, state } => {
+                let all = list(&self.connection, of, state).await?;
+                output.list(&all.into_iter().map(SessionView::from).collect::<Vec<_>>())
+            }
+            What::Get { id } => {
+                let mut client = self.connection.sessions()?;
+                let found = client.get(GetSessionRequest { id }).await.map_err(|s| of_status(&s))?.into_inner();
+                output.one(&SessionView::from(found))
+            }
+            What::Watch { of } => watch(&self.connection, of, output).await,
+            What::End { id } => {
+                let request = EndSessionRequest { request_id: request_id(), session_id: id };
+                let mut client = self.connection.sessions()?;
+                let session = client.end(request).await.map_err(|s| of_status(&s))?.into_inner();
+                output.one(&SessionView::from(session))
+            }
+        }
+    }
+}
+
+/// All pages.
+pub(crate) async fn list(
+    connection: &Connection,
+    of: Of,
+    state: Option<SessionState>,
+) -> anyhow::Result<Vec<Session>> {
+    let mut client = connection.sessions()?;
+    let mut request = ListSessionsRequest {
+        charging_point_id: of.charging_point,
+        driver_id: of.driver,
+        state: state.unwrap_or_default().into(),
+        page_size: 1000,
+        page_token: String::new(),
+    };
+    let mut all = Vec::new();
+    loop {
+        let page = client.list(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
+        all.extend(page.sessions);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+async fn watch(connection: &Connection, of: Of, output: Output) -> anyhow::Result<()> {
+    let mut client = connection.sessions()?;
+    let request = WatchSessionsRequest { charging_point_id: of.charging_point, driver_id: of.driver };
+    let mut changes = client.watch(request).await.map_err(|s| of_status(&s))?.into_inner();
+    while let Some(SessionEvent { event }) = changes.message().await.map_err(|s| of_status(&s))? {
+        match event {
+            Some(Event::Changed(changed)) => output.item(&SessionView::from(changed))?,
+            Some(Event::Synchronised(_)) => output.said("-- that is all; changes follow", &json!({ "synchronised": true }))?,
+            Some(Event::Restarted(_)) => output.said("-- anew", &json!({ "restarted": true }))?,
+            None => {}
+        }
+    }
+    anyhow::bail!("Central ended the stream; run it again")
+}
+
+/// Sessions, energy and money per charging point or per driver
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  chargemesh statistics --by driver --since 7d")]
+pub(crate) struct Statistics {
+    /// Per what
+    #[arg(long, value_enum, default_value_t)]
+    by: Per,
+    /// Only tickets that ended from then on: a time ago (7d) or a UTC time
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<i64>,
+    /// Only tickets that ended before
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    until: Option<i64>,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Per {
+    #[default]
+    ChargingPoint,
+    Driver,
+}
+
+impl Statistics {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let by = match self.by {
+            Per::ChargingPoint => By::ChargingPoint,
+            Per::Driver => By::Driver,
+        };
+        let request = StatisticsRequest {
+            by: by.into(),
+            from_ms: self.since.unwrap_or_default(),
+            until_ms: self.until.unwrap_or_default(),
+        };
+        let mut client = self.connection.sessions()?;
+        let answer = client.statistics(request).await.map_err(|s| of_status(&s))?.into_inner();
+        self.output.list(&answer.statistics.into_iter().map(StatisticView::from).collect::<Vec<_>>())
+    }
+}

@@ -1,0 +1,233 @@
+//! `chargemesh tickets`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use driver::TicketText;
+use proto::{
+    central::v1::{CorrectTicketRequest, GetTicketRequest, ListTicketsRequest, SettleDisputeRequest},
+    link::v1::Ticket,
+};
+
+use super::{connection::Connection, request_id, sessions::Of, since, view::TicketView};
+use crate::{
+    failure::of_status,
+    output::{Output, line, note},
+};
+
+/// See, correct and export the tickets
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  chargemesh tickets list --driver ann --since 7d
+  chargemesh tickets correct SESSION --amount-minor=-120 --reason 'charged twice by mistake'
+  chargemesh tickets export --format csv --file tickets.csv")]
+pub(crate) struct Tickets {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// All, or of one charging point, driver or time
+    List(Filter),
+    /// One ticket, to print
+    Get { session: String },
+    /// A new entry that names the ticket and changes what is owed
+    Correct {
+        session: String,
+        /// Watt-hours more (or, negative, less)
+        #[arg(long, value_name = "WH", default_value_t = 0, allow_negative_numbers = true)]
+        energy_wh: i64,
+        /// Minor units of the currency more (or, negative, less)
+        #[arg(long, value_name = "MINOR", allow_negative_numbers = true)]
+        amount_minor: i64,
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Decide on energy past the rated power: how much of it is owed after all
+    SettleDispute {
+        session: String,
+        /// Watt-hours that are owed; the rest is waived
+        #[arg(long, value_name = "WH")]
+        owed_wh: u64,
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// All as JSON lines or CSV
+    Export {
+        #[command(flatten)]
+        filter: Filter,
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// File to write; standard output if not given
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Filter {
+    #[command(flatten)]
+    of: Of,
+    /// Only those that ended from then on: a time ago (7d) or a UTC time
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<i64>,
+    /// Only those that ended before
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    until: Option<i64>,
+}
+
+/// How exports look.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Jsonl,
+    Csv,
+}
+
+impl Tickets {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut client = self.connection.sessions()?;
+        let output = self.output;
+        let ticket: Ticket = match self.what {
+            What::List(filter) => {
+                let all = list(&self.connection, filter).await?;
+                return output.list(&all.into_iter().map(|t| TicketView(t.into())).collect::<Vec<_>>());
+            }
+            What::Export { filter, format, file } => {
+                let all = list(&self.connection, filter).await?.into_iter().map(TicketText::from).collect::<Vec<_>>();
+                let text = export(&all, format)?;
+                return match file {
+                    Some(path) => {
+                        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+                        note(&format!("{} tickets written to {}", all.len(), path.display()));
+                        Ok(())
+                    }
+                    None => line(text.trim_end()),
+                };
+            }
+            What::Get { session } => {
+                let request = GetTicketRequest { session_id: session };
+                client.get_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
+            }
+            What::Correct { session, energy_wh, amount_minor, reason } => {
+                let request = CorrectTicketRequest {
+                    request_id: request_id(),
+                    session_id: session,
+                    energy_delta_wh: energy_wh,
+                    amount_delta_minor: amount_minor,
+                    reason,
+                };
+                client.correct_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
+            }
+            What::SettleDispute { session, owed_wh, reason } => {
+                let request =
+                    SettleDisputeRequest { request_id: request_id(), session_id: session, owed_wh, reason };
+                client.settle_dispute(request).await.map_err(|s| of_status(&s))?.into_inner()
+            }
+        };
+        let text = TicketText::from(ticket);
+        output.said(&text.to_string(), &text)
+    }
+}
+
+/// All pages.
+pub(crate) async fn list(connection: &Connection, filter: Filter) -> anyhow::Result<Vec<Ticket>> {
+    let mut client = connection.sessions()?;
+    let mut request = ListTicketsRequest {
+        charging_point_id: filter.of.charging_point,
+        driver_id: filter.of.driver,
+        from_ms: filter.since.unwrap_or_default(),
+        until_ms: filter.until.unwrap_or_default(),
+        page_size: 1000,
+        page_token: String::new(),
+    };
+    let mut all = Vec::new();
+    loop {
+        let page = client.list_tickets(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
+        all.extend(page.tickets);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn export(tickets: &[TicketText], format: Format) -> anyhow::Result<String> {
+    match format {
+        Format::Jsonl => {
+            let lines = tickets.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+            Ok(lines.iter().map(|line| format!("{line}\n")).collect())
+        }
+        Format::Csv => {
+            let mut csv = csv::Writer::from_writer(Vec::new());
+            csv.write_record([
+                "session",
+                "driver",
+                "charging_point",
+                "place",
+                "started_at_ms",
+                "ended_at_ms",
+                "energy_wh",
+                "price_e4",
+                "amount_minor",
+                "currency",
+                "reason",
+                "disputed_wh",
+                "meter_start_wh",
+                "meter_end_wh",
+                "owed_minor",
+            ])?;
+            for t in tickets {
+                csv.write_record([
+                    &t.session,
+                    &t.driver,
+                    &t.charging_point,
+                    &spreadsheet_safe(&t.place),
+                    &t.started_at_ms.to_string(),
+                    &t.ended_at_ms.to_string(),
+                    &t.energy_wh.to_string(),
+                    &t.price_e4.to_string(),
+                    &t.amount_minor.to_string(),
+                    &t.currency,
+                    &t.reason,
+                    &t.disputed_wh.to_string(),
+                    &t.meter_start_wh.to_string(),
+                    &t.meter_end_wh.to_string(),
+                    &t.owed_minor().to_string(),
+                ])?;
+            }
+            Ok(String::from_utf8(csv.into_inner().context("cannot write CSV")?)?)
+        }
+    }
+}
+
+/// Text from outside that a spreadsheet would take for a formula.
+pub(crate) fn spreadsheet_safe(text: &str) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_has_a_line_a_ticket_and_no_formula_from_outside() {
+        let ticket = TicketText::from(Ticket {
+            session_id: "s1".into(),
+            place: "=1+1, \"north\"".into(),
+            energy_wh: 7,
+            ..Ticket::default()
+        });
+        let csv = export(std::slice::from_ref(&ticket), Format::Csv).unwrap();
+        assert_eq!(csv.lines().count(), 2);
+        assert!(csv.contains("\"'=1+1, \"\"north\"\"\""), "{csv}");
+        let json = export(&[ticket.clone(), ticket], Format::Jsonl).unwrap();
+        assert_eq!(json.lines().count(), 2);
+    }
+}

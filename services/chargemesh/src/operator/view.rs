@@ -1,0 +1,557 @@
+//! What operators are shown of each thing: the columns of its table, and its JSON.
+
+use driver::{TicketText, ticket_time};
+use proto::{
+    Energy, Money, Price,
+    central::v1::{AuditEntry, ChargingPoint, Order, Session, Statistic},
+    link::v1::{Cause, KeyState, Reason, SessionState, State},
+    registry::v1::{Identity, IdentityState, Kind, Operator, OperatorRole, Token},
+};
+use serde::Serialize;
+
+use crate::output::{Columns, escaped};
+
+/// A name of an enum as people and JSON read it: `STATE_OUT_OF_ORDER` is `out-of-order`.
+pub(crate) fn name(full: &str, prefix: &str) -> String {
+    full.trim_start_matches(prefix).to_ascii_lowercase().replace('_', "-")
+}
+
+pub(crate) fn state_name(state: State) -> String {
+    name(state.as_str_name(), "STATE_")
+}
+
+pub(crate) fn session_state_name(state: SessionState) -> String {
+    name(state.as_str_name(), "SESSION_STATE_")
+}
+
+fn money(minor: i64, currency: &str) -> String {
+    Money { minor, currency: currency.parse().unwrap_or_default() }.to_string()
+}
+
+fn wh(wh: u64) -> String {
+    Energy::from_wh(wh).to_string()
+}
+
+fn at(ms: i64) -> String {
+    if ms == 0 { String::new() } else { ticket_time(ms) }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ChargingPointView {
+    id: String,
+    state: String,
+    causes: Vec<String>,
+    detail: String,
+    city: String,
+    place: String,
+    price_e4: u32,
+    currency: String,
+    session: String,
+    driver: String,
+    energy_wh: u64,
+    amount_minor: i64,
+    power_w: u32,
+    rated_power_w: u32,
+    key_state: String,
+    key_no: u64,
+    key_expires_at_ms: i64,
+    unintelligible: u64,
+    since_ms: i64,
+    epoch: u64,
+    version: u64,
+    telemetry: TelemetryView,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct TelemetryView {
+    readings: u64,
+    duplicates: u64,
+    gaps: u64,
+    unreadable: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<ReadingView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ReadingView {
+    sequence: u64,
+    at_ms: i64,
+    session: String,
+    meter_wh: u64,
+    power_w: u32,
+    current_ma: u32,
+    voltage_mv: u32,
+    state_of_charge_permille: u32,
+    temperature_dc: i32,
+}
+
+impl From<ChargingPoint> for ChargingPointView {
+    fn from(cp: ChargingPoint) -> Self {
+        let view = cp.view.unwrap_or_default();
+        let telemetry = cp.telemetry.unwrap_or_default();
+        Self {
+            id: cp.id,
+            state: state_name(view.state()),
+            causes: view.causes().filter(|c| *c != Cause::Unspecified).map(cause_name).collect(),
+            key_state: name(view.key_state().as_str_name(), "KEY_STATE_"),
+            detail: view.detail,
+            city: cp.city,
+            place: cp.place,
+            price_e4: view.price_e4,
+            currency: view.currency,
+            session: view.session_id,
+            driver: view.driver_id,
+            energy_wh: view.energy_wh,
+            amount_minor: view.amount_minor,
+            power_w: view.power_w,
+            rated_power_w: cp.rated_power_w,
+            key_no: cp.key_no,
+            key_expires_at_ms: cp.key_expires_at_ms,
+            unintelligible: cp.unintelligible,
+            since_ms: cp.since_ms,
+            epoch: cp.epoch,
+            version: cp.version,
+            telemetry: TelemetryView {
+                readings: telemetry.readings,
+                duplicates: telemetry.duplicates,
+                gaps: telemetry.gaps,
+                unreadable: telemetry.unreadable,
+                last: telemetry.last.map(|r| ReadingView {
+                    sequence: r.sequence,
+                    at_ms: r.at_ms,
+                    session: r.session_id,
+                    meter_wh: r.meter_wh,
+                    power_w: r.power_w,
+                    current_ma: r.current_ma,
+                    voltage_mv: r.voltage_mv,
+                    state_of_charge_permille: r.state_of_charge_permille,
+                    temperature_dc: r.temperature_dc,
+                }),
+            },
+        }
+    }
+}
+
+fn cause_name(cause: Cause) -> String {
+    name(cause.as_str_name(), "CAUSE_")
+}
+
+impl Columns for ChargingPointView {
+    const HEADERS: &'static [&'static str] =
+        &["id", "state", "city", "place", "price", "driver", "energy", "amount", "power", "key", "why"];
+    fn cells(&self) -> Vec<String> {
+        let running = !self.session.is_empty();
+        let shown = |text: String| if running { text } else { String::new() };
+        let key = if self.key_state == name(KeyState::Active.as_str_name(), "KEY_STATE_") {
+            self.key_no.to_string()
+        } else {
+            self.key_state.clone()
+        };
+        let why = if self.detail.is_empty() { self.causes.join(", ") } else { escaped(&self.detail) };
+        vec![
+            self.id.clone(),
+            self.state.to_uppercase().replace('-', " "),
+            escaped(&self.city),
+            escaped(&self.place),
+            format!("{} {}", Price::from_e4(self.price_e4), self.currency),
+            shown(if self.driver.is_empty() { "(own account)".into() } else { self.driver.clone() }),
+            shown(wh(self.energy_wh)),
+            shown(money(self.amount_minor, &self.currency)),
+            shown(format!("{} W", self.power_w)),
+            key,
+            why,
+        ]
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct SessionView {
+    id: String,
+    charging_point: String,
+    driver: String,
+    state: String,
+    energy_wh: u64,
+    requested_wh: u64,
+    meter_start_wh: u64,
+    meter_last_wh: u64,
+    price_e4: u32,
+    amount_minor: i64,
+    currency: String,
+    power_w: u32,
+    reserved_at_ms: i64,
+    started_at_ms: i64,
+    ended_at_ms: i64,
+    reason: String,
+    request_id: String,
+    discrepancy_wh: i64,
+    disputed_wh: u64,
+}
+
+impl From<Session> for SessionView {
+    fn from(s: Session) -> Self {
+        Self {
+            state: session_state_name(s.state()),
+            reason: s.reason().code().to_owned(),
+            energy_wh: s.meter_last_wh.saturating_sub(s.meter_start_wh),
+            id: s.id,
+            charging_point: s.charging_point_id,
+            driver: s.driver_id,
+            requested_wh: s.requested_wh,
+            meter_start_wh: s.meter_start_wh,
+            meter_last_wh: s.meter_last_wh,
+            price_e4: s.price_e4,
+            amount_minor: s.amount_minor,
+            currency: s.currency,
+            power_w: s.power_w,
+            reserved_at_ms: s.reserved_at_ms,
+            started_at_ms: s.started_at_ms,
+            ended_at_ms: s.ended_at_ms,
+            request_id: s.request_id,
+            discrepancy_wh: s.discrepancy_wh,
+            disputed_wh: s.disputed_wh,
+        }
+    }
+}
+
+impl Columns for SessionView {
+    const HEADERS: &'static [&'static str] = &[
+        "id",
+        "state",
+        "charging point",
+        "driver",
+        "reserved",
+        "started",
+        "ended",
+        "energy",
+        "amount",
+        "reason",
+        "disputed",
+        "discrepancy",
+    ];
+    fn cells(&self) -> Vec<String> {
+        let none = Reason::Unspecified.code();
+        vec![
+            self.id.clone(),
+            self.state.clone(),
+            self.charging_point.clone(),
+            if self.driver.is_empty() { "(own account)".into() } else { self.driver.clone() },
+            at(self.reserved_at_ms),
+            at(self.started_at_ms),
+            at(self.ended_at_ms),
+            wh(self.energy_wh),
+            money(self.amount_minor, &self.currency),
+            if self.reason == none { String::new() } else { self.reason.clone() },
+            if self.disputed_wh == 0 { String::new() } else { wh(self.disputed_wh) },
+            if self.discrepancy_wh == 0 { String::new() } else { format!("{} Wh", self.discrepancy_wh) },
+        ]
+    }
+}
+
+/// The same text that a driver stores.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct TicketView(pub(crate) TicketText);
+
+impl Columns for TicketView {
+    const HEADERS: &'static [&'static str] = &[
+        "session",
+        "charging point",
+        "place",
+        "driver",
+        "start",
+        "end",
+        "energy",
+        "price",
+        "amount",
+        "disputed",
+        "corrections",
+        "ended by",
+    ];
+    fn cells(&self) -> Vec<String> {
+        let t = &self.0;
+        vec![
+            t.session.clone(),
+            t.charging_point.clone(),
+            escaped(&t.place),
+            if t.driver.is_empty() { "(own account)".into() } else { t.driver.clone() },
+            at(t.started_at_ms),
+            at(t.ended_at_ms),
+            wh(t.energy_wh),
+            Price::from_e4(t.price_e4).to_string(),
+            money(t.amount_minor, &t.currency),
+            if t.disputed_wh == 0 { String::new() } else { wh(t.disputed_wh) },
+            t.corrections
+                .iter()
+                .map(|c| {
+                    let amount = money(c.amount_delta_minor, &t.currency);
+                    format!("{amount} by {}: {}", escaped(&c.operator), escaped(&c.reason))
+                })
+                .collect::<Vec<_>>()
+                .join("; "),
+            t.reason_in_words.clone(),
+        ]
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct StatisticView {
+    id: String,
+    sessions: u64,
+    energy_wh: u64,
+    amount_minor: i64,
+    currency: String,
+    disputed_wh: u64,
+    discrepancy_wh: i64,
+}
+
+impl From<Statistic> for StatisticView {
+    fn from(s: Statistic) -> Self {
+        Self {
+            id: s.id,
+            sessions: s.sessions,
+            energy_wh: s.energy_wh,
+            amount_minor: s.amount_minor,
+            currency: s.currency,
+            disputed_wh: s.disputed_wh,
+            discrepancy_wh: s.discrepancy_wh,
+        }
+    }
+}
+
+impl Columns for StatisticView {
+    const HEADERS: &'static [&'static str] = &["id", "sessions", "energy", "amount", "disputed", "discrepancy"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            if self.id.is_empty() { "(own accounts)".into() } else { self.id.clone() },
+            self.sessions.to_string(),
+            wh(self.energy_wh),
+            money(self.amount_minor, &self.currency),
+            wh(self.disputed_wh),
+            format!("{} Wh", self.discrepancy_wh),
+        ]
+    }
+}
+
+/// What an order did, or is doing.
+#[derive(Debug, Serialize)]
+pub(crate) struct OrderView {
+    order_id: String,
+    matched: u32,
+    done: u32,
+    unchanged: u32,
+    cancelled: bool,
+    pub(crate) failures: Vec<FailureView>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct FailureView {
+    id: String,
+    reason: String,
+    detail: String,
+}
+
+impl From<Order> for OrderView {
+    fn from(order: Order) -> Self {
+        let failure = |f: proto::central::v1::OrderFailure| FailureView {
+            reason: f.reason().code().to_owned(),
+            detail: if f.detail.is_empty() { f.reason().in_words().to_owned() } else { f.detail },
+            id: f.id,
+        };
+        Self {
+            order_id: order.order_id,
+            matched: order.matched,
+            done: order.done,
+            unchanged: order.unchanged,
+            cancelled: order.cancelled,
+            failures: order.failures.into_iter().map(failure).collect(),
+        }
+    }
+}
+
+impl OrderView {
+    /// For people: what it did, in a sentence or a few.
+    pub(crate) fn sentence(&self) -> String {
+        let mut text = format!("order {}: {} matched, {} done", self.order_id, self.matched, self.done);
+        if self.unchanged > 0 {
+            text += &format!(", {} were so already", self.unchanged);
+        }
+        let failed = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+        let left = self.matched.saturating_sub(self.done).saturating_sub(self.unchanged).saturating_sub(failed);
+        if self.cancelled {
+            text += ", the rest cancelled";
+        } else if left > 0 {
+            text += &format!(", {left} follow one after another (cancel: chargemesh orders cancel {})", self.order_id);
+        }
+        for failure in &self.failures {
+            text += &format!("\n  {}: {} {}", failure.id, failure.reason, escaped(&failure.detail));
+        }
+        text
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct IdentityView {
+    kind: String,
+    id: String,
+    state: String,
+    city: String,
+    place: String,
+    price_e4: u32,
+    enrolled_at_ms: i64,
+    incarnation: u64,
+}
+
+impl From<Identity> for IdentityView {
+    fn from(i: Identity) -> Self {
+        Self {
+            kind: name(Kind::as_str_name(&i.kind()), "KIND_"),
+            state: name(IdentityState::as_str_name(&i.state()), "IDENTITY_STATE_"),
+            id: i.id,
+            city: i.city,
+            place: i.place,
+            price_e4: i.price_e4,
+            enrolled_at_ms: i.enrolled_at_ms,
+            incarnation: i.incarnation,
+        }
+    }
+}
+
+impl Columns for IdentityView {
+    const HEADERS: &'static [&'static str] = &["kind", "id", "state", "city", "place", "price", "enrolled"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.kind.clone(),
+            self.id.clone(),
+            self.state.clone(),
+            escaped(&self.city),
+            escaped(&self.place),
+            if self.price_e4 == 0 { String::new() } else { Price::from_e4(self.price_e4).to_string() },
+            at(self.enrolled_at_ms),
+        ]
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct TokenView {
+    token_id: String,
+    kind: String,
+    id_pattern: String,
+    city: String,
+    uses_left: u32,
+    expires_at_ms: i64,
+    created_by: String,
+    revoked: bool,
+}
+
+impl From<Token> for TokenView {
+    fn from(t: Token) -> Self {
+        let kind = if t.kind() == Kind::Unspecified { "any".into() } else { name(t.kind().as_str_name(), "KIND_") };
+        Self {
+            kind,
+            token_id: t.token_id,
+            id_pattern: t.id_pattern,
+            city: t.city,
+            uses_left: t.uses_left,
+            expires_at_ms: t.expires_at_ms,
+            created_by: t.created_by,
+            revoked: t.revoked,
+        }
+    }
+}
+
+impl Columns for TokenView {
+    const HEADERS: &'static [&'static str] = &["token", "kind", "ids", "city", "uses left", "expires", "made by", "revoked"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.token_id.clone(),
+            self.kind.clone(),
+            if self.id_pattern.is_empty() { "*".into() } else { self.id_pattern.clone() },
+            escaped(&self.city),
+            self.uses_left.to_string(),
+            at(self.expires_at_ms),
+            escaped(&self.created_by),
+            if self.revoked { "revoked".into() } else { String::new() },
+        ]
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct OperatorView {
+    name: String,
+    role: String,
+    removed: bool,
+}
+
+impl From<Operator> for OperatorView {
+    fn from(o: Operator) -> Self {
+        let role = name(OperatorRole::as_str_name(&o.role()), "OPERATOR_ROLE_");
+        Self { role, name: o.name, removed: o.removed }
+    }
+}
+
+impl Columns for OperatorView {
+    const HEADERS: &'static [&'static str] = &["name", "role", "removed"];
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone(), self.role.clone(), if self.removed { "removed".into() } else { String::new() }]
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct AuditView {
+    pub(crate) writer: String,
+    pub(crate) number: u64,
+    pub(crate) at_ms: i64,
+    pub(crate) actor: String,
+    pub(crate) address: String,
+    pub(crate) action: String,
+    pub(crate) object: String,
+    pub(crate) parameters: serde_json::Value,
+    pub(crate) outcome: String,
+}
+
+impl From<AuditEntry> for AuditView {
+    fn from(e: AuditEntry) -> Self {
+        Self {
+            parameters: serde_json::from_str(&e.parameters).unwrap_or(serde_json::Value::String(e.parameters)),
+            writer: e.writer,
+            number: e.number,
+            at_ms: e.at_ms,
+            actor: e.actor,
+            address: e.address,
+            action: e.action,
+            object: e.object,
+            outcome: e.outcome,
+        }
+    }
+}
+
+impl AuditView {
+    fn parameters_text(&self) -> String {
+        match &self.parameters {
+            serde_json::Value::Object(map) => {
+                let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), escaped);
+                map.iter().map(|(k, v)| format!("{k}={}", text(v))).collect::<Vec<_>>().join(", ")
+            }
+            serde_json::Value::Null => String::new(),
+            other @ (serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::String(_)
+            | serde_json::Value::Array(_)) => escaped(&other.to_string()),
+        }
+    }
+}
+
+impl Columns for AuditView {
+    const HEADERS: &'static [&'static str] = &["time", "who", "address", "action", "object", "outcome", "parameters"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            at(self.at_ms),
+            escaped(&self.actor),
+            self.address.clone(),
+            self.action.clone(),
+            escaped(&self.object),
+            escaped(&self.outcome),
+            self.parameters_text(),
+        ]
+    }
+}

@@ -1,0 +1,215 @@
+//! The books after a replay: what Central billed, held against what was recorded.
+//!
+//! Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{
+    Energy, Money,
+    central::v1::Session,
+    link::v1::{SessionState, Ticket},
+};
+use serde::Serialize;
+
+use super::recording::{Recording, Row};
+use crate::output::Columns;
+
+/// The request of a row: the same at every run, another for each attempt after a refusal.
+pub(super) fn request_id(row: &Row, attempt: u32) -> String {
+    if attempt == 0 { format!("row:{}", row.session) } else { format!("row:{}:{attempt}", row.session) }
+}
+
+/// Whether a request was made for this row.
+fn is_of(request_id: &str, row: &Row) -> bool {
+    let Some(rest) = request_id.strip_prefix("row:").and_then(|rest| rest.strip_prefix(row.session.as_str())) else {
+        return false;
+    };
+    rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Sessions and tickets as Central has them.
+#[derive(Debug)]
+pub(super) struct Books {
+    sessions: Vec<Session>,
+    /// By session.
+    tickets: BTreeMap<String, Vec<Ticket>>,
+}
+
+/// What a replay ends with.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(super) struct Summary {
+    pub(super) sessions: usize,
+    pub(super) tickets: usize,
+    pub(super) refused: u64,
+    pub(super) energy_wh_expected: u64,
+    pub(super) energy_wh_billed: u64,
+    pub(super) money_minor_billed: i64,
+    pub(super) currency: String,
+    pub(super) authorise_ms_p50: f64,
+    pub(super) authorise_ms_p99: f64,
+    pub(super) mismatches: usize,
+    pub(super) seconds: f64,
+}
+
+impl Books {
+    pub(super) fn new(sessions: Vec<Session>, all: Vec<Ticket>) -> Self {
+        let mut tickets: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for ticket in all {
+            tickets.entry(ticket.session_id.clone()).or_default().push(ticket);
+        }
+        Self { sessions, tickets }
+    }
+
+    /// Nothing more is to be done for this row.
+    pub(super) fn is_billed(&self, row: &Row) -> bool {
+        self.of(row).any(|session| session.state() == SessionState::Billed)
+    }
+
+    fn of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a Session> {
+        let at_station = |s: &&Session| s.charging_point_id == row.station.as_str() && s.driver_id == row.driver.as_str();
+        self.sessions.iter().filter(move |s| is_of(&s.request_id, row) && at_station(s))
+    }
+
+    fn tickets_of(&self, row: &Row) -> Vec<&Ticket> {
+        self.of(row).filter_map(|session| self.tickets.get(&session.id)).flatten().collect()
+    }
+
+    /// Each row that does not have exactly one ticket with exactly its watt-hours, and each ticket of no row.
+    pub(super) fn wrong(&self, recording: &Recording) -> Vec<String> {
+        let mut wrong: Vec<String> = recording.rows.iter().filter_map(|row| self.wrong_with(row)).collect();
+        let expected: BTreeSet<&str> =
+            recording.rows.iter().flat_map(|row| self.of(row)).map(|s| s.id.as_str()).collect();
+        let stray = self.tickets.keys().filter(|id| !expected.contains(id.as_str()));
+        wrong.extend(stray.map(|id| format!("a ticket for session {id}, which no row asked for")));
+        wrong
+    }
+
+    fn wrong_with(&self, row: &Row) -> Option<String> {
+        let name = format!("line {} ({} at {})", row.line, row.session, row.station);
+        match self.tickets_of(row).as_slice() {
+            [ticket] if ticket.energy_wh == row.energy.wh() && ticket.disputed_wh == 0 => None,
+            [ticket] => Some(format!(
+                "{name}: recorded {} Wh, billed {} Wh and {} Wh disputed",
+                row.energy.wh(),
+                ticket.energy_wh,
+                ticket.disputed_wh
+            )),
+            tickets => Some(format!("{name}: {} tickets", tickets.len())),
+        }
+    }
+
+    /// `authorised`: how long each authorisation took, in microseconds.
+    pub(super) fn summary(&self, recording: &Recording, authorised: &[u64], refused: u64) -> Summary {
+        let tickets = || self.tickets.values().flatten();
+        let mut sorted = authorised.to_vec();
+        sorted.sort_unstable();
+        Summary {
+            sessions: recording.rows.len(),
+            tickets: tickets().count(),
+            refused,
+            energy_wh_expected: recording.energy().wh(),
+            energy_wh_billed: tickets().map(|t| t.energy_wh).sum(),
+            money_minor_billed: tickets().map(|t| t.amount_minor).sum(),
+            currency: tickets().next().map(|t| t.currency.clone()).unwrap_or_default(),
+            authorise_ms_p50: percentile_ms(&sorted, 50),
+            authorise_ms_p99: percentile_ms(&sorted, 99),
+            mismatches: self.wrong(recording).len(),
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Nearest rank, in milliseconds.
+fn percentile_ms(sorted_us: &[u64], percent: usize) -> f64 {
+    let rank = (sorted_us.len() * percent).div_ceil(100).max(1) - 1;
+    let us = sorted_us.get(rank).copied().unwrap_or(0);
+    f64::from(u32::try_from(us).unwrap_or(u32::MAX)) / 1000.0
+}
+
+impl Columns for Summary {
+    const HEADERS: &'static [&'static str] = &[
+        "sessions",
+        "tickets",
+        "refused",
+        "energy recorded",
+        "energy billed",
+        "money billed",
+        "authorised within (median)",
+        "authorised within (99 %)",
+        "mismatches",
+        "took",
+    ];
+    fn cells(&self) -> Vec<String> {
+        let currency = self.currency.parse().unwrap_or_default();
+        vec![
+            self.sessions.to_string(),
+            self.tickets.to_string(),
+            self.refused.to_string(),
+            Energy::from_wh(self.energy_wh_expected).to_string(),
+            Energy::from_wh(self.energy_wh_billed).to_string(),
+            Money { minor: self.money_minor_billed, currency }.to_string(),
+            format!("{:.1} ms", self.authorise_ms_p50),
+            format!("{:.1} ms", self.authorise_ms_p99),
+            self.mismatches.to_string(),
+            format!("{:.1} s", self.seconds),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recording() -> Recording {
+        let text = "session,station,plug_in,plug_out,kwh\n\
+                    S1,A,2019-03-01T06:00:00,2019-03-01T07:00:00,1.5\n\
+                    S10,A,2019-03-01T08:00:00,2019-03-01T09:00:00,2\n";
+        Recording::read(text.as_bytes()).unwrap()
+    }
+
+    fn session(id: &str, request_id: &str) -> Session {
+        Session {
+            id: id.into(),
+            request_id: request_id.into(),
+            charging_point_id: "A".into(),
+            driver_id: "D-A".into(),
+            state: SessionState::Billed.into(),
+            ..Session::default()
+        }
+    }
+
+    fn ticket(session: &str, energy_wh: u64) -> Ticket {
+        Ticket { session_id: session.into(), energy_wh, amount_minor: 10, ..Ticket::default() }
+    }
+
+    #[test]
+    fn every_row_needs_exactly_one_ticket_with_exactly_its_energy() {
+        let sessions = vec![session("a", "row:S1"), session("b", "row:S10:2")];
+        let good = Books::new(sessions.clone(), vec![ticket("a", 1500), ticket("b", 2000)]);
+        assert_eq!(good.wrong(&recording()), Vec::<String>::new());
+        let summary = good.summary(&recording(), &[3000, 1000, 2000], 1);
+        assert_eq!((summary.sessions, summary.tickets, summary.mismatches, summary.refused), (2, 2, 0, 1));
+        assert_eq!((summary.energy_wh_expected, summary.energy_wh_billed, summary.money_minor_billed), (3500, 3500, 20));
+        assert_eq!((summary.authorise_ms_p50, summary.authorise_ms_p99), (2.0, 3.0));
+
+        for (tickets, says) in [
+            (vec![ticket("a", 1500)], "line 3 (S10 at A): 0 tickets"),
+            (vec![ticket("a", 1499), ticket("b", 2000)], "recorded 1500 Wh, billed 1499 Wh"),
+            (vec![ticket("a", 1500), ticket("a", 1500), ticket("b", 2000)], "line 2 (S1 at A): 2 tickets"),
+            (vec![ticket("a", 1500), ticket("b", 2000), ticket("x", 1)], "session x, which no row asked for"),
+        ] {
+            let wrong = Books::new(sessions.clone(), tickets).wrong(&recording());
+            assert!(wrong.len() == 1 && wrong[0].contains(says), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_belongs_to_its_row_and_to_no_other() {
+        let recording = recording();
+        let row = &recording.rows[0];
+        assert!(is_of(&request_id(row, 0), row) && is_of(&request_id(row, 12), row));
+        for other in ["row:S10", "row:S1x", "row:S1:", "row:S1:x", "S1"] {
+            assert!(!is_of(other, row), "{other}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! `chargemesh replay FILE`: recorded charging sessions through the whole real path. Registry and Central run as
+//! processes of their own; each station is a charging point and a driver of its own with real links, sealed messages
+//! and durable journals, many of both in this process.
+//!
+//! Guarantees: a row's request has an id made from the row, so that a second run on the same folder asks for nothing
+//! twice; the books are read at Central when all is done, and every row must have exactly one ticket with exactly its
+//! watt-hours.
+
+mod books;
+mod recording;
+mod station;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use charging_point::{Fleet, FleetConfig, meter::Speed};
+use clap::{Args, Parser};
+use futures::StreamExt as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use mesh::process::{self, Context, Misuse};
+use proto::{enrolment::SecretText, link::v1::State, registry::v1::Kind};
+
+use self::{
+    books::{Books, Summary},
+    recording::{Recording, Row},
+    station::{Done, Schedule, Station},
+};
+use crate::{
+    operator::{charging_points, sessions, tickets},
+    output::{Output, note},
+    up::{
+        layout::{Layout, Wanted},
+        network::{Network, Settings},
+        plan::Plan,
+        process_config,
+        status::{FolderLock, replace},
+        stream::{Sink, Stream},
+    },
+};
+
+/// Replay recorded charging sessions through a whole network and check the books
+///
+/// The recording is CSV with the columns session, station, plug_in, plug_out and kwh. Each station is a charging point
+/// and a driver of its own; each row is requested at its time and delivers exactly its energy, evenly between plug-in
+/// and plug-out. A second run on the same folder goes on where the first one was.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  chargemesh replay deploy/samples/caltech-2019-03-a.csv
+  chargemesh replay sessions.csv --data /tmp/replay --speed 3600 --json
+
+Exit code 0: every row has exactly one ticket with exactly its watt-hours.")]
+pub(crate) struct Replay {
+    /// The recording
+    #[arg(value_name = "FILE", env = "CHARGEMESH_RECORDING")]
+    file: PathBuf,
+    /// Folder for the state of the replay's own network
+    #[arg(long, env = "CHARGEMESH_REPLAY_DATA", value_name = "DIR", default_value = "data/replay")]
+    data: PathBuf,
+    /// How much faster than recorded meters and plugs live; links and time-outs keep their own time
+    #[arg(long, env = "CHARGEMESH_REPLAY_SPEED", value_name = "FACTOR", default_value = "21600")]
+    speed: Speed,
+    /// Replay the good lines where others are bad
+    #[arg(long, env = "CHARGEMESH_SKIP_BAD_LINES")]
+    skip_bad_lines: bool,
+    /// What the roles log, into replay.log in the folder
+    #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    /// Print the summary as JSON
+    #[arg(long, env = "CHARGEMESH_JSON")]
+    json: bool,
+}
+
+const LOG: &str = "replay.log";
+const AVAILABLE_WITHIN: Duration = Duration::from_secs(120);
+/// Rows under way when Ctrl-C comes are brought to their end.
+const FINISH_WITHIN: Duration = Duration::from_secs(30);
+
+impl Replay {
+    pub(crate) fn run(self) -> ExitCode {
+        let config = process_config("error".to_owned(), ([127, 0, 0, 1], 0).into());
+        process::run("replay", config, |ctx| async move { self.whole(ctx).await })
+    }
+
+    async fn whole(self, ctx: Context) -> anyhow::Result<()> {
+        let (recording, mark) = self.recording()?;
+        let lock = FolderLock::take(&self.data)?;
+        let layout = Layout::new(&self.data)?;
+        keep_mark(&layout.data, &self.file, mark)?;
+        let path = layout.data.join(LOG);
+        let log = File::options().create(true).append(true).open(&path);
+        let log = log.map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())))?;
+        let (stream, written) = Stream::start(Sink::File(log));
+
+        let mut plan = Plan::read(&layout.data)?;
+        let settings = Settings { wanted: Wanted::default(), log_level: self.log_level.clone(), control_socket: None };
+        let network = Network::start(&ctx, lock, layout, &mut plan, settings, stream.clone()).await;
+        let network = network.with_context(|| format!("see {}", path.display()))?;
+        network.set_ready();
+        let result = self.replay(&ctx, &network, &recording).await;
+        network.end().await;
+        drop(stream);
+        drop(tokio::time::timeout(Duration::from_secs(1), written).await);
+        ctx.stop.cancel();
+        result.with_context(|| format!("what the roles said is in {}", path.display()))
+    }
+
+    /// The rows, and a mark by which the same recording is known again.
+    fn recording(&self) -> anyhow::Result<(Recording, u64)> {
+        let file = self.file.display();
+        let text = std::fs::read(&self.file).map_err(|e| Misuse::new(format!("cannot read the recording {file}: {e}")))?;
+        let recording = Recording::read(&*text).map_err(|e| Misuse::new(format!("{file} is no recording: {e}")))?;
+        for bad in &recording.bad {
+            note(&format!("{file}: {bad}"));
+        }
+        let bad = recording.bad.len();
+        if bad > 0 && !self.skip_bad_lines {
+            let text = format!("{file} has {bad} bad lines; mend them, or replay the others with --skip-bad-lines");
+            return Err(Misuse::new(text).into());
+        }
+        if recording.rows.is_empty() {
+            return Err(Misuse::new(format!("{file} has no sessions")).into());
+        }
+        let mark = text.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+        Ok((recording, mark))
+    }
+
+    async fn replay(&self, ctx: &Context, network: &Network, recording: &Recording) -> anyhow::Result<()> {
+        let began = ctx.clock.mono();
+        let books = read_books(network).await?;
+        let left: Vec<&Row> = recording.rows.iter().filter(|row| !books.is_billed(row)).collect();
+        let authorised = Authorised::open(&network.layout.data)?;
+        let refused = Arc::new(AtomicU64::new(0));
+        if left.is_empty() {
+            note("every row was replayed before; reading the books");
+        } else {
+            // A context of its own: on Ctrl-C the rows under way are brought to their end before the links go.
+            let inner = Context::detached("replay");
+            let result = self.rows(ctx, &inner, network, recording, &left, &authorised, &refused).await;
+            inner.stop.cancel();
+            drop(tokio::time::timeout(Duration::from_secs(10), inner.ended()).await);
+            result?;
+        }
+        let books = read_books(network).await?;
+        let latencies = authorised.read()?;
+        let mut summary = books.summary(recording, &latencies, refused.load(Ordering::Relaxed));
+        summary.seconds = (ctx.clock.mono() - began).as_secs_f64();
+        self.report(ctx, &summary, &books.wrong(recording))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the one place where a replay's parts meet")]
+    async fn rows(
+        &self,
+        ctx: &Context,
+        inner: &Context,
+        network: &Network,
+        recording: &Recording,
+        left: &[&Row],
+        authorised: &Authorised,
+        refused: &Arc<AtomicU64>,
+    ) -> anyhow::Result<()> {
+        let bar = progress(recording.rows.len(), recording.rows.len() - left.len());
+        bar.set_message("enrolling");
+        let stations = self.stations(inner, network, recording, left, &bar).await?;
+        bar.set_message("waiting for the charging points");
+        wait_until_available(network, &stations).await?;
+        bar.set_message("");
+
+        let first = left.iter().map(|row| row.plug_in).min().context("no rows")?;
+        let schedule = Schedule { start: ctx.clock.mono(), first, speed: self.speed };
+        let mut running = tokio::task::JoinSet::new();
+        let (done, mut finished) = tokio::sync::mpsc::channel::<Done>(64);
+        for station in stations {
+            running.spawn(station.replay(schedule, ctx.stop.clone(), done.clone(), Arc::clone(refused)));
+        }
+        drop(done);
+        let stopped = async {
+            ctx.stop.cancelled().await;
+            tokio::time::sleep(FINISH_WITHIN).await;
+        };
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                done = finished.recv() => match done {
+                    Some(done) => {
+                        authorised.keep(&done)?;
+                        advance(&bar, &done);
+                    }
+                    None => break,
+                },
+                () = &mut stopped => break,
+            }
+        }
+        bar.finish_and_clear();
+        let mut failed = None;
+        while let Some(result) = running.try_join_next() {
+            if let Err(error) = result.context("a station was lost").and_then(|r| r) {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// A charging point and a driver for each station that has rows left; enrolled at their first start.
+    async fn stations(
+        &self,
+        inner: &Context,
+        network: &Network,
+        recording: &Recording,
+        left: &[&Row],
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Vec<Station>> {
+        let mut rows: BTreeMap<_, Vec<Row>> = BTreeMap::new();
+        for row in left {
+            rows.entry(row.station.clone()).or_default().push((*row).clone());
+        }
+        let uses = u32::try_from(recording.by_station().len()).unwrap_or(u32::MAX);
+        let points = network.token_for_many(Kind::ChargingPoint, uses).await?;
+        let drivers = network.token_for_many(Kind::Driver, uses).await?;
+        let fleet = Fleet::new(&self.fleet(network, &points)?, inner)?;
+        let known = network.enrolled(Kind::Driver).await?;
+        let begin = |(number, (id, rows)): (usize, (proto::ChargingPointId, Vec<Row>))| {
+            let (fleet, inner, drivers, known) = (fleet.clone(), inner.clone(), &drivers, &known);
+            async move {
+                let member = fleet.add(&inner, number, id.clone())?;
+                let name = rows.first().context("a station without rows")?.driver.clone();
+                let folder = network.layout.data.join("drivers").join(name.as_str());
+                let token = if known.iter().any(|i| i.id == name.as_str()) && !folder.join("enrolment.json").exists() {
+                    network.token(Kind::Driver, name.as_str(), known).await?
+                } else {
+                    drivers.clone()
+                };
+                let enrol = driver::EnrolSettings {
+                    registry: network.addresses.registry_https.to_string(),
+                    token: SecretText::new(token),
+                };
+                let settings = driver::Settings::new(name, vec![network.addresses.central_link.to_string()]);
+                let driver = driver::start(&inner, settings, Some(enrol), &folder).await?;
+                bar.tick();
+                anyhow::Ok(Station { id, member, driver, rows, clock: inner.clock })
+            }
+        };
+        let started = futures::stream::iter(rows.into_iter().enumerate().map(begin)).buffer_unordered(8);
+        started.collect::<Vec<_>>().await.into_iter().collect()
+    }
+
+    fn fleet(&self, network: &Network, token: &str) -> anyhow::Result<FleetConfig> {
+        /// The fleet's own defaults hold for whatever is not said here.
+        #[derive(Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            fleet: FleetConfig,
+        }
+        let data = network.layout.data.join("charging-points");
+        let mut fleet = Defaults::try_parse_from(["fleet"]).context("the fleet's settings")?.fleet;
+        fleet.data = data;
+        fleet.count = 0;
+        fleet.cities = vec!["Pasadena".to_owned()];
+        fleet.enrolment.token = Some(SecretText::new(token));
+        fleet.enrolment.token_file = None;
+        fleet.enrolment.registry = network.addresses.registry_https.to_string();
+        fleet.enrolment.central = vec![network.addresses.central_link.to_string()];
+        fleet.vehicle.unattended = true;
+        fleet.vehicle.plug_in_after = Duration::ZERO;
+        fleet.vehicle.speed = self.speed;
+        fleet.meter.tick = Duration::from_millis(20);
+        Ok(fleet)
+    }
+
+    fn report(&self, ctx: &Context, summary: &Summary, wrong: &[String]) -> anyhow::Result<()> {
+        Output { json: self.json }.one(summary)?;
+        for wrong in wrong.iter().take(20) {
+            note(wrong);
+        }
+        if wrong.len() > 20 {
+            note(&format!("… and {} more", wrong.len() - 20));
+        }
+        if ctx.stop.is_cancelled() && summary.mismatches > 0 {
+            anyhow::bail!(
+                "stopped before the end: {} of {} rows have their ticket; run it again to go on",
+                summary.sessions - summary.mismatches,
+                summary.sessions
+            );
+        }
+        anyhow::ensure!(wrong.is_empty(), "{} of {} rows do not have exactly one ticket with exactly their watt-hours", summary.mismatches, summary.sessions);
+        Ok(())
+    }
+}
+
+async fn read_books(network: &Network) -> anyhow::Result<Books> {
+    let sessions = sessions::list(&network.connection, sessions::Of::default(), None).await?;
+    let tickets = tickets::list(&network.connection, tickets::Filter::default()).await?;
+    Ok(Books::new(sessions, tickets))
+}
+
+/// A folder belongs to one recording: request ids are made from its rows.
+fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<()> {
+    let path = data.join("recording.mark");
+    let mark = format!("{mark:016x}\n");
+    match std::fs::read_to_string(&path) {
+        Ok(kept) if kept == mark => Ok(()),
+        Ok(_) => {
+            let text = format!(
+                "{} holds the replay of another recording than {}; give another folder with --data",
+                data.display(),
+                file.display()
+            );
+            Err(Misuse::new(text).into())
+        }
+        Err(_) => replace(&path, mark.as_bytes(), 0o644)
+            .map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())).into()),
+    }
+}
+
+async fn wait_until_available(network: &Network, stations: &[Station]) -> anyhow::Result<()> {
+    let all = async {
+        loop {
+            let points = charging_points::list(&network.connection, String::new(), None).await?;
+            let state = |id: &str| points.iter().find(|p| p.id == id).and_then(|p| p.view.as_ref()).map(|v| v.state());
+            // One that supplies is finishing what an interrupted run began.
+            let there = |s: &&Station| matches!(state(s.id.as_str()), Some(State::Available | State::Supplying | State::Reserved));
+            let missing = stations.len() - stations.iter().filter(there).count();
+            if missing == 0 {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let waited = tokio::time::timeout(AVAILABLE_WITHIN, all).await;
+    waited.map_err(|_| anyhow::anyhow!("not every charging point is available after {AVAILABLE_WITHIN:?}"))?
+}
+
+fn progress(all: usize, done: usize) -> ProgressBar {
+    let bar = ProgressBar::new(all as u64).with_position(done as u64);
+    let template = "{bar:40} {pos}/{len} sessions  {elapsed_precise}  {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// One row more; without a terminal, a line for every tenth.
+fn advance(bar: &ProgressBar, done: &Done) {
+    bar.inc(1);
+    bar.set_message(done.row.clone());
+    let (at, all) = (bar.position(), bar.length().unwrap_or(1).max(1));
+    if bar.is_hidden() && (at * 10 / all) != ((at - 1) * 10 / all) {
+        note(&format!("{at} of {all} sessions"));
+    }
+}
+
+/// How long each authorisation took, kept over restarts beside the network's state.
+struct Authorised {
+    path: PathBuf,
+    file: File,
+}
+
+impl Authorised {
+    fn open(data: &Path) -> anyhow::Result<Self> {
+        let path = data.join("authorised.csv");
+        let file = File::options().create(true).append(true).open(&path);
+        Ok(Self { file: file.with_context(|| format!("cannot write {}", path.display()))?, path })
+    }
+
+    fn keep(&self, done: &Done) -> anyhow::Result<()> {
+        use std::io::Write as _;
+        let Some(took) = done.authorised else { return Ok(()) };
+        let mut file = &self.file;
+        writeln!(file, "{},{}", took.as_micros(), done.row).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// In microseconds.
+    fn read(&self) -> anyhow::Result<Vec<u64>> {
+        let text = std::fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
+        Ok(text.lines().filter_map(|line| line.split(',').next()?.parse().ok()).collect())
+    }
+}

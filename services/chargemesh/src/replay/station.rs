@@ -1,0 +1,137 @@
+//! One station of a recording: its charging point, its driver, and its rows one after another.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use charging_point::{fleet::Member, meter::Speed};
+use driver::{Driver, Outcome, Request, Told};
+use mesh::clock::Clock;
+use proto::ChargingPointId;
+use time::PrimitiveDateTime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{books::request_id, recording::Row};
+
+/// A refused row is asked again, with an id of its own: a Central that was killed knows its charging points only when
+/// they have reported.
+const TRIES: u32 = 30;
+const AGAIN: Duration = Duration::from_secs(1);
+/// Beyond the recorded length: a Central that is being started again, a reservation that expires.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// When which row is due, on the wall.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Schedule {
+    pub(super) start: Instant,
+    pub(super) first: PrimitiveDateTime,
+    pub(super) speed: Speed,
+}
+
+impl Schedule {
+    fn due(&self, row: &Row) -> Instant {
+        self.start + self.speed.real(Duration::try_from(row.plug_in - self.first).unwrap_or_default())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Station {
+    pub(super) id: ChargingPointId,
+    pub(super) member: Member,
+    pub(super) driver: Driver,
+    pub(super) rows: Vec<Row>,
+    pub(super) clock: Clock,
+}
+
+/// A row that has its ticket.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) row: String,
+    /// From the request to the authorisation, of a row that was authorised now.
+    pub(super) authorised: Option<Duration>,
+}
+
+impl Station {
+    /// Until the last row has its ticket, or no further row is to begin.
+    pub(super) async fn replay(
+        mut self,
+        schedule: Schedule,
+        stop: CancellationToken,
+        done: mpsc::Sender<Done>,
+        refused: Arc<AtomicU64>,
+    ) -> anyhow::Result<()> {
+        for row in std::mem::take(&mut self.rows) {
+            if stop.run_until_cancelled(self.clock.sleep_until(schedule.due(&row))).await.is_none() {
+                return Ok(());
+            }
+            let patience = schedule.speed.real(row.lasts) + PATIENCE;
+            let authorised = tokio::time::timeout(patience, self.row(&row, &refused)).await;
+            let authorised = authorised.map_err(|_| {
+                anyhow::anyhow!("line {} ({} at {}) has no ticket after {patience:?}", row.line, row.session, self.id)
+            })??;
+            drop(done.send(Done { row: row.session, authorised }).await);
+        }
+        Ok(())
+    }
+
+    async fn row(&mut self, row: &Row, refused: &AtomicU64) -> anyhow::Result<Option<Duration>> {
+        for attempt in 0..TRIES {
+            self.member.deliver(row.energy, row.lasts).await.map_err(anyhow::Error::msg)?;
+            let request = Request {
+                id: request_id(row, attempt),
+                charging_point: self.id.clone(),
+                energy: row.energy,
+                line: None,
+                session: None,
+            };
+            let asked = self.clock.mono();
+            let id = request.id.clone();
+            self.driver.request(request).await?;
+            match self.outcome(&id, asked).await? {
+                End::Billed(authorised) => return Ok(authorised),
+                End::Refused => {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+        anyhow::bail!("line {} ({} at {}) was refused {TRIES} times", row.line, row.session, self.id)
+    }
+
+    async fn outcome(&mut self, request: &str, asked: Instant) -> anyhow::Result<End> {
+        let mut authorised = None;
+        let mut settling = None;
+        loop {
+            let (now, told) = self.driver.told().await.context("the driver has ended")?;
+            if let Told::Step { request_id, progress: "authorised", .. } = &told
+                && request_id == request
+            {
+                authorised.get_or_insert(now.mono.saturating_duration_since(asked));
+            } else if let Told::Over { request_id, outcome, .. } = &told
+                && request_id == request
+            {
+                match outcome {
+                    Outcome::Billed { .. } => return Ok(End::Billed(authorised)),
+                    Outcome::Refused { .. } | Outcome::Released { .. } => return Ok(End::Refused),
+                    // The ticket follows when Central has settled it.
+                    Outcome::Settling { session } => settling = Some(session.clone()),
+                }
+            } else if let Told::Ticket(ticket) = &told
+                && settling.as_deref() == Some(ticket.session.as_str())
+            {
+                return Ok(End::Billed(authorised));
+            }
+        }
+    }
+}
+
+enum End {
+    Billed(Option<Duration>),
+    Refused,
+}

@@ -1,0 +1,116 @@
+//! `up --detach` and `down`: a network that outlives its terminal.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use mesh::{
+    control::{self, Request},
+    process::Misuse,
+};
+use serde_json::{Value, json};
+
+use super::status::{self, FolderLock, NetworkStatus};
+use crate::{
+    failure,
+    output::{Output, line, note},
+};
+
+const LOG: &str = "up.log";
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const DOWN_WITHIN: Duration = Duration::from_secs(90);
+
+/// Starts the same command again without a terminal, waits until it is up, and says so.
+pub(super) fn detach(data: &Path) -> ExitCode {
+    failure::exit(begin(data))
+}
+
+fn begin(data: &Path) -> anyhow::Result<()> {
+    // Taken and let go: a second network in the folder is refused here, with its sentence on this terminal.
+    drop(FolderLock::take(data)?);
+    let path = data.join(LOG);
+    let cannot = |error: io::Error| Misuse::new(format!("cannot write {}: {error}", path.display()));
+    let log = File::options().create(true).append(true).open(&path).map_err(cannot)?;
+    let start = log.metadata().map_err(cannot)?.len();
+    let args = std::env::args_os().skip(1).filter(|arg| arg != "--detach");
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(args)
+        .env_remove("CHARGEMESH_DETACH")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // Out of this terminal's group, so that its Ctrl-C and its end do not reach it.
+        .group_of_its_own()
+        .spawn()
+        .context("cannot start in the background")?;
+    let pause = Duration::from_millis(100);
+    for _ in 0..READY_WITHIN.as_millis() / pause.as_millis() {
+        if let Some(ended) = child.try_wait()? {
+            let said = std::fs::read(&path).unwrap_or_default();
+            let said = said.get(usize::try_from(start).unwrap_or(0)..).unwrap_or_default();
+            let tail: Vec<_> = String::from_utf8_lossy(said).lines().rev().take(15).map(str::to_owned).collect();
+            tail.iter().rev().for_each(|line| note(line));
+            let text = format!("the network did not start ({ended}); all it said is in {}", path.display());
+            return Err(if ended.code() == Some(2) { Misuse::new(text).into() } else { anyhow::anyhow!(text) });
+        }
+        if let Some(status) = status::read(data)?.filter(|s| s.ready && s.pid == child.id()) {
+            return show(&status, data);
+        }
+        std::thread::sleep(pause);
+    }
+    anyhow::bail!("the network is not up after {READY_WITHIN:?}; see {}", path.display())
+}
+
+trait Background {
+    fn group_of_its_own(&mut self) -> &mut Self;
+}
+
+impl Background for Command {
+    fn group_of_its_own(&mut self) -> &mut Self {
+        std::os::unix::process::CommandExt::process_group(self, 0)
+    }
+}
+
+fn show(status: &NetworkStatus, data: &Path) -> anyhow::Result<()> {
+    line(&format!("the network is up, supervised by process {}; it says what it does in {}", status.pid, data.join(LOG).display()))?;
+    for part in &status.parts {
+        line(&format!("  {:<20} process {}", part.name, part.pid.map_or("-".to_owned(), |pid| pid.to_string())))?;
+    }
+    line(&format!("operator API (mutual TLS gRPC): {}", status.central_grpc))?;
+    line(&format!("look at it:  chargemesh charging-points list --data {}", data.display()))?;
+    line(&format!("stop it:     chargemesh down --data {}", data.display()))
+}
+
+/// End the network that `chargemesh up` runs in a data folder
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Its data folder
+    #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Down {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let Some(network) = status::read(&self.data)?.filter(NetworkStatus::is_running) else {
+            return self.output.said(&format!("no network runs in {}", self.data.display()), &json!({ "stopped": false }));
+        };
+        control::ask(&network.control_socket, &Request::new("stop", Value::Null)).await?;
+        let pause = Duration::from_millis(100);
+        for _ in 0..DOWN_WITHIN.as_millis() / pause.as_millis() {
+            if !network.is_running() {
+                return self.output.said("the network has ended", &json!({ "stopped": true }));
+            }
+            tokio::time::sleep(pause).await;
+        }
+        anyhow::bail!("process {} has not ended after {DOWN_WITHIN:?}", network.pid)
+    }
+}

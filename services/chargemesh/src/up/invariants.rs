@@ -1,0 +1,186 @@
+//! What must hold of a network at rest, whatever happened to it (SPEC 9.2): one ticket for each billed session and none
+//! for a released one; Σ tickets + discrepancies + disputed = Σ meters; no state without a cause.
+//!
+//! Pure: what was seen goes in, what is wrong comes out, each as a sentence.
+
+use std::collections::BTreeMap;
+
+use proto::{
+    central::v1::{ChargingPoint, Session},
+    link::v1::{Cause, SessionState, State, Ticket},
+};
+use serde::Serialize;
+
+/// A network at rest, as its operator sees it, and the registers of its engines.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) sessions: Vec<Session>,
+    pub(crate) tickets: Vec<Ticket>,
+    pub(crate) charging_points: Vec<ChargingPoint>,
+    /// Lifetime registers in Wh, read at the engines themselves.
+    pub(crate) meters_wh: BTreeMap<String, u64>,
+    pub(crate) audit_intact: bool,
+}
+
+/// What was added up, and what is wrong with it.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Findings {
+    pub(crate) sessions: usize,
+    pub(crate) tickets: usize,
+    pub(crate) billed_wh: i128,
+    pub(crate) disputed_wh: i128,
+    pub(crate) discrepancy_wh: i128,
+    pub(crate) meters_wh: i128,
+    pub(crate) wrong: Vec<String>,
+}
+
+/// Whether nothing is under way any more, so that the invariants can be asked for.
+pub(crate) fn at_rest(sessions: &[Session]) -> bool {
+    sessions.iter().all(|s| matches!(s.state(), SessionState::Billed | SessionState::Released))
+}
+
+pub(crate) fn check(seen: &Seen) -> Findings {
+    let mut findings =
+        Findings { sessions: seen.sessions.len(), tickets: seen.tickets.len(), ..Findings::default() };
+    tickets(seen, &mut findings);
+    energy(seen, &mut findings);
+    for point in &seen.charging_points {
+        if let Some(wrong) = state(point) {
+            findings.wrong.push(wrong);
+        }
+    }
+    if !seen.audit_intact {
+        findings.wrong.push("the audit is not intact".to_owned());
+    }
+    findings
+}
+
+fn tickets(seen: &Seen, findings: &mut Findings) {
+    let mut of_session: BTreeMap<&str, usize> = BTreeMap::new();
+    for ticket in &seen.tickets {
+        *of_session.entry(&ticket.session_id).or_default() += 1;
+    }
+    for session in &seen.sessions {
+        let tickets = of_session.remove(session.id.as_str()).unwrap_or(0);
+        let expected = usize::from(session.state() == SessionState::Billed);
+        if tickets != expected {
+            let state = session.state().as_str_name().trim_start_matches("SESSION_STATE_").to_ascii_lowercase();
+            findings.wrong.push(format!("session {} is {state} and has {tickets} tickets", session.id));
+        }
+    }
+    findings.wrong.extend(of_session.keys().map(|id| format!("a ticket for a session {id} that does not exist")));
+}
+
+fn energy(seen: &Seen, findings: &mut Findings) {
+    findings.billed_wh = seen.tickets.iter().map(|t| i128::from(t.energy_wh)).sum();
+    findings.disputed_wh = seen.tickets.iter().map(|t| i128::from(t.disputed_wh)).sum();
+    findings.discrepancy_wh = seen.sessions.iter().map(|s| i128::from(s.discrepancy_wh)).sum();
+    findings.meters_wh = seen.meters_wh.values().map(|wh| i128::from(*wh)).sum();
+    let billed = findings.billed_wh + findings.disputed_wh + findings.discrepancy_wh;
+    if billed != findings.meters_wh {
+        findings.wrong.push(format!(
+            "tickets {} + disputed {} + discrepancies {} = {billed} Wh, but the meters say {} Wh",
+            findings.billed_wh, findings.disputed_wh, findings.discrepancy_wh, findings.meters_wh
+        ));
+    }
+    // The sum could hide two errors that cancel out: each charging point must hold by itself.
+    for (id, meter) in &seen.meters_wh {
+        let tickets = seen.tickets.iter().filter(|t| t.charging_point_id == *id);
+        let sessions = seen.sessions.iter().filter(|s| s.charging_point_id == *id);
+        let sum = tickets.map(|t| i128::from(t.energy_wh) + i128::from(t.disputed_wh)).sum::<i128>()
+            + sessions.map(|s| i128::from(s.discrepancy_wh)).sum::<i128>();
+        if sum != i128::from(*meter) {
+            findings.wrong.push(format!("{id}: {sum} Wh in the books, {meter} Wh on its meter"));
+        }
+    }
+}
+
+/// What is wrong with the state of this one.
+fn state(point: &ChargingPoint) -> Option<String> {
+    let view = point.view.clone().unwrap_or_default();
+    let caused = view.causes().any(|cause| cause != Cause::Unspecified);
+    let session = !view.session_id.is_empty();
+    let holds = match view.state() {
+        State::Available => !caused && !session,
+        State::Supplying | State::Reserved => session,
+        State::Disconnected | State::Broken | State::OutOfOrder => caused,
+        State::Unspecified => false,
+    };
+    let name = view.state().as_str_name().trim_start_matches("STATE_");
+    (!holds).then(|| format!("{} is {name} without a cause (causes {:?}, session {:?})", point.id, view.causes, view.session_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::link::v1::View;
+
+    use super::*;
+
+    fn session(id: &str, state: SessionState, discrepancy_wh: i64) -> Session {
+        Session {
+            id: id.into(),
+            charging_point_id: "CP-1".into(),
+            state: state.into(),
+            discrepancy_wh,
+            ..Session::default()
+        }
+    }
+
+    fn ticket(id: &str, energy_wh: u64, disputed_wh: u64) -> Ticket {
+        let charging_point_id = "CP-1".into();
+        Ticket { session_id: id.into(), charging_point_id, energy_wh, disputed_wh, ..Ticket::default() }
+    }
+
+    fn good() -> Seen {
+        Seen {
+            sessions: vec![session("a", SessionState::Billed, 5), session("b", SessionState::Released, 0)],
+            tickets: vec![ticket("a", 100, 10)],
+            charging_points: Vec::new(),
+            meters_wh: BTreeMap::from([("CP-1".to_owned(), 115)]),
+            audit_intact: true,
+        }
+    }
+
+    #[test]
+    fn tickets_discrepancies_and_disputed_energy_are_what_the_meters_say_spec_9_2() {
+        assert_eq!(check(&good()).wrong, Vec::<String>::new());
+        let lost = Seen { meters_wh: BTreeMap::from([("CP-1".to_owned(), 120)]), ..good() };
+        assert_eq!(check(&lost).wrong.len(), 2);
+    }
+
+    #[test]
+    fn a_billed_session_has_one_ticket_and_a_released_one_none_spec_9_2() {
+        let mut seen = good();
+        seen.tickets.push(ticket("b", 0, 0));
+        seen.tickets.push(ticket("a", 0, 0));
+        seen.tickets.push(ticket("ghost", 0, 0));
+        let wrong = check(&seen).wrong.join("\n");
+        for says in ["session a is billed and has 2", "session b is released and has 1", "ghost"] {
+            assert!(wrong.contains(says), "{wrong}");
+        }
+        assert!(!at_rest(&[session("c", SessionState::Supplying, 0)]));
+    }
+
+    #[test]
+    fn a_state_without_its_cause_is_found_spec_9_2() {
+        let point = |state: State, causes: Vec<Cause>, session: &str| ChargingPoint {
+            view: Some(View {
+                state: state.into(),
+                causes: causes.into_iter().map(Into::into).collect(),
+                session_id: session.into(),
+                ..View::default()
+            }),
+            ..ChargingPoint::default()
+        };
+        for (good, point) in [
+            (true, point(State::Available, vec![], "")),
+            (false, point(State::Available, vec![Cause::OperatorStop], "")),
+            (false, point(State::OutOfOrder, vec![], "")),
+            (true, point(State::OutOfOrder, vec![Cause::NoKey], "")),
+            (false, point(State::Supplying, vec![], "")),
+            (true, point(State::Reserved, vec![], "s")),
+        ] {
+            assert_eq!(state(&point).is_none(), good, "{point:?}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Where everything of a network is, below one data folder.
+
+use std::{
+    ffi::OsString,
+    net::{SocketAddr, TcpListener},
+    os::unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+/// The longest path that a Unix socket can have, with room for a name.
+const SOCKET_FOLDER: usize = 60;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// Absolute.
+    pub(crate) data: PathBuf,
+    /// Sockets and address files: `run` in the data folder, or, where that path is too long for a socket, a private
+    /// folder of this user's below the system's one for temporary files.
+    pub(crate) run: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(data: &Path) -> anyhow::Result<Self> {
+        let data = data.canonicalize().with_context(|| format!("cannot use {}", data.display()))?;
+        let inside = data.join("run");
+        let run = if inside.as_os_str().len() <= SOCKET_FOLDER { inside } else { private_folder(&data) };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&run)
+            .with_context(|| format!("cannot make the folder {}", run.display()))?;
+        Ok(Self { data, run })
+    }
+
+    pub(crate) fn certs(&self) -> PathBuf {
+        self.data.join("certs")
+    }
+
+    pub(crate) fn identity(&self, name: &str) -> PathBuf {
+        self.certs().join(name)
+    }
+
+    pub(crate) fn role(&self, role: &str) -> PathBuf {
+        self.data.join(role)
+    }
+
+    pub(crate) fn database(&self, role: &str) -> String {
+        format!("sqlite:{}", self.role(role).join(format!("{role}.db")).display())
+    }
+
+    /// A part's control socket.
+    pub(crate) fn socket(&self, part: &str) -> PathBuf {
+        self.run.join(format!("{}.sock", part.replace('/', "-")))
+    }
+
+    pub(crate) fn addresses(&self, part: &str) -> PathBuf {
+        self.run.join(format!("{}.json", part.replace('/', "-")))
+    }
+}
+
+/// The same for the same data folder, of this user alone.
+fn private_folder(data: &Path) -> PathBuf {
+    let hash = data.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    std::env::temp_dir().join(format!("chargemesh-{}-{hash:016x}", nix::unistd::geteuid()))
+}
+
+/// The four addresses that a network listens on; kept, so that a part that comes back is found where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Addresses {
+    pub(crate) central_grpc: SocketAddr,
+    pub(crate) central_link: SocketAddr,
+    pub(crate) registry_grpc: SocketAddr,
+    pub(crate) registry_https: SocketAddr,
+}
+
+/// Given ones, or nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) central_grpc: Option<SocketAddr>,
+    pub(crate) central_link: Option<SocketAddr>,
+    pub(crate) registry_grpc: Option<SocketAddr>,
+    pub(crate) registry_https: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// Those given, else those of last time, else the usual ones, else free ones: whatever can be bound now. A given one
+    /// that cannot is an error.
+    pub(crate) fn choose(wanted: Wanted, kept: Option<Self>) -> anyhow::Result<Self> {
+        let mut taken = Vec::new();
+        let mut one = |name: &str, given: Option<SocketAddr>, kept: Option<SocketAddr>, port: u16| {
+            let address = choose(name, given, kept, port, &taken)?;
+            taken.push(address.port());
+            anyhow::Ok(address)
+        };
+        Ok(Self {
+            central_grpc: one("--central-grpc", wanted.central_grpc, kept.map(|k| k.central_grpc), 7443)?,
+            central_link: one("--central-link", wanted.central_link, kept.map(|k| k.central_link), 7400)?,
+            registry_grpc: one("--registry-grpc", wanted.registry_grpc, kept.map(|k| k.registry_grpc), 7543)?,
+            registry_https: one("--registry-https", wanted.registry_https, kept.map(|k| k.registry_https), 7580)?,
+        })
+    }
+}
+
+fn choose(
+    flag: &str,
+    given: Option<SocketAddr>,
+    kept: Option<SocketAddr>,
+    usual: u16,
+    taken: &[u16],
+) -> anyhow::Result<SocketAddr> {
+    if let Some(given) = given {
+        return bound(given).map_err(|error| {
+            let text = format!("cannot listen on {given} ({flag}): {error}; stop what listens there, or give another port");
+            mesh::process::Misuse::new(text).into()
+        });
+    }
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let candidates = kept.into_iter().chain([local(usual)]).filter(|a| !taken.contains(&a.port()));
+    for candidate in candidates {
+        if let Ok(address) = bound(candidate) {
+            return Ok(address);
+        }
+    }
+    bound(local(0)).context("no port of this machine is free")
+}
+
+/// Whether it can be bound now; its port, where any would do.
+fn bound(address: SocketAddr) -> std::io::Result<SocketAddr> {
+    TcpListener::bind(address)?.local_addr()
+}
+
+/// Flags for a child.
+pub(crate) fn flags<const N: usize>(pairs: [(&str, &dyn AsOsArg); N]) -> Vec<OsString> {
+    pairs.into_iter().flat_map(|(flag, value)| [OsString::from(flag), value.as_os_arg()]).collect()
+}
+
+/// Whatever can stand on a command line.
+pub(crate) trait AsOsArg {
+    fn as_os_arg(&self) -> OsString;
+}
+
+impl AsOsArg for PathBuf {
+    fn as_os_arg(&self) -> OsString {
+        self.as_os_str().to_owned()
+    }
+}
+
+impl AsOsArg for String {
+    fn as_os_arg(&self) -> OsString {
+        self.into()
+    }
+}
+
+impl AsOsArg for &str {
+    fn as_os_arg(&self) -> OsString {
+        self.into()
+    }
+}
+
+impl AsOsArg for SocketAddr {
+    fn as_os_arg(&self) -> OsString {
+        self.to_string().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_port_in_use_is_an_error_and_another_is_found_for_one_not_given() {
+        let used = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = used.local_addr().unwrap();
+        let given = Wanted { central_link: Some(address), ..Wanted::default() };
+        let error = Addresses::choose(given, None).unwrap_err();
+        assert!(error.to_string().contains("--central-link") && error.to_string().contains("another port"), "{error}");
+        let kept = Addresses::choose(Wanted::default(), None).unwrap();
+        let again = Addresses::choose(Wanted::default(), Some(Addresses { central_link: address, ..kept })).unwrap();
+        assert_ne!(again.central_link, address);
+        assert_eq!(again.central_grpc, kept.central_grpc, "found where it was");
+    }
+
+    #[test]
+    fn a_folder_with_a_long_path_keeps_its_sockets_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a".repeat(90));
+        std::fs::create_dir_all(&deep).unwrap();
+        let layout = Layout::new(&deep).unwrap();
+        assert!(layout.socket("CP-1/engine").as_os_str().len() < 107, "{layout:?}");
+        assert_eq!(Layout::new(&deep).unwrap().run, layout.run, "the same at the next start");
+        std::fs::remove_dir_all(layout.run).unwrap();
+    }
+}

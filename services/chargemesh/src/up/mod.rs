@@ -1,0 +1,212 @@
+//! `chargemesh up`: a whole network on this machine by one command (SPEC 10.1). Every role is a real process of its
+//! own; this one supervises them, starts again only what died, and ends them in order.
+//!
+//! ```text
+//!  up ── network: certificates, databases, registry, central ── supervisor ─▶ part ─▶ process
+//!     ├─ simulated: charging points (engine + monitor), drivers ──────┘        ├─▶ stream: one log
+//!     ├─ control: add, remove, kill, pause, …                                  └─▶ up.json: pids, addresses
+//!     └─ mayhem (--chaos): kills at random, then the invariants
+//! ```
+
+mod backoff;
+mod chaos;
+mod control;
+mod detach;
+mod invariants;
+pub(crate) mod layout;
+mod mayhem;
+pub(crate) mod network;
+pub(crate) mod part;
+pub(crate) mod plan;
+mod simulated;
+pub(crate) mod status;
+pub(crate) mod stream;
+mod supervisor;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Args;
+use mesh::process::{self, Context, Misuse, ProcessConfig};
+use tokio::sync::Mutex;
+
+pub(crate) use detach::Down;
+use layout::{Layout, Wanted};
+use network::{Network, Settings};
+use plan::Plan;
+use status::FolderLock;
+use stream::{Sink, Stream};
+
+/// Run a whole network on this machine: every role a process of its own, nothing else installed
+///
+/// State is kept in the data folder; a second start goes on where the first one was. Ctrl-C ends everything in order.
+/// While it runs, the operator's commands (chargemesh charging-points list, …) find it by its data folder.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  chargemesh up
+  chargemesh up --charging-points 20 --drivers 10 --data /tmp/net
+  chargemesh up --detach; chargemesh charging-points list; chargemesh down
+  chargemesh ctl data/run/up.sock add-charging-point city=Valencia
+  chargemesh ctl data/run/up.sock kill central
+  chargemesh up --data /tmp/chaos --chaos 7 --chaos-for 2m")]
+pub(crate) struct Up {
+    /// Folder for all state; one network a folder
+    #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    /// How many simulated charging points; as many as last time if not given, at first two
+    #[arg(long, env = "CHARGEMESH_CHARGING_POINTS", value_name = "N")]
+    charging_points: Option<usize>,
+    /// How many simulated drivers; as many as last time if not given, at first one
+    #[arg(long, env = "CHARGEMESH_DRIVERS", value_name = "N")]
+    drivers: Option<usize>,
+    /// Where Central serves operators; else the address of last time, 127.0.0.1:7443, or a free port
+    #[arg(long, env = "CHARGEMESH_UP_CENTRAL_GRPC", value_name = "IP:PORT")]
+    central_grpc: Option<SocketAddr>,
+    /// Where Central serves charging points and drivers; else as above, 127.0.0.1:7400
+    #[arg(long, env = "CHARGEMESH_UP_CENTRAL_LINK", value_name = "IP:PORT")]
+    central_link: Option<SocketAddr>,
+    /// Where Registry serves operators and Central; else as above, 127.0.0.1:7543
+    #[arg(long, env = "CHARGEMESH_UP_REGISTRY_GRPC", value_name = "IP:PORT")]
+    registry_grpc: Option<SocketAddr>,
+    /// Where Registry serves enrolment; else as above, 127.0.0.1:7580
+    #[arg(long, env = "CHARGEMESH_UP_REGISTRY_HTTPS", value_name = "IP:PORT")]
+    registry_https: Option<SocketAddr>,
+    /// How much faster than the clock simulated meters run
+    #[arg(long, env = "CHARGEMESH_SPEED", value_name = "FACTOR", default_value = "60")]
+    speed: charging_point::meter::Speed,
+    /// From the end of a simulated driver's supply to his next request
+    #[arg(long, env = "CHARGEMESH_PAUSE", value_name = "DURATION", default_value = "4s",
+          value_parser = mesh::duration::parse)]
+    pause: Duration,
+    /// From a reservation to the plug at simulated charging points
+    #[arg(long, env = "CHARGEMESH_PLUG_IN_AFTER", value_name = "DURATION", default_value = "1s",
+          value_parser = mesh::duration::parse)]
+    plug_in_after: Duration,
+    /// Allow the drills that spoil keys at simulated charging points
+    #[arg(long, env = "CHARGEMESH_DRILLS")]
+    drills: bool,
+    /// Kill, end and freeze parts at random, with this seed, then check the books
+    #[arg(long, env = "CHARGEMESH_CHAOS", value_name = "SEED")]
+    chaos: Option<u64>,
+    /// How long the chaos lasts
+    #[arg(long, env = "CHARGEMESH_CHAOS_FOR", value_name = "DURATION", default_value = "60s",
+          value_parser = mesh::duration::parse)]
+    chaos_for: Duration,
+    /// Print the findings after a chaos as JSON
+    #[arg(long, env = "CHARGEMESH_JSON")]
+    json: bool,
+    /// Go to the background once everything runs; output goes to up.log in the data folder
+    #[arg(long, env = "CHARGEMESH_DETACH", conflicts_with = "chaos")]
+    detach: bool,
+    /// What the roles log: a level (error, warn, info, debug, trace), or levels by module
+    #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    /// Where to serve /healthz, /readyz and /metrics of the supervisor itself
+    #[arg(long, env = "CHARGEMESH_UP_ADMIN_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    admin_address: SocketAddr,
+}
+
+/// What the tasks of a running `up` share.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) config: Up,
+    pub(crate) network: Network,
+    pub(crate) plan: Mutex<Plan>,
+}
+
+impl Up {
+    pub(crate) fn run(self) -> ExitCode {
+        if self.detach {
+            return detach::detach(&self.data);
+        }
+        let config = process_config(self.log_level.clone(), self.admin_address);
+        process::run("up", config, |ctx| async move { self.work(ctx).await })
+    }
+
+    async fn work(self, ctx: Context) -> anyhow::Result<()> {
+        let sink = if self.json && self.chaos.is_some() { Sink::Stderr } else { Sink::Stdout };
+        let (stream, printed) = Stream::start(sink);
+        let result = self.whole(&ctx, &stream).await;
+        drop(stream);
+        // What was said last is printed, but a reader that does not read keeps nobody.
+        drop(tokio::time::timeout(Duration::from_secs(1), printed).await);
+        result
+    }
+
+    async fn whole(self, ctx: &Context, stream: &Stream) -> anyhow::Result<()> {
+        let lock = FolderLock::take(&self.data)?;
+        let layout = Layout::new(&self.data)?;
+        let mut plan = Plan::read(&layout.data)?;
+        let fresh = plan == Plan::default();
+        let at_first = |given: Option<usize>, usual: usize| given.or(fresh.then_some(usual));
+        let resized = plan.resize(at_first(self.charging_points, 2), at_first(self.drivers, 1));
+        resized.map_err(Misuse::new)?;
+        let settings = Settings {
+            wanted: Wanted {
+                central_grpc: self.central_grpc,
+                central_link: self.central_link,
+                registry_grpc: self.registry_grpc,
+                registry_https: self.registry_https,
+            },
+            log_level: self.log_level.clone(),
+            control_socket: Some(layout.socket("up")),
+        };
+        let network = Network::start(ctx, lock, layout, &mut plan, settings, stream.clone()).await?;
+        let running = Arc::new(Running { config: self, network, plan: Mutex::new(plan) });
+        let result = running.live(ctx).await;
+        stream.up("ending everything in order");
+        match Arc::try_unwrap(running) {
+            Ok(running) => running.network.end().await,
+            // Somebody is still being answered: the parts end all the same.
+            Err(running) => running.network.supervisor.end_all().await,
+        }
+        result
+    }
+}
+
+impl Running {
+    async fn live(self: &Arc<Self>, ctx: &Context) -> anyhow::Result<()> {
+        let control = self.network.layout.socket("up");
+        let weak = Arc::downgrade(self);
+        let stop = ctx.stop.clone();
+        mesh::control::serve(ctx, &control, move |request| control::answer(weak.clone(), stop.clone(), request)).await?;
+        if !ctx.stop.is_cancelled() {
+            self.start_simulated().await?;
+            self.network.set_ready();
+            self.welcome().await;
+        }
+        match self.config.chaos {
+            Some(seed) => mayhem::run(self, ctx, seed).await,
+            None => {
+                ctx.stop.cancelled().await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn welcome(&self) {
+        let (a, stream) = (&self.network.addresses, &self.network.supervisor.stream);
+        for part in self.network.supervisor.status().await {
+            stream.up(format!("{:<20} process {}", part.name, part.pid.map_or("-".to_owned(), |pid| pid.to_string())));
+        }
+        stream.up(format!("operator API (mutual TLS gRPC): {}", a.central_grpc));
+        stream.up(format!("charging points and drivers: {}; enrolment: https://{}", a.central_link, a.registry_https));
+        stream.up(format!(
+            "the network is up; look at it with: chargemesh charging-points watch --data {}",
+            self.network.layout.data.display()
+        ));
+    }
+}
+
+/// Of a process that supervises: it may take as long as its parts do.
+pub(crate) fn process_config(log_level: String, admin_address: SocketAddr) -> ProcessConfig {
+    ProcessConfig {
+        log_level: if log_level == "info" { "warn".to_owned() } else { log_level },
+        log_format: mesh::logging::LogFormat::Text,
+        admin_address,
+        control_socket: None,
+        addresses: None,
+        grace: Duration::from_secs(60),
+        stop_delay: Duration::ZERO,
+    }
+}

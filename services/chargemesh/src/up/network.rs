@@ -1,0 +1,306 @@
+//! A whole network below one data folder: certificates, databases, Registry and Central as supervised processes, and
+//! the operator's way to them. `up` puts simulated charging points and drivers around it, `replay` recorded ones.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use mesh::{
+    certs::Authority,
+    process::{Context, Misuse},
+};
+use proto::{
+    Caller, OperatorName,
+    registry::v1::{
+        CreateTokenRequest, Identity, IdentityState, Kind, PinsRequest, ReadmitRequest, ReissueRequest, RemoveRequest,
+    },
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    layout::{Addresses, Layout, Wanted, flags},
+    part::Recipe,
+    plan::Plan,
+    status::{FolderLock, NetworkStatus},
+    stream::Stream,
+    supervisor::Supervisor,
+};
+use crate::{
+    certs::TRUST_DOMAIN,
+    failure::of_status,
+    migrate::{Service, migrate},
+    operator::{connection::Connection, identities, request_id},
+};
+
+const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
+const IDENTITY_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+/// The folder of the operator's identity.
+const OPERATOR: &str = "operator-admin";
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(15);
+
+/// The control plane of a network, running.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) layout: Layout,
+    pub(crate) addresses: Addresses,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) connection: Connection,
+    status: watch::Sender<NetworkStatus>,
+    status_over: CancellationToken,
+    status_task: tokio::task::JoinHandle<()>,
+    _lock: FolderLock,
+}
+
+/// How to run it.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) wanted: Wanted,
+    /// Of the roles.
+    pub(crate) log_level: String,
+    /// Where the supervisor itself is ordered about.
+    pub(crate) control_socket: Option<std::path::PathBuf>,
+}
+
+impl Network {
+    /// Locks the folder, makes what is missing, starts Registry and Central and waits until both answer. `plan` is
+    /// given its addresses.
+    pub(crate) async fn start(
+        ctx: &Context,
+        lock: FolderLock,
+        layout: Layout,
+        plan: &mut Plan,
+        settings: Settings,
+        stream: Stream,
+    ) -> anyhow::Result<Self> {
+        certificates(&layout)?;
+        for (service, role) in [(Service::Registry, "registry"), (Service::Central, "central")] {
+            let ran = migrate(service, &layout.database(role)).await?;
+            if !ran.is_empty() {
+                stream.up(format!("made the tables of {role}"));
+            }
+        }
+        let addresses = Addresses::choose(settings.wanted, plan.addresses)?;
+        plan.addresses = Some(addresses);
+        plan.write(&layout.data)?;
+
+        let (supervisor, changes) = Supervisor::new(stream, ctx.clock);
+        let base = NetworkStatus {
+            pid: std::process::id(),
+            started_at_ms: ctx.clock.wall_ms(),
+            central_grpc: addresses.central_grpc.to_string(),
+            central_link: addresses.central_link.to_string(),
+            registry_grpc: addresses.registry_grpc.to_string(),
+            registry_https: addresses.registry_https.to_string(),
+            operator_identity: layout.identity(OPERATOR),
+            control_socket: settings.control_socket.clone().unwrap_or_default(),
+            ..NetworkStatus::default()
+        };
+        base.write(&layout.data)?;
+        let (status, shown) = watch::channel(base);
+        let status_over = CancellationToken::new();
+        let keep = supervisor.clone().keep_status(shown, layout.data.clone(), changes, status_over.clone());
+        let network = Self {
+            connection: connection(&layout, &addresses),
+            status_task: tokio::spawn(keep),
+            status_over,
+            addresses,
+            supervisor,
+            status,
+            layout,
+            _lock: lock,
+        };
+        network.launch(ctx, &settings).await?;
+        Ok(network)
+    }
+
+    async fn launch(&self, ctx: &Context, settings: &Settings) -> anyhow::Result<()> {
+        for recipe in [self.registry(settings), self.central(settings)] {
+            self.supervisor.start(recipe).await.map_err(anyhow::Error::msg)?;
+        }
+        let ready = tokio::time::timeout(READY_WITHIN, self.wait_until_ready());
+        match ctx.stop.run_until_cancelled(ready).await {
+            None => Ok(()),
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => anyhow::bail!(
+                "Registry and Central did not answer within {} s; what they say stands above",
+                READY_WITHIN.as_secs()
+            ),
+        }
+    }
+
+    /// Until Central answers and Registry has met it, so that enrolment hands out its keys.
+    async fn wait_until_ready(&self) {
+        loop {
+            if self.is_ready().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn is_ready(&self) -> bool {
+        let connection = Connection { timeout: Duration::from_secs(2), ..self.connection.clone() };
+        let (Ok(mut identities), Ok(mut points)) = (connection.identities(), connection.charging_points()) else {
+            return false;
+        };
+        let pins = identities.pins(PinsRequest {}).await.is_ok_and(|pins| !pins.into_inner().pins.is_empty());
+        pins && points.list(proto::central::v1::ListChargingPointsRequest::default()).await.is_ok()
+    }
+
+    pub(crate) fn set_ready(&self) {
+        self.status.send_modify(|status| status.ready = true);
+    }
+
+    /// Everything in order, the status file last.
+    pub(crate) async fn end(self) {
+        self.supervisor.end_all().await;
+        self.status_over.cancel();
+        drop(self.status_task.await);
+        let last = NetworkStatus { parts: Vec::new(), ready: false, ..self.status.borrow().clone() };
+        drop(last.write(&self.layout.data));
+    }
+
+    fn registry(&self, settings: &Settings) -> Recipe {
+        let a = &self.addresses;
+        let own = flags([
+            ("--data", &self.layout.role("registry")),
+            ("--database", &self.layout.database("registry")),
+            ("--identity", &self.layout.identity("registry")),
+            ("--grpc-address", &a.registry_grpc),
+            ("--https-address", &a.registry_https),
+            ("--central", &a.central_grpc),
+            ("--first-operator", &"admin"),
+        ]);
+        self.recipe("registry", "registry", own, &settings.log_level)
+    }
+
+    fn central(&self, settings: &Settings) -> Recipe {
+        let a = &self.addresses;
+        let own = flags([
+            ("--data", &self.layout.role("central")),
+            ("--database", &self.layout.database("central")),
+            ("--identity", &self.layout.identity("central")),
+            ("--grpc-address", &a.central_grpc),
+            ("--link-address", &a.central_link),
+            ("--registry", &a.registry_grpc),
+        ]);
+        self.recipe("central", "central", own, &settings.log_level)
+    }
+
+    /// A part of this name that runs this subcommand.
+    pub(crate) fn recipe(
+        &self,
+        name: &str,
+        command: &str,
+        own: Vec<std::ffi::OsString>,
+        log_level: &str,
+    ) -> Recipe {
+        let (socket, addresses) = (self.layout.socket(name), self.layout.addresses(name));
+        let mut args = vec![command.into()];
+        args.extend(own);
+        args.extend(flags([
+            ("--control-socket", &socket),
+            ("--addresses", &addresses),
+            ("--admin-address", &"127.0.0.1:0"),
+            ("--log-level", &log_level),
+        ]));
+        Recipe {
+            name: Arc::from(name),
+            args,
+            control_socket: Some(socket),
+            addresses: Some(addresses),
+            grace: GRACE,
+            finite: false,
+        }
+    }
+
+    // ---- Who is enrolled
+
+    pub(crate) async fn enrolled(&self, kind: Kind) -> anyhow::Result<Vec<Identity>> {
+        identities::list(&self.connection, kind).await
+    }
+
+    /// A token with which this id, whatever its standing, can enrol.
+    pub(crate) async fn token(&self, kind: Kind, id: &str, known: &[Identity]) -> anyhow::Result<String> {
+        let mut client = self.connection.identities()?;
+        let state = known.iter().find(|i| i.id == id).map(Identity::state);
+        let (kind, id) = (i32::from(kind), id.to_owned());
+        if state == Some(IdentityState::Removed) {
+            let request = ReadmitRequest { request_id: request_id(), kind, id: id.clone() };
+            client.readmit(request).await.map_err(|s| of_status(&s))?;
+        }
+        let created = if matches!(state, Some(IdentityState::Enrolled | IdentityState::Void)) {
+            client.reissue(ReissueRequest { request_id: request_id(), kind, id }).await
+        } else {
+            let request = CreateTokenRequest {
+                request_id: request_id(),
+                kind,
+                id_pattern: id,
+                uses: 1,
+                lifetime_s: 3600,
+                ..CreateTokenRequest::default()
+            };
+            client.create_token(request).await
+        };
+        Ok(created.map_err(|s| of_status(&s))?.into_inner().token)
+    }
+
+    /// One token for all ids like this.
+    pub(crate) async fn token_for_many(&self, kind: Kind, uses: u32) -> anyhow::Result<String> {
+        let request = CreateTokenRequest {
+            request_id: request_id(),
+            kind: kind.into(),
+            id_pattern: "*".to_owned(),
+            uses,
+            lifetime_s: 86_400,
+            ..CreateTokenRequest::default()
+        };
+        let mut client = self.connection.identities()?;
+        Ok(client.create_token(request).await.map_err(|s| of_status(&s))?.into_inner().token)
+    }
+
+    pub(crate) async fn remove_identity(&self, kind: Kind, id: &str) -> anyhow::Result<()> {
+        let request = RemoveRequest { request_id: request_id(), kind: kind.into(), id: id.to_owned() };
+        self.connection.identities()?.remove(request).await.map_err(|s| of_status(&s))?;
+        Ok(())
+    }
+}
+
+fn connection(layout: &Layout, addresses: &Addresses) -> Connection {
+    Connection {
+        data: layout.data.clone(),
+        central: vec![addresses.central_grpc.to_string()],
+        registry: vec![addresses.registry_grpc.to_string()],
+        identity: Some(layout.identity(OPERATOR)),
+        timeout: Duration::from_secs(10),
+    }
+}
+
+/// What is missing is made; what expires within a third of its life is made anew.
+fn certificates(layout: &Layout) -> anyhow::Result<()> {
+    let cannot = |error: mesh::certs::CertsError| Misuse::new(error.to_string());
+    let authority =
+        Authority::open_or_create(&layout.identity("authority"), TRUST_DOMAIN, ROOT_LIFETIME).map_err(cannot)?;
+    let stale = |out: &Path| !out.join("cert.pem").exists() || age(&out.join("cert.pem")) > IDENTITY_LIFETIME * 2 / 3;
+    for (role, name) in [(Caller::Central, "central"), (Caller::Registry, "registry")] {
+        let out = layout.identity(name);
+        if stale(&out) {
+            authority.issue_role(role, &out, &[], IDENTITY_LIFETIME, true).map_err(cannot)?;
+        }
+    }
+    for (role, name, folder) in [(Caller::Operator, "admin", OPERATOR), (Caller::Viewer, "guest", "viewer-guest")] {
+        let (out, name) = (layout.identity(folder), name.parse::<OperatorName>().context("a name that is one")?);
+        if stale(&out) {
+            authority.issue_person(role, &name, &out, IDENTITY_LIFETIME, true).map_err(cannot)?;
+        }
+    }
+    Ok(())
+}
+
+fn age(file: &Path) -> Duration {
+    let modified = std::fs::metadata(file).and_then(|meta| meta.modified());
+    let since = modified.ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+    let now = u64::try_from(mesh::clock::Clock::system().wall_ms()).unwrap_or(0);
+    Duration::from_millis(now).saturating_sub(since)
+}

@@ -1,0 +1,299 @@
+//! One supervised process: started, followed, started again when it dies, and ended in order.
+
+use std::{ffi::OsString, os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+
+use mesh::clock::Clock;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::{backoff::Backoff, stream::Stream};
+
+/// The variable that tells a child its supervisor: it ends when that does, however it ends.
+pub(crate) const SUPERVISOR: &str = "CHARGEMESH_SUPERVISOR_PID";
+
+/// How a part is started; the same again after each death.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    pub(crate) name: Arc<str>,
+    /// Of this binary.
+    pub(crate) args: Vec<OsString>,
+    pub(crate) control_socket: Option<PathBuf>,
+    /// Where it writes what it listens on.
+    pub(crate) addresses: Option<PathBuf>,
+    /// Told to end, it may take this long.
+    pub(crate) grace: Duration,
+    /// It may be done by itself, such as a driver with a file; any other part that ends is started again.
+    pub(crate) finite: bool,
+}
+
+/// What a part is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) phase: Phase,
+    pub(crate) pid: Option<u32>,
+    pub(crate) restarts: u32,
+    pub(crate) last_end: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    #[default]
+    Starting,
+    Running,
+    /// Frozen on purpose (SIGSTOP).
+    Paused,
+    /// Dead, and about to be started again.
+    Waiting,
+    /// Ended for good: it was told to, or it was done.
+    Ended,
+}
+
+impl Phase {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Waiting => "waiting",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// What is done to a part.
+#[derive(Debug)]
+pub(crate) enum Deed {
+    /// SIGKILL: it is started again.
+    Kill,
+    /// SIGTERM: it ends in order and is started again.
+    Restart,
+    /// SIGSTOP.
+    Pause,
+    /// SIGCONT.
+    Continue,
+    /// Ends in order, for good. Answered when it has.
+    End(oneshot::Sender<()>),
+}
+
+/// The supervisor's hold on a part.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) recipe: Recipe,
+    deeds: mpsc::Sender<Deed>,
+    pub(crate) state: watch::Receiver<State>,
+}
+
+impl Part {
+    /// Starts it and looks after it.
+    pub(crate) fn start(recipe: Recipe, stream: Stream, clock: Clock, changed: mpsc::Sender<()>) -> Self {
+        let (deeds, ordered) = mpsc::channel(16);
+        let (states, state) = watch::channel(State::default());
+        let keeper = Keeper { recipe: recipe.clone(), stream, clock, states, changed };
+        tokio::spawn(keeper.keep(ordered));
+        Self { recipe, deeds, state }
+    }
+
+    pub(crate) async fn deed(&self, deed: Deed) -> Result<(), String> {
+        self.deeds.send(deed).await.map_err(|_| format!("{} has ended", self.recipe.name))
+    }
+
+    /// Ends it in order; returns when it has.
+    pub(crate) async fn end(&self) {
+        let (ended, wait) = oneshot::channel();
+        if self.deeds.send(Deed::End(ended)).await.is_ok() {
+            drop(wait.await);
+        }
+    }
+}
+
+struct Keeper {
+    recipe: Recipe,
+    stream: Stream,
+    clock: Clock,
+    states: watch::Sender<State>,
+    changed: mpsc::Sender<()>,
+}
+
+/// Why a life is over.
+enum Over {
+    Died(String),
+    /// It was done.
+    Done,
+    Told(oneshot::Sender<()>),
+    /// The supervisor lost interest.
+    Dropped,
+}
+
+impl Keeper {
+    async fn keep(self, mut ordered: mpsc::Receiver<Deed>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let born = self.clock.mono();
+            let over = match self.spawn() {
+                Ok(child) => self.live(child, &mut ordered).await,
+                Err(error) => Over::Died(format!("cannot be started: {error}")),
+            };
+            let life = self.clock.mono().saturating_duration_since(born);
+            match over {
+                Over::Died(how) => {
+                    let wait = backoff.after(life);
+                    self.stream.up(format!("{} {how}; starting it again in {} ms", self.recipe.name, wait.as_millis()));
+                    self.set(|s| {
+                        (s.phase, s.pid, s.last_end) = (Phase::Waiting, None, Some(how));
+                        s.restarts += 1;
+                    });
+                    if let Some(ended) = self.wait(wait, &mut ordered).await {
+                        return self.ended(Some(ended));
+                    }
+                }
+                Over::Done => {
+                    self.stream.up(format!("{} is done", self.recipe.name));
+                    return self.ended(None);
+                }
+                Over::Told(ended) => return self.ended(Some(ended)),
+                Over::Dropped => return self.ended(None),
+            }
+        }
+    }
+
+    fn ended(&self, told: Option<oneshot::Sender<()>>) {
+        self.set(|s| (s.phase, s.pid) = (Phase::Ended, None));
+        if let Some(told) = told {
+            let _gone = told.send(());
+        }
+    }
+
+    /// Dead for a moment; an order to end is obeyed at once.
+    async fn wait(&self, wait: Duration, ordered: &mut mpsc::Receiver<Deed>) -> Option<oneshot::Sender<()>> {
+        let at = self.clock.mono() + wait;
+        loop {
+            tokio::select! {
+                () = self.clock.sleep_until(at) => return None,
+                deed = ordered.recv() => match deed {
+                    Some(Deed::End(ended)) => return Some(ended),
+                    Some(Deed::Restart) => return None,
+                    Some(Deed::Kill | Deed::Pause | Deed::Continue) => {}
+                    None => return Some(oneshot::channel().0),
+                },
+            }
+        }
+    }
+
+    fn spawn(&self) -> std::io::Result<Child> {
+        if let Some(file) = &self.recipe.addresses {
+            drop(std::fs::remove_file(file));
+        }
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(&self.recipe.args)
+            .env(SUPERVISOR, std::process::id().to_string())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own: Ctrl-C reaches the supervisor, which ends the parts in order.
+            .process_group(0)
+            .spawn()?;
+        let pid = child.id();
+        self.set(|s| (s.phase, s.pid) = (Phase::Running, pid));
+        self.stream.up(format!("{} started, process {}", self.recipe.name, pid.unwrap_or_default()));
+        if let Some(output) = child.stdout.take() {
+            let (stream, name) = (self.stream.clone(), Arc::clone(&self.recipe.name));
+            tokio::spawn(async move { stream.follow(name, output).await });
+        }
+        if let Some(output) = child.stderr.take() {
+            let (stream, name) = (self.stream.clone(), Arc::clone(&self.recipe.name));
+            tokio::spawn(async move { stream.follow(name, output).await });
+        }
+        Ok(child)
+    }
+
+    async fn live(&self, mut child: Child, ordered: &mut mpsc::Receiver<Deed>) -> Over {
+        loop {
+            tokio::select! {
+                status = child.wait() => return match status {
+                    Ok(status) if status.success() && self.recipe.finite => Over::Done,
+                    Ok(status) => Over::Died(in_words(status)),
+                    Err(error) => Over::Died(format!("was lost: {error}")),
+                },
+                deed = ordered.recv() => match deed {
+                    Some(Deed::Kill) => signal(&child, Signal::SIGKILL),
+                    Some(Deed::Restart) => {
+                        self.farewell(&mut child).await;
+                        return Over::Died("was told to start anew".to_owned());
+                    }
+                    Some(Deed::Pause) => {
+                        signal(&child, Signal::SIGSTOP);
+                        self.set(|s| s.phase = Phase::Paused);
+                    }
+                    Some(Deed::Continue) => {
+                        signal(&child, Signal::SIGCONT);
+                        self.set(|s| s.phase = Phase::Running);
+                    }
+                    Some(Deed::End(ended)) => {
+                        self.farewell(&mut child).await;
+                        return Over::Told(ended);
+                    }
+                    None => {
+                        self.farewell(&mut child).await;
+                        return Over::Dropped;
+                    }
+                },
+            }
+        }
+    }
+
+    /// SIGTERM, and SIGKILL where that is not heard in time. A frozen part is woken, or it would not hear.
+    async fn farewell(&self, child: &mut Child) {
+        signal(child, Signal::SIGTERM);
+        signal(child, Signal::SIGCONT);
+        if tokio::time::timeout(self.recipe.grace, child.wait()).await.is_err() {
+            self.stream.up(format!("{} did not end within {:?}: killed", self.recipe.name, self.recipe.grace));
+            drop(child.kill().await);
+        }
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        self.states.send_modify(change);
+        // Full: somebody is about to look anyway.
+        let _full = self.changed.try_send(());
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // Gone in this very moment: then its end is about to be noticed.
+        let _gone = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+fn in_words(status: std::process::ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => "ended".to_owned(),
+        (Some(code), _) => format!("failed with exit code {code}"),
+        (None, Some(number)) => {
+            let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
+            format!("was killed by {name}")
+        }
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// Called by every role first: if a supervisor started it, it ends when that does.
+pub(crate) fn follow_supervisor() {
+    let supervisor = std::env::var(SUPERVISOR).ok().and_then(|pid| pid.parse::<i32>().ok());
+    let Some(supervisor) = supervisor else { return };
+    if nix::unistd::getppid().as_raw() != supervisor {
+        return; // a grandchild that inherited the variable
+    }
+    let _unsupported = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+    if nix::unistd::getppid().as_raw() != supervisor {
+        // It died in between: nobody would tell this process.
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,161 @@
+//! What a network consists of: its addresses and its simulated charging points and drivers, kept in `network.json`, so
+//! that a second start goes on where the first one was.
+//!
+//! Pure but for reading and writing that file.
+
+use std::{fs, io, path::Path};
+
+use mesh::process::Misuse;
+use proto::{ChargingPointId, DriverId};
+use serde::{Deserialize, Serialize};
+
+use super::{layout::Addresses, status::replace};
+
+const CITIES: [(&str, &str); 4] =
+    [("Valencia", "Marina, quay"), ("Alicante", "Explanada, bay"), ("Elche", "Palmeral, bay"), ("Castellon", "Grao, bay")];
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) addresses: Option<Addresses>,
+    pub(crate) charging_points: Vec<SimulatedPoint>,
+    pub(crate) drivers: Vec<SimulatedDriver>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SimulatedPoint {
+    pub(crate) id: ChargingPointId,
+    pub(crate) city: String,
+    pub(crate) place: String,
+    pub(crate) price_e4: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SimulatedDriver {
+    pub(crate) id: DriverId,
+    /// Of his chance.
+    pub(crate) seed: u64,
+}
+
+/// What a person may say of a new charging point.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PointWish {
+    pub(crate) id: Option<String>,
+    pub(crate) city: Option<String>,
+    pub(crate) place: Option<String>,
+    pub(crate) price_e4: Option<u32>,
+}
+
+const FILE: &str = "network.json";
+
+impl Plan {
+    pub(crate) fn read(data: &Path) -> anyhow::Result<Self> {
+        let path = data.join(FILE);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|e| Misuse::new(format!("{} is damaged: {e}; remove it to begin anew", path.display())).into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(Misuse::new(format!("cannot read {}: {error}", path.display())).into()),
+        }
+    }
+
+    pub(crate) fn write(&self, data: &Path) -> anyhow::Result<()> {
+        let path = data.join(FILE);
+        replace(&path, &serde_json::to_vec_pretty(self)?, 0o644)
+            .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))
+    }
+
+    /// As many as wished: the first ones stay, new ones get the next free names.
+    pub(crate) fn resize(&mut self, charging_points: Option<usize>, drivers: Option<usize>) -> Result<(), String> {
+        if let Some(wished) = charging_points {
+            self.charging_points.truncate(wished);
+            while self.charging_points.len() < wished {
+                self.add_charging_point(PointWish::default())?;
+            }
+        }
+        if let Some(wished) = drivers {
+            self.drivers.truncate(wished);
+            while self.drivers.len() < wished {
+                self.add_driver(None)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_charging_point(&mut self, wish: PointWish) -> Result<SimulatedPoint, String> {
+        let used = |id: &str| self.charging_points.iter().any(|p| p.id.as_str() == id);
+        let id = match wish.id {
+            Some(id) if used(&id) => return Err(format!("there is a charging point {id} already")),
+            Some(id) => id,
+            None => free_name("CP-", used),
+        };
+        let number = self.charging_points.len();
+        let (city, place) = CITIES.get(number % CITIES.len()).copied().unwrap_or(("Valencia", "bay"));
+        let point = SimulatedPoint {
+            id: id.parse().map_err(|e| format!("{e}"))?,
+            city: wish.city.unwrap_or_else(|| city.to_owned()),
+            place: wish.place.unwrap_or_else(|| format!("{place} {}", number / CITIES.len() + 1)),
+            price_e4: wish.price_e4.unwrap_or(3900 + 50 * u32::try_from(number % 7).unwrap_or(0)),
+        };
+        self.charging_points.push(point.clone());
+        Ok(point)
+    }
+
+    pub(crate) fn add_driver(&mut self, id: Option<String>) -> Result<SimulatedDriver, String> {
+        let used = |id: &str| self.drivers.iter().any(|d| d.id.as_str() == id);
+        let id = match id {
+            Some(id) if used(&id) => return Err(format!("there is a driver {id} already")),
+            Some(id) => id,
+            None => free_name("D-", used),
+        };
+        let seed = id.bytes().fold(1_469_598_103_934_665_603u64, |h, b| (h ^ u64::from(b)).wrapping_mul(1_099_511_628_211));
+        let driver = SimulatedDriver { id: id.parse().map_err(|e| format!("{e}"))?, seed };
+        self.drivers.push(driver.clone());
+        Ok(driver)
+    }
+
+    pub(crate) fn remove_charging_point(&mut self, id: &str) -> Result<SimulatedPoint, String> {
+        let at = self.charging_points.iter().position(|p| p.id.as_str() == id);
+        at.map(|at| self.charging_points.remove(at)).ok_or_else(|| format!("there is no simulated charging point {id:?}"))
+    }
+
+    pub(crate) fn remove_driver(&mut self, id: &str) -> Result<SimulatedDriver, String> {
+        let at = self.drivers.iter().position(|d| d.id.as_str() == id);
+        at.map(|at| self.drivers.remove(at)).ok_or_else(|| format!("there is no simulated driver {id:?}"))
+    }
+}
+
+fn free_name(prefix: &str, used: impl Fn(&str) -> bool) -> String {
+    (1u32..).map(|n| format!("{prefix}{n}")).find(|name| !used(name)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_start_has_the_same_parts_and_a_wish_for_more_adds_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut plan = Plan::read(folder.path()).unwrap();
+        plan.resize(Some(2), Some(1)).unwrap();
+        plan.write(folder.path()).unwrap();
+        let mut again = Plan::read(folder.path()).unwrap();
+        assert_eq!(again, plan);
+        again.resize(None, Some(2)).unwrap();
+        let ids: Vec<_> = again.charging_points.iter().map(|p| p.id.as_str()).collect();
+        assert_eq!(ids, ["CP-1", "CP-2"]);
+        assert_eq!(again.drivers[1].id.as_str(), "D-2");
+        assert_ne!(again.drivers[0].seed, again.drivers[1].seed);
+    }
+
+    #[test]
+    fn names_are_unique_and_checked() {
+        let mut plan = Plan::default();
+        let wish = |id: &str| PointWish { id: Some(id.into()), ..PointWish::default() };
+        plan.add_charging_point(wish("CP-2")).unwrap();
+        assert!(plan.add_charging_point(wish("CP-2")).unwrap_err().contains("already"));
+        assert!(plan.add_charging_point(wish("../x")).unwrap_err().contains("is not an id"));
+        assert_eq!(plan.add_charging_point(PointWish::default()).unwrap().id.as_str(), "CP-1");
+        plan.remove_charging_point("CP-2").unwrap();
+        assert!(plan.remove_charging_point("CP-2").is_err());
+    }
+}

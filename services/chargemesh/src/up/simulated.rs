@@ -1,0 +1,174 @@
+//! Simulated charging points and drivers: real processes of the one binary, enrolled by themselves through a token.
+
+use std::{fs, path::Path};
+
+use anyhow::Context as _;
+use proto::registry::v1::{Identity, Kind};
+
+use super::{
+    Running,
+    layout::flags,
+    part::Recipe,
+    plan::{PointWish, SimulatedDriver, SimulatedPoint},
+    status::replace,
+};
+
+impl Running {
+    /// Everything that the plan names.
+    pub(super) async fn start_simulated(&self) -> anyhow::Result<()> {
+        let plan = self.plan.lock().await.clone();
+        plan.write(&self.network.layout.data)?;
+        let points = self.network.enrolled(Kind::ChargingPoint).await?;
+        for point in &plan.charging_points {
+            self.start_point(point, &points).await?;
+        }
+        let drivers = self.network.enrolled(Kind::Driver).await?;
+        for driver in &plan.drivers {
+            self.start_driver(driver, &drivers).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_point(&self, point: &SimulatedPoint, known: &[Identity]) -> anyhow::Result<()> {
+        let layout = &self.network.layout;
+        let folder = layout.data.join("charging-points").join(point.id.as_str());
+        let pairing = layout.run.join(format!("{}-pairing.sock", point.id));
+        let place = pairing.display().to_string();
+        let monitor = format!("{}/monitor", point.id);
+        let engine = format!("{}/engine", point.id);
+
+        let mut own = flags([
+            ("--data", &folder),
+            ("--pairing", &place),
+            ("--id", &point.id.as_str()),
+            ("--city", &point.city),
+            ("--place", &point.place),
+            ("--price", &proto::Price::from_e4(point.price_e4).to_string()),
+            ("--registry", &self.network.addresses.registry_https),
+            ("--central", &self.network.addresses.central_link),
+        ]);
+        let enrolled = has_credential(&folder.join("identity.json"));
+        if let Some(token) = self.token_file(&folder, enrolled, Kind::ChargingPoint, point.id.as_str(), known).await? {
+            own.extend(flags([("--token-file", &token)]));
+        }
+        self.begin(self.network.recipe(&monitor, "monitor", own, &self.config.log_level)).await?;
+
+        let mut own = flags([
+            ("--data", &folder),
+            ("--pairing", &place),
+            ("--plug-in-after", &format!("{}ms", self.config.plug_in_after.as_millis())),
+            ("--speed", &self.config.speed.to_string()),
+        ]);
+        own.push("--unattended".into());
+        if self.config.drills || self.config.chaos.is_some() {
+            own.push("--drills".into());
+        }
+        self.begin(self.network.recipe(&engine, "engine", own, &self.config.log_level)).await
+    }
+
+    async fn start_driver(&self, driver: &SimulatedDriver, known: &[Identity]) -> anyhow::Result<()> {
+        let folder = self.network.layout.data.join("drivers").join(driver.id.as_str());
+        let mut own = flags([
+            ("--data", &folder),
+            ("--id", &driver.id.as_str()),
+            ("--registry", &self.network.addresses.registry_https),
+            ("--central", &self.network.addresses.central_link),
+            ("--roam", &driver.seed.to_string()),
+            ("--pause", &format!("{}ms", self.config.pause.as_millis())),
+            ("--confirm", &"always"),
+        ]);
+        let enrolled = has_credential(&folder.join("enrolment.json"));
+        if let Some(token) = self.token_file(&folder, enrolled, Kind::Driver, driver.id.as_str(), known).await? {
+            own.extend(flags([("--token-file", &token)]));
+        }
+        let name = format!("driver/{}", driver.id);
+        self.begin(self.network.recipe(&name, "driver", own, &self.config.log_level)).await
+    }
+
+    async fn begin(&self, recipe: Recipe) -> anyhow::Result<()> {
+        self.network.supervisor.start(recipe).await.map_err(anyhow::Error::msg)
+    }
+
+    /// A token beside the credential that it is to become; nothing where there is one already.
+    async fn token_file(
+        &self,
+        folder: &Path,
+        enrolled: bool,
+        kind: Kind,
+        id: &str,
+        known: &[Identity],
+    ) -> anyhow::Result<Option<std::path::PathBuf>> {
+        if enrolled {
+            return Ok(None);
+        }
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let token = self.network.token(kind, id, known).await.with_context(|| format!("cannot enrol {id}"))?;
+        let path = folder.join("token");
+        replace(&path, token.as_bytes(), 0o600).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Some(path))
+    }
+
+    // ---- Live (SPEC 1.8)
+
+    pub(super) async fn add_point(&self, wish: PointWish) -> Result<SimulatedPoint, String> {
+        let mut plan = self.plan.lock().await;
+        let point = plan.add_charging_point(wish)?;
+        let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(in_words)?;
+        self.start_point(&point, &known).await.map_err(in_words)?;
+        plan.write(&self.network.layout.data).map_err(in_words)?;
+        Ok(point)
+    }
+
+    pub(super) async fn add_driver(&self, id: Option<String>) -> Result<SimulatedDriver, String> {
+        let mut plan = self.plan.lock().await;
+        let driver = plan.add_driver(id)?;
+        let known = self.network.enrolled(Kind::Driver).await.map_err(in_words)?;
+        self.start_driver(&driver, &known).await.map_err(in_words)?;
+        plan.write(&self.network.layout.data).map_err(in_words)?;
+        Ok(driver)
+    }
+
+    /// Its processes end, its identity is removed, its folder goes.
+    pub(super) async fn remove_point(&self, id: &str) -> Result<(), String> {
+        let mut plan = self.plan.lock().await;
+        let point = plan.remove_charging_point(id)?;
+        let names = [format!("{}/engine", point.id).into(), format!("{}/monitor", point.id).into()];
+        self.network.supervisor.end(&names, true).await;
+        let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(in_words)?;
+        if known.iter().any(|i| i.id == id) {
+            self.network.remove_identity(Kind::ChargingPoint, id).await.map_err(in_words)?;
+        }
+        plan.write(&self.network.layout.data).map_err(in_words)?;
+        forget(&self.network.layout.data.join("charging-points").join(id))
+    }
+
+    pub(super) async fn remove_driver(&self, id: &str) -> Result<(), String> {
+        let mut plan = self.plan.lock().await;
+        let driver = plan.remove_driver(id)?;
+        self.network.supervisor.end(&[format!("driver/{}", driver.id).into()], true).await;
+        let known = self.network.enrolled(Kind::Driver).await.map_err(in_words)?;
+        if known.iter().any(|i| i.id == id) {
+            self.network.remove_identity(Kind::Driver, id).await.map_err(in_words)?;
+        }
+        plan.write(&self.network.layout.data).map_err(in_words)?;
+        forget(&self.network.layout.data.join("drivers").join(id))
+    }
+}
+
+fn in_words(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+fn forget(folder: &Path) -> Result<(), String> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("done, but {} cannot be removed: {error}", folder.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn has_credential(file: &Path) -> bool {
+    let stored = fs::read(file).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+    stored.is_some_and(|stored| stored.get("credential").is_some_and(|c| c.as_str().is_some_and(|c| !c.is_empty())))
+}

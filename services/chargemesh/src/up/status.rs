@@ -1,0 +1,157 @@
+//! The status file of a network, `up.json` in its data folder: which parts run, with process ids and addresses, and how
+//! to reach it as an operator.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use mesh::process::Misuse;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+/// Of a network in a data folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkStatus {
+    /// The supervisor's.
+    pub(crate) pid: u32,
+    pub(crate) started_at_ms: i64,
+    /// Registry and Central answer, and every simulated part has been started.
+    pub(crate) ready: bool,
+    pub(crate) central_grpc: String,
+    pub(crate) central_link: String,
+    pub(crate) registry_grpc: String,
+    pub(crate) registry_https: String,
+    /// Folder of the operator's certificate.
+    pub(crate) operator_identity: PathBuf,
+    pub(crate) control_socket: PathBuf,
+    pub(crate) parts: Vec<PartStatus>,
+    #[serde(skip)]
+    pub(crate) folder: PathBuf,
+}
+
+/// One supervised process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartStatus {
+    pub(crate) name: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) state: String,
+    pub(crate) restarts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_end: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) control_socket: Option<PathBuf>,
+    /// What it listens on, as it says itself.
+    #[serde(default)]
+    pub(crate) addresses: serde_json::Value,
+}
+
+const STATUS: &str = "up.json";
+const LOCK: &str = "lock";
+
+impl NetworkStatus {
+    /// Whether a supervisor holds the folder now.
+    pub(crate) fn is_running(&self) -> bool {
+        is_locked(&self.folder)
+    }
+
+    pub(crate) fn write(&self, data: &Path) -> anyhow::Result<()> {
+        let text = serde_json::to_vec_pretty(self)?;
+        let path = data.join(STATUS);
+        replace(&path, &text, 0o644).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// The status file of this folder, if it has one.
+pub(crate) fn read(data: &Path) -> anyhow::Result<Option<NetworkStatus>> {
+    let path = data.join(STATUS);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(Misuse::new(format!("cannot read {}: {error}", path.display())).into()),
+    };
+    let status: NetworkStatus = serde_json::from_slice(&text)
+        .map_err(|error| Misuse::new(format!("{} is damaged: {error}; remove it", path.display())))?;
+    Ok(Some(NetworkStatus { folder: data.to_owned(), ..status }))
+}
+
+/// Holds a data folder against a second supervisor; let go when dropped or when the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct FolderLock(#[expect(dead_code, reason = "holds the lock")] Flock<File>);
+
+impl FolderLock {
+    pub(crate) fn take(data: &Path) -> anyhow::Result<Self> {
+        let cannot = |error: io::Error| {
+            Misuse::new(format!("cannot use {} as data folder: {error}; give a writable one with --data", data.display()))
+        };
+        fs::create_dir_all(data).map_err(cannot)?;
+        let path = data.join(LOCK);
+        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                let who = read(data)?.map_or_else(String::new, |s| format!(" (process {})", s.pid));
+                let text = format!(
+                    "another network runs in {}{who}; stop it with `chargemesh down --data {}`, or give another folder",
+                    data.display(),
+                    data.display()
+                );
+                Err(Misuse::new(text).into())
+            }
+            Err((_, errno)) => Err(cannot(io::Error::from(errno)).into()),
+        }
+    }
+}
+
+pub(crate) fn is_locked(data: &Path) -> bool {
+    let Ok(file) = File::options().write(true).open(data.join(LOCK)) else { return false };
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
+}
+
+/// Written beside, synced, and renamed over: a reader sees the old content or the new one.
+pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let beside = path.with_extension(format!("{:08x}", rand::random::<u32>()));
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).mode(mode).open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    let written = write();
+    if written.is_err() {
+        drop(fs::remove_file(&beside));
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_networks_cannot_share_a_folder_and_a_dead_one_leaves_it_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = FolderLock::take(folder.path()).unwrap();
+        assert!(is_locked(folder.path()));
+        let error = FolderLock::take(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("another network runs in"), "{error}");
+        assert_eq!(mesh::process::exit_code(&error), 2);
+        drop(lock);
+        assert!(!is_locked(folder.path()));
+    }
+
+    #[test]
+    fn a_status_survives_and_a_damaged_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(folder.path()).unwrap(), None);
+        let status = NetworkStatus { pid: 7, central_grpc: "127.0.0.1:1".into(), ..NetworkStatus::default() };
+        status.write(folder.path()).unwrap();
+        let found = read(folder.path()).unwrap().unwrap();
+        assert_eq!((found.pid, found.central_grpc.as_str(), found.is_running()), (7, "127.0.0.1:1", false));
+        fs::write(folder.path().join(STATUS), "{").unwrap();
+        assert!(read(folder.path()).unwrap_err().to_string().contains("is damaged"));
+    }
+}

@@ -1,0 +1,109 @@
+//! One stream of what all parts say: a line each, with the part's name, in its colour on a terminal.
+//!
+//! Nothing that a part says may hold it up: when the reader of the stream is too slow, lines are dropped and counted.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    sync::mpsc,
+};
+
+const LINES: usize = 4096;
+/// A longer line is cut: one part must not fill the screen.
+const LONGEST: usize = 4000;
+const COLOURS: [u8; 10] = [36, 32, 33, 35, 34, 96, 92, 93, 95, 94];
+
+/// Where the lines go.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    Stdout,
+    /// Where standard output carries a table or JSON.
+    Stderr,
+    File(File),
+}
+
+/// Where everything is said. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream {
+    lines: mpsc::Sender<(Arc<str>, String)>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Stream {
+    pub(crate) fn start(to: Sink) -> (Self, tokio::task::JoinHandle<()>) {
+        let (lines, mut said) = mpsc::channel::<(Arc<str>, String)>(LINES);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let lost = Arc::clone(&dropped);
+        let task = tokio::task::spawn_blocking(move || {
+            let plain = std::env::var_os("NO_COLOR").is_some();
+            let (mut out, colour): (Box<dyn Write>, bool) = match to {
+                Sink::Stdout => (Box::new(io::stdout()), io::stdout().is_terminal()),
+                Sink::Stderr => (Box::new(io::stderr()), io::stderr().is_terminal()),
+                Sink::File(file) => (Box::new(file), false),
+            };
+            while let Some((part, text)) = said.blocking_recv() {
+                let mut block = format(&part, &text, colour && !plain);
+                let lost = lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    let note = format("up", &format!("{lost} lines were dropped here"), colour && !plain);
+                    block = format!("{note}\n{block}");
+                }
+                // Nobody reads any more, or the disk is full: the network goes on.
+                drop(writeln!(out, "{block}"));
+            }
+        });
+        (Self { lines, dropped }, task)
+    }
+
+    pub(crate) fn say(&self, part: &Arc<str>, text: impl Into<String>) {
+        if self.lines.try_send((Arc::clone(part), text.into())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The supervisor's own word.
+    pub(crate) fn up(&self, text: impl Into<String>) {
+        self.say(&Arc::from("up"), text);
+    }
+
+    /// Passes on what a part writes, to its end.
+    pub(crate) async fn follow(&self, part: Arc<str>, output: impl AsyncRead + Unpin) {
+        let mut lines = BufReader::new(output).split(b'\n');
+        while let Ok(Some(line)) = lines.next_segment().await {
+            let text = String::from_utf8_lossy(&line);
+            let text: String = text.trim_end().chars().take(LONGEST).collect();
+            if !text.is_empty() {
+                self.say(&part, text);
+            }
+        }
+    }
+}
+
+fn format(part: &str, text: &str, colour: bool) -> String {
+    if colour {
+        let sum = part.bytes().fold(7u32, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+        let colour = COLOURS.get(sum as usize % COLOURS.len()).copied().unwrap_or(37);
+        format!("\x1b[{colour}m{part:<16}\x1b[0m {text}")
+    } else {
+        format!("{part:<16} {text}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_bears_its_part_and_is_plain_where_it_is_not_a_terminal() {
+        assert_eq!(format("central", "listening", false), "central          listening");
+        assert!(format("central", "listening", true).starts_with("\x1b["));
+    }
+}
