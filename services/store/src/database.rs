@@ -54,13 +54,13 @@ pub(crate) struct Inner {
 
 struct Lane {
     purpose: Use,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<Conn>>,
 }
 
 impl Lane {
     fn new(purpose: Use, width: usize) -> Self {
-        Self { purpose, permits: Semaphore::new(width), idle: Mutex::default() }
+        Self { purpose, permits: Arc::new(Semaphore::new(width)), idle: Mutex::default() }
     }
 
     fn take(&self) -> Option<Conn> {
@@ -134,8 +134,10 @@ impl Database {
         F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
-        let _permit = self.inner.readers.permits.acquire().await.map_err(closed)?;
+        let permit = Arc::clone(&inner.readers.permits).acquire_owned().await.map_err(closed)?;
         blocking(move || {
+            // Kept to the end of the queries, even where the caller has gone.
+            let _permit = permit;
             let watch = Stopwatch::start();
             let result = inner.read_once(queries);
             let outcome = if result.is_ok() { Outcome::Committed } else { Outcome::Failed };
@@ -154,8 +156,9 @@ impl Database {
         F: FnMut(&mut Conn) -> Result<T, Abort<R>> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
-        let _permit = self.inner.writers.permits.acquire().await.map_err(closed)?;
+        let permit = Arc::clone(&inner.writers.permits).acquire_owned().await.map_err(closed)?;
         blocking(move || {
+            let _permit = permit;
             let mut run = 1;
             loop {
                 let watch = Stopwatch::start();
