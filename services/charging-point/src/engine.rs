@@ -12,6 +12,8 @@ mod orders;
 mod session;
 mod status;
 mod supply;
+#[cfg(test)]
+mod tests;
 
 pub use keeping::Keeping;
 pub use status::Status;
@@ -372,6 +374,7 @@ impl Engine {
                 Heard::Open { link, .. } => self.greet(link, now),
                 Heard::Reached => {
                     self.report();
+                    self.send_readings();
                     self.begin_if_plugged(now);
                 }
                 Heard::Lost(why) => {

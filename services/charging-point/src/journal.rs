@@ -19,6 +19,9 @@ use prost::Message as _;
 
 use crate::ledger::{Ledger, Record};
 
+#[cfg(test)]
+mod tests;
+
 const MAGIC: &[u8; 8] = b"CMJRNL1\n";
 const HEADER: usize = 12;
 /// Far above any record: a longer one is damage.

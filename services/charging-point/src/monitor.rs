@@ -15,6 +15,8 @@ pub mod identity;
 mod keys;
 pub mod registry;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use identity::Stored;
 pub use status::Status;

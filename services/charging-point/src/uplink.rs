@@ -19,6 +19,9 @@ use wire::{Closed, LinkKey, PublicKey, Unintelligible};
 
 use crate::chance::Chance;
 
+#[cfg(test)]
+mod tests;
+
 /// Messages that wait for an answer; far above what one part ever has.
 const MOST_PENDING: usize = 64;
 
@@ -208,13 +211,13 @@ impl Uplink {
     /// Reaches for `target`. A present link is kept until the new one is proven.
     pub fn aim(&mut self, target: Target, now: Instant) {
         if self.target.as_ref() != Some(&target) {
-            self.target = Some(target);
-            self.again(now);
+            self.aim_anew(target, now);
         }
     }
 
-    /// A new link in place of the present one, at once.
-    pub fn again(&mut self, now: Instant) {
+    /// As `aim`, with a new link even where the target is the same.
+    pub fn aim_anew(&mut self, target: Target, now: Instant) {
+        self.target = Some(target);
         self.aim += 1;
         self.backoff.reset();
         if let Some(next) = self.next.take() {
@@ -240,6 +243,15 @@ impl Uplink {
         self.dial_at = None;
         if let Some(next) = self.next.take() {
             self.orders.push_back(Order::Close(next.no));
+        }
+    }
+
+    /// What to reach for once the present link is gone.
+    pub fn aim_later(&mut self, target: Target) {
+        self.rest();
+        self.target = Some(target);
+        if let Some(active) = &mut self.active {
+            active.aim = self.aim;
         }
     }
 

@@ -124,6 +124,12 @@ impl Keeping {
         self.gated.drain(..free).map(|(_, body)| body).collect()
     }
 
+    /// Whether the end of this session is on disk, so that its final value may be told.
+    pub fn has_written_end_of(&self, session_id: &str) -> bool {
+        let is_its_end = |r: &Record| matches!(&r.entry, Some(Entry::Ended(ended)) if ended.session_id == session_id);
+        !self.queue.iter().any(|(_, record)| is_its_end(record))
+    }
+
     /// Whether something is under way that must not be lost by an orderly stop.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && !self.writing

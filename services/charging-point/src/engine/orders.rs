@@ -7,7 +7,10 @@ use proto::link::v1::{
     Ask, AskAnswer, HeldSession, Opened, Reason, Release, SessionState, SessionsHeld, Settled, Stop, Supply, down, up,
 };
 
-use crate::{ledger::Entry, uplink::LinkNo};
+use crate::{
+    ledger::{self, Entry},
+    uplink::LinkNo,
+};
 
 use super::{
     Command, Engine,
@@ -42,9 +45,19 @@ impl Engine {
         let live = self.session.as_ref().map(|s| s.id.as_str());
         let closed =
             self.keeping.ledger().unsettled(&identity.id).filter(|s| Some(s.started.session_id.as_str()) != live);
-        let mut sessions: Vec<HeldSession> = closed.map(crate::ledger::Session::held).take(MOST_HELD).collect();
+        let mut sessions: Vec<HeldSession> = closed.map(|s| self.closed_session(s)).take(MOST_HELD).collect();
         sessions.extend(self.session.as_ref().map(live_session));
         SessionsHeld { sessions }
+    }
+
+    /// A final value leaves only once it is on disk; until then the session goes on, as far as Central knows.
+    fn closed_session(&self, session: &ledger::Session) -> HeldSession {
+        let held = session.held();
+        if self.keeping.has_written_end_of(&held.session_id) {
+            return held;
+        }
+        let (state, reason) = (SessionState::Supplying.into(), Reason::Unspecified.into());
+        HeldSession { state, reason, ended_at_ms: 0, ..held }
     }
 
     /// A new generation may have forgotten what an older one settled: then all that is kept is reported again.

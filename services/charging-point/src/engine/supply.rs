@@ -43,7 +43,7 @@ impl Engine {
             return Err("it is not plugged in".to_owned());
         }
         self.plugged = false;
-        if !matches!(self.session.as_ref().map(|s| &s.phase), Some(Phase::Reserved { .. })) {
+        if !self.is_reserved() {
             self.end_session(Reason::Unplugged, now);
         }
         Ok(())
@@ -74,7 +74,7 @@ impl Engine {
         self.fault = Some(why.to_owned());
         // First that it is broken, then what became of the supply: the driver is told the cause at once.
         self.report();
-        if self.supplying().is_some() {
+        if !self.is_reserved() {
             self.end_session(Reason::Fault, now);
         }
         Ok(())
@@ -351,6 +351,11 @@ impl Engine {
     }
 
     // ---- Looks
+
+    /// Authorised and not begun: that is Central's to release.
+    fn is_reserved(&self) -> bool {
+        matches!(self.session.as_ref().map(|s| &s.phase), Some(Phase::Reserved { .. }))
+    }
 
     pub(super) fn supplying(&self) -> Option<&Running> {
         match self.session.as_ref().map(|s| &s.phase) {

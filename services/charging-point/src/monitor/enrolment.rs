@@ -105,9 +105,8 @@ impl Monitor {
         self.membership = Membership::Enrolled;
         self.keys = super::Keys::default();
         self.notice = Some("enrolled".to_owned());
-        self.reach(now);
-        // Where a status link of the identity before is open.
-        self.way.again(now.mono);
+        // In place of a status link of the identity before, if there is one.
+        self.reach_anew(now);
     }
 
     fn trust(&mut self, trust: &Trust) {

@@ -55,7 +55,20 @@ impl Keys {
 impl Monitor {
     /// Aims at Central with the best proof there is.
     pub(super) fn reach(&mut self, now: Now) {
-        let Some(id) = self.stored.id.clone().filter(|_| self.wants_central()) else { return };
+        if let Some(target) = self.target(now) {
+            self.way.aim(target, now.mono);
+        }
+    }
+
+    /// As `reach`, by a new link; the present one stays until Central has spoken on that.
+    pub(super) fn reach_anew(&mut self, now: Now) {
+        if let Some(target) = self.target(now) {
+            self.way.aim_anew(target, now.mono);
+        }
+    }
+
+    fn target(&mut self, now: Now) -> Option<Target> {
+        let id = self.stored.id.clone().filter(|_| self.wants_central())?;
         let key = self.stored.keys.get(self.keys.unknown).filter(|_| self.keys.standing.is_none());
         let claim = key.map_or(Claim::FirstContact, |k| Claim::Key { key_no: k.key_no, key: k.key.clone() });
         let target = Target {
@@ -69,7 +82,7 @@ impl Monitor {
             // Registry had not met Central when it enrolled us (SPEC 7.4): it is asked again.
             self.ask_registry_soon(now);
         }
-        self.way.aim(target, now.mono);
+        Some(target)
     }
 
     fn wants_central(&self) -> bool {
@@ -92,8 +105,7 @@ impl Monitor {
     fn first_contact(&mut self, now: Now) {
         self.keys.authenticate_at = None;
         self.keys.unknown = self.stored.keys.len();
-        self.reach(now);
-        self.way.again(now.mono);
+        self.reach_anew(now);
     }
 
     pub(super) fn keys_due(&mut self, now: Now) {
@@ -249,6 +261,10 @@ impl Monitor {
         }
         if revoked {
             self.keys.authenticate_at = None;
+            // A lost status link is made again with the void credential, and nothing is expected of it.
+            if let Some(target) = self.target(now) {
+                self.way.aim_later(target);
+            }
             return;
         }
         if reason == Reason::WrongCredential {

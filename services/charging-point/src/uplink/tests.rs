@@ -1,0 +1,256 @@
+use mesh::clock::Clock;
+use proto::link::v1::{KeyInstalled, SetMaintenance, Settled};
+
+use super::*;
+
+struct Rig {
+    way: Uplink,
+    now: Instant,
+}
+
+fn key(no: u64) -> Claim {
+    Claim::Key { key_no: no, key: LinkKey::from_bytes([u8::try_from(no).unwrap(); 32]) }
+}
+
+fn target(claim: Claim) -> Target {
+    Target {
+        id: "CP-1".to_owned(),
+        central: vec!["a:1".to_owned(), "b:1".to_owned()],
+        pins: vec![PublicKey::from_bytes([1; 32]), PublicKey::from_bytes([2; 32])],
+        claim,
+        life_sign: Duration::from_millis(500),
+    }
+}
+
+fn body(on: bool) -> up::Body {
+    up::Body::SetMaintenance(SetMaintenance { on })
+}
+
+impl Rig {
+    fn new() -> Self {
+        let way = Uplink::new(Part::Monitor, Settings::default(), Chance::seeded(1), 100, 0);
+        Self { way, now: Clock::system().now().mono }
+    }
+
+    fn aimed(claim: Claim) -> Self {
+        let mut rig = Self::new();
+        rig.way.aim(target(claim), rig.now);
+        rig
+    }
+
+    fn orders(&mut self) -> Vec<String> {
+        let name = |order| match order {
+            Order::Dial(dial) => {
+                let what = match dial.proof {
+                    wire::Proof::FirstContact { .. } => "first".to_owned(),
+                    wire::Proof::Key { key_no, .. } => format!("key {key_no}"),
+                    wire::Proof::Pairing(_) => "pairing".to_owned(),
+                };
+                format!("dial {} {} {what}", dial.link.0, dial.address)
+            }
+            Order::Send(link, bytes) => format!("send {} #{}", link.0, Up::decode(bytes).unwrap().id),
+            Order::Close(link) => format!("close {}", link.0),
+        };
+        std::iter::from_fn(|| self.way.next_order()).map(name).collect()
+    }
+
+    fn heard(&mut self) -> Vec<Heard> {
+        std::iter::from_fn(|| self.way.next_heard()).collect()
+    }
+
+    fn event(&mut self, link: u64, event: LinkEvent) {
+        self.way.handle(LinkNo(link), event, self.now);
+    }
+
+    fn down(&mut self, link: u64, epoch: u64, body: down::Body) {
+        let bytes = Down { epoch, body: Some(body) }.encode_to_vec();
+        self.event(link, LinkEvent::Message(bytes.into()));
+    }
+
+    fn answer(&mut self, link: u64, to: u64, reason: Reason) {
+        self.down(link, 1, down::Body::Answer(Answer { to, reason: reason.into(), detail: String::new() }));
+    }
+
+    fn cut(&mut self, link: u64) {
+        self.event(link, LinkEvent::Closed(Ended::Link(Closed::Cut)));
+    }
+
+    /// Goes to the next deadline; how far that was.
+    fn wait(&mut self) -> Duration {
+        let before = self.now;
+        self.now = self.way.poll_timeout().expect("something is due").max(self.now);
+        self.way.handle_timeout(self.now);
+        self.now - before
+    }
+}
+
+fn settled() -> down::Body {
+    down::Body::Settled(Settled { session_id: "s".to_owned() })
+}
+
+#[test]
+fn tries_back_off_with_jitter_over_all_addresses_and_begin_anew_after_a_success() {
+    let mut rig = Rig::aimed(key(1));
+    let (mut waits, mut dials) = (Vec::new(), rig.orders());
+    for link in 1..=8 {
+        rig.cut(link);
+        waits.push(rig.wait().as_millis());
+        dials.extend(rig.orders());
+    }
+    assert_eq!(dials[..3], ["dial 1 a:1 key 1", "dial 2 b:1 key 1", "dial 3 a:1 key 1"]);
+    for (n, wait) in waits.iter().enumerate() {
+        let most = (200 << n).min(5_000);
+        assert!((most / 2..=most).contains(wait), "try {n} waited {wait} ms");
+    }
+    rig.event(9, LinkEvent::Open);
+    rig.answer(9, 1, Reason::Unspecified);
+    rig.cut(9);
+    assert!(rig.wait() <= Duration::from_millis(200));
+}
+
+#[test]
+fn a_busy_answer_is_waited_for_but_at_most_the_capped_time_spec_4_2() {
+    let mut rig = Rig::aimed(key(1));
+    rig.orders();
+    rig.event(1, LinkEvent::Busy(Duration::from_secs(3)));
+    rig.event(1, LinkEvent::Closed(Ended::Link(Closed::Busy)));
+    let wait = rig.wait();
+    assert!((3_000..=4_500).contains(&wait.as_millis()), "{wait:?}");
+    assert_eq!(rig.orders(), ["dial 2 b:1 key 1"]);
+    rig.event(2, LinkEvent::Busy(Duration::from_secs(1_000_000)));
+    rig.event(2, LinkEvent::Closed(Ended::Link(Closed::Busy)));
+    assert!(rig.wait() <= Duration::from_secs(90));
+}
+
+#[test]
+fn a_new_key_is_used_make_before_break_spec_4_6() {
+    let mut rig = Rig::aimed(key(1));
+    rig.event(1, LinkEvent::Open);
+    rig.answer(1, 1, Reason::Unspecified);
+    rig.heard();
+    rig.orders();
+    rig.way.aim(target(key(2)), rig.now);
+    assert_eq!(rig.orders(), ["dial 2 b:1 key 2"]);
+    rig.way.post(body(true), rig.now);
+    assert_eq!(rig.orders(), ["send 1 #101"], "the old link serves on");
+    rig.event(2, LinkEvent::Open);
+    assert_eq!(rig.heard(), [Heard::Open { link: LinkNo(2), first_contact: false }]);
+    assert_eq!(rig.orders(), [""; 0], "open is not yet proven");
+    rig.answer(2, 7, Reason::Unspecified);
+    assert_eq!(rig.orders(), ["close 1"]);
+    assert_eq!(rig.heard(), [Heard::Proven(2)]);
+    rig.wait();
+    assert_eq!(rig.orders(), ["send 2 #101"], "what was not answered is said again on the new link");
+    rig.cut(1);
+    assert!(rig.way.reachable(), "the late end of the old link says nothing");
+}
+
+#[test]
+fn a_new_key_that_does_not_open_a_link_leaves_the_old_link_alone_spec_4_6() {
+    let mut rig = Rig::aimed(key(1));
+    rig.event(1, LinkEvent::Open);
+    rig.answer(1, 1, Reason::Unspecified);
+    rig.way.aim(target(key(2)), rig.now);
+    rig.orders();
+    rig.cut(2);
+    assert!(rig.way.reachable());
+    rig.wait();
+    assert_eq!(rig.orders(), ["dial 3 a:1 key 2"]);
+    rig.event(3, LinkEvent::Open);
+    rig.cut(1);
+    assert!(rig.way.reachable(), "with the old link gone the open one serves");
+}
+
+#[test]
+fn a_message_is_repeated_with_its_id_until_it_is_answered_spec_4_2() {
+    let mut rig = Rig::aimed(key(1));
+    rig.way.post(body(true), rig.now);
+    rig.orders();
+    rig.event(1, LinkEvent::Open);
+    rig.way.greet(LinkNo(1), body(false));
+    rig.wait();
+    assert_eq!(rig.orders(), ["send 1 #102", "send 1 #101"], "greeted first");
+    assert_eq!(rig.wait(), Duration::from_secs(5));
+    assert_eq!(rig.orders(), ["send 1 #101"]);
+    rig.answer(1, 101, Reason::Unavailable);
+    assert_eq!(rig.wait(), Duration::from_secs(5), "what Central could not store is said again");
+    assert_eq!(rig.orders(), ["send 1 #101"]);
+    rig.cut(1);
+    rig.wait();
+    rig.event(2, LinkEvent::Open);
+    rig.wait();
+    rig.orders();
+    rig.heard();
+    rig.answer(2, 101, Reason::Unspecified);
+    let answered = Heard::Answered { body: Box::new(body(true)), reason: Reason::Unspecified, detail: String::new() };
+    assert_eq!(rig.heard(), [Heard::Proven(1), answered]);
+    assert_eq!(rig.way.poll_timeout(), None);
+}
+
+#[test]
+fn of_one_kind_only_the_newest_message_is_repeated() {
+    let mut rig = Rig::new();
+    rig.way.replace(body(true), rig.now);
+    rig.way.post(up::Body::KeyInstalled(KeyInstalled { key_no: 3 }), rig.now);
+    rig.way.replace(body(false), rig.now);
+    rig.way.aim(target(key(1)), rig.now);
+    rig.event(1, LinkEvent::Open);
+    rig.orders();
+    rig.wait();
+    assert_eq!(rig.orders(), ["send 1 #102", "send 1 #103"]);
+}
+
+#[test]
+fn what_comes_from_an_older_epoch_is_ignored_spec_4_9() {
+    let mut rig = Rig::aimed(key(1));
+    rig.event(1, LinkEvent::Open);
+    rig.down(1, 5, settled());
+    rig.heard();
+    rig.down(1, 4, settled());
+    rig.down(1, 0, settled());
+    assert_eq!(rig.heard(), []);
+    rig.down(1, 6, settled());
+    assert_eq!(rig.heard(), [Heard::Epoch(6), Heard::Body(Box::new(settled()))]);
+}
+
+#[test]
+fn what_cannot_be_read_is_counted_until_something_can_be_spec_4_8() {
+    let mut rig = Rig::aimed(key(1));
+    rig.event(1, LinkEvent::Open);
+    rig.event(1, LinkEvent::Unintelligible(Unintelligible::DoesNotOpen));
+    rig.event(1, LinkEvent::Message(Bytes::from_static(&[0xff])));
+    assert_eq!(rig.way.unintelligible(), (2, true));
+    rig.down(1, 1, settled());
+    assert_eq!(rig.way.unintelligible(), (2, false));
+}
+
+#[test]
+fn a_first_contact_carries_nothing_but_its_greeting_spec_4_7() {
+    let mut rig = Rig::aimed(Claim::FirstContact);
+    rig.way.post(body(true), rig.now);
+    rig.event(1, LinkEvent::Open);
+    assert!(!rig.way.reachable() && rig.way.linked());
+    assert!(!rig.way.say(body(true)));
+    assert_eq!(rig.orders(), ["dial 1 a:1 first"]);
+    assert_eq!(rig.way.poll_timeout(), None);
+}
+
+#[test]
+fn at_rest_a_link_stays_and_none_is_dialled() {
+    let mut rig = Rig::aimed(key(1));
+    rig.event(1, LinkEvent::Open);
+    rig.way.rest();
+    rig.orders();
+    assert!(rig.way.reachable());
+    rig.cut(1);
+    assert_eq!(rig.way.poll_timeout(), None);
+}
+
+#[test]
+fn without_a_pin_nothing_is_dialled_and_the_trouble_is_said() {
+    let mut rig = Rig::new();
+    rig.way.aim(Target { pins: Vec::new(), ..target(key(1)) }, rig.now);
+    assert_eq!(rig.orders(), [""; 0]);
+    assert_eq!(rig.way.poll_timeout(), None);
+    assert!(rig.way.trouble().unwrap().contains("not known yet"));
+}
