@@ -7,7 +7,10 @@ use std::{
 
 use proto::link::v1::Part;
 
-use crate::{Admit, Closed, Event, Hello, Link, LinkKey, PairingSecret, Proof, Settings, StaticKey};
+use crate::{
+    Admit, Closed, Event, Hello, Link, LinkKey, PairingSecret, Proof, Settings, StaticKey,
+    frame::{self, Decoder, Token},
+};
 
 /// Any instant: tests reckon from it.
 #[expect(clippy::disallowed_methods, reason = "an instant cannot be made otherwise; what it is does not matter")]
@@ -35,6 +38,8 @@ pub(crate) enum Fate {
     Repeat,
     /// XORs a byte at this position (modulo the length) with this.
     Corrupt(usize, u8),
+    /// The same within the body of its first frame, whose check is made right again.
+    Forge(usize, u8),
     /// Comes in pieces of this size.
     Split(usize),
     /// Changes places with the portion before it.
@@ -201,6 +206,7 @@ impl Pair {
                 bytes[position] ^= mask;
                 end.line.push_back((at, bytes));
             }
+            Fate::Forge(position, mask) => end.line.push_back((at, forged(&bytes, position, mask))),
             Fate::Split(size) => end.line.extend(bytes.chunks(size.max(1)).map(|piece| (at, piece.to_vec()))),
             Fate::Reorder => {
                 let before = end.line.pop_back();
@@ -220,4 +226,16 @@ impl Pair {
             }
         }
     }
+}
+
+fn forged(bytes: &[u8], position: usize, mask: u8) -> Vec<u8> {
+    let (mut decoder, mut input, mut out) = (Decoder::new(1 << 20), bytes, Vec::new());
+    if decoder.next(&mut input) == Some(Token::Frame) {
+        let mut body = decoder.take_body();
+        let position = position % body.len();
+        body[position] ^= mask;
+        frame::encode(&body, &mut out);
+    }
+    out.extend_from_slice(input);
+    out
 }

@@ -43,6 +43,7 @@ fn harsh_fate() -> impl Strategy<Value = Fate> {
     prop_oneof![
         8 => fate(),
         1 => (any::<usize>(), 1u8..).prop_map(|(at, mask)| Fate::Corrupt(at, mask)),
+        1 => (any::<usize>(), 1u8..).prop_map(|(at, mask)| Fate::Forge(at, mask)),
         1 => Just(Fate::Reorder),
         1 => any::<u8>().prop_map(Fate::Insert),
     ]
