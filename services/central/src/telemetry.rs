@@ -36,6 +36,8 @@ pub(crate) struct Streams(Mutex<State>);
 #[derive(Debug)]
 struct State {
     opener: Opener,
+    /// Sealed under a key that is not there (any more).
+    keyless: u64,
     latest: VecDeque<Reading>,
 }
 
@@ -53,8 +55,13 @@ impl Telemetry {
         if let Some(streams) = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id) {
             return Arc::clone(streams);
         }
-        let fresh =
-            || Arc::new(Streams(Mutex::new(State { opener: Opener::new(id.as_str()), latest: VecDeque::new() })));
+        let fresh = || {
+            Arc::new(Streams(Mutex::new(State {
+                opener: Opener::new(id.as_str()),
+                keyless: 0,
+                latest: VecDeque::new(),
+            })))
+        };
         let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(streams.entry(id.clone()).or_insert_with(fresh))
     }
@@ -62,7 +69,12 @@ impl Telemetry {
     /// Opens and counts a reading; false when it cannot be understood.
     pub(crate) fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> bool {
         let mut state = streams.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = key.map_or(Err(OpenError::DoesNotOpen), |key| state.opener.open(sealed, key));
+        let Some(key) = key else {
+            state.keyless += 1;
+            self.unreadable.inc();
+            return false;
+        };
+        let result = state.opener.open(sealed, key);
         match result {
             Ok((reading, _)) => {
                 self.opened.inc();
@@ -97,7 +109,7 @@ impl Telemetry {
             readings: counts.opened,
             duplicates: counts.duplicates,
             gaps: counts.missing,
-            unreadable: counts.unintelligible,
+            unreadable: counts.unintelligible + state.keyless,
             last: state.latest.back().cloned(),
         })
     }
@@ -121,10 +133,11 @@ mod tests {
         for reading in [&sealed[0], &sealed[1], &sealed[1], &sealed[2]] {
             assert!(telemetry.take(&streams, reading, Some(&key)));
         }
-        assert!(!telemetry.take(&streams, &seal(6), Some(&other)));
-        assert!(!telemetry.take(&streams, &seal(7), None));
+        assert!(!telemetry.take(&streams, &seal(6), None), "no such key any more");
+        let theirs = Sealer::new(&other, 2, "CP1", [4; 16]).seal(&Reading { sequence: 1, ..Reading::default() });
+        assert!(!telemetry.take(&streams, &theirs.unwrap(), Some(&key)));
         let shown = telemetry.shown(&id).unwrap();
-        assert_eq!((shown.readings, shown.duplicates, shown.gaps), (3, 1, 2));
+        assert_eq!((shown.readings, shown.duplicates, shown.gaps, shown.unreadable), (3, 1, 2, 2));
         assert_eq!(shown.last.map(|r| r.meter_wh), Some(5));
     }
 }

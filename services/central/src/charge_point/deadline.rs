@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 use mesh::clock::Now;
 use proto::link::v1::{Part, Progress, Reason, SessionState};
 
-use super::{ChargePoint, Claim, Health, PARTS, Tell, draft::Draft};
+use super::{ChargePoint, Claim, Health, Linked, PARTS, Tell, draft::Draft};
 use crate::{audit::Action, settings::Settings};
+
+/// Between two tries.
+const UNDECIDED: Duration = Duration::from_secs(1);
 
 impl ChargePoint {
     /// When `Input::Due` is to come next. Deadlines that are past are included, since what they led to may have been
@@ -27,10 +30,25 @@ impl ChargePoint {
             engine_shown_broken.filter(|at| changes_what_is_shown && *at > now.mono),
             record.keys.overlap_ends(),
             self.save_due(settings),
+            // What was sensed and could not be decided durably is tried again.
+            self.is_undecided().then(|| now.mono + UNDECIDED),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Something that was sensed calls for a decision that is not durable yet.
+    fn is_undecided(&self) -> bool {
+        let (record, signs) = (&self.record, &self.signs);
+        let proven = |linked: &Option<Linked>| linked.as_ref().filter(|l| l.key_no != 0).map(|l| (l.link, l.key_no));
+        let unclaimed = proven(&signs.monitor).is_some_and(|(link, _)| record.claim != Some(link));
+        let staged = record.keys.staged().map(|key| key.no);
+        let unproven = [&signs.monitor, &signs.engine]
+            .into_iter()
+            .any(|linked| proven(linked).is_some_and(|(_, key_no)| staged == Some(key_no)));
+        let faulty = matches!(signs.health, Health::Unhealthy(_)) && record.open.is_some();
+        unclaimed || unproven || faulty || (signs.cloned && !record.held)
     }
 
     /// A running value that the store does not know, or the time left of a settling session.
@@ -50,7 +68,7 @@ impl Draft<'_> {
         self.claim();
         self.hold();
         self.prove_keys();
-        self.made.next.keys.end_overlap(self.now);
+        self.retire();
         if let Some(ask) = self.point.pending.ask.clone().filter(|ask| self.is_past(ask.due)) {
             self.ask_expired(&ask);
         }
@@ -89,6 +107,20 @@ impl Draft<'_> {
                  its generation?"
             )));
         }
+    }
+
+    /// The overlap with a replaced key is over: a link that still lives under it comes back with the new one.
+    fn retire(&mut self) {
+        if self.made.next.keys.overlap_ends().is_none_or(|ends| !self.is_past(ends)) {
+            return;
+        }
+        self.made.next.keys.end_overlap(self.now);
+        let keys = &self.made.next.keys;
+        let usable: Vec<_> = keys.usable().map(|(no, _)| no).collect();
+        let signs = &self.point.signs;
+        let old = [&signs.monitor, &signs.engine].into_iter().flatten();
+        let old: Vec<_> = old.filter(|l| keys.granted(l.key_no).is_some() && !usable.contains(&l.key_no)).collect();
+        old.into_iter().for_each(|linked| self.after(Tell::Close(linked.link)));
     }
 
     fn hold(&mut self) {

@@ -160,7 +160,11 @@ impl<'a> Draft<'a> {
                 let (reason, detail) = in_reasons(refusal);
                 self.answer(*reply, Outcome::Failed(reason, detail));
             }
-            Input::Due | Input::HeldReserved { .. } | Input::Grant { .. } | Input::Identity(_) => {}
+            Input::Due | Input::HeldReserved { .. } | Input::Identity(_) => {}
+            Input::Grant { link, .. } => {
+                let (reason, detail) = in_reasons(refusal);
+                self.refuse_key(*link, reason, detail);
+            }
         }
     }
 }

@@ -197,6 +197,14 @@ impl Draft<'_> {
         }
     }
 
+    /// No key now; the credential may be shown again soon.
+    pub(super) fn refuse_key(&mut self, to: LinkNo, reason: Reason, detail: String) {
+        let retry_after_ms = u32::try_from(self.settings.renew_after.as_millis()).unwrap_or(u32::MAX);
+        let standing = link::Standing { reason: reason.into(), detail, retry_after_ms, ..link::Standing::default() };
+        self.after(Tell::Link(to, down::Body::Standing(standing)));
+        self.after(Tell::Close(to));
+    }
+
     /// Both parts hold the key and will come with it; nothing to be decided until they do.
     pub(super) fn key_installed(&mut self, key_no: u64, reply: Reply) {
         let known = self.point.record.keys.usable().any(|(no, _)| no == key_no);

@@ -219,7 +219,12 @@ impl Draft<'_> {
     }
 
     fn tell_refusal(&mut self, request: &Request, reason: Reason, detail: &str) {
-        self.tell_driver(request, Progress::Refused, reason, detail);
+        // A driver who was never asked about a manual supply in his name is not bothered with its refusal.
+        let concerns_him = !request.manual
+            || self.point.pending.ask.as_ref().is_some_and(|ask| ask.request.session == request.session);
+        if concerns_him {
+            self.tell_driver(request, Progress::Refused, reason, detail);
+        }
         self.answer(request.reply, Outcome::Failed(reason, detail.to_owned()));
     }
 

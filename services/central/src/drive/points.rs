@@ -115,7 +115,8 @@ impl Drive {
         let core = &self.points[number].core;
         // A late word of an older link, or of one that proved no key, is not heard (SPEC 4.9, 4.7).
         let proven = |linked: &Option<charge_point::Linked>| {
-            linked.as_ref().is_some_and(|linked| linked.link == link && linked.key_no != 0)
+            let key = |linked: &charge_point::Linked| core.record.keys.granted(linked.key_no).is_some();
+            linked.as_ref().is_some_and(|linked| linked.link == link && key(linked))
         };
         let key_installed = matches!(inputs[..], [Input::KeyInstalled { .. }]);
         if proven(&core.signs.engine) || proven(&core.signs.monitor) || (key_installed && core.is_monitor(link)) {
