@@ -9,7 +9,7 @@ impl Chance {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw_long(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,6 +18,6 @@ impl Chance {
     }
 
     pub fn draw(&mut self) -> u32 {
-        u32::try_from(self.next() >> 32).unwrap_or(u32::MAX)
+        u32::try_from(self.draw_long() >> 32).unwrap_or(u32::MAX)
     }
 }

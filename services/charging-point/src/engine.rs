@@ -171,7 +171,7 @@ impl Engine {
     /// before; it ends here with what is known of it (SPEC 9, engine). `stream_id`: random, new at each start.
     pub fn new(settings: Settings, ledger: Ledger, stream_id: [u8; 16], mut chance: Chance, now: Now) -> Self {
         let first_id = u64::try_from(now.wall_ms).unwrap_or(0) << 12;
-        let way_chance = Chance::seeded(chance.next());
+        let way_chance = Chance::seeded(chance.draw_long());
         let way = Uplink::new(Part::Engine, settings.uplink, way_chance, first_id, ledger.highest_epoch);
         let idle_reading_at = settings.idle_reading.map(|every| now.mono + every);
         let mut engine = Self {
@@ -386,7 +386,7 @@ impl Engine {
                 Heard::Unintelligible => self.report(),
                 Heard::Epoch(epoch) => self.new_epoch(epoch, now),
                 Heard::Body(body) => self.ordered(*body, now),
-                Heard::Answered { body, reason, detail } => self.answered(*body, reason, &detail, now),
+                Heard::Answered { body, reason, detail } => self.answered(&body, reason, &detail, now),
             }
         }
     }

@@ -164,7 +164,7 @@ impl Monitor {
     /// `stored`: what the process before left.
     pub fn new(settings: Settings, stored: Stored, mut chance: Chance, now: Now) -> Self {
         let first_id = u64::try_from(now.wall_ms).unwrap_or(0) << 12;
-        let way_chance = Chance::seeded(chance.next());
+        let way_chance = Chance::seeded(chance.draw_long());
         let way = Uplink::new(Part::Monitor, settings.uplink, way_chance, first_id, stored.highest_epoch);
         let mut monitor = Self {
             keys: Keys::default(),
@@ -339,7 +339,18 @@ impl Monitor {
             down::Body::KeyGrant(grant) => self.granted(grant, now),
             down::Body::Standing(standing) => self.stands(standing, now),
             down::Body::View(view) => self.view = Some(view),
-            _for_engines_and_drivers => tracing::warn!("ignored a message that is not for monitors"),
+            down::Body::Answer(_) | down::Body::Unsupported(_) => {}
+            down::Body::Ask(_)
+            | down::Body::Supply(_)
+            | down::Body::Release(_)
+            | down::Body::Stop(_)
+            | down::Body::Settled(_)
+            | down::Body::Step(_)
+            | down::Body::Running(_)
+            | down::Body::Ticket(_)
+            | down::Body::ChargingPoints(_)
+            | down::Body::History(_)
+            | down::Body::ConfirmRequest(_) => tracing::warn!("ignored a message that is not for monitors"),
         }
     }
 
@@ -348,9 +359,11 @@ impl Monitor {
         if let up::Body::SetMaintenance(asked) = body {
             self.maintenance_asked = None;
             let on = if asked.on { "on" } else { "off" };
-            self.notice = Some(match reason {
-                Reason::Unspecified => format!("maintenance is {on}"),
-                _refused => format!("maintenance {on} refused: {words}"),
+            let refused = reason != Reason::Unspecified;
+            self.notice = Some(if refused {
+                format!("maintenance {on} refused: {words}")
+            } else {
+                format!("maintenance is {on}")
             });
         }
     }

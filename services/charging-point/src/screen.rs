@@ -98,10 +98,12 @@ impl Drop for Terminal {
 fn listen() -> mpsc::Receiver<char> {
     let (typed, keys) = mpsc::channel(64);
     std::thread::spawn(move || {
-        for byte in io::stdin().bytes() {
-            let Ok(byte) = byte else { return };
-            if typed.blocking_send(char::from(byte)).is_err() {
-                return;
+        let mut read = [0; 64];
+        while let Ok(length @ 1..) = io::stdin().read(&mut read) {
+            for byte in read.iter().take(length) {
+                if typed.blocking_send(char::from(*byte)).is_err() {
+                    return;
+                }
             }
         }
     });

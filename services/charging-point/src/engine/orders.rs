@@ -158,10 +158,9 @@ impl Engine {
             // Billed without us (SPEC 3.8). What flows beyond that is reported, and settled in its turn.
             return self.end_session(Reason::StoppedByOperator, now);
         }
-        self.way.withdraw(|body| match body {
-            up::Body::SupplyStarted(started) => started.session_id == id,
-            up::Body::SupplyEnded(ended) => ended.session_id == id,
-            _other => false,
+        self.way.withdraw(|body| {
+            matches!(body, up::Body::SupplyStarted(started) if started.session_id == id)
+                || matches!(body, up::Body::SupplyEnded(ended) if ended.session_id == id)
         });
         if self.keeping.ledger().session(&id).is_some_and(|s| s.ended.is_some() && !s.settled) {
             self.keep(Entry::Settled(id), true);
@@ -170,32 +169,23 @@ impl Engine {
 
     // ---- Answers
 
-    pub(super) fn answered(&mut self, body: up::Body, reason: Reason, detail: &str, now: Now) {
-        let words = if detail.is_empty() { reason.in_words().to_owned() } else { detail.to_owned() };
-        match body {
-            up::Body::ManualSupply(supply) => {
-                if self.manual.as_ref().is_some_and(|m| m.request_id == supply.request_id) {
-                    self.manual = None;
-                    let refused = reason != Reason::Unspecified;
-                    self.notice = refused.then(|| format!("manual supply refused: {words}"));
-                }
+    pub(super) fn answered(&mut self, body: &up::Body, reason: Reason, detail: &str, now: Now) {
+        let refused = reason != Reason::Unspecified;
+        let words = if detail.is_empty() { reason.in_words() } else { detail };
+        if let up::Body::ManualSupply(supply) = body {
+            if self.manual.as_ref().is_some_and(|m| m.request_id == supply.request_id) {
+                self.manual = None;
+                self.notice = refused.then(|| format!("manual supply refused: {words}"));
             }
-            up::Body::SupplyStarted(started) if reason != Reason::Unspecified => {
-                // Central knows no such reservation any more: nothing may flow without one.
-                if self.session.as_ref().is_some_and(|s| s.id == started.session_id) {
-                    tracing::warn!(
-                        session.id = started.session_id,
-                        reason = words,
-                        "Central does not accept the start"
-                    );
-                    self.end_session(Reason::StoppedByOperator, now);
-                }
+        } else if let (up::Body::SupplyStarted(started), true) = (body, refused) {
+            // Central knows no such reservation any more: nothing may flow without one.
+            tracing::warn!(session.id = started.session_id, reason = words, "Central does not accept the start");
+            if self.session.as_ref().is_some_and(|s| s.id == started.session_id) {
+                self.end_session(Reason::StoppedByOperator, now);
             }
-            up::Body::SupplyEnded(ended) if reason != Reason::Unspecified => {
-                // It stays in the journal, and is reported at every opening.
-                tracing::warn!(session.id = ended.session_id, reason = words, "Central does not accept the end");
-            }
-            _done => {}
+        } else if let (up::Body::SupplyEnded(ended), true) = (body, refused) {
+            // It stays in the journal, and is reported at every opening.
+            tracing::warn!(session.id = ended.session_id, reason = words, "Central does not accept the end");
         }
     }
 

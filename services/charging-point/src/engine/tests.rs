@@ -102,7 +102,7 @@ impl Rig {
     }
 
     fn assign(&mut self, key_no: u64) {
-        let grant = KeyGrant { key_no, key: KEY.to_vec().into(), expires_at_ms: 0, pins: vec![vec![9; 32].into()] };
+        let grant = KeyGrant { key_no, key: KEY.to_vec(), expires_at_ms: 0, pins: vec![vec![9; 32]] };
         let assignment = Assignment {
             charging_point_id: "CP-1".to_owned(),
             key: Some(grant),
@@ -267,10 +267,7 @@ impl Rig {
 
     /// The last report of what the journal holds.
     fn held(&self) -> Vec<HeldSession> {
-        let held = |body: up::Body| match body {
-            up::Body::SessionsHeld(held) => Some(held.sessions),
-            _other => None,
-        };
+        let held = |body: up::Body| if let up::Body::SessionsHeld(held) = body { Some(held.sessions) } else { None };
         self.sent().into_iter().filter_map(held).next_back().expect("sessions are reported at each opening")
     }
 

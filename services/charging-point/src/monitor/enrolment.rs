@@ -20,7 +20,7 @@ impl Monitor {
         let id = self.stored.id.clone().or_else(|| self.settings.id.clone());
         id.ok_or("no id to enrol as; start the monitor with --id")?;
         let parsed: EnrolmentToken = token.expose().parse().map_err(|error| format!("{error}"))?;
-        let fresh = format!("{:016x}{:016x}", self.chance.next(), self.chance.next());
+        let fresh = format!("{:016x}{:016x}", self.chance.draw_long(), self.chance.draw_long());
         let request_id = broken_off.unwrap_or(fresh);
         self.stored.enrolling = Some(request_id.clone());
         self.unsaved = true;

@@ -199,9 +199,9 @@ impl Monitor {
                 charging_point_id: id.to_string(),
                 key: Some(KeyGrant {
                     key_no: stored.key_no,
-                    key: stored.key.as_bytes().to_vec().into(),
+                    key: stored.key.as_bytes().to_vec(),
                     expires_at_ms: stored.expires_at_ms,
-                    pins: self.stored.pins.iter().map(|p| p.0.clone().into()).collect(),
+                    pins: self.stored.pins.iter().map(|p| p.0.clone()).collect(),
                 }),
                 central: self.settings.central.clone(),
                 life_sign_ms: u32::try_from(self.settings.life_sign.as_millis()).unwrap_or(u32::MAX),

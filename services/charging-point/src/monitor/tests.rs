@@ -138,7 +138,7 @@ impl Rig {
 
     fn grant(&mut self, key_no: u64) {
         let key = vec![u8::try_from(key_no).unwrap(); 32];
-        let grant = KeyGrant { key_no, key: key.into(), expires_at_ms: 77, pins: vec![vec![9; 32].into()] };
+        let grant = KeyGrant { key_no, key, expires_at_ms: 77, pins: vec![vec![9; 32]] };
         self.down(down::Body::KeyGrant(grant));
     }
 
@@ -218,9 +218,8 @@ impl Rig {
     }
 
     fn verdicts(&self) -> Vec<(bool, String)> {
-        let verdict = |body| match body {
-            up::Body::EngineHealth(health) => Some((health.healthy, health.detail)),
-            _other => None,
+        let verdict = |body| {
+            if let up::Body::EngineHealth(health) = body { Some((health.healthy, health.detail)) } else { None }
         };
         self.bodies().into_iter().filter_map(verdict).collect()
     }
