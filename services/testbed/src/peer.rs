@@ -80,6 +80,12 @@ impl Peer {
         Ok(id)
     }
 
+    /// Says what expects no answer.
+    pub async fn hint(&mut self, body: up::Body) -> anyhow::Result<()> {
+        self.link.send(&Up { id: 0, body: Some(body) }.encode_to_vec(), now())?;
+        self.flush().await
+    }
+
     /// Says raw bytes, sealed as they are.
     pub async fn say_bytes(&mut self, plaintext: &[u8]) -> anyhow::Result<()> {
         self.link.send(plaintext, now())?;

@@ -13,13 +13,13 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use ring::aead;
 
 /// Bytes of one sealed message on the wire, the same as Central's frames carry.
-pub const SEALED_BYTES: usize = 40;
+pub(crate) const SEALED_BYTES: usize = 40;
 const KEY: [u8; 32] = [7; 32];
 /// Acknowledge, and a counter.
 const ACK: [u8; 2] = [0x06, 0x41];
 
 /// A message as the sealed floor expects it, `SEALED_BYTES` long.
-pub fn sealed_message() -> Vec<u8> {
+pub(crate) fn sealed_message() -> Vec<u8> {
     let mut message = vec![0; SEALED_BYTES - aead::AES_256_GCM.tag_len()];
     key().seal_in_place_append_tag(nonce(), aead::Aad::from([0; 11]), &mut message).expect("a short message seals");
     message
@@ -35,7 +35,7 @@ fn nonce() -> aead::Nonce {
 }
 
 /// epoll, read, AES-GCM open, write the ACK; one thread, one ACK a read.
-pub fn sealed() -> anyhow::Result<()> {
+pub(crate) fn sealed() -> anyhow::Result<()> {
     let listener = announce()?;
     listener.set_nonblocking(true)?;
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
@@ -82,7 +82,7 @@ fn serve(stream: &mut TcpStream, rest: &mut Vec<u8>, buffer: &mut [u8], key: &ae
 }
 
 /// Two of these connections are what an idle charging point is held against: tokio, read, write back.
-pub fn echo() -> anyhow::Result<()> {
+pub(crate) fn echo() -> anyhow::Result<()> {
     let listener = announce()?;
     listener.set_nonblocking(true)?;
     runtime()?.block_on(async move {
@@ -104,7 +104,7 @@ pub fn echo() -> anyhow::Result<()> {
 }
 
 /// A bare NKpsk0 responder over TCP: each message is two bytes of length and Noise's own.
-pub fn handshake() -> anyhow::Result<()> {
+pub(crate) fn handshake() -> anyhow::Result<()> {
     let listener = announce()?;
     listener.set_nonblocking(true)?;
     runtime()?.block_on(async move {
@@ -119,11 +119,11 @@ pub fn handshake() -> anyhow::Result<()> {
 }
 
 /// The static key of the handshake floor; its initiators know it.
-pub const STATIC: [u8; 32] = [9; 32];
+pub(crate) const STATIC: [u8; 32] = [9; 32];
 /// The pre-shared key of the handshake floor.
-pub const PSK: [u8; 32] = [5; 32];
+pub(crate) const PSK: [u8; 32] = [5; 32];
 /// Noise's name of what is compared.
-pub const PATTERN: &str = "Noise_NKpsk0_25519_AESGCM_SHA256";
+pub(crate) const PATTERN: &str = "Noise_NKpsk0_25519_AESGCM_SHA256";
 
 async fn respond(mut stream: tokio::net::TcpStream) -> anyhow::Result<()> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

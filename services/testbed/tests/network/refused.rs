@@ -1,0 +1,186 @@
+//! A command that must be refused in words, and the ground it stands on.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use mesh::{
+    certs::Authority,
+    identity::{Identity, IdentityError},
+};
+use proto::{
+    Caller,
+    enrolment::{EnrolmentToken, Secret},
+};
+use tempfile::TempDir;
+use testbed::{network::PATIENCE, process, wait::until};
+use tokio::time::timeout;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A command that must be refused.
+pub(crate) struct Bad {
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    says: Vec<String>,
+    silent: Vec<String>,
+}
+
+impl Bad {
+    pub(crate) fn new(args: &[&str]) -> Self {
+        Self { args: words(args), env: Vec::new(), says: Vec::new(), silent: Vec::new() }
+    }
+
+    pub(crate) fn flag(args: Vec<String>, flag: &str, value: &str) -> Self {
+        Self { args: with(args, flag, value), ..Self::new(&[]) }
+    }
+
+    pub(crate) fn variable(args: Vec<String>, name: &str, value: &str) -> Self {
+        Self { args, env: vec![(name.to_owned(), value.to_owned())], ..Self::new(&[]) }
+    }
+
+    pub(crate) fn says(mut self, texts: &[&str]) -> Self {
+        self.says = words(texts);
+        self
+    }
+
+    pub(crate) fn silent(mut self, texts: &[&str]) -> Self {
+        self.silent = words(texts);
+        self
+    }
+
+    pub(crate) async fn refused(self, code: i32) -> anyhow::Result<()> {
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let env = self.env.iter().map(|(name, value)| (name.as_str(), Path::new(value)));
+        // Asked for, a backtrace would come wherever an error is printed as a program sees it.
+        let env: Vec<_> = env.chain([("RUST_BACKTRACE", Path::new("1"))]).collect();
+        let what =
+            format!("{} {}", self.env.iter().map(|(n, v)| format!("{n}={v}")).collect::<String>(), args.join(" "));
+        let ran = timeout(PATIENCE, process::run(&args, &env)).await;
+        let (ended, out, error) = ran.with_context(|| format!("it goes on: {what}"))??;
+        let said = format!("{out}{error}");
+        assert_eq!(ended, code, "{what}\n{said}");
+        no_backtrace(&said);
+        for text in &self.says {
+            assert!(said.contains(text.as_str()), "no word of {text:?}: {what}\n{said}");
+        }
+        for text in &self.silent {
+            assert!(!said.contains(text.as_str()), "a secret is shown: {what}\n{said}");
+        }
+        let sentence =
+            |line: &&str| line.starts_with("error: ") || line.starts_with("chargemesh: ") || line.contains("ERROR");
+        assert_eq!(said.lines().filter(sentence).count(), 1, "one sentence: {what}\n{said}");
+        Ok(())
+    }
+}
+
+pub(crate) fn no_backtrace(said: &str) {
+    for trace in ["panicked", "stack backtrace", "Stack backtrace", "RUST_BACKTRACE", ".rs:"] {
+        assert!(!said.contains(trace), "{trace}: {said}");
+    }
+}
+
+/// Certificates and databases for Central and Registry, which do not run.
+pub(crate) struct Ground {
+    pub(crate) folder: TempDir,
+    authority: Authority,
+}
+
+impl Ground {
+    pub(crate) async fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("chargemesh-").tempdir()?;
+        let authority = Authority::create(&folder.path().join("certs/authority"), "chargemesh.test", DAY)?;
+        let ground = Self { folder, authority };
+        for (role, name) in [(Caller::Central, "central"), (Caller::Registry, "registry")] {
+            let out = ground.folder.path().join("certs").join(name);
+            ground.authority.issue_role(role, &out, &[], DAY, false)?;
+            let url = format!("sqlite:{}", ground.path(&format!("{name}/{name}.db")));
+            let (code, out, error) = process::run(&["migrate", name, &url], &[]).await?;
+            anyhow::ensure!(code == 0, "{out}{error}");
+        }
+        let olga = ground.folder.path().join("certs/olga");
+        ground.authority.issue_person(Caller::Operator, &"olga".parse()?, &olga, DAY, false)?;
+        Ok(ground)
+    }
+
+    pub(crate) fn path(&self, tail: &str) -> String {
+        self.folder.path().join(tail).display().to_string()
+    }
+
+    pub(crate) fn file(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// All that Central needs to run.
+    pub(crate) fn central(&self) -> Vec<String> {
+        let mut args = self.role("central", "--link-address");
+        args.extend(words(&["--registry", "127.0.0.1:1"]));
+        args
+    }
+
+    /// All that Registry needs to run.
+    pub(crate) fn registry(&self) -> Vec<String> {
+        let mut args = self.role("registry", "--https-address");
+        args.extend(words(&["--central", "127.0.0.1:1"]));
+        args
+    }
+
+    pub(crate) fn role(&self, name: &str, second: &str) -> Vec<String> {
+        let (data, identity) = (self.path(name), self.path(&format!("certs/{name}")));
+        words(&[name, "--data", &data, "--identity", &identity, "--grpc-address", "127.0.0.1:0", second, "127.0.0.1:0"])
+    }
+
+    /// A token in its form, of no Registry.
+    pub(crate) fn token(&self) -> String {
+        let secret = Secret::from_bytes([7; 32]);
+        let token = EnrolmentToken { id: "none".into(), secret, roots: Vec::new(), pins: Vec::new() };
+        token.to_text().to_string()
+    }
+
+    /// An identity that was good, and is not any more.
+    pub(crate) async fn expired(&self) -> anyhow::Result<String> {
+        let folder = self.folder.path().join("expired");
+        self.authority.issue_role(Caller::Central, &folder, &[], Duration::ZERO, false)?;
+        mesh::process::install_cryptography();
+        until("a certificate of no life to expire", PATIENCE, async || match Identity::load(&folder) {
+            Err(IdentityError::Expired { .. }) => Ok(()),
+            other => Err(format!("{:?}", other.err())),
+        })
+        .await?;
+        Ok(folder.display().to_string())
+    }
+
+    /// An identity of another authority with our roots beside it.
+    pub(crate) fn foreign(&self) -> anyhow::Result<String> {
+        let folder = self.folder.path().join("foreign");
+        let other = Authority::create(&self.folder.path().join("other"), "chargemesh.test", DAY)?;
+        other.issue_role(Caller::Central, &folder, &[], DAY, false)?;
+        std::fs::write(folder.join("ca.pem"), self.authority.roots_pem()?)?;
+        Ok(folder.display().to_string())
+    }
+
+    pub(crate) fn broken(&self) -> anyhow::Result<String> {
+        let folder = self.folder.path().join("broken");
+        self.authority.issue_role(Caller::Central, &folder, &[], DAY, false)?;
+        std::fs::write(folder.join("cert.pem"), "-----BEGIN NONSENSE-----\n")?;
+        Ok(folder.display().to_string())
+    }
+}
+
+/// A flag with its value; it replaces the one that is there.
+pub(crate) fn with(mut args: Vec<String>, flag: &str, value: &str) -> Vec<String> {
+    match args.iter().position(|word| word == flag) {
+        Some(at) => args[at + 1] = value.to_owned(),
+        // Joined, so that a value that begins with a hyphen is one.
+        None => args.push(format!("{flag}={value}")),
+    }
+    args
+}
+
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
