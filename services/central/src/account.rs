@@ -96,8 +96,10 @@ impl Account {
             }
             Input::Proven { key_no } => {
                 let changed = made.next.keys.proved(*key_no, Part::Driver, &[Part::Driver], now, settings);
-                if !changed.is_empty() {
-                    made.audit(Action::KeyRotated, &Origin::central(), now);
+                match changed.len() {
+                    0 => {}
+                    1 => made.audit(Action::KeyProven, &made.origin(), now),
+                    _ => made.audit(Action::KeyRotated, &made.origin(), now),
                 }
                 made.keys(changed, now);
             }
@@ -133,6 +135,10 @@ impl Decision {
         self.keys(gone, now);
         self.audit(action, &Origin::new("registry", ""), now);
         self.tell_after.push(Tell::CloseAll);
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::new(self.next.peer().to_string(), "")
     }
 
     fn stage(&mut self, material: &Arc<LinkKey>, settings: &Settings, now: Now) {

@@ -58,6 +58,7 @@ actions! {
     OrderGiven = "ORDER_GIVEN",
     OrderCancelled = "ORDER_CANCELLED",
     KeyGranted = "KEY_GRANTED",
+    KeyProven = "KEY_PROVEN",
     KeyRotated = "KEY_ROTATED",
     KeyRotationOrdered = "KEY_ROTATION_ORDERED",
     KeyRenewed = "KEY_RENEWED",

@@ -141,7 +141,8 @@ impl Draft<'_> {
             let Some(linked) = linked.as_ref().filter(|l| l.key_no != 0) else { continue };
             let changed = self.made.next.keys.proved(linked.key_no, part, PARTS, self.now, self.settings);
             if !changed.is_empty() {
-                let entry = self.entry(Action::KeyRotated).with("key_no", linked.key_no);
+                let action = if changed.len() > 1 { Action::KeyRotated } else { Action::KeyProven };
+                let entry = self.entry(action).with("key_no", linked.key_no);
                 self.note(entry);
                 self.change_point();
             }

@@ -24,8 +24,15 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     pub(super) fn new(point: &'a ChargePoint, settings: &'a Settings, now: Now) -> Self {
         let (next, pending) = (point.record.clone(), point.pending.clone());
-        let made =
-            Decision { next, pending, changes: Vec::new(), claim: None, tell_now: Vec::new(), tell_after: Vec::new() };
+        let made = Decision {
+            next,
+            pending,
+            changes: Vec::new(),
+            claim: None,
+            notes: Vec::new(),
+            tell_now: Vec::new(),
+            tell_after: Vec::new(),
+        };
         Self { point, settings, now, made }
     }
 

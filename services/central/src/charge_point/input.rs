@@ -295,6 +295,8 @@ pub struct Decision {
     pub changes: Vec<Change>,
     /// With these changes the charging point is taken over, under the next epoch.
     pub claim: Option<Claim>,
+    /// Entries that nothing waits for: queued to the disk.
+    pub notes: Vec<Change>,
     pub tell_now: Vec<Tell>,
     pub tell_after: Vec<Tell>,
 }

@@ -249,6 +249,7 @@ impl Draft<'_> {
         let account = told::account(request.driver.as_ref(), &self.point.record.id);
         let entry = self.entry(Action::SupplyRequested).with("request", &request.request_id);
         let entry = entry.with("account", account).with("energy", told::wished(request.energy));
-        self.audit(&request.from, entry);
+        // The answer is what must be durable; asking the charging point does not wait for the disk.
+        self.made.notes.push(Change::Audit(entry.by(&request.from, self.now)));
     }
 }

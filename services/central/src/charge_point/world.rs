@@ -127,6 +127,7 @@ impl World {
     }
 
     fn carry_out(&mut self, point: usize, input: &Input, decision: Decision, may_refuse: bool) {
+        drop(self.store.take(&decision.notes));
         decision.tell_now.into_iter().for_each(|tell| self.tell(point, tell));
         match self.store.take(&decision.changes) {
             Ok(()) => {

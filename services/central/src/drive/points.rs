@@ -219,6 +219,7 @@ impl Drive {
 
     fn carry_out(&mut self, number: usize, input: Input, mut decision: Decision, decisions: u8) {
         let now = self.now();
+        self.note(number, &std::mem::take(&mut decision.notes), now);
         let told = std::mem::take(&mut decision.tell_now);
         told.into_iter().for_each(|tell| self.tell(Some(number), tell));
         if decision.changes.is_empty() {
