@@ -420,6 +420,9 @@ impl Guest {
                 return self.links.refuse("UNINTELLIGIBLE", self.address.ip());
             }
         };
+        // The peer is told, so that it can say so on its own screen, and where the keys do not agree it cannot read that
+        // either: both ends know within a life sign.
+        self.unsupported(0);
         self.links.drive.send(message).await;
     }
 

@@ -373,6 +373,7 @@ impl Engine {
             match heard {
                 Heard::Open { link, .. } => self.greet(link, now),
                 Heard::Reached => {
+                    self.notice = None;
                     self.report();
                     self.send_readings();
                     self.begin_if_plugged(now);

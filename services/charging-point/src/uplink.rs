@@ -176,6 +176,8 @@ pub struct Uplink {
     highest_epoch: u64,
     unintelligible: u64,
     cannot_read: bool,
+    /// Central said that it could not open something, and has answered nothing since.
+    is_not_read: bool,
     trouble: Option<String>,
     orders: VecDeque<Order>,
     heard: VecDeque<Heard>,
@@ -200,6 +202,7 @@ impl Uplink {
             highest_epoch,
             unintelligible: 0,
             cannot_read: false,
+            is_not_read: false,
             trouble: None,
             orders: VecDeque::new(),
             heard: VecDeque::new(),
@@ -277,6 +280,11 @@ impl Uplink {
     /// Messages that did not open, and whether that is still so.
     pub fn unintelligible(&self) -> (u64, bool) {
         (self.unintelligible, self.cannot_read)
+    }
+
+    /// Central cannot open what is sent.
+    pub fn is_not_read(&self) -> bool {
+        self.is_not_read
     }
 
     pub fn highest_epoch(&self) -> u64 {
@@ -403,6 +411,7 @@ impl Uplink {
         self.dial_at = None;
         self.trouble = None;
         self.cannot_read = false;
+        self.is_not_read = false;
         if fresh {
             self.heard.push_back(Heard::Reached);
         }
@@ -457,6 +466,7 @@ impl Uplink {
         }
         match down.body {
             Some(down::Body::Answer(answer)) => self.answered(answer),
+            Some(down::Body::Unsupported(unsupported)) if unsupported.to == 0 => self.is_not_read = true,
             Some(down::Body::Unsupported(unsupported)) => {
                 let detail = "Central does not know this message: it is older than this charging point".to_owned();
                 self.answered(Answer { to: unsupported.to, reason: Reason::Invalid.into(), detail });
@@ -471,6 +481,7 @@ impl Uplink {
     }
 
     fn answered(&mut self, answer: Answer) {
+        self.is_not_read = false;
         let reason = answer.reason();
         let Some(at) = self.pending.iter().position(|p| p.id == answer.to) else { return };
         // What Central could not do now is to be said again later (SPEC 9, database).

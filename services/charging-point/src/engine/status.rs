@@ -129,8 +129,13 @@ impl Engine {
         if let Some(why) = self.ailment() {
             return ("BROKEN", why);
         }
-        if let Some(view) = self.view.as_ref().filter(|_| self.way.reachable()) {
+        // A session that has just come is ahead of Central's view of it.
+        let view = self.view.as_ref().filter(|v| self.session.is_none() || v.state() != State::Available);
+        if let Some(view) = view.filter(|_| self.way.reachable()) {
             return (crate::words::state(view.state()), view.detail.clone());
+        }
+        if let Some(withdrawn) = &self.withdrawn {
+            return (crate::words::state(State::OutOfOrder), crate::words::withdrawn(withdrawn));
         }
         match (&self.session, &self.identity) {
             (Some(session), _) => (SessionStatus::from(session).state, String::new()),
@@ -147,6 +152,9 @@ impl Engine {
         }
         if self.way.unintelligible().1 || self.spoiled && self.way.unintelligible().0 > 0 {
             all.push(format!("unintelligible messages from Central ({})", self.way.unintelligible().0));
+        }
+        if self.way.is_not_read() {
+            all.push("Central cannot read what this engine sends".to_owned());
         }
         if self.identity.is_some() && self.withdrawn.is_none() && !self.way.reachable() {
             all.push(format!("cannot reach Central: {}", self.way.trouble().unwrap_or("connecting")));

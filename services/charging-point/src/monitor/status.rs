@@ -154,6 +154,9 @@ impl Monitor {
         if self.way.unintelligible().1 {
             all.push(format!("unintelligible messages from Central ({})", self.way.unintelligible().0));
         }
+        if self.way.is_not_read() {
+            all.push("Central cannot read what this monitor sends".to_owned());
+        }
         if self.disconnected {
             all.push("disconnected by hand".to_owned());
         } else if matches!(self.membership, Membership::Enrolled) && !self.way.linked() && !self.keys.given_up {

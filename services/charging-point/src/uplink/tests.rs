@@ -225,6 +225,16 @@ fn what_cannot_be_read_is_counted_until_something_can_be_spec_4_8() {
 }
 
 #[test]
+fn central_that_cannot_read_us_is_heard_until_it_answers_spec_4_8() {
+    let mut rig = Rig::aimed(key(1));
+    rig.event(1, LinkEvent::Open);
+    rig.down(1, 0, down::Body::Unsupported(proto::link::v1::Unsupported { to: 0 }));
+    assert!(rig.way.is_not_read());
+    rig.answer(1, 5, Reason::Unspecified);
+    assert!(!rig.way.is_not_read());
+}
+
+#[test]
 fn a_first_contact_carries_nothing_but_its_greeting_spec_4_7() {
     let mut rig = Rig::aimed(Claim::FirstContact);
     rig.way.post(body(true), rig.now);
