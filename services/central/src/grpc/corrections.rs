@@ -96,7 +96,8 @@ impl Corrections {
     ) -> Result<Ticket, Status> {
         let now = self.shared.clock.now();
         let session_id = correction.session_id.clone();
-        let correction = CorrectionRow { at_ms: now.wall_ms, operator: by.actor.to_string(), ..correction };
+        let name = by.actor.strip_prefix("operator/").unwrap_or(&by.actor).to_owned();
+        let correction = CorrectionRow { at_ms: now.wall_ms, operator: name, ..correction };
         let entry = Entry::new(action, format!("ticket/{session_id}"))
             .with("energy_delta_wh", correction.energy_delta_wh)
             .with("amount_delta_minor", correction.amount_delta_minor)
