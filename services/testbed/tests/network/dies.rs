@@ -32,7 +32,7 @@ async fn monitor_dies_while_idle_spec_9() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn monitor_dies_during_a_supply_which_goes_on_to_its_end_spec_9() -> anyhow::Result<()> {
     let (network, mut post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     post.monitor.kill();
     let grey = network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
     let before = grey.view.unwrap_or_default().energy_wh;
@@ -61,7 +61,7 @@ async fn engine_dies_while_idle_spec_9() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn engine_dies_during_a_supply_and_reports_its_final_value_when_back_spec_9() -> anyhow::Result<()> {
     let (network, mut post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     post.engine.kill();
     until_printed(&driver, "step", &json!({"progress": "FAULT"})).await?;
     post.engine.restart()?;
@@ -74,7 +74,7 @@ async fn engine_dies_during_a_supply_and_reports_its_final_value_when_back_spec_
 async fn both_die_during_a_supply_and_come_back_in_any_order_spec_9() -> anyhow::Result<()> {
     for engine_first in [true, false] {
         let (network, mut post, driver) = one_of_each(&[], &[]).await?;
-        supply(&network, &post, &driver, "0").await?;
+        supply(&network, &post, &driver, "").await?;
         post.engine.kill();
         post.monitor.kill();
         network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
@@ -106,7 +106,7 @@ async fn driver_dies_during_a_supply_which_goes_on_spec_9() -> anyhow::Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn driver_dies_while_reserved_and_the_reservation_expires_spec_9() -> anyhow::Result<()> {
     let (network, post, mut driver) = one_of_each(&["--reservation", "2s"], &[]).await?;
-    reserve(&network, &post, &driver, "0").await?;
+    reserve(&network, &post, &driver, "").await?;
     driver.process.kill();
     network.until_state("CP-1", State::Available).await?;
     assert_eq!(network.operator.all_tickets().await?, []);
@@ -131,7 +131,7 @@ async fn central_dies_while_idle_and_everybody_says_so_spec_9() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn central_dies_during_a_supply_and_bills_it_once_when_back_spec_9() -> anyhow::Result<()> {
     let (mut network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     network.central.kill();
     post.until_engine("cannot reach Central", PATIENCE, |s| s["central"]["reachable"] == json!(false)).await?;
     post.engine("unplug", Value::Null).await?;
@@ -146,7 +146,7 @@ async fn central_dies_during_a_supply_and_bills_it_once_when_back_spec_9() -> an
 #[tokio::test(flavor = "multi_thread")]
 async fn central_comes_back_during_a_supply_and_sees_it_go_on_spec_9() -> anyhow::Result<()> {
     let (mut network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     network.restart_central().await?;
     network.until_state("CP-1", State::Supplying).await?;
     post.engine("unplug", Value::Null).await?;
@@ -212,7 +212,7 @@ async fn a_cut_during_a_supply_neither_stops_nor_loses_it_spec_9() -> anyhow::Re
     let post = network.charging_point_at("CP-1", proxy.address(), QUICK, &[]).await?;
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     let before = post.meter_wh().await?;
     proxy.set(Faults { cut: true, ..Faults::default() });
     network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;

@@ -17,7 +17,7 @@ use crate::support::{linked, one_of_each, only_ticket, plug, reserve, supply, un
 #[tokio::test(flavor = "multi_thread")]
 async fn unplugging_ends_a_supply_with_one_ticket_spec_3_5() -> anyhow::Result<()> {
     let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     post.engine("unplug", Value::Null).await?;
     let ticket = only_ticket(&network, &post).await?;
     assert_eq!(ticket.reason(), Reason::Unplugged);
@@ -31,7 +31,7 @@ async fn unplugging_ends_a_supply_with_one_ticket_spec_3_5() -> anyhow::Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn the_driver_ends_his_supply_with_one_ticket_spec_3_5() -> anyhow::Result<()> {
     let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     driver.ask("stop", Value::Null).await?;
     assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByDriver);
     Ok(())
@@ -51,7 +51,7 @@ async fn the_requested_energy_ends_a_supply_with_exactly_that_energy_spec_3_5() 
 async fn an_operators_stop_ends_the_supply_now_and_resume_makes_it_available_again_spec_3_5_7_1() -> anyhow::Result<()>
 {
     let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     let mut orders = network.operator.charging_points.clone();
     orders.stop(order(&["CP-1"])).await?;
     assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByOperator);
@@ -66,7 +66,7 @@ async fn an_operators_stop_ends_the_supply_now_and_resume_makes_it_available_aga
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_ends_one_session_and_the_charging_point_stays_in_service_spec_3_5() -> anyhow::Result<()> {
     let (network, post, driver) = one_of_each(&[], &[]).await?;
-    let session_id = supply(&network, &post, &driver, "0").await?;
+    let session_id = supply(&network, &post, &driver, "").await?;
     let request = EndSessionRequest { request_id: fresh_id(), session_id };
     network.operator.sessions.clone().end(request).await?;
     assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByOperator);
@@ -77,7 +77,7 @@ async fn an_operator_ends_one_session_and_the_charging_point_stays_in_service_sp
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_ends_the_supply_and_shows_broken_until_repaired_spec_3_5() -> anyhow::Result<()> {
     let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     post.engine("break", Value::Null).await?;
     assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::Fault);
     network.until_state(&post.id, State::Broken).await?;
@@ -90,7 +90,7 @@ async fn a_fault_ends_the_supply_and_shows_broken_until_repaired_spec_3_5() -> a
 #[tokio::test(flavor = "multi_thread")]
 async fn maintenance_waits_for_the_end_of_a_supply_spec_3_5() -> anyhow::Result<()> {
     let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     post.monitor("maintenance", json!(["on"])).await?;
     network.until_state(&post.id, State::Supplying).await?;
     post.engine("unplug", Value::Null).await?;
@@ -104,13 +104,13 @@ async fn maintenance_waits_for_the_end_of_a_supply_spec_3_5() -> anyhow::Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn renewal_and_revocation_of_the_key_end_the_supply_with_one_ticket_each_spec_3_5_4_7() -> anyhow::Result<()> {
     let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     network.operator.charging_points.clone().renew(order(&["CP-1"])).await?;
     assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::KeyRenewed);
     post.engine("unplug", Value::Null).await?;
     network.until_state(&post.id, State::Available).await?;
 
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     network.operator.charging_points.clone().revoke(order(&["CP-1"])).await?;
     let tickets = network.until_tickets(&post.id, 2).await?;
     assert!(tickets.iter().any(|ticket| ticket.reason() == Reason::KeyRevoked), "{tickets:?}");
@@ -216,7 +216,7 @@ async fn a_refused_request_says_why_spec_3_2() -> anyhow::Result<()> {
 
     let other = network.driver("bea", &[]).await?;
     linked(&other).await?;
-    reserve(&network, &post, &driver, "0").await?;
+    reserve(&network, &post, &driver, "").await?;
     other.ask("request", json!([post.id])).await?;
     until_printed(&other, "over", &refused("RESERVED")).await?;
     plug(&network, &post).await?;
@@ -236,7 +236,7 @@ async fn a_refused_request_says_why_spec_3_2() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_who_was_away_gets_his_ticket_when_back_spec_3_9() -> anyhow::Result<()> {
     let (network, post, mut driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "0").await?;
+    supply(&network, &post, &driver, "").await?;
     driver.process.kill();
     post.engine("unplug", Value::Null).await?;
     let ticket = only_ticket(&network, &post).await?;
@@ -273,7 +273,7 @@ async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3
 async fn an_engine_that_never_returns_is_settled_and_a_late_value_is_a_discrepancy_spec_3_8() -> anyhow::Result<()> {
     let settings = ["--settle-after", "3s", "--meter-saved-every", "200ms"];
     let (network, mut post, driver) = one_of_each(&settings, &[]).await?;
-    let session = supply(&network, &post, &driver, "0").await?;
+    let session = supply(&network, &post, &driver, "").await?;
     post.engine.kill();
     until_session(&network, &session, SessionState::Settling, PATIENCE).await?;
     let ticket = only_ticket(&network, &post).await?;

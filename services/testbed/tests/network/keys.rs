@@ -99,7 +99,7 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
 #[tokio::test(flavor = "multi_thread")]
 async fn rotate_leaves_no_gap_spec_4_6() -> anyhow::Result<()> {
     let (network, post, driver) = one_of_each(&[], &[]).await?;
-    crate::support::supply(&network, &post, &driver, "0").await?;
+    crate::support::supply(&network, &post, &driver, "").await?;
     let before = network.shown("CP-1").await?.key_no;
     network.operator.charging_points.clone().rotate(order(&["CP-1"])).await?;
     let after = network

@@ -28,9 +28,10 @@ pub(crate) async fn linked(driver: &Driver) -> anyhow::Result<()> {
     driver.until("linked", PATIENCE, |status| status["linked"] == json!(true)).await.map(drop)
 }
 
-/// Asks, and waits until the charging point is reserved.
+/// Asks, and waits until the charging point is reserved. No kWh: until unplugged.
 pub(crate) async fn reserve(network: &Network, post: &Post, driver: &Driver, kwh: &str) -> anyhow::Result<()> {
-    driver.ask("request", json!([post.id, kwh])).await?;
+    let wish = if kwh.is_empty() { json!([post.id]) } else { json!([post.id, kwh]) };
+    driver.ask("request", wish).await?;
     network.until_state(&post.id, State::Reserved).await?;
     Ok(())
 }
