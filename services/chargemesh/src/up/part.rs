@@ -1,6 +1,13 @@
 //! One supervised process: started, followed, started again when it dies, and ended in order.
 
-use std::{ffi::OsString, os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    os::unix::{fs::MetadataExt as _, process::ExitStatusExt as _},
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use mesh::clock::Clock;
 use nix::{
@@ -189,7 +196,9 @@ impl Keeper {
         if let Some(file) = &self.recipe.addresses {
             drop(std::fs::remove_file(file));
         }
-        let mut child = Command::new(std::env::current_exe()?)
+        let (program, name) = own_program()?;
+        let mut child = Command::new(program)
+            .arg0(name)
             .args(&self.recipe.args)
             .env(SUPERVISOR, std::process::id().to_string())
             .env("NO_COLOR", "1")
@@ -262,6 +271,19 @@ impl Keeper {
         self.states.send_modify(change);
         // Full: somebody is about to look anyway.
         let _full = self.changed.try_send(());
+    }
+}
+
+/// This very program and its name. Where its file was replaced since (an upgrade, a rebuild), the image that runs here
+/// is started all the same: parts of two versions in one network would be nobody's choice.
+fn own_program() -> std::io::Result<(PathBuf, PathBuf)> {
+    let image = PathBuf::from("/proc/self/exe");
+    let named = std::env::current_exe()?;
+    let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (std::fs::metadata(&image), std::fs::metadata(&named)) {
+        (Ok(running), Ok(file)) if same(&running, &file) => Ok((named.clone(), named)),
+        (Ok(_), _) => Ok((image, "chargemesh".into())),
+        (Err(_), _) => Ok((named.clone(), named)),
     }
 }
 
