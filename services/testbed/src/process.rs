@@ -136,14 +136,14 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[expect(clippy::print_stdout, reason = "captured by the test runner")]
     fn drop(&mut self) {
         self.kill();
-        if std::thread::panicking() {
-            let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(30).collect();
-            eprintln!("--- end of {}'s log", self.recipe.name);
-            tail.iter().rev().for_each(|line| eprintln!("{line}"));
-        }
+        // Shown by the test runner only where the test failed.
+        let log = self.log();
+        let tail: Vec<&str> = log.lines().rev().take(30).collect();
+        println!("--- end of {}'s log", self.recipe.name);
+        tail.iter().rev().for_each(|line| println!("{line}"));
     }
 }
 

@@ -63,7 +63,7 @@ async fn engine_dies_during_a_supply_and_reports_its_final_value_when_back_spec_
     let (network, mut post, driver) = one_of_each(&[], &[]).await?;
     supply(&network, &post, &driver, "").await?;
     post.engine.kill();
-    until_printed(&driver, "step", &json!({"progress": "FAULT"})).await?;
+    until_printed(&driver, "step", &json!({"progress": "fault"})).await?;
     post.engine.restart()?;
     let ticket = only_ticket(&network, &post).await?;
     assert_eq!(ticket.meter_end_wh, post.meter_wh().await?, "what was supplied was kept on the charging point's disk");

@@ -65,7 +65,7 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
         let due = tickets.iter().filter(|ticket| ticket.driver_id == driver.id).count();
         testbed::wait::until(format_args!("{} to hold {due} tickets", driver.id), PATIENCE, async || {
             let held = driver.ask("tickets", Value::Null).await.map_err(|error| format!("{error:#}"))?;
-            let count = held.as_array().map_or(0, Vec::len);
+            let count = held["tickets"].as_array().map_or(0, Vec::len);
             if count == due { Ok(()) } else { Err(format!("{count} tickets")) }
         })
         .await?;
