@@ -87,10 +87,11 @@ pub fn select(selector: Option<&Selector>, all: &[(ChargingPointId, String)]) ->
             }
             let mut selected = Selected::default();
             for text in wanted.ids.iter().collect::<BTreeSet<_>>() {
-                let known = text.parse().ok().filter(|id| all.binary_search_by(|(other, _)| other.cmp(id)).is_ok());
-                match known {
-                    Some(id) => selected.ids.push(id),
-                    None => selected.unknown.push(text.chars().take(64).collect()),
+                let id: ChargingPointId =
+                    text.parse().map_err(|error: proto::IdError| Objection::Invalid(error.to_string()))?;
+                match all.binary_search_by(|(other, _)| other.cmp(&id)) {
+                    Ok(_) => selected.ids.push(id),
+                    Err(_) => selected.unknown.push(id.to_string()),
                 }
             }
             Ok(selected)

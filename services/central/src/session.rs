@@ -174,7 +174,10 @@ impl Session {
     pub fn bill_without_report(&self, rated_w: u32) -> (Self, Ticket) {
         let began = self.started_at.unwrap_or(self.reserved_at);
         let ended = self.ended_at.unwrap_or(began);
-        let billed = Self { reason: Reason::SettledWithoutReport, ended_at: Some(ended), ..self.clone() };
+        // An end that was ordered (a stop, a key order, a removal) is why it ended, reported or not.
+        let ordered = self.reason.ends_a_supply() && self.reason != Reason::Fault;
+        let reason = if ordered { self.reason } else { Reason::SettledWithoutReport };
+        let billed = Self { reason, ended_at: Some(ended), ..self.clone() };
         billed.with_ticket(disputed(self.energy(), rated_w, ended - began))
     }
 
@@ -291,6 +294,13 @@ mod tests {
         let late = billed.late(&last(10, 75)).unwrap();
         assert_eq!((late.discrepancy, late.state), (15, SessionState::Billed));
         assert_eq!(late.late(&last(10, 75)), None, "a repeated report changes nothing");
+    }
+
+    #[test]
+    fn an_end_that_was_ordered_is_the_tickets_reason_even_without_a_report_spec_3_5() {
+        let now = at(100);
+        let settling = supplying(10, 60).settle(Reason::KeyRevoked, now, now.mono);
+        assert_eq!(settling.bill_without_report(0).1.reason, Reason::KeyRevoked);
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Draft<'_> {
             self.note_discrepancy(&billed, last.end);
         }
         self.issue(&billed, ticket);
+        self.engine(told::settled(id.as_str()));
         self.close(&billed);
         self.answer(reply, Outcome::Done);
     }
@@ -145,11 +146,8 @@ impl Draft<'_> {
         self.close(&billed);
     }
 
-    /// The session is over for this charging point; the engine may forget it.
+    /// The session is over for this charging point.
     fn close(&mut self, session: &Session) {
-        if session.state == SessionState::Billed && session.reason != Reason::SettledWithoutReport {
-            self.engine(told::settled(session.id.as_str()));
-        }
         if self.made.next.open.as_ref().is_some_and(|open| open.id == session.id) {
             self.made.next.open = None;
             self.made.pending.stop_due = None;
