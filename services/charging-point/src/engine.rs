@@ -239,8 +239,8 @@ impl Engine {
             Action::Supply { driver, energy } => self.supply_by_hand(driver, energy, now),
             Action::Break => self.broken("broken by hand", now),
             Action::Repair => self.repaired(now),
-            Action::SpoilKey => self.spoil(true),
-            Action::RepairKey => self.spoil(false),
+            Action::SpoilKey => self.spoil(true, now),
+            Action::RepairKey => self.spoil(false, now),
             Action::Next(profile) => {
                 self.next_profile = Some(profile);
                 Ok(())

@@ -310,7 +310,8 @@ impl Monitor {
                 }
                 Heard::Body(body) => self.told(*body, now),
                 Heard::Answered { body, reason, detail } => self.answered(&body, reason, &detail),
-                Heard::Reached | Heard::Unintelligible => {}
+                Heard::Reached => self.notice = None,
+                Heard::Unintelligible => {}
             }
         }
     }

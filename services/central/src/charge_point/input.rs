@@ -244,6 +244,9 @@ pub enum Tell {
     },
     /// In order: what was told before goes out first.
     Close(LinkNo),
+    /// Another link under a newer key has taken its place: its part closes it once everything on it is delivered, so
+    /// that a rotation loses nothing (SPEC 4.6). One that does not is closed in the end.
+    CloseLater(LinkNo),
     /// Ask the store for a session that is not at hand, and come back with `EndedLong`.
     Fetch {
         session: SessionId,

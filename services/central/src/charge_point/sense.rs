@@ -84,7 +84,7 @@ impl ChargePoint {
                     self.signs.monitor_takeovers.count(now.mono, settings)
                 };
                 self.signs.cloned |= one_too_many;
-                sensed.tell.push(Tell::Close(old.link));
+                sensed.tell.push(close_succeeded(&old, &new));
             }
             None => self.signs.health = Health::Unknown,
         }
@@ -101,7 +101,7 @@ impl ChargePoint {
                 self.signs.engine_takeovers.count(now.mono, settings)
             };
             self.signs.cloned |= one_too_many;
-            sensed.tell.push(Tell::Close(old.link));
+            sensed.tell.push(close_succeeded(&old, &new));
         }
         (self.signs.engine_lost_at, self.signs.both_lost_at) = (None, None);
         if let Some(ask) = self.pending.ask.as_ref().filter(|ask| ask.stage == Stage::Asking) {
@@ -231,6 +231,11 @@ impl ChargePoint {
     fn object(&self) -> String {
         format!("charging-point/{}", self.record.id)
     }
+}
+
+/// Make before break: what is under way on a link that a newer key succeeds is still heard.
+fn close_succeeded(old: &Linked, new: &Linked) -> Tell {
+    if old.key_no != 0 && new.key_no > old.key_no { Tell::CloseLater(old.link) } else { Tell::Close(old.link) }
 }
 
 /// Rotations aside: a link under a newer key succeeds, it does not take over (SPEC 4.9).

@@ -583,6 +583,8 @@ mod keys {
         world.monitor_up(LinkNo(8), 2);
         assert_eq!((world.state(0), world.record(0).keys.state()), (State::Available, KeyState::Active));
         world.engine_up(LinkNo(9), 2);
+        // What is under way on the old links is still heard: their parts close them.
+        assert_eq!(world.take_told(), ["close link 1 later", "close link 2 later"]);
         assert_eq!(world.record(0).keys.usable().map(|(no, _)| no).collect::<Vec<_>>(), [2]);
         assert_eq!(world.state(0), State::Available);
     }

@@ -215,6 +215,7 @@ fn in_words(tell: &Tell) -> String {
         },
         Tell::Grant { link, key_no } => format!("link {}: key {key_no}", link.0),
         Tell::Close(link) => format!("close link {}", link.0),
+        Tell::CloseLater(link) => format!("close link {} later", link.0),
         Tell::Fetch { session, .. } => format!("fetch {session}"),
         Tell::Alarm(_) => "alarm".to_owned(),
     }

@@ -16,6 +16,8 @@ use crate::{
     session::Session,
 };
 
+/// How long a part has to close a link that one under a newer key has succeeded.
+const SUCCEEDED: std::time::Duration = std::time::Duration::from_secs(5);
 /// Ended sessions that are still shown to whoever watches.
 const CLOSED: usize = 1_000;
 
@@ -50,6 +52,7 @@ impl Drive {
                 }
             }
             Tell::Close(link) => self.close(link),
+            Tell::CloseLater(link) => self.close_later(link),
             Tell::Fetch { session, last, reply } => {
                 if let Some(number) = number {
                     self.fetch(number, session, last, reply);
@@ -111,6 +114,16 @@ impl Drive {
     pub(super) fn close(&self, link: LinkNo) {
         if let Some(linked) = self.links.get(&link) {
             linked.outbox.close();
+        }
+    }
+
+    /// Beside the loop, which waits for nothing.
+    fn close_later(&self, link: LinkNo) {
+        if let Some(outbox) = self.links.get(&link).map(|linked| linked.outbox.clone()) {
+            tokio::spawn(async move {
+                tokio::time::sleep(SUCCEEDED).await;
+                outbox.close();
+            });
         }
     }
 

@@ -40,7 +40,7 @@ impl Engine {
         }
     }
 
-    fn held(&self) -> SessionsHeld {
+    pub(super) fn held(&self) -> SessionsHeld {
         let Some(identity) = &self.identity else { return SessionsHeld::default() };
         let live = self.session.as_ref().map(|s| s.id.as_str());
         let closed =

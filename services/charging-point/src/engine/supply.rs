@@ -89,7 +89,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn spoil(&mut self, on: bool) -> Result<(), String> {
+    pub(super) fn spoil(&mut self, on: bool, now: Now) -> Result<(), String> {
         if !self.settings.drills {
             return Err("drills are off; start the engine with --drills".to_owned());
         }
@@ -104,6 +104,11 @@ impl Engine {
         }
         if let Some(link) = self.link {
             self.out.push_back(Command::Spoil { link, on });
+        }
+        if !on && self.way.reachable() {
+            // Its answer shows both ends that they read each other again.
+            let held = self.held();
+            self.way.replace(up::Body::SessionsHeld(held), now.mono);
         }
         Ok(())
     }
