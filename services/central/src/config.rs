@@ -28,6 +28,7 @@ pub struct Config {
         env = "CHARGEMESH_REGISTRY",
         value_name = "HOST:PORT",
         value_delimiter = ',',
+        value_parser = mesh::client::host_and_port,
         default_value = "127.0.0.1:7543"
     )]
     pub registry: Vec<String>,

@@ -68,6 +68,7 @@ use self::{
 /// # Errors
 /// A sentence that names what cannot be used.
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
+    mesh::control::serve_status(&ctx).await?;
     let secrets = Secrets::open(&config.data.join("identity"))?;
     let lock = lock(&config)?;
     let identity = Identity::open(&ctx, &config.identity)?;

@@ -22,7 +22,7 @@ use std::{
 use mesh::{
     clock::Now,
     link::{Handler, Outbox, outbox},
-    process::{Context, Misuse},
+    process::Context,
 };
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use prost::Message as _;
@@ -97,9 +97,7 @@ impl Links {
     /// # Errors
     /// Where the address cannot be bound.
     pub(crate) async fn start(self: &Arc<Self>, ctx: &Context, address: SocketAddr) -> anyhow::Result<SocketAddr> {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            Misuse::new(format!("cannot listen on {address} for the link: {error}; give another with --link-address"))
-        })?;
+        let listener = mesh::process::bind("link", address).await?;
         let address = listener.local_addr()?;
         ctx.listening("link", address)?;
         let (links, accepting) = (Arc::clone(self), ctx.clone());

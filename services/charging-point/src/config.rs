@@ -121,7 +121,8 @@ pub struct EnrolmentConfig {
     #[arg(long, env = "CHARGEMESH_PRICE", value_name = "PRICE", default_value = "0")]
     pub price: Price,
     /// Registry's HTTPS address
-    #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "HOST:PORT", default_value = "127.0.0.1:7580")]
+    #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "HOST:PORT", default_value = "127.0.0.1:7580",
+          value_parser = mesh::client::https_address)]
     pub registry: String,
     /// Enrolment token, for the first start; tried again when an operator has readmitted the id
     #[arg(long, env = "CHARGEMESH_TOKEN", value_name = "TOKEN", value_parser = secret, hide_env_values = true)]
@@ -135,6 +136,7 @@ pub struct EnrolmentConfig {
         env = "CHARGEMESH_CENTRAL_LINK",
         value_name = "HOST:PORT",
         value_delimiter = ',',
+        value_parser = mesh::client::host_and_port,
         default_value = "127.0.0.1:7400"
     )]
     pub central: Vec<String>,

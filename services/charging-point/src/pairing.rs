@@ -53,6 +53,9 @@ impl FromStr for Place {
         let port = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
         match port {
             Some((host, _)) if !host.is_empty() && !host.contains('/') => Ok(Self::Tcp(text.to_owned())),
+            None if text.contains(':') && !text.contains('/') => {
+                Err(format!("{text:?} has no port that is a number; write host:port, or unix:PATH for a path"))
+            }
             _ if text.is_empty() => Err("a pairing is met at a path, or at host:port".to_owned()),
             _ => Ok(Self::Unix(text.into())),
         }

@@ -56,10 +56,11 @@ pub struct Config {
     pub id: DriverId,
     /// Central's link addresses, tried in turn
     #[arg(long, env = "CHARGEMESH_CENTRAL_LINK", value_name = "HOST:PORT", value_delimiter = ',',
-          default_value = "127.0.0.1:7400")]
+          value_parser = mesh::client::host_and_port, default_value = "127.0.0.1:7400")]
     pub central: Vec<String>,
     /// Registry's HTTPS address, for the enrolment
-    #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "URL", default_value = "https://127.0.0.1:7580")]
+    #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "URL", default_value = "https://127.0.0.1:7580",
+          value_parser = mesh::client::https_address)]
     pub registry: String,
     /// Enrolment token, needed at the first start only
     #[arg(long, env = "CHARGEMESH_TOKEN", value_name = "TOKEN", value_parser = secret, hide_env_values = true)]
@@ -185,7 +186,7 @@ pub async fn start(
             return Err(Misuse::new(text).into());
         }
         (None, Some(enrol)) => {
-            let enrolment = enrolment::enrol(ctx, &enrol, &settings.driver, &shelf).await?;
+            let enrolment = enrolment::enrol(ctx, &enrol, &settings.driver, &shelf).await.map_err(to_be_mended)?;
             drop(tell.send((ctx.clock.now(), Told::Enrolled { driver: settings.driver.to_string() })).await);
             enrolment
         }
@@ -223,6 +224,16 @@ impl Driver {
             Some(word) => ask(&self.asks, word?).await,
             None => Ok(serde_json::Value::Null),
         }
+    }
+}
+
+/// What another token, or another address, mends is wrong use.
+fn to_be_mended(error: EnrolError) -> anyhow::Error {
+    match error {
+        EnrolError::Token(_) | EnrolError::Address { .. } | EnrolError::Refused { .. } => {
+            Misuse::new(error.to_string()).into()
+        }
+        EnrolError::Unreachable { .. } | EnrolError::Shelf(_) | EnrolError::Stopped => error.into(),
     }
 }
 

@@ -28,7 +28,7 @@ mod https;
 mod retry;
 mod skew;
 
-pub use connect::{ConnectError, Target};
+pub use connect::{ConnectError, Target, host_and_port, https_address};
 pub use https::{Https, explain, https};
 use retry::Call;
 

@@ -84,6 +84,25 @@ where
     Ok(())
 }
 
+/// For a role without a screen of its own: `status` says how each of its components is. Nothing where the process was
+/// given no control socket.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_status(ctx: &Context) -> anyhow::Result<()> {
+    let Some(path) = ctx.control_socket() else { return Ok(()) };
+    let (role, health) = (ctx.role, ctx.health.clone());
+    let answer = move |request: Request| {
+        let answer = match request.command.as_str() {
+            "status" => Ok(serde_json::json!({ "role": role, "health": health.report() })),
+            "help" => Ok(serde_json::json!({ "status": "how this role and each of its components is" })),
+            other => Err(format!("{role} knows no command {other:?}, only status; operators order by gRPC")),
+        };
+        std::future::ready(answer)
+    };
+    serve(ctx, path, answer).await
+}
+
 /// Asks the process behind `path`.
 ///
 /// # Errors

@@ -273,7 +273,10 @@ async fn open_admin(ctx: &Context, address: SocketAddr) -> anyhow::Result<Cancel
 }
 
 /// A bound listener, or a sentence that names the address and what to do.
-pub(crate) async fn bind(listener: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+///
+/// # Errors
+/// That sentence.
+pub async fn bind(listener: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     let bound = TcpListener::bind(address).await;
     bound.map_err(|error| {

@@ -85,6 +85,7 @@ pub struct Config {
         env = "CHARGEMESH_CENTRAL",
         value_name = "HOST:PORT",
         value_delimiter = ',',
+        value_parser = address_or_none,
         default_value = "127.0.0.1:7443"
     )]
     pub central: Vec<String>,
@@ -107,6 +108,10 @@ pub struct Config {
     pub attempts: AttemptConfig,
 }
 
+fn address_or_none(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { mesh::client::host_and_port(text) }
+}
+
 impl Config {
     /// Where the database is.
     pub fn database_url(&self) -> String {
@@ -119,6 +124,7 @@ impl Config {
 /// # Errors
 /// A sentence that names what cannot be used.
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
+    mesh::control::serve_status(&ctx).await?;
     std::fs::create_dir_all(&config.data)
         .map_err(|error| Misuse::new(format!("cannot make the folder {}: {error}", config.data.display())))?;
     let identity = Identity::open(&ctx, &config.identity)?;

@@ -103,7 +103,8 @@ impl Database {
         };
         let inner = Arc::clone(&database.inner);
         blocking(move || {
-            let mut conn = inner.establish(Use::Read).map_err(|error| inner.unreachable(&error))?;
+            let mut conn =
+                inner.establish(Use::Read).map_err(|error| OpenError::of(&error, &inner.address.to_string()))?;
             inner.schema.check(&mut conn, &inner.address)?;
             inner.readers.give(conn);
             Ok(())
@@ -116,12 +117,13 @@ impl Database {
     pub async fn migrate(url: &str, schema: Schema) -> Result<Vec<String>, OpenError> {
         let address = Address::parse(url)?;
         blocking(move || {
-            let unreachable = |why: String| OpenError::Unreachable { at: address.to_string(), why };
+            let unusable = |why: String| OpenError::Unusable { at: address.to_string(), why };
             if let Some(folder) = address.sqlite_path().and_then(|path| path.parent()) {
                 std::fs::create_dir_all(folder)
-                    .map_err(|error| unreachable(format!("cannot make the folder {}: {error}", folder.display())))?;
+                    .map_err(|error| unusable(format!("cannot make the folder {}: {error}", folder.display())))?;
             }
-            let mut conn = Conn::establish(&address, Use::Write).map_err(|error| unreachable(error.to_string()))?;
+            let mut conn =
+                Conn::establish(&address, Use::Write).map_err(|error| OpenError::of(&error, &address.to_string()))?;
             schema.migrate(&mut conn, &address)
         })
         .await
@@ -246,10 +248,6 @@ impl Inner {
                 Err(error)
             }
         }
-    }
-
-    fn unreachable(&self, error: &StoreError) -> OpenError {
-        OpenError::Unreachable { at: self.address.to_string(), why: error.to_string() }
     }
 }
 

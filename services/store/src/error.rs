@@ -19,11 +19,27 @@ pub enum OpenError {
     TooNew { at: String, schema: &'static str, serves_from: i32, known: i32 },
     #[error("the database {at} belongs to {found}, not to {wanted}: each service needs its own")]
     Foreign { at: String, found: String, wanted: &'static str },
+    #[error("the database {at} cannot be used: {why}; give the address of another, or a folder that can be written")]
+    Unusable { at: String, why: String },
     #[error("cannot migrate the database {at}: {why}")]
     Migration { at: String, why: String },
 }
 
 impl OpenError {
+    /// Of a first look at the database `at`.
+    pub(crate) fn of(error: &StoreError, at: &str) -> Self {
+        let (at, why) = (at.to_owned(), error.to_string());
+        match error {
+            // Another program's file: waiting makes it no database.
+            StoreError::Unavailable(text) if text.contains("is not a database") => {
+                Self::Unusable { at, why: text.clone() }
+            }
+            StoreError::Unavailable(_) | StoreError::Contended(_) | StoreError::Rejected(_) => {
+                Self::Unreachable { at, why }
+            }
+        }
+    }
+
     /// Whether waiting can help.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. })

@@ -54,7 +54,7 @@ impl Schema {
     /// Refuses what this program cannot serve.
     pub(crate) fn check(&self, conn: &mut Conn, address: &Address) -> Result<(), OpenError> {
         let at = address.to_string();
-        let found = found(conn).map_err(|error| OpenError::Unreachable { at: at.clone(), why: error.to_string() })?;
+        let found = found(conn).map_err(|error| OpenError::of(&error, &at))?;
         match found {
             None => Err(OpenError::TooOld { at, schema: self.name, found: 0, needed: self.version }),
             Some(found) if found.name != self.name => {

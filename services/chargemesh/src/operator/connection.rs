@@ -26,10 +26,12 @@ pub(crate) struct Connection {
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data", global = true)]
     pub(crate) data: PathBuf,
     /// Central's gRPC addresses; without them those of the network in the data folder
-    #[arg(long, env = "CHARGEMESH_CENTRAL", value_name = "HOST:PORT", value_delimiter = ',', global = true)]
+    #[arg(long, env = "CHARGEMESH_CENTRAL", value_name = "HOST:PORT", value_delimiter = ',', global = true,
+          value_parser = mesh::client::host_and_port)]
     pub(crate) central: Vec<String>,
     /// Registry's gRPC addresses; without them those of the network in the data folder
-    #[arg(long, env = "CHARGEMESH_REGISTRY", value_name = "HOST:PORT", value_delimiter = ',', global = true)]
+    #[arg(long, env = "CHARGEMESH_REGISTRY", value_name = "HOST:PORT", value_delimiter = ',', global = true,
+          value_parser = mesh::client::host_and_port)]
     pub(crate) registry: Vec<String>,
     /// Folder with the operator's or viewer's certificate (cert.pem, key.pem, ca.pem); without it the operator's in the
     /// data folder

@@ -41,6 +41,28 @@ impl Target {
     }
 }
 
+/// An address of a role as a setting gives it, for `#[arg(value_parser = mesh::client::host_and_port)]`. Whether the
+/// name resolves is found at each connection.
+///
+/// # Errors
+/// Says how one looks.
+pub fn host_and_port(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        Some((host, Ok(1..))) if !host.is_empty() && !host.contains(['/', ' ']) => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is no address: a host and a port, such as central.example:7443 or [::1]:7443")),
+    }
+}
+
+/// The same, where a URL with nothing behind the port may stand too.
+///
+/// # Errors
+/// Says how one looks.
+pub fn https_address(text: &str) -> Result<String, String> {
+    let host = text.trim().trim_start_matches("https://").trim_end_matches('/');
+    host_and_port(host).map(|_| text.trim().to_owned())
+}
+
 impl fmt::Display for Target {
     /// `central at 127.0.0.1:7443`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,5 +226,20 @@ fn tls_in_words(error: &rustls::Error, role: &str) -> String {
         },
         rustls::Error::InvalidMessage(_) => "what listens there does not speak TLS".into(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for good in ["127.0.0.1:7443", "central.example:1", "[::1]:7443", " central:7443 "] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good.trim()));
+        }
+        for bad in ["", "central", ":7443", "central:", "central:0", "central:70000", "https://central:7443", "a b:1"] {
+            assert!(host_and_port(bad).unwrap_err().contains("is no address"), "{bad}");
+        }
     }
 }

@@ -14,13 +14,14 @@ use testbed::{
 };
 use tokio::time::timeout;
 
-use crate::refused::{Bad, Ground, no_backtrace, with, words};
+use crate::refused::{Bad, Faults, Ground, no_backtrace, with, words};
 
 /// A folder that nobody can make, root included.
 const NOWHERE: &str = "/proc/nowhere";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named_with_what_to_do() -> anyhow::Result<()> {
+    let mut faults = Faults::default();
     let ground = Ground::new().await?;
     let held = TcpListener::bind("127.0.0.1:0")?;
     let address = held.local_addr()?.to_string();
@@ -35,16 +36,19 @@ async fn a_port_in_use_is_named_with_what_to_do() -> anyhow::Result<()> {
         (words(&["up", "--data", &data]), "--central-link"),
         (words(&["up", "--data", &data]), "--registry-https"),
     ] {
-        Bad::flag(role, flag, &address)
-            .says(&[&format!("cannot listen on {address}"), "another port"])
-            .refused(2)
-            .await?;
+        faults.note(
+            Bad::flag(role, flag, &address)
+                .says(&[&format!("cannot listen on {address}"), "another port"])
+                .refused(2)
+                .await,
+        );
     }
-    Ok(())
+    faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unwritable_folder_is_named() -> anyhow::Result<()> {
+    let mut faults = Faults::default();
     let ground = Ground::new().await?;
     let recording =
         ground.file("good.csv", "session,station,plug_in,plug_out,kwh\na,A,2019-03-01 06:00,2019-03-01 07:00,1\n")?;
@@ -62,20 +66,21 @@ async fn an_unwritable_folder_is_named() -> anyhow::Result<()> {
             words(&["up"]),
             words(&["replay", &recording]),
         ] {
-            Bad::flag(role, "--data", folder).says(&[folder]).refused(2).await?;
+            faults.note(Bad::flag(role, "--data", folder).says(&[folder]).refused(2).await);
         }
-        Bad::new(&["certs", "init", "--dir", folder]).says(&[folder]).refused(2).await?;
+        faults.note(Bad::new(&["certs", "init", "--dir", folder]).says(&[folder]).refused(2).await);
         let database = format!("sqlite:{folder}/central.db");
-        Bad::new(&["migrate", "central", &database]).says(&[folder]).refused(2).await?;
+        faults.note(Bad::new(&["migrate", "central", &database]).says(&[folder]).refused(2).await);
     }
     for (flag, path) in [("--addresses", "/proc/nowhere.json"), ("--control-socket", "/proc/nowhere.sock")] {
-        Bad::flag(ground.registry(), flag, path).says(&[path]).refused(2).await?;
+        faults.note(Bad::flag(ground.registry(), flag, path).says(&[path]).refused(2).await);
     }
-    Ok(())
+    faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyhow::Result<()> {
+    let mut faults = Faults::default();
     let ground = Ground::new().await?;
     let (central, registry) = (ground.central(), ground.registry());
     let driver = || words(&["driver", "--id", "ann"]);
@@ -91,7 +96,7 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
         (words(&["engine"]), "--power", "0"),
         (words(&["engine"]), "--charged", "101"),
         (words(&["engine"]), "--speed", "fast"),
-        (words(&["engine"]), "--pairing", "nowhere:port"),
+        (words(&["engine", "--data", &ground.path("cp")]), "--pairing", "nowhere:port"),
         (words(&["monitor"]), "--id", "a b"),
         (words(&["monitor"]), "--life-sign", "0.5s"),
         (words(&["fleet"]), "--count", "many"),
@@ -103,7 +108,7 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
         (words(&["up"]), "--speed", "0"),
         (words(&["replay", "x.csv"]), "--speed", "-1"),
     ] {
-        Bad::flag(role, flag, value).says(&[flag, value]).refused(2).await?;
+        faults.note(Bad::flag(role, flag, value).says(&[flag, value]).refused(2).await);
     }
     for (role, variable, value, flag) in [
         (central.clone(), "CHARGEMESH_SETTLE_AFTER", "later", "--settle-after"),
@@ -117,7 +122,7 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
         (words(&["replay", "x.csv"]), "CHARGEMESH_REPLAY_SPEED", "x", "--speed"),
         (words(&["charging-points", "list"]), "CHARGEMESH_CALL_TIMEOUT", "ever", "--timeout"),
     ] {
-        Bad::variable(role, variable, value).says(&[flag, value]).refused(2).await?;
+        faults.note(Bad::variable(role, variable, value).says(&[flag, value]).refused(2).await);
     }
     // What is found only when it is used.
     for (role, flag, value) in [
@@ -129,14 +134,16 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
         (words(&["fleet", "--data", &ground.path("fleet")]), "--prefix", "-"),
     ] {
         let named = value.split("://").next().unwrap_or(value);
-        Bad::flag(role, flag, value).says(&[named]).refused(2).await?;
+        faults.note(Bad::flag(role, flag, value).says(&[named]).refused(2).await);
     }
-    Bad::new(&["replay", "/none/recording.csv"]).says(&["/none/recording.csv"]).refused(2).await?;
-    Bad::new(&["ctl", "/none/engine.sock", "plug"]).says(&["/none/engine.sock"]).refused(1).await
+    faults.note(Bad::new(&["replay", "/none/recording.csv"]).says(&["/none/recording.csv"]).refused(2).await);
+    faults.note(Bad::new(&["ctl", "/none/engine.sock", "plug"]).says(&["/none/engine.sock"]).refused(1).await);
+    faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_line_of_a_recording_is_reported_with_its_number() -> anyhow::Result<()> {
+    let mut faults = Faults::default();
     let ground = Ground::new().await?;
     let data = ground.path("replay");
     let replay = |text: &str| {
@@ -148,39 +155,48 @@ async fn a_bad_line_of_a_recording_is_reported_with_its_number() -> anyhow::Resu
         "{header}\na,A,2019-03-01 06:00,2019-03-01 07:00,1\nb,A,2019-03-01 08:00,2019-03-01 09:00,much\nc,A b,x,y,1\n"
     );
     let says = ["line 3", "\"much\" is not an energy", "line 4", "2 bad lines", "--skip-bad-lines"];
-    replay(&text)?.says(&says).refused(2).await?;
-    replay("when,what\n1,2\n")?.says(&["recording.csv", "no column \"session\""]).refused(2).await?;
-    replay(header)?.says(&["recording.csv", "no sessions"]).refused(2).await?;
+    faults.note(replay(&text)?.says(&says).refused(2).await);
+    faults.note(replay("when,what\n1,2\n")?.says(&["recording.csv", "no column \"session\""]).refused(2).await);
+    faults.note(replay(header)?.says(&["recording.csv", "no sessions"]).refused(2).await);
     assert!(!ground.folder.path().join("replay").exists(), "nothing was begun");
-    Ok(())
+    faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_a_foreign_and_a_broken_certificate_are_named_spec_5() -> anyhow::Result<()> {
+    let mut faults = Faults::default();
     let ground = Ground::new().await?;
     let (expired, foreign, broken) = (ground.expired().await?, ground.foreign()?, ground.broken()?);
     let command = || words(&["charging-points", "list", "--central", "127.0.0.1:1"]);
     for role in [ground.central(), ground.registry(), command()] {
-        Bad::flag(role.clone(), "--identity", &expired)
-            .says(&[&expired, "expired on", "chargemesh certs"])
-            .refused(2)
-            .await?;
-        Bad::flag(role.clone(), "--identity", &foreign).says(&[&foreign, "is foreign", "ca.pem"]).refused(2).await?;
-        Bad::flag(role, "--identity", &broken).says(&[&broken, "PEM"]).refused(2).await?;
+        faults.note(
+            Bad::flag(role.clone(), "--identity", &expired)
+                .says(&[&expired, "expired on", "chargemesh certs"])
+                .refused(2)
+                .await,
+        );
+        faults.note(
+            Bad::flag(role.clone(), "--identity", &foreign).says(&[&foreign, "is foreign", "ca.pem"]).refused(2).await,
+        );
+        faults.note(Bad::flag(role, "--identity", &broken).says(&[&broken, "PEM"]).refused(2).await);
     }
-    Bad::flag(command(), "--identity", "/none").says(&["/none", "chargemesh certs"]).refused(2).await?;
+    faults.note(Bad::flag(command(), "--identity", "/none").says(&["/none", "chargemesh certs"]).refused(2).await);
 
     // An operator whom none of the servers' roots vouches for, and whose servers his own do not.
     let network = Network::start(&[]).await?;
     let central = network.central_grpc.to_string();
-    Bad::flag(with(command(), "--central", &central), "--identity", &ground.path("certs/olga"))
-        .says(&[&central, "certificate is foreign"])
-        .refused(1)
-        .await
+    faults.note(
+        Bad::flag(with(command(), "--central", &central), "--identity", &ground.path("certs/olga"))
+            .says(&[&central, "certificate is foreign"])
+            .refused(1)
+            .await,
+    );
+    faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_too_new_missing_of_another_service_or_none_is_named_spec_10_6() -> anyhow::Result<()> {
+async fn a_database_that_is_too_new_of_another_service_or_none_is_named_spec_10_6() -> anyhow::Result<()> {
+    let mut faults = Faults::default();
     let ground = Ground::new().await?;
     for service in ["central", "registry"] {
         let other = if service == "central" { "registry" } else { "central" };
@@ -188,27 +204,54 @@ async fn a_database_that_is_too_new_missing_of_another_service_or_none_is_named_
         let open = |url: &str| Bad::flag(role(), "--database", url);
         let file = |name: &str| format!("sqlite:{}", ground.path(name));
 
-        let missing = file("none.db");
-        open(&missing).says(&["none.db", "chargemesh migrate"]).refused(2).await?;
         let foreign = file(&format!("{other}/{other}.db"));
-        open(&foreign).says(&[&format!("{other}.db"), &format!("belongs to {other}")]).refused(2).await?;
+        faults.note(open(&foreign).says(&[&format!("{other}.db"), &format!("belongs to {other}")]).refused(2).await);
         ground.file("garbage.db", &"this is no database ".repeat(100))?;
         let garbage = file("garbage.db");
-        open(&garbage).says(&["garbage.db", "not a database"]).refused(2).await?;
+        faults.note(open(&garbage).says(&["garbage.db", "not a database"]).refused(2).await);
 
         let newer = file(&format!("newer-{service}.db"));
         let (code, out, error) = process::run(&["migrate", service, &newer], &[]).await?;
         anyhow::ensure!(code == 0, "{out}{error}");
         store::testing::sql(&newer, "UPDATE schema_version SET version = 99, serves_from = 99").await;
         let says = ["too new", "version 99", "use a newer chargemesh"];
-        open(&newer).says(&says).refused(2).await?;
-        Bad::new(&["migrate", service, &newer]).says(&says).refused(2).await?;
+        faults.note(open(&newer).says(&says).refused(2).await);
+        faults.note(Bad::new(&["migrate", service, &newer]).says(&says).refused(2).await);
+    }
+    faults.none()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_its_tables_waits_and_says_what_to_do_spec_1_7() -> anyhow::Result<()> {
+    let ground = Ground::new().await?;
+    for (name, role) in [("central", ground.central()), ("registry", ground.registry())] {
+        let (url, socket) = (format!("sqlite:{}", ground.path(&format!("later-{name}.db"))), ground.path("waits.sock"));
+        let args = with(with(role, "--database", &url), "--control-socket", &socket);
+        let recipe = Recipe { name: name.into(), args, env: Vec::new(), folder: ground.path("logs").into() };
+        let waits = Process::start(recipe)?;
+        let socket = std::path::Path::new(&socket);
+        let status = async || ask(socket, "status", Value::Null).await.map_err(|error| error.to_string());
+        until(format_args!("{name} to say what it waits for"), PATIENCE, async || {
+            let said = status().await?["health"]["components"]["database"].to_string();
+            if said.contains("chargemesh migrate") { Ok(()) } else { Err(said) }
+        })
+        .await?;
+        let (code, out, error) = process::run(&["migrate", name, &url], &[]).await?;
+        anyhow::ensure!(code == 0, "{out}{error}");
+        until(format_args!("{name} to go on by itself"), PATIENCE, async || {
+            let said = status().await?["health"].clone();
+            // What else it misses (the other role) makes it degraded, not unready.
+            if said["status"] == json!("degraded") { Ok(()) } else { Err(said.to_string()) }
+        })
+        .await?;
+        no_backtrace(&waits.log())?;
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow::Result<()> {
+    let mut faults = Faults::default();
     let network = Network::start(&[]).await?;
     let driver = |id: &str, token: &str| {
         let registry = network.registry_https.to_string();
@@ -223,16 +266,16 @@ async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow:
     let cut = good.get(..good.len() / 2).context("a token has a half")?;
     for garbage in ["hunter2", "cmt1.", cut] {
         // The value is a secret, so what it should look like is said instead.
-        driver("ann", garbage).says(&["token"]).silent(&["hunter2", cut]).refused(2).await?;
-        monitor(garbage).says(&["token"]).silent(&["hunter2", cut]).refused(2).await?;
+        faults.note(driver("ann", garbage).says(&["token"]).silent(&["hunter2", cut]).refused(2).await);
+        faults.note(monitor(garbage).says(&["token"]).silent(&["hunter2", cut]).refused(2).await);
     }
     let _first = network.driver("first", &[]).await?;
     let spent = network.operator.token(1).await?;
     let (code, _, error) = enrol_once(&network, "second", &spent).await?;
     assert_eq!(code, 0, "{error}");
-    driver("third", &spent).says(&["third", "TOKEN_SPENT"]).refused(2).await?;
+    faults.note(driver("third", &spent).says(&["third", "TOKEN_SPENT"]).refused(2).await);
     let expired = expired_token(&network).await?;
-    driver("fourth", &expired).says(&["fourth", "TOKEN_EXPIRED"]).refused(2).await?;
+    faults.note(driver("fourth", &expired).says(&["fourth", "TOKEN_EXPIRED"]).refused(2).await);
 
     // A monitor waits and says so: an operator may come with another token (SPEC 7.4).
     let socket = network.path("waits.sock");
@@ -256,15 +299,16 @@ async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow:
     until("the monitor to say that its token is spent", PATIENCE, async || {
         let status = ask(&socket, "status", Value::Null).await.map_err(|error| error.to_string())?;
         let says = status.to_string();
-        if status["enrolment"] != json!("ENROLLED") && says.contains("used up") { Ok(()) } else { Err(says) }
+        if status["enrolment"] != json!("ENROLLED") && says.contains("no use left") { Ok(()) } else { Err(says) }
     })
     .await?;
-    no_backtrace(&waits.log());
-    Ok(())
+    no_backtrace(&waits.log())?;
+    faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_lines_of_a_drivers_file_and_ids_that_are_none_are_named_spec_2_5_3_10() -> anyhow::Result<()> {
+    let mut faults = Faults::default();
     let network = Network::start(&[]).await?;
     let file = network.path("wishes.txt");
     std::fs::write(&file, "# plan\nCP 1,7\nCP-2,much\n")?;
@@ -294,26 +338,24 @@ async fn bad_lines_of_a_drivers_file_and_ids_that_are_none_are_named_spec_2_5_3_
     for line in ["line 2", "\"CP 1\" is not an id", "line 3", "\"much\" is not an energy"] {
         assert!(said.contains(line), "{line}: {said}");
     }
-    no_backtrace(&said);
+    no_backtrace(&said)?;
     let missing = network.path("none.txt").display().to_string();
-    Bad::flag(words(&args), "--file", &missing).says(&[&missing]).refused(2).await?;
+    faults.note(Bad::flag(words(&args), "--file", &missing).says(&[&missing]).refused(2).await);
 
     let (central, identity) = (network.central_grpc.to_string(), network.identity("olga").display().to_string());
     let connection = ["--central", &central, "--registry", &network.registry_grpc.to_string(), "--identity", &identity];
     for command in [
         &["charging-points", "get", "CP 1"][..],
-        &["charging-points", "move", "a/b", "--city", "Elche"],
+        &["charging-points", "stop", "a/b"],
         &["charging-points", "restore", "<b>"],
         &["identities", "remove", "driver", "-x y"],
         &["operators", "remove", "no way"],
     ] {
-        let id = command.iter().rev().find(|word| !word.starts_with("--") && **word != "Elche").context("an id")?;
-        let (first, last) = command.split_at(2);
-        let words = [first, &connection, &["--"][..], last].concat();
-        let words = if command.contains(&"--city") { [command, &connection].concat() } else { words };
-        Bad::new(&words).says(&[id]).refused(2).await?;
+        let (command, id) = command.split_at(command.len() - 1);
+        let words = [command, &connection, &["--"][..], id].concat();
+        faults.note(Bad::new(&words).says(id).refused(2).await);
     }
-    Ok(())
+    faults.none()
 }
 
 /// A driver that enrols and ends, since its file has nothing to do.

@@ -101,14 +101,17 @@ async fn without_a_certificate_or_with_a_foreign_one_no_call_is_answered_spec_7_
     let roots = std::fs::read_to_string(network.identity("olga").join("ca.pem"))?;
     let stranger = stranger(&network, &roots)?;
     let foreign: BTreeMap<&str, Channel> = servers(&network, &stranger)?.into_iter().collect();
+    // That it is for want of a certificate: where none is asked for, the same client is answered.
+    let door = client::https("registry", &network.registry_https.to_string(), &roots, &Settings::default())?;
+    assert_eq!(door.get("/nobody").send().await?.status().as_u16(), 404);
     for (role, address) in [("central", network.central_grpc), ("registry", network.registry_grpc)] {
         let bare = client::https(role, &address.to_string(), &roots, &Settings::default())?;
         let own = |policy: &&proto::Policy| policy.path.starts_with(&format!("/chargemesh.{role}."));
         let ours = proto::POLICIES.iter().filter(own).map(|policy| policy.path);
         for path in ours.chain(["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]) {
             let call = bare.post(path).header("content-type", "application/grpc").header("te", "trailers");
-            let error = call.body(vec![0; 5]).send().await.expect_err(path);
-            assert!(client::explain(&error).contains("demands a certificate"), "{path}: {error:?}");
+            // In which words depends on whether the alert or the end of the connection is seen first.
+            call.body(vec![0; 5]).send().await.expect_err(path);
         }
         let error = describe(&foreign[role]).await.expect_err("a foreign certificate");
         assert!(error.to_string().contains("it refuses our certificate"), "{role}: {error:#}");

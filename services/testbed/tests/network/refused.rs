@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use mesh::{
     certs::Authority,
     identity::{Identity, IdentityError},
@@ -51,6 +51,7 @@ impl Bad {
         self
     }
 
+    /// Runs it: refused with this exit code and one sentence that says what it must.
     pub(crate) async fn refused(self, code: i32) -> anyhow::Result<()> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let env = self.env.iter().map(|(name, value)| (name.as_str(), Path::new(value)));
@@ -61,25 +62,41 @@ impl Bad {
         let ran = timeout(PATIENCE, process::run(&args, &env)).await;
         let (ended, out, error) = ran.with_context(|| format!("it goes on: {what}"))??;
         let said = format!("{out}{error}");
-        assert_eq!(ended, code, "{what}\n{said}");
-        no_backtrace(&said);
+        ensure!(ended == code, "it ended with {ended} and not {code}: {what}\n{said}");
+        no_backtrace(&said).context(what.clone())?;
         for text in &self.says {
-            assert!(said.contains(text.as_str()), "no word of {text:?}: {what}\n{said}");
+            ensure!(said.contains(text.as_str()), "no word of {text:?}: {what}\n{said}");
         }
         for text in &self.silent {
-            assert!(!said.contains(text.as_str()), "a secret is shown: {what}\n{said}");
+            ensure!(!said.contains(text.as_str()), "a secret is shown: {what}\n{said}");
         }
         let sentence =
             |line: &&str| line.starts_with("error: ") || line.starts_with("chargemesh: ") || line.contains("ERROR");
-        assert_eq!(said.lines().filter(sentence).count(), 1, "one sentence: {what}\n{said}");
+        ensure!(said.lines().filter(sentence).count() == 1, "not one sentence: {what}\n{said}");
         Ok(())
     }
 }
 
-pub(crate) fn no_backtrace(said: &str) {
-    for trace in ["panicked", "stack backtrace", "Stack backtrace", "RUST_BACKTRACE", ".rs:"] {
-        assert!(!said.contains(trace), "{trace}: {said}");
+/// All that is wrong, said at once.
+#[derive(Default)]
+pub(crate) struct Faults(Vec<String>);
+
+impl Faults {
+    pub(crate) fn note(&mut self, result: anyhow::Result<()>) {
+        self.0.extend(result.err().map(|error| format!("{error:#}")));
     }
+
+    pub(crate) fn none(self) -> anyhow::Result<()> {
+        ensure!(self.0.is_empty(), "{} faults\n\n{}", self.0.len(), self.0.join("\n"));
+        Ok(())
+    }
+}
+
+pub(crate) fn no_backtrace(said: &str) -> anyhow::Result<()> {
+    for trace in ["panicked", "stack backtrace", "Stack backtrace", "RUST_BACKTRACE", ".rs:"] {
+        ensure!(!said.contains(trace), "{trace}: {said}");
+    }
+    Ok(())
 }
 
 /// Certificates and databases for Central and Registry, which do not run.
