@@ -3,9 +3,9 @@
 
 use proto::{
     DriverId, Energy, PeerId,
-    link::v1::{self as wire_messages, Reason, State, down, up},
+    link::v1::{self as wire_messages, Reason, SessionState, State, down, up},
 };
-use store::central::{CorrectionRow, PageRequest, TicketFilter, TicketRow, TicketTotals, Write};
+use store::central::{CorrectionRow, PageRequest, SessionRow, TicketFilter, TicketRow, TicketTotals, Write};
 
 use super::{Guest, Stage, part::fresh_session};
 use crate::{
@@ -69,6 +69,7 @@ impl Guest {
             Ok(Some(row)) => {
                 if let Some(first) = rows::answered(&row) {
                     self.say(down::Body::Step(charge_point::first_answer(&first)));
+                    self.tell_release(&first).await;
                 }
                 return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
             }
@@ -86,6 +87,20 @@ impl Guest {
             driver: Some(driver),
         };
         self.links.drive.send(Message::Request { at, request: Box::new(request) }).await;
+    }
+
+    /// A reservation that ended while its driver was away: after the first answer alone he would wait for ever.
+    async fn tell_release(&self, first: &charge_point::Answered) {
+        let Some(session_id) = first.session.as_ref().map(ToString::to_string) else { return };
+        let read = move |conn: &mut store::Conn| SessionRow::find(conn, &session_id);
+        let session = self.links.shared.ledger.read("session", read).await.ok().flatten();
+        if let Some(released) = session.filter(|row| row.state == i32::from(SessionState::Released)) {
+            self.say(down::Body::Step(wire_messages::Step {
+                progress: wire_messages::Progress::Released.into(),
+                reason: released.reason,
+                ..charge_point::first_answer(first)
+            }));
+        }
     }
 
     fn refuse_request(&self, wished: &wire_messages::RequestSupply, reason: Reason, detail: &str, to: u64) {
