@@ -27,7 +27,8 @@ use crate::{
 /// Read, watch, verify and export the audit
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  chargemesh audit list --since 1h --action REQUEST
+  chargemesh audit list --since 1h --action SUPPLY_REQUESTED
+  chargemesh audit list --charging-point CP-1
   chargemesh audit watch --follow-into audit.log
   chargemesh audit verify
   chargemesh audit export --format csv --file audit.csv")]
@@ -42,7 +43,7 @@ pub(crate) struct Audit {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// What the filter matches, oldest first
+    /// What the filter matches, newest first
     List(Filter),
     /// What the filter matches from now on
     Watch {
@@ -80,9 +81,12 @@ struct Filter {
     /// What was done
     #[arg(long, value_name = "ACTION", default_value = "")]
     action: String,
-    /// To what, such as a charging point's id
-    #[arg(long, value_name = "ID", default_value = "")]
+    /// To what, such as charging-point/CP-1, driver/ann or central
+    #[arg(long, value_name = "OBJECT", default_value = "", conflicts_with = "charging_point")]
     object: String,
+    /// Only what concerns this charging point
+    #[arg(long, value_name = "CP-ID")]
+    charging_point: Option<proto::ChargingPointId>,
 }
 
 impl From<Filter> for AuditFilter {
@@ -92,7 +96,7 @@ impl From<Filter> for AuditFilter {
             until_ms: f.until.unwrap_or_default(),
             actor: f.actor,
             action: f.action,
-            object: f.object,
+            object: f.charging_point.map_or(f.object, |id| format!("charging-point/{id}")),
         }
     }
 }

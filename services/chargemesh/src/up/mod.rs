@@ -154,6 +154,7 @@ impl Up {
         let network = Network::start(ctx, lock, layout, &mut plan, settings, stream.clone()).await?;
         let running = Arc::new(Running { config: self, network, plan: Mutex::new(plan) });
         let result = running.live(ctx).await;
+        ctx.stop.cancel();
         stream.up("ending everything in order");
         match Arc::try_unwrap(running) {
             Ok(running) => running.network.end().await,
@@ -206,7 +207,7 @@ pub(crate) fn process_config(log_level: String, admin_address: SocketAddr) -> Pr
         admin_address,
         control_socket: None,
         addresses: None,
-        grace: Duration::from_secs(60),
+        grace: Duration::from_secs(90),
         stop_delay: Duration::ZERO,
     }
 }
