@@ -5,6 +5,7 @@
 //! how many charging points there are. It decides nothing itself.
 
 mod accounts;
+mod inputs;
 mod links;
 mod load;
 mod message;

@@ -4,20 +4,18 @@ use std::{cmp::Reverse, collections::VecDeque, time::Instant};
 
 use mesh::clock::Now;
 use proto::{
-    ChargingPointId, DriverId,
+    DriverId,
     link::v1::{KeyState, View},
 };
-use store::central::{Committed, Guard, Refusal as Refused, RequestRow, SessionRow, Turn, TurnId, Write};
-use tokio::sync::oneshot;
+use store::central::{Committed, Guard, Refusal as Refused, SessionRow, Turn, TurnId};
 
-use super::{Done, Drive, RETRY, Word};
+use super::{Done, Drive, RETRY};
 use crate::{
     charge_point::{
-        self, Change, ChargePoint, Claim, Decision, Hold, Input, LinkNo, Order, Origin, Outcome, Record, Refusal,
-        Reply, Request, Sign,
+        self, Change, ChargePoint, Claim, Decision, Hold, Input, Order, Origin, Outcome, Record, Refusal, Reply, Sign,
     },
     rows,
-    session::{Final, Session, SessionId},
+    session::{Final, SessionId},
 };
 
 /// Inputs that may wait for a charging point's turn.
@@ -108,82 +106,6 @@ impl Drive {
         let record = &self.points[number].core.record;
         let writes = rows::writes(changes, record, 0, &self.shared.key_encryption, now);
         writes.into_iter().for_each(|write| self.notes.add(write));
-    }
-
-    pub(super) fn part_says(&mut self, at: &ChargingPointId, link: LinkNo, inputs: Vec<Input>) {
-        let Some(number) = self.index.get(at).copied() else { return };
-        let core = &self.points[number].core;
-        // A late word of an older link, or of one that proved no key, is not heard (SPEC 4.9, 4.7).
-        let proven = |linked: &Option<charge_point::Linked>| {
-            let key = |linked: &charge_point::Linked| core.record.keys.granted(linked.key_no).is_some();
-            linked.as_ref().is_some_and(|linked| linked.link == link && key(linked))
-        };
-        let key_installed = matches!(inputs[..], [Input::KeyInstalled { .. }]);
-        if proven(&core.signs.engine) || proven(&core.signs.monitor) || (key_installed && core.is_monitor(link)) {
-            inputs.into_iter().for_each(|input| self.offer(number, input));
-        }
-    }
-
-    pub(super) fn request(&mut self, at: &ChargingPointId, mut request: Request) {
-        if let Some(driver) = &request.driver {
-            request.known = self.accounts.get(driver).is_some_and(|holder| !holder.account.removed);
-            request.busy = self.is_busy(driver);
-        } else {
-            request.known = true;
-        }
-        match self.index.get(at).copied().filter(|n| !self.points[*n].core.record.removed) {
-            Some(number) => {
-                if let Reply::Link { link, .. } = request.reply
-                    && request.manual
-                    && !self.points[number].core.is_engine(link)
-                {
-                    return;
-                }
-                self.offer(number, Input::Request(request));
-            }
-            None => self.refuse_unknown(at, &request),
-        }
-    }
-
-    pub(super) fn word(
-        &mut self,
-        driver: &DriverId,
-        link: LinkNo,
-        session: &SessionId,
-        to: u64,
-        (word, from): (Word, std::sync::Arc<str>),
-    ) {
-        let reply = Reply::Link { link, to };
-        let engaged = self.accounts.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
-        let concerned = engaged.into_iter().find(|number| {
-            let core = &self.points[*number].core;
-            let asked = core.pending.ask.as_ref().map(|ask| &ask.request.session);
-            asked == Some(session) || core.record.open.as_ref().map(|open| &open.id) == Some(session)
-        });
-        let Some(number) = concerned else {
-            let detail = format!("no session {session} of yours is under way");
-            return self.answer(reply, &Outcome::Failed(proto::link::v1::Reason::NotFound, detail));
-        };
-        let (session, driver) = (session.clone(), driver.clone());
-        let from = Origin::new(format!("driver/{driver}"), from);
-        self.offer(
-            number,
-            match word {
-                Word::Stop => Input::StopByDriver { session, driver, from, reply },
-                Word::Confirm(accepted) => Input::Confirmed { session, driver, accepted, reply },
-            },
-        );
-    }
-
-    pub(super) fn order(&mut self, at: &ChargingPointId, order: Order, by: Origin, answer: oneshot::Sender<Outcome>) {
-        let Some(number) = self.index.get(at).copied().filter(|n| !self.points[*n].core.record.removed) else {
-            let failed = Outcome::Failed(proto::link::v1::Reason::UnknownChargingPoint, at.to_string());
-            // Whoever asked may have gone.
-            return drop(answer.send(failed));
-        };
-        self.next_order += 1;
-        self.waiting.insert(self.next_order, answer);
-        self.offer(number, Input::Order { order, by, reply: Reply::Order(self.next_order) });
     }
 
     /// Gives an input its turn, or a place behind the one in flight.
@@ -412,38 +334,6 @@ impl Drive {
             self.offer(number, Input::Order { order, by: Origin::central(), reply: Reply::None });
         }
         self.sweep_accounts(now);
-    }
-
-    /// Unknown charging points are refused, never created (SPEC 3.2).
-    fn refuse_unknown(&mut self, at: &ChargingPointId, request: &Request) {
-        let now = self.now();
-        let reason = proto::link::v1::Reason::UnknownChargingPoint;
-        let row = RequestRow {
-            requester: request.requester(at).to_string(),
-            request_id: request.request_id.as_ref().to_owned(),
-            cp_id: at.to_string(),
-            session_id: None,
-            at_ms: now.wall_ms,
-            reason: reason.into(),
-            detail: String::new(),
-        };
-        let entry = crate::audit::Entry::new(crate::audit::Action::SupplyRefused, format!("charging-point/{at}"))
-            .with("request", &request.request_id)
-            .outcome(reason, "")
-            .by(&request.from, now);
-        let writes = vec![Write::Request(row), Write::Audit(rows::audit(&entry))];
-        let tells = charge_point::unknown_charging_point(request, at);
-        let turn = Turn { id: TurnId::random(), name: "refuse", guard: None, writes };
-        // Durable or not, it is refused; repeated, it gets the same answer.
-        self.submit(turn, move |_| Done::Stray(tells));
-    }
-
-    fn is_busy(&self, driver: &DriverId) -> bool {
-        let Some(holder) = self.accounts.get(driver) else { return false };
-        holder.points.iter().any(|number| {
-            let open: Option<&Session> = self.points[*number].core.record.open.as_ref();
-            open.is_some_and(|open| open.driver.as_ref() == Some(driver))
-        })
     }
 }
 

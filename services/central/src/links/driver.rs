@@ -7,7 +7,10 @@ use proto::{
 };
 use store::central::{CorrectionRow, PageRequest, SessionRow, TicketFilter, TicketRow, TicketTotals, Write};
 
-use super::{Guest, Stage, part::fresh_session};
+use super::{
+    guest::{Guest, Stage},
+    part::fresh_session,
+};
 use crate::{
     charge_point::{self, Origin, Reply, Request},
     drive::{Message, Word},

@@ -9,8 +9,7 @@ use proto::{
 };
 use store::central::RequestRow;
 
-use super::Guest;
-use super::Stage;
+use super::guest::{Guest, Stage};
 use crate::{
     charge_point::{Input, LinkNo, Order, Origin, Reply, Request, Sign, reconcile},
     drive::Message,

@@ -1,0 +1,119 @@
+//! Keys and orders (SPEC 4.6, 4.7, 7.3).
+
+use super::*;
+
+#[test]
+fn a_rotation_is_told_on_the_old_link_and_shows_no_gap_spec_4_6() {
+    let mut world = World::ready();
+    world.order(Order::Rotate { material: material() });
+    assert_eq!(world.take_told(), ["link 1: key 2", "answer: done"]);
+    assert_eq!(world.record(0).keys.state(), KeyState::Rotating);
+    world.monitor_up(LinkNo(8), 2);
+    assert_eq!((world.state(0), world.record(0).keys.state()), (State::Available, KeyState::Active));
+    world.engine_up(LinkNo(9), 2);
+    // What is under way on the old links is still heard: their parts close them.
+    assert_eq!(world.take_told(), ["close link 1 later", "close link 2 later"]);
+    assert_eq!(world.record(0).keys.usable().map(|(no, _)| no).collect::<Vec<_>>(), [2]);
+    assert_eq!(world.state(0), State::Available);
+}
+
+#[test]
+fn a_monitor_that_missed_a_rotation_is_told_again_spec_4_6() {
+    let mut world = World::ready();
+    world.order(Order::Rotate { material: material() });
+    world.link_down(MONITOR);
+    world.take_told();
+    world.monitor_up(LinkNo(8), 1);
+    assert_eq!(world.take_told(), ["link 8: key 2"]);
+}
+
+#[test]
+fn a_renewal_deletes_the_key_and_settles_the_running_supply_spec_4_7() {
+    let mut world = World::supplying();
+    world.order(Order::Renew);
+    assert_eq!(
+        world.take_told(),
+        [
+            "D1: SETTLING KEY_RENEWED",
+            "engine: stop s1 KEY_RENEWED",
+            "monitor: standing DELETED",
+            "engine: standing DELETED",
+            "close link 2",
+            "answer: done"
+        ]
+    );
+    assert_eq!(world.state(0), State::OutOfOrder, "and not DISCONNECTED: the monitor's link stays");
+    world.input(0, Input::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
+    assert_eq!(world.take_told(), ["link 30: key 2"]);
+    world.link_down(ENGINE);
+    world.monitor_up(LinkNo(31), 2);
+    world.engine_up(LinkNo(32), 2);
+    world.healthy(true);
+    assert_eq!(world.state(0), State::Available);
+}
+
+#[test]
+fn a_revocation_lasts_until_the_id_is_enrolled_anew_spec_4_7() {
+    let mut world = World::ready();
+    world.order(Order::Revoke);
+    assert_eq!(world.state(0), State::OutOfOrder);
+    world.input(0, Input::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
+    assert!(world.take_told().contains(&"link 30: standing REVOKED".to_owned()));
+    world.order(Order::Renew);
+    world.order(Order::Resume);
+    assert_eq!(world.record(0).keys.state(), KeyState::Revoked);
+    world.input(0, Input::Identity(Identity::Enrolled { incarnation: 1 }));
+    assert_eq!(world.record(0).keys.state(), KeyState::Deleted);
+    world.input(0, Input::Grant { link: LinkNo(31), material: material(), from: Origin::central() });
+    assert!(world.take_told().contains(&"link 31: key 2".to_owned()));
+}
+
+#[test]
+fn a_revoked_charging_point_with_a_status_link_is_out_of_order_and_not_disconnected_spec_4_7() {
+    let mut world = World::ready();
+    world.order(Order::Revoke);
+    world.link_down(MONITOR);
+    assert_eq!(world.state(0), State::Disconnected);
+    world.sense(0, Sign::StatusLinkUp { link: LinkNo(40), from: "".into() });
+    assert_eq!(world.state(0), State::OutOfOrder);
+    world.sense(0, Sign::Health { link: LinkNo(40), healthy: false, detail: "".into() });
+    assert_eq!(world.state(0), State::OutOfOrder, "a status link says nothing but that it lives");
+}
+
+#[test]
+fn a_removal_ends_links_and_supply_at_once_spec_7_4() {
+    let mut world = World::supplying();
+    world.input(0, Input::Identity(Identity::Removed));
+    assert_eq!(world.take_told(), ["D1: SETTLING REMOVED", "engine: stop s1 REMOVED", "close link 2", "close link 1"]);
+    assert!(world.record(0).removed && world.record(0).keys.usable().next().is_none());
+}
+
+#[test]
+fn orders_are_idempotent_spec_7_3() {
+    let orders: [fn() -> Order; 7] = [
+        || Order::Stop { reason: "x".into() },
+        || Order::Maintenance { on: true, reason: "x".into() },
+        || Order::Rotate { material: material() },
+        || Order::SetPrice(Price::from_e4(1)),
+        || Order::SetRatedPower(22_000),
+        || Order::Move { city: "Elche".into(), place: None },
+        || Order::Revoke,
+    ];
+    for order in orders {
+        let mut world = World::ready();
+        world.order(order());
+        assert_eq!(world.take_told().pop().as_deref(), Some("answer: done"), "{:?}", order());
+        world.order(order());
+        assert_eq!(world.take_told(), ["answer: unchanged"], "{:?}", order());
+    }
+}
+
+#[test]
+fn energy_past_a_rated_power_that_an_operator_set_is_disputed_spec_3_8() {
+    let mut world = World::supplying();
+    world.order(Order::SetRatedPower(3_600));
+    world.pass(1_000_000);
+    world.ended("s1", 1_000, 3_500, Reason::Unplugged);
+    let ticket = world.ticket("s1").unwrap();
+    assert_eq!((ticket.energy + ticket.disputed, ticket.disputed > Energy::ZERO), (Energy::from_wh(2_500), true));
+}

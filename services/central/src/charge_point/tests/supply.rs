@@ -1,0 +1,199 @@
+//! From a start to a bill, and what a journal holds (SPEC 3.3 to 3.9, 9).
+
+use super::*;
+
+#[test]
+fn the_running_value_is_durable_every_ten_seconds_and_never_runs_backwards_spec_3_8() {
+    let mut world = World::supplying();
+    world.meter("s1", 1_400);
+    assert!(world.take_told().is_empty() && world.store.actions.contains(&Action::MeterRanBackwards));
+    assert_eq!(world.session("s1").meter_last.wh(), 1_000);
+    world.pass(9_000);
+    world.meter("s1", 1_600);
+    assert_eq!(world.session("s1").meter_last.wh(), 1_000);
+    world.pass(1_000);
+    assert_eq!(world.session("s1").meter_last.wh(), 1_600);
+}
+
+#[test]
+fn a_final_value_that_comes_again_changes_nothing_and_gets_the_first_answer_spec_3_7() {
+    let mut world = World::supplying();
+    world.ended("s1", 1_000, 2_000, Reason::Unplugged);
+    world.take_told();
+    world.ended("s1", 1_000, 2_000, Reason::Unplugged);
+    assert_eq!(world.take_told(), ["fetch s1", "engine: settled s1", "answer: done"]);
+    assert_eq!((world.store.tickets.len(), world.session("s1").discrepancy), (1, 0));
+}
+
+#[test]
+fn a_final_value_that_cannot_be_stored_is_not_answered_as_done_spec_9() {
+    let mut world = World::supplying();
+    world.store.fail = Some("gone".into());
+    world.ended("s1", 1_000, 2_000, Reason::Unplugged);
+    assert_eq!(world.take_told(), ["answer: UNAVAILABLE"]);
+    world.store.fail = None;
+    world.ended("s1", 1_000, 2_000, Reason::Unplugged);
+    assert_eq!(world.ticket("s1").map(|t| t.energy.wh()), Some(1_000));
+}
+
+#[test]
+fn a_driver_stops_his_own_supply_and_no_other_spec_3_5() {
+    let mut world = World::supplying();
+    let stop = |driver: &str| Input::StopByDriver {
+        session: SessionId::new("s1"),
+        driver: driver.parse().unwrap(),
+        from: Origin::new("driver", ""),
+        reply: Reply::Link { link: LinkNo(3), to: 7 },
+    };
+    world.input(0, stop("D2"));
+    assert_eq!(world.take_told(), ["answer: NOT_FOUND"]);
+    world.input(0, stop("D1"));
+    assert_eq!(world.take_told(), ["engine: stop s1 STOPPED_BY_DRIVER", "answer: done"]);
+    world.ended("s1", 1_000, 1_700, Reason::StoppedByDriver);
+    assert_eq!(world.ticket("s1").map(|t| (t.energy.wh(), t.reason)), Some((700, Reason::StoppedByDriver)));
+}
+
+#[test]
+fn a_stop_unanswered_settles_spec_3_8() {
+    let mut world = World::supplying();
+    world.order(Order::Stop { reason: "".into() });
+    assert_eq!(world.take_told(), ["engine: stop s1 STOPPED_BY_OPERATOR", "answer: done"]);
+    world.pass(5_000);
+    assert_eq!(world.session("s1").state, SessionState::Settling);
+    assert_eq!(world.session("s1").meter_last.wh(), 1_500, "the last accepted value is shown");
+}
+
+#[test]
+fn a_stop_is_repeated_to_an_engine_that_comes_back_spec_3_5() {
+    let mut world = World::supplying();
+    world.order(Order::EndSession(SessionId::new("s1")));
+    world.take_told();
+    world.started("s1", 1_000);
+    assert_eq!(world.take_told(), ["engine: stop s1 STOPPED_BY_OPERATOR", "answer: done"]);
+}
+
+#[test]
+fn a_lost_engine_link_alone_ends_nothing_spec_3_8() {
+    let mut world = World::supplying();
+    world.link_down(ENGINE);
+    world.pass(3_600_000);
+    assert_eq!((world.session("s1").state, world.state(0)), (SessionState::Supplying, State::Supplying));
+}
+
+#[test]
+fn both_links_gone_for_sixty_seconds_settle_and_free_the_driver_spec_3_8() {
+    let mut world = World::supplying();
+    world.link_down(ENGINE);
+    world.link_down(MONITOR);
+    world.pass(59_999);
+    assert_eq!(world.session("s1").state, SessionState::Supplying);
+    world.pass(1);
+    assert_eq!(world.session("s1").state, SessionState::Settling);
+    assert!(world.record(0).open.is_none());
+}
+
+#[test]
+fn an_engine_called_dead_settles_at_once_and_its_return_bills_once_spec_3_8() {
+    let mut world = World::supplying();
+    world.healthy(false);
+    assert_eq!(world.take_told(), ["D1: FAULT FAULT", "D1: SETTLING FAULT", "engine: stop s1 FAULT"]);
+    world.ended("s1", 1_000, 1_800, Reason::Fault);
+    assert_eq!(world.take_told(), ["D1: ticket 800 Wh FAULT", "engine: settled s1", "answer: done"]);
+    world.pass(900_000);
+    assert_eq!(world.store.tickets.len(), 1);
+}
+
+#[test]
+fn a_settling_session_is_billed_at_the_last_accepted_value_and_a_late_one_is_a_discrepancy_spec_3_8() {
+    let mut world = World::supplying();
+    world.healthy(false);
+    world.pass(15 * 60_000 - 1);
+    assert_eq!(world.store.tickets.len(), 0);
+    world.pass(1);
+    assert_eq!(world.ticket("s1").map(|t| (t.energy.wh(), t.reason)), Some((500, Reason::SettledWithoutReport)));
+    world.take_told();
+    world.ended("s1", 1_000, 1_800, Reason::Fault);
+    assert_eq!(world.take_told(), ["fetch s1", "engine: settled s1", "answer: done"]);
+    assert_eq!(world.session("s1").discrepancy, 300);
+    assert_eq!(world.ticket("s1").map(|t| t.energy.wh()), Some(500), "a ticket is never changed");
+    assert!(world.store.actions.contains(&Action::Discrepancy));
+}
+
+#[test]
+fn an_engine_that_returns_to_a_settling_session_is_told_to_stop_spec_3_8() {
+    let mut world = World::supplying();
+    world.healthy(false);
+    world.take_told();
+    world.started("s1", 1_000);
+    assert_eq!(world.take_told(), ["engine: stop s1 FAULT", "answer: done"]);
+}
+
+#[test]
+fn a_charging_point_can_supply_again_while_an_old_session_settles_spec_3_8() {
+    let mut world = World::supplying();
+    world.healthy(false);
+    world.healthy(true);
+    world.request("s2", "r2");
+    world.accept("s2");
+    assert_eq!((world.state(0), world.record(0).settling.len()), (State::Reserved, 1));
+}
+
+#[test]
+fn maintenance_waits_for_the_end_of_a_supply_spec_3_5() {
+    let mut world = World::supplying();
+    world.order(Order::Maintenance { on: true, reason: "".into() });
+    assert_eq!(world.state(0), State::Supplying);
+    world.ended("s1", 1_000, 2_000, Reason::Unplugged);
+    assert_eq!(world.state(0), State::OutOfOrder);
+}
+
+#[test]
+fn a_price_that_changes_during_a_supply_counts_from_the_next_spec_3_6() {
+    let mut world = World::supplying();
+    world.order(Order::SetPrice(Price::from_e4(9_999)));
+    world.ended("s1", 1_000, 2_000, Reason::Unplugged);
+    assert_eq!(world.ticket("s1").map(|t| (t.price.e4(), t.amount.minor)), Some((3_950, 40)));
+    assert_eq!(world.record(0).price.e4(), 9_999);
+}
+
+#[test]
+fn a_supply_that_a_released_session_gave_is_stopped_and_counted_as_a_discrepancy() {
+    let mut world = World::reserved();
+    world.pass(60_000);
+    world.take_told();
+    world.started("s1", 100);
+    assert_eq!(world.take_told(), ["engine: stop s1 RESERVATION_EXPIRED", "answer: done"]);
+    world.ended("s1", 100, 103, Reason::Unplugged);
+    assert_eq!((world.session("s1").discrepancy, world.store.tickets.len()), (3, 0));
+}
+
+#[test]
+fn what_the_journal_holds_is_reconciled_after_a_restart_spec_9() {
+    use proto::link::v1::HeldSession;
+    let held = |state: SessionState, end| HeldSession {
+        session_id: "s1".into(),
+        state: state.into(),
+        meter_start_wh: 1_000,
+        meter_wh: end,
+        reason: Reason::EnergyReached.into(),
+        started_at_ms: 1,
+        ended_at_ms: 2,
+    };
+    let after = |world: fn() -> World, held: &[HeldSession]| {
+        let mut world = world();
+        reconcile(held, Reply::None).into_iter().for_each(|input| world.input(0, input));
+        let told = world.take_told();
+        (world.store.sessions.get(&SessionId::new("s1")).map(|s| s.state), told)
+    };
+    let (state, _) = after(World::reserved, &[held(SessionState::Supplying, 1_200)]);
+    assert_eq!(state, Some(SessionState::Supplying), "plugged in while Central was away");
+    let (state, told) = after(World::reserved, &[held(SessionState::Settling, 1_200)]);
+    assert_eq!(state, Some(SessionState::Billed));
+    assert_eq!(told, ["D1: ticket 200 Wh ENERGY_REACHED", "engine: settled s1"]);
+    let (state, told) = after(World::reserved, &[]);
+    assert_eq!((state, told), (Some(SessionState::Reserved), vec!["engine: supply s1".to_owned()]));
+    let (state, _) = after(World::supplying, &[]);
+    assert_eq!(state, Some(SessionState::Settling), "the engine has lost it");
+    let (state, told) = after(World::ready, &[held(SessionState::Reserved, 0)]);
+    assert_eq!((state, told), (None, vec!["engine: release s1 RESERVATION_EXPIRED".to_owned()]));
+}
