@@ -11,6 +11,7 @@ use mesh::{
 use prost::Message as _;
 use proto::{
     DriverId, Energy,
+    enrolment::SecretText,
     link::v1::{Authenticate, Down, KeyGrant, Opened, Reason, Standing, Ticket, Up, down, up},
 };
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use wire::{LinkKey, Proof, PublicKey};
 
 use crate::{
     contact::{Again, Contact, How},
+    enrolment::{EnrolSettings, enrol_again},
     file::Wishes,
     link::{Connection, Dial, LinkEvent, LinkNo},
     queue::Queue,
@@ -390,6 +392,7 @@ impl Drive {
         let words = standing.reason().in_words();
         let detail =
             if standing.detail.is_empty() { words.to_owned() } else { format!("{words} ({})", standing.detail) };
+        self.unreachable = Some(detail.clone());
         self.tell(Told::Standing { reason: standing.reason().code(), detail }).await;
         if self.key.take().is_some() {
             self.shelf.forget_key()?;
@@ -537,6 +540,7 @@ impl Drive {
                 self.again(again, now);
                 Ok(Value::Null)
             }
+            Word::Enrol(token) => self.enrol(token, now).await,
             Word::Tickets => self.shelf.tickets().map(|t| json!({ "tickets": t })).map_err(|e| e.to_string()),
             Word::Status => Ok(self.status()),
             Word::Help => Ok(json!({ "help": crate::words::HELP })),
@@ -548,6 +552,28 @@ impl Drive {
             (None, Ok(_)) => {}
         }
         Ok(false)
+    }
+
+    /// One try; the links wait for it, which a driver who is not enrolled has none of.
+    async fn enrol(&mut self, token: SecretText, now: Now) -> Result<Value, String> {
+        let settings = EnrolSettings { registry: self.enrolment.registry.clone(), token };
+        let enrolled = enrol_again(&settings, &self.settings.driver, &self.shelf).await;
+        let mut enrolled = enrolled.map_err(|error| error.to_string())?;
+        if enrolled.pins.is_empty() {
+            // Registry has not met Central since it started: the keys known so far still hold.
+            enrolled.pins = std::mem::take(&mut self.enrolment.pins);
+        }
+        self.enrolment = enrolled;
+        self.key = None;
+        self.shelf.forget_key().map_err(|error| error.to_string())?;
+        for connection in [self.active.take(), self.next.take()].into_iter().flatten() {
+            connection.close();
+        }
+        self.trips.handle(Input::LinkLost, now);
+        self.contact = Contact::new(Backoff::new(self.settings.retry_min, self.settings.retry_max), false);
+        self.dial_at = Some(now.mono);
+        self.tell(Told::Enrolled { driver: self.settings.driver.to_string() }).await;
+        Ok(json!({ "enrolled": self.settings.driver }))
     }
 
     /// What was ordered may be nonsense now (nothing to stop): a hint is its refusal.

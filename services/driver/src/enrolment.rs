@@ -53,12 +53,7 @@ pub(crate) async fn enrol(
 ) -> Result<Enrolment, EnrolError> {
     let token: EnrolmentToken = settings.token.expose().parse()?;
     let door = Door::new(&settings.registry, &token.roots)?;
-    let body = EnrolBody {
-        request_id: request_id(shelf)?,
-        id: driver.to_string(),
-        token: settings.token.clone(),
-        ..EnrolBody::default()
-    };
+    let body = body(settings, driver, shelf)?;
     let component = ctx.health.component("enrolment");
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     let enrolled = loop {
@@ -74,6 +69,37 @@ pub(crate) async fn enrol(
             Err(error) => return Err(error),
         }
     };
+    component.forget();
+    keep(settings, driver, enrolled, shelf)
+}
+
+/// Enrols anew, with one try: after a removal, or with an operator's one-use token.
+pub(crate) async fn enrol_again(
+    settings: &EnrolSettings,
+    driver: &DriverId,
+    shelf: &Shelf,
+) -> Result<Enrolment, EnrolError> {
+    let token: EnrolmentToken = settings.token.expose().parse()?;
+    let door = Door::new(&settings.registry, &token.roots)?;
+    let enrolled = door.enrol(driver, &body(settings, driver, shelf)?).await?;
+    keep(settings, driver, enrolled, shelf)
+}
+
+fn body(settings: &EnrolSettings, driver: &DriverId, shelf: &Shelf) -> Result<EnrolBody, EnrolError> {
+    Ok(EnrolBody {
+        request_id: request_id(shelf)?,
+        id: driver.to_string(),
+        token: settings.token.clone(),
+        ..EnrolBody::default()
+    })
+}
+
+fn keep(
+    settings: &EnrolSettings,
+    driver: &DriverId,
+    enrolled: Enrolled,
+    shelf: &Shelf,
+) -> Result<Enrolment, EnrolError> {
     let enrolment = Enrolment {
         driver: driver.to_string(),
         credential: enrolled.credential,
@@ -82,7 +108,8 @@ pub(crate) async fn enrol(
         registry: settings.registry.clone(),
     };
     shelf.keep_enrolment(&enrolment)?;
-    component.forget();
+    // The next enrolment is another request.
+    drop(fs::remove_file(shelf.folder().join(ENROLLING)));
     Ok(enrolment)
 }
 
@@ -113,9 +140,11 @@ pub(crate) async fn learn_pins(ctx: &Context, enrolment: &mut Enrolment, shelf: 
     Ok(())
 }
 
+const ENROLLING: &str = "enrolling";
+
 /// Kept over restarts until the credential is.
 fn request_id(shelf: &Shelf) -> Result<String, EnrolError> {
-    let path: PathBuf = shelf.folder().join("enrolling");
+    let path: PathBuf = shelf.folder().join(ENROLLING);
     if let Ok(id) = fs::read_to_string(&path) {
         return Ok(id.trim().to_owned());
     }

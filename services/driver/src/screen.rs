@@ -71,7 +71,7 @@ async fn typed(asks: &tokio::sync::mpsc::Sender<Ask>, line: &str) -> bool {
             Ok(value) => print(&in_words(&word, &value)),
             Err(why) => print(&format!("  {why}")),
         },
-        Word::Request { .. } | Word::Order(_) | Word::Load(_) | Word::Authenticate | Word::Quit => {
+        Word::Request { .. } | Word::Order(_) | Word::Load(_) | Word::Authenticate | Word::Enrol(_) | Word::Quit => {
             return asks.send(Ask::Word(word, None)).await.is_ok();
         }
     }
@@ -87,7 +87,12 @@ fn in_words(word: &Word, value: &Value) -> String {
             let all: Vec<String> = tickets.iter().map(ToString::to_string).collect();
             if all.is_empty() { "no tickets yet".to_owned() } else { all.join("\n\n") }
         }
-        Word::Status | Word::Request { .. } | Word::Order(_) | Word::Load(_) | Word::Authenticate | Word::Quit => {
+        Word::Status | Word::Request { .. }
+        | Word::Order(_)
+        | Word::Load(_)
+        | Word::Authenticate
+        | Word::Enrol(_)
+        | Word::Quit => {
             serde_json::to_string_pretty(value).unwrap_or_default()
         }
     }

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use crate::{file::parse_kwh, trip::Order};
 
-use proto::{ChargingPointId, Energy};
+use proto::{ChargingPointId, Energy, enrolment::SecretText};
 
 /// A typed or sent command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Word {
     /// `request CP-ID [kWh]`; the request's id is drawn by the rim.
     Request { charging_point: ChargingPointId, energy: Energy },
@@ -16,6 +16,8 @@ pub(crate) enum Word {
     Load(String),
     /// Try again with the credential, after Central refused it.
     Authenticate,
+    /// Enrol anew with this token, after a removal or a reissue.
+    Enrol(SecretText),
     /// Tickets on disk.
     Tickets,
     Status,
@@ -33,6 +35,7 @@ pub(crate) const HELP: &str = "\
   history [N]                my last tickets and totals, from Central
   tickets                    the tickets stored here, to print
   authenticate               try again after Central refused my credential
+  enrol TOKEN                enrol anew, after a removal or with a reissued token
   status                     link, requests, supplies, file
   quit";
 
@@ -49,7 +52,7 @@ pub(crate) fn from_control(command: &str, args: &Value) -> Result<Word, String> 
     let named = |name: &str| args.get(name).and_then(text_of);
     let args: Vec<String> = match args {
         Value::Array(list) => list.iter().filter_map(text_of).collect(),
-        Value::Object(_) => ["charging_point", "kwh", "session", "file", "limit"].into_iter().filter_map(named).collect(),
+        Value::Object(_) => ["charging_point", "kwh", "session", "file", "limit", "token"].into_iter().filter_map(named).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => text_of(args).into_iter().collect(),
     };
     word(command, &args.iter().map(String::as_str).collect::<Vec<_>>())
@@ -88,6 +91,9 @@ fn word(command: &str, args: &[&str]) -> Result<Word, String> {
             let limit = args.first().map_or(Ok(20), |n| n.parse().map_err(|_| format!("{n:?} is not a number")))?;
             Ok(Word::Order(Order::ListHistory(limit)))
         }
+        "enrol" => at_most(1)
+            .and_then(|()| session().ok_or_else(|| "enrol with which token? enrol TOKEN".to_owned()))
+            .map(|token| Word::Enrol(SecretText::new(token))),
         "authenticate" => at_most(0).map(|()| Word::Authenticate),
         "tickets" => at_most(0).map(|()| Word::Tickets),
         "status" => at_most(0).map(|()| Word::Status),
@@ -103,14 +109,23 @@ mod tests {
 
     use super::*;
 
+    /// Words hold secrets and are not compared; what they mean shows in their text, secrets apart.
+    fn shown(word: Result<Word, String>) -> String {
+        format!("{word:?}")
+    }
+
     #[test]
     fn what_is_typed_and_what_ctl_sends_mean_the_same_spec_1_9() {
-        let request = Word::Request { charging_point: "CP-1".parse().unwrap(), energy: Energy::from_wh(7500) };
-        assert_eq!(parse(" request CP-1 7.5 "), Some(Ok(request.clone())));
-        assert_eq!(from_control("request", &json!(["CP-1", "7.5"])), Ok(request.clone()));
-        assert_eq!(from_control("request", &json!({"charging_point": "CP-1", "kwh": 7.5})), Ok(request));
-        assert_eq!(from_control("stop", &Value::Null), Ok(Word::Order(Order::Stop(None))));
-        assert_eq!(parse("  "), None);
+        let request = shown(Ok(Word::Request {
+            charging_point: "CP-1".parse().unwrap(),
+            energy: Energy::from_wh(7500),
+        }));
+        assert_eq!(shown(parse(" request CP-1 7.5 ").unwrap()), request);
+        assert_eq!(shown(from_control("request", &json!(["CP-1", "7.5"]))), request);
+        assert_eq!(shown(from_control("request", &json!({"charging_point": "CP-1", "kwh": 7.5}))), request);
+        assert_eq!(shown(from_control("stop", &Value::Null)), shown(Ok(Word::Order(Order::Stop(None)))));
+        assert!(parse("  ").is_none());
+        assert!(!shown(parse("enrol cmt1.secret").unwrap()).contains("secret"));
     }
 
     #[test]
