@@ -44,6 +44,19 @@ pub struct Network {
 impl Network {
     /// Starts Registry and Central on free ports and embedded databases; `central` are more arguments for Central.
     pub async fn start(central: &[&str]) -> anyhow::Result<Self> {
+        Self::start_under(central, |_| Vec::new()).await
+    }
+
+    /// The same, with Central's data on a disk of its own, of so many MiB.
+    pub async fn start_on_small_disk(central: &[&str], mebibytes: u32) -> anyhow::Result<Self> {
+        Self::start_under(central, |data| {
+            let own = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$0\"");
+            small_disk(&format!("{own} && \"$1\" migrate central \"sqlite:$0/central.db\" && exec \"$@\""), data)
+        })
+        .await
+    }
+
+    async fn start_under(central: &[&str], under: impl FnOnce(&Path) -> Vec<String>) -> anyhow::Result<Self> {
         mesh::process::install_cryptography();
         let folder = tempfile::Builder::new().prefix("chargemesh-").tempdir()?;
         let (dir, logs) = (folder.path(), folder.path().join("logs"));
@@ -69,6 +82,7 @@ impl Network {
             name: name.to_owned(),
             args: [name.to_owned()].into_iter().chain(args).collect(),
             env: Vec::new(),
+            under: Vec::new(),
             folder: logs.clone(),
         };
         let path = |tail: &str| dir.join(tail).display().to_string();
@@ -92,7 +106,7 @@ impl Network {
             ("--addresses", path("central.json")),
         ]);
         arguments.extend(central.iter().map(|&word| word.to_owned()));
-        let central = Process::start(recipe("central", arguments))?;
+        let central = Process::start(Recipe { under: under(&dir.join("central")), ..recipe("central", arguments) })?;
         let operator = Operator::new(&dir.join("certs/olga"), &central_grpc.to_string(), &registry_grpc.to_string())?;
         let network =
             Self { folder, central, registry, operator, central_grpc, central_link, registry_https, registry_grpc };
@@ -167,6 +181,7 @@ impl Network {
                 .chain(more.iter().map(|&word| word.to_owned()))
                 .collect(),
             env: Vec::new(),
+            under: Vec::new(),
             folder: self.path("logs"),
         };
         let monitor = Process::start(recipe(
@@ -185,7 +200,8 @@ impl Network {
         ))?;
         let engine = Process::start(recipe(
             "engine",
-            words(&[("--data", path("data")), ("--control-socket", path("engine.sock"))]),
+            words(&[("--data", path("engine")),
+                ("--pairing", path("data/pairing.sock")), ("--control-socket", path("engine.sock"))]),
             engine,
         ))?;
         Ok(Post { id: id.to_owned(), engine, monitor, folder })
@@ -212,8 +228,13 @@ impl Network {
         ]));
         args.push("--json".to_owned());
         args.extend(more.iter().map(|&word| word.to_owned()));
-        let process =
-            Process::start(Recipe { name: format!("driver-{id}"), args, env: Vec::new(), folder: self.path("logs") })?;
+        let process = Process::start(Recipe {
+            name: format!("driver-{id}"),
+            args,
+            env: Vec::new(),
+            under: Vec::new(),
+            folder: self.path("logs"),
+        })?;
         Ok(Driver { id: id.to_owned(), process, folder })
     }
 
@@ -369,6 +390,43 @@ async fn until_status(
         }
     })
     .await
+}
+
+/// A mount namespace of the process's own; `script` gets the folder as `$0` and the command as `$@`.
+fn small_disk(script: &str, folder: &Path) -> Vec<String> {
+    ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([folder.display().to_string()])
+        .collect()
+}
+
+/// Puts an engine's journal on a disk of its own, of so many MiB, from its next start on.
+pub fn on_small_disk(engine: &mut Process, folder: &Path, mebibytes: u32) {
+    let script = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$0\" && exec \"$@\"");
+    engine.recipe_mut().under = small_disk(&script, folder);
+}
+
+/// Fills the disk that a process sees at `folder` to the last byte; ends when the guard is dropped.
+pub fn fill(process: &Process, folder: &Path) -> anyhow::Result<Filled> {
+    let pid = process.pid().context("it does not run")?;
+    let path = PathBuf::from(format!("/proc/{pid}/root{}", folder.join("filler").display()));
+    let mut file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    // Ever smaller pieces, until not one byte fits.
+    for size in [1 << 16, 4096, 256, 1] {
+        while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
+    }
+    Ok(Filled(path))
+}
+
+/// A full disk.
+#[derive(Debug)]
+pub struct Filled(PathBuf);
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn words(pairs: &[(&str, String)]) -> Vec<String> {

@@ -16,6 +16,8 @@ use wire::{Event, Link, LinkKey, Proof, PublicKey, Settings};
 
 /// Longest that a test waits for an answer on a link.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// So many of the bytes that a peer sends are kept.
+const RECORDED: usize = 16 * 1024;
 
 /// One open link.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct Peer {
     stream: TcpStream,
     link: Link,
     out: Vec<u8>,
+    sent: Vec<u8>,
     next_id: u64,
     life_sign: Duration,
 }
@@ -31,10 +34,16 @@ impl Peer {
     /// Connects and shakes hands; nothing is said yet.
     pub async fn connect(address: SocketAddr, part: Part, id: &str, proof: Proof) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+        Self::over(stream, part, id, proof).await
+    }
+
+    /// Shakes hands on a connection that is there, from whatever address it was made.
+    pub async fn over(stream: TcpStream, part: Part, id: &str, proof: Proof) -> anyhow::Result<Self> {
         stream.set_nodelay(true)?;
         let settings = Settings::default();
         let link = Link::initiator(settings, part, id, proof, now());
-        let mut peer = Self { stream, link, out: Vec::new(), next_id: 1, life_sign: settings.life_sign };
+        let (out, sent) = (Vec::new(), Vec::new());
+        let mut peer = Self { stream, link, out, sent, next_id: 1, life_sign: settings.life_sign };
         match peer.event(PATIENCE).await? {
             Event::Open => Ok(peer),
             other => bail!("{id} did not get an open link but {other:?}"),
@@ -156,13 +165,30 @@ impl Peer {
         }
     }
 
+    /// Whether `say` would be taken now, or must wait until Central has acknowledged.
+    pub fn has_room(&self) -> bool {
+        self.link.ready()
+    }
+
     /// The socket itself, for bytes that no link would send.
     pub fn into_stream(self) -> TcpStream {
         self.stream
     }
 
+    /// Bytes that no link would send, in the midst of one.
+    pub async fn raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    /// The first bytes that this end has sent, as who listens on the line has them.
+    pub fn overheard(&self) -> &[u8] {
+        &self.sent
+    }
+
     async fn flush(&mut self) -> anyhow::Result<()> {
         while self.link.transmit(&mut self.out, now()) {
+            let room = RECORDED.saturating_sub(self.sent.len()).min(self.out.len());
+            self.sent.extend_from_slice(self.out.get(..room).unwrap_or_default());
             self.stream.write_all(&self.out).await?;
             self.out.clear();
         }

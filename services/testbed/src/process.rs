@@ -38,6 +38,8 @@ pub struct Recipe {
     pub name: String,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// What runs the binary instead of running it bare: a program and its arguments, the binary and its own follow.
+    pub under: Vec<String>,
     /// Output goes to `<folder>/<name>.log`, appended over restarts.
     pub folder: PathBuf,
 }
@@ -62,7 +64,15 @@ impl Process {
         let binary = binary()?;
         fs::create_dir_all(&self.recipe.folder)?;
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let child = Command::new(&binary)
+        let mut command = match self.recipe.under.split_first() {
+            None => Command::new(&binary),
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&binary);
+                command
+            }
+        };
+        let child = command
             .args(&self.recipe.args)
             .envs(self.recipe.env.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")

@@ -227,7 +227,8 @@ async fn a_role_without_its_tables_waits_and_says_what_to_do_spec_1_7() -> anyho
     for (name, role) in [("central", ground.central()), ("registry", ground.registry())] {
         let (url, socket) = (format!("sqlite:{}", ground.path(&format!("later-{name}.db"))), ground.path("waits.sock"));
         let args = with(with(role, "--database", &url), "--control-socket", &socket);
-        let recipe = Recipe { name: name.into(), args, env: Vec::new(), folder: ground.path("logs").into() };
+        let recipe =
+            Recipe { name: name.into(), args, env: Vec::new(), under: Vec::new(), folder: ground.path("logs").into() };
         let waits = Process::start(recipe)?;
         let socket = std::path::Path::new(&socket);
         let status = async || ask(socket, "status", Value::Null).await.map_err(|error| error.to_string());
@@ -294,7 +295,8 @@ async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow:
         "--control-socket",
         &socket.display().to_string(),
     ]);
-    let recipe = Recipe { name: "waits".into(), args, env: Vec::new(), folder: network.path("logs") };
+    let recipe =
+        Recipe { name: "waits".into(), args, env: Vec::new(), under: Vec::new(), folder: network.path("logs") };
     let waits = Process::start(recipe)?;
     until("the monitor to say that its token is spent", PATIENCE, async || {
         let status = ask(&socket, "status", Value::Null).await.map_err(|error| error.to_string())?;

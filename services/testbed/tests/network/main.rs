@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod dies;
+mod disk;
 mod ends;
+mod hostile;
 mod keys;
 mod kills;
 mod operators;

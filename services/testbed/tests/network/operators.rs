@@ -366,7 +366,8 @@ async fn fleet(network: &Network, count: u32) -> anyhow::Result<Process> {
     ];
     let flags = pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
     let args = std::iter::once("fleet".to_owned()).chain(flags).collect();
-    let recipe = Recipe { name: "fleet".into(), args, env: Vec::new(), folder: network.path("logs") };
+    let recipe =
+        Recipe { name: "fleet".into(), args, env: Vec::new(), under: Vec::new(), folder: network.path("logs") };
     let fleet = Process::start(recipe)?;
     until(format_args!("{count} charging points to be AVAILABLE"), PATIENCE * 2, async || {
         let state = |cp: &ChargingPoint| cp.view.as_ref().map(proto::link::v1::View::state);

@@ -96,7 +96,13 @@ pub(crate) async fn start(network: &Network, count: usize, more: &[&str]) -> any
     .map(str::to_owned)
     .into();
     args.extend(more.iter().map(|&word| word.to_owned()));
-    let fleet = Process::start(Recipe { name: "fleet".into(), args, env: Vec::new(), folder: network.path("logs") })?;
+    let fleet = Process::start(Recipe {
+        name: "fleet".into(),
+        args,
+        env: Vec::new(),
+        under: Vec::new(),
+        folder: network.path("logs"),
+    })?;
     until_available(network, count, count).await?;
     Ok(fleet)
 }

@@ -1,0 +1,180 @@
+//! A hostile peer on raw sockets (SPEC 4.1 to 4.4, 4.8, 4.9, 8.2): whatever it sends is refused at the layer that can
+//! tell, counted in the audit and not repeated there, and costs the honest ones nothing.
+
+mod forged;
+mod proven;
+mod replayed;
+mod station;
+mod strangers;
+mod throughout;
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+use proto::{
+    link::v1::{KeyGrant, Opened, Part, State, down, up},
+    registry::v1::{EnrolRequest, Kind},
+};
+use testbed::{
+    network::{Network, PATIENCE},
+    operator::fresh_id,
+    peer::Peer,
+    wait::until,
+};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpSocket, TcpStream},
+    time::{Instant, timeout_at},
+};
+use wire::{Link, LinkKey, Proof, PublicKey, Settings, frame};
+
+/// Where attackers come from, so that what is counted by address is told from the honest ones' at 127.0.0.1.
+const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 1);
+
+/// An enrolled identity with its key, in a test's own hands.
+#[derive(Clone, Debug)]
+struct Keyed {
+    part: Part,
+    id: String,
+    central: PublicKey,
+    credential: String,
+    grant: KeyGrant,
+}
+
+impl Keyed {
+    fn key(&self) -> Proof {
+        let key = self.grant.key.as_slice().try_into().map(LinkKey::from_bytes).expect("a key has 32 bytes");
+        Proof::Key { responder: self.central, key_no: self.grant.key_no, key }
+    }
+
+    fn first_contact(&self) -> Proof {
+        Proof::FirstContact { responder: self.central }
+    }
+
+    /// An open link as `part`, which may be silent for a minute.
+    async fn open(&self, network: &Network, part: Part) -> anyhow::Result<Peer> {
+        let mut peer = Peer::connect(network.central_link, part, &self.id, self.key()).await?;
+        peer.say(up::Body::Opened(Opened { life_sign_ms: 20_000, ..Opened::default() })).await?;
+        Ok(peer)
+    }
+}
+
+/// Enrols an id and takes its first key.
+async fn keyed(network: &Network, part: Part, id: &str) -> anyhow::Result<Keyed> {
+    let kind = if part == Part::Driver { Kind::Driver } else { Kind::ChargingPoint };
+    let (token, city) = (network.operator.token(1).await?, "Valencia".to_owned());
+    let (request_id, id) = (fresh_id(), id.to_owned());
+    let request = EnrolRequest { request_id, token, kind: kind.into(), id: id.clone(), city, ..Default::default() };
+    let enrolled = network.operator.identities.clone().enrol(request).await?.into_inner();
+    let pin = enrolled.pins.first().context("no pins")?;
+    let central = PublicKey::from_bytes(pin.as_slice().try_into()?);
+    let credential = enrolled.credential;
+    let grant = until(format_args!("a key for {id}"), PATIENCE, async || {
+        match Peer::first_contact(network.central_link, part, &id, central, &credential).await {
+            Ok((_, down::Body::KeyGrant(grant))) => Ok(grant),
+            Ok((mut peer, _answer)) => peer
+                .told_until(PATIENCE, |body| match body {
+                    down::Body::KeyGrant(grant) => Some(grant.clone()),
+                    _ => None,
+                })
+                .await
+                .map_err(|error| format!("{error:#}")),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    })
+    .await?;
+    Ok(Keyed { part, id, central, credential, grant })
+}
+
+/// A connection from an address of the attacker's.
+async fn attack_from(from: Ipv4Addr, network: &Network) -> anyhow::Result<TcpStream> {
+    attack_at(from, network.central_link).await
+}
+
+async fn attack_at(from: Ipv4Addr, address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((from, 0)))?;
+    Ok(socket.connect(address).await?)
+}
+
+/// `ENQ`, Hello and the first message of a handshake, as an initiator sends them once it is called.
+fn opening(part: Part, id: &str, proof: Proof) -> Vec<u8> {
+    let now = Instant::now().into_std();
+    let (mut link, mut out) = (Link::initiator(Settings::default(), part, id, proof, now), Vec::new());
+    link.transmit(&mut out, now);
+    link.handle_bytes(&[frame::ACK, 0], now);
+    while link.transmit(&mut out, now) {}
+    out
+}
+
+/// All that Central says until it closes; an error where it does not within `limit`.
+async fn until_closed(stream: &mut TcpStream, limit: Duration) -> anyhow::Result<Vec<u8>> {
+    let (deadline, mut said, mut buffer) = (Instant::now() + limit, Vec::new(), [0; 4096]);
+    loop {
+        match timeout_at(deadline, stream.read(&mut buffer)).await {
+            Ok(Ok(0) | Err(_)) => return Ok(said),
+            Ok(Ok(read)) => said.extend_from_slice(buffer.get(..read).unwrap_or_default()),
+            Err(_) => anyhow::bail!("not closed within {limit:?}; it said {said:02x?}"),
+        }
+    }
+}
+
+/// The frames among bytes, as bodies.
+fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let (mut decoder, mut input, mut all) = (frame::Decoder::new(1 << 20), bytes, Vec::new());
+    while let Some(token) = decoder.next(&mut input) {
+        if token == frame::Token::Frame {
+            all.push(decoder.take_body());
+        }
+    }
+    all
+}
+
+fn framed(body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame::encode(body, &mut out);
+    out
+}
+
+/// An honest charging point that must never be seen to miss a sign of life.
+async fn honest(network: &Network) -> anyhow::Result<testbed::network::Post> {
+    network.charging_point("HONEST").await
+}
+
+/// Central lives, and nobody honest lost a link.
+async fn unharmed(network: &Network) -> anyhow::Result<()> {
+    let shown = network.shown("HONEST").await?;
+    let state = shown.view.map(|view| view.state());
+    ensure!(state == Some(State::Available), "the honest charging point is shown as {state:?}");
+    let lost = network.operator.audited("LINK_DOWN", "charging-point/HONEST").await?;
+    ensure!(lost.is_empty(), "an honest link was lost: {lost:?}");
+    Ok(())
+}
+
+/// Stops Central in order, which writes what was counted, starts it again, and answers how many failures of strangers
+/// from the attacker's network are in the audit, by reason. Each reason is one entry a minute.
+async fn counted(network: &mut Network) -> anyhow::Result<BTreeMap<String, u64>> {
+    network.central.signal(Signal::SIGTERM)?;
+    let code = network.central.exit_code(PATIENCE).await?;
+    ensure!(code == 0, "Central ended with {code}");
+    ensure!(!network.central.log().contains("panicked"), "something panicked in Central");
+    network.restart_central().await?;
+    let entries = network.operator.audited("STRANGERS_REFUSED", "link").await?;
+    let mut counts: BTreeMap<String, (u64, usize)> = BTreeMap::new();
+    for entry in entries {
+        let parameters: serde_json::Value = serde_json::from_str(&entry.parameters)?;
+        if parameters["from"] != serde_json::json!("127.66.0.0/24") {
+            continue;
+        }
+        let count: u64 = parameters["count"].as_str().context("no count")?.parse()?;
+        let (sum, number) = counts.entry(entry.outcome).or_default();
+        (*sum, *number) = (*sum + count, *number + 1);
+    }
+    ensure!(counts.values().all(|(_, entries)| *entries <= 3), "failures are counted, not listed: {counts:?}");
+    Ok(counts.into_iter().map(|(reason, (count, _))| (reason, count)).collect())
+}

@@ -1,0 +1,220 @@
+//! Clear frames that somebody between a monitor and Central forges (SPEC 4.2, 4.3): they cost time, never a key.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::ensure;
+use prost::Message as _;
+use proto::link::v1::{Busy, Part, State, UnknownKey};
+use testbed::{
+    network::{Network, PATIENCE},
+    peer::Peer,
+    wait::until,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::Instant,
+};
+use wire::{frame, kind};
+
+use super::{framed, honest, keyed, unharmed};
+
+/// What the one in between does with a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mischief {
+    Pass,
+    /// The call is answered by a busy frame.
+    Busy(u32),
+    /// The handshake is answered by "unknown key".
+    UnknownKey,
+}
+
+/// Somebody on the line.
+struct Between {
+    address: SocketAddr,
+    mischief: watch::Sender<Mischief>,
+    forged: Arc<Mutex<Vec<Instant>>>,
+    passed: Arc<Mutex<Vec<Instant>>>,
+    inject: watch::Sender<Vec<u8>>,
+}
+
+impl Between {
+    async fn start(central: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (mischief, to_do) = watch::channel(Mischief::Pass);
+        let (inject, injected) = watch::channel(Vec::new());
+        let (forged, passed) = (Arc::<Mutex<Vec<Instant>>>::default(), Arc::<Mutex<Vec<Instant>>>::default());
+        let (in_forged, in_passed) = (Arc::clone(&forged), Arc::clone(&passed));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let now = *to_do.borrow();
+                let list = if now == Mischief::Pass { &in_passed } else { &in_forged };
+                list.lock().expect("nobody panics with it").push(Instant::now());
+                tokio::spawn(serve(stream, central, to_do.clone(), injected.clone()));
+            }
+        });
+        Ok(Self { address, mischief, forged, passed, inject })
+    }
+
+    /// From now on; connections that pass are cut.
+    fn set(&self, mischief: Mischief) {
+        self.mischief.send_replace(mischief);
+    }
+
+    fn forged(&self) -> Vec<Instant> {
+        self.forged.lock().expect("nobody panics with it").clone()
+    }
+
+    fn passed(&self) -> Vec<Instant> {
+        self.passed.lock().expect("nobody panics with it").clone()
+    }
+}
+
+async fn serve(
+    mut near: TcpStream,
+    central: SocketAddr,
+    mut mischief: watch::Receiver<Mischief>,
+    injected: watch::Receiver<Vec<u8>>,
+) {
+    let _ = near.set_nodelay(true);
+    let now = *mischief.borrow_and_update();
+    match now {
+        Mischief::Pass => {
+            let Ok(mut far) = TcpStream::connect(central).await else { return };
+            let _ = far.set_nodelay(true);
+            tokio::select! {
+                _ = pass(&mut near, &mut far, injected) => {}
+                _ = mischief.changed() => {}
+            }
+        }
+        Mischief::Busy(retry_after_ms) => {
+            let _called = near.read(&mut [0; 16]).await;
+            let busy = [vec![1, kind::BUSY], Busy { retry_after_ms }.encode_to_vec()].concat();
+            let answer = [vec![frame::NACK, 0], framed(&busy), vec![frame::EOT]].concat();
+            let _answered = near.write_all(&answer).await;
+            let _closed = near.read(&mut [0; 16]).await;
+        }
+        Mischief::UnknownKey => {
+            let _called = near.read(&mut [0; 16]).await;
+            let _answered = near.write_all(&[frame::ACK, 0]).await;
+            let _shaken = near.read(&mut [0; 1024]).await;
+            let unknown = [vec![1, kind::UNKNOWN_KEY], UnknownKey {}.encode_to_vec()].concat();
+            let answer = [framed(&unknown), vec![frame::EOT]].concat();
+            let _answered = near.write_all(&answer).await;
+            let _closed = near.read(&mut [0; 16]).await;
+        }
+    }
+}
+
+/// Both ways, and towards the initiator what is injected.
+async fn pass(
+    near: &mut TcpStream,
+    far: &mut TcpStream,
+    mut injected: watch::Receiver<Vec<u8>>,
+) -> std::io::Result<()> {
+    injected.borrow_and_update();
+    loop {
+        tokio::select! {
+            both = copy_bidirectional(near, far) => return both.map(drop),
+            changed = injected.changed() => if changed.is_err() { return Ok(()) },
+        }
+        let bytes = injected.borrow_and_update().clone();
+        near.write_all(&bytes).await?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_2() -> anyhow::Result<()> {
+    const ASKED: Duration = Duration::from_secs(3);
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let between = Between::start(network.central_link).await?;
+    let post = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
+    let (logins, key) = (logins(&network).await?, network.shown("CP-1").await?.key_no);
+    between.set(Mischief::Busy(u32::try_from(ASKED.as_millis())?));
+    // Monitor and engine.
+    until("both to be told that Central is busy", PATIENCE, async || match between.forged().len() {
+        0 | 1 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await?;
+    let passed = between.passed().len();
+    between.set(Mischief::Pass);
+    network.until_state("CP-1", State::Disconnected).await?;
+    network.until_state("CP-1", State::Available).await?;
+    // Its own back-off may come upon what was asked and half as much again.
+    let (told, back) = (between.forged(), between.passed()[passed..].to_vec());
+    let waited = back.first().zip(told.first()).map(|(back, told)| back.duration_since(*told)).unwrap_or_default();
+    ensure!(waited >= ASKED, "it came back after {waited:?}");
+    ensure!(waited < ASKED * 3 / 2 + Duration::from_secs(5), "it waited {waited:?}");
+    ensure!(told.len() <= 4, "it did not wait: {} calls", told.len());
+    ensure!(logins == super::forged::logins(&network).await? && key == network.shown("CP-1").await?.key_no);
+    drop(post);
+
+    // Whatever it asks for, no link waits longer than a minute, and half of one as jitter.
+    let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
+    between.set(Mischief::Busy(u32::MAX));
+    let told = Peer::connect(between.address, Part::Monitor, "KNOWN", cp.key()).await.map(drop);
+    let told = told.expect_err("it was told to wait").to_string();
+    ensure!(told.contains("Busy { retry_after: 60s }"), "{told}");
+    unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_unknown_key_costs_at_most_one_first_contact_spec_4_3() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let between = Between::start(network.central_link).await?;
+    let post = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
+    let before = logins(&network).await?;
+    between.set(Mischief::UnknownKey);
+    until("both to be told that their key is unknown", PATIENCE, async || match between.forged().len() {
+        0 | 1 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await?;
+    between.set(Mischief::Pass);
+    network.until_state("CP-1", State::Available).await?;
+    let more = logins(&network).await? - before;
+    ensure!(more <= 1, "{more} first contacts");
+    // It is the same charging point, without anybody's help, and does its work.
+    post.until_monitor("its key", PATIENCE, |status| status["key_state"] == serde_json::json!("ACTIVE")).await?;
+    unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clear_frames_forged_into_an_open_link_change_nothing_spec_4_3() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let between = Between::start(network.central_link).await?;
+    let _cp = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
+    let (logins, key) = (logins(&network).await?, network.shown("CP-1").await?.key_no);
+    let passed = between.passed().len();
+    let mut bytes = Vec::new();
+    for counter in 0..=255 {
+        let busy = Busy { retry_after_ms: u32::MAX }.encode_to_vec();
+        bytes.extend(framed(&[vec![counter, kind::BUSY], busy].concat()));
+        bytes.extend(framed(&[counter, kind::UNKNOWN_KEY]));
+    }
+    between.inject.send_replace(bytes);
+    // Its links go on: an order reaches it as before.
+    let order = testbed::operator::order(&["CP-1"]);
+    network.operator.charging_points.clone().stop(order.clone()).await?;
+    network.until_state("CP-1", State::OutOfOrder).await?;
+    network.operator.charging_points.clone().resume(testbed::operator::order(&["CP-1"])).await?;
+    network.until_state("CP-1", State::Available).await?;
+    ensure!(logins == super::forged::logins(&network).await? && key == network.shown("CP-1").await?.key_no);
+    ensure!(between.passed().len() <= passed + 2, "it dials again and again");
+    unharmed(&network).await
+}
+
+/// First contacts of the charging point behind the one in between.
+async fn logins(network: &Network) -> anyhow::Result<usize> {
+    Ok(network.operator.audited("LOGIN", "charging-point/CP-1").await?.len())
+}

@@ -1,0 +1,421 @@
+//! Those who hold a key, and use it for what is not theirs (SPEC 3.7, 3.8, 4.3, 4.8, 4.9).
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use proto::{
+    central::v1::{StatisticsRequest, statistics_request::By},
+    link::v1::{
+        AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, HeldSession, KeyInstalled, ListHistory,
+        ManualSupply, MeterValue, Part, Progress, Reason, RequestSupply, SealedReading, SessionState, SessionsHeld,
+        SetMaintenance, State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, down, up,
+    },
+};
+use testbed::{
+    network::{Network, PATIENCE},
+    operator::{fresh_id, order},
+    wait::until,
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    honest,
+    station::{Station, Told, Voice, driver, engine, monitor, step},
+    unharmed,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_spec_4_9() -> anyhow::Result<()> {
+    let mut network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let station = Station::start(&network, "CLONED").await?;
+    let mut ana = driver(&network, "ana").await?;
+    let mut links = vec![station.monitor];
+    for _ in 0..2 {
+        links.push(monitor(&network, &station.keyed).await?);
+        links[links.len() - 2].closed(PATIENCE).await?;
+        network.until_state("CLONED", State::Available).await?;
+    }
+    links.push(monitor(&network, &station.keyed).await?);
+    let held = |cp: &proto::central::v1::ChargingPoint| {
+        let view = cp.view.as_ref();
+        view.is_some_and(|view| view.state() == State::OutOfOrder && view.causes().any(|cause| cause == Cause::Held))
+    };
+    let shown = network.until_shown("CLONED", "OUT OF ORDER, held", PATIENCE, held).await?;
+    ensure!(shown.view.is_some_and(|view| view.detail.contains("cloned")), "it says why");
+    let audited = network.operator.audited("HELD", "charging-point/CLONED").await?;
+    ensure!(audited.len() == 1 && audited[0].parameters.contains("\"3\""), "{audited:?}");
+    ensure!(network.operator.audited("LINK_TAKEN_OVER", "charging-point/CLONED").await?.len() == 3);
+    ensure!(network.central.log().contains("cloned"), "an alarm is raised");
+    let request = RequestSupply { request_id: fresh_id(), charging_point_id: "CLONED".into(), energy_wh: 0 };
+    ensure!(ana.ask(up::Body::RequestSupply(request)).await? == Told::Answer(Reason::OutOfOrder));
+
+    network.operator.charging_points.clone().release(order(&["CLONED"])).await?;
+    network.until_state("CLONED", State::Available).await?;
+    stays(&network, "CLONED", State::Available).await?;
+    let released = network.operator.audited("HOLD_RELEASED", "charging-point/CLONED").await?;
+    ensure!(released.len() == 1 && released[0].actor.contains("olga"), "{released:?}");
+
+    // The thief goes on, and a hold outlasts Central.
+    for _ in 0..3 {
+        links.push(monitor(&network, &station.keyed).await?);
+        links[links.len() - 2].closed(PATIENCE).await?;
+    }
+    network.until_shown("CLONED", "held again", PATIENCE, held).await?;
+    network.restart_central().await?;
+    let (_monitor, _engine) = (monitor(&network, &station.keyed).await?, engine(&network, &station.keyed).await?);
+    network.until_shown("CLONED", "held after the restart", PATIENCE, held).await?;
+    network.operator.charging_points.clone().release(order(&["CLONED"])).await?;
+    network.until_state("CLONED", State::Available).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let mut station = Station::start(&network, "ZOMBIE").await?;
+    let mut ana = driver(&network, "ana").await?;
+    // Neither reads: what Central has told them is not acknowledged, so it cannot close them at once.
+    let mut old_monitor = station.keyed.open(&network, Part::Monitor).await?;
+    station.monitor.closed(PATIENCE).await?;
+    let mut old_engine = station.keyed.open(&network, Part::Engine).await?;
+    station.engine.closed(PATIENCE).await?;
+    station.monitor = monitor(&network, &station.keyed).await?;
+    station.engine = engine(&network, &station.keyed).await?;
+    network.until_state("ZOMBIE", State::Available).await?;
+    let session_id = station.supply(&mut ana, 1_000).await?;
+    let before = network.operator.audited("LINK_DOWN", "charging-point/ZOMBIE").await?.len();
+    // It may be closed by now: then its words were not heard either.
+    let ill = EngineHealth { healthy: false, detail: "a zombie's word".into() };
+    let _unheard = old_monitor.hint(up::Body::EngineHealth(ill)).await;
+    let ended = SupplyEnded {
+        session_id: session_id.clone(),
+        meter_start_wh: 1_000,
+        meter_end_wh: 900_000,
+        reason: Reason::Unplugged.into(),
+        ..SupplyEnded::default()
+    };
+    let _unheard = old_engine.hint(up::Body::SupplyEnded(ended)).await;
+    drop((old_monitor, old_engine));
+    stays(&network, "ZOMBIE", State::Supplying).await?;
+    ensure!(network.operator.audited("LINK_DOWN", "charging-point/ZOMBIE").await?.len() == before);
+    ensure!(network.operator.all_tickets().await?.is_empty(), "a zombie has billed");
+    ensure!(station.monitor.is_open() && station.engine.is_open());
+    unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_3() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let mut station = Station::start(&network, "CP-1").await?;
+    let mut ana = driver(&network, "ana").await?;
+    let session_id = station.supply(&mut ana, 1_000).await?;
+    let engines = || {
+        let session_id = session_id.clone();
+        vec![
+            up::Body::AskAnswer(AskAnswer { session_id: session_id.clone(), accepted: true, ..Default::default() }),
+            up::Body::ManualSupply(ManualSupply { request_id: "m".into(), ..Default::default() }),
+            up::Body::SupplyStarted(SupplyStarted { session_id: session_id.clone(), ..Default::default() }),
+            up::Body::MeterValue(MeterValue { session_id: session_id.clone(), meter_wh: 999_999, power_w: 1 }),
+            up::Body::SupplyEnded(SupplyEnded { session_id, meter_end_wh: 999_999, ..Default::default() }),
+            up::Body::SessionsHeld(SessionsHeld::default()),
+            up::Body::Reading(SealedReading::default()),
+        ]
+    };
+    let monitors = || {
+        vec![
+            up::Body::EngineHealth(EngineHealth { healthy: false, detail: "not its word".into() }),
+            up::Body::SetMaintenance(SetMaintenance { on: true }),
+            up::Body::KeyInstalled(KeyInstalled { key_no: 9 }),
+        ]
+    };
+    let drivers = || {
+        let session_id = session_id.clone();
+        vec![
+            up::Body::RequestSupply(RequestSupply { charging_point_id: "HONEST".into(), ..Default::default() }),
+            up::Body::StopSupply(StopSupply { session_id: session_id.clone() }),
+            up::Body::ListChargingPoints(Default::default()),
+            up::Body::ListHistory(ListHistory::default()),
+            up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true }),
+            up::Body::TicketReceived(TicketReceived { session_id }),
+        ]
+    };
+    let credential = || vec![up::Body::Authenticate(Authenticate { credential: vec![1; 40].into() })];
+    for (who, voice, foreign) in [
+        ("driver", &mut ana, [engines(), monitors(), credential()].concat()),
+        ("engine", &mut station.engine, [drivers(), monitors(), credential()].concat()),
+        ("monitor", &mut station.monitor, [drivers(), engines(), credential()].concat()),
+    ] {
+        for body in foreign {
+            let said = format!("{body:?}");
+            let told = voice.ask(body).await.with_context(|| format!("{who}: {said}"))?;
+            ensure!(told == Told::Unsupported, "{who} said {said} and was told {told:?}");
+        }
+    }
+    let shown = network.shown("CP-1").await?.view.context("no view")?;
+    ensure!((shown.state(), shown.energy_wh) == (State::Supplying, 0), "{shown:?}");
+    ensure!(network.operator.audited("MAINTENANCE_ON", "").await?.is_empty());
+    ensure!(network.operator.all_tickets().await?.is_empty());
+    unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let (mut victim, mut thief) = (Station::start(&network, "VICTIM").await?, Station::start(&network, "THIEF").await?);
+    let (mut ana, mut bea) = (driver(&network, "ana").await?, driver(&network, "bea").await?);
+    let session_id = victim.supply(&mut ana, 1_000).await?;
+    let meter = |meter_wh| up::Body::MeterValue(MeterValue { session_id: session_id.clone(), meter_wh, power_w: 1 });
+    victim.engine.ask(meter(1_400)).await?;
+
+    thief.engine.ask(meter(900_000)).await?;
+    let ended = SupplyEnded {
+        session_id: session_id.clone(),
+        meter_start_wh: 1_000,
+        meter_end_wh: 900_000,
+        reason: Reason::Unplugged.into(),
+        ..SupplyEnded::default()
+    };
+    let told = thief.engine.ask(up::Body::SupplyEnded(ended)).await?;
+    ensure!(told == Told::Answer(Reason::NotFound), "{told:?}");
+    let started = SupplyStarted { session_id: session_id.clone(), meter_start_wh: 0, at_ms: 1 };
+    thief.engine.ask(up::Body::SupplyStarted(started)).await?;
+    let answer = AskAnswer { session_id: session_id.clone(), accepted: true, detail: String::new() };
+    thief.engine.ask(up::Body::AskAnswer(answer)).await?;
+    for state in [SessionState::Reserved, SessionState::Supplying, SessionState::Settling, SessionState::Billed] {
+        let held = HeldSession {
+            session_id: session_id.clone(),
+            state: state.into(),
+            meter_wh: 900_000,
+            ..HeldSession::default()
+        };
+        thief.engine.ask(up::Body::SessionsHeld(SessionsHeld { sessions: vec![held] })).await?;
+    }
+    for body in [
+        up::Body::StopSupply(StopSupply { session_id: session_id.clone() }),
+        up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true }),
+    ] {
+        ensure!(bea.ask(body).await? == Told::Answer(Reason::NotFound));
+    }
+    let shown = network.shown("VICTIM").await?.view.context("no view")?;
+    ensure!((shown.state(), shown.energy_wh) == (State::Supplying, 400), "{shown:?}");
+    let ended = SupplyEnded {
+        session_id: session_id.clone(),
+        meter_start_wh: 1_000,
+        meter_end_wh: 1_500,
+        reason: Reason::Unplugged.into(),
+        ..SupplyEnded::default()
+    };
+    victim.engine.ask(up::Body::SupplyEnded(ended)).await?;
+    bea.ask(up::Body::TicketReceived(TicketReceived { session_id: session_id.clone() })).await?;
+    let tickets = network.operator.all_tickets().await?;
+    ensure!(tickets.len() == 1 && tickets[0].energy_wh == 500 && tickets[0].driver_id == "ana", "{tickets:?}");
+    ensure!(network.operator.audited("DISCREPANCY", "").await?.is_empty());
+    // His ticket is still due to him, whoever else says to have it.
+    unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_3_8() -> anyhow::Result<()> {
+    let mut network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let mut station = Station::start(&network, "LIAR").await?;
+    let mut ana = driver(&network, "ana").await?;
+    let session_id = station.supply(&mut ana, 1_000).await?;
+    let say =
+        |meter_wh| up::Body::MeterValue(MeterValue { session_id: session_id.clone(), meter_wh, power_w: u32::MAX });
+    for (value, shown) in [(5_000, 4_000), (u64::MAX, 4_000), (6_000, 5_000), (1 << 63, 5_000), (7_000, 6_000)] {
+        station.engine.ask(say(value)).await?;
+        network
+            .until_shown("LIAR", format!("{shown} Wh after {value}"), PATIENCE, |cp| {
+                cp.view.as_ref().is_some_and(|view| view.energy_wh == shown)
+            })
+            .await?;
+    }
+    for n in 0..500 {
+        station.engine.hint(say(n)).await?;
+    }
+    station.engine.ask(say(0)).await?;
+    until("the audit to say so", PATIENCE, async || {
+        for action in ["METER_RAN_BACKWARDS", "METER_IMPLAUSIBLE"] {
+            let audited = network.operator.audited(action, "charging-point/LIAR").await;
+            match audited.map_err(|error| error.to_string())?.len() {
+                0 => return Err(format!("no {action}")),
+                1..=3 => {}
+                more => return Err(format!("{more} times {action}: repeats are counted, not repeated")),
+            }
+        }
+        Ok(())
+    })
+    .await?;
+
+    // Ends that no clock and no register can have shown, twice, so that sums would overflow.
+    for (start, end, at, until_ms) in [
+        (1_000, u64::MAX, i64::MIN, i64::MAX),
+        (u64::MAX, u64::MAX, i64::MAX, i64::MIN),
+        (0, u64::MAX, 1, i64::MAX),
+        (0, 1 << 62, -1, 0),
+    ] {
+        let running = network.shown("LIAR").await?.view.context("no view")?.session_id;
+        let session_id = if running.is_empty() { station.reserve(&mut ana).await? } else { running };
+        let started = SupplyStarted { session_id: session_id.clone(), meter_start_wh: start, at_ms: at };
+        station.engine.ask(up::Body::SupplyStarted(started)).await?;
+        let ended = SupplyEnded {
+            session_id: session_id.clone(),
+            meter_start_wh: start,
+            meter_end_wh: end,
+            reason: Reason::Unplugged.into(),
+            started_at_ms: at,
+            ended_at_ms: until_ms,
+        };
+        let told = station.engine.ask(up::Body::SupplyEnded(ended.clone())).await?;
+        ensure!(told == Told::Answer(Reason::Unspecified), "{told:?}");
+        // Said again, and otherwise.
+        station.engine.ask(up::Body::SupplyEnded(SupplyEnded { meter_end_wh: 0, ..ended.clone() })).await?;
+        station.engine.ask(up::Body::SupplyEnded(SupplyEnded { meter_end_wh: u64::MAX, ..ended })).await?;
+        network.until_state("LIAR", State::Available).await?;
+    }
+    let tickets = network.until_tickets("LIAR", 4).await?;
+    let first = tickets.iter().find(|ticket| ticket.session_id == session_id).context("no first ticket")?;
+    ensure!(first.energy_wh == 6_000, "what the meter had shown is billed: {first:?}");
+    ensure!(tickets.iter().all(|ticket| ticket.energy_wh <= 6_000 && ticket.amount_minor >= 0), "{tickets:?}");
+    let plausible =
+        |ticket: &proto::link::v1::Ticket| 0 < ticket.started_at_ms && ticket.started_at_ms <= ticket.ended_at_ms;
+    ensure!(tickets.iter().all(plausible), "{tickets:?}");
+    ensure!(!network.operator.audited("DISCREPANCY", "charging-point/LIAR").await?.is_empty());
+    for by in [By::ChargingPoint, By::Driver] {
+        let request = StatisticsRequest { by: by.into(), ..StatisticsRequest::default() };
+        let sums = network.operator.sessions.clone().statistics(request).await?.into_inner();
+        ensure!(sums.statistics.iter().any(|sum| sum.sessions == 4), "{sums:?}");
+    }
+    ana.say(up::Body::ListHistory(ListHistory::default())).await?;
+    let history = |body: &down::Body| match body {
+        down::Body::History(history) => Some(history.total_sessions),
+        _ => None,
+    };
+    ensure!(ana.until(history).await? == 4, "his history");
+    unharmed(&network).await?;
+    network.restart_central().await?;
+    ensure!(!network.central.log().contains("panicked"), "something panicked in Central");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_spec_4_8() -> anyhow::Result<()> {
+    const TIMES: u64 = 300;
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let mut station = Station::start(&network, "ODD").await?;
+    for n in 0..TIMES {
+        // A length that runs past the end, a field of another type, an invalid text.
+        let odd: &[u8] = match n % 3 {
+            0 => b"\x92\x01\xff\xff\xff\xff\x0f",
+            1 => b"\x55\x01\x02",
+            _ => b"\x52\x04\x12\x02\xff\xfe",
+        };
+        station.monitor.bytes(odd.to_vec()).await?;
+    }
+    until("all to be counted", PATIENCE, async || {
+        // Counts are told with the next message, at most once a second.
+        let healthy = EngineHealth { healthy: true, detail: String::new() };
+        station.monitor.ask(up::Body::EngineHealth(healthy)).await.map_err(|error| error.to_string())?;
+        match network.shown("ODD").await.map_err(|error| error.to_string())? {
+            cp if cp.unintelligible == TIMES => Ok(()),
+            cp => Err(format!("{}", cp.unintelligible)),
+        }
+    })
+    .await?;
+    network.until_state("ODD", State::Available).await?;
+    let audited = network.operator.audited("UNINTELLIGIBLE", "charging-point/ODD").await?;
+    ensure!(audited.len() == 1, "repeats are counted, not repeated: {audited:?}");
+    // A kind of message that Central does not know.
+    let id = 77;
+    station.monitor.bytes(vec![0x08, id, 0xa2, 0x3f, 0x00]).await?;
+    let unsupported = |body: &down::Body| match body {
+        down::Body::Unsupported(unsupported) => (unsupported.to == u64::from(id)).then_some(()),
+        _ => None,
+    };
+    station.monitor.until(unsupported).await?;
+
+    // As long as a frame may be, and then longer than that.
+    let detail = "\u{1f600}x".repeat(190_000);
+    for healthy in [false, true, false, true] {
+        station.monitor.hint(up::Body::EngineHealth(EngineHealth { healthy, detail: detail.clone() })).await?;
+    }
+    let sessions = (0..20_000).map(|n| HeldSession {
+        session_id: format!("s-{n}"),
+        state: (1 + n % 5),
+        meter_wh: u64::MAX,
+        meter_start_wh: 5,
+        ..HeldSession::default()
+    });
+    let held = station.engine.ask(up::Body::SessionsHeld(SessionsHeld { sessions: sessions.collect() })).await?;
+    ensure!(matches!(held, Told::Answer(_)), "{held:?}");
+    let longer =
+        [vec![wire::frame::STX, 9, wire::kind::SEALED], vec![b'a'; 3 << 20], vec![wire::frame::ETX, 1]].concat();
+    station.engine.raw(longer).await?;
+    let told = station.monitor.ask(up::Body::SetMaintenance(SetMaintenance { on: true })).await?;
+    ensure!(told == Told::Answer(Reason::Unspecified), "{told:?}");
+    let longest =
+        network.operator.audited("", "charging-point/ODD").await?.into_iter().map(|e| e.parameters.len()).max();
+    ensure!(longest < Some(2_000), "an entry of {longest:?} bytes");
+    let mut again: Voice = engine(&network, &station.keyed).await?;
+    ensure!(again.ask(up::Body::SessionsHeld(SessionsHeld::default())).await? == Told::Answer(Reason::Unspecified));
+    unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charging_point_never_spends_a_drivers_money_by_itself_spec_3_1() -> anyhow::Result<()> {
+    let network = Network::start(&["--confirmation", "1s"]).await?;
+    let _post = honest(&network).await?;
+    let mut station = Station::start(&network, "THIEF").await?;
+    let mut ana = driver(&network, "ana").await?;
+    let wish = ManualSupply { request_id: "m-1".into(), driver_id: "ana".into(), energy_wh: 0 };
+    let id = station.engine.say(up::Body::ManualSupply(wish)).await?;
+    let confirm = |body: &down::Body| match body {
+        down::Body::ConfirmRequest(request) => Some(request.session_id.clone()),
+        _ => None,
+    };
+    let session_id = ana.until(confirm).await?;
+    // It answers in his place, and starts.
+    for body in [
+        up::Body::AskAnswer(AskAnswer { session_id: session_id.clone(), accepted: true, detail: String::new() }),
+        up::Body::SupplyStarted(SupplyStarted { session_id: session_id.clone(), ..Default::default() }),
+        up::Body::SupplyEnded(SupplyEnded {
+            session_id: session_id.clone(),
+            meter_end_wh: 10_000,
+            ..Default::default()
+        }),
+    ] {
+        station.engine.say(body).await?;
+    }
+    ensure!(
+        station
+            .engine
+            .ask(up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true }))
+            .await?
+            == Told::Unsupported
+    );
+    let answer = |body: &down::Body| match body {
+        down::Body::Answer(answer) if answer.to == id => Some(answer.reason()),
+        _ => None,
+    };
+    ensure!(station.engine.until(answer).await? == Reason::NotConfirmed);
+    ensure!(network.operator.all_sessions().await?.is_empty() && network.operator.all_tickets().await?.is_empty());
+    ensure!(ana.until(|body| step(body, &session_id, Progress::Refused)).await? == Reason::NotConfirmed);
+    unharmed(&network).await
+}
+
+/// Shown so, and never otherwise, for longer than Central takes to decide anything again.
+async fn stays(network: &Network, id: &str, state: State) -> anyhow::Result<()> {
+    let until = Instant::now() + Duration::from_millis(2_500);
+    while Instant::now() < until {
+        let shown = network.shown(id).await?.view;
+        ensure!(shown.as_ref().is_some_and(|view| view.state() == state), "{id} does not stay {state:?}: {shown:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

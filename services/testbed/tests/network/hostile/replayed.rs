@@ -1,0 +1,163 @@
+//! What was overheard on an honest link, sent again (SPEC 4.5, 4.8, 4.9).
+
+use anyhow::ensure;
+use proto::link::v1::{EngineHealth, Part, SetMaintenance, State, down, up};
+use testbed::{network::Network, network::PATIENCE, peer::Peer};
+use tokio::io::AsyncWriteExt as _;
+use wire::kind;
+
+use super::{
+    ATTACKER, attack_from, counted, framed, frames, honest, keyed,
+    station::{Station, Told, Voice, monitor},
+    unharmed, until_closed,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() -> anyhow::Result<()> {
+    let mut network = Network::start(&["--link-handshake-timeout", "2s"]).await?;
+    let _post = honest(&network).await?;
+    let station = Station::start(&network, "KNOWN").await?;
+    let mut overheard = Vec::new();
+    for (part, proof) in [
+        (Part::Engine, station.keyed.key()),
+        (Part::Monitor, station.keyed.key()),
+        (Part::Monitor, station.keyed.first_contact()),
+    ] {
+        let mut peer = Peer::connect(network.central_link, part, "KNOWN", proof).await?;
+        if overheard.len() < 2 {
+            peer.say(up::Body::Opened(Default::default())).await?;
+        } else {
+            let credential = station.keyed.credential.clone().into_bytes().into();
+            peer.say(up::Body::Authenticate(proto::link::v1::Authenticate { credential })).await?;
+        }
+        peer.told(PATIENCE).await?;
+        overheard.push(peer.overheard().to_vec());
+    }
+    // The honest ones are back, after what was overheard.
+    let (_monitor, _engine) =
+        (monitor(&network, &station.keyed).await?, super::station::engine(&network, &station.keyed).await?);
+    network.until_state("KNOWN", State::Available).await?;
+    let before = footprints(&network).await?;
+    for bytes in &overheard {
+        for _ in 0..20 {
+            let mut stream = attack_from(ATTACKER, &network).await?;
+            stream.write_all(bytes).await?;
+            let said = until_closed(&mut stream, PATIENCE).await?;
+            // A handshake that anybody may begin, an acknowledgement, and never a message.
+            let told: Vec<u8> = frames(&said).iter().map(|body| body[1]).collect();
+            ensure!(told.iter().all(|kind| *kind == kind::HANDSHAKE), "it was told something: {said:02x?}");
+        }
+    }
+    ensure!(
+        footprints(&network).await? == before,
+        "the replay left {:?} after {before:?}",
+        footprints(&network).await?
+    );
+    network.until_state("KNOWN", State::Available).await?;
+    unharmed(&network).await?;
+    let counted = counted(&mut network).await?;
+    ensure!(counted.get("UNINTELLIGIBLE").is_some_and(|n| *n >= 60), "{counted:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spec_4_5() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let station = Station::start(&network, "KNOWN").await?;
+    let other = Station::start(&network, "OTHER").await?;
+
+    // The monitor asks for maintenance and takes it back, and is overheard.
+    let mut peer = station.keyed.open(&network, Part::Monitor).await?;
+    let before = frames(peer.overheard()).len();
+    for on in [true, false] {
+        let id = peer.say(up::Body::SetMaintenance(SetMaintenance { on })).await?;
+        until_answered(&mut peer, id).await?;
+    }
+    let sealed: Vec<Vec<u8>> =
+        frames(peer.overheard())[before..].iter().filter(|body| body[1] == kind::SEALED).cloned().collect();
+    let maintenance = sealed.iter().max_by_key(|body| body.len()).cloned().unwrap_or_default();
+    let on = async || network.operator.audited("MAINTENANCE_ON", "charging-point/KNOWN").await;
+    ensure!(on().await?.len() == 1, "it was said once");
+
+    // Again within its link: as it was, and in the place of the frame that comes next.
+    for _ in 0..20 {
+        for body in &sealed {
+            peer.raw(&framed(body)).await?;
+        }
+        peer.raw(&framed(&in_the_next_place(&peer, &maintenance))).await?;
+        let healthy = EngineHealth { healthy: true, detail: String::new() };
+        let id = peer.say(up::Body::EngineHealth(healthy)).await?;
+        until_answered(&mut peer, id).await?;
+    }
+    ensure!(on().await?.len() == 1, "a repeated message was handled again");
+
+    // On the next link of the same key, and on another charging point's.
+    let (mut successor, mut elsewhere) =
+        (station.keyed.open(&network, Part::Monitor).await?, other.keyed.open(&network, Part::Monitor).await?);
+    for peer in [&mut successor, &mut elsewhere] {
+        for body in &sealed {
+            peer.raw(&framed(body)).await?;
+            peer.raw(&framed(&in_the_next_place(peer, body))).await?;
+            let healthy = EngineHealth { healthy: true, detail: String::new() };
+            let id = peer.say(up::Body::EngineHealth(healthy)).await?;
+            until_answered(peer, id).await?;
+        }
+    }
+    let (mut successor, mut elsewhere) = (Voice::of(successor), Voice::of(elsewhere));
+    for id in ["KNOWN", "OTHER"] {
+        network.until_shown(id, "unintelligible", PATIENCE, |cp| cp.unintelligible > 0).await?;
+    }
+    ensure!(on().await?.len() == 1, "a message of another link was handled");
+    // What follows is not broken by it.
+    let told = successor.ask(up::Body::SetMaintenance(SetMaintenance { on: true })).await?;
+    ensure!(told == Told::Answer(Default::default()), "{told:?}");
+    ensure!(on().await?.len() == 2);
+    let told = elsewhere.ask(up::Body::SetMaintenance(SetMaintenance { on: true })).await?;
+    ensure!(told == Told::Answer(Default::default()), "{told:?}");
+    let audited = network.operator.audited("UNINTELLIGIBLE", "charging-point/OTHER").await?;
+    ensure!(audited.len() == 1, "repeats are counted, not repeated: {audited:?}");
+    unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_opens_no_link_of_another_charging_point_spec_4_4() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let station = Station::start(&network, "KNOWN").await?;
+    let thief = keyed(&network, Part::Monitor, "THIEF").await?;
+    for part in [Part::Monitor, Part::Engine] {
+        let refused = Peer::connect(network.central_link, part, "KNOWN", thief.key()).await;
+        ensure!(refused.is_err_and(|why| why.to_string().contains("UnknownKey")), "a link under another's key");
+    }
+    // And its credential gets no key for another id.
+    let (_, told) =
+        Peer::first_contact(network.central_link, Part::Monitor, "KNOWN", thief.central, &thief.credential).await?;
+    ensure!(!format!("{told:?}").contains("KeyGrant"), "{told:?}");
+    ensure!(station.monitor.is_open() && station.engine.is_open());
+    ensure!(network.operator.audited("LINK_TAKEN_OVER", "").await?.is_empty());
+    unharmed(&network).await
+}
+
+/// The body under the counter that this end's next frame will bear.
+fn in_the_next_place(peer: &Peer, body: &[u8]) -> Vec<u8> {
+    let last = frames(peer.overheard()).last().map(|body| body[0]).unwrap_or_default();
+    [&[last.wrapping_add(1)], &body[1..]].concat()
+}
+
+async fn until_answered(peer: &mut Peer, id: u64) -> anyhow::Result<()> {
+    let answered = |body: &down::Body| match body {
+        down::Body::Answer(answer) if answer.to == id => Some(()),
+        _ => None,
+    };
+    peer.told_until(PATIENCE, answered).await
+}
+
+/// Entries that a link, a login or a grant of this charging point leaves.
+async fn footprints(network: &Network) -> anyhow::Result<Vec<usize>> {
+    let mut all = Vec::new();
+    for action in ["LINK_UP", "LINK_DOWN", "LINK_TAKEN_OVER", "LOGIN", "KEY_GRANTED", "KEY_PROVEN"] {
+        all.push(network.operator.audited(action, "charging-point/KNOWN").await?.len());
+    }
+    Ok(all)
+}

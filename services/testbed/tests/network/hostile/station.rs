@@ -1,0 +1,193 @@
+//! Links that live while a test does something else, and a charging point made of them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use prost::Message as _;
+use proto::link::v1::{
+    AskAnswer, EngineHealth, Part, Progress, Reason, RequestSupply, SessionsHeld, State, SupplyStarted, Up, down, up,
+};
+use testbed::{network::Network, operator::fresh_id, peer::Peer};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use wire::{Closed, Event};
+
+use super::{Keyed, keyed};
+
+/// Longest wait for an answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
+
+/// An open link with a task that keeps it alive.
+pub(super) struct Voice {
+    orders: mpsc::Sender<(bool, Vec<u8>)>,
+    heard: mpsc::UnboundedReceiver<down::Body>,
+    next_id: u64,
+}
+
+/// What Central made of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Answer(Reason),
+    Unsupported,
+}
+
+impl Voice {
+    pub(super) fn of(mut peer: Peer) -> Self {
+        let (orders, mut given) = mpsc::channel::<(bool, Vec<u8>)>(64);
+        let (told, heard) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let done = tokio::select! {
+                    order = given.recv(), if peer.has_room() => match order {
+                        Some((true, raw)) => peer.raw(&raw).await,
+                        Some((false, plaintext)) => peer.say_bytes(&plaintext).await,
+                        None => return,
+                    },
+                    event = peer.event(Duration::from_secs(600)) => match event {
+                        Ok(Event::Message(bytes)) => {
+                            let body = proto::link::v1::Down::decode(bytes).ok().and_then(|down| down.body);
+                            body.into_iter().for_each(|body| drop(told.send(body)));
+                            Ok(())
+                        }
+                        Ok(Event::Closed(_)) | Err(_) => return,
+                        Ok(_) => Ok(()),
+                    },
+                };
+                if done.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { orders, heard, next_id: 1_000 }
+    }
+
+    pub(super) async fn open(network: &Network, keyed: &Keyed, part: Part) -> anyhow::Result<Self> {
+        Ok(Self::of(keyed.open(network, part).await?))
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.orders.is_closed()
+    }
+
+    /// Until Central has closed it.
+    pub(super) async fn closed(&self, limit: Duration) -> anyhow::Result<()> {
+        tokio::time::timeout(limit, self.orders.closed()).await.context("the link is not closed")
+    }
+
+    /// Sealed as it is.
+    pub(super) async fn bytes(&self, plaintext: Vec<u8>) -> anyhow::Result<()> {
+        self.orders.send((false, plaintext)).await.context("the link is closed")
+    }
+
+    /// Written as it is.
+    pub(super) async fn raw(&self, bytes: Vec<u8>) -> anyhow::Result<()> {
+        self.orders.send((true, bytes)).await.context("the link is closed")
+    }
+
+    pub(super) async fn say(&mut self, body: up::Body) -> anyhow::Result<u64> {
+        self.next_id += 1;
+        self.bytes(Up { id: self.next_id, body: Some(body) }.encode_to_vec()).await?;
+        Ok(self.next_id)
+    }
+
+    pub(super) async fn hint(&self, body: up::Body) -> anyhow::Result<()> {
+        self.bytes(Up { id: 0, body: Some(body) }.encode_to_vec()).await
+    }
+
+    /// Says it, and waits for what becomes of it.
+    pub(super) async fn ask(&mut self, body: up::Body) -> anyhow::Result<Told> {
+        let id = self.say(body).await?;
+        self.until(|body| match body {
+            down::Body::Answer(answer) if answer.to == id => Some(Told::Answer(answer.reason())),
+            down::Body::Unsupported(unsupported) if unsupported.to == id => Some(Told::Unsupported),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The next message that `wanted` accepts; others are passed over.
+    pub(super) async fn until<T>(&mut self, mut wanted: impl FnMut(&down::Body) -> Option<T>) -> anyhow::Result<T> {
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            match timeout_at(deadline, self.heard.recv()).await {
+                Ok(Some(body)) => {
+                    if let Some(found) = wanted(&body) {
+                        return Ok(found);
+                    }
+                }
+                Ok(None) => bail!("the link is closed: {}", Closed::Cut),
+                Err(_) => bail!("not told within {ANSWER:?}"),
+            }
+        }
+    }
+}
+
+/// A charging point whose parts say what the test wants.
+pub(super) struct Station {
+    pub(super) keyed: Keyed,
+    pub(super) monitor: Voice,
+    pub(super) engine: Voice,
+}
+
+impl Station {
+    /// Enrolled, with both links, and shown as AVAILABLE.
+    pub(super) async fn start(network: &Network, id: &str) -> anyhow::Result<Self> {
+        let keyed = keyed(network, Part::Monitor, id).await?;
+        let engine = engine(network, &keyed).await?;
+        let monitor = monitor(network, &keyed).await?;
+        network.until_state(id, State::Available).await?;
+        Ok(Self { keyed, monitor, engine })
+    }
+
+    /// Reserved for a driver; answers the session.
+    pub(super) async fn reserve(&mut self, driver: &mut Voice) -> anyhow::Result<String> {
+        let (request_id, charging_point_id) = (fresh_id(), self.keyed.id.clone());
+        driver.say(up::Body::RequestSupply(RequestSupply { request_id, charging_point_id, energy_wh: 0 })).await?;
+        let asked = |body: &down::Body| match body {
+            down::Body::Ask(ask) => Some(ask.session_id.clone()),
+            _ => None,
+        };
+        let session_id = self.engine.until(asked).await?;
+        let accepted = AskAnswer { session_id: session_id.clone(), accepted: true, detail: String::new() };
+        self.engine.say(up::Body::AskAnswer(accepted)).await?;
+        driver.until(|body| step(body, &session_id, Progress::Authorised)).await?;
+        Ok(session_id)
+    }
+
+    /// Supplying, from this meter value on.
+    pub(super) async fn supply(&mut self, driver: &mut Voice, meter_start_wh: u64) -> anyhow::Result<String> {
+        let session_id = self.reserve(driver).await?;
+        let started = SupplyStarted { session_id: session_id.clone(), meter_start_wh, at_ms: 0 };
+        self.engine.ask(up::Body::SupplyStarted(started)).await?;
+        Ok(session_id)
+    }
+}
+
+/// A monitor that says its engine is well.
+pub(super) async fn monitor(network: &Network, keyed: &Keyed) -> anyhow::Result<Voice> {
+    let voice = Voice::open(network, keyed, Part::Monitor).await?;
+    voice.hint(up::Body::EngineHealth(EngineHealth { healthy: true, detail: String::new() })).await?;
+    Ok(voice)
+}
+
+/// An engine that holds no session.
+pub(super) async fn engine(network: &Network, keyed: &Keyed) -> anyhow::Result<Voice> {
+    let mut voice = Voice::open(network, keyed, Part::Engine).await?;
+    voice.say(up::Body::SessionsHeld(SessionsHeld::default())).await?;
+    Ok(voice)
+}
+
+/// A driver with a link.
+pub(super) async fn driver(network: &Network, id: &str) -> anyhow::Result<Voice> {
+    let keyed = keyed(network, Part::Driver, id).await?;
+    Voice::open(network, &keyed, Part::Driver).await
+}
+
+pub(super) fn step(body: &down::Body, session: &str, progress: Progress) -> Option<Reason> {
+    match body {
+        down::Body::Step(step) if step.session_id == session && step.progress() == progress => Some(step.reason()),
+        _ => None,
+    }
+}

@@ -1,0 +1,234 @@
+//! While all of it goes on at once, honest charging points and drivers notice nothing (SPEC 2.4, 4.2).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use proto::{
+    central::v1::{WatchChargingPointsRequest, charging_point_event::Event},
+    link::v1::{Authenticate, EngineHealth, Opened, Part, Progress, State, StopSupply, up},
+};
+use rand::Rng as _;
+use testbed::{network::Network, peer::Peer};
+use tokio::{
+    io::AsyncWriteExt as _,
+    runtime::Builder,
+    time::{Instant, sleep},
+};
+use wire::frame;
+
+use super::{
+    ATTACKER, Keyed, attack_at, framed, keyed, opening,
+    station::{Station, Voice, driver, step},
+};
+
+/// Quiet and hostile by turns, so that what else the machine does falls upon both.
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(4);
+/// Below this, nobody at a charging point can tell: what two busy cores add by chance must not decide.
+const FLOOR: Duration = Duration::from_millis(50);
+/// Fewer samples make no p99.
+const ENOUGH: usize = 200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn honest_signs_and_authorisations_go_on_under_attack_spec_2_4() -> anyhow::Result<()> {
+    let network = Network::start(&["--link-handshake-timeout", "3s"]).await?;
+    let honest = [network.charging_point("HONEST").await?, network.charging_point("HONEST-2").await?];
+    let mut pairs = Vec::new();
+    for n in 0..2 {
+        let station = Station::start(&network, &format!("STATION-{n}")).await?;
+        pairs.push((station, driver(&network, &format!("driver-{n}")).await?));
+    }
+    let (victim, cloned) = (keyed(&network, Part::Monitor, "VICTIM").await?, Station::start(&network, "CLONED").await?);
+    let disconnected = watch(&network).await?;
+
+    let (going, attempts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let over = Arc::new(AtomicBool::new(false));
+    let attackers = {
+        let switch = Switch { going: Arc::clone(&going), over: Arc::clone(&over), attempts: Arc::clone(&attempts) };
+        let (central, victim, cloned) = (network.central_link, victim.clone(), cloned.keyed.clone());
+        // Of their own thread, so that what they compute delays nobody's clock here.
+        std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(attack(central, &victim, &cloned, &switch));
+        })
+    };
+    let (mut quiet, mut hostile) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        going.store(false, Ordering::Relaxed);
+        quiet.extend(authorise(&mut pairs, ROUND).await?);
+        going.store(true, Ordering::Relaxed);
+        hostile.extend(authorise(&mut pairs, ROUND).await?);
+    }
+    over.store(true, Ordering::Relaxed);
+    let joined = tokio::task::spawn_blocking(move || attackers.join()).await?;
+    ensure!(joined.is_ok(), "the attack itself panicked");
+
+    let (before, under) = (p99(&mut quiet), p99(&mut hostile));
+    let attempts = attempts.load(Ordering::Relaxed);
+    println!(
+        "authorisation p99: quiet {before:?} ({} samples), under {attempts} attacks {under:?} ({} samples)",
+        quiet.len(),
+        hostile.len()
+    );
+    ensure!(quiet.len() >= ENOUGH && hostile.len() >= ENOUGH, "{} and {} samples", quiet.len(), hostile.len());
+    ensure!(attempts > 500, "only {attempts} attacks");
+    ensure!(under <= (before * 2).max(FLOOR), "p99 {under:?} under attack, {before:?} quiet");
+    ensure!(disconnected.load(Ordering::Relaxed) == 0, "an honest charging point was shown as DISCONNECTED");
+    for id in ["HONEST", "HONEST-2", "STATION-0", "STATION-1"] {
+        let lost = network.operator.audited("LINK_DOWN", &format!("charging-point/{id}")).await?;
+        ensure!(lost.is_empty(), "{id}: {lost:?}");
+    }
+    ensure!(!network.central.log().contains("panicked"), "something panicked in Central");
+    drop(honest);
+    Ok(())
+}
+
+/// Request to authorisation, again and again; each is stopped before it is plugged in.
+async fn authorise(pairs: &mut [(Station, Voice)], time: Duration) -> anyhow::Result<Vec<Duration>> {
+    let until = Instant::now() + time;
+    let each = pairs.iter_mut().map(|(station, driver)| async move {
+        let mut took = Vec::new();
+        while Instant::now() < until {
+            let begun = Instant::now();
+            let session_id = station.reserve(driver).await?;
+            took.push(begun.elapsed());
+            driver.say(up::Body::StopSupply(StopSupply { session_id: session_id.clone() })).await?;
+            driver.until(|body| step(body, &session_id, Progress::Released)).await?;
+        }
+        anyhow::Ok(took)
+    });
+    Ok(futures::future::try_join_all(each).await?.into_iter().flatten().collect())
+}
+
+fn p99(took: &mut [Duration]) -> Duration {
+    took.sort_unstable();
+    took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+}
+
+/// How often an honest charging point is shown as DISCONNECTED from now on.
+async fn watch(network: &Network) -> anyhow::Result<Arc<AtomicU64>> {
+    let mut stream =
+        network.operator.charging_points.clone().watch(WatchChargingPointsRequest::default()).await?.into_inner();
+    while !matches!(stream.message().await?.context("the stream ended")?.event, Some(Event::Synchronised(_))) {}
+    let seen = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok(Some(event)) = stream.message().await {
+            if let Some(Event::Changed(cp)) = event.event
+                && (cp.id.starts_with("HONEST") || cp.id.starts_with("STATION"))
+                && cp.view.is_some_and(|view| view.state() == State::Disconnected)
+            {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    Ok(seen)
+}
+
+/// When to attack.
+struct Switch {
+    going: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+    attempts: Arc<AtomicU64>,
+}
+
+impl Switch {
+    /// Until the next attempt; false when it is all over.
+    async fn turn(&self, pause: Duration) -> bool {
+        sleep(pause).await;
+        while !self.going.load(Ordering::Relaxed) && !self.over.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(20)).await;
+        }
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        !self.over.load(Ordering::Relaxed)
+    }
+}
+
+async fn attack(central: std::net::SocketAddr, victim: &Keyed, cloned: &Keyed, switch: &Switch) {
+    let ms = Duration::from_millis;
+    let connect = || attack_at(ATTACKER, central);
+    let whole = opening(Part::Monitor, "VICTIM", victim.key());
+    let garbage = async {
+        while switch.turn(ms(10)).await {
+            let mut noise = vec![frame::ENQ];
+            noise.extend((0..2_000).map(|_| rand::rng().random::<u8>()));
+            if let Ok(mut stream) = connect().await {
+                let _ = stream.write_all(&noise).await;
+            }
+        }
+    };
+    // Held open, several hundred of them.
+    let unfinished = async {
+        let mut held = std::collections::VecDeque::new();
+        while switch.turn(ms(8)).await {
+            if let Ok(mut stream) = connect().await {
+                let _ = stream.write_all(&whole).await;
+                held.push_back(stream);
+            }
+            if held.len() > 400 {
+                held.pop_front();
+            }
+        }
+    };
+    let unknown = async {
+        let nobody = opening(Part::Engine, "NOBODY", victim.key());
+        while switch.turn(ms(15)).await {
+            if let Ok(mut stream) = connect().await {
+                let _ = stream.write_all(&nobody).await;
+            }
+        }
+    };
+    let guesses = async {
+        while switch.turn(ms(20)).await {
+            let Ok(stream) = connect().await else { continue };
+            if let Ok(mut peer) = Peer::over(stream, Part::Monitor, "VICTIM", victim.first_contact()).await {
+                let credential = b"a guess".to_vec().into();
+                let _ = peer.say(up::Body::Authenticate(Authenticate { credential })).await;
+                let _ = peer.told(Duration::from_secs(1)).await;
+            }
+        }
+    };
+    let endless = async {
+        while switch.turn(ms(200)).await {
+            if let Ok(mut stream) = connect().await {
+                let _ = stream.write_all(&[&[frame::ENQ, frame::STX][..], &vec![b'a'; 1 << 20]].concat()).await;
+            }
+        }
+    };
+    // Proven, and full of noise and other links' frames.
+    let spliced = async {
+        let foreign: Vec<u8> =
+            (0..=255).flat_map(|n| framed(&[&[n, wire::kind::SEALED][..], &[7; 60]].concat())).collect();
+        while switch.turn(ms(100)).await {
+            let Ok(stream) = connect().await else { continue };
+            if let Ok(mut peer) = Peer::over(stream, Part::Monitor, "VICTIM", victim.key()).await {
+                let _ = peer.say(up::Body::Opened(Opened::default())).await;
+                for _ in 0..20 {
+                    let _ = peer.raw(&foreign).await;
+                    let _ = peer.say_bytes(b"\xff\xff\xff").await;
+                    let _ = peer.idle(ms(10)).await;
+                }
+            }
+        }
+    };
+    // A cloned key that takes over again and again, and changes its mind.
+    let clone = async {
+        while switch.turn(ms(50)).await {
+            let Ok(stream) = connect().await else { continue };
+            if let Ok(mut peer) = Peer::over(stream, Part::Monitor, "CLONED", cloned.key()).await {
+                let _ = peer.say(up::Body::Opened(Opened::default())).await;
+                for healthy in [false, true, false] {
+                    let detail = "x".repeat(10_000);
+                    let _ = peer.hint(up::Body::EngineHealth(EngineHealth { healthy, detail })).await;
+                }
+            }
+        }
+    };
+    tokio::join!(garbage, unfinished, unknown, guesses, endless, spliced, clone);
+}
