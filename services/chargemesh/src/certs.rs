@@ -164,9 +164,9 @@ impl Certs {
 }
 
 fn open(authority: &Path) -> anyhow::Result<Authority> {
-    Authority::open(authority).map_err(misuse).with_context(|| {
-        format!("there is no authority in {}; `chargemesh certs init` makes one", authority.display())
-    })
+    Authority::open(authority)
+        .map_err(misuse)
+        .with_context(|| format!("there is no authority in {}; `chargemesh certs init` makes one", authority.display()))
 }
 
 fn issue(

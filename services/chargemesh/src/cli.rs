@@ -26,7 +26,11 @@ use crate::{
 ///
 /// Begin with `chargemesh up`: a whole network on this machine, with nothing else installed.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, max_term_width = 110, after_help = "\
+#[command(
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    after_help = "\
 Examples:
   chargemesh up --charging-points 4 --drivers 2     a whole network on this machine, state in ./data
   chargemesh charging-points watch                  every change of it, in another terminal
@@ -34,7 +38,8 @@ Examples:
   chargemesh replay deploy/samples/caltech-2019-03-a.csv
 
 Each setting is a flag and an environment variable; `chargemesh COMMAND --help` names both.
-Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 refused.")]
+Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 refused."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,7 +66,9 @@ enum Command {
     Certs(Certs),
     /// Print a completion script for a shell
     #[command(after_help = "Example, for bash:\n  source <(chargemesh completions bash)")]
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        shell: clap_complete::Shell,
+    },
 }
 
 impl Cli {

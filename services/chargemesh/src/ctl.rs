@@ -71,7 +71,9 @@ fn arguments(words: &[String]) -> Value {
     let named: Option<Vec<(&str, &str)>> = words.iter().map(|word| word.split_once('=')).collect();
     match named {
         _ if words.is_empty() => Value::Null,
-        Some(pairs) => Value::Object(pairs.into_iter().map(|(name, text)| (name.to_owned(), value(text))).collect::<Map<_, _>>()),
+        Some(pairs) => {
+            Value::Object(pairs.into_iter().map(|(name, text)| (name.to_owned(), value(text))).collect::<Map<_, _>>())
+        }
         None => Value::Array(words.iter().map(|word| value(word)).collect()),
     }
 }

@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn three_refusals_end_the_tries_and_an_unreachable_registry_does_not_spec_4_7() {
-        let refused = |reason: Reason, ms| Standing { reason: reason.into(), retry_after_ms: ms, ..Standing::default() };
+        let refused =
+            |reason: Reason, ms| Standing { reason: reason.into(), retry_after_ms: ms, ..Standing::default() };
         let mut contact = contact(true);
         for _ in 0..10 {
             let again = contact.standing(&refused(Reason::RegistryUnreachable, 5000), 0);

@@ -31,6 +31,7 @@ use mesh::{clock::Now, control, process::Misuse};
 use proto::{DriverId, enrolment::SecretText};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::{drive::Ask, words::Word};
 pub use crate::{
     drive::Settings,
     enrolment::{EnrolError, EnrolSettings},
@@ -40,7 +41,6 @@ pub use crate::{
     told::{Offer, Outcome, Told},
     trip::{Confirm, Request, Running},
 };
-use crate::{drive::Ask, words::Word};
 
 /// Steps that may wait for whoever is told; a slow screen holds the loop back, never the memory up.
 const TOLD: usize = 256;

@@ -87,14 +87,13 @@ fn in_words(word: &Word, value: &Value) -> String {
             let all: Vec<String> = tickets.iter().map(ToString::to_string).collect();
             if all.is_empty() { "no tickets yet".to_owned() } else { all.join("\n\n") }
         }
-        Word::Status | Word::Request { .. }
+        Word::Status
+        | Word::Request { .. }
         | Word::Order(_)
         | Word::Load(_)
         | Word::Authenticate
         | Word::Enrol(_)
-        | Word::Quit => {
-            serde_json::to_string_pretty(value).unwrap_or_default()
-        }
+        | Word::Quit => serde_json::to_string_pretty(value).unwrap_or_default(),
     }
 }
 

@@ -10,7 +10,10 @@ use proto::{ChargingPointId, Energy, enrolment::SecretText};
 #[derive(Clone, Debug)]
 pub(crate) enum Word {
     /// `request CP-ID [kWh]`; the request's id is drawn by the rim.
-    Request { charging_point: ChargingPointId, energy: Energy },
+    Request {
+        charging_point: ChargingPointId,
+        energy: Energy,
+    },
     Order(Order),
     /// Work off this file from its first line.
     Load(String),
@@ -52,7 +55,9 @@ pub(crate) fn from_control(command: &str, args: &Value) -> Result<Word, String> 
     let named = |name: &str| args.get(name).and_then(text_of);
     let args: Vec<String> = match args {
         Value::Array(list) => list.iter().filter_map(text_of).collect(),
-        Value::Object(_) => ["charging_point", "kwh", "session", "file", "limit", "token"].into_iter().filter_map(named).collect(),
+        Value::Object(_) => {
+            ["charging_point", "kwh", "session", "file", "limit", "token"].into_iter().filter_map(named).collect()
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => text_of(args).into_iter().collect(),
     };
     word(command, &args.iter().map(String::as_str).collect::<Vec<_>>())
@@ -83,9 +88,9 @@ fn word(command: &str, args: &[&str]) -> Result<Word, String> {
         "stop" => at_most(1).map(|()| Word::Order(Order::Stop(session()))),
         "confirm" => at_most(1).map(|()| Word::Order(Order::Confirm(session(), true))),
         "refuse" => at_most(1).map(|()| Word::Order(Order::Confirm(session(), false))),
-        "load" => at_most(1)
-            .and_then(|()| session().ok_or_else(|| "load which file? load FILE".to_owned()))
-            .map(Word::Load),
+        "load" => {
+            at_most(1).and_then(|()| session().ok_or_else(|| "load which file? load FILE".to_owned())).map(Word::Load)
+        }
         "history" => {
             at_most(1)?;
             let limit = args.first().map_or(Ok(20), |n| n.parse().map_err(|_| format!("{n:?} is not a number")))?;
@@ -116,10 +121,8 @@ mod tests {
 
     #[test]
     fn what_is_typed_and_what_ctl_sends_mean_the_same_spec_1_9() {
-        let request = shown(Ok(Word::Request {
-            charging_point: "CP-1".parse().unwrap(),
-            energy: Energy::from_wh(7500),
-        }));
+        let request =
+            shown(Ok(Word::Request { charging_point: "CP-1".parse().unwrap(), energy: Energy::from_wh(7500) }));
         assert_eq!(shown(parse(" request CP-1 7.5 ").unwrap()), request);
         assert_eq!(shown(from_control("request", &json!(["CP-1", "7.5"]))), request);
         assert_eq!(shown(from_control("request", &json!({"charging_point": "CP-1", "kwh": 7.5}))), request);

@@ -18,7 +18,7 @@ pub enum LogFormat {
 const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn,rustls=warn,reqwest=warn,mio=warn";
 
 /// For `#[arg(value_parser = mesh::logging::parse_filter)]`.
-pub(crate) fn parse_filter(text: &str) -> Result<String, String> {
+pub fn parse_filter(text: &str) -> Result<String, String> {
     EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|error| {
         format!(
             "{error}; give a level (error, warn, info, debug, trace) or levels by module, such as info,central=debug"

@@ -128,8 +128,7 @@ async fn pages(
     mut each: impl FnMut(AuditEntry) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut client = connection.audit()?;
-    let mut request =
-        ListAuditRequest { filter: Some(filter.into()), page_size: 1000, page_token: String::new() };
+    let mut request = ListAuditRequest { filter: Some(filter.into()), page_size: 1000, page_token: String::new() };
     loop {
         let page = client.list(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
         page.entries.into_iter().try_for_each(&mut each)?;
@@ -202,12 +201,7 @@ async fn verify(connection: &Connection, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn export(
-    connection: &Connection,
-    filter: Filter,
-    format: Format,
-    file: Option<&Path>,
-) -> anyhow::Result<()> {
+async fn export(connection: &Connection, filter: Filter, format: Format, file: Option<&Path>) -> anyhow::Result<()> {
     let mut text = Vec::new();
     let mut count = 0u64;
     match format {
@@ -222,7 +216,17 @@ async fn export(
         }
         Format::Csv => {
             let mut csv = csv::Writer::from_writer(&mut text);
-            csv.write_record(["writer", "number", "at_ms", "actor", "address", "action", "object", "parameters", "outcome"])?;
+            csv.write_record([
+                "writer",
+                "number",
+                "at_ms",
+                "actor",
+                "address",
+                "action",
+                "object",
+                "parameters",
+                "outcome",
+            ])?;
             pages(connection, filter, |entry| {
                 count += 1;
                 let e = AuditView::from(entry);

@@ -223,13 +223,14 @@ pub(crate) async fn list(
 
 async fn watch(connection: &Connection, city: String, output: Output) -> anyhow::Result<()> {
     let mut client = connection.charging_points()?;
-    let mut changes =
-        client.watch(WatchChargingPointsRequest { city }).await.map_err(|s| of_status(&s))?.into_inner();
+    let mut changes = client.watch(WatchChargingPointsRequest { city }).await.map_err(|s| of_status(&s))?.into_inner();
     while let Some(ChargingPointEvent { event }) = changes.message().await.map_err(|s| of_status(&s))? {
         match event {
             Some(Event::Changed(changed)) => output.item(&ChargingPointView::from(changed))?,
             Some(Event::Removed(id)) => output.said(&format!("{id}  removed"), &json!({ "removed": id }))?,
-            Some(Event::Synchronised(_)) => output.said("-- that is all; changes follow", &json!({ "synchronised": true }))?,
+            Some(Event::Synchronised(_)) => {
+                output.said("-- that is all; changes follow", &json!({ "synchronised": true }))?
+            }
             Some(Event::Restarted(_)) => output.said("-- anew", &json!({ "restarted": true }))?,
             None => {}
         }

@@ -92,9 +92,13 @@ impl Connection {
         };
         let identity = match &self.identity {
             Some(dir) => dir.clone(),
-            None => found()
-                .with_context(|| Misuse::new("as whom? Give the folder of an operator's certificate: --identity DIR"))?
-                .operator_identity,
+            None => {
+                found()
+                    .with_context(|| {
+                        Misuse::new("as whom? Give the folder of an operator's certificate: --identity DIR")
+                    })?
+                    .operator_identity
+            }
         };
         let identity = Identity::load(&identity).map_err(|error| Misuse::new(error.to_string()))?;
         let settings = Settings { call_timeout: self.timeout, ..Settings::default() };

@@ -99,9 +99,14 @@ impl Identities {
                 show_token(&client.reissue(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
             }
             What::Readmit { kind, id } => {
-                let request = ReadmitRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
+                let request =
+                    ReadmitRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
                 let changed = client.readmit(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
-                let sentence = if changed { format!("{id} may be enrolled again") } else { format!("{id} may be enrolled already") };
+                let sentence = if changed {
+                    format!("{id} may be enrolled again")
+                } else {
+                    format!("{id} may be enrolled already")
+                };
                 output.said(&sentence, &json!({ "id": id, "changed": changed }))
             }
             What::Pins => {

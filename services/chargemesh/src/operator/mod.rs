@@ -10,7 +10,7 @@ pub(crate) mod sessions;
 pub(crate) mod tickets;
 pub(crate) mod view;
 
-use proto::{Price, central::v1::selector, central::v1::Ids, central::v1::Selector};
+use proto::{Price, central::v1::Ids, central::v1::Selector, central::v1::selector};
 
 /// A new id for a request that must not be carried out twice; shown nowhere, since the command makes one call.
 pub(crate) fn request_id() -> String {
@@ -30,7 +30,9 @@ pub(crate) fn since(text: &str) -> Result<i64, String> {
     };
     match parsed.ok().or_else(day) {
         Some(at) => Ok(i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)),
-        None => Err(format!("{text:?} is neither a time ago (15m, 2h, 7d) nor a UTC time (2026-03-01, 2026-03-01T06:20:00Z)")),
+        None => Err(format!(
+            "{text:?} is neither a time ago (15m, 2h, 7d) nor a UTC time (2026-03-01, 2026-03-01T06:20:00Z)"
+        )),
     }
 }
 

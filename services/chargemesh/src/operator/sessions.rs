@@ -92,11 +92,7 @@ impl Sessions {
 }
 
 /// All pages.
-pub(crate) async fn list(
-    connection: &Connection,
-    of: Of,
-    state: Option<SessionState>,
-) -> anyhow::Result<Vec<Session>> {
+pub(crate) async fn list(connection: &Connection, of: Of, state: Option<SessionState>) -> anyhow::Result<Vec<Session>> {
     let mut client = connection.sessions()?;
     let mut request = ListSessionsRequest {
         charging_point_id: of.charging_point,
@@ -123,7 +119,9 @@ async fn watch(connection: &Connection, of: Of, output: Output) -> anyhow::Resul
     while let Some(SessionEvent { event }) = changes.message().await.map_err(|s| of_status(&s))? {
         match event {
             Some(Event::Changed(changed)) => output.item(&SessionView::from(changed))?,
-            Some(Event::Synchronised(_)) => output.said("-- that is all; changes follow", &json!({ "synchronised": true }))?,
+            Some(Event::Synchronised(_)) => {
+                output.said("-- that is all; changes follow", &json!({ "synchronised": true }))?
+            }
             Some(Event::Restarted(_)) => output.said("-- anew", &json!({ "restarted": true }))?,
             None => {}
         }

@@ -126,8 +126,7 @@ impl Tickets {
                 client.correct_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
             What::SettleDispute { session, owed_wh, reason } => {
-                let request =
-                    SettleDisputeRequest { request_id: request_id(), session_id: session, owed_wh, reason };
+                let request = SettleDisputeRequest { request_id: request_id(), session_id: session, owed_wh, reason };
                 client.settle_dispute(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
         };

@@ -1,13 +1,20 @@
 //! What operators are shown of each thing: the columns of its table, and its JSON.
 
+mod audit;
+mod registry;
+
 use driver::{TicketText, ticket_time};
 use proto::{
     Energy, Money, Price,
-    central::v1::{AuditEntry, ChargingPoint, Order, Session, Statistic},
+    central::v1::{ChargingPoint, Order, Session, Statistic},
     link::v1::{Cause, KeyState, Reason, SessionState, State},
-    registry::v1::{Identity, IdentityState, Kind, Operator, OperatorRole, Token},
 };
 use serde::Serialize;
+
+pub(crate) use self::{
+    audit::AuditView,
+    registry::{IdentityView, OperatorView, TokenView},
+};
 
 use crate::output::{Columns, escaped};
 
@@ -386,172 +393,5 @@ impl OrderView {
             text += &format!("\n  {}: {} {}", failure.id, failure.reason, escaped(&failure.detail));
         }
         text
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct IdentityView {
-    kind: String,
-    id: String,
-    state: String,
-    city: String,
-    place: String,
-    price_e4: u32,
-    enrolled_at_ms: i64,
-    incarnation: u64,
-}
-
-impl From<Identity> for IdentityView {
-    fn from(i: Identity) -> Self {
-        Self {
-            kind: name(Kind::as_str_name(&i.kind()), "KIND_"),
-            state: name(IdentityState::as_str_name(&i.state()), "IDENTITY_STATE_"),
-            id: i.id,
-            city: i.city,
-            place: i.place,
-            price_e4: i.price_e4,
-            enrolled_at_ms: i.enrolled_at_ms,
-            incarnation: i.incarnation,
-        }
-    }
-}
-
-impl Columns for IdentityView {
-    const HEADERS: &'static [&'static str] = &["kind", "id", "state", "city", "place", "price", "enrolled"];
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.kind.clone(),
-            self.id.clone(),
-            self.state.clone(),
-            escaped(&self.city),
-            escaped(&self.place),
-            if self.price_e4 == 0 { String::new() } else { Price::from_e4(self.price_e4).to_string() },
-            at(self.enrolled_at_ms),
-        ]
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct TokenView {
-    token_id: String,
-    kind: String,
-    id_pattern: String,
-    city: String,
-    uses_left: u32,
-    expires_at_ms: i64,
-    created_by: String,
-    revoked: bool,
-}
-
-impl From<Token> for TokenView {
-    fn from(t: Token) -> Self {
-        let kind = if t.kind() == Kind::Unspecified { "any".into() } else { name(t.kind().as_str_name(), "KIND_") };
-        Self {
-            kind,
-            token_id: t.token_id,
-            id_pattern: t.id_pattern,
-            city: t.city,
-            uses_left: t.uses_left,
-            expires_at_ms: t.expires_at_ms,
-            created_by: t.created_by,
-            revoked: t.revoked,
-        }
-    }
-}
-
-impl Columns for TokenView {
-    const HEADERS: &'static [&'static str] = &["token", "kind", "ids", "city", "uses left", "expires", "made by", "revoked"];
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.token_id.clone(),
-            self.kind.clone(),
-            if self.id_pattern.is_empty() { "*".into() } else { self.id_pattern.clone() },
-            escaped(&self.city),
-            self.uses_left.to_string(),
-            at(self.expires_at_ms),
-            escaped(&self.created_by),
-            if self.revoked { "revoked".into() } else { String::new() },
-        ]
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct OperatorView {
-    name: String,
-    role: String,
-    removed: bool,
-}
-
-impl From<Operator> for OperatorView {
-    fn from(o: Operator) -> Self {
-        let role = name(OperatorRole::as_str_name(&o.role()), "OPERATOR_ROLE_");
-        Self { role, name: o.name, removed: o.removed }
-    }
-}
-
-impl Columns for OperatorView {
-    const HEADERS: &'static [&'static str] = &["name", "role", "removed"];
-    fn cells(&self) -> Vec<String> {
-        vec![self.name.clone(), self.role.clone(), if self.removed { "removed".into() } else { String::new() }]
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct AuditView {
-    pub(crate) writer: String,
-    pub(crate) number: u64,
-    pub(crate) at_ms: i64,
-    pub(crate) actor: String,
-    pub(crate) address: String,
-    pub(crate) action: String,
-    pub(crate) object: String,
-    pub(crate) parameters: serde_json::Value,
-    pub(crate) outcome: String,
-}
-
-impl From<AuditEntry> for AuditView {
-    fn from(e: AuditEntry) -> Self {
-        Self {
-            parameters: serde_json::from_str(&e.parameters).unwrap_or(serde_json::Value::String(e.parameters)),
-            writer: e.writer,
-            number: e.number,
-            at_ms: e.at_ms,
-            actor: e.actor,
-            address: e.address,
-            action: e.action,
-            object: e.object,
-            outcome: e.outcome,
-        }
-    }
-}
-
-impl AuditView {
-    fn parameters_text(&self) -> String {
-        match &self.parameters {
-            serde_json::Value::Object(map) => {
-                let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), escaped);
-                map.iter().map(|(k, v)| format!("{k}={}", text(v))).collect::<Vec<_>>().join(", ")
-            }
-            serde_json::Value::Null => String::new(),
-            other @ (serde_json::Value::Bool(_)
-            | serde_json::Value::Number(_)
-            | serde_json::Value::String(_)
-            | serde_json::Value::Array(_)) => escaped(&other.to_string()),
-        }
-    }
-}
-
-impl Columns for AuditView {
-    const HEADERS: &'static [&'static str] = &["time", "who", "address", "action", "object", "outcome", "parameters"];
-    fn cells(&self) -> Vec<String> {
-        vec![
-            at(self.at_ms),
-            escaped(&self.actor),
-            self.address.clone(),
-            self.action.clone(),
-            escaped(&self.object),
-            escaped(&self.outcome),
-            self.parameters_text(),
-        ]
     }
 }

@@ -66,7 +66,8 @@ impl Books {
     }
 
     fn of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a Session> {
-        let at_station = |s: &&Session| s.charging_point_id == row.station.as_str() && s.driver_id == row.driver.as_str();
+        let at_station =
+            |s: &&Session| s.charging_point_id == row.station.as_str() && s.driver_id == row.driver.as_str();
         self.sessions.iter().filter(move |s| is_of(&s.request_id, row) && at_station(s))
     }
 
@@ -189,7 +190,10 @@ mod tests {
         assert_eq!(good.wrong(&recording()), Vec::<String>::new());
         let summary = good.summary(&recording(), &[3000, 1000, 2000], 1);
         assert_eq!((summary.sessions, summary.tickets, summary.mismatches, summary.refused), (2, 2, 0, 1));
-        assert_eq!((summary.energy_wh_expected, summary.energy_wh_billed, summary.money_minor_billed), (3500, 3500, 20));
+        assert_eq!(
+            (summary.energy_wh_expected, summary.energy_wh_billed, summary.money_minor_billed),
+            (3500, 3500, 20)
+        );
         assert_eq!((summary.authorise_ms_p50, summary.authorise_ms_p99), (2.0, 3.0));
 
         for (tickets, says) in [

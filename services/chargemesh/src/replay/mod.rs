@@ -74,7 +74,8 @@ pub(crate) struct Replay {
     #[arg(long, env = "CHARGEMESH_SKIP_BAD_LINES")]
     skip_bad_lines: bool,
     /// What the roles log, into replay.log in the folder
-    #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
+          value_parser = mesh::logging::parse_filter)]
     log_level: String,
     /// Print the summary as JSON
     #[arg(long, env = "CHARGEMESH_JSON")]
@@ -122,7 +123,8 @@ impl Replay {
     /// The rows, and a mark by which the same recording is known again.
     fn recording(&self) -> anyhow::Result<(Recording, u64)> {
         let file = self.file.display();
-        let text = std::fs::read(&self.file).map_err(|e| Misuse::new(format!("cannot read the recording {file}: {e}")))?;
+        let text =
+            std::fs::read(&self.file).map_err(|e| Misuse::new(format!("cannot read the recording {file}: {e}")))?;
         let recording = Recording::read(&*text).map_err(|e| Misuse::new(format!("{file} is no recording: {e}")))?;
         for bad in &recording.bad {
             note(&format!("{file}: {bad}"));
@@ -135,7 +137,8 @@ impl Replay {
         if recording.rows.is_empty() {
             return Err(Misuse::new(format!("{file} has no sessions")).into());
         }
-        let mark = text.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+        let mark =
+            text.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
         Ok((recording, mark))
     }
 
@@ -296,7 +299,12 @@ impl Replay {
         if wrong.len() > 20 {
             note(&format!("… and {} more", wrong.len() - 20));
         }
-        anyhow::ensure!(wrong.is_empty(), "{} of {} rows do not have exactly one ticket with exactly their watt-hours", summary.mismatches, summary.sessions);
+        anyhow::ensure!(
+            wrong.is_empty(),
+            "{} of {} rows do not have exactly one ticket with exactly their watt-hours",
+            summary.mismatches,
+            summary.sessions
+        );
         Ok(())
     }
 }
@@ -332,7 +340,9 @@ async fn wait_until_available(network: &Network, stations: &[Station]) -> anyhow
             let points = charging_points::list(&network.connection, String::new(), None).await?;
             let state = |id: &str| points.iter().find(|p| p.id == id).and_then(|p| p.view.as_ref()).map(|v| v.state());
             // One that supplies is finishing what an interrupted run began.
-            let there = |s: &&Station| matches!(state(s.id.as_str()), Some(State::Available | State::Supplying | State::Reserved));
+            let there = |s: &&Station| {
+                matches!(state(s.id.as_str()), Some(State::Available | State::Supplying | State::Reserved))
+            };
             let missing = stations.len() - stations.iter().filter(there).count();
             if missing == 0 {
                 return anyhow::Ok(());
@@ -381,12 +391,14 @@ impl Authorised {
         use std::io::Write as _;
         let Some(took) = done.authorised else { return Ok(()) };
         let mut file = &self.file;
-        writeln!(file, "{},{}", took.as_micros(), done.row).with_context(|| format!("cannot write {}", self.path.display()))
+        writeln!(file, "{},{}", took.as_micros(), done.row)
+            .with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// In microseconds.
     fn read(&self) -> anyhow::Result<Vec<u64>> {
-        let text = std::fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
+        let text =
+            std::fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
         Ok(text.lines().filter_map(|line| line.split(',').next()?.parse().ok()).collect())
     }
 }

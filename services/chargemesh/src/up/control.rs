@@ -21,11 +21,7 @@ pause PART                                 SIGSTOP
 continue PART                              SIGCONT
 stop                                       ends the whole network in order";
 
-pub(super) async fn answer(
-    running: Weak<Running>,
-    stop: CancellationToken,
-    request: Request,
-) -> Result<Value, String> {
+pub(super) async fn answer(running: Weak<Running>, stop: CancellationToken, request: Request) -> Result<Value, String> {
     let Some(running) = running.upgrade() else { return Err("the network is ending".to_owned()) };
     let args = &request.args;
     let supervisor = &running.network.supervisor;

@@ -79,7 +79,11 @@ impl Background for Command {
 }
 
 fn show(status: &NetworkStatus, data: &Path) -> anyhow::Result<()> {
-    line(&format!("the network is up, supervised by process {}; it says what it does in {}", status.pid, data.join(LOG).display()))?;
+    line(&format!(
+        "the network is up, supervised by process {}; it says what it does in {}",
+        status.pid,
+        data.join(LOG).display()
+    ))?;
     for part in &status.parts {
         line(&format!("  {:<20} process {}", part.name, part.pid.map_or("-".to_owned(), |pid| pid.to_string())))?;
     }
@@ -101,7 +105,9 @@ pub(crate) struct Down {
 impl Down {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Some(network) = status::read(&self.data)?.filter(NetworkStatus::is_running) else {
-            return self.output.said(&format!("no network runs in {}", self.data.display()), &json!({ "stopped": false }));
+            return self
+                .output
+                .said(&format!("no network runs in {}", self.data.display()), &json!({ "stopped": false }));
         };
         control::ask(&network.control_socket, &Request::new("stop", Value::Null)).await?;
         let pause = Duration::from_millis(100);

@@ -40,8 +40,7 @@ pub(crate) fn at_rest(sessions: &[Session]) -> bool {
 }
 
 pub(crate) fn check(seen: &Seen) -> Findings {
-    let mut findings =
-        Findings { sessions: seen.sessions.len(), tickets: seen.tickets.len(), ..Findings::default() };
+    let mut findings = Findings { sessions: seen.sessions.len(), tickets: seen.tickets.len(), ..Findings::default() };
     tickets(seen, &mut findings);
     energy(seen, &mut findings);
     for point in &seen.charging_points {
@@ -107,7 +106,9 @@ fn state(point: &ChargingPoint) -> Option<String> {
         State::Unspecified => false,
     };
     let name = view.state().as_str_name().trim_start_matches("STATE_");
-    (!holds).then(|| format!("{} is {name} without a cause (causes {:?}, session {:?})", point.id, view.causes, view.session_id))
+    (!holds).then(|| {
+        format!("{} is {name} without a cause (causes {:?}, session {:?})", point.id, view.causes, view.session_id)
+    })
 }
 
 #[cfg(test)]

@@ -63,9 +63,11 @@ impl Layout {
 
 /// The same for the same data folder, of this user alone.
 fn private_folder(data: &Path) -> PathBuf {
-    let hash = data.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = data
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     std::env::temp_dir().join(format!("chargemesh-{}-{hash:016x}", nix::unistd::geteuid()))
 }
 
@@ -115,7 +117,8 @@ fn choose(
 ) -> anyhow::Result<SocketAddr> {
     if let Some(given) = given {
         return bound(given).map_err(|error| {
-            let text = format!("cannot listen on {given} ({flag}): {error}; stop what listens there, or give another port");
+            let text =
+                format!("cannot listen on {given} ({flag}): {error}; stop what listens there, or give another port");
             mesh::process::Misuse::new(text).into()
         });
     }

@@ -34,8 +34,7 @@ pub(super) async fn run(running: &Running, ctx: &Context, seed: u64) -> anyhow::
     let mut chaos = Chaos::seeded(seed);
     let mut deeds = 0;
     // In an order of their own, so that the same seed does the same.
-    let parts: Vec<String> =
-        running.network.supervisor.names(|_| true).await.iter().map(ToString::to_string).collect();
+    let parts: Vec<String> = running.network.supervisor.names(|_| true).await.iter().map(ToString::to_string).collect();
     while ctx.clock.mono() < until && !ctx.stop.is_cancelled() {
         let Some(deed) = chaos.next(&parts) else { break };
         if ctx.stop.run_until_cancelled(tokio::time::sleep(deed.after)).await.is_none() {
@@ -91,7 +90,8 @@ async fn rest(running: &Running, ctx: &Context) -> anyhow::Result<Findings> {
             }
             Ok(seen) => {
                 let open = seen.sessions.iter().filter(|s| !invariants::at_rest(std::slice::from_ref(*s)));
-                findings.wrong = open.map(|s| format!("session {} at {} never ended", s.id, s.charging_point_id)).collect();
+                findings.wrong =
+                    open.map(|s| format!("session {} at {} never ended", s.id, s.charging_point_id)).collect();
             }
             // Something is still coming back.
             Err(error) => findings.wrong = vec![format!("{error:#}")],

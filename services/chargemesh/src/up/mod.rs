@@ -99,7 +99,8 @@ pub(crate) struct Up {
     #[arg(long, env = "CHARGEMESH_DETACH", conflicts_with = "chaos")]
     detach: bool,
     /// What the roles log: a level (error, warn, info, debug, trace), or levels by module
-    #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
+          value_parser = mesh::logging::parse_filter)]
     log_level: String,
     /// Where to serve /healthz, /readyz and /metrics of the supervisor itself
     #[arg(long, env = "CHARGEMESH_UP_ADMIN_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
@@ -170,7 +171,8 @@ impl Running {
         let control = self.network.layout.socket("up");
         let weak = Arc::downgrade(self);
         let stop = ctx.stop.clone();
-        mesh::control::serve(ctx, &control, move |request| control::answer(weak.clone(), stop.clone(), request)).await?;
+        mesh::control::serve(ctx, &control, move |request| control::answer(weak.clone(), stop.clone(), request))
+            .await?;
         if !ctx.stop.is_cancelled() {
             self.start_simulated().await?;
             self.network.set_ready();

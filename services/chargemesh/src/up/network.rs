@@ -121,7 +121,7 @@ impl Network {
         let ready = tokio::time::timeout(READY_WITHIN, self.wait_until_ready());
         match ctx.stop.run_until_cancelled(ready).await {
             None => Ok(()),
-            Some(Ok(())) => Ok(()),
+            Some(Ok(result)) => result,
             Some(Err(_)) => anyhow::bail!(
                 "Registry and Central did not answer within {} s; what they say stands above",
                 READY_WITHIN.as_secs()
@@ -130,13 +130,18 @@ impl Network {
     }
 
     /// Until Central answers and Registry has met it, so that enrolment hands out its keys.
-    async fn wait_until_ready(&self) {
-        loop {
-            if self.is_ready().await {
-                return;
+    async fn wait_until_ready(&self) -> anyhow::Result<()> {
+        while !self.is_ready().await {
+            // Whoever fails three times in a row at the very start will fail the fourth time too.
+            for part in self.supervisor.status().await {
+                if part.restarts >= 3 {
+                    let why = part.last_end.unwrap_or_default();
+                    anyhow::bail!("{} cannot be started: it {why}; what it says stands above", part.name);
+                }
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        Ok(())
     }
 
     async fn is_ready(&self) -> bool {
@@ -189,13 +194,7 @@ impl Network {
     }
 
     /// A part of this name that runs this subcommand.
-    pub(crate) fn recipe(
-        &self,
-        name: &str,
-        command: &str,
-        own: Vec<std::ffi::OsString>,
-        log_level: &str,
-    ) -> Recipe {
+    pub(crate) fn recipe(&self, name: &str, command: &str, own: Vec<std::ffi::OsString>, log_level: &str) -> Recipe {
         let (socket, addresses) = (self.layout.socket(name), self.layout.addresses(name));
         let mut args = vec![command.into()];
         args.extend(own);

@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{layout::Addresses, status::replace};
 
-const CITIES: [(&str, &str); 4] =
-    [("Valencia", "Marina, quay"), ("Alicante", "Explanada, bay"), ("Elche", "Palmeral, bay"), ("Castellon", "Grao, bay")];
+const CITIES: [(&str, &str); 4] = [
+    ("Valencia", "Marina, quay"),
+    ("Alicante", "Explanada, bay"),
+    ("Elche", "Palmeral, bay"),
+    ("Castellon", "Grao, bay"),
+];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
@@ -51,8 +55,9 @@ impl Plan {
     pub(crate) fn read(data: &Path) -> anyhow::Result<Self> {
         let path = data.join(FILE);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|e| Misuse::new(format!("{} is damaged: {e}; remove it to begin anew", path.display())).into()),
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| {
+                Misuse::new(format!("{} is damaged: {e}; remove it to begin anew", path.display())).into()
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(Misuse::new(format!("cannot read {}: {error}", path.display())).into()),
         }
@@ -107,7 +112,8 @@ impl Plan {
             Some(id) => id,
             None => free_name("D-", used),
         };
-        let seed = id.bytes().fold(1_469_598_103_934_665_603u64, |h, b| (h ^ u64::from(b)).wrapping_mul(1_099_511_628_211));
+        let seed =
+            id.bytes().fold(1_469_598_103_934_665_603u64, |h, b| (h ^ u64::from(b)).wrapping_mul(1_099_511_628_211));
         let driver = SimulatedDriver { id: id.parse().map_err(|e| format!("{e}"))?, seed };
         self.drivers.push(driver.clone());
         Ok(driver)
@@ -115,7 +121,8 @@ impl Plan {
 
     pub(crate) fn remove_charging_point(&mut self, id: &str) -> Result<SimulatedPoint, String> {
         let at = self.charging_points.iter().position(|p| p.id.as_str() == id);
-        at.map(|at| self.charging_points.remove(at)).ok_or_else(|| format!("there is no simulated charging point {id:?}"))
+        at.map(|at| self.charging_points.remove(at))
+            .ok_or_else(|| format!("there is no simulated charging point {id:?}"))
     }
 
     pub(crate) fn remove_driver(&mut self, id: &str) -> Result<SimulatedDriver, String> {

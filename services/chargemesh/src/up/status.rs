@@ -70,7 +70,9 @@ pub(crate) fn read(data: &Path) -> anyhow::Result<Option<NetworkStatus>> {
     let path = data.join(STATUS);
     let text = match fs::read(&path) {
         Ok(text) => text,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(Misuse::new(format!("cannot read {}: {error}", path.display())).into()),
     };
     let status: NetworkStatus = serde_json::from_slice(&text)
@@ -85,7 +87,10 @@ pub(crate) struct FolderLock(#[expect(dead_code, reason = "holds the lock")] Flo
 impl FolderLock {
     pub(crate) fn take(data: &Path) -> anyhow::Result<Self> {
         let cannot = |error: io::Error| {
-            Misuse::new(format!("cannot use {} as data folder: {error}; give a writable one with --data", data.display()))
+            Misuse::new(format!(
+                "cannot use {} as data folder: {error}; give a writable one with --data",
+                data.display()
+            ))
         };
         fs::create_dir_all(data).map_err(cannot)?;
         let path = data.join(LOCK);

@@ -167,7 +167,11 @@ fn a_ticket_that_comes_again_is_acknowledged_again_and_shown_once_spec_3_7() {
     let commands = bench.down(down::Body::Ticket(ticket("s1")));
     assert!(matches!(commands[..], [Command::Send(Up { body: Some(up::Body::TicketReceived(_)), .. })]));
     let corrected = Ticket { corrections: vec![Correction::default()], ..ticket("s1") };
-    assert_eq!(bench.down(down::Body::Ticket(corrected.clone())), [Command::Store(corrected)], "a corrected one is new");
+    assert_eq!(
+        bench.down(down::Body::Ticket(corrected.clone())),
+        [Command::Store(corrected)],
+        "a corrected one is new"
+    );
 }
 
 #[test]

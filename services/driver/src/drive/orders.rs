@@ -1,0 +1,152 @@
+//! What a person, a file or a program orders of the driver's loop.
+
+use std::path::PathBuf;
+
+use mesh::{clock::Now, link::Backoff};
+use proto::enrolment::SecretText;
+use serde_json::{Value, json};
+
+use super::{ANSWER_WITHIN, Ask, Drive, Waiting, new_request};
+use crate::{
+    contact::Contact,
+    enrolment::{EnrolSettings, enrol_again},
+    file::Wishes,
+    queue::Queue,
+    told::Told,
+    trip::{Input, Order},
+    words::Word,
+};
+
+impl Drive {
+    /// Whether to end.
+    pub(super) async fn asked(&mut self, ask: Ask) -> anyhow::Result<bool> {
+        let now = self.clock.now();
+        let (word, answer) = match ask {
+            Ask::Request(request) => {
+                self.trips.handle(Input::Order(Order::Request(request)), now);
+                return Ok(false);
+            }
+            Ask::Word(word, answer) => (word, answer),
+        };
+        let done = match word {
+            Word::Request { charging_point, energy } => {
+                let request = new_request(charging_point, energy, None);
+                let id = request.id.clone();
+                self.trips.handle(Input::Order(Order::Request(request)), now);
+                Ok(json!({ "request_id": id }))
+            }
+            Word::Order(order @ (Order::ListChargingPoints | Order::ListHistory(_))) => {
+                let offers = order == Order::ListChargingPoints;
+                self.trips.handle(Input::Order(order), now);
+                if !self.reachable() {
+                    let why = self.unreachable.clone().unwrap_or_else(|| "not linked yet".to_owned());
+                    Err(format!("cannot reach Central: {why}"))
+                } else if let Some(answer) = answer {
+                    self.waiting.push(Waiting { offers, answer, until: now.mono + ANSWER_WITHIN });
+                    return Ok(false);
+                } else {
+                    return Ok(false);
+                }
+            }
+            Word::Order(order) => {
+                self.trips.handle(Input::Order(order), now);
+                self.carry_out().await?.map_or(Ok(Value::Null), Err)
+            }
+            Word::Load(path) => match self.load(path.into(), false).await {
+                Ok(()) => Ok(self.status()),
+                Err(error) => Err(format!("{error:#}")),
+            },
+            Word::Authenticate => {
+                let again = self.contact.told();
+                self.again(again, now);
+                Ok(Value::Null)
+            }
+            Word::Enrol(token) => self.enrol(token, now).await,
+            Word::Tickets => self.shelf.tickets().map(|t| json!({ "tickets": t })).map_err(|e| e.to_string()),
+            Word::Status => Ok(self.status()),
+            Word::Help => Ok(json!({ "help": crate::words::HELP })),
+            Word::Quit => return Ok(true),
+        };
+        match (answer, done) {
+            (Some(answer), done) => drop(answer.send(done)),
+            (None, Err(text)) => self.tell(Told::Hint { text }).await,
+            (None, Ok(_)) => {}
+        }
+        Ok(false)
+    }
+
+    /// One try; the links wait for it, which a driver who is not enrolled has none of.
+    pub(super) async fn enrol(&mut self, token: SecretText, now: Now) -> Result<Value, String> {
+        let settings = EnrolSettings { registry: self.enrolment.registry.clone(), token };
+        let enrolled = enrol_again(&settings, &self.settings.driver, &self.shelf).await;
+        let mut enrolled = enrolled.map_err(|error| error.to_string())?;
+        if enrolled.pins.is_empty() {
+            // Registry has not met Central since it started: the keys known so far still hold.
+            enrolled.pins = std::mem::take(&mut self.enrolment.pins);
+        }
+        self.enrolment = enrolled;
+        self.key = None;
+        self.shelf.forget_key().map_err(|error| error.to_string())?;
+        for connection in [self.active.take(), self.next.take()].into_iter().flatten() {
+            connection.close();
+        }
+        self.trips.handle(Input::LinkLost, now);
+        self.contact = Contact::new(Backoff::new(self.settings.retry_min, self.settings.retry_max), false);
+        self.dial_at = Some(now.mono);
+        self.tell(Told::Enrolled { driver: self.settings.driver.to_string() }).await;
+        Ok(json!({ "enrolled": self.settings.driver }))
+    }
+
+    pub(super) fn status(&self) -> Value {
+        let (done, all) = self.queue.as_ref().map_or((0, 0), Queue::progress);
+        json!({
+            "driver": self.settings.driver,
+            "linked": self.reachable(),
+            "trouble": self.unreachable,
+            "key_no": self.key.as_ref().map(|k| k.key_no),
+            "unintelligible": self.unintelligible,
+            "requests": self.trips.requests().collect::<Vec<_>>(),
+            "supplies": self.trips.running().collect::<Vec<_>>(),
+            "to_confirm": self.trips.confirms().map(|c| &c.session_id).collect::<Vec<_>>(),
+            "file": self.position.file,
+            "file_done": done,
+            "file_requests": all,
+            "bad_lines": self.queue.as_ref().map_or(0, |q| q.wishes().bad.len()),
+        })
+    }
+
+    // ---- The file
+
+    /// `resume`: goes on after the last line that is over, if it is the same file as before the restart.
+    pub(super) async fn load(&mut self, path: PathBuf, resume: bool) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            mesh::process::Misuse::new(format!("cannot read the file of requests {}: {error}", path.display()))
+        })?;
+        let path = std::path::absolute(&path).unwrap_or(path);
+        if !resume || self.position.file.as_ref() != Some(&path) {
+            self.position.done = 0;
+            for request in &mut self.position.requests {
+                request.line = None;
+            }
+            self.position.file = Some(path);
+            self.shelf.keep_position(&self.position)?;
+        }
+        let wishes = Wishes::parse(&text);
+        for bad in &wishes.bad {
+            self.tell(Told::BadLine { line: bad.line, detail: bad.why.clone() }).await;
+        }
+        let in_flight = self.position.requests.iter().find_map(|r| r.line);
+        self.said_over = false;
+        self.queue = Some(Queue::new(wishes, self.position.done, in_flight, self.settings.pause, self.clock.mono()));
+        Ok(())
+    }
+
+    pub(super) async fn is_done(&mut self) -> bool {
+        let Some(queue) = self.queue.as_ref().filter(|q| q.is_over()) else { return false };
+        let (requests, bad_lines) = (queue.wishes().good.len() as u64, queue.wishes().bad.len() as u64);
+        if !std::mem::replace(&mut self.said_over, true) {
+            self.tell(Told::FileOver { requests, bad_lines }).await;
+        }
+        self.settings.exit_when_done && self.trips.requests().next().is_none()
+    }
+}
