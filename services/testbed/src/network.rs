@@ -200,8 +200,11 @@ impl Network {
         ))?;
         let engine = Process::start(recipe(
             "engine",
-            words(&[("--data", path("engine")),
-                ("--pairing", path("data/pairing.sock")), ("--control-socket", path("engine.sock"))]),
+            words(&[
+                ("--data", path("engine")),
+                ("--pairing", path("data/pairing.sock")),
+                ("--control-socket", path("engine.sock")),
+            ]),
             engine,
         ))?;
         Ok(Post { id: id.to_owned(), engine, monitor, folder })

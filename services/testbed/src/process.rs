@@ -149,7 +149,10 @@ impl Drop for Process {
     #[expect(clippy::print_stdout, reason = "captured by the test runner")]
     fn drop(&mut self) {
         self.kill();
-        // Shown by the test runner only where the test failed.
+        // The test runner shows it only where the test failed; a benchmark has no use for it.
+        if std::thread::current().name() == Some("main") {
+            return;
+        }
         let log = self.log();
         let tail: Vec<&str> = log.lines().rev().take(30).collect();
         println!("--- end of {}'s log", self.recipe.name);

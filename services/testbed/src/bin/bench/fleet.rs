@@ -11,7 +11,7 @@ use proto::{
 use testbed::{
     network::Network,
     operator::fresh_id,
-    peer::Peer,
+    peer::{PATIENCE, Peer},
     process::{Process, Recipe},
     wait::until,
 };
@@ -51,13 +51,17 @@ pub(crate) async fn keyed(network: &Network, count: usize) -> anyhow::Result<Vec
 async fn grant(network: &Network, id: &str, central: PublicKey, credential: &str) -> anyhow::Result<KeyGrant> {
     until(format_args!("a key for {id}"), Duration::from_secs(30), async || {
         let contact = Peer::first_contact(network.central_link, Part::Monitor, id, central, credential).await;
-        match contact {
-            Ok((_, down::Body::KeyGrant(grant))) => Ok(grant),
-            Ok((_, other)) => Err(format!("{other:?}")),
-            Err(error) => Err(format!("{error:#}")),
+        let (mut peer, first) = contact.map_err(|error| format!("{error:#}"))?;
+        if let down::Body::KeyGrant(grant) = first {
+            return Ok(grant);
         }
+        peer.told_until(PATIENCE, granted).await.map_err(|error| format!("{error:#} after {first:?}"))
     })
     .await
+}
+
+fn granted(body: &down::Body) -> Option<KeyGrant> {
+    if let down::Body::KeyGrant(grant) = body { Some(grant.clone()) } else { None }
 }
 
 /// Each keeps saying `EngineHealth` at the rate until the time is over. Answers how many.
