@@ -23,7 +23,11 @@ use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
 };
+use tokio_util::sync::CancellationToken;
 use wire::{Admit, Event, Link, PairingSecret, Proof};
+
+#[cfg(test)]
+mod tests;
 
 /// Messages that may wait for the other end.
 const OUTBOX: usize = 32;
@@ -170,7 +174,7 @@ pub(crate) async fn listen<I: Send + 'static>(
     back: mpsc::Sender<I>,
     wrap: fn(Heard<FromEngine>) -> I,
 ) -> anyhow::Result<()> {
-    let door = Arc::new(Door { secret, life_sign, clock: ctx.clock, back, wrap });
+    let door = Arc::new(Door { secret, life_sign, clock: ctx.clock, stop: ctx.stop.clone(), back, wrap });
     match place {
         Place::Unix(path) => {
             if UnixStream::connect(path).await.is_ok() {
@@ -201,6 +205,7 @@ struct Door<I> {
     secret: PairingSecret,
     life_sign: Duration,
     clock: Clock,
+    stop: CancellationToken,
     back: mpsc::Sender<I>,
     wrap: fn(Heard<FromEngine>) -> I,
 }
@@ -260,7 +265,16 @@ impl<I: Send + 'static> Door<I> {
                 wrap: self.wrap,
             };
             let mut guest = Guest { ears, slot: Some(slot) };
-            let why = mesh::link::run(stream, link, posted, &mut guest, self.clock).await;
+            let why = {
+                let mut running = std::pin::pin!(mesh::link::run(stream, link, posted, &mut guest, self.clock));
+                tokio::select! {
+                    why = &mut running => why,
+                    () = self.stop.cancelled() => {
+                        sender.close();
+                        running.await
+                    }
+                }
+            };
             if guest.ears.paired {
                 drop(self.back.send((self.wrap)(Heard::Ended(Some(sender), why.to_string()))).await);
             }

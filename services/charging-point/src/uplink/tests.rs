@@ -1,5 +1,6 @@
 use mesh::clock::Clock;
-use proto::link::v1::{KeyInstalled, SetMaintenance, Settled};
+use prost::Message as _;
+use proto::link::v1::{Answer, Down, KeyInstalled, SetMaintenance, Settled, Up};
 
 use super::*;
 

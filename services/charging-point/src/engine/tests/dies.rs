@@ -1,0 +1,115 @@
+//! The rows of SPEC 9 as the engine lives them.
+
+use super::rig::*;
+
+#[test]
+fn central_gone_the_supply_goes_on_to_its_end_and_then_nothing_is_offered_spec_9() {
+    let mut rig = Rig::ready(settings());
+    rig.supply("s1", 1_000);
+    rig.act(Action::Plug).unwrap();
+    rig.wait(S(10));
+    rig.cut();
+    rig.wait(S(300));
+    assert_eq!((rig.state(), rig.engine.status().meter_wh), ("-", 1_000));
+    assert!(rig.engine.status().warnings[0].starts_with("cannot reach Central"));
+    let refused = rig.act(Action::Supply { driver: String::new(), energy: Energy::ZERO }).unwrap_err();
+    assert_eq!(refused, "cannot reach Central");
+    rig.ups.clear();
+    rig.reconnect();
+    rig.wait(S(1));
+    let held = &rig.held()[0];
+    assert_eq!((held.state(), held.meter_wh, held.reason()), (SessionState::Settling, 1_000, Reason::EnergyReached));
+    assert_eq!(rig.ends().len(), 1);
+}
+
+#[test]
+fn central_back_during_a_supply_learns_of_it_first_spec_9() {
+    let mut rig = Rig::supplying(settings());
+    rig.wait(S(10));
+    rig.cut();
+    rig.wait(S(10));
+    rig.ups.clear();
+    rig.reconnect();
+    let sent = rig.sent();
+    assert!(matches!(&sent[0], up::Body::Opened(opened) if opened.meter_wh >= 200), "{sent:?}");
+    assert!(matches!(&sent[1], up::Body::SessionsHeld(held) if held.sessions[0].state() == SessionState::Supplying));
+    rig.wait(S(2));
+    assert!(rig.sent().iter().any(|body| matches!(body, up::Body::MeterValue(_))));
+}
+
+#[test]
+fn a_reservation_does_not_begin_without_central_and_begins_when_it_is_back() {
+    let mut rig = Rig::ready(settings());
+    rig.supply("s1", 0);
+    rig.cut();
+    assert!(rig.act(Action::Plug).unwrap_err().contains("cannot reach Central"));
+    assert_eq!(rig.state(), "RESERVED");
+    rig.reconnect();
+    assert_eq!(rig.held()[0].state(), SessionState::Reserved);
+    assert_eq!(rig.state(), "SUPPLYING");
+}
+
+#[test]
+fn the_monitor_gone_the_supply_goes_on_and_nothing_new_is_accepted_spec_9() {
+    let mut rig = Rig::supplying(settings());
+    rig.input(Input::Unpaired("no sign of life".to_owned()));
+    rig.wait(S(50));
+    assert_eq!(rig.state(), "SUPPLYING");
+    rig.act(Action::Unplug).unwrap();
+    assert_eq!(the_end(&rig), (Reason::Unplugged, 500));
+    let manual = Action::Supply { driver: String::new(), energy: Energy::ZERO };
+    assert!(rig.act(manual.clone()).unwrap_err().contains("the monitor is gone"));
+    assert!(!rig.ask().0);
+    rig.input(Input::Paired);
+    assert_eq!(rig.act(manual), Ok(()));
+}
+
+#[test]
+fn killed_during_a_supply_the_energy_is_kept_and_reported_once_spec_9_engine() {
+    let mut rig = Rig::supplying(settings());
+    rig.wait(Duration::from_millis(50_900));
+    let mut back = Rig::restarted(settings(), rig.disk.clone(), rig.now).up();
+    back.cut();
+    back.reconnect();
+    let held = back.held();
+    assert_eq!((held.len(), held[0].state(), held[0].reason()), (1, SessionState::Settling, Reason::Fault));
+    assert_eq!((held[0].meter_start_wh, held[0].meter_wh), (0, 500), "at most a second is lost");
+    assert_eq!(held[0].ended_at_ms - held[0].started_at_ms, 50_000);
+    // Told to stop what is over, it says so again.
+    back.ups.clear();
+    back.stop(Reason::StoppedByOperator);
+    assert_eq!(back.held(), held);
+    back.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
+    assert_eq!(back.engine.status().unsettled, 0);
+    back.supply("s2", 0);
+    back.act(Action::Plug).unwrap();
+    back.act(Action::Unplug).unwrap();
+    assert_eq!(back.ends()[0].1.meter_start_wh, 500, "the register goes on");
+}
+
+#[test]
+fn a_full_disk_is_reported_and_nothing_new_is_accepted_until_it_is_mended_spec_9_disk_full() {
+    let mut rig = Rig::supplying(settings());
+    rig.disk_works = false;
+    rig.wait(S(50));
+    assert_eq!((rig.state(), rig.healthy()), ("SUPPLYING", true), "what runs goes on");
+    rig.act(Action::Unplug).unwrap();
+    rig.wait(S(10));
+    assert_eq!(rig.ends().len(), 0, "no final value before it is on disk");
+    assert!(!rig.healthy());
+    assert!(rig.ask().1.contains("no space left on device"));
+    rig.disk_works = true;
+    rig.wait(S(2));
+    assert_eq!(the_end(&rig), (Reason::Unplugged, 500));
+    assert!(rig.healthy() && rig.ask().0);
+}
+
+#[test]
+fn an_orderly_stop_ends_the_supply_with_its_final_value() {
+    let mut rig = Rig::supplying(settings());
+    rig.wait(S(50));
+    rig.engine.stop(rig.now);
+    rig.carry_out();
+    assert_eq!(the_end(&rig), (Reason::Fault, 500));
+    assert!(rig.engine.is_at_rest());
+}

@@ -1,0 +1,142 @@
+//! Renewal, revocation, refusal and removal (SPEC 4.7, 7.4).
+
+use super::rig::*;
+
+#[test]
+fn after_a_renewal_it_authenticates_by_itself_five_seconds_later_spec_4_7() {
+    let mut rig = Rig::ready();
+    rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
+    assert_eq!(rig.withdrawn(), Some((KeyState::Deleted, Reason::KeyRenewed)));
+    assert!(rig.disk.keys.is_empty());
+    assert!(rig.warnings().contains("no valid key"));
+    rig.wait(Duration::from_millis(4_999));
+    assert_eq!((rig.dials.len(), rig.closed.len()), (2, 1), "the link stays as a status link");
+    rig.wait(Duration::from_millis(1));
+    assert_eq!(rig.dials[2].1, 0);
+    rig.open();
+    assert_eq!(rig.credentials_shown(), 1);
+    rig.grant(2);
+    rig.held(2);
+    assert_eq!((rig.assigned(), rig.dials[3].1), (Some(2), 2));
+}
+
+#[test]
+fn a_command_authenticates_at_once_spec_4_7() {
+    let mut rig = Rig::ready();
+    rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
+    rig.act(Action::Authenticate).unwrap();
+    assert_eq!(rig.dials[2].1, 0);
+    rig.open();
+    rig.grant(2);
+    rig.wait(S(10));
+    assert_eq!(rig.credentials_shown(), 1);
+}
+
+#[test]
+fn three_refusals_end_the_tries_and_a_command_begins_them_again_spec_4_7() {
+    let mut rig = Rig::ready();
+    rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
+    for tries in 1..=3 {
+        rig.wait(S(5));
+        assert_eq!(rig.dials.len(), 2 + tries);
+        rig.open();
+        rig.stands(KeyState::Deleted, Reason::WrongCredential, 0);
+        let link = rig.last();
+        rig.cut(link);
+    }
+    rig.wait(S(3_600));
+    assert_eq!((rig.dials.len(), rig.credentials_shown()), (5, 3));
+    assert!(rig.warnings().contains("refused 3 times"));
+    rig.act(Action::Authenticate).unwrap();
+    rig.open();
+    rig.grant(2);
+    assert_eq!((rig.assigned(), rig.monitor.status().refusals), (Some(2), 0));
+}
+
+#[test]
+fn being_unable_to_reach_central_never_ends_the_tries_spec_4_7() {
+    let mut rig = Rig::ready();
+    rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
+    rig.wait(S(5));
+    for _ in 0..50 {
+        let link = rig.last();
+        rig.cut(link);
+        rig.wait(S(6));
+    }
+    assert!(rig.dials.len() > 50);
+    for _ in 0..10 {
+        rig.open();
+        rig.stands(KeyState::Deleted, Reason::RegistryUnreachable, 1_000);
+        rig.wait(S(6));
+    }
+    assert_eq!((rig.credentials_shown(), rig.monitor.status().refusals), (10, 0));
+}
+
+#[test]
+fn a_revoked_one_keeps_a_status_link_and_waits_for_a_new_token_spec_4_7() {
+    let mut rig = Rig::ready();
+    rig.stands(KeyState::Revoked, Reason::KeyRevoked, 0);
+    assert_eq!(rig.withdrawn(), Some((KeyState::Revoked, Reason::KeyRevoked)));
+    assert!(rig.warnings().contains("key revoked"));
+    rig.wait(S(600));
+    assert_eq!((rig.dials.len(), rig.credentials_shown()), (2, 0), "it does not authenticate by itself");
+    let link = rig.last();
+    rig.cut(link);
+    rig.wait(S(6));
+    assert_eq!(rig.dials.last().unwrap().1, 0, "a lost status link is made again with the void credential");
+    rig.open();
+    rig.stands(KeyState::Revoked, Reason::CredentialVoid, 0);
+    rig.wait(S(600));
+    assert_eq!((rig.dials.len(), rig.credentials_shown()), (3, 1));
+    rig.act(Action::Enrol(token())).unwrap();
+    rig.welcome();
+    rig.open();
+    rig.grant(9);
+    rig.held(9);
+    rig.open();
+    rig.view(&[]);
+    assert_eq!(rig.monitor.status().key_state, "ACTIVE");
+    assert!(!rig.warnings().contains("revoked"));
+}
+
+#[test]
+fn a_token_that_is_refused_takes_nothing_from_an_identity_in_force() {
+    let mut rig = Rig::ready();
+    rig.act(Action::Enrol(token())).unwrap();
+    rig.input(Input::Enrolled(Err(refused(Reason::AlreadyEnrolled))));
+    let status = rig.monitor.status();
+    assert_eq!((status.enrolment, status.key_state, status.central.reachable), ("ENROLLED", "ACTIVE", true));
+    assert!(status.notice.unwrap().contains("already enrolled"));
+}
+
+#[test]
+fn removed_at_registry_it_waits_saying_so_and_comes_back_when_readmitted_spec_7_4() {
+    let mut rig = Rig::ready();
+    rig.stands(KeyState::Deleted, Reason::NotEnrolled, 0);
+    assert_eq!(rig.withdrawn(), Some((KeyState::Deleted, Reason::NotEnrolled)));
+    assert!(rig.disk.credential.is_none() && rig.disk.keys.is_empty());
+    assert!(rig.warnings().contains("not enrolled"));
+    let tries = rig.enrols.len();
+    rig.input(Input::Enrolled(Err(refused(Reason::NotReadmitted))));
+    rig.wait(S(31));
+    assert_eq!(rig.enrols.len(), tries + 1, "the token of its start is tried again, slowly");
+    rig.welcome();
+    rig.open();
+    rig.grant(4);
+    assert_eq!(rig.assigned(), Some(4));
+}
+
+#[test]
+fn it_can_be_removed_by_hand_spec_11_3() {
+    let mut rig = Rig::ready();
+    rig.act(Action::Remove).unwrap();
+    rig.input(Input::Removed(Err(unreachable())));
+    assert_eq!(rig.monitor.status().enrolment, "ENROLLED");
+    rig.act(Action::Remove).unwrap();
+    rig.input(Input::Removed(Ok(())));
+    assert_eq!((rig.removals, rig.monitor.status().enrolment), (2, "NOT ENROLLED"));
+    assert_eq!(rig.withdrawn(), Some((KeyState::Deleted, Reason::Removed)));
+    rig.wait(S(600));
+    assert!(!rig.monitor.status().central.linked);
+    assert!(rig.act(Action::Remove).is_err());
+}

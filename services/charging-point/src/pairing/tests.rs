@@ -1,0 +1,116 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use proto::link::v1::{EngineReport, KeyWithdrawn, from_engine, from_monitor};
+
+use super::*;
+
+const LIFE_SIGN: Duration = Duration::from_millis(100);
+
+type ToEngine = mpsc::Receiver<Heard<FromMonitor>>;
+type ToMonitor = mpsc::Receiver<Heard<FromEngine>>;
+
+async fn monitor(ctx: &Context, place: &Place, secret: PairingSecret) -> ToMonitor {
+    let (back, heard) = mpsc::channel(16);
+    listen(ctx, place, secret, LIFE_SIGN, back, |heard| heard).await.unwrap();
+    heard
+}
+
+fn engine(ctx: &Context, place: Place, secret: PairingSecret) -> ToEngine {
+    let (back, heard) = mpsc::channel(16);
+    ctx.spawn("engine", seek(ctx.clone(), place, secret, LIFE_SIGN, back, |heard| heard));
+    heard
+}
+
+async fn paired<M>(heard: &mut mpsc::Receiver<Heard<M>>) -> Outbox {
+    loop {
+        if let Heard::Paired(outbox) = heard.recv().await.unwrap() {
+            return outbox;
+        }
+    }
+}
+
+async fn ended<M>(heard: &mut mpsc::Receiver<Heard<M>>) -> String {
+    loop {
+        if let Heard::Ended(_, why) = heard.recv().await.unwrap() {
+            return why;
+        }
+    }
+}
+
+fn report() -> FromEngine {
+    let report = EngineReport { healthy: true, ..EngineReport::default() };
+    FromEngine { body: Some(from_engine::Body::Report(report)) }
+}
+
+#[tokio::test]
+async fn engine_and_monitor_meet_at_a_socket_of_mode_0600_in_any_order_and_again_spec_1_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::Unix(folder.path().join("sub/pairing.sock"));
+    let Place::Unix(path) = place.clone() else { unreachable!() };
+    let secret = PairingSecret::of_local_socket();
+    let first = Context::detached("engine");
+    let mut at_engine = engine(&first, place.clone(), secret.clone());
+    assert!(ended(&mut at_engine).await.contains("nobody answers"), "the engine was first");
+
+    let ctx = Context::detached("monitor");
+    let mut at_monitor = monitor(&ctx, &place, secret.clone()).await;
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let to_monitor = paired(&mut at_engine).await;
+    tell(&to_monitor, &report());
+    let to_engine = paired(&mut at_monitor).await;
+    assert!(matches!(at_monitor.recv().await, Some(Heard::Message(message)) if *message == report()));
+    let withdrawn = FromMonitor { body: Some(from_monitor::Body::KeyWithdrawn(KeyWithdrawn::default())) };
+    tell(&to_engine, &withdrawn);
+    assert!(matches!(at_engine.recv().await, Some(Heard::Message(message)) if *message == withdrawn));
+
+    first.stop.cancel();
+    ended(&mut at_monitor).await;
+    let second = Context::detached("engine");
+    let mut at_second = engine(&second, place, secret);
+    tell(&paired(&mut at_second).await, &report());
+    paired(&mut at_monitor).await;
+    ctx.stop.cancel();
+    ended(&mut at_second).await;
+}
+
+#[tokio::test]
+async fn between_two_hosts_only_the_same_secret_pairs_spec_1_4() {
+    let ctx = Context::detached("monitor");
+    let place: Place = "127.0.0.1:0".parse().unwrap();
+    let mut at_monitor = monitor(&ctx, &place, PairingSecret::from_bytes([1; 32])).await;
+    let place = Place::Tcp(ctx.address_of("pairing").unwrap());
+    let mut stranger = engine(&ctx, place.clone(), PairingSecret::from_bytes([2; 32]));
+    for _ in 0..3 {
+        ended(&mut stranger).await;
+    }
+    assert!(at_monitor.try_recv().is_err(), "nobody was let in");
+    let mut own = engine(&ctx, place, PairingSecret::from_bytes([1; 32]));
+    tell(&paired(&mut own).await, &report());
+    paired(&mut at_monitor).await;
+}
+
+#[test]
+fn a_place_is_a_path_or_host_and_port() {
+    for path in ["pairing.sock", "/run/cp/pairing.sock", "./a:1/b", "unix:odd:7"] {
+        assert!(matches!(path.parse(), Ok(Place::Unix(_))), "{path}");
+    }
+    assert_eq!("cp-1.lan:7700".parse(), Ok(Place::Tcp("cp-1.lan:7700".to_owned())));
+    for bad in ["", "cp-1.lan:http"] {
+        assert!(bad.parse::<Place>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_pairing_over_the_network_needs_a_secret_that_cannot_be_guessed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    let network = Place::Tcp("a:1".to_owned());
+    assert!(secret(&network, None).unwrap_err().to_string().contains("--pairing-secret-file"));
+    std::fs::write(&file, "short\n").unwrap();
+    assert!(secret(&network, Some(&file)).unwrap_err().to_string().contains("shorter than 20"));
+    std::fs::write(&file, "long enough to be a secret\n").unwrap();
+    let one = secret(&network, Some(&file)).unwrap();
+    std::fs::write(&file, "long enough to be a secret").unwrap();
+    assert!(one == secret(&network, Some(&file)).unwrap(), "a line end is no difference");
+    assert!(one != PairingSecret::of_local_socket());
+}
