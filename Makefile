@@ -18,16 +18,19 @@ stop: ## Stop the network that `make run` left running
 test: ## Build and run every test (installs PostgreSQL where it is missing)
 	@cargo build --locked --workspace --all-targets && cargo test --locked --workspace
 
-lint: ## Formatting, lints, licences
+lint: ## Formatting and lints
 	@cargo fmt --all --check && cargo clippy --locked --workspace --all-targets -- -D warnings
 
 bench: ## Measure against bare floors in the same run (release build)
 	@cargo build --locked --release -p chargemesh -p testbed && target/release/bench --json target/bench.json
 
+deny: ## Licences and banned crates (needs cargo-deny)
+	@cargo deny check
+
 vectors: ## Write the link's test vectors anew
-	@cargo run --locked -q -p testbed --bin vectors
+	@WIRE_VECTORS=write cargo test --locked -q -p wire vectors
 
 fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
 	@cd fuzz && for t in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$t -- -max_total_time=60 || exit 1; done
 
-.PHONY: help build run stop test lint bench vectors fuzz
+.PHONY: help build run stop test lint bench deny vectors fuzz

@@ -59,7 +59,7 @@ impl Peer {
         credential: &str,
     ) -> anyhow::Result<(Self, down::Body)> {
         let mut peer = Self::connect(address, part, id, Proof::FirstContact { responder: central }).await?;
-        peer.say(up::Body::Authenticate(Authenticate { credential: credential.as_bytes().to_vec().into() })).await?;
+        peer.say(up::Body::Authenticate(Authenticate { credential: credential.as_bytes().to_vec() })).await?;
         let answer = peer.told(PATIENCE).await?;
         Ok((peer, answer))
     }
