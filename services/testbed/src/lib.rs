@@ -2,6 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on anything but what it waits for")]
 
+pub mod fleet;
 pub mod invariant;
 pub mod network;
 pub mod operator;

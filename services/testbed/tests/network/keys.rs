@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use proto::{
-    central::v1::{ChargingPoint, RestoreRequest, WatchChargingPointsRequest, charging_point_event::Event},
+    central::v1::{
+        ChargingPoint, OrderRequest, RestoreRequest, Selector, WatchChargingPointsRequest, charging_point_event::Event,
+        selector::Which,
+    },
     link::v1::{Cause, KeyState, State},
 };
 use serde_json::{Value, json};
 use testbed::{
+    fleet,
     network::{Network, PATIENCE},
     operator::{fresh_id, order},
     wait::until,
@@ -114,6 +118,45 @@ async fn rotate_leaves_no_gap_spec_4_6() -> anyhow::Result<()> {
     assert_eq!((telemetry.gaps, telemetry.unreadable), (0, 0));
     post.engine("unplug", Value::Null).await?;
     only_ticket(&network, &post).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotating_the_keys_of_a_thousand_charging_points_loses_no_reading_spec_4_6() -> anyhow::Result<()> {
+    const COUNT: usize = 1_000;
+    let network = Network::start(&["--max-unproven-per-address", "4096"]).await?;
+    let _fleet = fleet::start(&network, COUNT, &["--idle-reading-every", "1s"]).await?;
+    let before = fleet::list(&network).await?;
+    let everything = Selector { which: Some(Which::All(true)) };
+    let request = OrderRequest {
+        request_id: fresh_id(),
+        selector: Some(everything),
+        expected: u32::try_from(COUNT)?,
+        ..Default::default()
+    };
+    network.operator.charging_points.clone().rotate(request).await?;
+    until("every charging point to be under a new key", PATIENCE * 3, async || {
+        let now = fleet::list(&network).await.map_err(|error| format!("{error:#}"))?;
+        let rotated = now.values().filter(|cp| before.get(&cp.id).is_some_and(|was| cp.key_no > was.key_no));
+        let active = rotated.filter(|cp| cp.view.as_ref().is_some_and(|view| view.key_state() == KeyState::Active));
+        let count = active.count();
+        if count == COUNT { Ok(()) } else { Err(format!("{count}")) }
+    })
+    .await?;
+    // Two more readings of each under the new key, and not one missing before them.
+    let rotated = fleet::list(&network).await?;
+    let readings = |cp: &ChargingPoint| cp.telemetry.as_ref().map_or(0, |telemetry| telemetry.readings);
+    let after = until("readings under the new keys", PATIENCE, async || {
+        let now = fleet::list(&network).await.map_err(|error| format!("{error:#}"))?;
+        let more = now.values().filter(|cp| rotated.get(&cp.id).is_some_and(|was| readings(cp) >= readings(was) + 2));
+        let count = more.count();
+        if count == COUNT { Ok(now) } else { Err(format!("{count}")) }
+    })
+    .await?;
+    for cp in after.values() {
+        let telemetry = cp.telemetry.as_ref().ok_or_else(|| anyhow::anyhow!("no readings of {}", cp.id))?;
+        assert_eq!((telemetry.gaps, telemetry.unreadable), (0, 0), "{}: {telemetry:?}", cp.id);
+    }
     Ok(())
 }
 

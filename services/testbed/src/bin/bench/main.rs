@@ -3,8 +3,8 @@
 //! CPU time is user + system of the measured process alone; pairs alternate between floor and Central; medians and
 //! spread are printed and, with `--json FILE`, written.
 
-mod fleet;
 mod floor;
+mod load;
 mod measure;
 mod rows;
 

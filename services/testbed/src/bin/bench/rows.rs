@@ -7,7 +7,7 @@ use proto::{
     central::v1::{OrderRequest, Selector, selector::Which},
     link::v1::Part,
 };
-use testbed::{network::Network, operator::fresh_id, peer::Peer, wait::until};
+use testbed::{fleet, network::Network, operator::fresh_id, peer::Peer, wait::until};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -15,9 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    Size,
-    fleet::{self, Keyed},
-    floor,
+    Size, floor,
+    load::{self, Keyed},
     measure::{Floor, Row, Spread, cpu, resident},
 };
 
@@ -42,7 +41,7 @@ async fn sealed_message(size: Size) -> anyhow::Result<Row> {
     const EVERY: Duration = Duration::from_millis(20);
     const TIME: Duration = Duration::from_secs(4);
     let network = Network::start(&["--max-unproven-per-address", "4096"]).await?;
-    let keyed = fleet::keyed(&network, LINKS).await?;
+    let keyed = load::keyed(&network, LINKS).await?;
     let floor = Floor::start("floor-sealed")?;
     let mut streams = Vec::new();
     for _ in 0..LINKS {
@@ -59,7 +58,7 @@ async fn sealed_message(size: Size) -> anyhow::Result<Row> {
         // Opened anew each time: nobody gives signs of life on them while the floor is measured.
         let mut peers = open_all(&network, &keyed).await?;
         let before = cpu(central_pid)?;
-        let said = fleet::say(&mut peers, EVERY, TIME).await?;
+        let said = load::say(&mut peers, EVERY, TIME).await?;
         let central_us = per(cpu(central_pid)? - before, said);
         ours.push(central_us);
         bare.push(floor_us);
@@ -150,7 +149,7 @@ async fn idle_memory(size: Size) -> anyhow::Result<Row> {
 async fn reconnect(size: Size) -> anyhow::Result<Row> {
     const TIME: Duration = Duration::from_secs(4);
     let network = Network::start(&["--max-unproven-per-address", "4096", "--handshakes-per-second", "100000"]).await?;
-    let keyed = fleet::keyed(&network, 32).await?;
+    let keyed = load::keyed(&network, 32).await?;
     let floor = Floor::start("floor-handshake")?;
     let pid = network.central.pid().context("Central does not run")?;
     let (mut ours, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

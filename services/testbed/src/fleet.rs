@@ -1,0 +1,65 @@
+//! `chargemesh fleet`: thousands of charging points in one process, as load.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proto::{
+    central::v1::{ChargingPoint, ListChargingPointsRequest},
+    link::v1::State,
+};
+
+use crate::{
+    network::Network,
+    process::{Process, Recipe},
+    wait::until,
+};
+
+/// `chargemesh fleet` with `count` charging points, waited for until all are AVAILABLE.
+pub async fn start(network: &Network, count: usize, more: &[&str]) -> anyhow::Result<Process> {
+    let file = network.path("fleet.token");
+    std::fs::write(&file, network.operator.token(u32::try_from(count)?).await?)?;
+    let mut args: Vec<String> = [
+        "fleet",
+        "--count",
+        &count.to_string(),
+        "--token-file",
+        &file.display().to_string(),
+        "--data",
+        &network.path("fleet").display().to_string(),
+        "--central",
+        &network.central_link.to_string(),
+        "--registry",
+        &network.registry_https.to_string(),
+        "--unattended",
+    ]
+    .map(str::to_owned)
+    .into();
+    args.extend(more.iter().map(|&word| word.to_owned()));
+    let fleet = Process::start(Recipe {
+        name: "fleet".into(),
+        args,
+        env: Vec::new(),
+        under: Vec::new(),
+        folder: network.path("logs"),
+    })?;
+    until_available(network, count, count).await?;
+    Ok(fleet)
+}
+
+/// Until so many of `count` are AVAILABLE.
+pub async fn until_available(network: &Network, count: usize, wanted: usize) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(300);
+    until(format_args!("{wanted} of {count} charging points to be available"), limit, async || {
+        let all = list(network).await.map_err(|error| format!("{error:#}"))?;
+        let available =
+            all.values().filter(|cp| cp.view.as_ref().is_some_and(|view| view.state() == State::Available)).count();
+        if available >= wanted { Ok(()) } else { Err(format!("{available}")) }
+    })
+    .await
+}
+
+/// All that Central shows, by id.
+pub async fn list(network: &Network) -> anyhow::Result<BTreeMap<String, ChargingPoint>> {
+    let request = ListChargingPointsRequest { page_size: 10_000, ..Default::default() };
+    let answer = network.operator.charging_points.clone().list(request).await?.into_inner();
+    Ok(answer.charging_points.into_iter().map(|cp| (cp.id.clone(), cp)).collect())
+}
