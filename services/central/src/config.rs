@@ -128,10 +128,10 @@ pub struct LinkConfig {
     #[arg(long, env = "CHARGEMESH_MAX_LINKS", value_name = "N", default_value_t = 100_000)]
     pub max_links: usize,
     /// Of them, that have proven nothing yet
-    #[arg(long, env = "CHARGEMESH_MAX_UNPROVEN", value_name = "N", default_value_t = 4096)]
+    #[arg(long, env = "CHARGEMESH_MAX_UNPROVEN", value_name = "N", default_value_t = 8192)]
     pub max_unproven: usize,
     /// Of those, from one address; the oldest goes when another comes
-    #[arg(long, env = "CHARGEMESH_MAX_UNPROVEN_PER_ADDRESS", value_name = "N", default_value_t = 256)]
+    #[arg(long, env = "CHARGEMESH_MAX_UNPROVEN_PER_ADDRESS", value_name = "N", default_value_t = 2048)]
     pub max_unproven_per_address: usize,
     /// Handshakes begun per second: what strangers may cost
     #[arg(long, env = "CHARGEMESH_HANDSHAKES_PER_SECOND", value_name = "N", default_value_t = 3000)]
