@@ -16,7 +16,7 @@ mod supply;
 mod tests;
 
 pub use keeping::Keeping;
-pub use status::Status;
+pub use status::{Figures, Status};
 
 use std::{
     collections::VecDeque,

@@ -12,6 +12,7 @@ use mesh::{
     control::Request,
     process::{Context, Misuse},
 };
+use prometheus_client::metrics::gauge::Gauge;
 use proto::{ChargingPointId, Energy};
 use serde::Serialize;
 use serde_json::Value;
@@ -88,6 +89,9 @@ pub struct Tally {
     pub warnings: usize,
 }
 
+/// A gauge and its figure.
+type Shows = (Gauge, fn(&Tally) -> usize);
+
 impl Fleet {
     /// Takes the folder; members are added in the background, as many a second as configured.
     ///
@@ -135,9 +139,10 @@ impl Fleet {
         let parts = &self.parts;
         let now = ctx.clock.now();
         let path = parts.config.data.join(format!("{id}.journal"));
-        let journal = Journal::open(&path, parts.config.meter.journal(false), now.wall_ms)?;
+        let journal = Journal::open(&path, parts.config.meter.journal(false), now.wall_ms)
+            .map_err(|error| Misuse::new(error.to_string()))?;
         let identity = parts.config.data.join(format!("{id}.identity.json"));
-        let stored = Stored::load(&identity)?;
+        let stored = Stored::load(&identity).map_err(|error| Misuse::new(error.to_string()))?;
 
         let (to_engine, engine_hears) = mpsc::channel(EVENTS);
         let (to_monitor, monitor_hears) = mpsc::channel(EVENTS);
@@ -205,10 +210,21 @@ impl Fleet {
 
     /// Says from time to time how the fleet is, until the process stops.
     pub(crate) async fn watch(&self, ctx: &Context) -> anyhow::Result<()> {
+        let gauge = |name: &str, help: &str| ctx.metrics.register(name, help, Gauge::default());
+        let figures: [Shows; 5] = [
+            (gauge("charging_points", "Charging points of this fleet"), |t| t.charging_points),
+            (gauge("charging_points_enrolled", "Those that are enrolled"), |t| t.enrolled),
+            (gauge("charging_points_linked", "Those with both links to Central"), |t| t.central_reachable),
+            (gauge("charging_points_supplying", "Those that supply"), |t| t.supplying),
+            (gauge("sessions_unsettled", "Ended sessions that Central has not settled"), |t| t.unsettled),
+        ];
         let mut before = String::new();
         let mut every = tokio::time::interval(Duration::from_secs(5));
         while ctx.stop.run_until_cancelled(every.tick()).await.is_some() {
             let tally = self.tally().await;
+            for (gauge, figure) in &figures {
+                gauge.set(i64::try_from(figure(&tally)).unwrap_or(i64::MAX));
+            }
             let line = serde_json::to_string(&tally)?;
             if line != before {
                 tracing::info!(

@@ -63,7 +63,7 @@ pub async fn run_engine(config: EngineConfig, ctx: Context) -> anyhow::Result<()
     let secret = pairing::secret(&place, config.pairing.pairing_secret_file.as_deref())?;
     let now = ctx.clock.now();
     let journal = Journal::open(&config.data.join("journal"), config.meter.journal(true), now.wall_ms)
-        .map_err(|error| anyhow::Error::new(error).context(Misuse::new("the engine cannot keep its sessions")))?;
+        .map_err(|error| Misuse::new(error.to_string()))?;
     let settings = config::engine_settings(&config.vehicle, &config.meter, &config.reach, config.drills);
     let core = Engine::new(settings, journal.ledger().clone(), rand::random(), Chance::seeded(rand::random()), now);
 

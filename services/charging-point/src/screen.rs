@@ -62,7 +62,7 @@ where
     let Some(terminal) = Terminal::take() else { return };
     let ctx_in = ctx.clone();
     ctx.spawn("screen", async move {
-        let screen = Screen { handler, line, keys, typed: listen(), typing: None, drawn: String::new() };
+        let screen = Screen { handler, line, keys, typed: listen(), typing: None };
         screen.run(&ctx_in).await;
         drop(terminal);
         Ok(())
@@ -123,7 +123,6 @@ struct Screen<H> {
     keys: &'static [Key],
     typed: mpsc::Receiver<char>,
     typing: Option<Typing>,
-    drawn: String,
 }
 
 impl<H, Fut> Screen<H>
@@ -197,9 +196,8 @@ where
         self.say(&said);
     }
 
-    fn say(&mut self, text: &str) {
+    fn say(&self, text: &str) {
         write(&format!("\r\x1b[K{text}\n"));
-        self.drawn.clear();
     }
 
     /// Drawn again each time, because log lines pass over it.
@@ -217,8 +215,9 @@ where
             },
         };
         let cut: String = line.chars().take(width()).collect();
-        write(&format!("\r\x1b[K{cut}"));
-        self.drawn = cut;
+        // A log line that comes next writes over the state, not behind it; a person types behind the question.
+        let end = if self.typing.is_some() { "" } else { "\r" };
+        write(&format!("\r\x1b[K{cut}{end}"));
     }
 }
 
@@ -229,7 +228,7 @@ fn asked(typing: &Typing) -> Option<&'static str> {
 
 /// One less than the terminal is wide, so that nothing wraps.
 fn width() -> usize {
-    std::env::var("COLUMNS").ok().and_then(|text| text.parse::<usize>().ok()).unwrap_or(120).saturating_sub(1)
+    crossterm::terminal::size().map_or(120, |(columns, _)| usize::from(columns)).saturating_sub(1)
 }
 
 fn write(text: &str) {

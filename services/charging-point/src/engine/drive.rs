@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mesh::{clock::Clock, health::Component, link::Outbox, process::Context};
+use prometheus_client::metrics::gauge::Gauge;
 use proto::link::v1::{FromEngine, FromMonitor};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -19,7 +20,7 @@ use crate::{
     uplink::{LinkEvent, LinkNo},
 };
 
-use super::{Action, Command, Engine, Input, Status};
+use super::{Action, Command, Engine, Figures, Input, Status};
 
 /// What the loop takes. One bounded channel, so that everything is in order.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ pub(crate) struct Drive {
     lines: Lines<Event>,
     monitor: Monitor,
     /// Told apart in the log only where one engine is alone in its process.
-    shown: Option<(String, Component)>,
+    shown: Option<Shown>,
 }
 
 impl Drive {
@@ -105,7 +106,7 @@ impl Drive {
 
     /// Logs each change of what a person must know, and lets it stand in the role's health.
     pub(crate) fn talkative(mut self, ctx: &Context) -> Self {
-        self.shown = Some((String::new(), ctx.health.component("central")));
+        self.shown = Some(Shown::new(ctx));
         self
     }
 
@@ -218,16 +219,8 @@ impl Drive {
     }
 
     fn show(&mut self) {
-        let Some((shown, central)) = &mut self.shown else { return };
-        let line = self.core.headline();
-        if *shown != line {
-            tracing::info!("{line}");
-            *shown = line;
-            // Being alone is no reason to be restarted (SPEC 9.1).
-            match self.core.warnings().first() {
-                Some(warning) => central.degraded(warning.clone()),
-                None => central.ready(),
-            }
+        if let Some(shown) = &mut self.shown {
+            shown.look(&self.core);
         }
     }
 
@@ -246,6 +239,48 @@ impl Drive {
         events.close();
         self.lines.farewell().await;
         Ok(())
+    }
+}
+
+/// A gauge and its figure.
+type Shows = (Gauge, fn(&Figures) -> u64);
+
+/// What is seen of an engine that has a process of its own: its log, its health, its metrics.
+struct Shown {
+    line: String,
+    central: Component,
+    figures: Vec<Shows>,
+}
+
+impl Shown {
+    fn new(ctx: &Context) -> Self {
+        let gauge = |name: &str, help: &str| ctx.metrics.register(name, help, Gauge::default());
+        let figures: Vec<Shows> = vec![
+            (gauge("meter_wh", "Lifetime register in watt-hours"), |f| f.meter_wh),
+            (gauge("supplying", "1 while a supply runs"), |f| u64::from(f.supplying)),
+            (gauge("central_reachable", "1 while the link to Central is open"), |f| u64::from(f.central_reachable)),
+            (gauge("sessions_unsettled", "Ended sessions that Central has not settled"), |f| f.unsettled as u64),
+            (gauge("messages_unintelligible", "Messages from Central that did not open"), |f| f.unintelligible),
+            (gauge("readings_waiting", "Readings kept for Central"), |f| f.readings_waiting as u64),
+        ];
+        Self { line: String::new(), central: ctx.health.component("central"), figures }
+    }
+
+    fn look(&mut self, core: &Engine) {
+        let figures = core.figures();
+        for (gauge, figure) in &self.figures {
+            gauge.set(i64::try_from(figure(&figures)).unwrap_or(i64::MAX));
+        }
+        let line = core.headline();
+        if self.line != line {
+            tracing::info!("{line}");
+            self.line = line;
+            // Being alone is no reason to be restarted (SPEC 9.1).
+            match core.warnings().first() {
+                Some(warning) => self.central.degraded(warning.clone()),
+                None => self.central.ready(),
+            }
+        }
     }
 }
 

@@ -93,7 +93,29 @@ impl From<&Session> for SessionStatus {
     }
 }
 
+/// What is measured of an engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub meter_wh: u64,
+    pub supplying: bool,
+    pub central_reachable: bool,
+    pub unsettled: usize,
+    pub unintelligible: u64,
+    pub readings_waiting: usize,
+}
+
 impl Engine {
+    pub fn figures(&self) -> Figures {
+        Figures {
+            meter_wh: self.register_wh(),
+            supplying: self.supplying().is_some(),
+            central_reachable: self.way.reachable(),
+            unsettled: self.keeping.ledger().waiting(),
+            unintelligible: self.way.unintelligible().0,
+            readings_waiting: self.readings.len(),
+        }
+    }
+
     pub fn status(&self) -> Status {
         let (state, detail) = self.state();
         Status {
@@ -193,10 +215,6 @@ impl Engine {
     /// Whether an orderly stop has nothing more to wait for.
     pub fn is_at_rest(&self) -> bool {
         self.keeping.is_idle()
-    }
-
-    pub fn is_supplying(&self) -> bool {
-        self.supplying().is_some()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use mesh::{clock::Clock, health::Component, link::Outbox, process::Context};
+use prometheus_client::metrics::gauge::Gauge;
 use proto::link::v1::{FromEngine, FromMonitor};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -73,7 +74,7 @@ pub(crate) struct Drive {
     lines: Lines<Event>,
     back: mpsc::WeakSender<Event>,
     engine: Engine,
-    shown: Option<(String, Component)>,
+    shown: Option<Shown>,
 }
 
 impl Drive {
@@ -92,7 +93,7 @@ impl Drive {
 
     /// Logs each change of what a person must know, and lets it stand in the role's health.
     pub(crate) fn talkative(mut self, ctx: &Context) -> Self {
-        self.shown = Some((String::new(), ctx.health.component("central")));
+        self.shown = Some(Shown::new(ctx));
         self
     }
 
@@ -230,16 +231,8 @@ impl Drive {
     }
 
     fn show(&mut self) {
-        let Some((shown, central)) = &mut self.shown else { return };
-        let line = self.core.headline();
-        if *shown != line {
-            tracing::info!("{line}");
-            *shown = line;
-            // Being alone is no reason to be restarted (SPEC 9.1).
-            match self.core.warnings().first() {
-                Some(warning) => central.degraded(warning.clone()),
-                None => central.ready(),
-            }
+        if let Some(shown) = &mut self.shown {
+            shown.look(&self.core);
         }
     }
 
@@ -254,6 +247,44 @@ impl Drive {
         events.close();
         self.lines.farewell().await;
         Ok(())
+    }
+}
+
+/// What is seen of a monitor that has a process of its own: its log, its health, its metrics.
+struct Shown {
+    line: String,
+    central: Component,
+    central_reachable: Gauge,
+    engine_healthy: Gauge,
+    key_expires_at: Gauge,
+}
+
+impl Shown {
+    fn new(ctx: &Context) -> Self {
+        let gauge = |name: &str, help: &str| ctx.metrics.register(name, help, Gauge::default());
+        Self {
+            line: String::new(),
+            central: ctx.health.component("central"),
+            central_reachable: gauge("central_reachable", "1 while the link to Central is open"),
+            engine_healthy: gauge("engine_healthy", "The monitor's verdict on its engine"),
+            key_expires_at: gauge("key_expires_at_seconds", "When the link's key expires, in Unix time; 0: no key"),
+        }
+    }
+
+    fn look(&mut self, core: &Monitor) {
+        self.central_reachable.set(core.is_reachable().into());
+        self.engine_healthy.set(core.health().healthy.into());
+        self.key_expires_at.set(core.key_expires_at_ms() / 1000);
+        let line = core.headline();
+        if self.line != line {
+            tracing::info!("{line}");
+            self.line = line;
+            // Being alone is no reason to be restarted (SPEC 9.1).
+            match core.warnings().first() {
+                Some(warning) => self.central.degraded(warning.clone()),
+                None => self.central.ready(),
+            }
+        }
     }
 }
 

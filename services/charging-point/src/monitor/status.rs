@@ -68,6 +68,16 @@ pub struct SessionStatus {
 }
 
 impl Monitor {
+    /// Under a key that is in force.
+    pub fn is_reachable(&self) -> bool {
+        self.way.reachable() && self.keys.standing.is_none()
+    }
+
+    /// 0: there is no key.
+    pub fn key_expires_at_ms(&self) -> i64 {
+        self.stored.keys.first().map_or(0, |key| key.expires_at_ms)
+    }
+
     pub fn status(&self) -> Status {
         let health = self.health();
         let report = self.report.as_ref();
@@ -90,7 +100,7 @@ impl Monitor {
                 unintelligible: report.map_or(0, |r| r.unintelligible),
             },
             central: CentralStatus {
-                reachable: self.way.reachable() && self.keys.standing.is_none(),
+                reachable: self.is_reachable(),
                 linked: self.way.linked(),
                 disconnected_by_hand: self.disconnected,
                 trouble: self.way.trouble().map(str::to_owned),
