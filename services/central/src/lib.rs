@@ -126,6 +126,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         .await?;
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
+    spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
     spawn(&ctx, "prune", upkeep::prune(config.retention.clone(), Arc::clone(&shared), ctx.clone()));
     let ending = ctx.clone();
     spawn(&ctx, "checkpoints", async move {

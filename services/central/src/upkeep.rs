@@ -1,20 +1,36 @@
-//! What goes on beside the decisions: signed checkpoints over the audit, the audit in a plain file, retention.
+//! What goes on beside the decisions: signed checkpoints over the audit, components that fail and recover, the audit in
+//! a plain file, retention.
 
-use std::{io::Write as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::Write as _,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use mesh::{
-    health::Component,
+    health::{Component, State},
     process::{Context, Misuse},
 };
 use store::{
     Abort, Conn,
-    central::{AuditRow, KeyRow, OrderRow, OutboxRow, RequestRow, audit},
+    central::{AuditRow, KeyRow, OrderRow, OutboxRow, RequestRow, Write, audit},
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use crate::{audit::Action, config::Retention, shared::Shared};
+use crate::{
+    audit::{Action, Entry},
+    charge_point::Origin,
+    config::Retention,
+    rows,
+    shared::Shared,
+};
 
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Entries about components that may wait for the database.
+const UNWRITTEN: usize = 100;
 
 /// Writes checkpoints until the process stops, and one at the end.
 pub(crate) async fn checkpoints(mut file: audit::Checkpoints, every: Duration, shared: Arc<Shared>, ctx: Context) {
@@ -31,6 +47,38 @@ async fn checkpoint(file: &mut audit::Checkpoints, shared: &Shared, component: &
     match file.write(&shared.ledger.database, shared.clock.wall_ms()).await {
         Ok(_) => component.ready(),
         Err(error) => component.degraded(format!("the audit has no fresh checkpoint: {error}")),
+    }
+}
+
+/// Audits each component's failures and recoveries (SPEC 8.1), its database's too, as soon as that takes entries again.
+pub(crate) async fn components(shared: Arc<Shared>, ctx: Context) {
+    let (mut known, mut unwritten) = (BTreeMap::new(), VecDeque::new());
+    while ctx.stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        let now = shared.clock.now();
+        let present = ctx.health.report().components;
+        for (name, state) in &present {
+            if unwritten.len() < UNWRITTEN
+                && let Some(entry) = changed(name, known.get(name), state)
+            {
+                unwritten.push_back(Write::Audit(rows::audit(&entry.by(&Origin::central(), now))));
+            }
+        }
+        known = present;
+        if !unwritten.is_empty() && shared.ledger.write("components", unwritten.iter().cloned().collect()).await.is_ok()
+        {
+            unwritten.clear();
+        }
+    }
+}
+
+fn changed(name: &str, before: Option<&State>, now: &State) -> Option<Entry> {
+    let failed = |state: &State| matches!(state, State::Degraded { .. });
+    match (before.is_some_and(failed), now) {
+        (false, State::Degraded { reason }) => {
+            Some(Entry::new(Action::ComponentFailed, format!("component/{name}")).with("reason", reason))
+        }
+        (true, State::Ready) => Some(Entry::new(Action::ComponentRecovered, format!("component/{name}"))),
+        (true | false, State::Ready | State::Starting { .. } | State::Degraded { .. }) => None,
     }
 }
 
@@ -122,6 +170,17 @@ pub(crate) async fn prune(retention: Retention, shared: Arc<Shared>, ctx: Contex
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_component_that_fails_and_recovers_is_two_entries_spec_8_1() {
+        let down = State::Degraded { reason: "refused".into() };
+        let action = |before: Option<&State>, now: &State| changed("registry", before, now).map(|entry| entry.action);
+        assert_eq!(action(None, &down), Some(Action::ComponentFailed));
+        assert_eq!(action(Some(&State::Ready), &down), Some(Action::ComponentFailed));
+        assert_eq!(action(Some(&down), &State::Degraded { reason: "other words".into() }), None);
+        assert_eq!(action(Some(&down), &State::Ready), Some(Action::ComponentRecovered));
+        assert_eq!(action(None, &State::Ready), None);
+    }
 
     #[test]
     fn an_entry_is_one_line_whatever_it_says_spec_8_3() {
