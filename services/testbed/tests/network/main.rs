@@ -2,6 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on anything but what it waits for")]
 
+mod audit;
 mod bad_input;
 mod dies;
 mod disk;
