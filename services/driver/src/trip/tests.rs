@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use proto::link::v1::{Answer, Correction};
+use proto::link::v1::{Answer, Correction, Progress, Reason, Step, down};
 
 use super::*;
 
