@@ -243,7 +243,8 @@ impl Engine {
         if says {
             running.value_at = (running.value_at + value).max(now.mono);
         }
-        let (keeps, syncs) = (running.register_at <= now.mono, running.sync_at <= now.mono);
+        // What is said is kept first, or a killed engine would come back with less than Central has accepted.
+        let (keeps, syncs) = (says || running.register_at <= now.mono, running.sync_at <= now.mono);
         if keeps {
             running.register_at = (running.register_at + register).max(now.mono);
         }
