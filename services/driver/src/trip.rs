@@ -56,6 +56,7 @@ pub struct Request {
     pub id: String,
     pub charging_point: ChargingPointId,
     /// Zero: until unplugged.
+    #[serde(rename = "energy_wh")]
     pub energy: Energy,
     /// The line of the file it came from.
     pub line: Option<u64>,

@@ -29,7 +29,7 @@ pub(crate) enum Word {
 }
 
 pub(crate) const HELP: &str = "\
-  list                       the charging points that are available now
+\x20 list                       the charging points that are available now
   request CP-ID [kWh]        ask for a supply; without kWh until unplugged
   stop [SESSION]             end my supply
   confirm [SESSION]          pay for a manual supply that names me

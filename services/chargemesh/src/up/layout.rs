@@ -83,6 +83,8 @@ pub(crate) struct Addresses {
 /// Given ones, or nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted {
+    /// Rather the usual ports than others, so that a role without flags finds this network.
+    pub(crate) usual: bool,
     pub(crate) central_grpc: Option<SocketAddr>,
     pub(crate) central_link: Option<SocketAddr>,
     pub(crate) registry_grpc: Option<SocketAddr>,
@@ -90,12 +92,12 @@ pub(crate) struct Wanted {
 }
 
 impl Addresses {
-    /// Those given, else those of last time, else the usual ones, else free ones: whatever can be bound now. A given one
+    /// Those given, else those of last time, else (if wanted) the usual ones, else free ones: whatever can be bound now. A given one
     /// that cannot is an error.
     pub(crate) fn choose(wanted: Wanted, kept: Option<Self>) -> anyhow::Result<Self> {
         let mut taken = Vec::new();
         let mut one = |name: &str, given: Option<SocketAddr>, kept: Option<SocketAddr>, port: u16| {
-            let address = choose(name, given, kept, port, &taken)?;
+            let address = choose(name, given, kept, wanted.usual.then_some(port), &taken)?;
             taken.push(address.port());
             anyhow::Ok(address)
         };
@@ -112,7 +114,7 @@ fn choose(
     flag: &str,
     given: Option<SocketAddr>,
     kept: Option<SocketAddr>,
-    usual: u16,
+    usual: Option<u16>,
     taken: &[u16],
 ) -> anyhow::Result<SocketAddr> {
     if let Some(given) = given {
@@ -123,7 +125,7 @@ fn choose(
         });
     }
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let candidates = kept.into_iter().chain([local(usual)]).filter(|a| !taken.contains(&a.port()));
+    let candidates = kept.into_iter().chain(usual.map(local)).filter(|a| !taken.contains(&a.port()));
     for candidate in candidates {
         if let Ok(address) = bound(candidate) {
             return Ok(address);

@@ -144,6 +144,7 @@ impl Up {
         resized.map_err(Misuse::new)?;
         let settings = Settings {
             wanted: Wanted {
+                usual: true,
                 central_grpc: self.central_grpc,
                 central_link: self.central_link,
                 registry_grpc: self.registry_grpc,

@@ -24,6 +24,19 @@ use super::{backoff::Backoff, stream::Stream};
 /// The variable that tells a child its supervisor: it ends when that does, however it ends.
 pub(crate) const SUPERVISOR: &str = "CHARGEMESH_SUPERVISOR_PID";
 
+/// Variables that are meant for one process and would be wrong for every part of a network at once. All others reach
+/// the parts, so that each setting of a role can be given to `up` as a variable.
+const OF_ONE_PART: [&str; 8] = [
+    "CHARGEMESH_TOKEN",
+    "CHARGEMESH_TOKEN_FILE",
+    "CHARGEMESH_FILE",
+    "CHARGEMESH_ROAM",
+    "CHARGEMESH_EXIT_WHEN_DONE",
+    "CHARGEMESH_DRIVER_ID",
+    "CHARGEMESH_CHARGING_POINT_ID",
+    "CHARGEMESH_STOP_DELAY",
+];
+
 /// How a part is started; the same again after each death.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
@@ -197,7 +210,11 @@ impl Keeper {
             drop(std::fs::remove_file(file));
         }
         let (program, name) = own_program()?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        for name in OF_ONE_PART {
+            command.env_remove(name);
+        }
+        let mut child = command
             .arg0(name)
             .args(&self.recipe.args)
             .env(SUPERVISOR, std::process::id().to_string())

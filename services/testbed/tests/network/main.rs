@@ -10,6 +10,7 @@ mod ends;
 mod hostile;
 mod keys;
 mod kills;
+mod one_command;
 mod operators;
 mod reflection;
 mod refused;

@@ -1,0 +1,270 @@
+//! A whole network by one command (SPEC 9.2, 10.1) and recorded sessions through it: `up`, `down`, `ctl`, `replay`.
+
+use std::{
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use testbed::{network::free_addresses, process::binary, wait::until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a command printed, and how it ended.
+struct Said {
+    status: ExitStatus,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn lines(&self) -> Vec<Value> {
+        self.out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+async fn chargemesh(args: &[&str]) -> anyhow::Result<Said> {
+    let output = tokio::process::Command::new(binary()?)
+        .args(args)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Said { status: output.status, out: text(&output.stdout), err: text(&output.stderr) })
+}
+
+/// `up` in the background on ports of its own; the network is ended when the guard goes.
+struct Up {
+    data: tempfile::TempDir,
+}
+
+impl Up {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { data: tempfile::Builder::new().prefix("cm-up-").tempdir()? })
+    }
+
+    fn data(&self) -> &str {
+        self.data.path().to_str().unwrap_or_default()
+    }
+
+    async fn start(&self, more: &[&str]) -> anyhow::Result<()> {
+        let [a, b, c, d] = free_addresses::<4>()?.map(|address| address.to_string());
+        let mut args = vec!["up", "--data", self.data(), "--detach", "--speed", "600", "--pause", "200ms"];
+        args.extend(["--central-grpc", &a, "--central-link", &b, "--registry-grpc", &c, "--registry-https", &d]);
+        args.extend(more);
+        let said = chargemesh(&args).await?;
+        anyhow::ensure!(said.status.success(), "{}\n{}", said.out, said.err);
+        Ok(())
+    }
+
+    /// An operator's list, as JSON.
+    async fn list(&self, what: &str) -> anyhow::Result<Vec<Value>> {
+        let said = chargemesh(&[what, "list", "--json", "--data", self.data()]).await?;
+        anyhow::ensure!(said.status.success(), "{}", said.err);
+        Ok(said.lines())
+    }
+
+    async fn ctl(&self, args: &[&str]) -> anyhow::Result<Value> {
+        let socket = self.data.path().join("run/up.sock");
+        let mut all = vec!["ctl", socket.to_str().unwrap_or_default(), "--json"];
+        all.extend(args);
+        let said = chargemesh(&all).await?;
+        anyhow::ensure!(said.status.success(), "{}", said.err);
+        Ok(serde_json::from_str(&said.out)?)
+    }
+
+    async fn part(&self, name: &str) -> anyhow::Result<Value> {
+        let status = self.ctl(&["status"]).await?;
+        let parts = status["parts"].as_array().context("no parts")?;
+        parts.iter().find(|part| part["name"] == json!(name)).cloned().with_context(|| format!("no part {name}"))
+    }
+
+    async fn until_available(&self, count: usize) -> anyhow::Result<()> {
+        until(format_args!("{count} charging points that work"), PATIENCE, async || {
+            let all = self.list("charging-points").await.map_err(|error| format!("{error:#}"))?;
+            let works = |cp: &&Value| matches!(cp["state"].as_str(), Some("available" | "reserved" | "supplying"));
+            if all.iter().filter(works).count() == count { Ok(()) } else { Err(format!("{all:?}")) }
+        })
+        .await
+    }
+
+    async fn until_tickets(&self, more_than: usize) -> anyhow::Result<usize> {
+        until(format_args!("more than {more_than} tickets"), PATIENCE, async || {
+            let count = self.list("tickets").await.map_err(|error| format!("{error:#}"))?.len();
+            if count > more_than { Ok(count) } else { Err(format!("{count} tickets")) }
+        })
+        .await
+    }
+
+    async fn down(&self) -> anyhow::Result<()> {
+        let said = chargemesh(&["down", "--data", self.data()]).await?;
+        anyhow::ensure!(said.status.success(), "{}", said.err);
+        Ok(())
+    }
+
+    fn pid(&self) -> anyhow::Result<i32> {
+        let status: Value = serde_json::from_slice(&std::fs::read(self.data.path().join("up.json"))?)?;
+        status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("no pid")
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // Its parts end when it does.
+        if let (Ok(pid), Ok(text)) = (self.pid(), std::fs::read_to_string(self.data.path().join("up.json")))
+            && !text.contains("\"parts\": []")
+        {
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None).is_ok()
+}
+
+fn pid_of(part: &Value) -> anyhow::Result<i32> {
+    part["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("no pid")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_comes_up_by_one_command_and_goes_on_where_it_was_spec_10_1() -> anyhow::Result<()> {
+    let up = Up::new()?;
+    up.start(&["--charging-points", "2", "--drivers", "1"]).await?;
+    up.until_available(2).await?;
+    let tickets = up.until_tickets(0).await?;
+
+    let second = chargemesh(&["up", "--data", up.data()]).await?;
+    assert_eq!(second.status.code(), Some(2), "{}", second.err);
+    assert!(second.err.contains("another network runs in"), "{}", second.err);
+
+    // Only the dead part is started again, by itself.
+    let (central, registry) = (pid_of(&up.part("central").await?)?, pid_of(&up.part("registry").await?)?);
+    kill(Pid::from_raw(central), Signal::SIGKILL)?;
+    until("another Central", PATIENCE, async || {
+        let part = up.part("central").await.map_err(|error| format!("{error:#}"))?;
+        let pid = pid_of(&part).map_err(|error| format!("{error:#}"))?;
+        if pid != central && part["restarts"] == json!(1) { Ok(()) } else { Err(part.to_string()) }
+    })
+    .await?;
+    assert_eq!(pid_of(&up.part("registry").await?)?, registry);
+    up.until_available(2).await?;
+
+    // In the middle of the run, by one command (SPEC 1.8).
+    up.ctl(&["add-charging-point", "id=NEW-1", "city=Paris"]).await?;
+    up.ctl(&["add-driver"]).await?;
+    up.until_available(3).await?;
+    up.until_tickets(tickets).await?;
+    up.ctl(&["remove-charging-point", "NEW-1"]).await?;
+    up.until_available(2).await?;
+
+    let parts = up.ctl(&["status"]).await?;
+    let pids: Vec<i32> = parts["parts"].as_array().context("no parts")?.iter().filter_map(|p| pid_of(p).ok()).collect();
+    let before = up.list("tickets").await?.len();
+    up.down().await?;
+    assert!(!pids.iter().any(|pid| is_alive(*pid)), "ended with everything it had started");
+
+    up.start(&[]).await?;
+    up.until_available(2).await?;
+    up.until_tickets(before).await?;
+    let verify = chargemesh(&["audit", "verify", "--data", up.data()]).await?;
+    assert!(verify.status.success(), "{}{}", verify.out, verify.err);
+    up.down().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_is_killed_leaves_no_part_behind_spec_10_1() -> anyhow::Result<()> {
+    let up = Up::new()?;
+    up.start(&["--charging-points", "1", "--drivers", "0"]).await?;
+    let parts = up.ctl(&["status"]).await?;
+    let pids: Vec<i32> = parts["parts"].as_array().context("no parts")?.iter().filter_map(|p| pid_of(p).ok()).collect();
+    assert_eq!(pids.len(), 4);
+    kill(Pid::from_raw(up.pid()?), Signal::SIGKILL)?;
+    until("every part to end", PATIENCE, async || {
+        let left: Vec<_> = pids.iter().filter(|pid| is_alive(**pid)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await?;
+    up.start(&[]).await?;
+    up.until_available(1).await?;
+    up.down().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chaos_ends_with_every_invariant_spec_9_2() -> anyhow::Result<()> {
+    let data = tempfile::Builder::new().prefix("cm-chaos-").tempdir()?;
+    let [a, b, c, d] = free_addresses::<4>()?.map(|address| address.to_string());
+    let mut args = vec!["up", "--data", data.path().to_str().unwrap_or_default(), "--chaos", "3", "--chaos-for", "20s"];
+    args.extend(["--charging-points", "2", "--drivers", "2", "--speed", "600", "--pause", "200ms", "--json"]);
+    args.extend(["--central-grpc", &a, "--central-link", &b, "--registry-grpc", &c, "--registry-https", &d]);
+    let said = chargemesh(&args).await?;
+    let findings = said.lines().pop().with_context(|| format!("no findings\n{}", said.err))?;
+    assert_eq!(findings["wrong"], json!([]), "{}", said.err);
+    assert!(said.status.success());
+    assert!(findings["sessions"].as_u64().is_some_and(|n| n > 0), "nothing happened: {findings}");
+    Ok(())
+}
+
+/// Two stations, eight rows, two weeks in a few seconds.
+const RECORDING: &str = "\
+session,station,plug_in,plug_out,kwh
+S1,A-1,2019-03-01T06:00:00,2019-03-01T07:30:00,4.216
+S2,B-1,2019-03-01T06:00:00,2019-03-01T16:00:00,17.366
+S3,A-1,2019-03-01T08:00:00,2019-03-01T09:00:00,0.001
+S4,A-1,2019-03-01T08:30:00,2019-03-01T10:00:00,2.5
+S5,B-1,2019-03-02T06:00:00,2019-03-02T07:00:00,0
+S6,A-1,2019-03-03T06:00:00,2019-03-03T18:00:00,30.123
+S7,B-1,2019-03-08T06:00:00,2019-03-08T07:00:00,7
+S8,A-1,2019-03-14T06:00:00,2019-03-14T07:00:00,9.999
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_is_billed_to_the_watt_hour_though_central_is_killed_and_never_twice() -> anyhow::Result<()> {
+    let folder = tempfile::Builder::new().prefix("cm-replay-").tempdir()?;
+    let (file, data) = (folder.path().join("sessions.csv"), folder.path().join("net"));
+    std::fs::write(&file, RECORDING)?;
+    let (file, path) = (file.to_str().unwrap_or_default(), data.to_str().unwrap_or_default());
+    let args = ["replay", file, "--data", path, "--speed", "86400", "--json"];
+    let (said, killed) = tokio::join!(chargemesh(&args), kill_central(&data));
+    let said = said?;
+    killed?;
+    assert!(said.status.success(), "{}{}", said.out, said.err);
+    let books = said.lines().pop().context("no books")?;
+    let expected = 4216 + 17_366 + 1 + 2500 + 30_123 + 7000 + 9999;
+    for (field, value) in [
+        ("sessions", 8),
+        ("tickets", 8),
+        ("mismatches", 0),
+        ("energy_wh_expected", expected),
+        ("energy_wh_billed", expected),
+    ] {
+        assert_eq!(books[field], json!(value), "{field} of {books}");
+    }
+
+    let again = chargemesh(&args).await?;
+    let books = again.lines().pop().context("no books")?;
+    assert!(again.status.success() && books["tickets"] == json!(8) && books["mismatches"] == json!(0), "{books}");
+    Ok(())
+}
+
+/// As soon as somebody is being supplied.
+async fn kill_central(data: &Path) -> anyhow::Result<()> {
+    let list = ["sessions", "list", "--json", "--data", data.to_str().unwrap_or_default()];
+    until("a first session", PATIENCE, async || {
+        let said = chargemesh(&list).await.map_err(|error| format!("{error:#}"))?;
+        if said.lines().iter().any(|s| s["state"] == json!("supplying")) { Ok(()) } else { Err(said.out + &said.err) }
+    })
+    .await?;
+    let status: Value = serde_json::from_slice(&std::fs::read(data.join("up.json"))?)?;
+    let parts = status["parts"].as_array().context("no parts")?;
+    let central = parts.iter().find(|part| part["name"] == json!("central")).context("no Central")?;
+    Ok(kill(Pid::from_raw(pid_of(central)?), Signal::SIGKILL)?)
+}
