@@ -133,6 +133,9 @@ pub struct Signs {
     pub unintelligible: u64,
     /// Of them, not yet in the audit.
     pub unnoted: Repeats,
+    /// Meter values that were not accepted, not yet in the audit.
+    pub backwards: Repeats,
+    pub implausible: Repeats,
     pub monitor_takeovers: Takeovers,
     pub engine_takeovers: Takeovers,
     /// One takeover too many; becomes the durable cause `held`.
@@ -214,6 +217,10 @@ impl ChargePoint {
         let Hold { epoch, version } = hold.unwrap_or(Hold { epoch: self.record.epoch, version: self.record.version });
         self.record = Record { epoch, version, ..next };
         self.pending = pending;
+        if self.record.held {
+            // Durable now: what comes after a release counts anew.
+            self.signs.cloned = false;
+        }
         let running = self.record.open.as_ref().map(|s| &s.id);
         if self.signs.meter.as_ref().map(|(id, _)| id) != running {
             (self.signs.meter, self.signs.power_w) = (None, 0);

@@ -98,9 +98,18 @@ pub struct Ticket {
     pub meter_end: Energy,
 }
 
-/// A value below the last accepted one.
+/// A lifetime register beyond this has counted no charger's energy: 350 kW would take three hundred years. Without a
+/// bound one lie would outgrow every sum that it is in.
+const LARGEST: Energy = Energy::from_wh(1_000_000_000_000);
+
+/// Why a value of the register is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RanBackwards;
+pub enum NotAccepted {
+    /// Below the last accepted one.
+    RanBackwards,
+    /// No charger's register has come that far.
+    Implausible,
+}
 
 impl Session {
     pub fn is_open(&self) -> bool {
@@ -116,24 +125,33 @@ impl Session {
     }
 
     /// Plugged in: energy flows from this register value on.
-    pub fn start(&self, meter: Energy, at: i64) -> Self {
+    pub fn start(&self, meter: Energy, at: i64, now: Now) -> Self {
+        let meter = meter.min(LARGEST);
         Self {
             state: SessionState::Supplying,
             meter_start: meter,
             meter_last: meter,
-            started_at: Some(at),
+            started_at: Some(self.believed(at, now)),
             due: None,
             ..self.clone()
         }
     }
 
-    /// Accepts a running value, unless the register ran backwards.
-    pub fn accept(&mut self, meter: Energy) -> Result<(), RanBackwards> {
+    /// Accepts a running value, unless the register ran backwards or jumped out of the world.
+    pub fn accept(&mut self, meter: Energy) -> Result<(), NotAccepted> {
+        if meter > LARGEST {
+            return Err(NotAccepted::Implausible);
+        }
         if meter < self.meter_last {
-            return Err(RanBackwards);
+            return Err(NotAccepted::RanBackwards);
         }
         self.meter_last = meter;
         Ok(())
+    }
+
+    /// An engine's time, as far as its clock can be right: not before the reservation, not after now.
+    fn believed(&self, at: i64, now: Now) -> i64 {
+        at.min(now.wall_ms).max(self.reserved_at)
     }
 
     /// The reservation is over and nothing was supplied: no ticket.
@@ -150,21 +168,23 @@ impl Session {
     /// The bill at the engine's final value. `rated_w` is the charging point's rated power, 0 where none is set.
     pub fn bill(&self, last: &Final, rated_w: u32, now: Now) -> (Self, Ticket) {
         // A start that was accepted stands; one that Central never heard of (it was down) is in the final value.
-        let start = if self.started_at.is_some() { self.meter_start } else { last.start };
+        let start = if self.started_at.is_some() { self.meter_start } else { last.start.min(LARGEST) };
         let accepted = if self.started_at.is_some() { self.meter_last } else { start };
-        let end = last.end.max(accepted);
+        let end = if last.end > LARGEST { accepted } else { last.end.max(accepted) };
         let reason = if last.reason.ends_a_supply() { last.reason } else { Reason::Fault };
-        let began = if last.started_at > 0 { last.started_at } else { self.started_at.unwrap_or(self.reserved_at) };
-        let ended = if last.ended_at >= began { last.ended_at } else { now.wall_ms.max(began) };
         // Neither the engine's clock nor a long silence may stretch the time in which energy could flow.
-        let elapsed = (ended - began).min((now.wall_ms - self.reserved_at).max(0));
+        let began = if last.started_at > 0 { last.started_at } else { self.started_at.unwrap_or(self.reserved_at) };
+        let began = self.believed(began, now);
+        let ended = if last.ended_at >= began { last.ended_at } else { now.wall_ms };
+        let ended = self.believed(ended, now).max(began);
+        let elapsed = ended - began;
         let billed = Self {
             meter_start: start,
             meter_last: end,
             reason,
             started_at: Some(began),
             ended_at: Some(ended),
-            discrepancy: difference(last.end, end),
+            discrepancy: difference(last.end.min(LARGEST), end),
             ..self.clone()
         };
         billed.with_ticket(disputed(end.saturating_sub(start), rated_w, elapsed))
@@ -178,15 +198,15 @@ impl Session {
         let ordered = self.reason.ends_a_supply() && self.reason != Reason::Fault;
         let reason = if ordered { self.reason } else { Reason::SettledWithoutReport };
         let billed = Self { reason, ended_at: Some(ended), ..self.clone() };
-        billed.with_ticket(disputed(self.energy(), rated_w, ended - began))
+        billed.with_ticket(disputed(self.energy(), rated_w, ended.saturating_sub(began)))
     }
 
     /// A final value for a session that is billed or released: the bill stays, the difference is kept (SPEC 3.8).
     /// Nothing where it says what is known already, as a repeated report does.
     pub fn late(&self, last: &Final) -> Option<Self> {
         let discrepancy = match self.state {
-            SessionState::Billed => difference(last.end, self.meter_last),
-            SessionState::Released => difference(last.end, last.start).max(0),
+            SessionState::Billed => difference(last.end.min(LARGEST), self.meter_last),
+            SessionState::Released => difference(last.end.min(LARGEST), last.start).max(0),
             SessionState::Unspecified | SessionState::Reserved | SessionState::Supplying | SessionState::Settling => {
                 return None;
             }
@@ -239,7 +259,7 @@ mod tests {
     use crate::testing::{at, session};
 
     fn supplying(start: u64, last: u64) -> Session {
-        let mut session = session("s1").start(Energy::from_wh(start), 1_000);
+        let mut session = session("s1").start(Energy::from_wh(start), 1_000, at(4));
         session.accept(Energy::from_wh(last)).unwrap();
         session
     }
@@ -266,9 +286,22 @@ mod tests {
     #[test]
     fn a_register_that_runs_backwards_is_not_accepted_and_the_rest_is_a_discrepancy_spec_3_8() {
         let mut session = supplying(1_000, 1_500);
-        assert_eq!(session.accept(Energy::from_wh(1_499)), Err(RanBackwards));
+        assert_eq!(session.accept(Energy::from_wh(1_499)), Err(NotAccepted::RanBackwards));
         let (session, ticket) = session.bill(&last(1_000, 1_400), 0, at(4_000));
         assert_eq!((ticket.energy.wh(), session.discrepancy), (500, -100));
+    }
+
+    #[test]
+    fn a_register_and_a_clock_that_cannot_be_are_not_believed_spec_3_8() {
+        let mut session = supplying(1_000, 1_500);
+        assert_eq!(session.accept(Energy::from_wh(u64::MAX)), Err(NotAccepted::Implausible));
+        let wild = Final { started_at: i64::MIN, ended_at: i64::MAX, ..last(1_000, u64::MAX) };
+        let (billed, ticket) = session.bill(&wild, 0, at(4_000));
+        assert_eq!((ticket.energy.wh(), ticket.started_at, ticket.ended_at), (500, 1_000, 4_000_000));
+        assert_eq!(billed.discrepancy, 999_999_998_500, "said, and not billed");
+        let wild = self::session("s1").start(Energy::from_wh(u64::MAX), i64::MIN, at(4));
+        let (billed, ticket) = wild.bill_without_report(11_000);
+        assert_eq!((ticket.energy, billed.started_at), (Energy::ZERO, Some(0)));
     }
 
     #[test]

@@ -24,7 +24,7 @@
 //!
 //! A body is a counter byte, a kind byte and content; at most [`Settings::max_frame`] bytes (1 MiB) before escaping, and
 //! at most 4,096 until the receiver has opened a message of the peer (a responder) or completed the handshake (an
-//! initiator).
+//! initiator). A responder takes no more on a first contact, whose channel anybody can open.
 //!
 //! Bytes that are none of this are skipped up to the next token that can be read: outside a frame every byte that
 //! begins no token; within a frame a raw control byte other than `STX` and `ETX` loses the frame, and what follows is

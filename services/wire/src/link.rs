@@ -62,6 +62,8 @@ pub struct Link {
     farewell: bool,
     closing: bool,
     proven: bool,
+    /// Responder: the peer shows no key. That it opened a channel proves nothing.
+    stranger: bool,
     spoiled: bool,
     garbage: u32,
     counts: Counts,
@@ -105,6 +107,7 @@ impl Link {
             farewell: false,
             closing: false,
             proven: false,
+            stranger: false,
             spoiled: false,
             garbage: 0,
             counts: Counts::default(),

@@ -10,7 +10,7 @@ use proto::link::v1::{Part, Progress, Reason, SessionState};
 use super::{Change, ChargePoint, Health, LinkNo, Linked, Origin, Sign, Stage, Tell, told};
 use crate::{
     audit::{Action, Entry},
-    session::Session,
+    session::{NotAccepted, Session},
     settings::Settings,
 };
 
@@ -86,7 +86,11 @@ impl ChargePoint {
                 self.signs.cloned |= one_too_many;
                 sensed.tell.push(close_succeeded(&old, &new));
             }
-            None => self.signs.health = Health::Unknown,
+            None => {
+                self.signs.health = Health::Unknown;
+                // Both come back together: the engine's grace begins when its monitor reports.
+                self.signs.engine_lost_at = self.signs.engine_lost_at.map(|_| now.mono);
+            }
         }
         self.signs.both_lost_at = None;
         sensed.due = true;
@@ -185,10 +189,16 @@ impl ChargePoint {
         }
         let last = self.signs.meter.as_ref().filter(|(id, _)| *id == open.id).map(|(_, last)| *last);
         let _never_lower = last.map(|last| open.accept(last));
-        if open.accept(meter).is_err() {
-            let entry = Entry::new(Action::MeterRanBackwards, self.object()).with("session", &open.id);
-            let entry = entry.with("accepted_wh", open.meter_last.wh()).with("reported_wh", meter.wh());
-            sensed.notes.push(Change::Audit(entry.by(&Origin::new(self.object(), ""), now)));
+        if let Err(why) = open.accept(meter) {
+            let counted = match why {
+                NotAccepted::RanBackwards => &mut self.signs.backwards,
+                NotAccepted::Implausible => &mut self.signs.implausible,
+            };
+            if let Some(count) = counted.count(1, now.mono) {
+                let entry = self.unaccepted(why, count).with("session", &open.id);
+                let entry = entry.with("accepted_wh", open.meter_last.wh()).with("reported_wh", meter.wh());
+                sensed.notes.push(Change::Audit(entry.by(&Origin::new(self.object(), ""), now)));
+            }
             return;
         }
         self.signs.power_w = power_w;
@@ -200,11 +210,24 @@ impl ChargePoint {
             self.pending.saved_at.is_none_or(|at| now.mono.saturating_duration_since(at) >= settings.meter_saved_every);
     }
 
-    /// What came since the last entry about unintelligible messages, once a minute: repeats are counted, not repeated
-    /// (SPEC 4.8).
-    pub fn flush_unintelligible(&mut self, now: Now) -> Option<Change> {
-        let count = self.signs.unnoted.flush(now.mono)?;
-        Some(self.unintelligible(count, now))
+    /// What came since the last entry of its kind, once a minute: repeats are counted, not repeated (SPEC 4.8, 8.2).
+    pub fn flush_repeats(&mut self, now: Now) -> Vec<Change> {
+        let unheard = self.signs.unnoted.flush(now.mono).map(|count| self.unintelligible(count, now));
+        let backwards = self.signs.backwards.flush(now.mono).map(|count| (NotAccepted::RanBackwards, count));
+        let implausible = self.signs.implausible.flush(now.mono).map(|count| (NotAccepted::Implausible, count));
+        let meters = [backwards, implausible]
+            .into_iter()
+            .flatten()
+            .map(|(why, count)| Change::Audit(self.unaccepted(why, count).by(&Origin::new(self.object(), ""), now)));
+        unheard.into_iter().chain(meters).collect()
+    }
+
+    fn unaccepted(&self, why: NotAccepted, count: u64) -> Entry {
+        let action = match why {
+            NotAccepted::RanBackwards => Action::MeterRanBackwards,
+            NotAccepted::Implausible => Action::MeterImplausible,
+        };
+        Entry::new(action, self.object()).with("values", count)
     }
 
     fn unintelligible(&self, count: u64, now: Now) -> Change {

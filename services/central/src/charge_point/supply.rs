@@ -16,9 +16,10 @@ impl Draft<'_> {
     pub(super) fn started(&mut self, id: &SessionId, meter: Energy, at: i64, reply: Reply) {
         match self.point.running().filter(|open| open.id == *id) {
             Some(open) if open.state == SessionState::Reserved => {
-                let started = open.start(meter, at);
+                let started = open.start(meter, at, self.now);
                 self.update(&started);
-                let entry = self.entry_of(Action::SupplyStarted, &started).with("meter_start_wh", meter.wh());
+                let entry =
+                    self.entry_of(Action::SupplyStarted, &started).with("meter_start_wh", started.meter_start.wh());
                 self.note_by_engine(entry);
                 self.step(&started, Progress::Supplying, Reason::Unspecified, "");
                 self.made.pending.saved_at = Some(self.now.mono);

@@ -318,9 +318,8 @@ impl Drive {
     /// Keys by their age, and what was counted since the last minute.
     pub(super) fn sweep(&mut self, now: Now) {
         for number in 0..self.points.len() {
-            if let Some(note) = self.points[number].core.flush_unintelligible(now) {
-                self.note(number, &[note], now);
-            }
+            let repeats = self.points[number].core.flush_repeats(now);
+            self.note(number, &repeats, now);
             let record = &self.points[number].core.record;
             let stagger = u16::try_from(number % 1_000).unwrap_or_default();
             let expired = record.keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);

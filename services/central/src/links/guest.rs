@@ -15,7 +15,7 @@ use proto::{
     PeerId,
     link::v1::{self as wire_messages, Down, Part, Reason, Up, down, up},
 };
-use wire::{Admit, Closed, Event, Link};
+use wire::{Admit, Closed, Event, Link, Unintelligible};
 
 use super::{BUSY, Links, contact::Contact, door::Place, driver, part};
 use crate::{
@@ -64,8 +64,11 @@ impl Handler for Guest {
             Event::Hello(hello) => self.hello(&hello, link).await,
             Event::Message(bytes) => match Up::decode(bytes) {
                 Ok(message) => self.message(message, link, now).await,
+                Err(_) if self.is_unproven() => self.out_of_order(link, now),
                 Err(_) => self.not_understood(1, now).await,
             },
+            // It ends the connection, and is counted then.
+            Event::Unintelligible(Unintelligible::Handshake) => {}
             Event::Unintelligible(_) => self.not_understood(1, now).await,
             // Responders get none of these; `Open` proves nothing yet.
             Event::Open | Event::Busy { .. } | Event::UnknownKey | Event::Closed(_) => {}
@@ -129,12 +132,14 @@ impl Guest {
 
     async fn message(&mut self, message: Up, link: &mut Link, now: Now) {
         self.tell_unheard(now).await;
-        let Some(body) = message.body else { return self.unsupported(message.id) };
+        let Some(body) = message.body else {
+            return if self.is_unproven() { self.out_of_order(link, now) } else { self.unsupported(message.id) };
+        };
         match (&self.stage, body) {
             (Stage::Claims { .. }, up::Body::Opened(opened)) => self.opened(&opened, message.id, link).await,
             (Stage::Stranger(contact), up::Body::Authenticate(shown)) => contact.authenticate(shown, message.id),
             // A status link: life signs and its key state, nothing else (SPEC 4.7).
-            (Stage::Stranger(contact), up::Body::KeyInstalled(installed)) => {
+            (Stage::Stranger(contact), up::Body::KeyInstalled(installed)) if contact.place.is_proven() => {
                 let PeerId::ChargingPoint(at) = contact.peer.clone() else { return };
                 let inputs = vec![part::key_installed(installed, self.link, message.id)];
                 self.links.drive.send(Message::FromPart { at, link: self.link, inputs }).await;
@@ -144,12 +149,15 @@ impl Guest {
             }
             (Stage::Part(_), body) => self.part_says(body, message.id, now).await,
             (Stage::Driver(_), body) => self.driver_says(body, message.id).await,
-            (Stage::Knocking | Stage::Claims { .. } | Stage::Stranger(_), _) => {
-                // Whoever proved his key begins with `Opened`, whoever has none with `Authenticate`.
-                self.links.refuse("OUT_OF_ORDER", self.address.ip());
-                link.close(now.mono);
-            }
+            (Stage::Knocking | Stage::Claims { .. } | Stage::Stranger(_), _) => self.out_of_order(link, now),
         }
+    }
+
+    /// Whoever proved his key begins with `Opened`, whoever has none with `Authenticate`. Nothing else keeps the
+    /// connection of somebody unknown: anyone can open a channel and give signs of life.
+    fn out_of_order(&self, link: &mut Link, now: Now) {
+        self.links.refuse("OUT_OF_ORDER", self.address.ip());
+        link.close(now.mono);
     }
 
     /// The first sealed message has opened: from now on it counts (SPEC 4.9).
@@ -195,6 +203,14 @@ impl Guest {
     fn prove(&mut self) {
         if let Some(place) = &self.place {
             place.proven();
+        }
+    }
+
+    fn is_unproven(&self) -> bool {
+        match self.stage {
+            Stage::Knocking | Stage::Claims { .. } => true,
+            Stage::Stranger(_) => !self.place_is_proven(),
+            Stage::Part(_) | Stage::Driver(_) => false,
         }
     }
 

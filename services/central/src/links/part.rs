@@ -33,6 +33,14 @@ impl Conversation {
     }
 }
 
+/// Of a text that is shown and audited.
+const LONGEST_DETAIL: usize = 256;
+
+/// A charging point's own words, as long as a sentence may be.
+fn clipped(detail: &str) -> Arc<str> {
+    detail.chars().take(LONGEST_DETAIL).collect::<String>().into()
+}
+
 /// Both parts hold the key.
 pub(super) fn key_installed(installed: wire_messages::KeyInstalled, link: LinkNo, to: u64) -> Input {
     Input::KeyInstalled { key_no: installed.key_no, reply: Reply::Link { link, to } }
@@ -57,13 +65,13 @@ impl Guest {
             }
             (Part::Engine, up::Body::Reading(sealed)) => return self.reading(&sealed, to, now).await,
             (Part::Monitor, up::Body::EngineHealth(health)) => {
-                let (healthy, detail) = (health.healthy, health.detail.into());
+                let (healthy, detail) = (health.healthy, clipped(&health.detail));
                 return self.sign(id, Sign::Health { link, healthy, detail }, to).await;
             }
             (Part::Engine, up::Body::ManualSupply(wished)) => return self.manual(id, wished, to).await,
             (Part::Engine, up::Body::AskAnswer(answer)) => {
                 self.answer(to, Reason::Unspecified, "");
-                let (session, detail) = (SessionId::new(&answer.session_id), answer.detail.into());
+                let (session, detail) = (SessionId::new(&answer.session_id), clipped(&answer.detail));
                 vec![Input::AskAnswer { session, accepted: answer.accepted, detail }]
             }
             (Part::Engine, up::Body::SupplyStarted(started)) => vec![Input::Started {

@@ -2,7 +2,7 @@
 //! audit (SPEC 8.2); and how often one may try a credential. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -20,8 +20,12 @@ const PAIRS: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     counts: BTreeMap<(&'static str, String), u64>,
-    attempts: HashMap<(IpAddr, String), Vec<Instant>>,
+    attempts: HashMap<Pair, Vec<Instant>>,
+    /// In the order in which they came.
+    order: VecDeque<Pair>,
 }
+
+type Pair = (IpAddr, String);
 
 impl Strangers {
     /// A failure of somebody at `address`; `reason` is one of a fixed set.
@@ -46,25 +50,25 @@ impl Strangers {
 
     /// A credential was refused.
     pub(super) fn refused(&mut self, address: IpAddr, id: &str, now: Instant) {
-        if self.attempts.len() >= PAIRS {
-            self.attempts
-                .retain(|_, tries| tries.last().is_some_and(|last| now.saturating_duration_since(*last) < WINDOW));
-        }
-        if self.attempts.len() < PAIRS {
-            let tries = self.attempts.entry((address, id.to_owned())).or_default();
-            tries.retain(|at| now.saturating_duration_since(*at) < WINDOW);
-            if tries.len() < ATTEMPTS {
-                tries.push(now);
+        let pair = (address, id.to_owned());
+        if !self.attempts.contains_key(&pair) {
+            // Never the other way about: whoever tries ten thousand ids would lock all others out.
+            while self.order.len() >= PAIRS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.attempts.remove(&oldest);
             }
+            self.order.push_back(pair.clone());
+        }
+        let tries = self.attempts.entry(pair).or_default();
+        tries.retain(|at| now.saturating_duration_since(*at) < WINDOW);
+        if tries.len() < ATTEMPTS {
+            tries.push(now);
         }
     }
 
     /// How long (address, id) must wait before it may show a credential again.
     pub(super) fn must_wait(&self, address: IpAddr, id: &str, now: Instant) -> Option<Duration> {
-        if self.attempts.len() >= PAIRS && !self.attempts.contains_key(&(address, id.to_owned())) {
-            // More pairs than can be watched are at it: nobody is believed to be the first.
-            return Some(WINDOW);
-        }
         let tries = self.attempts.get(&(address, id.to_owned()))?;
         let recent: Vec<_> = tries.iter().filter(|at| now.saturating_duration_since(**at) < WINDOW).collect();
         let oldest = recent.first().filter(|_| recent.len() >= ATTEMPTS)?;
@@ -122,5 +126,15 @@ mod tests {
         assert_eq!(strangers.must_wait(address, "CP1", at(10).mono), Some(Duration::from_secs(50)));
         assert_eq!(strangers.must_wait(address, "CP2", at(10).mono), None, "by address and id");
         assert_eq!(strangers.must_wait(address, "CP1", at(60).mono), None);
+    }
+
+    #[test]
+    fn whoever_guesses_at_very_many_ids_locks_nobody_else_out() {
+        let (mut strangers, now) = (Strangers::default(), at(1).mono);
+        for n in 0..3 * PAIRS {
+            strangers.refused(IpAddr::from([192, 0, 2, 1]), &format!("CP{n}"), now);
+        }
+        assert_eq!(strangers.must_wait(IpAddr::from([198, 51, 100, 7]), "CP1", now), None);
+        assert_eq!((strangers.attempts.len(), strangers.order.len()), (PAIRS, PAIRS));
     }
 }

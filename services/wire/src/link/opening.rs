@@ -98,6 +98,7 @@ impl Link {
         // Until it is known what follows, as if nothing had come.
         let Phase::Claimed(claimed) = std::mem::replace(&mut self.phase, Phase::Greeting) else { return };
         let unknown = matches!(admit, Admit::UnknownKey);
+        self.stranger = matches!(admit, Admit::FirstContact(_));
         match Responding::prepare(admit, &claimed.hello, self.ephemeral()) {
             Ok(responding) => {
                 let expecting = Box::new(Expecting { responding, unknown });

@@ -100,7 +100,9 @@ impl Link {
             Ok(message) => {
                 let message = Bytes::copy_from_slice(message);
                 self.proven = true;
-                self.decoder.set_limit(self.settings.max_frame);
+                if !self.stranger {
+                    self.decoder.set_limit(self.settings.max_frame);
+                }
                 self.events.push_back(Event::Message(message));
             }
             Err(why) => self.events.push_back(Event::Unintelligible(why)),

@@ -401,6 +401,18 @@ fn a_message_longer_than_a_frame_is_refused_by_the_sender_and_one_that_fits_arri
 }
 
 #[test]
+fn a_first_contact_earns_no_larger_frames_for_anybody_can_open_its_channel_spec_4_4() {
+    let mut pair = Pair::new(Proof::FirstContact { responder: own().public() });
+    pair.run(20 * MILLI);
+    for length in [100, 4_000, 5_000] {
+        pair.initiator.link.send(&vec![b'a'; length], pair.now).unwrap();
+        pair.run(20 * MILLI);
+    }
+    let taken: Vec<_> = pair.responder.messages().iter().map(|message| message.len()).collect();
+    assert_eq!(taken, [100, 4_000]);
+}
+
+#[test]
 fn another_version_is_told_apart_from_a_broken_hello() {
     let now = start();
     for (content, why) in [

@@ -42,7 +42,12 @@ fn three_takeovers_of_a_live_link_hold_the_charging_point_until_released_spec_4_
     assert_eq!(world.state(0), State::OutOfOrder);
     assert!(world.take_told().contains(&"alarm".to_owned()));
     world.order(Order::Release);
-    assert_eq!(world.state(0), State::Available);
+    world.input(0, Input::Due);
+    assert_eq!(world.state(0), State::Available, "what is due finds no reason to hold it again");
+    for link in 13..16 {
+        world.monitor_up(LinkNo(link), 1);
+    }
+    assert_eq!(world.state(0), State::OutOfOrder, "three more do");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use proto::link::v1::{
 use testbed::{network::Network, operator::fresh_id, peer::Peer};
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use wire::{Closed, Event};
 
@@ -39,6 +39,8 @@ impl Voice {
         let (told, heard) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             loop {
+                // Room comes with an acknowledgement, which is no event.
+                let look_again = sleep(Duration::from_millis(if peer.has_room() { 60_000 } else { 1 }));
                 let done = tokio::select! {
                     order = given.recv(), if peer.has_room() => match order {
                         Some((true, raw)) => peer.raw(&raw).await,
@@ -54,6 +56,7 @@ impl Voice {
                         Ok(Event::Closed(_)) | Err(_) => return,
                         Ok(_) => Ok(()),
                     },
+                    () = look_again => Ok(()),
                 };
                 if done.is_err() {
                     return;

@@ -17,7 +17,7 @@ use wire::{Event, LinkKey, Proof, frame, kind};
 use super::{ATTACKER, Keyed, attack_from, counted, framed, frames, honest, keyed, opening, unharmed, until_closed};
 
 /// Shorter than the default of ten seconds, so that the tests are short.
-const HANDSHAKE: &[&str] = &["--link-handshake-timeout", "2s"];
+const HANDSHAKE: &[&str] = &["--handshake-timeout", "2s"];
 /// In which a connection must be gone: the time of a handshake, and a farewell.
 const GONE: Duration = Duration::from_secs(6);
 
@@ -73,7 +73,7 @@ async fn the_largest_and_endless_frames_of_strangers_cost_no_memory_spec_4_1() -
     // A stranger's channel opens without any proof, and earns him no larger frames.
     let largest = async || {
         let mut peer = first_contact(&network, &cp).await?;
-        peer.say(up::Body::Authenticate(Authenticate { credential: vec![0; 1000].into() })).await?;
+        peer.say(up::Body::Authenticate(Authenticate { credential: vec![0; 1000] })).await?;
         let half = [&[frame::STX, 4, kind::SEALED][..], &vec![b'a'; 1 << 20]].concat();
         let _cut_short = peer.raw(&half[..1 << 19]).await;
         let mut stream = peer.into_stream();
@@ -142,7 +142,7 @@ async fn slow_bytes_end_with_the_time_of_a_handshake_spec_4_2() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_unfinished_handshakes_are_capped_per_address_and_closed_in_time_spec_4_4() -> anyhow::Result<()> {
     const CAP: usize = 100;
-    let mut network = Network::start(&["--max-unproven-per-address", "100", "--link-handshake-timeout", "4s"]).await?;
+    let mut network = Network::start(&["--max-unproven-per-address", "100", "--handshake-timeout", "4s"]).await?;
     let _post = honest(&network).await?;
     let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
     let begun = Instant::now();
@@ -219,9 +219,9 @@ async fn a_wrong_credential_a_thousand_times_is_limited_and_counted_spec_4_4_8_2
     let before = entries(&network).await?;
     let guess = async |number: usize| {
         // Half of them the right form with another secret, half of them anything.
-        let credential = if number % 2 == 0 { spoiled(&cp.credential) } else { format!("password{number}") };
+        let credential = if number.is_multiple_of(2) { spoiled(&cp.credential) } else { format!("password{number}") };
         let mut peer = first_contact(&network, &cp).await?;
-        peer.say(up::Body::Authenticate(Authenticate { credential: credential.into_bytes().into() })).await?;
+        peer.say(up::Body::Authenticate(Authenticate { credential: credential.into_bytes() })).await?;
         let stands = peer.told_until(GONE, |body| match body {
             down::Body::Standing(standing) => Some(standing.reason()),
             down::Body::KeyGrant(_) => Some(Reason::Unspecified),
@@ -286,7 +286,7 @@ async fn an_unknown_id_gets_the_same_answer_as_a_wrong_key_spec_4_4() -> anyhow:
     for id in ["KNOWN", "NOBODY"] {
         let stream = attack_from(ATTACKER, &network).await?;
         let mut peer = Peer::over(stream, Part::Monitor, id, cp.first_contact()).await?;
-        let credential = b"wrong".to_vec().into();
+        let credential = b"wrong".to_vec();
         peer.say(up::Body::Authenticate(Authenticate { credential })).await?;
         let mut words = Vec::new();
         while let Ok(body) = peer.told(GONE).await {
