@@ -410,17 +410,32 @@ pub fn on_small_disk(engine: &mut Process, folder: &Path, mebibytes: u32) {
     engine.recipe_mut().under = small_disk(&script, folder);
 }
 
-/// Fills the disk that a process sees at `folder` to the last byte; ends when the guard is dropped.
-pub fn fill(process: &Process, folder: &Path) -> anyhow::Result<Filled> {
+/// Fills the small disk that a process sees at `folder` to the last byte; ends when the guard is dropped.
+pub async fn fill(process: &Process, folder: &Path) -> anyhow::Result<Filled> {
     let pid = process.pid().context("it does not run")?;
-    let path = PathBuf::from(format!("/proc/{pid}/root{}", folder.join("filler").display()));
+    let seen = PathBuf::from(format!("/proc/{pid}/root{}", folder.display()));
+    // Never this machine's own disk: the process may not have mounted its small one yet.
+    let bytes = until(format_args!("{} to be a small disk", seen.display()), PATIENCE, async || {
+        let disk = nix::sys::statvfs::statvfs(&seen).map_err(|error| error.to_string())?;
+        let bytes = disk.blocks() * disk.fragment_size();
+        if bytes <= SMALL { Ok(bytes) } else { Err(format!("{bytes} bytes")) }
+    })
+    .await?;
+    let path = seen.join("filler");
     let mut file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let filled = Filled(path);
     // Ever smaller pieces, until not one byte fits.
+    let mut left = bytes;
     for size in [1 << 16, 4096, 256, 1] {
-        while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
+        while left >= size && std::io::Write::write_all(&mut file, &vec![0; usize::try_from(size)?]).is_ok() {
+            left -= size;
+        }
     }
-    Ok(Filled(path))
+    Ok(filled)
 }
+
+/// No disk of a test is larger.
+const SMALL: u64 = 64 << 20;
 
 /// A full disk.
 #[derive(Debug)]

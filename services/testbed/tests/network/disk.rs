@@ -19,7 +19,7 @@ async fn central_with_a_full_disk_refuses_what_it_cannot_make_durable_and_says_s
     linked(&driver).await?;
     supply(&network, &post, &driver, "").await?;
 
-    let full = fill(&network.central, &network.path("central"))?;
+    let full = fill(&network.central, &network.path("central")).await?;
     // The supply goes on and ends; its end waits until it can be made durable.
     post.engine("unplug", Value::Null).await?;
     post.until_engine("an end that Central has not settled", PATIENCE, |status| status["unsettled"] == json!(1))
@@ -53,7 +53,7 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     post.engine.restart()?;
     network.until_state("CP-1", State::Available).await?;
 
-    let full = fill(&post.engine, &folder)?;
+    let full = fill(&post.engine, &folder).await?;
     reserve(&network, &post, &driver, "").await?;
     post.engine("plug", Value::Null).await?;
     post.until_engine("trouble with its journal", PATIENCE, |status| !status["journal_trouble"].is_null()).await?;

@@ -1,6 +1,7 @@
 //! A hostile peer on raw sockets (SPEC 4.1 to 4.4, 4.8, 4.9, 8.2): whatever it sends is refused at the layer that can
 //! tell, counted in the audit and not repeated there, and costs the honest ones nothing.
 
+mod absurd;
 mod forged;
 mod proven;
 mod replayed;
