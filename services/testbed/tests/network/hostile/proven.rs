@@ -3,24 +3,20 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use proto::{
-    central::v1::{StatisticsRequest, statistics_request::By},
-    link::v1::{
-        AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, HeldSession, KeyInstalled, ListHistory,
-        ManualSupply, MeterValue, Part, Progress, Reason, RequestSupply, SealedReading, SessionState, SessionsHeld,
-        SetMaintenance, State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, down, up,
-    },
+use proto::link::v1::{
+    AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, HeldSession, KeyInstalled, ListHistory, ManualSupply,
+    MeterValue, Part, Progress, Reason, RequestSupply, SealedReading, SessionState, SessionsHeld, SetMaintenance,
+    State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, down, up,
 };
 use testbed::{
     network::{Network, PATIENCE},
     operator::{fresh_id, order},
-    wait::until,
 };
 use tokio::time::{Instant, sleep};
 
 use super::{
     honest,
-    station::{Station, Told, Voice, driver, engine, monitor, step},
+    station::{Station, Told, driver, engine, monitor, step},
     unharmed,
 };
 
