@@ -101,12 +101,17 @@ impl Verifier {
         let known = known.map_err(|error| error.to_string())?;
         let revision = known.as_ref().map_or(0, |row| row.revision);
         let row = row_of(identity, revision);
-        if known.as_ref().is_some_and(|known| (known.incarnation, known.state) == (row.incarnation, row.state)) {
+        let is_known =
+            known.as_ref().is_some_and(|known| (known.incarnation, known.state) == (row.incarnation, row.state));
+        if is_known && row.state != i32::from(IdentityState::Enrolled) {
             return Ok(());
         }
-        let now = self.shared.clock.now();
-        let writes = mirror_writes(&row, &self.shared.settings, now);
-        self.shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
+        if !is_known {
+            let now = self.shared.clock.now();
+            let writes = mirror_writes(&row, &self.shared.settings, now);
+            self.shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
+        }
+        // Where the stream has made it durable, it may not have told the loop yet; told again it changes nothing.
         self.drive.send(Message::Identities(vec![row])).await;
         Ok(())
     }

@@ -155,7 +155,10 @@ impl Drive {
                 }
             }
         }
-        if let Some(input) = self.holder(driver).queue.pop_front() {
+        // Those that change nothing make no turn that would come back here.
+        while self.holder(driver).turn.is_none()
+            && let Some(input) = self.holder(driver).queue.pop_front()
+        {
             self.begin_account(driver, &input);
         }
     }
