@@ -1,6 +1,9 @@
 //! Who is at the other end of a connection: the SPIFFE identity of his certificate, parsed once per connection.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use proto::{Caller, OperatorName};
 use tonic::{Request, Status};
@@ -34,6 +37,20 @@ impl Principal {
         let [uri] = uris else { return Err(PrincipalError::Uris(uris.len(), domain.into())) };
         let (caller, name) = parse(uri, domain).ok_or_else(|| PrincipalError::Unknown(uri.clone(), domain.into()))?;
         Ok(Self { caller, name, address })
+    }
+}
+
+/// The network of an address that proved nothing, under which its failures are counted: IPv4 /24, IPv6 /48.
+pub fn network_of(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            format!("{a}.{b}.{c}.0/24")
+        }
+        IpAddr::V6(address) => {
+            let [a, b, c, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}::/48")
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use mesh::principal::network_of;
 use proto::link::v1::Reason;
 
 /// Most groups a minute; what is past them is counted together.
@@ -29,7 +30,7 @@ pub(crate) struct Failures {
 
 impl Strangers {
     pub(crate) fn failed(&mut self, action: &'static str, reason: Reason, address: Option<IpAddr>) {
-        let key = (action, reason, address.map(prefix).unwrap_or_default());
+        let key = (action, reason, address.map(network_of).unwrap_or_default());
         if self.counts.len() < GROUPS || self.counts.contains_key(&key) {
             *self.counts.entry(key).or_default() += 1;
         } else {
@@ -50,19 +51,6 @@ impl Strangers {
             .into_iter()
             .map(|((action, reason, prefix), count)| Failures { action, reason, prefix, count })
             .collect()
-    }
-}
-
-fn prefix(address: IpAddr) -> Prefix {
-    match address.to_canonical() {
-        IpAddr::V4(address) => {
-            let [a, b, c, _] = address.octets();
-            format!("{a}.{b}.{c}.0/24")
-        }
-        IpAddr::V6(address) => {
-            let [a, b, c, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}::/48")
-        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh::principal::network_of;
+
 use crate::audit::{Action, Entry};
 
 /// Most groups a minute; what is past them is counted together.
@@ -30,7 +32,7 @@ type Pair = (IpAddr, String);
 impl Strangers {
     /// A failure of somebody at `address`; `reason` is one of a fixed set.
     pub(super) fn failed(&mut self, reason: &'static str, address: IpAddr) {
-        let key = (reason, prefix(address));
+        let key = (reason, network_of(address));
         let key =
             if self.counts.len() < GROUPS || self.counts.contains_key(&key) { key } else { (reason, String::new()) };
         *self.counts.entry(key).or_default() += 1;
@@ -73,20 +75,6 @@ impl Strangers {
         let recent: Vec<_> = tries.iter().filter(|at| now.saturating_duration_since(**at) < WINDOW).collect();
         let oldest = recent.first().filter(|_| recent.len() >= ATTEMPTS)?;
         Some((**oldest + WINDOW).saturating_duration_since(now))
-    }
-}
-
-/// IPv4 /24, IPv6 /48.
-fn prefix(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(address) => {
-            let [a, b, c, _] = address.octets();
-            format!("{a}.{b}.{c}.0/24")
-        }
-        IpAddr::V6(address) => {
-            let [a, b, c, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}::/48")
-        }
     }
 }
 
