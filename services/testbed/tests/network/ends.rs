@@ -7,12 +7,16 @@ use proto::{
 };
 use serde_json::{Value, json};
 use testbed::{
-    network::PATIENCE,
+    network::{Network, PATIENCE},
     operator::{fresh_id, order, select},
+    proxy::{Faults, Proxy},
     wait::until,
 };
 
-use crate::support::{linked, one_of_each, only_ticket, plug, reserve, supply, until_printed, until_session};
+use crate::support::{QUICK, linked, one_of_each, only_ticket, plug, reserve, supply, until_printed, until_session};
+
+/// A car that plugs in by itself.
+const UNATTENDED: &[&str] = &["--unattended", "--plug-in-after", "100ms"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unplugging_ends_a_supply_with_one_ticket_spec_3_5() -> anyhow::Result<()> {
@@ -250,16 +254,49 @@ async fn a_driver_who_was_away_gets_his_ticket_when_back_spec_3_9() -> anyhow::R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3_10() -> anyhow::Result<()> {
-    let (network, post, _) = one_of_each(&[], &["--unattended", "--plug-in-after", "100ms"]).await?;
+    let (network, post, _) = one_of_each(&[], UNATTENDED).await?;
+    let engine: Vec<&str> = QUICK.iter().chain(UNATTENDED).copied().collect();
+    let _second = network.charging_point_at("CP-2", network.central_link, &engine, &[]).await?;
     let file = network.path("requests.txt");
-    std::fs::write(&file, "# a plan\nCP-404\nCP-1,0.1\nnot a line at all\nCP-1,much\nCP-1,0.2\n")?;
+    // The long supply on line 6 is broken off; line 7 finds the charging point broken.
+    std::fs::write(&file, "# a plan\nCP-404\nCP-1,0.1\nnot a line at all\nCP-1,much\nCP-1,100\nCP-1,0.2\nCP-2,0.3\n")?;
     let path = file.display().to_string();
     let mut driver = network.driver("carl", &["--file", &path, "--pause", "200ms", "--exit-when-done"]).await?;
+    network.until_tickets(&post.id, 1).await?;
+    let supplying = network
+        .until_shown(&post.id, "supplying the long one", PATIENCE, |cp| {
+            cp.view.as_ref().is_some_and(|view| view.state() == State::Supplying && view.energy_wh > 0)
+        })
+        .await?;
+    post.engine("break", Value::Null).await?;
     assert_eq!(driver.process.exit_code(PATIENCE * 2).await?, 0);
-    let tickets = network.until_tickets(&post.id, 2).await?;
-    let mut energies: Vec<u64> = tickets.iter().map(|ticket| ticket.energy_wh).collect();
-    energies.sort_unstable();
-    assert_eq!(energies, [100, 200]);
+
+    // Told of the fault at once; whether its ticket is there before the next line is asked is as it comes.
+    until_printed(&driver, "step", &json!({"progress": "fault"})).await?;
+    let over: Vec<_> = driver
+        .printed()
+        .iter()
+        .filter(|line| line["event"] == json!("over"))
+        .map(|line| (line["line"].as_u64(), line["reason"].as_str().map(str::to_owned)))
+        .collect();
+    let refused = |reason: &str| Some(reason.to_owned());
+    let wanted = [
+        (Some(2), refused("UNKNOWN_CHARGING_POINT")),
+        (Some(3), None),
+        (Some(6), None),
+        (Some(7), refused("BROKEN")),
+        (Some(8), None),
+    ];
+    assert_eq!(over, wanted);
+    let tickets = network.operator.all_tickets().await?;
+    assert_eq!(tickets.len(), 3, "{tickets:?}");
+    let session = supplying.view.context("no view")?.session_id;
+    let broken_off = tickets.iter().find(|ticket| ticket.session_id == session).context("no ticket of the fault")?;
+    assert_eq!(broken_off.reason(), Reason::Fault);
+    let mut whole: Vec<u64> =
+        tickets.iter().filter(|ticket| ticket.session_id != session).map(|ticket| ticket.energy_wh).collect();
+    whole.sort_unstable();
+    assert_eq!(whole, [100, 300]);
     let bad: Vec<u64> = driver
         .printed()
         .iter()
@@ -272,27 +309,45 @@ async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_never_returns_is_settled_and_a_late_value_is_a_discrepancy_spec_3_8() -> anyhow::Result<()> {
-    let settings = ["--settle-after", "3s", "--meter-saved-every", "200ms"];
-    let (network, mut post, driver) = one_of_each(&settings, &[]).await?;
+    let network = Network::start(&["--settle-after", "3s"]).await?;
+    let proxy = Proxy::start(network.central_link, 8, 0).await?;
+    let engine: Vec<&str> = QUICK.iter().chain(&["--register-every", "50ms"]).copied().collect();
+    let mut post = network.charging_point_at("CP-1", proxy.address(), &engine, &[]).await?;
+    let driver = network.driver("ana", &[]).await?;
+    linked(&driver).await?;
     let session = supply(&network, &post, &driver, "").await?;
-    post.engine.kill();
-    until_session(&network, &session, SessionState::Settling, PATIENCE).await?;
-    let ticket = only_ticket(&network, &post).await?;
-    assert_eq!(ticket.reason(), Reason::SettledWithoutReport);
-
-    post.engine.restart()?;
-    until("the discrepancy to be audited", PATIENCE, async || {
-        let audited = network.operator.audited("DISCREPANCY", "").await.map_err(|error| format!("{error:#}"))?;
-        let sessions = network.operator.all_sessions().await.map_err(|error| format!("{error:#}"))?;
-        let found = sessions.iter().find(|one| one.id == session).map(|one| one.discrepancy_wh);
-        if audited.len() == 1 || found == Some(0) { Ok(()) } else { Err(format!("{audited:?} {found:?}")) }
+    // What is supplied behind a cut is known to the engine's disk alone.
+    proxy.set(Faults { cut: true, ..Faults::default() });
+    let cut = network
+        .until_shown(&post.id, "DISCONNECTED", PATIENCE, |cp| {
+            cp.view.as_ref().is_some_and(|view| view.state() == State::Disconnected)
+        })
+        .await?;
+    let accepted = cut.view.context("no view")?.energy_wh;
+    post.until_engine("more energy than Central knows of", PATIENCE, |status| {
+        status["meter_wh"].as_u64() > Some(accepted + 50)
     })
     .await?;
+    post.engine.kill();
+    proxy.set(Faults::default());
+    until_session(&network, &session, SessionState::Settling, PATIENCE).await?;
+    let ticket = only_ticket(&network, &post).await?;
+    assert_eq!((ticket.reason(), ticket.energy_wh), (Reason::SettledWithoutReport, accepted));
+
+    post.engine.restart()?;
+    let audited = until("the discrepancy to be audited", PATIENCE, async || {
+        let audited = network.operator.audited("DISCREPANCY", "").await.map_err(|error| format!("{error:#}"))?;
+        if audited.is_empty() { Err("nothing".to_owned()) } else { Ok(audited) }
+    })
+    .await?;
+    post.until_engine("that Central has settled it", PATIENCE, |status| status["unsettled"] == json!(0)).await?;
+    let beyond = post.meter_wh().await? - ticket.meter_end_wh;
+    assert!(beyond > 0, "the engine came back with no more than was billed: {ticket:?}");
+    let parameters: Value = serde_json::from_str(&audited[0].parameters)?;
+    assert_eq!((audited.len(), &parameters["discrepancy_wh"]), (1, &json!(beyond.to_string())), "{audited:?}");
     let sessions = network.operator.all_sessions().await?;
     let found = sessions.iter().find(|one| one.id == session).context("the session is gone")?;
-    let meters = post.meter_wh().await?;
-    let billed = i64::try_from(ticket.energy_wh)? + found.discrepancy_wh;
-    assert_eq!(billed, i64::try_from(meters)?, "ticket + discrepancy = meter");
-    assert_eq!(network.operator.all_tickets().await?.len(), 1);
+    assert_eq!((found.state(), found.discrepancy_wh), (SessionState::Billed, i64::try_from(beyond)?));
+    assert_eq!(network.operator.all_tickets().await?, [ticket], "one ticket, and as it was");
     Ok(())
 }
