@@ -110,7 +110,7 @@ impl Entry {
         self.at = now.wall_ms;
         self.actor = origin.actor.as_ref().to_owned();
         self.address = origin.address.as_ref().to_owned();
-        self
+        if origin.reason.is_empty() { self } else { self.with("reason", &origin.reason) }
     }
 
     /// The parameters as a JSON object.

@@ -20,9 +20,9 @@ const FAILURES: usize = 1_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    Stop { reason: String },
+    Stop,
     Resume,
-    Maintenance { on: bool, reason: String },
+    Maintenance { on: bool },
     Rotate,
     Renew,
     Revoke,
@@ -35,12 +35,12 @@ pub enum Kind {
 impl Kind {
     /// Stop alone goes to all at once.
     pub fn is_staggered(&self, matched: usize) -> bool {
-        matched > MANY && !matches!(self, Self::Stop { .. })
+        matched > MANY && !matches!(self, Self::Stop)
     }
 
     pub fn method(&self) -> &'static str {
         match self {
-            Self::Stop { .. } => "Stop",
+            Self::Stop => "Stop",
             Self::Resume => "Resume",
             Self::Maintenance { .. } => "SetMaintenance",
             Self::Rotate => "Rotate",
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn stop_alone_goes_to_all_at_once_spec_7_3() {
-        assert!(!Kind::Stop { reason: String::new() }.is_staggered(9_000));
+        assert!(!Kind::Stop.is_staggered(9_000));
         assert!(Kind::Rotate.is_staggered(51) && !Kind::Rotate.is_staggered(50));
     }
 

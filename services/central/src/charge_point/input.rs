@@ -21,16 +21,22 @@ use super::{Pending, Record};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkNo(pub u64);
 
-/// Who is behind an input, and from which address (SPEC 8.1).
+/// Who is behind an input, from which address, and why (SPEC 8.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub actor: Arc<str>,
     pub address: Arc<str>,
+    /// In the words of whoever ordered it; empty: nothing was said. In every entry of his.
+    pub reason: Arc<str>,
 }
 
 impl Origin {
     pub fn new(actor: impl Into<Arc<str>>, address: impl Into<Arc<str>>) -> Self {
-        Self { actor: actor.into(), address: address.into() }
+        Self { actor: actor.into(), address: address.into(), reason: "".into() }
+    }
+
+    pub fn because(self, reason: impl Into<Arc<str>>) -> Self {
+        Self { reason: reason.into(), ..self }
     }
 
     /// Central itself: a deadline, a missed sign of life.
@@ -184,13 +190,10 @@ pub struct Request {
 /// What an operator, or the monitor's person, orders of one charging point.
 #[derive(Clone, Debug)]
 pub enum Order {
-    Stop {
-        reason: Arc<str>,
-    },
+    Stop,
     Resume,
     Maintenance {
         on: bool,
-        reason: Arc<str>,
     },
     Rotate {
         material: Arc<LinkKey>,

@@ -261,10 +261,10 @@ impl Model {
     fn order(&mut self, point: usize, which: u8) {
         let material = Arc::new(wire::LinkKey::from_bytes([1; 32]));
         let order = match which {
-            0 => Order::Stop { reason: "".into() },
+            0 => Order::Stop,
             1 | 2 => Order::Resume,
-            3 => Order::Maintenance { on: true, reason: "".into() },
-            4 => Order::Maintenance { on: false, reason: "".into() },
+            3 => Order::Maintenance { on: true },
+            4 => Order::Maintenance { on: false },
             5 => Order::Rotate { material },
             6 => Order::Renew,
             7 => Order::SetRatedPower(2_000),

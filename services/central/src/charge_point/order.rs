@@ -12,9 +12,9 @@ use crate::audit::Action;
 impl Draft<'_> {
     pub(super) fn order(&mut self, order: &Order, by: &Origin, reply: Reply) {
         let outcome = match order {
-            Order::Stop { reason } => self.stop(reason, by),
+            Order::Stop => self.stop(by),
             Order::Resume => self.resume(by),
-            Order::Maintenance { on, reason } => self.maintenance(*on, reason, by),
+            Order::Maintenance { on } => self.maintenance(*on, by),
             Order::Rotate { material } => self.rotate(material, by),
             Order::Renew => self.renew(by),
             Order::Revoke => self.revoke(by),
@@ -22,12 +22,12 @@ impl Draft<'_> {
             Order::SetPrice(price) => {
                 let changed = self.made.next.price != *price;
                 self.made.next.price = *price;
-                self.set(changed, Action::PriceSet, "price", price.to_string(), by)
+                self.set(changed, Action::PriceSet, Some(("price", price.to_string())), by)
             }
             Order::SetRatedPower(watts) => {
                 let changed = self.made.next.rated_power_w != *watts;
                 self.made.next.rated_power_w = *watts;
-                self.set(changed, Action::RatedPowerSet, "rated_power_w", watts.to_string(), by)
+                self.set(changed, Action::RatedPowerSet, Some(("rated_power_w", watts.to_string())), by)
             }
             Order::Move { city, place } => self.move_to(city, place.as_ref(), by),
             Order::EndSession(session) => match self.point.running().filter(|open| open.id == *session) {
@@ -43,12 +43,12 @@ impl Draft<'_> {
         self.answer(reply, outcome);
     }
 
-    fn stop(&mut self, reason: &Arc<str>, by: &Origin) -> Outcome {
+    fn stop(&mut self, by: &Origin) -> Outcome {
         let already = self.point.record.stopped.is_some();
         if !already {
-            self.made.next.stopped = Some(Notice { by: by.actor.clone(), reason: reason.clone() });
+            self.made.next.stopped = Some(Notice { by: by.actor.clone(), reason: by.reason.clone() });
             self.change_point();
-            let entry = self.entry(Action::Stopped).with("reason", reason);
+            let entry = self.entry(Action::Stopped);
             self.audit(by, entry);
         }
         if let Some(open) = self.point.running() {
@@ -62,23 +62,24 @@ impl Draft<'_> {
 
     fn resume(&mut self, by: &Origin) -> Outcome {
         let was = self.made.next.stopped.take();
-        self.set(was.is_some(), Action::Resumed, "stopped_by", was.map(|n| n.by.to_string()).unwrap_or_default(), by)
+        let stopped_by = was.as_ref().map(|n| n.by.to_string()).unwrap_or_default();
+        self.set(was.is_some(), Action::Resumed, Some(("stopped_by", stopped_by)), by)
     }
 
     /// Waits for the end of a running supply: the cause stands, and shows when nothing is open.
-    fn maintenance(&mut self, on: bool, reason: &Arc<str>, by: &Origin) -> Outcome {
+    fn maintenance(&mut self, on: bool, by: &Origin) -> Outcome {
         let changed = on != self.point.record.maintenance.is_some();
         if changed {
-            self.made.next.maintenance = on.then(|| Notice { by: by.actor.clone(), reason: reason.clone() });
+            self.made.next.maintenance = on.then(|| Notice { by: by.actor.clone(), reason: by.reason.clone() });
         }
         let action = if on { Action::MaintenanceOn } else { Action::MaintenanceOff };
-        self.set(changed, action, "reason", reason.as_ref().to_owned(), by)
+        self.set(changed, action, None, by)
     }
 
     fn release_hold(&mut self, by: &Origin) -> Outcome {
         let changed = self.point.record.held;
         self.made.next.held = false;
-        self.set(changed, Action::Released, "held", changed.to_string(), by)
+        self.set(changed, Action::Released, None, by)
     }
 
     fn move_to(&mut self, city: &Arc<str>, place: Option<&Arc<str>>, by: &Origin) -> Outcome {
@@ -86,16 +87,16 @@ impl Draft<'_> {
         let changed = (&self.point.record.city, &self.point.record.place) != (city, &place);
         let value = format!("{city}, {place}");
         (self.made.next.city, self.made.next.place) = (city.clone(), place);
-        self.set(changed, Action::Moved, "to", value, by)
+        self.set(changed, Action::Moved, Some(("to", value)), by)
     }
 
-    fn set(&mut self, changed: bool, action: Action, name: &'static str, value: String, by: &Origin) -> Outcome {
+    fn set(&mut self, changed: bool, action: Action, value: Option<(&'static str, String)>, by: &Origin) -> Outcome {
         if !changed {
             return Outcome::Unchanged;
         }
         self.change_point();
-        let entry = self.entry(action).with(name, value);
-        self.audit(by, entry);
+        let entry = self.entry(action);
+        self.audit(by, value.into_iter().fold(entry, |entry, (name, value)| entry.with(name, value)));
         Outcome::Done
     }
 

@@ -9,7 +9,7 @@ use proto::{
 
 use super::*;
 use crate::{
-    audit::Action,
+    audit::{Action, Entry},
     session::Ticket,
     testing::{at_ms, start},
 };
@@ -20,6 +20,7 @@ pub(super) struct Store {
     pub(super) tickets: BTreeMap<SessionId, Ticket>,
     pub(super) requests: HashMap<(PeerId, Arc<str>), Answered>,
     pub(super) actions: Vec<Action>,
+    pub(super) entries: Vec<Entry>,
     pub(super) fail: Option<String>,
 }
 
@@ -41,7 +42,10 @@ impl Store {
                 Change::Answered(answer) => {
                     self.requests.insert((answer.requester.clone(), answer.request_id.clone()), answer.clone());
                 }
-                Change::Audit(entry) => self.actions.push(entry.action),
+                Change::Audit(entry) => {
+                    self.actions.push(entry.action);
+                    self.entries.push(entry.clone());
+                }
                 Change::Point | Change::Key(_) | Change::Event(_) | Change::Discrepancy { .. } => {}
             }
         }
@@ -307,7 +311,7 @@ impl World {
     }
 
     pub(super) fn order(&mut self, order: Order) {
-        let by = Origin::new("operator/ana", "192.0.2.9:1");
+        let by = Origin::new("operator/ana", "192.0.2.9:1").because("works");
         self.input(0, Input::Order { order, by, reply: Reply::Order(1) });
     }
 

@@ -330,7 +330,7 @@ impl Drive {
                 (false, true) => Order::Rotate { material: super::accounts::fresh_key() },
                 (false, false) => continue,
             };
-            self.offer(number, Input::Order { order, by: Origin::central(), reply: Reply::None });
+            self.offer(number, Input::Order { order, by: Origin::central().because("its age"), reply: Reply::None });
         }
         self.sweep_accounts(now);
     }

@@ -43,16 +43,16 @@ impl ChargingPointsService {
         &self,
         request: &Request<T>,
         (request_id, selector, expected): (&str, Option<&Selector>, u32),
-        kind: Kind,
+        (kind, reason): (Kind, &str),
     ) -> Result<Response<Order>, Status> {
-        let by = origin(request)?;
+        let by = origin(request)?.because(reason);
         let given = self.orders.give(request_id.to_owned(), selector.cloned(), expected, kind, by).await?;
         Ok(Response::new(given))
     }
 
     async fn order(&self, request: Request<OrderRequest>, kind: Kind) -> Result<Response<Order>, Status> {
-        let OrderRequest { request_id, selector, expected, .. } = request.get_ref();
-        self.give(&request, (request_id, selector.as_ref(), *expected), kind).await
+        let OrderRequest { request_id, selector, expected, reason } = request.get_ref();
+        self.give(&request, (request_id, selector.as_ref(), *expected), (kind, reason)).await
     }
 }
 
@@ -113,8 +113,7 @@ impl ChargingPoints for ChargingPointsService {
     }
 
     async fn stop(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        let reason = request.get_ref().reason.clone();
-        self.order(request, Kind::Stop { reason }).await
+        self.order(request, Kind::Stop).await
     }
 
     async fn resume(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
@@ -123,8 +122,8 @@ impl ChargingPoints for ChargingPointsService {
 
     async fn set_maintenance(&self, request: Request<SetMaintenanceRequest>) -> Result<Response<Order>, Status> {
         let SetMaintenanceRequest { request_id, selector, expected, on, reason } = request.get_ref();
-        let kind = Kind::Maintenance { on: *on, reason: reason.clone() };
-        self.give(&request, (request_id, selector.as_ref(), *expected), kind).await
+        let kind = Kind::Maintenance { on: *on };
+        self.give(&request, (request_id, selector.as_ref(), *expected), (kind, reason)).await
     }
 
     async fn rotate(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
@@ -163,13 +162,13 @@ impl ChargingPoints for ChargingPointsService {
     async fn set_price(&self, request: Request<SetPriceRequest>) -> Result<Response<Order>, Status> {
         let SetPriceRequest { request_id, selector, expected, price_e4 } = request.get_ref();
         let kind = Kind::SetPrice { price_e4: *price_e4 };
-        self.give(&request, (request_id, selector.as_ref(), *expected), kind).await
+        self.give(&request, (request_id, selector.as_ref(), *expected), (kind, "")).await
     }
 
     async fn set_rated_power(&self, request: Request<SetRatedPowerRequest>) -> Result<Response<Order>, Status> {
         let SetRatedPowerRequest { request_id, selector, expected, rated_power_w } = request.get_ref();
         let kind = Kind::SetRatedPower { rated_power_w: *rated_power_w };
-        self.give(&request, (request_id, selector.as_ref(), *expected), kind).await
+        self.give(&request, (request_id, selector.as_ref(), *expected), (kind, "")).await
     }
 
     async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<Order>, Status> {
@@ -179,7 +178,7 @@ impl ChargingPoints for ChargingPointsService {
         }
         let which = Some(selector::Which::Ids(Ids { ids: vec![id.clone()] }));
         let kind = Kind::Move { city: city.clone(), place: place.clone() };
-        self.give(&request, (request_id, Some(&Selector { which }), 0), kind).await
+        self.give(&request, (request_id, Some(&Selector { which }), 0), (kind, "")).await
     }
 
     async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<Order>, Status> {

@@ -71,6 +71,9 @@ struct Kept {
 struct Body {
     kind: Kind,
     address: String,
+    /// Why, as the operator said it.
+    #[serde(default)]
+    reason: String,
 }
 
 impl Orders {
@@ -91,7 +94,7 @@ impl Orders {
                 tracing::error!(order.id = row.order_id, "an order cannot be read and is not gone on with");
                 continue;
             };
-            let by = Origin::new(row.operator.clone(), body.address);
+            let by = Origin::new(row.operator.clone(), body.address).because(body.reason);
             let progress = Progress::resumed(answer_of(&row), remaining);
             self.run(UnderWay::new(body.kind, row, by, progress));
         }
@@ -178,7 +181,7 @@ impl Orders {
     }
 
     fn row(&self, request_id: String, kind: &Kind, by: &Origin, progress: &Progress) -> OrderRow {
-        let body = Body { kind: kind.clone(), address: by.address.to_string() };
+        let body = Body { kind: kind.clone(), address: by.address.to_string(), reason: by.reason.to_string() };
         OrderRow {
             order_id: progress.answer().order_id.clone(),
             operator: by.actor.to_string(),
@@ -279,9 +282,9 @@ impl Kind {
     /// For one charging point; `material` is for a rotation.
     fn order(&self, material: Arc<LinkKey>) -> Order {
         match self {
-            Self::Stop { reason } => Order::Stop { reason: reason.as_str().into() },
+            Self::Stop => Order::Stop,
             Self::Resume => Order::Resume,
-            Self::Maintenance { on, reason } => Order::Maintenance { on: *on, reason: reason.as_str().into() },
+            Self::Maintenance { on } => Order::Maintenance { on: *on },
             Self::Rotate => Order::Rotate { material },
             Self::Renew => Order::Renew,
             Self::Revoke => Order::Revoke,

@@ -95,9 +95,9 @@ impl Guest {
                 reconcile(&held.sessions, reply)
             }
             (Part::Monitor, up::Body::SetMaintenance(wished)) => {
-                let by = Origin::new(format!("charging-point/{id}"), self.from.clone());
-                let reason = "at the charging point".into();
-                vec![Input::Order { order: Order::Maintenance { on: wished.on, reason }, by, reply }]
+                let by =
+                    Origin::new(format!("charging-point/{id}"), self.from.clone()).because("at the charging point");
+                vec![Input::Order { order: Order::Maintenance { on: wished.on }, by, reply }]
             }
             (Part::Monitor, up::Body::KeyInstalled(installed)) => vec![key_installed(installed, link, to)],
             (Part::Monitor | Part::Engine, up::Body::Opened(_)) => {

@@ -91,8 +91,8 @@ fn a_removal_ends_links_and_supply_at_once_spec_7_4() {
 #[test]
 fn orders_are_idempotent_spec_7_3() {
     let orders: [fn() -> Order; 7] = [
-        || Order::Stop { reason: "x".into() },
-        || Order::Maintenance { on: true, reason: "x".into() },
+        || Order::Stop,
+        || Order::Maintenance { on: true },
         || Order::Rotate { material: material() },
         || Order::SetPrice(Price::from_e4(1)),
         || Order::SetRatedPower(22_000),
@@ -116,4 +116,30 @@ fn energy_past_a_rated_power_that_an_operator_set_is_disputed_spec_3_8() {
     world.ended("s1", 1_000, 3_500, Reason::Unplugged);
     let ticket = world.ticket("s1").unwrap();
     assert_eq!((ticket.energy + ticket.disputed, ticket.disputed > Energy::ZERO), (Energy::from_wh(2_500), true));
+}
+
+#[test]
+fn every_entry_of_an_order_says_why_it_was_given_spec_8_1() {
+    let orders: [(Order, Action); 9] = [
+        (Order::Stop, Action::Stopped),
+        (Order::Resume, Action::Resumed),
+        (Order::Maintenance { on: true }, Action::MaintenanceOn),
+        (Order::Maintenance { on: false }, Action::MaintenanceOff),
+        (Order::SetPrice(Price::from_e4(1)), Action::PriceSet),
+        (Order::Move { city: "Elche".into(), place: None }, Action::Moved),
+        (Order::Rotate { material: material() }, Action::KeyRotationOrdered),
+        (Order::Renew, Action::KeyRenewed),
+        (Order::Revoke, Action::KeyRevoked),
+    ];
+    let mut world = World::ready();
+    for (order, action) in orders {
+        world.order(order);
+        let entry = world.store.entries.iter().rfind(|entry| entry.action == action);
+        let parameters = entry.map(|entry| entry.parameters.clone()).unwrap_or_default();
+        assert_eq!(parameters.last(), Some(&("reason", "works".to_owned())), "{action:?}");
+    }
+    world.points[0].record.held = true;
+    world.order(Order::Release);
+    let released = world.store.entries.iter().find(|entry| entry.action == Action::Released).unwrap();
+    assert_eq!(released.parameters, [("reason", "works".to_owned())]);
 }

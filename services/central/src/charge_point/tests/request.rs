@@ -41,7 +41,7 @@ fn each_cause_refuses_with_its_reason_spec_3_2() {
     };
     assert_eq!(refusal(&|w| w.link_down(MONITOR)), "answer: DISCONNECTED");
     assert_eq!(refusal(&|w| w.healthy(false)), "answer: BROKEN");
-    assert_eq!(refusal(&|w| w.order(Order::Stop { reason: "".into() })), "answer: OUT_OF_ORDER");
+    assert_eq!(refusal(&|w| w.order(Order::Stop)), "answer: OUT_OF_ORDER");
     assert_eq!(refusal(&|w| w.order(Order::Renew)), "answer: OUT_OF_ORDER");
     assert_eq!(refusal(&|w| w.request("s1", "r1")), "answer: RESERVED");
     assert_eq!(
@@ -137,7 +137,7 @@ fn a_reservation_expires_after_sixty_seconds_with_no_ticket_spec_2_2() {
 #[test]
 fn a_stop_or_a_fault_while_reserved_releases_it_with_no_ticket_spec_3_2() {
     let mut stopped = World::reserved();
-    stopped.order(Order::Stop { reason: "".into() });
+    stopped.order(Order::Stop);
     assert_eq!(stopped.session("s1").reason, Reason::StoppedByOperator);
     let mut broken = World::reserved();
     broken.healthy(false);

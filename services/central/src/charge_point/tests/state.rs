@@ -26,15 +26,15 @@ fn the_truth_table_of_monitor_and_engine_spec_2_3() {
 #[test]
 fn ending_one_cause_reveals_the_next_spec_2_1() {
     let mut world = World::ready();
-    world.order(Order::Stop { reason: "works".into() });
+    world.order(Order::Stop);
     world.healthy(false);
     assert_eq!(world.state(0), State::Broken);
     world.healthy(true);
     assert_eq!(world.state(0), State::OutOfOrder);
-    world.order(Order::Maintenance { on: true, reason: "".into() });
+    world.order(Order::Maintenance { on: true });
     world.order(Order::Resume);
     assert_eq!(world.state(0), State::OutOfOrder, "maintenance is left");
-    world.order(Order::Maintenance { on: false, reason: "".into() });
+    world.order(Order::Maintenance { on: false });
     assert_eq!(world.state(0), State::Available);
 }
 
@@ -59,7 +59,7 @@ fn a_supply_without_its_monitor_is_grey_and_still_shows_its_energy_spec_2_2() {
 #[test]
 fn several_causes_are_all_listed_spec_2_1() {
     let mut world = World::ready();
-    world.order(Order::Stop { reason: "".into() });
+    world.order(Order::Stop);
     world.order(Order::Renew);
     assert_eq!(world.points[0].causes(&world.settings, world.now), [Cause::OperatorStop, Cause::NoKey]);
 }

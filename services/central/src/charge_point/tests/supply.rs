@@ -56,7 +56,7 @@ fn a_driver_stops_his_own_supply_and_no_other_spec_3_5() {
 #[test]
 fn a_stop_unanswered_settles_spec_3_8() {
     let mut world = World::supplying();
-    world.order(Order::Stop { reason: "".into() });
+    world.order(Order::Stop);
     assert_eq!(world.take_told(), ["engine: stop s1 STOPPED_BY_OPERATOR", "answer: done"]);
     world.pass(5_000);
     assert_eq!(world.session("s1").state, SessionState::Settling);
@@ -141,7 +141,7 @@ fn a_charging_point_can_supply_again_while_an_old_session_settles_spec_3_8() {
 #[test]
 fn maintenance_waits_for_the_end_of_a_supply_spec_3_5() {
     let mut world = World::supplying();
-    world.order(Order::Maintenance { on: true, reason: "".into() });
+    world.order(Order::Maintenance { on: true });
     assert_eq!(world.state(0), State::Supplying);
     world.ended("s1", 1_000, 2_000, Reason::Unplugged);
     assert_eq!(world.state(0), State::OutOfOrder);
