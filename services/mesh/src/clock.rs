@@ -1,7 +1,12 @@
 //! The only reader of clocks: everything that decides takes [`Now`] as an argument (SPEC 10.8: durations are
 //! monotonic, the wall clock only says when something happened).
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    pin::Pin,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::time::{Sleep, sleep_until};
 
 /// One instant on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,40 @@ impl Clock {
     /// Returns at once where `at` is past.
     pub async fn sleep_until(self, at: Instant) {
         tokio::time::sleep_until(at.into()).await;
+    }
+}
+
+/// A timer that is moved only when it must ring earlier, or has rung: most deadlines are put off by the next message
+/// long before they are due, and a timer's place in the wheel costs more than a look at the clock. It may ring too
+/// early; whoever hears it looks at what is due.
+#[derive(Debug)]
+pub struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    armed: Instant,
+    rang: bool,
+}
+
+/// Where nothing is due.
+const LONG: Duration = Duration::from_secs(3600);
+
+impl Alarm {
+    pub fn new(clock: Clock) -> Self {
+        let armed = clock.mono() + LONG;
+        Self { sleep: Box::pin(sleep_until(armed.into())), armed, rang: false }
+    }
+
+    /// Rings at `due` at the latest.
+    pub fn arm(&mut self, due: Option<Instant>) {
+        let due = due.unwrap_or(self.armed + LONG);
+        if self.rang || due < self.armed {
+            self.sleep.as_mut().reset(due.into());
+            (self.armed, self.rang) = (due, false);
+        }
+    }
+
+    pub async fn rings(&mut self) {
+        self.sleep.as_mut().await;
+        self.rang = true;
     }
 }
 

@@ -18,14 +18,13 @@ mod tests;
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::pin,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Sleep, sleep_until, timeout},
+    time::timeout,
 };
 use wire::{Closed, Event, Link};
 
@@ -33,7 +32,7 @@ pub use self::{
     backoff::Backoff,
     outbox::{Outbox, OutboxError, Posted, outbox},
 };
-use crate::clock::{Clock, Now};
+use crate::clock::{Alarm, Clock, Now};
 use pump::Pump;
 
 /// What an owner does with the events of one link.
@@ -52,7 +51,6 @@ where
 {
     let mut pump = Pump::new(stream, link);
     let mut alarm = Alarm::new(clock);
-    let mut sleep = pin!(sleep_until(alarm.armed.into()));
     loop {
         post(&mut posted, &mut pump.link, clock);
         while let Some(event) = pump.link.poll_event() {
@@ -63,7 +61,7 @@ where
             handler.handle(event, &mut pump.link, clock.now()).await;
             post(&mut posted, &mut pump.link, clock);
         }
-        alarm.arm(sleep.as_mut(), pump.link.poll_timeout());
+        alarm.arm(pump.link.poll_timeout());
         let (room, open, closing) = (pump.link.ready(), pump.link.is_open(), pump.link.is_closing());
         tokio::select! {
             // Reading stands before the alarm: see the guarantees above.
@@ -76,8 +74,7 @@ where
                 }
             }
             () = poll_fn(|cx| posted.poll_ready(cx, room, open)), if !closing => {}
-            () = sleep.as_mut() => {
-                alarm.rang = true;
+            () = alarm.rings() => {
                 pump.link.handle_timeout(clock.mono());
             }
         }
@@ -100,27 +97,6 @@ fn post(posted: &mut Posted, link: &mut Link, clock: Clock) {
     }
     if posted.drained() || (posted.closing() && !link.is_open()) {
         link.close(clock.mono());
-    }
-}
-
-/// A timer that is moved only when it must ring earlier, or has rung: most deadlines are put off by the next message
-/// long before they are due, and a timer's place in the wheel costs more than a look at the clock.
-struct Alarm {
-    armed: Instant,
-    rang: bool,
-}
-
-impl Alarm {
-    fn new(clock: Clock) -> Self {
-        Self { armed: clock.mono() + Duration::from_secs(3600), rang: false }
-    }
-
-    fn arm(&mut self, sleep: std::pin::Pin<&mut Sleep>, due: Option<Instant>) {
-        let due = due.unwrap_or(self.armed + Duration::from_secs(3600));
-        if self.rang || due < self.armed {
-            sleep.reset(due.into());
-            (self.armed, self.rang) = (due, false);
-        }
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Sensed {
     pub notes: Vec<Change>,
     /// `Input::Due` must follow.
     pub due: bool,
+    /// Said again: nothing about the charging point is other than before.
+    pub again: bool,
 }
 
 impl ChargePoint {
@@ -153,6 +155,7 @@ impl ChargePoint {
         let proven = self.signs.monitor.as_ref().is_some_and(|m| m.link == link && m.key_no != 0);
         let health = if healthy { Health::Healthy } else { Health::Unhealthy(detail.clone()) };
         if !proven || self.signs.health == health {
+            sensed.again = true;
             return;
         }
         let action = match (&self.signs.health, healthy) {

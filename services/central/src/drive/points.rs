@@ -87,6 +87,9 @@ impl Drive {
         let meter = matches!(sign, Sign::Meter { .. });
         let point = &mut self.points[number];
         let sensed = point.core.sense(sign, &self.shared.settings, now);
+        if sensed.again {
+            return;
+        }
         let running = if meter { point.core.running() } else { None };
         self.note(number, &sensed.notes, now);
         sensed.tell.into_iter().for_each(|tell| self.tell(Some(number), tell));
