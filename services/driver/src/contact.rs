@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use mesh::link::Backoff;
-use proto::link::v1::{Reason, Standing};
+use proto::link::v1::{KeyState, Reason, Standing};
+use wire::LONGEST_RETRY;
 
 /// What the next contact proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,30 +17,55 @@ pub(crate) enum How {
 }
 
 /// When to try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Again {
     After(Duration),
     /// Only when a person has done something: enrolled anew, or said `authenticate`.
     WhenTold,
 }
 
+/// What Central's word on this driver means for him.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stands {
+    /// The key on disk is worth nothing any more.
+    pub(crate) key_is_void: bool,
+    pub(crate) again: Again,
+}
+
 /// The state of the tries.
 #[derive(Clone, Debug)]
 pub(crate) struct Contact {
+    rules: Rules,
     backoff: Backoff,
     has_key: bool,
     /// Central said it knows no such key: the next contact is a first one.
     first: bool,
     refusals: u32,
+    /// Refused too often: only a person begins the tries again.
+    ended: bool,
     turn: usize,
 }
 
-/// So many refusals of a credential end the tries (SPEC 4.7).
-const REFUSALS: u32 = 3;
+/// How often and how soon a driver tries; each a setting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) retry_min: Duration,
+    pub(crate) retry_max: Duration,
+    /// A refused credential is shown again after this, or later if Central asks for that (SPEC 4.7).
+    pub(crate) authenticate_again: Duration,
+    /// So many refusals of the credential end the tries (SPEC 4.7).
+    pub(crate) refusals: u32,
+}
 
 impl Contact {
-    pub(crate) fn new(backoff: Backoff, has_key: bool) -> Self {
-        Self { backoff, has_key, first: false, refusals: 0, turn: 0 }
+    pub(crate) fn new(rules: Rules, has_key: bool) -> Self {
+        let backoff = Backoff::new(rules.retry_min, rules.retry_max);
+        Self { rules, backoff, has_key, first: false, refusals: 0, ended: false, turn: 0 }
+    }
+
+    /// Whether nothing is tried until a person does something.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     pub(crate) fn how(&self) -> How {
@@ -53,19 +79,20 @@ impl Contact {
 
     /// A new key is on disk: the next contact proves it.
     pub(crate) fn granted(&mut self) -> Again {
-        (self.has_key, self.first, self.refusals) = (true, false, 0);
-        self.backoff.reset();
-        Again::After(Duration::ZERO)
+        (self.has_key, self.first) = (true, false);
+        self.begin_anew()
     }
 
     /// Central answered under the key.
     pub(crate) fn proven(&mut self) {
-        self.refusals = 0;
-        self.backoff.reset();
+        self.begin_anew();
     }
 
     /// The link ended, or there never was one.
     pub(crate) fn lost(&mut self, chance: u32) -> Again {
+        if self.ended {
+            return Again::WhenTold;
+        }
         self.turn = self.turn.wrapping_add(1);
         Again::After(self.backoff.wait(chance))
     }
@@ -83,26 +110,40 @@ impl Contact {
         again
     }
 
-    /// Sealed: the key is deleted or revoked, or the credential was refused.
-    pub(crate) fn standing(&mut self, standing: &Standing, chance: u32) -> Again {
+    /// Sealed: the key is deleted or revoked, or the credential was refused or could not be checked.
+    pub(crate) fn standing(&mut self, standing: &Standing, chance: u32) -> Stands {
+        let asked = Duration::from_millis(standing.retry_after_ms.into()).min(LONGEST_RETRY);
+        if could_not_be_checked(standing.reason()) {
+            // That says nothing of the key: it is tried next, where there is one (SPEC 9, Registry).
+            self.first = false;
+            let again = self.lost(chance);
+            let again = if self.has_key { again } else { again.max(Again::After(asked)) };
+            return Stands { key_is_void: false, again };
+        }
         self.has_key = false;
-        if matches!(standing.reason(), Reason::RegistryUnreachable | Reason::Unavailable | Reason::Overloaded) {
-            return self.lost(chance);
-        }
         self.refusals += 1;
-        match standing.retry_after_ms {
-            0 => Again::WhenTold,
-            _ if self.refusals >= REFUSALS => Again::WhenTold,
-            ms => Again::After(Duration::from_millis(ms.into())),
-        }
+        let void = standing.key_state() == KeyState::Revoked || standing.reason() == Reason::CredentialVoid;
+        self.ended = void || self.refusals >= self.rules.refusals;
+        let wait = asked.max(self.rules.authenticate_again);
+        let again = if self.ended { Again::WhenTold } else { Again::After(wait) };
+        Stands { key_is_void: true, again }
     }
 
     /// A person wants another try.
     pub(crate) fn told(&mut self) -> Again {
-        self.refusals = 0;
+        self.begin_anew()
+    }
+
+    fn begin_anew(&mut self) -> Again {
+        (self.refusals, self.ended) = (0, false);
         self.backoff.reset();
         Again::After(Duration::ZERO)
     }
+}
+
+/// Nobody has judged the credential. Too many attempts may be those of somebody else, who guesses for this id.
+fn could_not_be_checked(reason: Reason) -> bool {
+    matches!(reason, Reason::RegistryUnreachable | Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts)
 }
 
 #[cfg(test)]
@@ -110,7 +151,17 @@ mod tests {
     use super::*;
 
     fn contact(has_key: bool) -> Contact {
-        Contact::new(Backoff::new(Duration::from_millis(250), Duration::from_secs(5)), has_key)
+        let rules = Rules {
+            retry_min: Duration::from_millis(250),
+            retry_max: Duration::from_secs(5),
+            authenticate_again: Duration::from_secs(5),
+            refusals: 3,
+        };
+        Contact::new(rules, has_key)
+    }
+
+    fn stands(reason: Reason, retry_after_ms: u32) -> Standing {
+        Standing { reason: reason.into(), retry_after_ms, ..Standing::default() }
     }
 
     #[test]
@@ -145,19 +196,54 @@ mod tests {
     }
 
     #[test]
-    fn three_refusals_end_the_tries_and_an_unreachable_registry_does_not_spec_4_7() {
-        let refused =
-            |reason: Reason, ms| Standing { reason: reason.into(), retry_after_ms: ms, ..Standing::default() };
+    fn an_unreachable_registry_costs_no_key_and_ends_no_tries_spec_9() {
         let mut contact = contact(true);
-        for _ in 0..10 {
-            let again = contact.standing(&refused(Reason::RegistryUnreachable, 5000), 0);
-            assert_ne!(again, Again::WhenTold);
+        for reason in [Reason::RegistryUnreachable, Reason::Unavailable, Reason::Overloaded, Reason::TooManyAttempts] {
+            for _ in 0..10 {
+                contact.unknown_key(0);
+                assert_eq!(contact.how(), How::FirstContact, "forged, or not");
+                let stands = contact.standing(&stands(reason, 60_000), u32::MAX);
+                assert!(!stands.key_is_void && stands.again <= Again::After(Duration::from_secs(5)), "{stands:?}");
+                assert_eq!(contact.how(), How::Key, "the key is tried again at once");
+            }
         }
-        let wrong = refused(Reason::WrongCredential, 5000);
-        assert_eq!(contact.standing(&wrong, 0), Again::After(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_stranger_who_guesses_for_this_id_delays_a_driver_without_a_key_and_never_ends_his_tries_spec_4_7() {
+        let mut contact = contact(false);
+        for _ in 0..10 {
+            let stands = contact.standing(&stands(Reason::TooManyAttempts, 30_000), 0);
+            assert_eq!(stands.again, Again::After(Duration::from_secs(30)), "as long as Central asks");
+        }
+        let endless = contact.standing(&stands(Reason::TooManyAttempts, u32::MAX), 0);
+        assert_eq!(endless.again, Again::After(LONGEST_RETRY));
+    }
+
+    #[test]
+    fn three_refusals_end_the_tries_until_a_person_begins_them_again_spec_4_7() {
+        let mut contact = contact(true);
+        let wrong = stands(Reason::WrongCredential, 1_000);
+        let first = contact.standing(&wrong, 0);
+        assert_eq!(first, Stands { key_is_void: true, again: Again::After(Duration::from_secs(5)) });
         contact.standing(&wrong, 0);
-        assert_eq!(contact.standing(&wrong, 0), Again::WhenTold);
+        assert_eq!(contact.standing(&wrong, 0).again, Again::WhenTold);
+        assert!(contact.has_ended());
+        assert_eq!(contact.lost(0), Again::WhenTold, "nor does the end of its link begin them");
         assert_eq!(contact.told(), Again::After(Duration::ZERO));
-        assert_eq!(contact.standing(&refused(Reason::NotEnrolled, 0), 0), Again::WhenTold);
+        assert_eq!(contact.standing(&wrong, 0).again, Again::After(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_void_credential_is_not_shown_again_spec_4_7() {
+        assert_eq!(contact(true).standing(&stands(Reason::CredentialVoid, 0), 0).again, Again::WhenTold);
+    }
+
+    #[test]
+    fn central_may_ask_for_a_longer_wait_within_bounds_spec_4_7() {
+        let long = contact(false).standing(&stands(Reason::NotEnrolled, 20_000), 0);
+        assert_eq!(long.again, Again::After(Duration::from_secs(20)));
+        let longer = contact(false).standing(&stands(Reason::NotEnrolled, u32::MAX), 0);
+        assert_eq!(longer.again, Again::After(LONGEST_RETRY));
     }
 }

@@ -2,13 +2,14 @@
 
 mod links;
 mod orders;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, time::Duration};
 
 use futures::FutureExt as _;
 use mesh::{
     clock::{Clock, Now},
-    link::Backoff,
     process::Context,
 };
 use proto::{DriverId, Energy, link::v1::Ticket};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    contact::{Contact, How},
+    contact::{Contact, How, Rules},
     link::{Connection, LinkEvent, LinkNo},
     queue::Queue,
     roam::Roam,
@@ -38,6 +39,10 @@ pub struct Settings {
     pub repeat: Duration,
     pub retry_min: Duration,
     pub retry_max: Duration,
+    /// A refused credential is shown again after this, or later if Central asks for that (SPEC 4.7).
+    pub authenticate_again: Duration,
+    /// So many refusals of the credential end the tries (SPEC 4.7).
+    pub refusals: u32,
     pub confirm: Confirm,
     /// From the end of a file's request to the next one.
     pub pause: Duration,
@@ -58,11 +63,22 @@ impl Settings {
             repeat: Duration::from_secs(5),
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(5),
+            authenticate_again: Duration::from_secs(5),
+            refusals: 3,
             confirm: Confirm::Ask,
             pause: Duration::from_secs(4),
             file: None,
             roam: None,
             exit_when_done: false,
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            retry_min: self.retry_min,
+            retry_max: self.retry_max,
+            authenticate_again: self.authenticate_again,
+            refusals: self.refusals.max(1),
         }
     }
 }
@@ -126,7 +142,7 @@ impl Drive {
         let first_id = u64::try_from(now.wall_ms).unwrap_or(1) << 16;
         Ok(Self {
             trips: Trips::new(rules, position.requests.clone(), stored, first_id),
-            contact: Contact::new(Backoff::new(settings.retry_min, settings.retry_max), key.is_some()),
+            contact: Contact::new(settings.rules(), key.is_some()),
             roam: settings.roam.map(|seed| Roam::new(seed, settings.pause, now.mono)),
             settings,
             clock,

@@ -106,6 +106,14 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_RETRY_MAX", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse)]
     pub retry_max: std::time::Duration,
+    /// Authenticate again this long after a refusal; later where Central asks for that
+    #[arg(long, env = "CHARGEMESH_AUTHENTICATE_AGAIN", value_name = "DURATION", default_value = "5s",
+          value_parser = mesh::duration::parse)]
+    pub authenticate_again: std::time::Duration,
+    /// So many refusals end the tries, until the command authenticate
+    #[arg(long, env = "CHARGEMESH_REFUSALS", value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub refusals: u32,
 }
 
 fn secret(text: &str) -> Result<SecretText, std::convert::Infallible> {
@@ -119,6 +127,8 @@ impl Config {
             repeat: self.repeat,
             retry_min: self.retry_min,
             retry_max: self.retry_max,
+            authenticate_again: self.authenticate_again,
+            refusals: self.refusals,
             confirm: self.confirm,
             pause: self.pause,
             file: self.file.clone(),

@@ -110,7 +110,9 @@ impl Monitor {
 
     pub(super) fn keys_due(&mut self, now: Now) {
         if self.keys.authenticate_at.is_some_and(|at| at <= now.mono) {
-            self.first_contact(now);
+            self.keys.authenticate_at = None;
+            // By a key that nobody has called void, or with the credential.
+            self.reach_anew(now);
         }
         if let Some(installing) = self.keys.installing.as_mut().filter(|i| i.until <= now.mono) {
             installing.held = true;
@@ -259,6 +261,8 @@ impl Monitor {
         if !unchecked || self.stored.keys.is_empty() {
             self.without_key(standing);
         }
+        // Where the keys stand, whoever did not know them is asked again by them, and not for the credential alone.
+        self.keys.unknown = 0;
         if revoked {
             self.keys.authenticate_at = None;
             // A lost status link is made again with the void credential, and nothing is expected of it.

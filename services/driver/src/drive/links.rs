@@ -114,8 +114,7 @@ impl Drive {
     pub(super) fn again(&mut self, again: Again, now: Now) {
         self.dial_at = match again {
             Again::After(wait) => Some(now.mono + wait),
-            // Checked again in an hour: by then a person has been told, and readmitted the driver or not.
-            Again::WhenTold => Some(now.mono + Duration::from_secs(3600)),
+            Again::WhenTold => None,
         };
     }
 
@@ -134,10 +133,15 @@ impl Drive {
             }
             Some(down::Body::Standing(standing)) => return self.stands(no, standing, now).await,
             Some(down::Body::Answer(answer)) if answer.to == GREETING => {
-                if answer.reason() != Reason::Unspecified {
+                let by_key = self.active.iter().chain(&self.next).any(|c| c.no == no && c.how == How::Key);
+                if answer.reason() != Reason::Unspecified && by_key {
                     let (reason, detail) = (answer.reason, answer.detail.clone());
-                    let standing = Standing { reason, detail, retry_after_ms: 5000, ..Standing::default() };
+                    let standing = Standing { reason, detail, ..Standing::default() };
                     return self.stands(no, &standing, now).await;
+                }
+                if answer.reason() != Reason::Unspecified {
+                    // The standing that follows says the same, and when to try again.
+                    return Ok(());
                 }
             }
             Some(_) | None => {}
@@ -199,11 +203,11 @@ impl Drive {
             if standing.detail.is_empty() { words.to_owned() } else { format!("{words} ({})", standing.detail) };
         self.unreachable = Some(detail.clone());
         self.tell(Told::Standing { reason: standing.reason().code(), detail }).await;
-        if self.key.take().is_some() {
+        let stands = self.contact.standing(standing, rand::random());
+        if stands.key_is_void && self.key.take().is_some() {
             self.shelf.forget_key()?;
         }
-        let again = self.contact.standing(standing, rand::random());
-        self.again(again, now);
+        self.again(stands.again, now);
         for place in [&mut self.active, &mut self.next] {
             if let Some(connection) = place.take_if(|c| c.no == no) {
                 connection.close();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mesh::{clock::Now, link::Backoff};
+use mesh::clock::Now;
 use proto::enrolment::SecretText;
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ impl Drive {
             connection.close();
         }
         self.trips.handle(Input::LinkLost, now);
-        self.contact = Contact::new(Backoff::new(self.settings.retry_min, self.settings.retry_max), false);
+        self.contact = Contact::new(self.settings.rules(), false);
         self.dial_at = Some(now.mono);
         self.tell(Told::Enrolled { driver: self.settings.driver.to_string() }).await;
         Ok(json!({ "enrolled": self.settings.driver }))
@@ -103,6 +103,7 @@ impl Drive {
             "driver": self.settings.driver,
             "linked": self.reachable(),
             "trouble": self.unreachable,
+            "authenticates_again": !self.contact.has_ended(),
             "key_no": self.key.as_ref().map(|k| k.key_no),
             "unintelligible": self.unintelligible,
             "requests": self.trips.requests().collect::<Vec<_>>(),

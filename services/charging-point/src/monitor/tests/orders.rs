@@ -73,6 +73,32 @@ fn being_unable_to_reach_central_never_ends_the_tries_spec_4_7() {
 }
 
 #[test]
+fn a_key_is_kept_and_tried_again_while_registry_cannot_be_reached_spec_9() {
+    let mut rig = Rig::ready();
+    let link = rig.last();
+    rig.cut(link);
+    for _ in 0..3 {
+        rig.wait(S(6));
+        assert_eq!(rig.dials.last().unwrap().1, 1, "by the key");
+        // In clear, so anybody may have said it.
+        let link = LinkNo(rig.last());
+        rig.input(Input::Link(link, LinkEvent::UnknownKey));
+        rig.input(Input::Link(link, LinkEvent::Closed(Ended::Link(Closed::UnknownKey))));
+        rig.wait(S(1));
+        assert_eq!(rig.dials.last().unwrap().1, 0);
+        rig.open();
+        rig.stands(KeyState::Unspecified, Reason::RegistryUnreachable, 5_000);
+        let link = rig.last();
+        rig.cut(link);
+    }
+    assert_eq!((rig.disk.keys.len(), rig.withdrawn()), (1, None));
+    rig.wait(S(6));
+    rig.open();
+    rig.view(&[]);
+    assert!(rig.monitor.status().central.reachable);
+}
+
+#[test]
 fn a_revoked_one_keeps_a_status_link_and_waits_for_a_new_token_spec_4_7() {
     let mut rig = Rig::ready();
     rig.stands(KeyState::Revoked, Reason::KeyRevoked, 0);
