@@ -293,6 +293,10 @@ pub struct MeterConfig {
     /// Readings kept while Central cannot be reached
     #[arg(long, env = "CHARGEMESH_READINGS_KEPT", value_name = "N", default_value_t = 600)]
     pub readings_kept: usize,
+    /// Of them, sent at a time when Central is back, each time that a meter value would go
+    #[arg(long, env = "CHARGEMESH_READINGS_AT_ONCE", value_name = "N", default_value_t = 8,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
+    pub readings_at_once: usize,
     /// How long settled sessions are kept in the journal
     #[arg(long, env = "CHARGEMESH_JOURNAL_RETENTION", value_name = "DURATION", default_value = "35d",
           value_parser = mesh::duration::parse)]
@@ -331,6 +335,7 @@ pub(crate) fn engine_settings(
         register: at_least(meter.register_every),
         register_sync: meter.register_sync_every,
         readings_kept: meter.readings_kept,
+        readings_at_once: meter.readings_at_once,
         drills,
         uplink: reach.settings(),
         software: software(),

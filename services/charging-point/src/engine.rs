@@ -9,6 +9,7 @@
 pub mod drive;
 mod keeping;
 mod orders;
+mod readings;
 mod session;
 mod status;
 mod supply;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub register_sync: Duration,
     /// Readings kept while Central cannot be reached.
     pub readings_kept: usize,
+    /// Of them, sent at a time when it is back; the next as many after `meter_value`.
+    pub readings_at_once: usize,
     /// Whether keys may be spoiled on purpose.
     pub drills: bool,
     pub uplink: uplink::Settings,
@@ -162,6 +165,8 @@ pub struct Engine {
     stream_id: [u8; 16],
     sequence: u64,
     readings: VecDeque<Reading>,
+    /// When the next portion of those that wait may go.
+    readings_at: Instant,
     idle_reading_at: Option<Instant>,
     out: VecDeque<Command>,
 }
@@ -196,6 +201,7 @@ impl Engine {
             stream_id,
             sequence: 0,
             readings: VecDeque::new(),
+            readings_at: now.mono,
             idle_reading_at,
             out: VecDeque::new(),
         };
@@ -265,10 +271,8 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let session = self.session.as_ref().and_then(|s| s.next_at(&self.settings));
         let manual = self.manual.as_ref().map(|m| m.until);
-        [self.way.poll_timeout(), session, manual, self.keeping.retry_at(), self.idle_reading_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let readings = [self.idle_reading_at, self.readings_due()];
+        [self.way.poll_timeout(), session, manual, self.keeping.retry_at()].into_iter().chain(readings).flatten().min()
     }
 
     // ---- Time
@@ -277,6 +281,7 @@ impl Engine {
         self.way.handle_timeout(now.mono);
         self.manual_expires(now);
         self.idle(now);
+        self.drain_readings(now);
         self.move_session(now);
     }
 
@@ -375,7 +380,7 @@ impl Engine {
                 Heard::Reached => {
                     self.notice = None;
                     self.report();
-                    self.send_readings();
+                    self.send_readings(now);
                     self.begin_if_plugged(now);
                 }
                 Heard::Lost(why) => {

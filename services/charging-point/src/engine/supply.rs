@@ -3,7 +3,7 @@
 use mesh::clock::Now;
 use proto::{
     Energy,
-    link::v1::{ManualSupply, MeterValue, Reading, Reason, SupplyEnded, SupplyStarted, up},
+    link::v1::{ManualSupply, MeterValue, Reason, SupplyEnded, SupplyStarted, up},
 };
 
 use crate::{
@@ -18,8 +18,6 @@ use super::{
 
 /// How long a manual supply waits for Central's word: whoever asked stands in front of it.
 const MANUAL_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
-/// Readings sent in one go after an outage, so that they do not crowd out what decides.
-const READINGS_AT_ONCE: usize = 8;
 
 impl Engine {
     // ---- A person
@@ -305,54 +303,6 @@ impl Engine {
     fn unattended_leaves(&mut self) {
         if self.settings.unattended.is_some() {
             self.plugged = false;
-        }
-    }
-
-    // ---- Readings
-
-    pub(super) fn read_idle(&mut self, now: Now) {
-        let meter_wh = self.register_wh();
-        self.read(
-            String::new(),
-            meter_wh,
-            Sample { voltage_mv: 230_000, temperature_dc: 250, ..Sample::default() },
-            now,
-        );
-    }
-
-    fn read(&mut self, session_id: String, meter_wh: u64, sample: Sample, now: Now) {
-        if self.identity.is_none() {
-            return;
-        }
-        self.sequence += 1;
-        if self.readings.len() >= self.settings.readings_kept.max(1) {
-            self.readings.pop_front();
-        }
-        self.readings.push_back(Reading {
-            sequence: self.sequence,
-            at_ms: now.wall_ms,
-            session_id,
-            meter_wh,
-            power_w: sample.power_w,
-            current_ma: sample.current_ma,
-            voltage_mv: sample.voltage_mv,
-            state_of_charge_permille: sample.charge_permille,
-            temperature_dc: sample.temperature_dc,
-        });
-        self.send_readings();
-    }
-
-    /// Sealed when sent, so that they open under the key of that moment (SPEC 5.2).
-    pub(super) fn send_readings(&mut self) {
-        for _ in 0..READINGS_AT_ONCE {
-            let (Some(sealer), true) = (&mut self.sealer, self.way.reachable()) else { return };
-            let Some(reading) = self.readings.pop_front() else { return };
-            match sealer.seal(&reading) {
-                Ok(sealed) => {
-                    self.way.say(up::Body::Reading(sealed));
-                }
-                Err(error) => tracing::warn!(%error, "a reading could not be sealed"),
-            }
         }
     }
 

@@ -299,6 +299,23 @@ fn readings_of_an_outage_are_kept_within_bounds_and_sent_under_the_key_of_the_da
 }
 
 #[test]
+fn readings_of_a_supply_that_ended_during_the_outage_all_go_when_central_is_back_spec_5_4() {
+    let mut rig = Rig::supplying(settings());
+    rig.cut();
+    rig.wait(S(30));
+    rig.act(Action::Unplug).unwrap();
+    let waiting = rig.engine.status().readings_waiting;
+    assert!(waiting > 24, "{waiting}");
+    rig.ups.clear();
+    rig.reconnect_now();
+    let sent = |rig: &Rig| rig.sent().iter().filter(|body| matches!(body, up::Body::Reading(_))).count();
+    assert_eq!(sent(&rig), 8, "a portion at a time");
+    rig.wait(S(60));
+    assert_eq!((sent(&rig), rig.engine.status().readings_waiting), (waiting, 0));
+    assert!(rig.engine.poll_timeout().is_none_or(|at| at > rig.now.mono), "and then nothing is due for them");
+}
+
+#[test]
 fn spoiled_keys_make_both_ends_unreadable_until_repaired_spec_4_8() {
     let mut rig = Rig::ready(settings());
     rig.act(Action::SpoilKey).unwrap();

@@ -32,6 +32,7 @@ pub(super) fn settings() -> Settings {
         register: S(1),
         register_sync: S(10),
         readings_kept: 600,
+        readings_at_once: 8,
         drills: true,
         uplink: uplink::Settings::default(),
         software: "test".to_owned(),
