@@ -2,6 +2,7 @@
 
 mod links;
 mod orders;
+mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -116,6 +117,7 @@ pub(crate) struct Drive {
     next: Option<Connection>,
     last_no: LinkNo,
     dial_at: Option<std::time::Instant>,
+    asking: Option<registry::Asking>,
     unreachable: Option<String>,
     unintelligible: u64,
     waiting: Vec<Waiting>,
@@ -155,6 +157,7 @@ impl Drive {
             next: None,
             last_no: 0,
             dial_at: Some(now.mono),
+            asking: None,
             unreachable: None,
             unintelligible: 0,
             waiting: Vec::new(),
@@ -184,6 +187,10 @@ impl Drive {
                 () = ctx.stop.cancelled() => break,
                 Some(ask) = asks.recv() => if self.asked(ask).await? { break },
                 Some((no, event)) = events.recv() => self.link_event(no, event).await?,
+                said = registry::answered(&mut self.asking) => {
+                    self.asking = None;
+                    self.registry_said(said, self.clock.now()).await?;
+                }
                 () = sleep_until(self.clock, due) => self.timeout(),
             }
         }

@@ -19,6 +19,9 @@ use proto::{
 
 use crate::shelf::{Enrolment, Shelf, ShelfError};
 
+/// Of the role's health: what an enrolment waits for.
+pub(crate) const COMPONENT: &str = "enrolment";
+
 /// Where and with what to enrol.
 #[derive(Clone, Debug)]
 pub struct EnrolSettings {
@@ -54,7 +57,7 @@ pub(crate) async fn enrol(
     let token: EnrolmentToken = settings.token.expose().parse()?;
     let door = Door::new(&settings.registry, &token.roots)?;
     let body = body(settings, driver, shelf)?;
-    let component = ctx.health.component("enrolment");
+    let component = ctx.health.component(COMPONENT);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     let enrolled = loop {
         match door.enrol(driver, &body).await {
@@ -117,7 +120,7 @@ fn keep(
 pub(crate) async fn learn_pins(ctx: &Context, enrolment: &mut Enrolment, shelf: &Shelf) -> Result<(), EnrolError> {
     let roots: Vec<Vec<u8>> = enrolment.roots.iter().map(|root| root.0.clone()).collect();
     let door = Door::new(&enrolment.registry, &roots)?;
-    let component = ctx.health.component("enrolment");
+    let component = ctx.health.component(COMPONENT);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     while enrolment.pins.is_empty() {
         match door.standing(enrolment).await {
@@ -138,6 +141,12 @@ pub(crate) async fn learn_pins(ctx: &Context, enrolment: &mut Enrolment, shelf: 
     shelf.keep_enrolment(enrolment)?;
     component.forget();
     Ok(())
+}
+
+/// How Registry says that this driver stands, and which keys Central has now. One try.
+pub(crate) async fn ask(enrolment: Enrolment) -> Result<Standing, EnrolError> {
+    let roots: Vec<Vec<u8>> = enrolment.roots.iter().map(|root| root.0.clone()).collect();
+    Door::new(&enrolment.registry, &roots)?.standing(&enrolment).await
 }
 
 const ENROLLING: &str = "enrolling";

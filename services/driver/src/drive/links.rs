@@ -82,8 +82,12 @@ impl Drive {
                 self.cannot_reach("Central is overloaded").await;
             }
             LinkEvent::UnknownKey => {
+                let not_even_as_a_first_contact = connection.how == How::FirstContact;
                 let again = self.contact.unknown_key(rand::random());
                 self.again(again, now);
+                if not_even_as_a_first_contact {
+                    self.ask_registry();
+                }
             }
             LinkEvent::Unintelligible => {
                 self.unintelligible += 1;

@@ -1,13 +1,16 @@
-//! What Central's word does to the key on disk.
+//! What the words of Central and of Registry do to what is on disk.
 
-use proto::link::v1::{KeyGrant, Reason, Standing};
+use proto::{
+    enrolment::{Blob, Kind, Standing as RegistryStanding, StandingState, Trust},
+    link::v1::{KeyGrant, Reason, Standing},
+};
 use tempfile::TempDir;
 
 use super::*;
 
 const PIN: &str = "0909090909090909090909090909090909090909090909090909090909090909";
 
-pub(super) fn enrolment() -> Enrolment {
+fn enrolment() -> Enrolment {
     Enrolment {
         driver: "ann".to_owned(),
         credential: proto::enrolment::SecretText::new("cmc1.dr-ann.secret.tag"),
@@ -18,7 +21,7 @@ pub(super) fn enrolment() -> Enrolment {
 }
 
 /// A driver with a key, whom nobody drives.
-pub(super) fn drive(folder: &TempDir) -> (Drive, mpsc::Receiver<(Now, Told)>) {
+fn drive(folder: &TempDir) -> (Drive, mpsc::Receiver<(Now, Told)>) {
     let shelf = Shelf::open(folder.path()).unwrap();
     let grant = KeyGrant { key_no: 7, key: vec![9; 32], ..KeyGrant::default() };
     shelf.keep_key(&Key::new(&grant)).unwrap();
@@ -59,4 +62,48 @@ async fn ended_tries_are_not_begun_again_by_time_spec_4_7() {
     drive.asked(Ask::Word(Word::Authenticate, None)).await.unwrap();
     assert_eq!(drive.dial_at.is_some(), drive.status()["authenticates_again"] == true);
     assert!(drive.dial_at.is_some());
+}
+
+fn registered(state: StandingState, pin: u8) -> RegistryStanding {
+    RegistryStanding {
+        kind: Kind::Driver,
+        id: "ann".to_owned(),
+        state,
+        city: String::new(),
+        place: String::new(),
+        price_e4: 0,
+        enrolled_at_ms: 0,
+        incarnation: 1,
+        trust: Trust { pins: vec![Blob(vec![pin; 32])], roots: Vec::new() },
+    }
+}
+
+#[tokio::test]
+async fn a_driver_who_missed_a_change_of_pins_learns_them_from_registry_spec_4_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut drive, _told) = drive(&folder);
+    drive.dial();
+    drive.link_event(1, LinkEvent::UnknownKey).await.unwrap();
+    assert!(drive.asking.is_none(), "in clear: at most a first contact");
+    drive.link_event(1, LinkEvent::Closed("unknown key".to_owned())).await.unwrap();
+    drive.dial();
+    assert_eq!(drive.active.as_ref().map(|c| c.how), Some(How::FirstContact));
+    drive.link_event(2, LinkEvent::UnknownKey).await.unwrap();
+    assert!(drive.asking.take().is_some());
+    drive.dial_at = None;
+    let now = drive.clock.now();
+    drive.registry_said(Ok(registered(StandingState::Enrolled, 8)), now).await.unwrap();
+    assert_eq!(drive.shelf.enrolment().unwrap().unwrap().pins, ["08".repeat(32)]);
+    assert_eq!((drive.dial_at, drive.key.is_some()), (Some(now.mono), true));
+}
+
+#[tokio::test]
+async fn a_driver_whom_registry_has_removed_stops_trying_and_says_so_spec_7_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut drive, mut told) = drive(&folder);
+    let now = drive.clock.now();
+    drive.registry_said(Ok(registered(StandingState::Removed, 9)), now).await.unwrap();
+    assert_eq!((drive.dial_at, drive.key.is_some()), (None, false));
+    let said = told.recv().await.unwrap().1.to_string();
+    assert!(said.contains("enrol with a token"), "{said}");
 }

@@ -1,0 +1,79 @@
+//! What Registry is asked after the enrolment: whether this driver is still enrolled, and which static keys Central has
+//! now. A driver who was away while they changed learns them here, with his credential (SPEC 4.4).
+
+use mesh::clock::Now;
+use proto::{
+    enrolment::{Standing as RegistryStanding, StandingState},
+    link::v1::{KeyState, Reason, Standing},
+};
+use tokio::task::JoinHandle;
+
+use super::Drive;
+use crate::enrolment::{EnrolError, ask};
+
+/// A question that is on its way.
+pub(super) type Asking = JoinHandle<Result<RegistryStanding, EnrolError>>;
+
+impl Drive {
+    /// Central knows him not even as a stranger: he was removed, or Central's key is another one. One question at a
+    /// time, beside the loop.
+    pub(super) fn ask_registry(&mut self) {
+        if self.asking.is_none() {
+            self.asking = Some(tokio::spawn(ask(self.enrolment.clone())));
+        }
+    }
+
+    pub(super) async fn registry_said(
+        &mut self,
+        said: Result<RegistryStanding, EnrolError>,
+        now: Now,
+    ) -> anyhow::Result<()> {
+        match said {
+            Ok(standing) if standing.state == StandingState::Removed => self.is_gone(now).await,
+            Ok(standing) => {
+                let pins: Vec<String> = standing.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect();
+                if pins.is_empty() || pins == self.enrolment.pins {
+                    return Ok(());
+                }
+                self.enrolment.pins = pins;
+                if !standing.trust.roots.is_empty() {
+                    self.enrolment.roots = standing.trust.roots;
+                }
+                self.shelf.keep_enrolment(&self.enrolment)?;
+                self.dial_at = Some(now.mono);
+                Ok(())
+            }
+            Err(EnrolError::Refused { reason, .. })
+                if [Reason::NotEnrolled, Reason::Removed, Reason::NotFound].iter().any(|r| r.code() == reason) =>
+            {
+                self.is_gone(now).await
+            }
+            // Tried again at the next first contact.
+            Err(error) => {
+                self.cannot_reach(&format!("Central does not know this driver, and {error}")).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn is_gone(&mut self, now: Now) -> anyhow::Result<()> {
+        let standing = Standing {
+            key_state: KeyState::Revoked.into(),
+            reason: Reason::Removed.into(),
+            detail: "Registry does not know this driver any more; enrol with a token".to_owned(),
+            retry_after_ms: 0,
+        };
+        for connection in [self.active.take(), self.next.take()].into_iter().flatten() {
+            connection.close();
+        }
+        self.stands(0, &standing, now).await
+    }
+}
+
+/// The answer, once there is one.
+pub(super) async fn answered(asking: &mut Option<Asking>) -> Result<RegistryStanding, EnrolError> {
+    match asking {
+        Some(task) => task.await.unwrap_or(Err(EnrolError::Stopped)),
+        None => std::future::pending().await,
+    }
+}
