@@ -127,10 +127,11 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
     spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
+    let keep_addresses = config.retention.keep_addresses;
     spawn(&ctx, "prune", upkeep::prune(config.retention.clone(), Arc::clone(&shared), ctx.clone()));
     let ending = ctx.clone();
     spawn(&ctx, "checkpoints", async move {
-        upkeep::checkpoints(file, config.checkpoint_every, shared, ending).await;
+        upkeep::checkpoints(file, config.checkpoint_every, keep_addresses, shared, ending).await;
         // Held until nothing is written any more.
         drop(lock);
     });

@@ -14,7 +14,7 @@ use mesh::{
     process::{Context, Misuse},
 };
 use store::{
-    Abort, Conn,
+    Abort, Conn, StoreError,
     central::{AuditRow, KeyRow, OrderRow, OutboxRow, RequestRow, Write, audit},
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -32,12 +32,26 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Entries about components that may wait for the database.
 const UNWRITTEN: usize = 100;
 
-/// Writes checkpoints until the process stops, and one at the end.
-pub(crate) async fn checkpoints(mut file: audit::Checkpoints, every: Duration, shared: Arc<Shared>, ctx: Context) {
+/// Writes checkpoints until the process stops, and one at the end. An address may only go once a checkpoint says so, so
+/// they go here.
+pub(crate) async fn checkpoints(
+    mut file: audit::Checkpoints,
+    every: Duration,
+    keep_addresses: Duration,
+    shared: Arc<Shared>,
+    ctx: Context,
+) {
     let component = ctx.health.component("audit checkpoints");
     component.ready();
+    let mut prune_at = shared.clock.mono() + PRUNE_EVERY;
     while ctx.stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
         checkpoint(&mut file, &shared, &component).await;
+        let now = shared.clock.now();
+        if now.mono >= prune_at {
+            prune_at = now.mono + PRUNE_EVERY;
+            let gone = file.prune_addresses(&shared.ledger.database, before(now.wall_ms, keep_addresses), now.wall_ms);
+            say_pruned(gone.await);
+        }
     }
     crate::note_role(&shared, Action::RoleStopped).await;
     checkpoint(&mut file, &shared, &component).await;
@@ -143,27 +157,37 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || c == '|' { ' ' } else { c }).collect()
 }
 
-/// Forgets what is past its retention, once an hour.
+/// Forgets what is past its retention, once an hour; but for the audit's addresses, which wait for a checkpoint.
 pub(crate) async fn prune(retention: Retention, shared: Arc<Shared>, ctx: Context) {
-    let before = |now: i64, keep: Duration| now.saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
     while ctx.stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
         let now = shared.clock.wall_ms();
         let (events, answers) = (before(now, retention.keep_events), before(now, retention.keep_answers));
-        let (addresses, keys) = (before(now, retention.keep_addresses), before(now, retention.keep_keys));
+        let keys = before(now, retention.keep_keys);
         let work = move |conn: &mut Conn| -> Result<usize, Abort<()>> {
             // No broker is set: what nobody fetches goes too.
             let gone = OutboxRow::prune(conn, events, true)?
                 + RequestRow::prune(conn, answers)?
                 + OrderRow::prune(conn, answers)?
-                + KeyRow::prune(conn, keys)?
-                + audit::prune_addresses(conn, addresses)?;
+                + KeyRow::prune(conn, keys)?;
             Ok(gone)
         };
         match shared.ledger.database.transaction("prune", work).await {
-            Ok(Ok(gone)) if gone > 0 => tracing::info!(rows = gone, "what is past its retention was forgotten"),
-            Ok(Ok(_) | Err(())) => {}
-            Err(error) => tracing::warn!(%error, "nothing could be pruned"),
+            Ok(Ok(gone)) => say_pruned::<StoreError>(Ok(gone)),
+            Ok(Err(())) => {}
+            Err(error) => say_pruned(Err(error)),
         }
+    }
+}
+
+fn before(now: i64, keep: Duration) -> i64 {
+    now.saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))
+}
+
+fn say_pruned<E: std::fmt::Display>(gone: Result<usize, E>) {
+    match gone {
+        Ok(0) => {}
+        Ok(gone) => tracing::info!(rows = gone, "what is past its retention was forgotten"),
+        Err(error) => tracing::warn!(%error, "nothing could be pruned"),
     }
 }
 

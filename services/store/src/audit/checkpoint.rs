@@ -2,11 +2,15 @@
 //!
 //! Whoever changes the database cannot change them without the audit key. A line holds the hash of the line before,
 //! so none can be taken out of the middle. The file is only ever appended to, and synced before a write returns.
+//!
+//! What may be missing from the database is signed too, and before it is taken out. It comes from this file and from
+//! whoever prunes, never from the database: otherwise whoever changes the database would have his claim signed.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fs::{File, OpenOptions},
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -27,6 +31,18 @@ pub struct CheckpointHead {
     /// The last entry's number, which is also their count.
     pub number: i64,
     pub hash: String,
+    /// Entries up to this one may be gone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pruned: i64,
+    /// Entries up to this one may have lost their address.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub addresses_pruned: i64,
+}
+
+// Serde hands a reference. A line without these fields reads as it always did.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// One line of the file.
@@ -111,6 +127,24 @@ pub struct Checkpoints {
     key: AuditKey,
     previous: String,
     heads: Vec<CheckpointHead>,
+    missing: Missing,
+    old: Old,
+}
+
+/// What may be missing, by writer.
+pub(super) type Missing = BTreeMap<String, MayMiss>;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MayMiss {
+    pub(super) entries: i64,
+    pub(super) addresses: i64,
+}
+
+/// The lines that were found to be past a retention, so that each is read once.
+#[derive(Debug, Default)]
+struct Old {
+    bytes: u64,
+    heads: Vec<CheckpointHead>,
 }
 
 impl Checkpoints {
@@ -127,7 +161,9 @@ impl Checkpoints {
             text.truncate(whole);
         }
         let last = text.lines().next_back();
-        let heads = last.and_then(|line| serde_json::from_str::<Checkpoint>(line).ok()).map(|last| last.heads);
+        let read = last.and_then(|line| serde_json::from_str::<Checkpoint>(line).ok());
+        let heads = read.filter(Checkpoint::is_signed).map(|last| last.heads).unwrap_or_default();
+        let may_miss = |head: &CheckpointHead| MayMiss { entries: head.pruned, addresses: head.addresses_pruned };
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(wrong("keep"))?;
         }
@@ -136,7 +172,9 @@ impl Checkpoints {
             file,
             key,
             previous: last.map(line_hash).unwrap_or_default(),
-            heads: heads.unwrap_or_default(),
+            missing: heads.iter().map(|head| (head.writer.clone(), may_miss(head))).collect(),
+            heads,
+            old: Old::default(),
         })
     }
 
@@ -147,7 +185,11 @@ impl Checkpoints {
         let heads: Vec<_> = heads
             .into_iter()
             .filter(|head| head.audit_number > 0)
-            .map(|head| CheckpointHead { writer: head.writer, number: head.audit_number, hash: head.audit_hash })
+            .map(|head| {
+                let MayMiss { entries, addresses } = self.missing.get(&head.writer).copied().unwrap_or_default();
+                let (writer, number, hash) = (head.writer, head.audit_number, head.audit_hash);
+                CheckpointHead { writer, number, hash, pruned: entries, addresses_pruned: addresses }
+            })
             .collect();
         if heads == self.heads {
             return Ok(None);
@@ -164,6 +206,51 @@ impl Checkpoints {
         self.previous = line_hash(&line);
         self.heads.clone_from(&checkpoint.heads);
         Ok(Some(checkpoint))
+    }
+
+    /// Signs that entries up to `heads` may miss what `which` picks. Only then may they.
+    pub(super) async fn allow(
+        &mut self,
+        database: &Database,
+        at_ms: i64,
+        heads: &[CheckpointHead],
+        which: impl Fn(&mut MayMiss) -> &mut i64,
+    ) -> Result<Missing, CheckpointError> {
+        for head in heads {
+            let through = which(self.missing.entry(head.writer.clone()).or_default());
+            *through = head.number.max(*through);
+        }
+        self.write(database, at_ms).await?;
+        Ok(self.missing.clone())
+    }
+
+    /// The heads of the last checkpoint before the first that was made at or after `at_ms`: the entries under them are
+    /// all older, whatever the database says of their time.
+    pub(super) async fn heads_before(&mut self, at_ms: i64) -> Result<Vec<CheckpointHead>, CheckpointError> {
+        let (path, mut old) = (self.path.clone(), std::mem::take(&mut self.old));
+        let read = tokio::task::spawn_blocking(move || old.read_on(&path, at_ms).map(|()| old)).await;
+        self.old = read
+            .unwrap_or_else(|_| Err(std::io::Error::other("the reading was cut off")))
+            .map_err(|error| file_error("read", &self.path, &error))?;
+        Ok(self.old.heads.clone())
+    }
+}
+
+impl Old {
+    fn read_on(&mut self, path: &Path, before_ms: i64) -> std::io::Result<()> {
+        let mut file = BufReader::new(File::open(path)?);
+        file.seek(SeekFrom::Start(self.bytes))?;
+        let mut line = String::new();
+        while file.read_line(&mut line)? > 0 {
+            let Ok(checkpoint) = serde_json::from_str::<Checkpoint>(line.trim_end()) else { break };
+            if checkpoint.at_ms >= before_ms {
+                break;
+            }
+            self.bytes += line.len() as u64;
+            self.heads = checkpoint.heads;
+            line.clear();
+        }
+        Ok(())
     }
 }
 

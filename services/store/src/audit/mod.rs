@@ -17,7 +17,6 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 pub use append::{append, last_number};
 pub use checkpoint::{AuditKey, Checkpoint, CheckpointError, CheckpointHead, Checkpoints};
-pub use prune::{prune_addresses, prune_through};
 pub use verify::{BadEntry, Verification, verify};
 
 use self::{schema::audit, writer::Head};

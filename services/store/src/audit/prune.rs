@@ -1,22 +1,66 @@
 //! What may leave the audit, and in which order (SPEC 10.9): addresses first, then whole segments, which must have
 //! been exported and end at a checkpoint.
+//!
+//! A checkpoint that allows it is signed first. After a crash between the two, what is still there is verified as
+//! before, and the next pruning takes it out.
 
 use diesel::prelude::*;
 
-use super::{Checkpoint, schema::audit, writer::Head};
-use crate::{Conn, StoreError, connection::on};
+use super::{
+    Checkpoint, CheckpointError, CheckpointHead, Checkpoints,
+    checkpoint::{MayMiss, Missing},
+    schema::audit,
+    writer::Head,
+};
+use crate::{Abort, Conn, Database, StoreError, connection::on};
 
-/// Erases the addresses of entries before `before_ms`, with their salts; says of how many. The chain stays whole.
-pub fn prune_addresses(conn: &mut Conn, before_ms: i64) -> Result<usize, StoreError> {
+impl Checkpoints {
+    /// Erases the addresses of entries from before `before_ms`, with their salts; says of how many. They go by
+    /// checkpoints: those under the last one that is older. The chain stays whole.
+    pub async fn prune_addresses(
+        &mut self,
+        database: &Database,
+        before_ms: i64,
+        at_ms: i64,
+    ) -> Result<usize, CheckpointError> {
+        let heads = self.heads_before(before_ms).await?;
+        if heads.is_empty() {
+            return Ok(0);
+        }
+        let missing = self.allow(database, at_ms, &heads, |may| &mut may.addresses).await?;
+        change(database, move |conn| erase_addresses(conn, &missing)).await
+    }
+
+    /// Removes every entry up to the heads of `checkpoint`, which the caller has exported and found in the file; says
+    /// how many. What is left is verified from there on.
+    pub async fn prune_through(
+        &mut self,
+        database: &Database,
+        checkpoint: &Checkpoint,
+        at_ms: i64,
+    ) -> Result<usize, CheckpointError> {
+        let heads = checkpoint.heads.clone();
+        let named = heads.clone();
+        database.read("audit_segment", move |conn| are_there(conn, &named)).await?;
+        self.allow(database, at_ms, &heads, |may| &mut may.entries).await?;
+        change(database, move |conn| remove_through(conn, &heads)).await
+    }
+}
+
+async fn change<F>(database: &Database, work: F) -> Result<usize, CheckpointError>
+where
+    F: Fn(&mut Conn) -> Result<usize, StoreError> + Send + 'static,
+{
+    let changed: Result<usize, std::convert::Infallible> =
+        database.transaction("audit_prune", move |conn| Ok::<_, Abort<_>>(work(conn)?)).await?;
+    let Ok(changed) = changed;
+    Ok(changed)
+}
+
+fn erase_addresses(conn: &mut Conn, missing: &Missing) -> Result<usize, StoreError> {
     let mut erased = 0;
     for mut head in Head::all(conn)? {
-        // Up to the first that is still young: a clock that was set back must not let it go.
-        let first_young: Option<i64> = on!(conn, |c| audit::table
-            .filter(audit::writer.eq(&head.writer))
-            .filter(audit::at_ms.ge(before_ms))
-            .select(diesel::dsl::min(audit::number))
-            .first(c))?;
-        let through = first_young.map_or(head.audit_number, |number| number - 1);
+        let MayMiss { addresses: through, .. } = missing.get(&head.writer).copied().unwrap_or_default();
         if through <= head.addresses_pruned_number {
             continue;
         }
@@ -34,30 +78,37 @@ pub fn prune_addresses(conn: &mut Conn, before_ms: i64) -> Result<usize, StoreEr
     Ok(erased)
 }
 
-/// Removes every entry up to the heads of `checkpoint`, which the caller has exported and found in the file; says how
-/// many. What is left is verified from there on.
-pub fn prune_through(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<usize, StoreError> {
+fn remove_through(conn: &mut Conn, ends: &[CheckpointHead]) -> Result<usize, StoreError> {
+    are_there(conn, ends)?;
     let mut removed = 0;
-    for mut head in Head::all(conn)? {
-        let Some(end) = checkpoint.heads.iter().find(|end| end.writer == head.writer) else { continue };
-        if end.number <= head.pruned_number {
-            continue;
-        }
+    for (mut head, end) in not_pruned(conn, ends)? {
+        removed += on!(conn, |c| diesel::delete(
+            audit::table.filter(audit::writer.eq(&head.writer)).filter(audit::number.le(end.number))
+        )
+        .execute(c))?;
+        (head.pruned_number, head.pruned_hash) = (end.number, end.hash.clone());
+        head.save_pruned(conn)?;
+    }
+    Ok(removed)
+}
+
+/// Refuses where an end is another entry than the checkpoint names.
+fn are_there(conn: &mut Conn, ends: &[CheckpointHead]) -> Result<(), StoreError> {
+    for (_, end) in not_pruned(conn, ends)? {
         let there: Option<String> =
-            on!(conn, |c| audit::table.find((&head.writer, end.number)).select(audit::hash).first(c).optional())?;
+            on!(conn, |c| audit::table.find((&end.writer, end.number)).select(audit::hash).first(c).optional())?;
         if there.as_ref() != Some(&end.hash) {
             return Err(StoreError::Rejected(format!(
                 "entry {} of {} is not the one that the checkpoint names: verify the audit first",
                 end.number, end.writer
             )));
         }
-        removed += on!(conn, |c| diesel::delete(
-            audit::table.filter(audit::writer.eq(&head.writer)).filter(audit::number.le(end.number))
-        )
-        .execute(c))?;
-        (head.pruned_number, head.pruned_hash) = (end.number, end.hash.clone());
-        head.addresses_pruned_number = head.addresses_pruned_number.max(end.number);
-        head.save_pruned(conn)?;
     }
-    Ok(removed)
+    Ok(())
+}
+
+fn not_pruned<'a>(conn: &mut Conn, ends: &'a [CheckpointHead]) -> Result<Vec<(Head, &'a CheckpointHead)>, StoreError> {
+    let heads = Head::all(conn)?.into_iter();
+    let with_end = heads.filter_map(|head| ends.iter().find(|end| end.writer == head.writer).map(|end| (head, end)));
+    Ok(with_end.filter(|(head, end)| end.number > head.pruned_number).collect())
 }

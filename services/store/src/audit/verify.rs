@@ -12,7 +12,7 @@ use std::{
 use diesel::prelude::*;
 
 use super::{
-    AuditRow, Checkpoint, CheckpointError,
+    AuditRow, Checkpoint, CheckpointError, CheckpointHead,
     chain::{address_hash, entry_hash},
     checkpoint::line_hash,
     schema::audit,
@@ -44,8 +44,32 @@ pub struct Verification {
     pub first_bad: Option<BadEntry>,
 }
 
-/// Number to hash, per writer, from the checkpoints.
-type Anchors = BTreeMap<String, BTreeMap<i64, String>>;
+/// Per writer, from the checkpoints.
+type Anchors = BTreeMap<String, Anchor>;
+
+/// What was signed of one writer.
+#[derive(Debug, Default)]
+struct Anchor {
+    /// Number to hash.
+    hashes: BTreeMap<i64, String>,
+    /// Up to where entries may be gone, and addresses.
+    pruned: i64,
+    addresses_pruned: i64,
+}
+
+impl Anchor {
+    fn add(&mut self, head: CheckpointHead) {
+        // An entry that was signed once stays what it was: a checkpoint over a changed one proves the change.
+        self.hashes.entry(head.number).or_insert(head.hash);
+        self.pruned = head.pruned.max(self.pruned);
+        self.addresses_pruned = head.addresses_pruned.max(self.addresses_pruned);
+    }
+
+    /// The last entry that a checkpoint covers.
+    fn last(&self) -> i64 {
+        self.hashes.keys().next_back().copied().unwrap_or(0)
+    }
+}
 
 /// Reads everything at one moment of the database. `trusted` are public keys in hexadecimal ([`super::AuditKey::public`]),
 /// the former ones too where the key was rolled.
@@ -54,6 +78,12 @@ pub async fn verify(
     checkpoints: &Path,
     trusted: &[String],
 ) -> Result<Verification, CheckpointError> {
+    let found = look(database, checkpoints, trusted).await?;
+    // What was pruned between the reading of the file and that of the database looks unsigned; the next look sees it.
+    if found.first_bad.is_some() { look(database, checkpoints, trusted).await } else { Ok(found) }
+}
+
+async fn look(database: &Database, checkpoints: &Path, trusted: &[String]) -> Result<Verification, CheckpointError> {
     let (path, trusted) = (checkpoints.to_owned(), trusted.to_vec());
     // The file is read first: a checkpoint that is written meanwhile is over entries not seen here.
     let read = tokio::task::spawn_blocking(move || match std::fs::read_to_string(&path) {
@@ -86,7 +116,7 @@ fn anchors(text: &str, trusted: &[String]) -> (Anchors, i64, Option<BadEntry>) {
             }
         };
         for head in checkpoint.heads {
-            anchors.entry(head.writer).or_default().insert(head.number, head.hash);
+            anchors.entry(head.writer.clone()).or_default().add(head);
         }
         previous = line_hash(line);
     }
@@ -113,9 +143,9 @@ fn all_chains(conn: &mut Conn, anchors: &Anchors) -> Result<Verification, StoreE
     let writers: BTreeSet<_> = written.iter().chain(heads.keys()).chain(anchors.keys()).cloned().collect();
     let mut found = Verification::default();
     for writer in writers {
-        let nothing = BTreeMap::new();
-        let anchors = anchors.get(&writer).unwrap_or(&nothing);
-        let walk = Chain { writer: &writer, head: heads.get(&writer), anchors }.walk(conn)?;
+        let nothing = Anchor::default();
+        let signed = anchors.get(&writer).unwrap_or(&nothing);
+        let walk = Chain { writer: &writer, head: heads.get(&writer), signed }.walk(conn)?;
         found.entries += walk.entries;
         found.uncovered += walk.uncovered;
         found.first_bad = found.first_bad.or(walk.first_bad);
@@ -126,7 +156,7 @@ fn all_chains(conn: &mut Conn, anchors: &Anchors) -> Result<Verification, StoreE
 struct Chain<'a> {
     writer: &'a str,
     head: Option<&'a Head>,
-    anchors: &'a BTreeMap<i64, String>,
+    signed: &'a Anchor,
 }
 
 impl Chain<'_> {
@@ -156,15 +186,17 @@ impl Chain<'_> {
             }
         }
         found.first_bad = found.first_bad.or_else(|| self.bad_end(last, &hash));
-        let covered = self.anchors.keys().next_back().copied().unwrap_or(0);
-        found.uncovered = (last - covered).max(0);
+        found.uncovered = (last - self.signed.last()).max(0);
         Ok(found)
     }
 
-    /// A chain that does not begin at 1 must begin where a checkpoint stands.
+    /// A chain that does not begin at 1 must begin where a checkpoint stands, and a checkpoint must allow it.
     fn bad_start(&self, pruned: i64, hash: &str) -> Option<BadEntry> {
-        (pruned != 0 && self.anchors.get(&pruned).map(String::as_str) != Some(hash))
-            .then(|| self.bad(pruned, "the chain was cut here, and no checkpoint stands here"))
+        if pruned != 0 && self.signed.hashes.get(&pruned).map(String::as_str) != Some(hash) {
+            return Some(self.bad(pruned, "the chain was cut here, and no checkpoint stands here"));
+        }
+        let gone = self.signed.pruned + 1;
+        (pruned >= gone).then(|| self.bad(gone, "this entry is gone, and no checkpoint allows it"))
     }
 
     fn bad_entry(&self, row: &AuditRow, last: i64, previous: &str) -> Option<BadEntry> {
@@ -177,9 +209,9 @@ impl Chain<'_> {
         if entry_hash(previous, row) != row.hash {
             return Some(self.bad(row.number, "this entry was changed"));
         }
-        if self.anchors.get(&row.number).is_some_and(|signed| *signed != row.hash) {
+        if self.signed.hashes.get(&row.number).is_some_and(|signed| *signed != row.hash) {
             // The chain fits itself, so it was rewritten from somewhere after the last checkpoint that agrees.
-            let agreed = self.anchors.range(..row.number).next_back().map_or(0, |(number, _)| *number);
+            let agreed = self.signed.hashes.range(..row.number).next_back().map_or(0, |(number, _)| *number);
             let detail = format!("the entries from here to {} are not those that were signed", row.number);
             return Some(BadEntry { writer: self.writer.into(), number: agreed + 1, detail });
         }
@@ -189,13 +221,16 @@ impl Chain<'_> {
     fn bad_address(&self, row: &AuditRow) -> Option<&'static str> {
         match (&row.address, &row.address_salt) {
             (Some(address), Some(salt)) if address_hash(salt, address) == row.address_hash => None,
+            (None, None) if row.number > self.signed.addresses_pruned => {
+                Some("this entry's address is gone, and no checkpoint allows it")
+            }
             (None, None) if self.head.is_some_and(|head| row.number <= head.addresses_pruned_number) => None,
             _ => Some("this entry's address was changed"),
         }
     }
 
     fn bad_end(&self, last: i64, hash: &str) -> Option<BadEntry> {
-        let signed = self.anchors.keys().next_back().copied().unwrap_or(0);
+        let signed = self.signed.last();
         if last < signed {
             return Some(self.bad(last + 1, "this entry and what follows was cut off, though a checkpoint names it"));
         }

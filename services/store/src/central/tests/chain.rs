@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::audit::{AuditKey, Checkpoint, Checkpoints, Verification, prune_addresses, prune_through, verify};
+use crate::audit::{AuditKey, Checkpoint, Checkpoints, Verification, verify};
 
 impl Bed {
     async fn write_entries(&self, count: usize) {
@@ -14,9 +14,38 @@ impl Bed {
         self.folder.path().join("checkpoints.jsonl")
     }
 
+    fn checkpoints(&self, key: &str) -> Checkpoints {
+        Checkpoints::open(&self.checkpoint_file(), AuditKey::parse(key).unwrap()).unwrap()
+    }
+
     async fn checkpoint(&self, key: &str) -> Option<Checkpoint> {
-        let mut file = Checkpoints::open(&self.checkpoint_file(), AuditKey::parse(key).unwrap()).unwrap();
-        file.write(&self.database, 1).await.unwrap()
+        self.checkpoints(key).write(&self.database, 1).await.unwrap()
+    }
+
+    /// Every change of the audit's rows fails from now on.
+    async fn forbid_changes(&self) {
+        if self.url.starts_with("sqlite") {
+            for change in ["UPDATE", "DELETE"] {
+                let body = "BEGIN SELECT RAISE(ABORT, 'killed here'); END";
+                self.sql(format!("CREATE TRIGGER no_{change} BEFORE {change} ON audit {body}")).await;
+            }
+        } else {
+            self.sql(
+                "CREATE FUNCTION killed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'killed here'; END $$",
+            )
+            .await;
+            let on = "BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION killed()";
+            self.sql(format!("CREATE TRIGGER no_change {on}")).await;
+        }
+    }
+
+    async fn allow_changes(&self) {
+        if self.url.starts_with("sqlite") {
+            self.sql("DROP TRIGGER no_UPDATE").await;
+            self.sql("DROP TRIGGER no_DELETE").await;
+        } else {
+            self.sql("DROP TRIGGER no_change ON audit").await;
+        }
     }
 
     async fn verified(&self, key: &str) -> Verification {
@@ -153,21 +182,108 @@ on_both! {
 
     async fn addresses_go_first_and_segments_that_end_at_a_checkpoint_later_spec_10_9(bed: Bed) {
         let key = AuditKey::generate();
-        let at = |at_ms| Write::Audit(AuditEntry { at_ms, ..entry("X", "CP") });
-        bed.unguarded([at(10), at(20), at(15), at(30)]).await.unwrap();
-        let first = bed.checkpoint(&key).await.unwrap();
-        bed.unguarded([at(40)]).await.unwrap();
-        bed.checkpoint(&key).await.unwrap();
-        let erased: Result<usize, ()> = bed.database.transaction("test", |c| Ok(prune_addresses(c, 20)?)).await.unwrap();
-        assert_eq!(erased, Ok(1), "the second is still young, and what follows waits for it");
-        let erased: Result<usize, ()> = bed.database.transaction("test", |c| Ok(prune_addresses(c, 35)?)).await.unwrap();
-        assert_eq!((erased, bed.first_bad(&key).await), (Ok(3), None));
-        let removed: Result<usize, ()> = bed.database.transaction("test", move |c| Ok(prune_through(c, &first)?)).await.unwrap();
-        assert_eq!(removed, Ok(4));
+        let mut file = bed.checkpoints(&key);
+        for at_ms in [10, 20, 15] {
+            bed.write_entries(1).await;
+            file.write(&bed.database, at_ms).await.unwrap();
+        }
+        bed.write_entries(1).await;
+        let first = file.write(&bed.database, 30).await.unwrap().unwrap();
+        bed.write_entries(1).await;
+        assert_eq!(file.prune_addresses(&bed.database, 20, 40).await.unwrap(), 1, "the second is still young, and what follows waits for it");
+        assert_eq!(file.prune_addresses(&bed.database, 35, 40).await.unwrap(), 3);
+        assert_eq!(bed.first_bad(&key).await, None);
+        assert_eq!(file.prune_through(&bed.database, &first, 50).await.unwrap(), 4);
         let found = bed.verified(&key).await;
         assert_eq!((found.entries, found.first_bad), (1, None));
         bed.sql("UPDATE writers SET pruned_number = 3").await;
         assert!(bed.first_bad(&key).await.is_some(), "cut where no checkpoint stands");
+    }
+
+    async fn what_was_pruned_stays_intact_when_the_process_starts_again_spec_10_9(bed: Bed) {
+        let key = AuditKey::generate();
+        bed.write_entries(3).await;
+        let first = bed.checkpoint(&key).await.unwrap();
+        let mut file = bed.checkpoints(&key);
+        assert_eq!(file.prune_addresses(&bed.database, 2, 2).await.unwrap(), 3);
+        assert_eq!(file.prune_through(&bed.database, &first, 3).await.unwrap(), 3);
+        drop(file);
+        bed.write_entries(2).await;
+        let head = bed.checkpoint(&key).await.unwrap().heads[0].clone();
+        assert_eq!((head.pruned, head.addresses_pruned), (3, 3), "signed again with every checkpoint");
+        let found = bed.verified(&key).await;
+        assert_eq!((found.entries, found.first_bad), (2, None));
+    }
+
+    async fn entries_that_no_checkpoint_lets_go_are_missed_whatever_the_database_says_spec_8_2(bed: Bed) {
+        let key = AuditKey::generate();
+        bed.write_entries(4).await;
+        bed.checkpoint(&key).await.unwrap();
+        bed.sql("UPDATE writers SET pruned_number = 4, addresses_pruned_number = 4, pruned_hash = audit_hash").await;
+        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 1)), "the claim alone");
+        bed.sql("DELETE FROM audit").await;
+        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 1)));
+        // A running process signs what is left, and no more.
+        bed.write_entries(1).await;
+        bed.checkpoint(&key).await.unwrap();
+        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 1)));
+    }
+
+    async fn addresses_that_no_checkpoint_lets_go_are_missed_whatever_the_database_says_spec_8_2(bed: Bed) {
+        let key = AuditKey::generate();
+        bed.write_entries(1).await;
+        bed.checkpoint(&key).await.unwrap();
+        let mut file = bed.checkpoints(&key);
+        bed.write_entries(3).await;
+        file.write(&bed.database, 100).await.unwrap();
+        assert_eq!(file.prune_addresses(&bed.database, 50, 200).await.unwrap(), 1);
+        bed.sql("UPDATE audit SET address = NULL, address_salt = NULL").await;
+        bed.sql("UPDATE writers SET addresses_pruned_number = 4").await;
+        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 2)));
+        bed.write_entries(1).await;
+        file.write(&bed.database, 300).await.unwrap();
+        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 2)), "and no later checkpoint allows it");
+    }
+
+    async fn an_entry_that_says_it_is_old_keeps_its_address_spec_10_9(bed: Bed) {
+        let key = AuditKey::generate();
+        bed.write_entries(2).await;
+        let mut file = bed.checkpoints(&key);
+        file.write(&bed.database, 100).await.unwrap();
+        bed.sql("UPDATE audit SET at_ms = 0").await;
+        assert_eq!(file.prune_addresses(&bed.database, 50, 200).await.unwrap(), 0);
+    }
+
+    async fn a_prune_that_was_killed_between_its_checkpoint_and_its_deletes_leaves_an_intact_audit_spec_8_2(bed: Bed) {
+        let key = AuditKey::generate();
+        bed.write_entries(3).await;
+        let first = bed.checkpoint(&key).await.unwrap();
+        let mut file = bed.checkpoints(&key);
+        bed.forbid_changes().await;
+        file.prune_addresses(&bed.database, 2, 2).await.unwrap_err();
+        file.prune_through(&bed.database, &first, 2).await.unwrap_err();
+        drop(file);
+        bed.allow_changes().await;
+        let found = bed.verified(&key).await;
+        assert_eq!((found.entries, found.first_bad), (3, None), "what is still there is verified");
+        bed.sql("UPDATE audit SET actor = 'nobody' WHERE number = 2").await;
+        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 2)), "and found where it was changed");
+        bed.sql("UPDATE audit SET actor = (SELECT actor FROM audit WHERE number = 1)").await;
+        let mut file = bed.checkpoints(&key);
+        assert_eq!(file.prune_addresses(&bed.database, 2, 3).await.unwrap(), 3);
+        assert_eq!(file.prune_through(&bed.database, &first, 3).await.unwrap(), 3, "the next takes it out");
+        assert_eq!(bed.first_bad(&key).await, None);
+    }
+
+    async fn a_signed_entry_that_is_changed_and_signed_again_is_found_spec_8_2(bed: Bed) {
+        let key = AuditKey::generate();
+        bed.write_entries(2).await;
+        bed.checkpoint(&key).await.unwrap();
+        bed.sql("UPDATE writers SET audit_number = 1, audit_hash = (SELECT hash FROM audit WHERE number = 1)").await;
+        bed.sql("DELETE FROM audit WHERE number = 2").await;
+        bed.unguarded([Write::Audit(entry("NOTHING", "CP-1"))]).await.unwrap();
+        bed.checkpoint(&key).await.unwrap();
+        assert_eq!(bed.first_bad(&key).await.map(|(_, number)| number), Some(1), "in the segment that ends there");
     }
 
     async fn the_audit_is_filtered_by_time_actor_action_and_object_spec_8_3(bed: Bed) {
