@@ -47,7 +47,10 @@ pub struct Config {
     pub link: LinkConfig,
     #[command(flatten)]
     pub retention: Retention,
-    /// Charging points that an order over more than 50 reaches per second
+    /// An order over more charging points than this states how many it expects, and is staggered
+    #[arg(long, env = "CHARGEMESH_MANY", value_name = "N", default_value_t = 50)]
+    pub many: usize,
+    /// Charging points that a staggered order reaches per second
     #[arg(long, env = "CHARGEMESH_STAGGER", value_name = "N", default_value_t = 100)]
     pub stagger: usize,
     #[command(flatten)]
@@ -189,6 +192,7 @@ impl Config {
             key_lifetime: keys.key_lifetime,
             takeovers: keys.takeovers,
             takeover_window: keys.takeover_window,
+            many: self.many,
             price: supply.price,
             currency: supply.currency,
         }

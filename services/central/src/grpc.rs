@@ -13,12 +13,45 @@ pub(crate) use self::{
 };
 pub(crate) use convert::{session, tickets};
 
-use mesh::principal::Principal;
+use mesh::{
+    principal::Principal,
+    status::{reason_of, refuse},
+};
 use proto::link::v1::Reason;
-use store::{StoreError, central::Refusal};
+use store::{
+    StoreError,
+    central::{OrderRow, Refusal, Write},
+};
 use tonic::{Request, Status};
 
-use crate::charge_point::Origin;
+use crate::{
+    audit::{Action, Entry},
+    charge_point::Origin,
+    order, rows,
+    shared::Shared,
+};
+
+/// A request id stands for one request of an operator's: the same method with the same content (SPEC 7.3).
+fn same_request(first: &OrderRow, method: &str, body: &str) -> Result<(), Status> {
+    if (first.method.as_str(), first.body.as_str()) == (method, body) {
+        return Ok(());
+    }
+    let other = if first.method == method { " with other content" } else { "" };
+    let text = format!("the request_id {:?} was used for {}{other}; choose another", first.request_id, first.method);
+    Err(refuse(Reason::Invalid, text))
+}
+
+/// What an operator was refused is an entry as what he was granted (SPEC 8.1). Hands the status on.
+async fn refused(shared: &Shared, by: &Origin, method: &'static str, object: &str, status: Status) -> Status {
+    let reason = reason_of(&status).unwrap_or_default();
+    let by = by.clone().because(order::clipped(&by.reason));
+    let entry = Entry::new(Action::OrderRefused, object).with("method", method);
+    let entry = entry.outcome(reason, &order::clipped(status.message())).by(&by, shared.clock.now());
+    if let Err(error) = shared.ledger.write("refusal", vec![Write::Audit(rows::audit(&entry))]).await {
+        tracing::warn!(%error, order.method = method, "a refusal could not be noted");
+    }
+    status
+}
 
 /// Who calls, for the audit.
 fn origin<T>(request: &Request<T>) -> Result<Origin, Status> {
@@ -29,8 +62,8 @@ fn origin<T>(request: &Request<T>) -> Result<Origin, Status> {
 /// The only way from the store's errors to a status.
 fn unread(error: StoreError) -> Status {
     match error {
-        StoreError::Unavailable(why) | StoreError::Contended(why) => mesh::status::refuse(Reason::Unavailable, why),
-        StoreError::Rejected(why) => mesh::status::refuse(Reason::Invalid, why),
+        StoreError::Unavailable(why) | StoreError::Contended(why) => refuse(Reason::Unavailable, why),
+        StoreError::Rejected(why) => refuse(Reason::Invalid, why),
     }
 }
 
@@ -43,5 +76,5 @@ fn unwritten(refusal: Refusal) -> Status {
         Refusal::Repeated(_) | Refusal::RepeatedOrder(_) | Refusal::Rejected(_) => Reason::Invalid,
         Refusal::Unavailable(_) => Reason::Unavailable,
     };
-    mesh::status::refuse(reason, refusal)
+    refuse(reason, refusal)
 }

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::charge_point::Outcome;
 
-/// Above this an order states how many it expects, and is staggered.
-pub const MANY: usize = 50;
 /// Failures that an answer lists.
 const FAILURES: usize = 1_000;
+/// Characters of a text that is shown and audited.
+pub const LONGEST: usize = 500;
 
 /// What is ordered, as it is kept with the order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +34,8 @@ pub enum Kind {
 
 impl Kind {
     /// Stop alone goes to all at once.
-    pub fn is_staggered(&self, matched: usize) -> bool {
-        matched > MANY && !matches!(self, Self::Stop)
+    pub fn is_staggered(&self, matched: usize, many: usize) -> bool {
+        matched > many && !matches!(self, Self::Stop)
     }
 
     pub fn method(&self) -> &'static str {
@@ -66,6 +66,36 @@ pub struct Selected {
 pub enum Objection {
     Invalid(String),
     Expectation { matched: usize, expected: u32 },
+}
+
+/// A reason is shown on every tile it concerns.
+///
+/// # Errors
+/// Where it is too long for that.
+pub fn check_reason(reason: &str) -> Result<(), Objection> {
+    let length = reason.chars().count();
+    if length > LONGEST {
+        return Err(Objection::Invalid(format!("a reason of {length} characters; at most {LONGEST}")));
+    }
+    Ok(())
+}
+
+/// What an order is about, in the words of the audit: whoever asks what concerns a charging point finds it by its id.
+pub fn object(selector: Option<&Selector>) -> String {
+    match selector.and_then(|selector| selector.which.as_ref()) {
+        Some(Which::Ids(wanted)) => match wanted.ids.as_slice() {
+            [id] => format!("charging-point/{}", clipped(id)),
+            ids => format!("{} charging points", ids.len()),
+        },
+        Some(Which::City(city)) => format!("city/{}", clipped(city)),
+        Some(Which::All(true)) => "all charging points".to_owned(),
+        Some(Which::All(false)) | None => "no charging point".to_owned(),
+    }
+}
+
+/// Of a text that nobody has looked at yet.
+pub fn clipped(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
 }
 
 /// Looks the selector's charging points up among `all` (id and city).
@@ -99,12 +129,12 @@ pub fn select(selector: Option<&Selector>, all: &[(ChargingPointId, String)]) ->
     }
 }
 
-/// An order over more than 50 states how many it expects.
+/// An order over more than `many` states how many it expects.
 ///
 /// # Errors
 /// Where it does not, or is wrong.
-pub fn check_expectation(matched: usize, expected: u32) -> Result<(), Objection> {
-    let stated = expected != 0 || matched > MANY;
+pub fn check_expectation(matched: usize, expected: u32, many: usize) -> Result<(), Objection> {
+    let stated = expected != 0 || matched > many;
     if stated && usize::try_from(expected).ok() != Some(matched) {
         return Err(Objection::Expectation { matched, expected });
     }
@@ -200,16 +230,17 @@ mod tests {
 
     #[test]
     fn an_order_over_more_than_fifty_states_how_many_it_expects_spec_7_3() {
-        assert_eq!(check_expectation(50, 0), Ok(()));
-        assert_eq!(check_expectation(51, 51), Ok(()));
-        assert_eq!(check_expectation(51, 0), Err(Objection::Expectation { matched: 51, expected: 0 }));
-        assert_eq!(check_expectation(3, 4), Err(Objection::Expectation { matched: 3, expected: 4 }));
+        assert_eq!(check_expectation(50, 0, 50), Ok(()));
+        assert_eq!(check_expectation(51, 51, 50), Ok(()));
+        assert_eq!(check_expectation(51, 0, 50), Err(Objection::Expectation { matched: 51, expected: 0 }));
+        assert_eq!(check_expectation(3, 4, 50), Err(Objection::Expectation { matched: 3, expected: 4 }));
+        assert_eq!(check_expectation(51, 0, 51), Ok(()), "how many are many is a setting");
     }
 
     #[test]
     fn stop_alone_goes_to_all_at_once_spec_7_3() {
-        assert!(!Kind::Stop.is_staggered(9_000));
-        assert!(Kind::Rotate.is_staggered(51) && !Kind::Rotate.is_staggered(50));
+        assert!(!Kind::Stop.is_staggered(9_000, 50));
+        assert!(Kind::Rotate.is_staggered(51, 50) && !Kind::Rotate.is_staggered(50, 50));
     }
 
     #[test]
@@ -223,5 +254,23 @@ mod tests {
         assert!(progress.portion(30).is_empty());
         let answer = progress.answer();
         assert_eq!((answer.matched, answer.done, answer.cancelled), (100, 30, true));
+    }
+
+    #[test]
+    fn what_an_order_was_about_is_said_in_its_refusal_spec_8_1() {
+        let of = |which| object(Some(&selector(which)));
+        assert_eq!(of(Which::Ids(Ids { ids: vec!["CP1".into()] })), "charging-point/CP1");
+        assert_eq!(of(Which::Ids(Ids { ids: vec!["CP1".into(), "CP2".into()] })), "2 charging points");
+        assert_eq!(
+            (of(Which::City("Elche".into())), of(Which::All(true))),
+            ("city/Elche".into(), "all charging points".into())
+        );
+        assert_eq!(of(Which::City("x".repeat(9_999))).len(), "city/".len() + LONGEST, "nobody fills the audit with it");
+    }
+
+    #[test]
+    fn a_reason_fits_on_a_tile_spec_7_1() {
+        assert_eq!(check_reason(&"é".repeat(LONGEST)), Ok(()));
+        assert!(check_reason(&"é".repeat(LONGEST + 1)).is_err());
     }
 }

@@ -281,7 +281,7 @@ fn row_of(identity: proto::registry::v1::Identity, revision: i64) -> IdentityRow
     }
 }
 
-fn mirror_writes(row: &IdentityRow, settings: &Settings, now: Now) -> Vec<Write> {
+pub(crate) fn mirror_writes(row: &IdentityRow, settings: &Settings, now: Now) -> Vec<Write> {
     let new = row.kind == i32::from(Kind::ChargingPoint) && row.state != i32::from(IdentityState::Removed);
     let point = new.then(|| Write::AddChargingPoint(new_row(row, settings, now)));
     [Write::Identity(row.clone())].into_iter().chain(point).collect()

@@ -35,6 +35,8 @@ pub struct Settings {
     /// So many takeovers of a live link within the window hold the charging point (SPEC 4.9).
     pub takeovers: usize,
     pub takeover_window: Duration,
+    /// An order over more charging points than this states how many it expects, and is staggered (SPEC 7.3).
+    pub many: usize,
     /// What a charging point costs for which Registry names no price.
     pub price: Price,
     pub currency: Currency,
@@ -57,6 +59,7 @@ impl Default for Settings {
             key_lifetime: Duration::from_secs(30 * 24 * 3600),
             takeovers: 3,
             takeover_window: Duration::from_secs(5 * 60),
+            many: 50,
             price: Price::from_e4(3950),
             currency: Currency::EUR,
         }

@@ -1,5 +1,7 @@
 //! What the tests of the core share: a clock that stands where it is put, and a session to begin with.
 
+mod rim;
+
 use std::{
     sync::OnceLock,
     time::{Duration, Instant},
@@ -11,6 +13,7 @@ use proto::{
     link::v1::{Reason, SessionState},
 };
 
+pub(crate) use self::rim::{Rim, ana, asked_by_ana};
 use crate::session::{Session, SessionId};
 
 /// Second 0 of every test.

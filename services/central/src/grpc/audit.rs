@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use futures::stream::BoxStream;
 use mesh::{principal::Principal, status::refuse};
+use prost::Message as _;
 use proto::{
     central::v1::{audit_server::Audit, *},
     link::v1::Reason,
@@ -15,7 +16,7 @@ use store::central::{
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
 
-use super::{convert, orders::fresh_id, unread, unwritten};
+use super::{convert, orders::fresh_id, same_request, unread, unwritten};
 use crate::shared::Shared;
 
 #[derive(Debug)]
@@ -94,7 +95,7 @@ impl Audit for AuditService {
         if entries.len() > ENTRIES {
             return Err(refuse(Reason::Invalid, format!("{} entries at once; at most {ENTRIES}", entries.len())));
         }
-        let now = self.shared.clock.now();
+        let (now, content) = (self.shared.clock.now(), digest(&entries));
         let order = OrderRow {
             order_id: fresh_id(),
             operator: caller.clone(),
@@ -102,15 +103,31 @@ impl Audit for AuditService {
             method: "Append".to_owned(),
             at_ms: now.wall_ms,
             state: OrderState::Done.into(),
+            body: content.clone(),
             ..OrderRow::default()
         };
         let appended = entries.into_iter().map(|entry| Write::Audit(theirs(entry, &caller)));
         let writes = std::iter::once(Write::Order(order)).chain(appended).collect();
         match self.shared.ledger.write("append audit", writes).await {
-            Ok(_) | Err(Refusal::RepeatedOrder(_)) => Ok(Response::new(AppendAuditResponse {})),
+            Ok(_) => Ok(Response::new(AppendAuditResponse {})),
+            Err(Refusal::RepeatedOrder(first)) => {
+                same_request(&first, "Append", &content)?;
+                Ok(Response::new(AppendAuditResponse {}))
+            }
             Err(refusal) => Err(unwritten(refusal)),
         }
     }
+}
+
+/// What tells one call's entries from another's under the same request id. Without addresses, which their writer may
+/// have pruned before it comes again (SPEC 10.9).
+fn digest(entries: &[AuditEntry]) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for entry in entries {
+        let entry = AuditEntry { address: String::new(), ..entry.clone() };
+        context.update(&entry.encode_length_delimited_to_vec());
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Another role's entry: it may name whom it acted for, never that Central did it.
@@ -126,5 +143,20 @@ fn theirs(entry: AuditEntry, caller: &str) -> Unnumbered {
         object: cut(entry.object),
         parameters,
         outcome: cut(entry.outcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_entries_under_the_same_request_id_are_told_apart_spec_7_3() {
+        let entry =
+            |action: &str| AuditEntry { action: action.into(), address: "192.0.2.1".into(), ..Default::default() };
+        assert_ne!(digest(&[entry("LOGIN")]), digest(&[entry("LOGIN_FAILED")]));
+        assert_ne!(digest(&[entry("LOGIN")]), digest(&[entry("LOGIN"), entry("LOGIN")]));
+        let pruned = AuditEntry { address: String::new(), ..entry("LOGIN") };
+        assert_eq!(digest(&[entry("LOGIN")]), digest(&[pruned]), "an address that went first changes nothing");
     }
 }

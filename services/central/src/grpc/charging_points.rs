@@ -12,10 +12,11 @@ use proto::{
 use store::central::Write;
 use tonic::{Request, Response, Status};
 
-use super::{Orders, origin, unwritten};
+use super::{Orders, origin, refused, unwritten};
 use crate::{
     audit::{Action, Entry},
-    order::Kind,
+    charge_point::Origin,
+    order::{self, Kind},
     registry::Verifier,
     rows,
     shared::Shared,
@@ -53,6 +54,22 @@ impl ChargingPointsService {
     async fn order(&self, request: Request<OrderRequest>, kind: Kind) -> Result<Response<Order>, Status> {
         let OrderRequest { request_id, selector, expected, reason } = request.get_ref();
         self.give(&request, (request_id, selector.as_ref(), *expected), (kind, reason)).await
+    }
+
+    /// A one-use token for a new enrolment of what was revoked (SPEC 4.7).
+    async fn restored(&self, by: &Origin, request_id: String, id: &str) -> Result<RestoreResponse, Status> {
+        let id = parse(id)?;
+        let point = self.shared.points.get(&id).ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
+        let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
+        if key_state != KeyState::Revoked {
+            return Err(refuse(Reason::Invalid, format!("{id} is not revoked, so there is nothing to restore")));
+        }
+        let token = self.registry.reissue(request_id, &PeerId::ChargingPoint(id.clone())).await?;
+        let entry = Entry::new(Action::Restored, format!("charging-point/{id}")).with("token", &token.token_id);
+        let entry = rows::audit(&entry.by(by, self.shared.clock.now()));
+        self.shared.ledger.write("restore", vec![Write::Audit(entry)]).await.map_err(unwritten)?;
+        let (enrolment_token, expires_at_ms) = (token.token, token.expires_at_ms);
+        Ok(RestoreResponse { enrolment_token, expires_at_ms })
     }
 }
 
@@ -141,18 +158,11 @@ impl ChargingPoints for ChargingPointsService {
     async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
         let by = origin(&request)?;
         let RestoreRequest { request_id, id } = request.into_inner();
-        let id = parse(&id)?;
-        let point = self.shared.points.get(&id).ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
-        let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
-        if key_state != KeyState::Revoked {
-            return Err(refuse(Reason::Invalid, format!("{id} is not revoked, so there is nothing to restore")));
+        let object = format!("charging-point/{}", order::clipped(&id));
+        match self.restored(&by, request_id, &id).await {
+            Ok(restored) => Ok(Response::new(restored)),
+            Err(status) => Err(refused(&self.shared, &by, "Restore", &object, status).await),
         }
-        let token = self.registry.reissue(request_id, &PeerId::ChargingPoint(id.clone())).await?;
-        let entry = Entry::new(Action::Restored, format!("charging-point/{id}")).with("token", &token.token_id);
-        let entry = rows::audit(&entry.by(&by, self.shared.clock.now()));
-        self.shared.ledger.write("restore", vec![Write::Audit(entry)]).await.map_err(unwritten)?;
-        let (enrolment_token, expires_at_ms) = (token.token, token.expires_at_ms);
-        Ok(Response::new(RestoreResponse { enrolment_token, expires_at_ms }))
     }
 
     async fn release(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
@@ -174,7 +184,9 @@ impl ChargingPoints for ChargingPointsService {
     async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<Order>, Status> {
         let MoveRequest { request_id, id, city, place } = request.get_ref();
         if city.is_empty() {
-            return Err(refuse(Reason::Invalid, "say to which city"));
+            let (by, object) = (origin(&request)?, format!("charging-point/{}", order::clipped(id)));
+            let status = refuse(Reason::Invalid, "say to which city");
+            return Err(refused(&self.shared, &by, "Move", &object, status).await);
         }
         let which = Some(selector::Which::Ids(Ids { ids: vec![id.clone()] }));
         let kind = Kind::Move { city: city.clone(), place: place.clone() };
@@ -183,7 +195,14 @@ impl ChargingPoints for ChargingPointsService {
 
     async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<Order>, Status> {
         let by = origin(&request)?;
-        Ok(Response::new(self.orders.cancel(&request.get_ref().order_id, &by).await?))
+        let id = &request.get_ref().order_id;
+        match self.orders.cancel(id, &by).await {
+            Ok(order) => Ok(Response::new(order)),
+            Err(status) => {
+                let object = format!("order/{}", order::clipped(id));
+                Err(refused(&self.shared, &by, "CancelOrder", &object, status).await)
+            }
+        }
     }
 }
 

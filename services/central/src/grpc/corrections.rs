@@ -1,5 +1,5 @@
 //! Corrections of tickets and settlements of disputes (SPEC 3.8): a ticket is never changed, a new entry names it, with
-//! operator and reason. Each request id once.
+//! operator and reason. Each request id once: the same again gets the same answer, anything else under it is refused.
 
 use std::sync::Arc;
 
@@ -9,19 +9,60 @@ use proto::{
     central::v1::{CorrectTicketRequest, SettleDisputeRequest},
     link::v1::{Reason, Ticket},
 };
+use serde::Serialize;
 use store::central::{CorrectionRow, OrderRow, OrderState, Refusal, TicketRow, Write};
 use tonic::Status;
 
-use super::{convert, orders::fresh_id, unread, unwritten};
+use super::{convert, orders::fresh_id, same_request, unread, unwritten};
 use crate::{
     audit::{Action, Entry},
     charge_point::Origin,
+    order::LONGEST,
     rows,
     shared::Shared,
 };
 
 pub(super) struct Corrections {
     pub(super) shared: Arc<Shared>,
+}
+
+/// What was asked for, as it is kept to be told from another use of its request id.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Asked {
+    Correct { session_id: String, energy_delta_wh: i64, amount_delta_minor: i64, reason: String },
+    Settle { session_id: String, owed_wh: u64, reason: String },
+}
+
+impl Asked {
+    fn method(&self) -> &'static str {
+        match self {
+            Self::Correct { .. } => "CorrectTicket",
+            Self::Settle { .. } => "SettleDispute",
+        }
+    }
+
+    fn action(&self) -> Action {
+        match self {
+            Self::Correct { .. } => Action::TicketCorrected,
+            Self::Settle { .. } => Action::DisputeSettled,
+        }
+    }
+
+    fn at_rest(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+fn check_reason(reason: &str) -> Result<(), Status> {
+    if reason.trim().is_empty() {
+        return Err(refuse(Reason::Invalid, "say why: a correction of a ticket and a settlement need a reason"));
+    }
+    let length = reason.chars().count();
+    if length > LONGEST {
+        return Err(refuse(Reason::Invalid, format!("a reason of {length} characters; at most {LONGEST}")));
+    }
+    Ok(())
 }
 
 /// What a settlement owes, in watt-hours and minor units.
@@ -55,10 +96,14 @@ impl Corrections {
     }
 
     pub(super) async fn correct(&self, wanted: CorrectTicketRequest, by: Origin) -> Result<Ticket, Status> {
-        if wanted.reason.trim().is_empty() {
-            return Err(refuse(Reason::Invalid, "a correction needs a reason"));
-        }
+        check_reason(&wanted.reason)?;
         self.find(&wanted.session_id).await?;
+        let asked = Asked::Correct {
+            session_id: wanted.session_id.clone(),
+            energy_delta_wh: wanted.energy_delta_wh,
+            amount_delta_minor: wanted.amount_delta_minor,
+            reason: wanted.reason.clone(),
+        };
         let correction = CorrectionRow {
             session_id: wanted.session_id,
             energy_delta_wh: wanted.energy_delta_wh,
@@ -66,11 +111,19 @@ impl Corrections {
             reason: wanted.reason,
             ..CorrectionRow::default()
         };
-        self.append(correction, (Action::TicketCorrected, "CorrectTicket"), wanted.request_id, by).await
+        self.append(correction, &asked, wanted.request_id, by).await
     }
 
     pub(super) async fn settle(&self, wanted: SettleDisputeRequest, by: Origin) -> Result<Ticket, Status> {
-        if self.was_given(&by, &wanted.request_id).await? {
+        check_reason(&wanted.reason)?;
+        let asked = Asked::Settle {
+            session_id: wanted.session_id.clone(),
+            owed_wh: wanted.owed_wh,
+            reason: wanted.reason.clone(),
+        };
+        // Before it is looked at: what it settled is not in dispute any more.
+        if let Some(first) = self.given_before(&by, &wanted.request_id).await? {
+            same_request(&first, asked.method(), &asked.at_rest())?;
             return self.ticket(&wanted.session_id).await;
         }
         let (ticket, before) = self.find(&wanted.session_id).await?;
@@ -84,13 +137,13 @@ impl Corrections {
             reason: wanted.reason,
             ..CorrectionRow::default()
         };
-        self.append(correction, (Action::DisputeSettled, "SettleDispute"), wanted.request_id, by).await
+        self.append(correction, &asked, wanted.request_id, by).await
     }
 
     async fn append(
         &self,
         correction: CorrectionRow,
-        (action, method): (Action, &str),
+        asked: &Asked,
         request_id: String,
         by: Origin,
     ) -> Result<Ticket, Status> {
@@ -98,7 +151,7 @@ impl Corrections {
         let session_id = correction.session_id.clone();
         let name = by.actor.strip_prefix("operator/").unwrap_or(&by.actor).to_owned();
         let correction = CorrectionRow { at_ms: now.wall_ms, operator: name, ..correction };
-        let entry = Entry::new(action, format!("ticket/{session_id}"))
+        let entry = Entry::new(asked.action(), format!("ticket/{session_id}"))
             .with("energy_delta_wh", correction.energy_delta_wh)
             .with("amount_delta_minor", correction.amount_delta_minor)
             .with("reason", &correction.reason);
@@ -106,23 +159,28 @@ impl Corrections {
             order_id: fresh_id(),
             operator: by.actor.to_string(),
             request_id,
-            method: method.to_owned(),
+            method: asked.method().to_owned(),
             at_ms: now.wall_ms,
             state: OrderState::Done.into(),
+            body: asked.at_rest(),
             ..OrderRow::default()
         };
         let entry = Write::Audit(rows::audit(&entry.by(&by, now)));
         let writes = vec![Write::Order(order), Write::Correction(correction), entry];
         match self.shared.ledger.write("correction", writes).await {
-            Ok(_) | Err(Refusal::RepeatedOrder(_)) => self.ticket(&session_id).await,
+            Ok(_) => self.ticket(&session_id).await,
+            Err(Refusal::RepeatedOrder(first)) => {
+                same_request(&first, asked.method(), &asked.at_rest())?;
+                self.ticket(&session_id).await
+            }
             Err(refusal) => Err(unwritten(refusal)),
         }
     }
 
-    async fn was_given(&self, by: &Origin, request_id: &str) -> Result<bool, Status> {
+    async fn given_before(&self, by: &Origin, request_id: &str) -> Result<Option<OrderRow>, Status> {
         let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
         let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
-        Ok(self.shared.ledger.read("order", read).await.map_err(unread)?.is_some())
+        self.shared.ledger.read("order", read).await.map_err(unread)
     }
 
     async fn find(&self, session_id: &str) -> Result<(TicketRow, Vec<CorrectionRow>), Status> {
@@ -155,6 +213,34 @@ mod tests {
         assert_eq!(settlement(&ticket(), &[], 500), Ok((500, 20, 500)));
         assert_eq!(settlement(&ticket(), &[], 0), Ok((0, 0, 500)), "the rest is waived");
         assert!(settlement(&ticket(), &[], 501).is_err());
+    }
+
+    fn kept(asked: &Asked) -> OrderRow {
+        let (method, body) = (asked.method().to_owned(), asked.at_rest());
+        OrderRow { method, body, request_id: "r1".into(), ..OrderRow::default() }
+    }
+
+    fn correct(session_id: &str, amount_delta_minor: i64) -> Asked {
+        let (session_id, reason) = (session_id.into(), "meter fault".into());
+        Asked::Correct { session_id, energy_delta_wh: 0, amount_delta_minor, reason }
+    }
+
+    #[test]
+    fn another_use_of_a_request_id_is_an_error_and_loses_no_correction_spec_7_3() {
+        let first = kept(&correct("s1", -100));
+        let again = |asked: &Asked| same_request(&first, asked.method(), &asked.at_rest());
+        assert!(again(&correct("s1", -100)).is_ok(), "the same again gets the same answer");
+        let settle = Asked::Settle { session_id: "s1".into(), owed_wh: 0, reason: "meter fault".into() };
+        for other in [correct("s1", -200), correct("s2", -100), settle] {
+            let refused = again(&other).unwrap_err();
+            assert!(refused.message().contains("\"r1\" was used for"), "{}", refused.message());
+        }
+    }
+
+    #[test]
+    fn corrections_and_settlements_need_a_reason_spec_3_8() {
+        assert!(check_reason(" ").is_err());
+        assert!(check_reason("meter fault").is_ok());
     }
 
     #[test]

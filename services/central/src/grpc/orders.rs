@@ -1,6 +1,9 @@
 //! Orders under way: accepted once per request id, reached in portions, gone on with after a restart, cancellable
 //! (SPEC 7.3).
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -20,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use tonic::Status;
 use wire::LinkKey;
 
-use super::{unread, unwritten};
+use super::{refused, unread, unwritten};
 use crate::{
     audit::{Action, Entry},
     charge_point::{Order, Origin, Outcome},
@@ -102,7 +105,7 @@ impl Orders {
     }
 
     /// Gives an order, or answers the one that came first under its request id. Over few charging points, and for a
-    /// stop, it is done when this returns.
+    /// stop, it is done when this returns. A refusal is an entry too (SPEC 8.1).
     pub(crate) async fn give(
         &self,
         request_id: String,
@@ -111,26 +114,48 @@ impl Orders {
         kind: Kind,
         by: Origin,
     ) -> Result<Answer, Status> {
+        let (method, object, who) = (kind.method(), order::object(selector.as_ref()), by.clone());
+        match self.accept(request_id, selector, expected, kind, by).await {
+            Ok(given) => Ok(given),
+            Err(status) => Err(refused(&self.0.shared, &who, method, &object, status).await),
+        }
+    }
+
+    async fn accept(
+        &self,
+        request_id: String,
+        selector: Option<Selector>,
+        expected: u32,
+        kind: Kind,
+        by: Origin,
+    ) -> Result<Answer, Status> {
+        order::check_reason(&by.reason).map_err(|objection| objected(&objection))?;
         if let Some(first) = self.given_before(&by, &request_id, kind.method()).await? {
             return Ok(first);
         }
         let all: Vec<_> = self.0.shared.points.all().into_iter().map(|(id, point)| (id, point.city.clone())).collect();
         let selected = order::select(selector.as_ref(), &all).map_err(|objection| objected(&objection))?;
-        order::check_expectation(selected.ids.len(), expected).map_err(|objection| objected(&objection))?;
+        order::check_expectation(selected.ids.len(), expected, self.many())
+            .map_err(|objection| objected(&objection))?;
         let progress = Progress::new(fresh_id(), selected);
         let row = self.row(request_id, &kind, &by, &progress);
         let entry = Entry::new(Action::OrderGiven, format!("order/{}", row.order_id))
             .with("method", kind.method())
             .with("matched", progress.answer().matched)
             .by(&by, self.0.shared.clock.now());
-        let writes = vec![Write::Order(row.clone()), Write::Audit(rows::audit(&entry))];
+        let unknown = progress.answer().failures.iter().map(|failure| {
+            let outcome = (failure.reason(), failure.detail.as_str());
+            Write::Audit(rows::audit(&self.failed(kind.method(), &row.order_id, &failure.id, outcome, &by)))
+        });
+        let order = [Write::Order(row.clone()), Write::Audit(rows::audit(&entry))];
+        let writes = order.into_iter().chain(unknown).collect();
         match self.0.shared.ledger.write("order", writes).await {
             Ok(_) => {}
             Err(Refusal::RepeatedOrder(first)) => return self.answer_to(&first, kind.method()),
             Err(refusal) => return Err(unwritten(refusal)),
         }
         let matched = progress.answer().matched as usize;
-        let waits = !kind.is_staggered(matched);
+        let waits = !kind.is_staggered(matched, self.many());
         let under_way = self.run(UnderWay::new(kind, row, by, progress));
         if waits {
             under_way.ended().await;
@@ -209,7 +234,7 @@ impl Orders {
 
     async fn carry_out(&self, under_way: &UnderWay) {
         let matched = under_way.lock().answer().matched as usize;
-        let staggered = under_way.kind.is_staggered(matched);
+        let staggered = under_way.kind.is_staggered(matched, self.many());
         let size = if staggered { self.0.stagger } else { usize::MAX };
         loop {
             let portion = under_way.lock().portion(size);
@@ -224,9 +249,17 @@ impl Orders {
                     (id, outcome)
                 })
                 .collect();
+            let mut failures = Vec::new();
             while let Some((id, outcome)) = reached.next().await {
+                if let Outcome::Failed(reason, detail) = &outcome {
+                    let (order, by) = (&under_way.row, &under_way.by);
+                    let entry = self.failed(&order.method, &order.order_id, id.as_str(), (*reason, detail), by);
+                    failures.push(Write::Audit(rows::audit(&entry)));
+                }
                 under_way.lock().reached(&id, &outcome);
             }
+            drop(reached);
+            self.note(failures).await;
             if staggered {
                 self.keep(under_way, OrderState::Running).await;
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -235,6 +268,24 @@ impl Orders {
         let cancelled = under_way.answer().cancelled;
         self.keep(under_way, if cancelled { OrderState::Cancelled } else { OrderState::Done }).await;
         under_way.done.send_replace(true);
+    }
+
+    /// An order that failed at one charging point.
+    fn failed(&self, method: &str, order_id: &str, id: &str, (reason, detail): (Reason, &str), by: &Origin) -> Entry {
+        Entry::new(Action::OrderRefused, format!("charging-point/{id}"))
+            .with("method", method)
+            .with("order", order_id)
+            .outcome(reason, detail)
+            .by(by, self.0.shared.clock.now())
+    }
+
+    async fn note(&self, entries: Vec<Write>) {
+        if entries.is_empty() {
+            return;
+        }
+        if let Err(error) = self.0.shared.ledger.write("order", entries).await {
+            tracing::warn!(%error, "an order's failures could not be noted");
+        }
     }
 
     async fn keep(&self, under_way: &UnderWay, state: OrderState) {
@@ -251,6 +302,10 @@ impl Orders {
             // A restart would reach some again, which is as if it were said twice.
             tracing::warn!(order.id = under_way.row.order_id, %error, "an order's progress could not be kept");
         }
+    }
+
+    fn many(&self) -> usize {
+        self.0.shared.settings.many
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<UnderWay>>> {

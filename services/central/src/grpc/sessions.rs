@@ -15,7 +15,8 @@ use tonic::{Request, Response, Status};
 
 use super::{Orders, convert, corrections::Corrections, origin, unread};
 use crate::{
-    charge_point::{self, Outcome},
+    charge_point::{self, Origin, Outcome},
+    order,
     session::SessionId,
     shared::Shared,
     watch,
@@ -37,6 +38,21 @@ impl SessionsService {
             self.shared.ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await.map_err(unread)?;
         row.and_then(|row| convert::session_row(&row, &self.shared))
             .ok_or_else(|| refuse(Reason::NotFound, format!("no session {id}")))
+    }
+
+    async fn ended(&self, id: &str, by: &Origin) -> Result<Session, Status> {
+        let session = self.find(id).await?;
+        let at = super::charging_points::parse(&session.charging_point_id)?;
+        // Said twice it ends nothing twice: a session that is over is answered as it is.
+        let order = charge_point::Order::EndSession(SessionId::new(id));
+        match self.orders.one(&at, order, by.clone()).await {
+            Outcome::Done | Outcome::Unchanged => self.find(id).await,
+            Outcome::Failed(reason, detail) => Err(refuse(reason, detail)),
+        }
+    }
+
+    async fn refused(&self, by: &Origin, method: &'static str, object: &str, status: Status) -> Status {
+        super::refused(&self.shared, by, method, object, status).await
     }
 
     fn corrections(&self) -> Corrections {
@@ -139,23 +155,29 @@ impl Sessions for SessionsService {
     async fn end(&self, request: Request<EndSessionRequest>) -> Result<Response<Session>, Status> {
         let by = origin(&request)?;
         let id = &request.get_ref().session_id;
-        let session = self.find(id).await?;
-        let at = super::charging_points::parse(&session.charging_point_id)?;
-        // Said twice it ends nothing twice: a session that is over is answered as it is.
-        let order = charge_point::Order::EndSession(SessionId::new(id));
-        match self.orders.one(&at, order, by).await {
-            Outcome::Done | Outcome::Unchanged => Ok(Response::new(self.find(id).await?)),
-            Outcome::Failed(reason, detail) => Err(refuse(reason, detail)),
+        match self.ended(id, &by).await {
+            Ok(session) => Ok(Response::new(session)),
+            Err(status) => Err(self.refused(&by, "End", &format!("session/{}", order::clipped(id)), status).await),
         }
     }
 
     async fn correct_ticket(&self, request: Request<CorrectTicketRequest>) -> Result<Response<Ticket>, Status> {
         let by = origin(&request)?;
-        Ok(Response::new(self.corrections().correct(request.into_inner(), by).await?))
+        let wanted = request.into_inner();
+        let ticket = format!("ticket/{}", order::clipped(&wanted.session_id));
+        match self.corrections().correct(wanted, by.clone()).await {
+            Ok(corrected) => Ok(Response::new(corrected)),
+            Err(status) => Err(self.refused(&by, "CorrectTicket", &ticket, status).await),
+        }
     }
 
     async fn settle_dispute(&self, request: Request<SettleDisputeRequest>) -> Result<Response<Ticket>, Status> {
         let by = origin(&request)?;
-        Ok(Response::new(self.corrections().settle(request.into_inner(), by).await?))
+        let wanted = request.into_inner();
+        let ticket = format!("ticket/{}", order::clipped(&wanted.session_id));
+        match self.corrections().settle(wanted, by.clone()).await {
+            Ok(settled) => Ok(Response::new(settled)),
+            Err(status) => Err(self.refused(&by, "SettleDispute", &ticket, status).await),
+        }
     }
 }

@@ -1,0 +1,127 @@
+//! Orders against the real loop and store.
+
+use proto::central::v1::{
+    CorrectTicketRequest, EndSessionRequest, Ids, SettleDisputeRequest, selector::Which, sessions_server::Sessions as _,
+};
+use proto::link::v1::SessionState;
+use store::central::{SessionRow, TicketRow};
+
+use super::*;
+use crate::testing::{Rim, ana, asked_by_ana};
+
+fn these(ids: &[&str]) -> Option<Selector> {
+    let ids = ids.iter().map(ToString::to_string).collect();
+    Some(Selector { which: Some(Which::Ids(Ids { ids })) })
+}
+
+fn all() -> Option<Selector> {
+    Some(Selector { which: Some(Which::All(true)) })
+}
+
+async fn rim(count: usize) -> Rim {
+    let rim = Rim::new(crate::settings::Settings::default(), 10).await;
+    rim.charging_points(count).await;
+    rim
+}
+
+/// Action, object, method and outcome of each entry.
+async fn refusals(rim: &Rim) -> Vec<(String, String, String)> {
+    let parsed = |row: store::central::AuditRow| {
+        let said: serde_json::Value = serde_json::from_str(&row.parameters).unwrap();
+        assert_eq!((row.actor.as_str(), said["reason"].as_str()), ("operator/ana", Some("works")));
+        let code = row.outcome.split(':').next().unwrap().to_owned();
+        (row.object, said["method"].as_str().unwrap().to_owned(), code)
+    };
+    rim.audited("ORDER_REFUSED").await.into_iter().map(parsed).collect()
+}
+
+#[tokio::test]
+async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
+    let rim = rim(51).await;
+    let (give, entry) =
+        (&rim.orders, |object: &str, method: &str, code: &str| (object.into(), method.into(), code.into()));
+    let refused = give.give("r1".into(), all(), 0, Kind::Renew, ana()).await.unwrap_err();
+    assert!(refused.message().contains("expected = 51"), "{}", refused.message());
+    give.give("r2".into(), None, 0, Kind::Stop, ana()).await.unwrap_err();
+    give.give("r3".into(), these(&["no id"]), 0, Kind::Resume, ana()).await.unwrap_err();
+    give.give("r4".into(), these(&["CP001"]), 0, Kind::Stop, ana()).await.unwrap();
+    give.give("r4".into(), these(&["CP001"]), 0, Kind::Resume, ana()).await.unwrap_err();
+    assert_eq!(
+        refusals(&rim).await,
+        [
+            entry("all charging points", "Renew", "EXPECTATION_FAILED"),
+            entry("no charging point", "Stop", "INVALID"),
+            entry("charging-point/no id", "Resume", "INVALID"),
+            entry("charging-point/CP001", "Resume", "INVALID"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn each_charging_point_at_which_an_order_failed_is_an_entry_spec_8_1() {
+    let rim = rim(1).await;
+    let given = rim.orders.give("r1".into(), these(&["CP001", "CP999"]), 0, Kind::Rotate, ana()).await.unwrap();
+    assert_eq!((given.matched, given.done, given.failures.len()), (1, 0, 2));
+    let entry = |object: &str, code: &str| (object.into(), "Rotate".into(), code.into());
+    let expected = [entry("charging-point/CP999", "UNKNOWN_CHARGING_POINT"), entry("charging-point/CP001", "NO_KEY")];
+    assert_eq!(refusals(&rim).await, expected);
+}
+
+#[tokio::test]
+async fn corrections_and_ends_that_are_refused_are_entries_spec_8_1() {
+    let rim = rim(1).await;
+    let session_id = "s-none".to_owned();
+    let end = EndSessionRequest { session_id: session_id.clone(), ..Default::default() };
+    assert_eq!(rim.sessions.end(asked_by_ana(end)).await.unwrap_err().code(), tonic::Code::NotFound);
+    let reason = "meter fault".to_owned();
+    let correct = CorrectTicketRequest { session_id, reason, ..Default::default() };
+    assert_eq!(rim.sessions.correct_ticket(asked_by_ana(correct)).await.unwrap_err().code(), tonic::Code::NotFound);
+    let objects: Vec<_> = rim.audited("ORDER_REFUSED").await.into_iter().map(|row| row.object).collect();
+    assert_eq!(objects, ["session/s-none", "ticket/s-none"]);
+}
+
+#[tokio::test]
+async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_spec_7_3() {
+    let rim = rim(1).await;
+    let ticket = |session_id: &str| {
+        let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
+        let (energy_wh, disputed_wh, price_e4) = (10_000, 500, 3_950);
+        Write::Ticket(TicketRow { session_id, cp_id, currency, energy_wh, disputed_wh, price_e4, ..Default::default() })
+    };
+    let session = |session_id: &str| {
+        let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
+        let state = SessionState::Billed.into();
+        Write::OpenSession(SessionRow { session_id, cp_id, currency, state, ..Default::default() })
+    };
+    rim.write(vec![session("s-1"), session("s-2"), ticket("s-1"), ticket("s-2")]).await;
+    rim.orders.give("used".into(), all(), 0, Kind::Resume, ana()).await.unwrap();
+    let correct = |request_id: &str, session_id: &str, amount_delta_minor| {
+        let (request_id, session_id, reason) = (request_id.into(), session_id.into(), "meter fault".into());
+        let energy_delta_wh = 0;
+        let wanted = CorrectTicketRequest { request_id, session_id, energy_delta_wh, amount_delta_minor, reason };
+        rim.sessions.correct_ticket(asked_by_ana(wanted))
+    };
+    let corrected = correct("c1", "s-1", -100).await.unwrap().into_inner();
+    assert_eq!(corrected.corrections.len(), 1);
+    assert_eq!(correct("c1", "s-1", -100).await.unwrap().into_inner(), corrected, "the same again changes nothing");
+    for other in [correct("c1", "s-2", -100), correct("c1", "s-1", -200), correct("used", "s-1", -100)] {
+        let refused = other.await.unwrap_err();
+        assert!(refused.message().contains("was used for"), "{}", refused.message());
+    }
+    let settle = |request_id: &str, reason: &str| {
+        let (request_id, session_id, reason) = (request_id.into(), "s-1".into(), reason.into());
+        rim.sessions.settle_dispute(asked_by_ana(SettleDisputeRequest { request_id, session_id, owed_wh: 500, reason }))
+    };
+    assert!(settle("c1", "works").await.unwrap_err().message().contains("was used for"));
+    assert!(settle("c2", "").await.unwrap_err().message().contains("reason"));
+    assert_eq!(settle("c2", "works").await.unwrap().into_inner().corrections.len(), 2);
+    assert_eq!(settle("c2", "works").await.unwrap().into_inner().corrections.len(), 2);
+}
+
+#[tokio::test]
+async fn the_entry_of_an_order_says_why_it_was_given_spec_8_1() {
+    let rim = rim(2).await;
+    rim.orders.give("r1".into(), all(), 0, Kind::Renew, ana()).await.unwrap();
+    let given = &rim.audited("ORDER_GIVEN").await[0];
+    assert!(given.parameters.contains(r#""reason":"works""#), "{}", given.parameters);
+}

@@ -1,0 +1,197 @@
+//! Test-only: Central without its network. The real loop, store and services in one process; links are outboxes.
+
+use std::sync::Arc;
+
+use mesh::{
+    link::{Outbox, Posted, outbox},
+    process::Context,
+};
+use proto::{
+    ChargingPointId, DriverId, PeerId,
+    central::v1 as contract,
+    link::v1::{KeyState, Part},
+    registry::v1::{IdentityState, Kind},
+};
+use store::{
+    Database,
+    central::{
+        AuditFilter, AuditOrder, AuditRow, Committer, CommitterSettings, IdentityRow, PageRequest, SCHEMA, Write,
+    },
+};
+
+use crate::{
+    charge_point::{LinkNo, Origin, Sign},
+    drive::{self, Arrival, Drive, Driver, Message},
+    grpc::{Orders, SessionsService},
+    ledger::Ledger,
+    registry,
+    secrets::Secrets,
+    settings::Settings,
+    shared::{Directory, Shared},
+    telemetry::Telemetry,
+};
+
+pub(crate) struct Rim {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) drive: Driver,
+    pub(crate) orders: Orders,
+    pub(crate) sessions: SessionsService,
+    pub(crate) ctx: Context,
+    links: std::sync::atomic::AtomicU64,
+    /// The far ends of links, which nobody reads.
+    ends: std::sync::Mutex<Vec<Posted>>,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Rim {
+    fn drop(&mut self) {
+        self.ctx.stop.cancel();
+    }
+}
+
+impl Rim {
+    pub(crate) async fn new(settings: Settings, stagger: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (ctx, secrets) = (Context::detached("central"), Secrets::open(&folder.path().join("identity")).unwrap());
+        let url = format!("sqlite:{}", folder.path().join("central.db").display());
+        Database::migrate(&url, SCHEMA).await.unwrap();
+        let database = Database::open(&url, SCHEMA).await.unwrap();
+        let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default()).unwrap();
+        let shared = Arc::new(Shared {
+            settings,
+            clock: ctx.clock,
+            ledger: Ledger::new(committer, database, &ctx),
+            directory: Directory::default(),
+            points: Arc::default(),
+            sessions: Arc::default(),
+            telemetry: Telemetry::new(&ctx.metrics),
+            pins: secrets.pins(),
+            link_keys: secrets.link,
+            key_encryption: Arc::new(secrets.key_encryption),
+            owner: secrets.writer,
+        });
+        let (drive, inbox) = drive::channel();
+        let looping = Drive::load(Arc::clone(&shared), &ctx).await.unwrap();
+        tokio::spawn(looping.run(inbox, ctx.clone()));
+        let orders = Orders::new(Arc::clone(&shared), drive.clone(), &ctx, stagger);
+        let sessions = SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
+        let (links, ends) = (1.into(), std::sync::Mutex::default());
+        Self { shared, drive, orders, sessions, ctx, links, ends, folder }
+    }
+
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// As Registry enrols them.
+    pub(crate) async fn enrol(&self, kind: Kind, ids: &[String]) {
+        let now = self.shared.clock.now();
+        let row = |id: &String| IdentityRow {
+            kind: kind.into(),
+            id: id.clone(),
+            state: IdentityState::Enrolled.into(),
+            city: "Alicante".into(),
+            place: "Plaza".into(),
+            incarnation: 1,
+            revision: 1,
+            ..IdentityRow::default()
+        };
+        let rows: Vec<_> = ids.iter().map(row).collect();
+        let writes = rows.iter().flat_map(|row| registry::mirror_writes(row, &self.shared.settings, now)).collect();
+        self.shared.ledger.write("mirror", writes).await.unwrap();
+        self.drive.send(Message::Identities(rows)).await;
+    }
+
+    pub(crate) async fn charging_points(&self, count: usize) -> Vec<ChargingPointId> {
+        let ids: Vec<_> = (1..=count).map(|n| format!("CP{n:03}")).collect();
+        self.enrol(Kind::ChargingPoint, &ids).await;
+        self.until(|| self.shared.points.all().len() == count).await;
+        ids.iter().map(|id| id.parse().unwrap()).collect()
+    }
+
+    /// A link as the rim hands it to the loop.
+    pub(crate) fn link(&self) -> (LinkNo, Outbox) {
+        let (sender, posted) = outbox(100_000);
+        self.ends.lock().unwrap().push(posted);
+        (LinkNo(self.links.fetch_add(1, std::sync::atomic::Ordering::Relaxed)), sender)
+    }
+
+    /// Shows its credential, as in a first contact.
+    pub(crate) async fn authenticate(&self, peer: PeerId) -> LinkNo {
+        let (link, outbox) = self.link();
+        let from = "192.0.2.1:7".into();
+        self.drive.send(Message::Verified { peer, link, outbox, from, to: 0, void: false }).await;
+        link
+    }
+
+    pub(crate) async fn arrive(&self, peer: PeerId, part: Part, key_no: u64) -> LinkNo {
+        let (link, outbox) = self.link();
+        let from = "192.0.2.1:8".into();
+        let arrival = Arrival { link, peer, part, key_no, from, highest_epoch: 0, outbox };
+        self.drive.send(Message::Arrived(Box::new(arrival))).await;
+        link
+    }
+
+    /// Both parts up under key `key_no`, and well.
+    pub(crate) async fn both_parts(&self, id: &ChargingPointId, key_no: u64) {
+        let peer = PeerId::ChargingPoint(id.clone());
+        self.until(|| self.shared.directory.usable(&peer, key_no).is_some()).await;
+        let link = self.arrive(peer.clone(), Part::Monitor, key_no).await;
+        let sign = Sign::Health { link, healthy: true, detail: "".into() };
+        self.drive.send(Message::Sign { at: id.clone(), sign }).await;
+        self.arrive(peer, Part::Engine, key_no).await;
+        self.until(|| self.shown(id).key_no == key_no).await;
+    }
+
+    pub(crate) async fn driver(&self, id: &str) -> DriverId {
+        self.enrol(Kind::Driver, &[id.to_owned()]).await;
+        id.parse().unwrap()
+    }
+
+    pub(crate) fn shown(&self, id: &ChargingPointId) -> contract::ChargingPoint {
+        self.shared.points.get(id).map(|point| (*point).clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn key_state(&self, id: &ChargingPointId) -> KeyState {
+        self.shown(id).view.map(|view| view.key_state()).unwrap_or_default()
+    }
+
+    /// Entries of this action, oldest first; of all where it is empty.
+    pub(crate) async fn audited(&self, action: &str) -> Vec<AuditRow> {
+        let filter = AuditFilter { action: action.to_owned(), ..AuditFilter::default() };
+        self.audit(filter).await
+    }
+
+    pub(crate) async fn audit(&self, filter: AuditFilter) -> Vec<AuditRow> {
+        let page = PageRequest { size: 1_000, token: String::new() };
+        let read = move |conn: &mut store::Conn| AuditRow::list(conn, &filter, AuditOrder::OldestFirst, &page);
+        self.shared.ledger.read("audit", read).await.unwrap().rows
+    }
+
+    pub(crate) async fn write(&self, writes: Vec<Write>) {
+        self.shared.ledger.write("test", writes).await.unwrap();
+    }
+
+    /// Waits for a condition; whatever takes a minute will not come.
+    pub(crate) async fn until(&self, is_so: impl Fn() -> bool) {
+        let patience = async {
+            while !is_so() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), patience).await.expect("it did not come to that");
+    }
+}
+
+pub(crate) fn ana() -> Origin {
+    Origin::new("operator/ana", "192.0.2.9:1").because("works")
+}
+
+/// A request as mesh's server hands it on.
+pub(crate) fn asked_by_ana<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    let (caller, name) = (proto::Caller::Operator, Some("ana".parse().unwrap()));
+    let address = "192.0.2.9:1".parse().unwrap();
+    request.extensions_mut().insert(mesh::principal::Principal { caller, name, address });
+    request
+}
