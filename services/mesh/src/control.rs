@@ -8,7 +8,7 @@ use std::{
     fs,
     future::Future,
     io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -200,11 +200,15 @@ async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Made in a folder that nobody else may enter and renamed to its place, so that there is no moment at which another
-/// user could connect. A socket that a killed process left behind is replaced. Also the pairing socket of SPEC 1.4.
+/// user could connect. A socket that a killed process left behind is replaced, anything else is left as it is. Also the
+/// pairing socket of SPEC 1.4.
 ///
 /// # Errors
-/// Where the folder or the socket cannot be made.
+/// Where the folder or the socket cannot be made, or something else has its place.
 pub fn private_socket(path: &Path) -> io::Result<UnixListener> {
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
+        return Err(io::Error::other(format!("{} is not a socket; give another path", path.display())));
+    }
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let private = folder.join(format!(".c{:08x}", rand::random::<u32>()));
@@ -266,6 +270,21 @@ mod tests {
         let second = serve(&ctx, &path, echo).await.unwrap_err();
         assert!(second.to_string().contains("another process answers on it"), "{second}");
         assert_eq!(crate::process::exit_code(&second), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_never_replaced_by_one_spec_1_9() {
+        let (dir, ctx) = (tempfile::tempdir().unwrap(), Context::detached("engine"));
+        let (file, link) = (dir.path().join("notes.txt"), dir.path().join("link"));
+        fs::write(&file, "mine").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link] {
+            let refused = serve(&ctx, path, echo).await.unwrap_err();
+            assert!(refused.to_string().contains("is not a socket; give another path"), "{refused}");
+            assert_eq!(crate::process::exit_code(&refused), 2);
+        }
+        assert_eq!(fs::read_to_string(&link).unwrap(), "mine");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[tokio::test]

@@ -1,8 +1,11 @@
 //! Logs of a process on standard error: lines for people or JSON for machines, each with time, level and target.
 
-use std::io::{IsTerminal as _, stderr};
+use std::{
+    io::{IsTerminal as _, stderr},
+    str::FromStr as _,
+};
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -19,11 +22,15 @@ const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn,ru
 
 /// For `#[arg(value_parser = mesh::logging::parse_filter)]`.
 pub fn parse_filter(text: &str) -> Result<String, String> {
-    EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|error| {
-        format!(
-            "{error}; give a level (error, warn, info, debug, trace) or levels by module, such as info,central=debug"
-        )
-    })
+    let advice = "give a level (error, warn, info, debug, trace, off) or levels by module, such as info,central=debug";
+    // A single word that is no level would be a module: all others would be silent.
+    let is_level = |word: &&str| {
+        word.contains(['=', '[', ']', '{', '}']) || !word.is_empty() && LevelFilter::from_str(word).is_ok()
+    };
+    if let Some(word) = text.split(',').map(str::trim).find(|word| !is_level(word)) {
+        return Err(format!("{word:?} is no level; {advice}"));
+    }
+    EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|error| format!("{error}; {advice}"))
 }
 
 /// Does nothing where the process logs already.
@@ -35,4 +42,19 @@ pub(crate) fn start(filter: &str, format: LogFormat) {
         LogFormat::Json => lines.with(fmt::layer().json().flatten_event(true).with_writer(stderr)).try_init(),
     };
     drop(started);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_none_is_refused_and_silences_nobody_spec_1_7() {
+        for good in ["info", "WARN", "off", "info,central=debug", "info,h2=trace", "central[turn]=debug"] {
+            assert_eq!(parse_filter(good).as_deref(), Ok(good));
+        }
+        for bad in ["loud", "", "info,loud", "central=loud", "central"] {
+            assert!(parse_filter(bad).unwrap_err().contains("give a level (error"), "{bad}");
+        }
+    }
 }

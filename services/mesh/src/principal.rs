@@ -91,6 +91,14 @@ pub fn role_named(name: &str) -> Option<Caller> {
     [Caller::Central, Caller::Registry, Caller::Weather, Caller::Dashboard].into_iter().find(|c| role_of(*c) == name)
 }
 
+/// The kind of whoever a SPIFFE URI of `domain` names: a role, `operator` or `viewer`.
+pub(crate) fn whose<'a>(uri: &'a str, domain: &str) -> &'a str {
+    match parse(uri, domain) {
+        Some((caller, _)) => role_of(caller),
+        None => uri,
+    }
+}
+
 /// The trust domain of a SPIFFE URI.
 pub(crate) fn domain_of(uri: &str) -> Option<&str> {
     uri.strip_prefix("spiffe://")?.split('/').next().filter(|domain| !domain.is_empty())

@@ -9,6 +9,7 @@ use std::{
     fmt,
     future::Future,
     net::SocketAddr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
@@ -60,6 +61,17 @@ pub struct ProcessConfig {
     #[arg(long, env = "CHARGEMESH_STOP_DELAY", value_name = "DURATION", default_value = "0s",
           value_parser = crate::duration::parse)]
     pub stop_delay: Duration,
+    /// Threads that run what waits for the network; half the cores if not given, since each more costs every message a
+    /// little: they wake each other
+    #[arg(long, env = "CHARGEMESH_WORKER_THREADS", value_name = "COUNT")]
+    pub worker_threads: Option<NonZeroUsize>,
+}
+
+impl ProcessConfig {
+    fn workers(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.worker_threads.map_or_else(|| (cores() / 2).max(1), NonZeroUsize::get)
+    }
 }
 
 /// Wrong use or configuration, found after the flags were read; anywhere in an error's chain it makes exit code 2.
@@ -143,9 +155,12 @@ impl Context {
         let mut known = self.addresses.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(listener.to_owned(), address);
         let Some(file) = &self.addresses.file else { return Ok(()) };
+        let cannot = |why: String| Misuse::new(format!("cannot write the addresses to {}: {why}", file.display()));
+        if !may_hold_addresses(file) {
+            return Err(cannot("there is something else in it; give another file".into()).into());
+        }
         let text = serde_json::to_string(&*known)?;
-        crate::certs::files::replace(file, text.as_bytes(), 0o644)
-            .map_err(|e| Misuse::new(format!("cannot write the addresses to {}: {e}", file.display())).into())
+        Ok(crate::certs::files::replace(file, text.as_bytes(), 0o644).map_err(|error| cannot(error.to_string()))?)
     }
 
     /// The address that `listener` was announced with.
@@ -163,6 +178,17 @@ impl Context {
     }
 }
 
+/// Whether `file` can be replaced without a loss: it is none yet, empty, or holds addresses.
+fn may_hold_addresses(file: &Path) -> bool {
+    match std::fs::symlink_metadata(file) {
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        Ok(there) if there.is_file() => std::fs::read_to_string(file).is_ok_and(|text| {
+            text.trim().is_empty() || serde_json::from_str::<BTreeMap<String, String>>(&text).is_ok()
+        }),
+        Ok(_) => false,
+    }
+}
+
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("role", &self.role).field("health", &self.health).finish_non_exhaustive()
@@ -177,7 +203,7 @@ where
 {
     logging::start(&config.log_level, config.log_format);
     install_cryptography();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers()).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(shell(role, &config, body));
@@ -194,6 +220,28 @@ where
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// Takes `folder` for this process alone, made where missing, until what it returns is dropped. `who` is a process of
+/// its kind, such as `driver`.
+///
+/// # Errors
+/// Where another process has it, or it cannot be made.
+pub fn lock(folder: &Path, who: &str) -> Result<std::fs::File, Misuse> {
+    let cannot = |error: std::io::Error| {
+        Misuse::new(format!("cannot use the data folder {}: {error}; give another with --data", folder.display()))
+    };
+    std::fs::create_dir_all(folder).map_err(cannot)?;
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
+    let file = file.map_err(cannot)?;
+    file.try_lock().map_err(|error| match error {
+        std::fs::TryLockError::WouldBlock => Misuse::new(format!(
+            "another {who} uses {}; give another folder with --data, or stop that one",
+            folder.display()
+        )),
+        std::fs::TryLockError::Error(error) => cannot(error),
+    })?;
+    Ok(file)
 }
 
 /// One provider for every TLS connection of the process; needed once, before the first. [`run`] does it.

@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::process::{Context, Misuse, ProcessConfig, bind, exit_code, run};
+use crate::process::{Context, Misuse, ProcessConfig, bind, exit_code, lock, run};
 
 #[derive(Parser)]
 struct Flags {
@@ -91,6 +91,37 @@ fn the_admin_port_tells_health_readiness_and_metrics_and_the_addresses_are_in_a_
     };
     assert_eq!(run("test", config(&["--addresses", file.to_str().unwrap()]), body), ExitCode::SUCCESS);
     assert!(std::fs::read_to_string(&file).unwrap().contains(r#""link":"127.0.0.1:7400""#));
+}
+
+#[test]
+fn a_file_that_holds_no_addresses_is_never_overwritten_spec_1_7() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let end = |file: &std::path::Path| run("test", config(&["--addresses", file.to_str().unwrap()]), async |_| Ok(()));
+    let (notes, other) = (write("notes.txt", "mine"), write("other.json", r#"{"a":{"b":1}}"#));
+    for file in [&notes, &other, &dir.path().join("missing/addresses.json")] {
+        assert_eq!(end(file), ExitCode::from(2), "{file:?}");
+    }
+    assert_eq!(std::fs::read_to_string(&notes).unwrap(), "mine");
+    assert!(!dir.path().join("missing").exists(), "no folder is made in silence");
+    for file in [write("former.json", r#"{"admin":"127.0.0.1:1"}"#), write("empty", "")] {
+        assert_eq!(end(&file), ExitCode::SUCCESS, "{file:?}");
+    }
+}
+
+#[test]
+fn a_data_folder_has_one_process_at_a_time_and_the_second_is_told_spec_1_7() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("ana");
+    let first = lock(&folder, "driver").unwrap();
+    let second = lock(&folder, "driver").unwrap_err().to_string();
+    assert!(second.starts_with(&format!("another driver uses {}", folder.display())), "{second}");
+    drop(first);
+    lock(&folder, "driver").unwrap();
 }
 
 #[tokio::test]
