@@ -62,6 +62,9 @@ pub enum IdentityError {
     #[error("the certificate {path} names nobody of a mesh: it needs one URI such as spiffe://<domain>/central",
         path = .path.display())]
     Nameless { path: PathBuf },
+    #[error("{path}: this identity is {whose}; {role} needs {role}'s, as `chargemesh certs` makes it",
+        path = .path.display())]
+    Another { path: PathBuf, whose: String, role: &'static str },
     #[error("{0}")]
     Unusable(String),
 }
@@ -84,6 +87,8 @@ struct Inner {
     seen: Mutex<Option<Stamp>>,
     expiry: Gauge,
     component: Option<Component>,
+    /// Whose it must be; a command's is whoever's.
+    role: Option<&'static str>,
 }
 
 /// Changes with every replacement of a file.
@@ -100,7 +105,8 @@ impl Identity {
             "When the certificate of this process expires, in seconds since 1970",
             Gauge::default(),
         );
-        let identity = Self::new(&config.identity, ctx.clock, expiry, Some(ctx.health.component("identity")));
+        let component = Some(ctx.health.component("identity"));
+        let identity = Self::new(&config.identity, ctx.clock, expiry, component, Some(ctx.role));
         match identity.read() {
             Ok(()) => {}
             Err(error) if error.is_missing() => identity.waits(&error),
@@ -119,14 +125,20 @@ impl Identity {
     /// # Errors
     /// What is wrong with which file.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        let identity = Self::new(dir, Clock::system(), Gauge::default(), None);
+        let identity = Self::new(dir, Clock::system(), Gauge::default(), None, None);
         identity.read()?;
         Ok(identity)
     }
 
-    fn new(dir: &Path, clock: Clock, expiry: Gauge, component: Option<Component>) -> Self {
+    fn new(
+        dir: &Path,
+        clock: Clock,
+        expiry: Gauge,
+        component: Option<Component>,
+        role: Option<&'static str>,
+    ) -> Self {
         let (current, seen) = (ArcSwapOption::empty(), Mutex::default());
-        Self(Arc::new(Inner { dir: dir.to_owned(), clock, current, seen, expiry, component }))
+        Self(Arc::new(Inner { dir: dir.to_owned(), clock, current, seen, expiry, component, role }))
     }
 
     /// For a listener that demands a certificate of the mesh.
@@ -159,7 +171,7 @@ impl Identity {
     /// What is used for a connection that begins now.
     fn current(&self) -> Result<Arc<Material>, IdentityError> {
         self.refresh();
-        self.0.current.load_full().map_or_else(|| Material::read(&self.0.dir, self.now()).map(Arc::new), Ok)
+        self.0.current.load_full().map_or_else(|| self.material().map(Arc::new), Ok)
     }
 
     /// Reads the files again if they changed since.
@@ -179,13 +191,25 @@ impl Identity {
         // Stamped before it is read: a file that changes in between is read once more.
         let now = stamp(&self.0.dir);
         *self.seen() = Some(now);
-        let material = Material::read(&self.0.dir, self.now())?;
+        let material = self.material()?;
         self.0.expiry.set(material.validity.not_after);
         let until = crate::clock::in_words(material.validity.not_after);
         tracing::info!(identity = material.uri, until, "identity read");
         self.0.current.store(Some(Arc::new(material)));
         self.report();
         Ok(())
+    }
+
+    /// From the files, if it is of whom it must be.
+    fn material(&self) -> Result<Material, IdentityError> {
+        let material = Material::read(&self.0.dir, self.now())?;
+        let whose = crate::principal::whose(&material.uri, &material.domain);
+        match self.0.role {
+            Some(role) if whose != role => {
+                Err(IdentityError::Another { path: self.0.dir.join("cert.pem"), whose: in_words(whose), role })
+            }
+            Some(_) | None => Ok(material),
+        }
     }
 
     async fn watch(&self, stop: tokio_util::sync::CancellationToken) {
@@ -232,6 +256,14 @@ impl Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Identity").field(&self.0.dir).finish()
+    }
+}
+
+fn in_words(whose: &str) -> String {
+    match whose {
+        "operator" => "an operator's".to_owned(),
+        "viewer" => "a viewer's".to_owned(),
+        role => format!("{role}'s"),
     }
 }
 

@@ -148,6 +148,23 @@ async fn an_expired_or_foreign_or_spoilt_identity_is_a_sentence_and_exit_code_2(
     assert!(missing.contains("nowhere/ca.pem") && missing.contains("chargemesh certs"), "{missing}");
 }
 
+#[tokio::test]
+async fn a_role_with_the_identity_of_another_is_refused_in_words_and_exit_code_2_spec_1_7() {
+    let network = Network::new();
+    for (whose, name, words) in [
+        (Caller::Operator, "anna", "this identity is an operator's; central needs central's"),
+        (Caller::Viewer, "anna", "this identity is a viewer's; central needs central's"),
+        (Caller::Registry, "", "this identity is registry's; central needs central's"),
+    ] {
+        let (ctx, folder) = (Context::detached("central"), network.dir.path().join(format!("of-{whose:?}")));
+        network.issue(whose, name, &folder, DAY);
+        let error = Identity::open(&ctx, &IdentityConfig { identity: folder.clone() }).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(exit_code(&error), 2);
+        Identity::load(&folder).expect("a command may have whoever's");
+    }
+}
+
 #[test]
 fn keys_are_private_and_nothing_is_overwritten_unasked() {
     let network = Network::new();
