@@ -130,13 +130,7 @@ impl Identity {
         Ok(identity)
     }
 
-    fn new(
-        dir: &Path,
-        clock: Clock,
-        expiry: Gauge,
-        component: Option<Component>,
-        role: Option<&'static str>,
-    ) -> Self {
+    fn new(dir: &Path, clock: Clock, expiry: Gauge, component: Option<Component>, role: Option<&'static str>) -> Self {
         let (current, seen) = (ArcSwapOption::empty(), Mutex::default());
         Self(Arc::new(Inner { dir: dir.to_owned(), clock, current, seen, expiry, component, role }))
     }
