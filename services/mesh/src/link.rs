@@ -44,18 +44,32 @@ pub trait Handler: Send {
 
 /// Drives one connection to its end and says why it ended. Dropping the future cuts the connection without a farewell;
 /// [`Outbox::close`] closes it in order.
-pub async fn run<S, H>(stream: S, link: Link, mut posted: Posted, handler: &mut H, clock: Clock) -> Closed
+pub fn run<'h, S, H>(
+    stream: S,
+    link: Link,
+    posted: Posted,
+    handler: &'h mut H,
+    clock: Clock,
+) -> impl Future<Output = Closed> + Send + use<'h, S, H>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     H: Handler,
 {
-    let mut pump = Pump::new(stream, link);
+    // A future keeps a place of its own for each argument that it moves on: thousands of idle links would pay for it.
+    drive(Box::new(Pump::new(stream, link)), posted, handler, clock)
+}
+
+async fn drive<S, H>(mut pump: Box<Pump<S>>, mut posted: Posted, handler: &mut H, clock: Clock) -> Closed
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    H: Handler,
+{
     let mut alarm = Alarm::new(clock);
     loop {
         post(&mut posted, &mut pump.link, clock);
         while let Some(event) = pump.link.poll_event() {
             if let Event::Closed(why) = event {
-                pump.finish(why, clock).await;
+                Box::pin(pump.finish(why, clock)).await;
                 return why;
             }
             handler.handle(event, &mut pump.link, clock.now()).await;
