@@ -7,6 +7,7 @@
 //!   [`principal`]: who is at the other end.
 //! * [`server`] and [`client`]: the one gRPC server stack and the one client stack. [`policy`] says who may call what.
 //!   [`http`]: the HTTPS door. [`status`]: the one table from reasons to gRPC codes.
+//! * [`door`]: places that are shared out, so that no stranger holds them all. [`screen`]: text from outside, for people.
 //!
 //! Architecture invariant: depends on no role and not on `store`; no plaintext is spoken but on the admin port.
 
@@ -15,6 +16,7 @@ pub mod certs;
 pub mod client;
 pub mod clock;
 pub mod control;
+pub mod door;
 pub mod duration;
 pub mod health;
 pub mod http;
@@ -25,6 +27,7 @@ pub mod metrics;
 pub mod policy;
 pub mod principal;
 pub mod process;
+pub mod screen;
 pub mod server;
 pub mod status;
 mod tasks;

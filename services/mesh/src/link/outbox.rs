@@ -10,7 +10,11 @@ use std::{
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 
-/// A queue of at most `capacity` messages.
+/// Bytes that may wait for a peer that acknowledges nothing. With the one message that always fits they are as much as
+/// two of the largest frames; beyond that lie only answers that nobody takes.
+const BYTES: usize = 1 << 20;
+
+/// A queue of at most `capacity` messages, and of at most [`BYTES`] where it holds more than one.
 pub fn outbox(capacity: usize) -> (Outbox, Posted) {
     let shared = Arc::new(Shared { capacity, queue: Mutex::default(), waker: AtomicWaker::new() });
     (Outbox(Arc::clone(&shared)), Posted(shared))
@@ -43,6 +47,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     messages: VecDeque<Bytes>,
+    bytes: usize,
     closed: bool,
     /// A drill that the link has not taken up yet.
     drill: Option<bool>,
@@ -62,9 +67,11 @@ impl Outbox {
         if queue.closed {
             return Err(OutboxError::Closed);
         }
-        if queue.messages.len() >= self.0.capacity {
+        let bytes = queue.bytes + message.len();
+        if queue.messages.len() >= self.0.capacity || (bytes > BYTES && !queue.messages.is_empty()) {
             return Err(OutboxError::Full);
         }
+        queue.bytes = bytes;
         queue.messages.push_back(message);
         drop(queue);
         self.0.waker.wake();
@@ -98,6 +105,7 @@ impl Posted {
     pub(super) fn take(&mut self) -> Option<Bytes> {
         let mut queue = self.0.queue();
         let message = queue.messages.pop_front();
+        queue.bytes -= message.as_ref().map_or(0, Bytes::len);
         if queue.messages.is_empty() {
             queue.messages = VecDeque::new();
         }
@@ -134,8 +142,7 @@ impl Drop for Posted {
     /// Whoever still sends learns that nobody reads.
     fn drop(&mut self) {
         let mut queue = self.0.queue();
-        queue.closed = true;
-        queue.messages = VecDeque::new();
+        *queue = Queue { closed: true, ..Queue::default() };
     }
 }
 
@@ -154,6 +161,20 @@ mod tests {
         assert_eq!(outbox.try_send(message), Err(OutboxError::Closed));
         assert!(posted.closing() && !posted.drained());
         assert!(posted.take().is_some() && posted.take().is_some() && posted.drained());
+    }
+
+    #[test]
+    fn an_outbox_is_bounded_in_bytes_and_takes_any_message_when_it_is_empty() {
+        let (outbox, mut posted) = outbox(256);
+        let large = Bytes::from(vec![0; BYTES / 4]);
+        let taken = (0..256).take_while(|_| outbox.try_send(large.clone()).is_ok()).count();
+        assert_eq!(taken, 4, "a peer that acknowledges nothing holds a megabyte, not 64");
+        assert_eq!(outbox.try_send(Bytes::from_static(b"x")), Err(OutboxError::Full));
+        assert!(posted.take().is_some());
+        assert_eq!(outbox.try_send(large), Ok(()), "what was taken makes room");
+        while posted.take().is_some() {}
+        assert_eq!(outbox.try_send(Bytes::from(vec![0; 2 * BYTES])), Ok(()));
+        assert_eq!(outbox.try_send(Bytes::new()), Err(OutboxError::Full));
     }
 
     #[test]
