@@ -38,6 +38,7 @@ mod testing;
 mod upkeep;
 mod watch;
 
+mod visitors;
 use std::{sync::Arc, time::Duration};
 
 use mesh::{
@@ -46,6 +47,7 @@ use mesh::{
     process::{Context, Misuse},
 };
 use proto::central::v1::{
+    visitors::Visitors,
     audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
 };
 use store::{
@@ -115,13 +117,16 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let charging_points = grpc::ChargingPointsService { shared: of_shared, orders, registry: of_registry };
     mesh::server::Server::new(&ctx, &identity, config.limits.clone())
         .deny_list(&denied)
+    let visitors = Visitors::new(ctx.clock, config.limits.visitors_counted_for);
+    spawn(&ctx, "visitors", visitors::note(visitors.clone(), Arc::clone(&shared), ctx.stop.clone()));
         .add_service(ChargingPointsServer::new(charging_points))
         .add_service(SessionsServer::new(sessions))
+        .visitors(&visitors)
         .add_service(AuditServer::new(audit))
         .start("grpc", config.grpc_address)
         .await?;
 
-    links::Links::new(Arc::clone(&shared), drive, registry, config.wire(), config.bounds(), &ctx)
+    links::Links::new(Arc::clone(&shared), drive, registry, config.wire(), config.bounds(), visitors, &ctx)
         .start(&ctx, config.link_address)
         .await?;
 

@@ -4,12 +4,12 @@
 //! Guarantees: until a peer's first sealed message has opened, nothing is owned, stored or told; unknown ids and wrong
 //! keys get the same answer after the same work; a link that takes or sends too slowly holds up itself alone.
 
+mod attempts;
 mod contact;
 mod door;
 mod driver;
 mod guest;
 mod part;
-mod strangers;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,24 +20,17 @@ use std::{
     time::Duration,
 };
 
-use mesh::{link::outbox, process::Context};
+use mesh::{link::outbox, process::Context, visitors::Visitors};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
-use store::central::Write;
 use tokio::net::{TcpListener, TcpStream};
 use wire::{Admit, Link};
 
 use self::{
+    attempts::Attempts,
     door::{Door, Place},
     guest::Guest,
-    strangers::Strangers,
 };
-use crate::{
-    charge_point::{LinkNo, Origin},
-    drive::Driver,
-    registry::Verifier,
-    rows,
-    shared::Shared,
-};
+use crate::{charge_point::LinkNo, drive::Driver, registry::Verifier, shared::Shared};
 
 pub(crate) use door::Bounds;
 
@@ -45,8 +38,6 @@ pub(crate) use door::Bounds;
 const OUTBOX: usize = 256;
 /// What a peer is told when Central is overloaded.
 const BUSY: Duration = Duration::from_secs(2);
-/// Strangers' failures become entries this often.
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// What all links share.
 #[derive(Debug)]
@@ -56,7 +47,8 @@ pub(crate) struct Links {
     verifier: Verifier,
     settings: wire::Settings,
     door: Arc<Door>,
-    strangers: Mutex<Strangers>,
+    attempts: Mutex<Attempts>,
+    visitors: Visitors,
     next: AtomicU64,
     open: Gauge,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
@@ -69,6 +61,7 @@ impl Links {
         verifier: Verifier,
         settings: wire::Settings,
         bounds: Bounds,
+        visitors: Visitors,
         ctx: &Context,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -77,7 +70,8 @@ impl Links {
             verifier,
             settings,
             door: Door::new(bounds),
-            strangers: Mutex::default(),
+            attempts: Mutex::default(),
+            visitors,
             next: AtomicU64::new(1),
             open: ctx.metrics.register("links", "Open connections of the link", Gauge::default()),
             refused: ctx.metrics.register("links_refused", "Connections and handshakes refused", Family::default()),
@@ -95,14 +89,6 @@ impl Links {
         let (links, accepting) = (Arc::clone(self), ctx.clone());
         ctx.spawn("links", async move {
             links.accept(listener, accepting).await;
-            Ok(())
-        });
-        let (links, stop) = (Arc::clone(self), ctx.stop.clone());
-        ctx.spawn("strangers", async move {
-            while stop.run_until_cancelled(tokio::time::sleep(MINUTE)).await.is_some() {
-                links.note_strangers().await;
-            }
-            links.note_strangers().await;
             Ok(())
         });
         Ok(address)
@@ -162,22 +148,10 @@ impl Links {
 
     fn refuse(&self, reason: &'static str, address: IpAddr) {
         self.refused.get_or_create(&[("reason", reason)]).inc();
-        self.strangers().failed(reason, address);
+        self.visitors.stranger("link", reason, Some(address));
     }
 
-    fn strangers(&self) -> std::sync::MutexGuard<'_, Strangers> {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn note_strangers(&self) {
-        let (entries, now) = (self.strangers().take(), self.shared.clock.now());
-        if entries.is_empty() {
-            return;
-        }
-        let write = |entry: crate::audit::Entry| Write::Audit(rows::audit(&entry.by(&Origin::central(), now)));
-        let written = self.shared.ledger.write("strangers", entries.into_iter().map(write).collect()).await;
-        if let Err(error) = written {
-            tracing::warn!(%error, "strangers' failures could not be noted");
-        }
+    fn attempts(&self) -> std::sync::MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

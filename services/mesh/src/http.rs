@@ -22,12 +22,13 @@ use crate::{
     identity::Identity,
     process::Context,
     server::{Acceptor, Caps, Limits},
+    visitors::Visitors,
 };
 
 const STREAMS: u32 = 64;
 
 /// Binds `address`, announces it as `listener`, and serves `app` until the process stops. Handlers find the peer's
-/// address as `ConnectInfo<SocketAddr>`.
+/// address as `ConnectInfo<SocketAddr>`; `visitors` hear of those who are turned away.
 ///
 /// # Errors
 /// A sentence that names the address where it cannot be bound.
@@ -35,13 +36,14 @@ pub async fn start(
     ctx: &Context,
     identity: &Identity,
     limits: &Limits,
+    visitors: &Visitors,
     listener: &'static str,
     address: SocketAddr,
     app: Router,
 ) -> anyhow::Result<SocketAddr> {
     let socket = crate::process::bind(listener, address).await?;
     let address = socket.local_addr()?;
-    let acceptor = Acceptor::new(ctx, listener, socket, &Caps::from(limits));
+    let acceptor = Acceptor::new(ctx, listener, socket, &Caps::from(limits), visitors);
     let (identity, stop, limits) = (identity.clone(), ctx.stop.clone(), limits.clone());
     ctx.listening(listener, address)?;
     ctx.spawn(listener, async move {

@@ -9,7 +9,7 @@ use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Service, ServiceBuilder};
 
-use crate::{health::Health, identity::Identity, policy::DenyList, process::Context};
+use crate::{health::Health, identity::Identity, policy::DenyList, process::Context, visitors::Visitors};
 
 mod accept;
 mod admission;
@@ -55,6 +55,11 @@ pub struct Limits {
     #[arg(long, env = "CHARGEMESH_PING_INTERVAL", value_name = "DURATION", default_value = "10s",
           value_parser = crate::duration::parse)]
     pub ping_interval: Duration,
+    /// For how long refusals of one kind and origin, and a person's repeated logins, are counted before the count
+    /// becomes one entry of the audit
+    #[arg(long, env = "CHARGEMESH_VISITORS_COUNTED_FOR", value_name = "DURATION", default_value = "1m",
+          value_parser = crate::duration::parse)]
+    pub visitors_counted_for: Duration,
 }
 
 impl Default for Limits {
@@ -67,6 +72,7 @@ impl Default for Limits {
             default_deadline: Duration::from_secs(10),
             max_deadline: Duration::from_secs(300),
             ping_interval: Duration::from_secs(10),
+            visitors_counted_for: Duration::from_secs(60),
         }
     }
 }
@@ -78,6 +84,7 @@ pub struct Server {
     identity: Identity,
     limits: Limits,
     denied: DenyList,
+    visitors: Visitors,
     routes: Routes,
     names: Vec<&'static str>,
 }
@@ -85,13 +92,21 @@ pub struct Server {
 impl Server {
     pub fn new(ctx: &Context, identity: &Identity, limits: Limits) -> Self {
         let (ctx, identity, denied) = (ctx.clone(), identity.clone(), DenyList::default());
-        Self { ctx, identity, limits, denied, routes: Routes::default(), names: Vec::new() }
+        let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
+        Self { ctx, identity, limits, denied, visitors, routes: Routes::default(), names: Vec::new() }
     }
 
     /// Shares the list of removed operators, which whoever follows Registry keeps.
     #[must_use]
     pub fn deny_list(mut self, denied: &DenyList) -> Self {
         self.denied = denied.clone();
+        self
+    }
+
+    /// Tells who logs in and who is refused to the audit of the role.
+    #[must_use]
+    pub fn visitors(mut self, visitors: &Visitors) -> Self {
+        self.visitors = visitors.clone();
         self
     }
 
@@ -131,11 +146,12 @@ impl Server {
         let meters = metering::Meters::new(&self.ctx);
         let app = stack(self.routes.prepare(), &self.ctx, &self.limits, meters);
         let caps = Caps::from(&self.limits);
-        let acceptor = Acceptor::new(&self.ctx, listener, socket, &caps);
+        let acceptor = Acceptor::new(&self.ctx, listener, socket, &caps, &self.visitors);
         let connections = connection::Connections {
             app,
             identity: self.identity,
             denied: self.denied,
+            visitors: self.visitors,
             ping_interval: self.limits.ping_interval,
             streams: u32::try_from(self.limits.max_calls).unwrap_or(u32::MAX),
             stop: self.ctx.stop.clone(),

@@ -7,3 +7,4 @@ mod network;
 mod process;
 mod reach;
 mod services;
+mod visitors;

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use crate::{authority::Authority, refusal::Refusal, strangers::Failures};
+use mesh::visitors::{Refused, Visit};
+
+use crate::{authority::Authority, refusal::Refusal};
 
 macro_rules! actions {
     ($($name:ident = $text:literal),* $(,)?) => {
@@ -35,6 +37,8 @@ actions! {
     PinsChanged = "PINS_CHANGED",
     OrderRefused = "ORDER_REFUSED",
     StrangersRefused = "STRANGERS_REFUSED",
+    CallRefused = "CALL_REFUSED",
+    Login = "LOGIN",
 }
 
 /// Who does something, and from where: the original address, also through the dashboard.
@@ -75,12 +79,25 @@ impl Entry {
         Self { outcome: why.reason.code(), ..entry }
     }
 
-    /// A minute's failures of those who proved nothing.
-    pub(crate) fn strangers(at_ms: i64, failures: Failures) -> Self {
-        let entry = Self::done(at_ms, &Actor::registry(), Action::StrangersRefused, failures.action)
-            .with("from", if failures.prefix.is_empty() { "unknown".into() } else { failures.prefix })
-            .with("count", failures.count.to_string());
-        Self { outcome: failures.reason.code(), ..entry }
+    /// Who logged in or was turned away.
+    pub(crate) fn visit(at_ms: i64, visit: Visit) -> Self {
+        match visit {
+            Visit::Login { who, from, count } => {
+                let actor = Actor { name: who.clone(), address: Some(from) };
+                Self::done(at_ms, &actor, Action::Login, who).with("count", count.to_string())
+            }
+            Visit::Refused(Refused { what, reason, who: Some(who), from, count }) => {
+                let actor = Actor { name: who, address: from.parse().ok() };
+                let entry = Self::done(at_ms, &actor, Action::CallRefused, what).with("count", count.to_string());
+                Self { outcome: reason, ..entry }
+            }
+            Visit::Refused(Refused { what, reason, who: None, from, count }) => {
+                let entry = Self::done(at_ms, &Actor::registry(), Action::StrangersRefused, what)
+                    .with("from", if from.is_empty() { "unknown".into() } else { from })
+                    .with("count", count.to_string());
+                Self { outcome: reason, ..entry }
+            }
+        }
     }
 
     #[must_use]

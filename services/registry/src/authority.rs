@@ -14,6 +14,7 @@ use std::{
 use mesh::{
     clock::{Clock, Now},
     policy::DenyList,
+    visitors::Visitors,
 };
 use proto::{PeerId, enrolment::Kind, link::v1::Reason};
 use store::{
@@ -31,7 +32,6 @@ use crate::{
     metrics::Metrics,
     refusal::{Refusal, refuse},
     rows,
-    strangers::Strangers,
 };
 
 mod answer;
@@ -79,6 +79,8 @@ pub(crate) struct Parts {
     /// Removed operators, whom our own server refuses at once.
     pub(crate) denied: DenyList,
     pub(crate) roots: Roots,
+    /// Whom the audit tells of: those who log in and those who are turned away.
+    pub(crate) visitors: Visitors,
 }
 
 /// Cheap to clone; all clones are one.
@@ -89,7 +91,6 @@ struct Inner {
     parts: Parts,
     started: Instant,
     attempts: Mutex<Attempts>,
-    strangers: Mutex<Strangers>,
     /// The revision of the last change that was made here.
     head: watch::Sender<i64>,
     pins: watch::Sender<Vec<Pin>>,
@@ -114,7 +115,6 @@ impl Authority {
         let authority = Self(Arc::new(Inner {
             started: parts.clock.mono(),
             attempts: Mutex::new(attempts),
-            strangers: Mutex::default(),
             head: watch::channel(head).0,
             pins: watch::channel(Vec::new()).0,
             appended: Notify::new(),
@@ -158,13 +158,9 @@ impl Authority {
         self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn strangers(&self) -> MutexGuard<'_, Strangers> {
-        self.0.strangers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A failure of somebody who proved nothing; counted, not written one by one.
     fn stranger(&self, action: &'static str, address: Option<IpAddr>, why: Refusal) -> Refusal {
-        self.strangers().failed(action, why.reason, address);
+        self.0.parts.visitors.stranger(action, why.reason.code(), address);
         why
     }
 

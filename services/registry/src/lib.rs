@@ -9,7 +9,7 @@
 //!  audit in the store ─▶ forward.rs ─▶ Central's audit
 //! ```
 //!
-//! * `enrolment`, `token`, `attempts`, `strangers` decide, and touch neither clock nor store.
+//! * `enrolment`, `token`, `attempts` decide, and touch neither clock nor store.
 //! * `credential` makes secrets and tells ours from others'; `hashing` bounds what they cost.
 //! * `authority` makes decisions durable, then tells.
 //!
@@ -24,6 +24,7 @@ use mesh::{
     identity::{Identity, IdentityConfig},
     policy::DenyList,
     process::{Context, Misuse},
+    visitors::Visitors,
 };
 use proto::{
     OperatorName,
@@ -47,7 +48,6 @@ mod metrics;
 mod refusal;
 mod rows;
 mod secret;
-mod strangers;
 mod token;
 mod watch;
 
@@ -96,6 +96,10 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_REGISTRY_CHECKPOINT_EVERY", value_name = "DURATION", default_value = "10s",
           value_parser = mesh::duration::parse)]
     pub checkpoint_every: Duration,
+    /// How often what is past its time (answers, nonces, dead tokens) is forgotten
+    #[arg(long, env = "CHARGEMESH_REGISTRY_TIDY_EVERY", value_name = "DURATION", default_value = "1m",
+          value_parser = mesh::duration::parse)]
+    pub tidy_every: Duration,
     #[command(flatten)]
     pub identity: IdentityConfig,
     #[command(flatten)]
@@ -130,7 +134,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let identity = Identity::open(&ctx, &config.identity)?;
     let Some(database) = database::open(&ctx, &config.database_url()).await? else { return Ok(()) };
     let mint = database::mint(&database, &config).await?;
-    let denied = DenyList::default();
+    let (denied, visitors) = (DenyList::default(), Visitors::new(ctx.clock, config.limits.visitors_counted_for));
     let parts = Parts {
         database: database.clone(),
         mint,
@@ -140,6 +144,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         metrics: metrics::Metrics::new(&ctx.metrics),
         denied: denied.clone(),
         roots: roots(&identity),
+        visitors: visitors.clone(),
     };
     let authority = Authority::open(parts).await.context("cannot read the database")?;
     if let Some(name) = &config.first_operator {
@@ -150,12 +155,13 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let grpc = grpc::Grpc { authority: authority.clone(), stop: ctx.stop.clone() };
     mesh::server::Server::new(&ctx, &identity, config.limits.clone())
         .deny_list(&denied)
+        .visitors(&visitors)
         .add_service(IdentitiesServer::new(grpc.clone()))
         .add_service(OperatorsServer::new(grpc))
         .start("grpc", config.grpc_address)
         .await?;
     let door = http::router(authority.clone());
-    mesh::http::start(&ctx, &identity, &config.limits, "https", config.https_address, door).await?;
+    mesh::http::start(&ctx, &identity, &config.limits, &visitors, "https", config.https_address, door).await?;
 
     checkpoints::start(&ctx, &config, &database)?;
     if let Some(central) = central(&config, &ctx, &identity) {
@@ -165,9 +171,9 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
             Ok(())
         });
     }
-    let stop = ctx.stop.clone();
+    let (stop, every) = (ctx.stop.clone(), config.tidy_every);
     ctx.spawn("keeping", async move {
-        authority.keep(stop).await;
+        authority.keep(every, stop).await;
         Ok(())
     });
     Ok(())

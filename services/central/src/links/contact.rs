@@ -53,7 +53,7 @@ impl Contact {
 
     async fn judge(&self, credential: &[u8], to: u64) {
         let now = self.links.shared.clock.mono();
-        let wait = self.links.strangers().must_wait(self.address, self.peer.as_str(), now);
+        let wait = self.links.attempts().must_wait(self.address, self.peer.as_str(), now);
         if let Some(wait) = wait {
             self.links.refuse(Reason::TooManyAttempts.code(), self.address);
             let ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1_000);
@@ -72,7 +72,7 @@ impl Contact {
                 self.links.drive.send(Message::Verified { peer, link, outbox, from, to, void }).await;
             }
             Verdict::Refused(reason) => {
-                self.links.strangers().refused(self.address, self.peer.as_str(), now);
+                self.links.attempts().refused(self.address, self.peer.as_str(), now);
                 self.links.refuse(reason.code(), self.address);
                 self.stand(to, reason, "", self.retry_ms());
             }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
-use rustls::ServerConfig;
+use rustls::{CertificateError, ServerConfig};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -21,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Limits;
-use crate::{clock::Clock, identity::IdentityError, process::Context};
+use crate::{clock::Clock, identity::IdentityError, process::Context, visitors::Visitors};
 
 /// At most one line a listener in this time about refused strangers; the metric counts them all.
 const SAY_EVERY_MS: i64 = 10_000;
@@ -61,10 +61,17 @@ struct Shared {
     open: Gauge,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
     said_at_ms: AtomicI64,
+    visitors: Visitors,
 }
 
 impl Acceptor {
-    pub(crate) fn new(ctx: &Context, name: &'static str, socket: TcpListener, caps: &Caps) -> Self {
+    pub(crate) fn new(
+        ctx: &Context,
+        name: &'static str,
+        socket: TcpListener,
+        caps: &Caps,
+        visitors: &Visitors,
+    ) -> Self {
         let open = Gauge::default();
         let refused = Family::default();
         let shared = Shared {
@@ -74,6 +81,7 @@ impl Acceptor {
             open: ctx.metrics.register(&format!("{name}_connections"), "Open connections", open),
             refused: ctx.metrics.register(&format!("{name}_refused"), "Connections refused, by cause", refused),
             said_at_ms: AtomicI64::new(0),
+            visitors: visitors.clone(),
         };
         Self {
             socket,
@@ -124,6 +132,7 @@ impl Acceptor {
         let (Ok(place), Ok(handshake)) =
             (self.connections.clone().try_acquire_owned(), self.handshakes.clone().try_acquire_owned())
         else {
+            self.shared.visitors.stranger(self.shared.name, "TOO_MANY_CONNECTIONS", Some(address.ip()));
             return self.shared.refuse("full", &"too many connections or unfinished handshakes");
         };
         let config = match config() {
@@ -158,8 +167,33 @@ async fn one<H, F>(
             handle(tls, address).await;
             shared.open.dec();
         }
-        Ok(Err(error)) => shared.refuse("handshake", &format_args!("{address}: {error}")),
-        Err(_) => shared.refuse("slow handshake", &address),
+        Ok(Err(error)) => {
+            shared.visitors.stranger(shared.name, reason_of(&error), Some(address.ip()));
+            shared.refuse("handshake", &format_args!("{address}: {error}"));
+        }
+        Err(_) => {
+            shared.visitors.stranger(shared.name, "HANDSHAKE_TOO_SLOW", Some(address.ip()));
+            shared.refuse("slow handshake", &address);
+        }
+    }
+}
+
+/// Why a handshake failed, for the audit.
+fn reason_of(error: &io::Error) -> &'static str {
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return "HANDSHAKE_FAILED";
+    };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of the many TLS errors these say something of who came")]
+    match tls {
+        rustls::Error::NoCertificatesPresented => "CERTIFICATE_MISSING",
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "CERTIFICATE_EXPIRED"
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "CERTIFICATE_NOT_VALID_YET",
+        rustls::Error::InvalidCertificate(_) => "CERTIFICATE_FOREIGN",
+        _ => "HANDSHAKE_FAILED",
     }
 }
 

@@ -1,5 +1,5 @@
 //! Who may call: the certificate's principal against the method's policy, default deny, and against the list of
-//! removed operators. A call under way ends when its caller is removed.
+//! removed operators. A call under way ends when its caller is removed. Refusals are told to the audit (SPEC 8.1).
 
 use std::sync::Arc;
 
@@ -27,15 +27,21 @@ pub(super) async fn authorize(mut request: Request<Body>, next: Next) -> Respons
 
 fn allowed(connection: &Connection, path: &str) -> Result<Principal, Status> {
     let principal = connection.principal.clone().map_err(Status::unauthenticated)?;
+    let rule = policy::rule(path);
+    // Only methods that we know stand in the audit: whoever calls must not choose what it says.
+    let what = rule.map_or("unknown method", |rule| rule.path);
     if connection.removed.is_cancelled() {
+        connection.visitors.known(what, Reason::Removed.code(), &principal);
         return Err(removed(connection));
     }
-    let Some(rule) = policy::rule(path) else {
+    let Some(rule) = rule else {
+        connection.visitors.known(what, Reason::NotAllowed.code(), &principal);
         return Err(refuse(Reason::NotAllowed, format!("there is no method {path}, or no policy for it")));
     };
     if rule.callers.contains(&principal.caller) {
         Ok(principal)
     } else {
+        connection.visitors.known(what, Reason::NotAllowed.code(), &principal);
         tracing::debug!(%principal, path, "refused by policy");
         Err(refuse(Reason::NotAllowed, format!("{principal} may not call {path}")))
     }

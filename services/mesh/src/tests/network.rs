@@ -28,6 +28,7 @@ use crate::{
     principal::role_of,
     process::Context,
     server::{Limits, Server},
+    visitors::{Visit, Visitors},
 };
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
@@ -82,9 +83,10 @@ impl Network {
     pub(super) async fn central_with(&self, router: Router, limits: Limits, address: SocketAddr) -> Running {
         let (mut ctx, denied) = (Context::detached("central"), DenyList::default());
         ctx.grace = Duration::from_secs(3);
-        let server = Server::new(&ctx, &self.identity(Caller::Central), limits).deny_list(&denied);
+        let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
+        let server = Server::new(&ctx, &self.identity(Caller::Central), limits).deny_list(&denied).visitors(&visitors);
         let address = server.with_routes(Routes::from(router)).start("grpc", address).await.unwrap();
-        Running { ctx, address, denied }
+        Running { ctx, address, denied, visitors }
     }
 
     pub(super) fn channel(&self, caller: Caller, address: impl ToString) -> Channel {
@@ -96,9 +98,22 @@ pub(super) struct Running {
     pub(super) ctx: Context,
     pub(super) address: SocketAddr,
     pub(super) denied: DenyList,
+    pub(super) visitors: Visitors,
 }
 
 impl Running {
+    /// What the audit of the role would be told now.
+    pub(super) async fn told(&self) -> Vec<Visit> {
+        let (over, told) = (tokio_util::sync::CancellationToken::new(), std::sync::Mutex::new(Vec::new()));
+        over.cancel();
+        let write = async |visits| -> Result<(), Status> {
+            told.lock().unwrap().extend(visits);
+            Ok(())
+        };
+        self.visitors.tell(over, |visits| write(visits)).await;
+        told.into_inner().unwrap()
+    }
+
     pub(super) async fn stop(self) {
         self.ctx.stop.cancel();
         self.ctx.ended().await.unwrap();

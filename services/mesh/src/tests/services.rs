@@ -19,6 +19,7 @@ use crate::{
     principal::Principal,
     process::Context,
     server::{Limits, Server},
+    visitors::Visitors,
 };
 
 struct Operators;
@@ -141,7 +142,9 @@ async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
         network.identity(Caller::Registry),
         Limits { default_deadline: Duration::from_millis(300), ..Limits::default() },
     );
-    let address = crate::http::start(&ctx, &identity, &limits, "https", LOCAL.parse().unwrap(), app).await.unwrap();
+    let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
+    let address = LOCAL.parse().unwrap();
+    let address = crate::http::start(&ctx, &identity, &limits, &visitors, "https", address, app).await.unwrap();
     let (address, settings) = (address.to_string(), Settings::default());
     let known = https("registry", &address, &identity.roots_pem().unwrap(), &settings).unwrap();
     assert_eq!(known.get("/v1/me").send().await.unwrap().text().await.unwrap(), "127.0.0.1");

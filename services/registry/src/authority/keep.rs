@@ -1,7 +1,9 @@
-//! What happens by itself each minute: nonces are erased, old rows forgotten, strangers' failures written down.
+//! What happens by itself: who logged in or was turned away is written down, and now and then nonces are erased and
+//! old rows forgotten.
 
 use std::time::Duration;
 
+use mesh::visitors::Visit;
 use store::{
     Conn, StoreError,
     registry::{IdentityRow, RequestRow, TokenRow},
@@ -14,7 +16,6 @@ use crate::{
     refusal::Refusal,
 };
 
-const EVERY: Duration = Duration::from_secs(60);
 /// How long a lost answer that held a secret can be asked for again.
 pub(crate) const SHOWN_AGAIN_MS: i64 = 10 * 60 * 1000;
 /// How long any answer can be asked for again.
@@ -23,30 +24,27 @@ const ANSWERS_KEPT_MS: i64 = 7 * 24 * 3600 * 1000;
 const TOKENS_KEPT_MS: i64 = 35 * 24 * 3600 * 1000;
 
 impl Authority {
-    /// Until the process stops; what the last minute gathered is written at the end.
-    pub(crate) async fn keep(&self, stop: CancellationToken) {
-        loop {
-            let stopping = stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none();
-            if let Err(error) = self.tidy().await {
-                tracing::warn!(error = error.to_string(), "could not tidy up; tried again in a minute");
-            }
-            if stopping {
-                if let Err(error) = self.write(vec![stopped(self.now().wall_ms)]).await {
-                    tracing::warn!(error = error.to_string(), "the stop is missing in the audit");
+    /// Until the process stops; what is left to tell is written at the end.
+    pub(crate) async fn keep(&self, every: Duration, stop: CancellationToken) {
+        let write = async |visits: Vec<Visit>| {
+            let now_ms = self.now().wall_ms;
+            self.write(visits.into_iter().map(|visit| Entry::visit(now_ms, visit)).collect()).await
+        };
+        let tidying = async {
+            while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+                if let Err(error) = self.tidy().await {
+                    tracing::warn!(error = error.to_string(), "could not tidy up; tried again later");
                 }
-                return;
             }
+        };
+        tokio::join!(self.0.parts.visitors.tell(stop.clone(), write), tidying);
+        if let Err(error) = self.write(vec![stopped(self.now().wall_ms)]).await {
+            tracing::warn!(error = error.to_string(), "the stop is missing in the audit");
         }
     }
 
     pub(crate) async fn tidy(&self) -> Result<(), StoreError> {
         let now_ms = self.now().wall_ms;
-        let failures = self.strangers().take();
-        let entries = failures.iter().cloned().map(|failures| Entry::strangers(now_ms, failures)).collect();
-        if let Err(error) = self.write(entries).await {
-            self.strangers().give_back(failures);
-            return Err(error);
-        }
         let work = move |conn: &mut Conn| {
             RequestRow::erase_nonces(conn, now_ms - SHOWN_AGAIN_MS)?;
             RequestRow::prune(conn, now_ms - ANSWERS_KEPT_MS)?;

@@ -36,6 +36,7 @@ async fn everything_that_is_done_is_audited_with_who_and_from_where_and_no_secre
     network.stop().await;
 
     let rows = rows(&network).await;
+    let (logins, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.action == "LOGIN");
     let told: Vec<_> =
         rows.iter().map(|row| (row.action.as_str(), row.object.as_str(), row.outcome.as_str())).collect();
     let token_id = token.parse::<proto::enrolment::EnrolmentToken>().unwrap().id;
@@ -51,6 +52,10 @@ async fn everything_that_is_done_is_audited_with_who_and_from_where_and_no_secre
         ]
     );
     assert!(rows[1..5].iter().all(|row| row.actor == "operator/anna" && row.address.as_deref() == Some("127.0.0.1")));
+    // Four connections, of which all but the first are counted.
+    let count = |row| parameter(row, "count").parse::<u32>().unwrap();
+    assert_eq!(logins.iter().map(count).sum::<u32>(), 4);
+    assert!(logins.iter().all(|row| row.object == "operator/anna" && row.address.as_deref() == Some("127.0.0.1")));
     let everything = format!("{rows:?}");
     let secrets = [credential.rsplit('.').nth(1).unwrap(), token.trim_start_matches("cmt1.")];
     assert!(secrets.iter().all(|secret| !everything.contains(secret)));

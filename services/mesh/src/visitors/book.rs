@@ -1,0 +1,207 @@
+//! The counting behind [`super::Visitors`]. Pure, and bounded whatever comes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, Instant},
+};
+
+use super::{Refused, Visit};
+
+/// Most groups at a time, of strangers and of those with a name each; what is past them is counted together.
+const GROUPS: usize = 256;
+
+#[derive(Debug)]
+pub(super) struct Book {
+    every: Duration,
+    strangers: Groups,
+    known: Groups,
+    logins: HashMap<(String, IpAddr), Login>,
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    counts: BTreeMap<(&'static str, &'static str, Option<String>, String), u64>,
+    /// When the first of them came.
+    since: Option<Instant>,
+}
+
+/// A person's connections from one address.
+#[derive(Debug)]
+struct Login {
+    /// Connections that no entry tells of yet.
+    untold: u64,
+    /// When the next entry may tell of them.
+    due: Instant,
+}
+
+impl Groups {
+    fn add(&mut self, refused: Refused, now: Instant) {
+        let Refused { what, reason, who, from, count } = refused;
+        let key = (what, reason, who, from);
+        let key = if self.counts.len() < GROUPS || self.counts.contains_key(&key) {
+            key
+        } else {
+            // `what` and `reason` are of fixed sets, so these few are bounded too.
+            (what, reason, None, String::new())
+        };
+        *self.counts.entry(key).or_default() += count;
+        self.since.get_or_insert(now);
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = Visit> + use<> {
+        self.since = None;
+        std::mem::take(&mut self.counts)
+            .into_iter()
+            .map(|((what, reason, who, from), count)| Visit::Refused(Refused { what, reason, who, from, count }))
+    }
+}
+
+impl Book {
+    pub(super) fn new(every: Duration) -> Self {
+        Self { every, strangers: Groups::default(), known: Groups::default(), logins: HashMap::new() }
+    }
+
+    pub(super) fn refused(&mut self, refused: Refused, now: Instant) {
+        let groups = if refused.who.is_some() { &mut self.known } else { &mut self.strangers };
+        groups.add(refused, now);
+    }
+
+    /// The first is due at once; those that follow within the time, when it is over.
+    pub(super) fn login(&mut self, who: String, from: IpAddr, count: u64, now: Instant) {
+        let key = (who, from);
+        let key = if self.logins.len() < GROUPS || self.logins.contains_key(&key) {
+            key
+        } else {
+            ("several persons".to_owned(), IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+        };
+        self.logins.entry(key).or_insert(Login { untold: 0, due: now }).untold += count;
+    }
+
+    /// What is to be written now, and when there is next something to look at.
+    pub(super) fn due(&mut self, now: Instant) -> (Vec<Visit>, Option<Instant>) {
+        let mut due = Vec::new();
+        let every = self.every;
+        self.logins.retain(|(who, from), login| {
+            if login.due > now {
+                return true;
+            }
+            if login.untold == 0 {
+                return false;
+            }
+            let count = std::mem::take(&mut login.untold);
+            due.push(Visit::Login { who: who.clone(), from: *from, count });
+            login.due = now + every;
+            true
+        });
+        for groups in [&mut self.strangers, &mut self.known] {
+            if groups.since.is_some_and(|since| since + every <= now) {
+                due.extend(groups.take());
+            }
+        }
+        let logins = self.logins.values().map(|login| login.due);
+        let groups = [&self.strangers, &self.known].into_iter().filter_map(|groups| groups.since);
+        let next = logins.chain(groups.map(|since| since + every)).min();
+        (due, next)
+    }
+
+    /// Whatever there is, at the end.
+    pub(super) fn all(&mut self) -> Vec<Visit> {
+        let logins = std::mem::take(&mut self.logins).into_iter().filter(|(_, login)| login.untold > 0);
+        let logins = logins.map(|((who, from), login)| Visit::Login { who, from, count: login.untold });
+        logins.chain(self.strangers.take()).chain(self.known.take()).collect()
+    }
+
+    /// Takes back what could not be written.
+    pub(super) fn give_back(&mut self, visits: Vec<Visit>, now: Instant) {
+        for visit in visits {
+            match visit {
+                Visit::Login { who, from, count } => self.login(who, from, count, now),
+                Visit::Refused(refused) => self.refused(refused, now),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn book() -> (Book, Instant) {
+        (Book::new(MINUTE), crate::clock::Clock::system().mono())
+    }
+
+    fn refused(who: Option<&str>, from: &str, count: u64) -> Refused {
+        let (what, reason, who) = ("grpc", "CERTIFICATE_EXPIRED", who.map(str::to_owned));
+        Refused { what, reason, who, from: from.to_owned(), count }
+    }
+
+    #[test]
+    fn a_thousand_failures_from_one_network_are_one_entry_a_minute_spec_8_2() {
+        let (mut book, start) = book();
+        for n in 0..1000 {
+            book.refused(refused(None, "192.0.2.0/24", 1), start + Duration::from_millis(n));
+        }
+        assert_eq!(book.due(start + Duration::from_secs(59)), (Vec::new(), Some(start + MINUTE)));
+        let (due, next) = book.due(start + MINUTE);
+        assert_eq!(due, [Visit::Refused(refused(None, "192.0.2.0/24", 1000))]);
+        assert_eq!(next, None);
+    }
+
+    #[test]
+    fn failures_from_very_many_networks_are_bounded_and_none_is_uncounted_spec_8_2() {
+        let (mut book, start) = book();
+        for n in 0..100_000 {
+            book.refused(refused(None, &format!("net{n}"), 1), start);
+        }
+        book.refused(refused(Some("operator/anna"), "192.0.2.7", 1), start);
+        let all = book.all();
+        assert!(all.len() <= GROUPS + 2);
+        let named = Visit::Refused(refused(Some("operator/anna"), "192.0.2.7", 1));
+        assert!(all.contains(&named), "strangers do not hide who is known");
+        let count = |visit: &Visit| if let Visit::Refused(refused) = visit { refused.count } else { 0 };
+        assert_eq!(all.iter().map(count).sum::<u64>(), 100_001);
+    }
+
+    #[test]
+    fn a_login_is_told_at_once_and_those_within_the_minute_as_a_count_spec_8_1() {
+        let (mut book, start) = book();
+        let (who, from) = ("operator/anna", IpAddr::from([192, 0, 2, 7]));
+        let mut login = |second| book.login(who.to_owned(), from, 1, start + Duration::from_secs(second));
+        let entry = |count| vec![Visit::Login { who: who.to_owned(), from, count }];
+        login(0);
+        assert_eq!(book.due(start).0, entry(1));
+        for second in 1..=30 {
+            book.login(who.to_owned(), from, 1, start + Duration::from_secs(second));
+        }
+        assert_eq!(book.due(start + Duration::from_secs(30)), (Vec::new(), Some(start + MINUTE)));
+        assert_eq!(book.due(start + MINUTE).0, entry(30));
+        assert_eq!(book.due(start + 2 * MINUTE), (Vec::new(), None));
+        book.login(who.to_owned(), from, 1, start + 3 * MINUTE);
+        assert_eq!(book.due(start + 3 * MINUTE).0, entry(1));
+    }
+
+    #[test]
+    fn logins_from_very_many_addresses_are_bounded_spec_8_2() {
+        let (mut book, start) = book();
+        for n in 0..100_000u32 {
+            book.login("operator/anna".to_owned(), IpAddr::from(n.to_be_bytes()), 1, start);
+        }
+        let (due, _) = book.due(start);
+        assert!(due.len() <= GROUPS + 1);
+        let count = |visit: &Visit| if let Visit::Login { count, .. } = visit { *count } else { 0 };
+        assert_eq!(due.iter().map(count).sum::<u64>(), 100_000);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_kept_with_its_count() {
+        let (mut book, start) = book();
+        book.refused(refused(None, "192.0.2.0/24", 3), start);
+        book.login("operator/anna".to_owned(), IpAddr::from([192, 0, 2, 7]), 1, start);
+        let all = book.all();
+        book.give_back(all.clone(), start);
+        assert_eq!(book.all(), all);
+    }
+}
