@@ -1,5 +1,9 @@
 //! The books after a replay: what Central billed, held against what was recorded.
 //!
+//! A run that is killed takes its charging points with it, and each running supply is billed as far as it came (SPEC 9).
+//! Such a row is supplied anew by the next run; the ticket that was cut short stands apart, as interrupted, and never
+//! counts for the row.
+//!
 //! Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +18,7 @@ use serde::Serialize;
 use super::recording::{Recording, Row};
 use crate::output::Columns;
 
-/// The request of a row: the same at every run, another for each attempt after a refusal.
+/// The request of a row: the same at every run, another for each attempt after a refusal or an interruption.
 pub(super) fn request_id(row: &Row, attempt: u32) -> String {
     if attempt == 0 { format!("row:{}", row.session) } else { format!("row:{}:{attempt}", row.session) }
 }
@@ -33,17 +37,24 @@ pub(super) struct Books {
     sessions: Vec<Session>,
     /// By session.
     tickets: BTreeMap<String, Vec<Ticket>>,
+    /// Requests whose end a run has seen: their tickets count, whatever they say.
+    ended: BTreeSet<String>,
 }
 
 /// What a replay ends with.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub(super) struct Summary {
     pub(super) sessions: usize,
+    /// This and what is billed: without the interrupted ones.
     pub(super) tickets: usize,
     pub(super) refused: u64,
     pub(super) energy_wh_expected: u64,
     pub(super) energy_wh_billed: u64,
     pub(super) money_minor_billed: i64,
+    /// Tickets that were cut short because a run ended before its rows.
+    pub(super) interrupted: usize,
+    pub(super) interrupted_energy_wh: u64,
+    pub(super) interrupted_money_minor: i64,
     pub(super) currency: String,
     pub(super) authorise_ms_p50: f64,
     pub(super) authorise_ms_p99: f64,
@@ -52,17 +63,43 @@ pub(super) struct Summary {
 }
 
 impl Books {
-    pub(super) fn new(sessions: Vec<Session>, all: Vec<Ticket>) -> Self {
+    pub(super) fn new(sessions: Vec<Session>, all: Vec<Ticket>, ended: BTreeSet<String>) -> Self {
         let mut tickets: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for ticket in all {
             tickets.entry(ticket.session_id.clone()).or_default().push(ticket);
         }
-        Self { sessions, tickets }
+        Self { sessions, tickets, ended }
     }
 
     /// Nothing more is to be done for this row.
     pub(super) fn is_billed(&self, row: &Row) -> bool {
-        self.of(row).any(|session| session.state() == SessionState::Billed)
+        self.of(row).any(|session| session.state() == SessionState::Billed && !self.is_interrupted(session, row))
+    }
+
+    /// A run ended while this row was reserved or supplied.
+    pub(super) fn was_left(&self, row: &Row) -> bool {
+        let is_over = |s: &Session| matches!(s.state(), SessionState::Billed | SessionState::Released);
+        self.of(row).any(|session| !is_over(session) || self.is_interrupted(session, row)) && !self.is_billed(row)
+    }
+
+    /// Every request that Central has.
+    pub(super) fn requests(&self) -> BTreeSet<String> {
+        self.sessions.iter().map(|session| session.request_id.clone()).collect()
+    }
+
+    /// Billed short of its row, and no run saw that end: the charging point ended with the run that it lived in.
+    fn is_interrupted(&self, session: &Session, row: &Row) -> bool {
+        let tickets = self.tickets.get(&session.id).map(Vec::as_slice).unwrap_or_default();
+        let is_short = matches!(tickets, [t] if t.energy_wh < row.energy.wh() && t.disputed_wh == 0);
+        is_short && !self.ended.contains(&session.request_id)
+    }
+
+    fn interrupted<'a>(&'a self, recording: &'a Recording) -> impl Iterator<Item = &'a Ticket> {
+        let sessions = recording
+            .rows
+            .iter()
+            .flat_map(move |row| self.of(row).filter(move |session| self.is_interrupted(session, row)));
+        sessions.filter_map(|session| self.tickets.get(&session.id)).flatten()
     }
 
     fn of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a Session> {
@@ -72,10 +109,12 @@ impl Books {
     }
 
     fn tickets_of(&self, row: &Row) -> Vec<&Ticket> {
-        self.of(row).filter_map(|session| self.tickets.get(&session.id)).flatten().collect()
+        let counted = self.of(row).filter(|session| !self.is_interrupted(session, row));
+        counted.filter_map(|session| self.tickets.get(&session.id)).flatten().collect()
     }
 
-    /// Each row that does not have exactly one ticket with exactly its watt-hours, and each ticket of no row.
+    /// Each row that does not have exactly one ticket with exactly its watt-hours, interrupted ones aside, and each
+    /// ticket of no row.
     pub(super) fn wrong(&self, recording: &Recording) -> Vec<String> {
         let mut wrong: Vec<String> = recording.rows.iter().filter_map(|row| self.wrong_with(row)).collect();
         let expected: BTreeSet<&str> =
@@ -101,7 +140,8 @@ impl Books {
 
     /// `authorised`: how long each authorisation took, in microseconds.
     pub(super) fn summary(&self, recording: &Recording, authorised: &[u64], refused: u64) -> Summary {
-        let tickets = || self.tickets.values().flatten();
+        let apart: BTreeSet<&str> = self.interrupted(recording).map(|t| t.session_id.as_str()).collect();
+        let tickets = || self.tickets.values().flatten().filter(|t| !apart.contains(t.session_id.as_str()));
         let mut sorted = authorised.to_vec();
         sorted.sort_unstable();
         Summary {
@@ -111,7 +151,10 @@ impl Books {
             energy_wh_expected: recording.energy().wh(),
             energy_wh_billed: tickets().map(|t| t.energy_wh).sum(),
             money_minor_billed: tickets().map(|t| t.amount_minor).sum(),
-            currency: tickets().next().map(|t| t.currency.clone()).unwrap_or_default(),
+            interrupted: apart.len(),
+            interrupted_energy_wh: self.interrupted(recording).map(|t| t.energy_wh).sum(),
+            interrupted_money_minor: self.interrupted(recording).map(|t| t.amount_minor).sum(),
+            currency: self.tickets.values().flatten().next().map(|t| t.currency.clone()).unwrap_or_default(),
             authorise_ms_p50: percentile_ms(&sorted, 50),
             authorise_ms_p99: percentile_ms(&sorted, 99),
             mismatches: self.wrong(recording).len(),
@@ -135,6 +178,7 @@ impl Columns for Summary {
         "energy recorded",
         "energy billed",
         "money billed",
+        "interrupted, not in the above",
         "authorised within (median)",
         "authorised within (99 %)",
         "mismatches",
@@ -142,6 +186,12 @@ impl Columns for Summary {
     ];
     fn cells(&self) -> Vec<String> {
         let currency = self.currency.parse().unwrap_or_default();
+        let interrupted = format!(
+            "{} tickets, {}, {}",
+            self.interrupted,
+            Energy::from_wh(self.interrupted_energy_wh),
+            Money { minor: self.interrupted_money_minor, currency }
+        );
         vec![
             self.sessions.to_string(),
             self.tickets.to_string(),
@@ -149,6 +199,8 @@ impl Columns for Summary {
             Energy::from_wh(self.energy_wh_expected).to_string(),
             Energy::from_wh(self.energy_wh_billed).to_string(),
             Money { minor: self.money_minor_billed, currency }.to_string(),
+            // Shown only where there is any.
+            if self.interrupted == 0 { String::new() } else { interrupted },
             format!("{:.1} ms", self.authorise_ms_p50),
             format!("{:.1} ms", self.authorise_ms_p99),
             self.mismatches.to_string(),
@@ -186,7 +238,8 @@ mod tests {
     #[test]
     fn every_row_needs_exactly_one_ticket_with_exactly_its_energy() {
         let sessions = vec![session("a", "row:S1"), session("b", "row:S10:2")];
-        let good = Books::new(sessions.clone(), vec![ticket("a", 1500), ticket("b", 2000)]);
+        let ended = || sessions.iter().map(|s| s.request_id.clone()).collect();
+        let good = Books::new(sessions.clone(), vec![ticket("a", 1500), ticket("b", 2000)], ended());
         assert_eq!(good.wrong(&recording()), Vec::<String>::new());
         let summary = good.summary(&recording(), &[3000, 1000, 2000], 1);
         assert_eq!((summary.sessions, summary.tickets, summary.mismatches, summary.refused), (2, 2, 0, 1));
@@ -202,9 +255,38 @@ mod tests {
             (vec![ticket("a", 1500), ticket("a", 1500), ticket("b", 2000)], "line 2 (S1 at A): 2 tickets"),
             (vec![ticket("a", 1500), ticket("b", 2000), ticket("x", 1)], "session x, which no row asked for"),
         ] {
-            let wrong = Books::new(sessions.clone(), tickets).wrong(&recording());
+            let wrong = Books::new(sessions.clone(), tickets, ended()).wrong(&recording());
             assert!(wrong.len() == 1 && wrong[0].contains(says), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_ticket_cut_short_by_the_end_of_a_run_stands_apart_and_its_row_needs_another_spec_9() {
+        let recording = recording();
+        let (row, other) = (&recording.rows[0], &recording.rows[1]);
+        let mut sessions = vec![session("a", "row:S1"), session("b", "row:S10")];
+        let mut tickets = vec![ticket("a", 640), ticket("b", 2000)];
+        let left = Books::new(sessions.clone(), tickets.clone(), BTreeSet::new());
+        assert!(left.was_left(row) && !left.is_billed(row) && !left.was_left(other) && left.is_billed(other));
+        assert!(left.wrong(&recording)[0].contains("line 2 (S1 at A): 0 tickets"));
+
+        sessions.push(session("c", "row:S1:1"));
+        tickets.push(ticket("c", 1500));
+        let ended = BTreeSet::from(["row:S1:1".to_owned()]);
+        let whole = Books::new(sessions, tickets, ended);
+        assert!(!whole.was_left(row) && whole.is_billed(row));
+        let summary = whole.summary(&recording, &[], 0);
+        assert_eq!((summary.tickets, summary.energy_wh_billed, summary.mismatches), (2, 3500, 0));
+        assert_eq!((summary.interrupted, summary.interrupted_energy_wh, summary.interrupted_money_minor), (1, 640, 10));
+    }
+
+    #[test]
+    fn a_short_ticket_whose_end_a_run_saw_is_a_mismatch_and_no_interruption() {
+        let (sessions, ended) = (vec![session("a", "row:S1")], BTreeSet::from(["row:S1".to_owned()]));
+        let books = Books::new(sessions, vec![ticket("a", 640)], ended);
+        assert!(books.is_billed(&recording().rows[0]));
+        assert!(books.wrong(&recording())[0].contains("recorded 1500 Wh, billed 640 Wh"));
+        assert_eq!(books.summary(&recording(), &[], 0).interrupted, 0);
     }
 
     #[test]

@@ -3,17 +3,18 @@
 //! and durable journals, many of both in this process.
 //!
 //! Guarantees: a row's request has an id made from the row, so that a second run on the same folder asks for nothing
-//! twice; the books are read at Central when all is done, and every row must have exactly one ticket with exactly its
-//! watt-hours.
+//! twice; a row that a killed run left in the middle of its supply is supplied anew, under a further attempt; the books
+//! are read at Central when all is done, and every row must have exactly one ticket with exactly its watt-hours.
 
 mod books;
+mod kept;
 mod recording;
 mod station;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
@@ -30,8 +31,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mesh::process::{self, Context, Misuse};
 use proto::{enrolment::SecretText, link::v1::State, registry::v1::Kind};
 
+pub(crate) use self::kept::is_replay;
 use self::{
     books::{Books, Summary},
+    kept::{Kept, keep_mark},
     recording::{Recording, Row},
     station::{Done, Schedule, Station},
 };
@@ -43,7 +46,7 @@ use crate::{
         network::{Network, Settings},
         plan::Plan,
         process_config,
-        status::{FolderLock, replace},
+        status::FolderLock,
         stream::{Sink, Stream},
     },
 };
@@ -52,7 +55,8 @@ use crate::{
 ///
 /// The recording is CSV with the columns session, station, plug_in, plug_out and kwh. Each station is a charging point
 /// and a driver of its own; each row is requested at its time and delivers exactly its energy, evenly between plug-in
-/// and plug-out. A second run on the same folder goes on where the first one was.
+/// and plug-out. A second run on the same folder goes on where the first one was: supplies that a killed run cut short
+/// are supplied anew, and what was billed of them is shown apart, as interrupted.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -144,22 +148,24 @@ impl Replay {
 
     async fn replay(&self, ctx: &Context, network: &Network, recording: &Recording) -> anyhow::Result<()> {
         let began = ctx.clock.mono();
-        let books = read_books(network).await?;
+        let kept = Kept::open(&network.layout.data)?;
+        let books = read_books(network, &kept).await?;
         let left: Vec<&Row> = recording.rows.iter().filter(|row| !books.is_billed(row)).collect();
-        let authorised = Authorised::open(&network.layout.data)?;
+        say_what_was_left(&left.iter().copied().filter(|row| books.was_left(row)).collect::<Vec<_>>());
         let refused = Arc::new(AtomicU64::new(0));
         if left.is_empty() {
             note("every row was replayed before; reading the books");
         } else {
             // A context of its own: on Ctrl-C the rows under way are brought to their end before the links go.
             let inner = Context::detached("replay");
-            let result = self.rows(ctx, &inner, network, recording, &left, &authorised, &refused).await;
+            let left = Left { rows: left, before: Arc::new(books.requests()) };
+            let result = self.rows(ctx, &inner, network, recording, &left, &kept, &refused).await;
             inner.stop.cancel();
             drop(tokio::time::timeout(Duration::from_secs(10), inner.ended()).await);
             result?;
         }
-        let books = read_books(network).await?;
-        let latencies = authorised.read()?;
+        let books = read_books(network, &kept).await?;
+        let latencies = kept.authorised_us()?;
         let mut summary = books.summary(recording, &latencies, refused.load(Ordering::Relaxed));
         summary.seconds = (ctx.clock.mono() - began).as_secs_f64();
         self.report(ctx, &summary, &books.wrong(recording))
@@ -172,18 +178,18 @@ impl Replay {
         inner: &Context,
         network: &Network,
         recording: &Recording,
-        left: &[&Row],
-        authorised: &Authorised,
+        left: &Left<'_>,
+        kept: &Kept,
         refused: &Arc<AtomicU64>,
     ) -> anyhow::Result<()> {
-        let bar = progress(recording.rows.len(), recording.rows.len() - left.len());
+        let bar = progress(recording.rows.len(), recording.rows.len() - left.rows.len());
         bar.set_message("enrolling");
         let stations = self.stations(inner, network, recording, left, &bar).await?;
         bar.set_message("waiting for the charging points");
         wait_until_available(network, &stations).await?;
         bar.set_message("");
 
-        let first = left.iter().map(|row| row.plug_in).min().context("no rows")?;
+        let first = left.rows.iter().map(|row| row.plug_in).min().context("no rows")?;
         let schedule = Schedule { start: ctx.clock.mono(), first, speed: self.speed };
         let mut running = tokio::task::JoinSet::new();
         let (done, mut finished) = tokio::sync::mpsc::channel::<Done>(64);
@@ -200,7 +206,7 @@ impl Replay {
             tokio::select! {
                 done = finished.recv() => match done {
                     Some(done) => {
-                        authorised.keep(&done)?;
+                        kept.keep(&done)?;
                         advance(&bar, &done);
                     }
                     None => break,
@@ -224,11 +230,11 @@ impl Replay {
         inner: &Context,
         network: &Network,
         recording: &Recording,
-        left: &[&Row],
+        left: &Left<'_>,
         bar: &ProgressBar,
     ) -> anyhow::Result<Vec<Station>> {
         let mut rows: BTreeMap<_, Vec<Row>> = BTreeMap::new();
-        for row in left {
+        for row in &left.rows {
             rows.entry(row.station.clone()).or_default().push((*row).clone());
         }
         let uses = u32::try_from(recording.by_station().len()).unwrap_or(u32::MAX);
@@ -254,7 +260,8 @@ impl Replay {
                 let settings = driver::Settings::new(name, vec![network.addresses.central_link.to_string()]);
                 let driver = driver::start(&inner, settings, Some(enrol), &folder).await?;
                 bar.tick();
-                anyhow::Ok(Station { id, member, driver, rows, clock: inner.clock })
+                let (connection, before) = (network.connection.clone(), Arc::clone(&left.before));
+                anyhow::Ok(Station { id, member, driver, rows, clock: inner.clock, connection, before })
             }
         };
         let started = futures::stream::iter(rows.into_iter().enumerate().map(begin)).buffer_unordered(8);
@@ -309,29 +316,35 @@ impl Replay {
     }
 }
 
-async fn read_books(network: &Network) -> anyhow::Result<Books> {
-    let sessions = sessions::list(&network.connection, sessions::Of::default(), None).await?;
-    let tickets = tickets::list(&network.connection, tickets::Filter::default()).await?;
-    Ok(Books::new(sessions, tickets))
+/// What this run is to do.
+struct Left<'a> {
+    rows: Vec<&'a Row>,
+    /// Requests of earlier runs.
+    before: Arc<BTreeSet<String>>,
 }
 
-/// A folder belongs to one recording: request ids are made from its rows.
-fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<()> {
-    let path = data.join("recording.mark");
-    let mark = format!("{mark:016x}\n");
-    match std::fs::read_to_string(&path) {
-        Ok(kept) if kept == mark => Ok(()),
-        Ok(_) => {
-            let text = format!(
-                "{} holds the replay of another recording than {}; give another folder with --data",
-                data.display(),
-                file.display()
-            );
-            Err(Misuse::new(text).into())
-        }
-        Err(_) => replace(&path, mark.as_bytes(), 0o644)
-            .map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())).into()),
+/// The charging points of a run that is killed die with it, and Central bills what they had supplied.
+fn say_what_was_left(rows: &[&Row]) {
+    if rows.is_empty() {
+        return;
     }
+    let mut names: Vec<String> =
+        rows.iter().take(10).map(|row| format!("line {} ({} at {})", row.line, row.session, row.station)).collect();
+    if rows.len() > names.len() {
+        names.push(format!("{} more", rows.len() - names.len()));
+    }
+    note(&format!(
+        "the run before ended in the middle of {} rows, and their charging points with it: {}; they are supplied anew, \
+         and what is billed of their first supplies stands apart, as interrupted",
+        rows.len(),
+        names.join(", ")
+    ));
+}
+
+async fn read_books(network: &Network, kept: &Kept) -> anyhow::Result<Books> {
+    let sessions = sessions::list(&network.connection, sessions::Of::default(), None).await?;
+    let tickets = tickets::list(&network.connection, tickets::Filter::default()).await?;
+    Ok(Books::new(sessions, tickets, kept.ended()?))
 }
 
 async fn wait_until_available(network: &Network, stations: &[Station]) -> anyhow::Result<()> {
@@ -371,34 +384,5 @@ fn advance(bar: &ProgressBar, done: &Done) {
     let (at, all) = (bar.position(), bar.length().unwrap_or(1).max(1));
     if bar.is_hidden() && (at * 10 / all) != ((at - 1) * 10 / all) {
         note(&format!("{at} of {all} sessions"));
-    }
-}
-
-/// How long each authorisation took, kept over restarts beside the network's state.
-struct Authorised {
-    path: PathBuf,
-    file: File,
-}
-
-impl Authorised {
-    fn open(data: &Path) -> anyhow::Result<Self> {
-        let path = data.join("authorised.csv");
-        let file = File::options().create(true).append(true).open(&path);
-        Ok(Self { file: file.with_context(|| format!("cannot write {}", path.display()))?, path })
-    }
-
-    fn keep(&self, done: &Done) -> anyhow::Result<()> {
-        use std::io::Write as _;
-        let Some(took) = done.authorised else { return Ok(()) };
-        let mut file = &self.file;
-        writeln!(file, "{},{}", took.as_micros(), done.row)
-            .with_context(|| format!("cannot write {}", self.path.display()))
-    }
-
-    /// In microseconds.
-    fn read(&self) -> anyhow::Result<Vec<u64>> {
-        let text =
-            std::fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
-        Ok(text.lines().filter_map(|line| line.split(',').next()?.parse().ok()).collect())
     }
 }

@@ -1,6 +1,7 @@
 //! One station of a recording: its charging point, its driver, and its rows one after another.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,12 +13,13 @@ use anyhow::Context as _;
 use charging_point::{fleet::Member, meter::Speed};
 use driver::{Driver, Outcome, Request, Told};
 use mesh::clock::Clock;
-use proto::ChargingPointId;
+use proto::{ChargingPointId, central::v1::GetTicketRequest};
 use time::PrimitiveDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{books::request_id, recording::Row};
+use crate::{failure::of_status, operator::connection::Connection};
 
 /// A refused row is asked again, with an id of its own: a Central that was killed knows its charging points only when
 /// they have reported.
@@ -47,12 +49,17 @@ pub(super) struct Station {
     pub(super) driver: Driver,
     pub(super) rows: Vec<Row>,
     pub(super) clock: Clock,
+    pub(super) connection: Connection,
+    /// Requests of earlier runs: their charging point died with the run.
+    pub(super) before: Arc<BTreeSet<String>>,
 }
 
 /// A row that has its ticket.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) row: String,
+    /// The one that got it.
+    pub(super) request_id: String,
     /// From the request to the authorisation, of a row that was authorised now.
     pub(super) authorised: Option<Duration>,
 }
@@ -71,16 +78,16 @@ impl Station {
                 return Ok(());
             }
             let patience = schedule.speed.real(row.lasts) + PATIENCE;
-            let authorised = tokio::time::timeout(patience, self.row(&row, &refused)).await;
-            let authorised = authorised.map_err(|_| {
+            let billed = tokio::time::timeout(patience, self.row(&row, &refused)).await;
+            let billed = billed.map_err(|_| {
                 anyhow::anyhow!("line {} ({} at {}) has no ticket after {patience:?}", row.line, row.session, self.id)
             })??;
-            drop(done.send(Done { row: row.session, authorised }).await);
+            drop(done.send(billed).await);
         }
         Ok(())
     }
 
-    async fn row(&mut self, row: &Row, refused: &AtomicU64) -> anyhow::Result<Option<Duration>> {
+    async fn row(&mut self, row: &Row, refused: &AtomicU64) -> anyhow::Result<Done> {
         for attempt in 0..TRIES {
             self.member.deliver(row.energy, row.lasts).await.map_err(anyhow::Error::msg)?;
             let request = Request {
@@ -94,7 +101,10 @@ impl Station {
             let id = request.id.clone();
             self.driver.request(request).await?;
             match self.outcome(&id, asked).await? {
-                End::Billed(authorised) => return Ok(authorised),
+                End::Billed { session, .. } if self.was_cut(&id, &session, row).await? => {}
+                End::Billed { authorised, .. } => {
+                    return Ok(Done { row: row.session.clone(), request_id: id, authorised });
+                }
                 End::Refused => {
                     refused.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(AGAIN).await;
@@ -102,6 +112,16 @@ impl Station {
             }
         }
         anyhow::bail!("line {} ({} at {}) was refused {TRIES} times", row.line, row.session, self.id)
+    }
+
+    /// Whether this session is of an earlier run that ended before it, and so has less than its row.
+    async fn was_cut(&self, request_id: &str, session: &str, row: &Row) -> anyhow::Result<bool> {
+        if !self.before.contains(request_id) {
+            return Ok(false);
+        }
+        let request = GetTicketRequest { session_id: session.to_owned() };
+        let ticket = self.connection.sessions()?.get_ticket(request).await.map_err(|s| of_status(&s))?.into_inner();
+        Ok(ticket.energy_wh < row.energy.wh())
     }
 
     async fn outcome(&mut self, request: &str, asked: Instant) -> anyhow::Result<End> {
@@ -117,7 +137,7 @@ impl Station {
                 && request_id == request
             {
                 match outcome {
-                    Outcome::Billed { .. } => return Ok(End::Billed(authorised)),
+                    Outcome::Billed { session } => return Ok(End::Billed { session: session.clone(), authorised }),
                     Outcome::Refused { .. } | Outcome::Released { .. } => return Ok(End::Refused),
                     // The ticket follows when Central has settled it.
                     Outcome::Settling { session } => settling = Some(session.clone()),
@@ -125,13 +145,13 @@ impl Station {
             } else if let Told::Ticket(ticket) = &told
                 && settling.as_deref() == Some(ticket.session.as_str())
             {
-                return Ok(End::Billed(authorised));
+                return Ok(End::Billed { session: ticket.session.clone(), authorised });
             }
         }
     }
 }
 
 enum End {
-    Billed(Option<Duration>),
+    Billed { session: String, authorised: Option<Duration> },
     Refused,
 }

@@ -136,6 +136,7 @@ impl Up {
 
     async fn whole(self, ctx: &Context, stream: &Stream) -> anyhow::Result<()> {
         let lock = FolderLock::take(&self.data)?;
+        refuse_a_replay(&self.data)?;
         let layout = Layout::new(&self.data)?;
         let mut plan = Plan::read(&layout.data)?;
         let fresh = plan == Plan::default();
@@ -202,6 +203,15 @@ impl Running {
     }
 }
 
+/// The books of a replay are held against its recording: nothing else is to be in them.
+fn refuse_a_replay(data: &std::path::Path) -> Result<(), Misuse> {
+    if !crate::replay::is_replay(data) {
+        return Ok(());
+    }
+    let data = data.display();
+    Err(Misuse::new(format!("{data} holds a replay of a recording; give another folder with --data")))
+}
+
 /// Of a process that supervises: it may take as long as its parts do.
 pub(crate) fn process_config(log_level: String, admin_address: SocketAddr) -> ProcessConfig {
     ProcessConfig {
@@ -212,5 +222,6 @@ pub(crate) fn process_config(log_level: String, admin_address: SocketAddr) -> Pr
         addresses: None,
         grace: Duration::from_secs(90),
         stop_delay: Duration::ZERO,
+        worker_threads: None,
     }
 }

@@ -51,6 +51,11 @@ pub(crate) struct PointWish {
 
 const FILE: &str = "network.json";
 
+/// Whether a network keeps its state in this folder.
+pub(crate) fn is_kept_in(data: &Path) -> bool {
+    data.join(FILE).exists()
+}
+
 impl Plan {
     pub(crate) fn read(data: &Path) -> anyhow::Result<Self> {
         let path = data.join(FILE);

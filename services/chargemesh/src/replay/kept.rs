@@ -1,0 +1,146 @@
+//! What a replay keeps beside its network's state: which recording the folder belongs to, which requests it saw to their
+//! end, and how long each authorisation took.
+//!
+//! Guarantee: a request is in the list before the books are read at the end of the run that made it. One that Central
+//! has and the list lacks was left by a run that ended before its row did.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use mesh::process::Misuse;
+
+use super::station::Done;
+use crate::up::{plan, status};
+
+const MARK: &str = "recording.mark";
+
+/// Whether a replay keeps its state in this folder.
+pub(crate) fn is_replay(data: &Path) -> bool {
+    data.join(MARK).exists()
+}
+
+/// A folder belongs to one recording, since request ids are made from its rows, and to no other network.
+pub(super) fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<()> {
+    let path = data.join(MARK);
+    let mark = format!("{mark:016x}\n");
+    let refuse = |text: String| Err(Misuse::new(text).into());
+    match std::fs::read_to_string(&path) {
+        Ok(kept) if kept == mark => Ok(()),
+        Ok(_) => refuse(format!(
+            "{} holds the replay of another recording than {}; give another folder with --data",
+            data.display(),
+            file.display()
+        )),
+        Err(error) if error.kind() != ErrorKind::NotFound => refuse(format!("cannot read {}: {error}", path.display())),
+        Err(_) if plan::is_kept_in(data) => refuse(format!(
+            "{} holds a network of `chargemesh up`, whose books a replay must not write into; give another folder with \
+             --data",
+            data.display()
+        )),
+        Err(_) => status::replace(&path, mark.as_bytes(), 0o644)
+            .map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())).into()),
+    }
+}
+
+/// A file to which lines are added.
+#[derive(Debug)]
+struct Lines {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lines {
+    fn open(path: PathBuf) -> anyhow::Result<Self> {
+        let file = File::options().create(true).append(true).open(&path);
+        Ok(Self { file: file.with_context(|| format!("cannot write {}", path.display()))?, path })
+    }
+
+    fn add(&self, line: &str) -> anyhow::Result<()> {
+        let mut file = &self.file;
+        file.write_all(format!("{line}\n").as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Whole lines: the last one may have been cut short by a kill.
+    fn read(&self) -> anyhow::Result<Vec<String>> {
+        let text =
+            std::fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
+        Ok(text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect())
+    }
+}
+
+/// Over all runs on the folder.
+#[derive(Debug)]
+pub(super) struct Kept {
+    authorised: Lines,
+    ended: Lines,
+}
+
+impl Kept {
+    pub(super) fn open(data: &Path) -> anyhow::Result<Self> {
+        Ok(Self { authorised: Lines::open(data.join("authorised.csv"))?, ended: Lines::open(data.join("ended.txt"))? })
+    }
+
+    pub(super) fn keep(&self, done: &Done) -> anyhow::Result<()> {
+        self.ended.add(&done.request_id)?;
+        match done.authorised {
+            Some(took) => self.authorised.add(&format!("{},{}", took.as_micros(), done.row)),
+            None => Ok(()),
+        }
+    }
+
+    /// How long each authorisation took, in microseconds.
+    pub(super) fn authorised_us(&self) -> anyhow::Result<Vec<u64>> {
+        Ok(self.authorised.read()?.iter().filter_map(|line| line.split(',').next()?.parse().ok()).collect())
+    }
+
+    /// Requests whose end a run has seen.
+    pub(super) fn ended(&self) -> anyhow::Result<BTreeSet<String>> {
+        Ok(self.ended.read()?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_belongs_to_one_recording_and_never_to_a_network_of_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path();
+        let file = Path::new("sessions.csv");
+        std::fs::write(data.join("network.json"), "{}").unwrap();
+        let error = keep_mark(data, file, 7).unwrap_err();
+        assert!(error.to_string().contains("a network of `chargemesh up`"), "{error}");
+        assert_eq!(mesh::process::exit_code(&error), 2);
+        assert!(!is_replay(data), "nothing was written");
+
+        std::fs::remove_file(data.join("network.json")).unwrap();
+        keep_mark(data, file, 7).unwrap();
+        std::fs::write(data.join("network.json"), "{}").unwrap();
+        keep_mark(data, file, 7).unwrap();
+        assert!(is_replay(data));
+        let error = keep_mark(data, file, 8).unwrap_err();
+        assert!(error.to_string().contains("another recording"), "{error}");
+        assert_eq!(mesh::process::exit_code(&error), 2);
+    }
+
+    #[test]
+    fn what_was_seen_to_its_end_is_known_at_the_next_run_and_half_a_line_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::open(folder.path()).unwrap();
+        let took = std::time::Duration::from_micros(1500);
+        kept.keep(&Done { row: "S1".into(), request_id: "row:S1".into(), authorised: Some(took) }).unwrap();
+        kept.keep(&Done { row: "S2".into(), request_id: "row:S2:1".into(), authorised: None }).unwrap();
+        drop(kept);
+        let mut half = File::options().append(true).open(folder.path().join("ended.txt")).unwrap();
+        half.write_all(b"row:S3").unwrap();
+        let kept = Kept::open(folder.path()).unwrap();
+        assert_eq!(kept.ended().unwrap(), BTreeSet::from(["row:S1".to_owned(), "row:S2:1".to_owned()]));
+        assert_eq!(kept.authorised_us().unwrap(), [1500]);
+    }
+}
