@@ -222,6 +222,7 @@ pub(crate) fn progress(progress: Progress) -> &'static str {
         Progress::Released => "released",
         Progress::Settling => "settling",
         Progress::Fault => "fault",
+        Progress::LinkLost => "link lost",
     }
 }
 

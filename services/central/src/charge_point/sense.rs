@@ -89,6 +89,7 @@ impl ChargePoint {
                 sensed.tell.push(close_succeeded(&old, &new));
             }
             None => {
+                self.tell_heard_again("monitor", sensed);
                 self.signs.health = Health::Unknown;
                 // Both come back together: the engine's grace begins when its monitor reports.
                 self.signs.engine_lost_at = self.signs.engine_lost_at.map(|_| now.mono);
@@ -108,6 +109,8 @@ impl ChargePoint {
             };
             self.signs.cloned |= one_too_many;
             sensed.tell.push(close_succeeded(&old, &new));
+        } else {
+            self.tell_heard_again("engine", sensed);
         }
         (self.signs.engine_lost_at, self.signs.both_lost_at) = (None, None);
         if let Some(ask) = self.pending.ask.as_ref().filter(|ask| ask.stage == Stage::Asking) {
@@ -148,7 +151,32 @@ impl ChargePoint {
         if self.signs.monitor.is_none() && self.signs.engine.is_none() {
             self.signs.both_lost_at = Some(now.mono);
         }
+        sensed.tell.extend(self.link_lost());
         sensed.due = true;
+    }
+
+    /// What the driver being served is told while a link is lost: at once, whatever the disk does (SPEC 2.4, 9).
+    pub fn link_lost(&self) -> Option<Tell> {
+        let open = self.running()?;
+        let part = match (&self.signs.monitor, &self.signs.engine) {
+            (Some(_), Some(_)) => return None,
+            (None, Some(_)) => "monitor",
+            (Some(_), None) => "engine",
+            (None, None) => "engine and its monitor",
+        };
+        let goes_on = if open.state == SessionState::Supplying { "supply goes on there" } else { "reservation stands" };
+        let detail = format!("Central does not hear its {part}; the {goes_on}");
+        let step = told::step_of(&open, Progress::LinkLost, Reason::Unspecified, &detail);
+        Some(Tell::Driver(open.driver.clone()?, step))
+    }
+
+    fn tell_heard_again(&self, part: &str, sensed: &mut Sensed) {
+        let Some(open) = self.running() else { return };
+        let Some(driver) = open.driver.clone() else { return };
+        let supplying = open.state == SessionState::Supplying;
+        let progress = if supplying { Progress::Supplying } else { Progress::Authorised };
+        let step = told::step_of(&open, progress, Reason::Unspecified, &format!("Central hears its {part} again"));
+        sensed.tell.push(Tell::Driver(driver, step));
     }
 
     fn health(&mut self, link: LinkNo, healthy: bool, detail: Arc<str>, now: Now, sensed: &mut Sensed) {

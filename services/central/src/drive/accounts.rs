@@ -105,8 +105,12 @@ impl Drive {
                 let left = u32::try_from(left).unwrap_or(u32::MAX);
                 told.push(charge_point::confirm_request(&ask.request, &core.record, left, &self.shared.settings));
             }
+            let lost = core.link_lost().filter(|_| core.driver() == Some(driver));
             for body in told {
                 self.tell(None, charge_point::Tell::Driver(driver.clone(), body));
+            }
+            if let Some(lost) = lost {
+                self.tell(None, lost);
             }
         }
     }

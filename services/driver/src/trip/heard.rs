@@ -86,7 +86,9 @@ impl Trips {
         self.tell(Told::step(&step));
         let request_id = self.request_of(&step);
         match progress {
-            Progress::Authorised | Progress::Supplying | Progress::Fault => self.show_running(&step),
+            Progress::Authorised | Progress::Supplying | Progress::Fault | Progress::LinkLost => {
+                self.show_running(&step);
+            }
             Progress::Refused => {
                 self.running.remove(&step.session_id);
                 self.confirms.remove(&step.session_id);

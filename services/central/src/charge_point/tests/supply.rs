@@ -81,6 +81,34 @@ fn a_lost_engine_link_alone_ends_nothing_spec_3_8() {
 }
 
 #[test]
+fn the_driver_is_told_at_once_that_a_link_is_lost_and_that_it_is_back_spec_2_4() {
+    let mut world = World::supplying();
+    world.store.fail = Some("gone".into());
+    world.link_down(ENGINE);
+    assert_eq!(world.take_told(), ["D1: LINK_LOST"], "whatever the disk does");
+    world.link_down(MONITOR);
+    assert_eq!(world.take_told(), ["D1: LINK_LOST"]);
+    world.store.fail = None;
+    world.engine_up(LinkNo(20), 1);
+    assert_eq!(world.take_told(), ["D1: SUPPLYING"]);
+    world.monitor_up(LinkNo(21), 1);
+    assert_eq!(world.take_told(), ["D1: SUPPLYING"]);
+    world.engine_up(LinkNo(22), 1);
+    assert_eq!(world.take_told(), ["close link 20"], "one that takes over was never lost");
+}
+
+#[test]
+fn the_driver_of_a_reservation_is_told_of_a_lost_link_too_spec_2_4() {
+    let mut world = World::reserved();
+    world.link_down(ENGINE);
+    let said = world.tells.iter().rev().find_map(|(_, tell)| match tell {
+        Tell::Driver(_, proto::link::v1::down::Body::Step(step)) => Some(step.detail.clone()),
+        _ => None,
+    });
+    assert_eq!(said.as_deref(), Some("Central does not hear its engine; the reservation stands"));
+}
+
+#[test]
 fn both_links_gone_for_sixty_seconds_settle_and_free_the_driver_spec_3_8() {
     let mut world = World::supplying();
     world.link_down(ENGINE);
