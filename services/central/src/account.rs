@@ -14,7 +14,7 @@ use crate::{
     audit::{Action, Entry},
     charge_point::{Identity, LinkNo, Origin},
     event::Event,
-    key::{Key, Keyring, Stage},
+    key::{AGE, EXPIRED, Key, Keyring, Stage},
     settings::Settings,
 };
 
@@ -36,6 +36,7 @@ pub enum Input {
     /// A link came with this key.
     Proven {
         key_no: u64,
+        from: Origin,
     },
     /// The key is old; tell the new one on this link.
     Rotate {
@@ -91,27 +92,31 @@ impl Account {
             }
             Input::Grant { link, material, from } => {
                 made.stage(material, settings, now);
-                made.audit(Action::KeyGranted, from, now);
+                let granted = made.next.keys.staged().map(|key| key.no);
+                made.audit_key(Action::KeyGranted, granted, from, now);
                 made.tell_staged(Some(*link));
             }
-            Input::Proven { key_no } => {
+            Input::Proven { key_no, from } => {
                 let changed = made.next.keys.proved(*key_no, Part::Driver, &[Part::Driver], now, settings);
                 match changed.len() {
                     0 => {}
-                    1 => made.audit(Action::KeyProven, &made.origin(), now),
-                    _ => made.audit(Action::KeyRotated, &made.origin(), now),
+                    1 => made.audit_key(Action::KeyProven, Some(*key_no), from, now),
+                    _ => made.audit_key(Action::KeyRotated, Some(*key_no), from, now),
                 }
                 made.keys(changed, now);
             }
             Input::Rotate { material, link } => {
                 if self.keys.state() == KeyState::Active {
                     made.stage(material, settings, now);
-                    made.audit(Action::KeyRotationOrdered, &Origin::central(), now);
+                    let staged = made.next.keys.staged().map(|key| key.no);
+                    made.audit_key(Action::KeyRotationOrdered, staged, &Origin::central().because(AGE), now);
                     made.tell_staged(*link);
                 }
             }
             Input::Expire => {
+                let expired = self.keys.active().map(|key| key.no);
                 let gone = made.next.keys.renew();
+                made.audit_key(Action::KeyRenewed, expired, &Origin::central().because(EXPIRED), now);
                 made.keys(gone, now);
                 made.tell_after.push(Tell::CloseAll);
             }
@@ -137,10 +142,6 @@ impl Decision {
         self.tell_after.push(Tell::CloseAll);
     }
 
-    fn origin(&self) -> Origin {
-        Origin::new(self.next.peer().to_string(), "")
-    }
-
     fn stage(&mut self, material: &Arc<LinkKey>, settings: &Settings, now: Now) {
         let granted = self.next.keys.grant(material.clone(), now, settings);
         self.keys(granted, now);
@@ -154,6 +155,12 @@ impl Decision {
 
     fn audit(&mut self, action: Action, by: &Origin, now: Now) {
         self.changes.push(Change::Audit(Entry::new(action, self.next.peer()).by(by, now)));
+    }
+
+    fn audit_key(&mut self, action: Action, key_no: Option<u64>, by: &Origin, now: Now) {
+        let entry = Entry::new(action, self.next.peer());
+        let entry = key_no.into_iter().fold(entry, |entry, no| entry.with("key_no", no));
+        self.changes.push(Change::Audit(entry.by(by, now)));
     }
 
     fn keys(&mut self, keys: Vec<Key>, now: Now) {
@@ -188,6 +195,10 @@ mod tests {
         decision.tell_after
     }
 
+    fn proven(key_no: u64) -> Input {
+        Input::Proven { key_no, from: Origin::new("driver/D1", "192.0.2.5:1") }
+    }
+
     fn material() -> Arc<LinkKey> {
         Arc::new(LinkKey::from_bytes([5; 32]))
     }
@@ -197,15 +208,41 @@ mod tests {
         let mut account = Account::new("D1".parse().unwrap(), Keyring::default(), false);
         let grant = Input::Grant { link: LinkNo(1), material: material(), from: Origin::central() };
         assert_eq!(decided(&mut account, &grant), [Tell::Grant { link: LinkNo(1), key_no: 1 }]);
-        decided(&mut account, &Input::Proven { key_no: 1 });
+        decided(&mut account, &proven(1));
         assert_eq!(account.keys.state(), KeyState::Active);
         let rotate = Input::Rotate { material: material(), link: Some(LinkNo(2)) };
         assert_eq!(decided(&mut account, &rotate), [Tell::Grant { link: LinkNo(2), key_no: 2 }]);
-        decided(&mut account, &Input::Proven { key_no: 2 });
+        decided(&mut account, &proven(2));
         assert_eq!(account.keys.usable().map(|(no, _)| no).collect::<Vec<_>>(), [2]);
         assert_eq!(decided(&mut account, &Input::Identity(Identity::Removed)), [Tell::CloseAll]);
         assert!(account.removed && account.keys.usable().next().is_none());
         assert_eq!(decided(&mut account, &Input::Identity(Identity::Removed)), [], "the same again changes nothing");
+    }
+
+    #[test]
+    fn every_change_of_a_drivers_key_says_which_key_and_from_where_spec_8_1() {
+        let mut account = Account::new("D1".parse().unwrap(), Keyring::default(), false);
+        let from = Origin::new("driver/D1", "192.0.2.5:1");
+        let grant = Input::Grant { link: LinkNo(1), material: material(), from };
+        let rotate = Input::Rotate { material: material(), link: None };
+        let expected = [
+            (grant, Action::KeyGranted, "1", "192.0.2.5:1"),
+            (proven(1), Action::KeyProven, "1", "192.0.2.5:1"),
+            (rotate, Action::KeyRotationOrdered, "2", ""),
+            (proven(2), Action::KeyRotated, "2", "192.0.2.5:1"),
+            (Input::Expire, Action::KeyRenewed, "2", ""),
+        ];
+        for (input, action, key_no, address) in expected {
+            let decision = account.decide(&input, &Settings::default(), at(1));
+            account = decision.next;
+            let entry = decision.changes.iter().find_map(|change| match change {
+                Change::Audit(entry) => Some(entry),
+                Change::Key(_) | Change::Event(_) => None,
+            });
+            let entry = entry.expect("an entry");
+            assert_eq!((entry.action, entry.address.as_str()), (action, address));
+            assert_eq!(entry.parameters.first(), Some(&("key_no", key_no.to_owned())), "{action:?}");
+        }
     }
 
     #[test]

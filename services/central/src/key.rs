@@ -69,6 +69,10 @@ pub struct Keyring {
     keys: Vec<Key>,
 }
 
+/// Why Central changes a key by itself.
+pub const AGE: &str = "its age";
+pub const EXPIRED: &str = "its life is over";
+
 /// How many retired keys are kept at hand; older ones are in the store.
 const RETIRED_AT_HAND: usize = 3;
 

@@ -228,7 +228,7 @@ impl ChargePoint {
             if let Some(count) = counted.count(1, now.mono) {
                 let entry = self.unaccepted(why, count).with("session", &open.id);
                 let entry = entry.with("accepted_wh", open.meter_last.wh()).with("reported_wh", meter.wh());
-                sensed.notes.push(Change::Audit(entry.by(&Origin::new(self.object(), ""), now)));
+                sensed.notes.push(Change::Audit(entry.by(&self.engine_origin(), now)));
             }
             return;
         }
@@ -249,7 +249,8 @@ impl ChargePoint {
         let meters = [backwards, implausible]
             .into_iter()
             .flatten()
-            .map(|(why, count)| Change::Audit(self.unaccepted(why, count).by(&Origin::new(self.object(), ""), now)));
+            .map(|(why, count)| Change::Audit(self.unaccepted(why, count).by(&self.engine_origin(), now)))
+            .collect::<Vec<_>>();
         unheard.into_iter().chain(meters).collect()
     }
 
@@ -280,6 +281,11 @@ impl ChargePoint {
             entry = entry.with("detail", detail);
         }
         sensed.notes.push(Change::Audit(entry.by(&Origin::new(self.object(), link.from.clone()), now)));
+    }
+
+    fn engine_origin(&self) -> Origin {
+        let from = self.signs.engine.as_ref().map(|engine| engine.from.clone());
+        Origin::new(self.object(), from.unwrap_or_default())
     }
 
     fn object(&self) -> String {

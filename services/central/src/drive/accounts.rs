@@ -30,6 +30,8 @@ pub(super) struct Holder {
     pub(super) account: Account,
     /// The newest link that proved a key.
     pub(super) link: Option<LinkNo>,
+    /// From where that came.
+    pub(super) from: Arc<str>,
     /// Charging points with a session or a request of his.
     pub(super) points: BTreeSet<usize>,
     unnoted: Repeats,
@@ -43,6 +45,7 @@ impl Holder {
         Self {
             account,
             link: None,
+            from: "".into(),
             points: BTreeSet::new(),
             unnoted: Repeats::default(),
             unnoted_from: "".into(),
@@ -64,14 +67,16 @@ impl Drive {
         self.accounts.entry(driver.clone()).or_insert_with(unknown)
     }
 
-    pub(super) fn driver_arrived(&mut self, driver: &DriverId, link: LinkNo, key_no: u64) {
+    pub(super) fn driver_arrived(&mut self, driver: &DriverId, link: LinkNo, key_no: u64, from: Arc<str>) {
         let holder = self.holder(driver);
         let old = holder.link.replace(link);
+        holder.from = from.clone();
         let staged = holder.account.keys.staged().map(|key| key.no).filter(|no| *no != key_no);
         if let Some(old) = old {
             self.close(old);
         }
-        self.offer_account(driver, Input::Proven { key_no });
+        let from = Origin::new(PeerId::Driver(driver.clone()).to_string(), from);
+        self.offer_account(driver, Input::Proven { key_no, from });
         if let Some(key_no) = staged {
             // A rotation that he has not heard of, or has lost.
             self.tell_account(driver, Tell::Grant { link, key_no });

@@ -35,7 +35,7 @@ impl Drive {
             }
             PeerId::Driver(id) => {
                 self.note_link(Action::LinkUp, &PeerId::Driver(id.clone()), &from, "");
-                self.driver_arrived(&id, link, key_no);
+                self.driver_arrived(&id, link, key_no, from);
             }
         }
     }
@@ -79,7 +79,8 @@ impl Drive {
                 let holder = self.holder(&id);
                 if holder.link == Some(link) {
                     holder.link = None;
-                    self.note_link(Action::LinkDown, &PeerId::Driver(id), "", &detail);
+                    let from = holder.from.clone();
+                    self.note_link(Action::LinkDown, &PeerId::Driver(id), &from, &detail);
                 }
             }
         }

@@ -7,6 +7,8 @@ fn the_running_value_is_durable_every_ten_seconds_and_never_runs_backwards_spec_
     let mut world = World::supplying();
     world.meter("s1", 1_400);
     assert!(world.take_told().is_empty() && world.store.actions.contains(&Action::MeterRanBackwards));
+    let entry = world.store.entries.iter().find(|entry| entry.action == Action::MeterRanBackwards);
+    assert_eq!(entry.map(|entry| entry.address.as_str()), Some("192.0.2.1:7"), "its link's");
     assert_eq!(world.session("s1").meter_last.wh(), 1_000);
     world.pass(9_000);
     world.meter("s1", 1_600);
