@@ -44,7 +44,6 @@ const BATCH: usize = 256;
 /// A deadline whose decision the store refused is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// Keys are looked at for their age, and repeats noted, this often.
-const SWEEP: Duration = Duration::from_secs(60);
 
 /// The sender's end of the loop.
 #[derive(Clone, Debug)]
@@ -209,7 +208,7 @@ impl Drive {
             self.timer_rang(point, at, now);
         }
         if self.next_sweep <= now.mono {
-            self.next_sweep = now.mono + SWEEP;
+            self.next_sweep = now.mono + self.shared.settings.sweep_every();
             self.sweep(now);
         }
     }

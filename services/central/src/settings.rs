@@ -42,6 +42,14 @@ pub struct Settings {
     pub currency: Currency,
 }
 
+impl Settings {
+    /// How often keys are looked at: a key that is due to rotate has a sixth of its life left at least, and is seen
+    /// several times before that is over. Once a minute is often enough for all else.
+    pub fn sweep_every(&self) -> Duration {
+        (self.key_lifetime / 24).clamp(Duration::from_millis(50), Duration::from_secs(60))
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

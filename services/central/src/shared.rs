@@ -9,9 +9,18 @@ use std::{
 
 use mesh::clock::Clock;
 use proto::{ChargingPointId, PeerId, central::v1 as contract};
+use store::central::KeyRow;
 use wire::{LinkKey, PublicKey, StaticKey};
 
-use crate::{key::Keyring, ledger::Ledger, session::SessionId, settings::Settings, telemetry::Telemetry, watch::Board};
+use crate::{
+    key::{Keyring, Stage},
+    ledger::Ledger,
+    rows,
+    session::SessionId,
+    settings::Settings,
+    telemetry::{Look, Streams, Telemetry},
+    watch::Board,
+};
 
 /// Charging points as they are shown.
 pub(crate) type Points = Board<ChargingPointId, contract::ChargingPoint>;
@@ -42,6 +51,7 @@ pub(crate) struct Directory {
 
 #[derive(Debug, Default)]
 struct Holder {
+    incarnation: u64,
     usable: Vec<(u64, Arc<LinkKey>)>,
     openable: Vec<(u64, Arc<LinkKey>)>,
 }
@@ -59,13 +69,21 @@ impl Directory {
         find(&holders.get(holder)?.openable, key_no)
     }
 
+    /// Whether `holder` may have had that key before those at hand; as which incarnation of its id it has them.
+    fn incarnation_before(&self, holder: &PeerId, key_no: u64) -> Option<u64> {
+        let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);
+        let held = holders.get(holder)?;
+        held.openable.iter().all(|(no, _)| key_no < *no).then_some(held.incarnation)
+    }
+
     pub(crate) fn publish(&self, holder: &PeerId, keys: &Keyring) {
         let (usable, openable): (Vec<_>, Vec<_>) = (keys.usable().collect(), keys.openable().collect());
         let mut holders = self.holders.write().unwrap_or_else(PoisonError::into_inner);
         if openable.is_empty() {
             holders.remove(holder);
         } else {
-            holders.insert(holder.clone(), Holder { usable, openable });
+            let incarnation = keys.incarnation;
+            holders.insert(holder.clone(), Holder { incarnation, usable, openable });
         }
     }
 }
@@ -75,6 +93,27 @@ fn find(keys: &[(u64, Arc<LinkKey>)], key_no: u64) -> Option<Arc<LinkKey>> {
 }
 
 impl Shared {
+    /// The key under which `holder` sealed a reading: at hand, or one of the older retired ones, which the store keeps
+    /// for as long as telemetry is retained (SPEC 4.6). What was revoked or deleted is nowhere any more.
+    pub(crate) async fn reading_key(&self, streams: &Streams, holder: &PeerId, key_no: u64) -> Option<Arc<LinkKey>> {
+        if let Some(key) = self.directory.openable(holder, key_no) {
+            return Some(key);
+        }
+        let incarnation = self.directory.incarnation_before(holder, key_no)?;
+        match streams.older(key_no, self.clock.mono()) {
+            Look::Known(key) => return key,
+            Look::NotNow => return None,
+            Look::Read => {}
+        }
+        let (of, no) = (holder.to_string(), rows::signed(key_no));
+        let row = self.ledger.read("older key", move |conn| KeyRow::find(conn, &of, no)).await.ok()?;
+        let key = row.map(|row| rows::key(&row, &self.key_encryption));
+        let key = key.filter(|key| key.stage == Stage::Retired && key.incarnation == incarnation);
+        let material = key.and_then(|key| key.material);
+        streams.remember(key_no, material.clone());
+        material
+    }
+
     /// The static key that a Hello's pin names.
     pub(crate) fn link_key(&self, pin: &[u8]) -> Option<&StaticKey> {
         let index = self.pins.iter().position(|public| public.pin().as_slice() == pin)?;

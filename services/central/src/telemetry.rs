@@ -1,9 +1,12 @@
 //! Readings of charging points (SPEC 5.2, 5.4): opened, counted, the latest kept in memory for the screens. Telemetry
 //! never decides: nothing here reaches a session.
 
+mod older;
+
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Instant,
 };
 
 use mesh::metrics::Metrics;
@@ -17,6 +20,10 @@ use wire::{
     LinkKey,
     telemetry::{OpenError, Opener},
 };
+
+use self::older::OlderKeys;
+
+pub(crate) use self::older::Look;
 
 /// How many readings of a charging point are at hand.
 const WINDOW: usize = 60;
@@ -39,6 +46,23 @@ struct State {
     /// Sealed under a key that is not there (any more).
     keyless: u64,
     latest: VecDeque<Reading>,
+    older: OlderKeys,
+}
+
+impl Streams {
+    /// Whether a key that is not at hand is to be read from the store.
+    pub(crate) fn older(&self, key_no: u64, now: Instant) -> Look {
+        self.lock().older.look(key_no, now)
+    }
+
+    /// What the store has of it.
+    pub(crate) fn remember(&self, key_no: u64, key: Option<Arc<LinkKey>>) {
+        self.lock().older.remember(key_no, key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Telemetry {
@@ -60,6 +84,7 @@ impl Telemetry {
                 opener: Opener::new(id.as_str()),
                 keyless: 0,
                 latest: VecDeque::new(),
+                older: OlderKeys::default(),
             })))
         };
         let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +93,7 @@ impl Telemetry {
 
     /// Opens and counts a reading; false when it cannot be understood.
     pub(crate) fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> bool {
-        let mut state = streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = streams.lock();
         let Some(key) = key else {
             state.keyless += 1;
             self.unreadable.inc();
@@ -96,14 +121,16 @@ impl Telemetry {
     pub(crate) fn forget_keys(&self, id: &ChargingPointId) {
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         if let Some(streams) = streams {
-            streams.0.lock().unwrap_or_else(PoisonError::into_inner).opener.forget_keys();
+            let mut state = streams.lock();
+            state.opener.forget_keys();
+            state.older = OlderKeys::default();
         }
     }
 
     /// Counts and the last reading, as operators see them.
     pub(crate) fn shown(&self, id: &ChargingPointId) -> Option<contract::Telemetry> {
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()?;
-        let state = streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = streams.lock();
         let counts = state.opener.counts();
         Some(contract::Telemetry {
             readings: counts.opened,

@@ -1,5 +1,6 @@
 //! What the tests of the core share: a clock that stands where it is put, and a session to begin with.
 
+mod keys;
 mod rim;
 
 use std::{

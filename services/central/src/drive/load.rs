@@ -83,7 +83,7 @@ impl Drive {
             dirty: Vec::new(),
             turns: Default::default(),
             notes: Notes::default(),
-            next_sweep: now.mono + super::SWEEP,
+            next_sweep: now.mono + shared.settings.sweep_every(),
             closed: Default::default(),
             states,
         };

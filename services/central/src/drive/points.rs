@@ -14,7 +14,7 @@ use crate::{
     charge_point::{
         self, Change, ChargePoint, Claim, Decision, Hold, Input, Order, Origin, Outcome, Record, Refusal, Reply, Sign,
     },
-    rows,
+    key, rows,
     session::{Final, SessionId},
 };
 
@@ -328,12 +328,12 @@ impl Drive {
             let expired = record.keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);
             let rotate =
                 record.keys.rotation_due_at(&self.shared.settings, stagger).is_some_and(|at| at <= now.wall_ms);
-            let order = match (expired, rotate && record.keys.state() == KeyState::Active) {
-                (true, _) => Order::Renew,
-                (false, true) => Order::Rotate { material: super::accounts::fresh_key() },
+            let (order, why) = match (expired, rotate && record.keys.state() == KeyState::Active) {
+                (true, _) => (Order::Renew, key::EXPIRED),
+                (false, true) => (Order::Rotate { material: super::accounts::fresh_key() }, key::AGE),
                 (false, false) => continue,
             };
-            self.offer(number, Input::Order { order, by: Origin::central().because("its age"), reply: Reply::None });
+            self.offer(number, Input::Order { order, by: Origin::central().because(why), reply: Reply::None });
         }
         self.sweep_accounts(now);
     }

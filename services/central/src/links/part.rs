@@ -134,7 +134,7 @@ impl Guest {
     async fn reading(&mut self, sealed: &wire_messages::SealedReading, to: u64, now: Now) {
         let Stage::Part(Conversation { id, streams: Some(streams), .. }) = &self.stage else { return };
         let shared = &self.links.shared;
-        let key = shared.directory.openable(&PeerId::ChargingPoint(id.clone()), sealed.key_no);
+        let key = shared.reading_key(streams, &PeerId::ChargingPoint(id.clone()), sealed.key_no).await;
         let understood = shared.telemetry.take(streams, sealed, key.as_deref());
         self.answer(to, Reason::Unspecified, "");
         if !understood {

@@ -40,7 +40,7 @@ pub(crate) struct Rim {
     links: std::sync::atomic::AtomicU64,
     /// The far ends of links, which nobody reads.
     ends: std::sync::Mutex<Vec<Posted>>,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Drop for Rim {
@@ -76,15 +76,11 @@ impl Rim {
         let orders = Orders::new(Arc::clone(&shared), drive.clone(), &ctx, stagger);
         let sessions = SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
         let (links, ends) = (1.into(), std::sync::Mutex::default());
-        Self { shared, drive, orders, sessions, ctx, links, ends, folder }
-    }
-
-    pub(crate) fn folder(&self) -> &std::path::Path {
-        self.folder.path()
+        Self { shared, drive, orders, sessions, ctx, links, ends, _folder: folder }
     }
 
     /// As Registry enrols them.
-    pub(crate) async fn enrol(&self, kind: Kind, ids: &[String]) {
+    async fn enrol(&self, kind: Kind, ids: &[String], incarnation: i64) {
         let now = self.shared.clock.now();
         let row = |id: &String| IdentityRow {
             kind: kind.into(),
@@ -92,8 +88,8 @@ impl Rim {
             state: IdentityState::Enrolled.into(),
             city: "Alicante".into(),
             place: "Plaza".into(),
-            incarnation: 1,
-            revision: 1,
+            incarnation,
+            revision: incarnation,
             ..IdentityRow::default()
         };
         let rows: Vec<_> = ids.iter().map(row).collect();
@@ -104,9 +100,15 @@ impl Rim {
 
     pub(crate) async fn charging_points(&self, count: usize) -> Vec<ChargingPointId> {
         let ids: Vec<_> = (1..=count).map(|n| format!("CP{n:03}")).collect();
-        self.enrol(Kind::ChargingPoint, &ids).await;
+        self.enrol(Kind::ChargingPoint, &ids, 1).await;
         self.until(|| self.shared.points.all().len() == count).await;
         ids.iter().map(|id| id.parse().unwrap()).collect()
+    }
+
+    /// What it was granted before is void then.
+    pub(crate) async fn enrol_again(&self, id: &ChargingPointId) {
+        self.enrol(Kind::ChargingPoint, &[id.to_string()], 2).await;
+        self.until(|| self.key_state(id) == KeyState::Deleted).await;
     }
 
     /// A link as the rim hands it to the loop.
@@ -144,7 +146,7 @@ impl Rim {
     }
 
     pub(crate) async fn driver(&self, id: &str) -> DriverId {
-        self.enrol(Kind::Driver, &[id.to_owned()]).await;
+        self.enrol(Kind::Driver, &[id.to_owned()], 1).await;
         id.parse().unwrap()
     }
 
