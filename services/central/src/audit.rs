@@ -35,6 +35,7 @@ actions! {
     CallRefused = "CALL_REFUSED",
     Unintelligible = "UNINTELLIGIBLE",
     Intelligible = "INTELLIGIBLE",
+    Intelligible = "INTELLIGIBLE",
     Fault = "FAULT",
     Recovery = "RECOVERY",
     SupplyRequested = "SUPPLY_REQUESTED",

@@ -133,6 +133,10 @@ pub struct Signs {
     pub unintelligible: u64,
     /// Of them, not yet in the audit.
     pub unnoted: Repeats,
+    /// The link whose last message was one of them.
+    pub unread: Option<LinkNo>,
+    /// That is in the audit, and its end is not.
+    pub unread_noted: bool,
     /// Meter values that were not accepted, not yet in the audit.
     pub backwards: Repeats,
     pub implausible: Repeats,

@@ -159,6 +159,8 @@ pub struct Engine {
     next_profile: Option<Profile>,
     view: Option<View>,
     notice: Option<String>,
+    /// What the monitor was told last of whether Central and the engine read each other.
+    told_unread: bool,
     link: Option<LinkNo>,
     spoiled: bool,
     sealer: Option<Sealer>,
@@ -195,6 +197,7 @@ impl Engine {
             next_profile: None,
             view: None,
             notice: None,
+            told_unread: false,
             link: None,
             spoiled: false,
             sealer: None,
@@ -345,7 +348,12 @@ impl Engine {
         self.report();
     }
 
+    fn is_unread(&self) -> bool {
+        self.way.unintelligible().1 || self.way.is_not_read()
+    }
+
     fn report(&mut self) {
+        self.told_unread = self.is_unread();
         if !self.paired {
             return;
         }
@@ -360,6 +368,7 @@ impl Engine {
             power_w: session.map_or(0, |s| s.sample().power_w),
             central_reachable: self.way.reachable(),
             unintelligible: self.way.unintelligible().0,
+            unread: self.is_unread(),
         };
         self.out.push_back(Command::Report(Box::new(FromEngine { body: Some(from_engine::Body::Report(report)) })));
     }
@@ -394,6 +403,9 @@ impl Engine {
                 Heard::Body(body) => self.ordered(*body, now),
                 Heard::Answered { body, reason, detail } => self.answered(&body, reason, &detail, now),
             }
+        }
+        if self.is_unread() != self.told_unread {
+            self.report();
         }
     }
 

@@ -95,6 +95,10 @@ pub enum Sign {
         link: LinkNo,
         count: u64,
     },
+    /// After those, one could be opened.
+    Intelligible {
+        link: LinkNo,
+    },
 }
 
 /// What is decided, made durable, and only then told.

@@ -55,11 +55,14 @@ impl ChargePoint {
             Sign::Unintelligible { link, count } => {
                 if self.is_engine(link) || self.is_monitor(link) {
                     self.signs.unintelligible += count;
+                    self.signs.unread = Some(link);
                     if let Some(count) = self.signs.unnoted.count(count, now.mono) {
+                        self.signs.unread_noted = true;
                         sensed.notes.push(self.unintelligible(count, now));
                     }
                 }
             }
+            Sign::Intelligible { link } => self.intelligible(link, now, &mut sensed),
         }
         sensed
     }
@@ -266,6 +269,23 @@ impl ChargePoint {
         let from = self.signs.engine.as_ref().or(self.signs.monitor.as_ref()).map(|l| l.from.clone());
         let entry = Entry::new(Action::Unintelligible, self.object()).with("messages", count);
         Change::Audit(entry.by(&Origin::new(self.object(), from.unwrap_or_default()), now))
+    }
+
+    /// As seldom in the audit as what it ends.
+    fn intelligible(&mut self, link: LinkNo, now: Now, sensed: &mut Sensed) {
+        if self.signs.unread.take_if(|unread| *unread == link).is_none() {
+            sensed.again = true;
+        } else if std::mem::take(&mut self.signs.unread_noted) {
+            let from = self.signs.engine.iter().chain(&self.signs.monitor).find(|l| l.link == link);
+            let from = from.map(|l| l.from.clone()).unwrap_or_default();
+            let entry = Entry::new(Action::Intelligible, self.object()).by(&Origin::new(self.object(), from), now);
+            sensed.notes.push(Change::Audit(entry));
+        }
+    }
+
+    /// Whether a part that is there was not understood when it last spoke.
+    pub fn is_unread(&self) -> bool {
+        self.signs.unread.is_some_and(|link| self.is_engine(link) || self.is_monitor(link))
     }
 
     /// Unintelligible messages are counted since the current key was proven.

@@ -196,6 +196,7 @@ impl Drive {
             key_expires_at_ms: key.map(|key| key.expires_at).unwrap_or_default(),
             unintelligible: point.core.signs.unintelligible,
             telemetry: None,
+            unread: point.core.is_unread(),
         }
     }
 

@@ -56,6 +56,8 @@ pub(super) enum Stage {
 struct Unheard {
     count: u64,
     told_at: Option<Instant>,
+    /// Nothing has opened since.
+    unread: bool,
 }
 
 impl Handler for Guest {
@@ -131,7 +133,7 @@ impl Guest {
     }
 
     async fn message(&mut self, message: Up, link: &mut Link, now: Now) {
-        self.tell_unheard(now).await;
+        self.understood().await;
         let Some(body) = message.body else {
             return if self.is_unproven() { self.out_of_order(link, now) } else { self.unsupported(message.id) };
         };
@@ -238,6 +240,7 @@ impl Guest {
     /// Something could not be opened: counted at once, told to the loop once a second (SPEC 4.8).
     pub(super) async fn not_understood(&mut self, count: u64, now: Now) {
         self.unintelligible.count += count;
+        self.unintelligible.unread = true;
         let early = |at: Instant| now.mono.saturating_duration_since(at) < Duration::from_secs(1);
         if !self.unintelligible.told_at.is_some_and(early) {
             self.unintelligible.told_at = Some(now.mono);
@@ -245,9 +248,15 @@ impl Guest {
         }
     }
 
-    async fn tell_unheard(&mut self, now: Now) {
-        if self.unintelligible.count > 0 {
-            self.not_understood(0, now).await;
+    /// A message has opened. What did not open before it is told first, so that the last word is the true one.
+    async fn understood(&mut self) {
+        if !std::mem::take(&mut self.unintelligible.unread) {
+            return;
+        }
+        self.flush_unheard().await;
+        if let Stage::Part(conversation) = &self.stage {
+            let sign = Sign::Intelligible { link: self.link };
+            self.links.drive.send(Message::Sign { at: conversation.id.clone(), sign }).await;
         }
     }
 

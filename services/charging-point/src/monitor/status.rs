@@ -167,6 +167,9 @@ impl Monitor {
         if self.way.is_not_read() {
             all.push("Central cannot read what this monitor sends".to_owned());
         }
+        if self.report.as_ref().is_some_and(|report| report.unread) {
+            all.push("the engine and Central cannot read each other".to_owned());
+        }
         if self.disconnected {
             all.push("disconnected by hand".to_owned());
         } else if matches!(self.membership, Membership::Enrolled) && !self.way.linked() && !self.keys.given_up {

@@ -24,6 +24,20 @@ fn the_truth_table_of_monitor_and_engine_spec_2_3() {
 }
 
 #[test]
+fn what_can_be_read_again_is_shown_and_noted_as_seldom_as_what_could_not_spec_4_8() {
+    let mut world = World::ready();
+    for _ in 0..3 {
+        world.sense(0, Sign::Unintelligible { link: ENGINE, count: 1 });
+        world.sense(0, Sign::Intelligible { link: MONITOR });
+        assert!(world.points[0].is_unread(), "of another link");
+        world.sense(0, Sign::Intelligible { link: ENGINE });
+        assert!(!world.points[0].is_unread());
+    }
+    let noted = |wanted: Action| world.store.actions.iter().filter(|action| **action == wanted).count();
+    assert_eq!((noted(Action::Unintelligible), noted(Action::Intelligible)), (1, 1));
+}
+
+#[test]
 fn ending_one_cause_reveals_the_next_spec_2_1() {
     let mut world = World::ready();
     world.order(Order::Stop);
