@@ -182,10 +182,7 @@ pub(crate) async fn listen<I: Send + 'static>(
                 return Err(Misuse::new(text).into());
             }
             let listener = mesh::control::private_socket(path).map_err(|error| {
-                Misuse::new(format!(
-                    "cannot make the pairing socket {}: {error}; give another --pairing",
-                    path.display()
-                ))
+                Misuse::new(format!("cannot make the pairing socket {} (--pairing): {error}", path.display()))
             })?;
             ctx.listening("pairing", path.display())?;
             ctx.spawn("pairing", accept_unix(ctx.clone(), listener, door, path.clone()));

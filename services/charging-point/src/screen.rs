@@ -1,18 +1,24 @@
-//! The role's own screen where there is a terminal: single keys, a help line, and a line that shows the state. Each key
+//! The role's own screen where there is a terminal: single keys, a help line, and lines that show the state. Each key
 //! is a command of the control socket, so that whatever is done here can be done without a terminal (SPEC 1.9).
+
+mod line;
 
 use std::{
     io::{self, IsTerminal as _, Read as _, Write as _},
     time::Duration,
 };
 
-use mesh::{control::Request, process::Context};
+use mesh::{control::Request, process::Context, screen::escaped};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
-use proto::Energy;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-/// How often the line is drawn anew.
+pub(crate) use line::{engine_line, monitor_line};
+
+#[cfg(test)]
+mod tests;
+
+/// How often the state is drawn anew.
 const REDRAW: Duration = Duration::from_millis(500);
 
 /// A key and what it does.
@@ -25,32 +31,53 @@ pub(crate) struct Key {
     /// Asked for, by name.
     pub(crate) asks: &'static [&'static str],
     pub(crate) label: &'static str,
+    pub(crate) sure: Sure,
+}
+
+/// What is asked for before a key takes effect, so that a slip of a finger breaks nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sure {
+    Unasked,
+    /// y or n.
+    Asked,
+    /// The charging point's id, letter by letter.
+    ById,
 }
 
 pub(crate) const ENGINE_KEYS: &[Key] = &[
     key('p', "plug", &[], "plug"),
     key('u', "unplug", &[], "unplug"),
     key('m', "supply", &["driver", "kwh"], "manual supply"),
-    key('b', "break", &[], "break"),
+    key('b', "break", &[], "break").sure(Sure::Asked),
     key('r', "repair", &[], "repair"),
-    key('s', "spoil-key", &[], "spoil key"),
+    key('s', "spoil-key", &[], "spoil key").sure(Sure::Asked),
     key('k', "repair-key", &[], "repair key"),
     key('?', "status", &[], "all"),
 ];
 
 pub(crate) const MONITOR_KEYS: &[Key] = &[
     key('e', "enrol", &["token"], "enrol"),
-    key('x', "remove", &[], "remove"),
+    key('x', "remove", &[], "remove").sure(Sure::ById),
     key('a', "authenticate", &[], "authenticate"),
-    Key { key: 'm', command: "maintenance", fixed: &[("on", "on")], asks: &[], label: "maintenance" },
-    Key { key: 'n', command: "maintenance", fixed: &[("on", "off")], asks: &[], label: "no maintenance" },
+    key('m', "maintenance", &[], "maintenance").with(&[("on", "on")]),
+    key('n', "maintenance", &[], "no maintenance").with(&[("on", "off")]),
     key('d', "disconnect", &[], "disconnect"),
     key('c', "connect", &[], "connect"),
     key('?', "status", &[], "all"),
 ];
 
 const fn key(key: char, command: &'static str, asks: &'static [&'static str], label: &'static str) -> Key {
-    Key { key, command, fixed: &[], asks, label }
+    Key { key, command, fixed: &[], asks, label, sure: Sure::Unasked }
+}
+
+impl Key {
+    const fn sure(self, sure: Sure) -> Self {
+        Self { sure, ..self }
+    }
+
+    const fn with(self, fixed: &'static [(&'static str, &'static str)]) -> Self {
+        Self { fixed, ..self }
+    }
 }
 
 /// Shows the screen if stdin is a terminal; `line` makes the one line of a status. Until the process stops.
@@ -75,7 +102,11 @@ struct Terminal(Termios);
 impl Terminal {
     fn take() -> Option<Self> {
         let stdin = io::stdin();
-        if !stdin.is_terminal() || !io::stderr().is_terminal() {
+        if !stdin.is_terminal() {
+            return None;
+        }
+        if !io::stderr().is_terminal() {
+            tracing::info!("no screen and no keys: standard error is not a terminal; `chargemesh ctl` does the same");
             return None;
         }
         let before = tcgetattr(&stdin).ok()?;
@@ -88,7 +119,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        write("\r\x1b[K");
+        write("\r\x1b[J");
         // Nothing more can be done for a terminal that is gone.
         let _restored = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
     }
@@ -115,6 +146,16 @@ struct Typing {
     key: Key,
     args: Map<String, Value>,
     text: String,
+    /// To be typed, where the key asks for it.
+    id: String,
+    sure: bool,
+}
+
+/// What a person is asked now.
+enum Question<'a> {
+    Argument(&'static str),
+    YesOrNo,
+    Id(&'a str),
 }
 
 struct Screen<H> {
@@ -150,6 +191,10 @@ where
 
     async fn press(&mut self, pressed: char) {
         if let Some(typing) = &mut self.typing {
+            if let Some(Question::YesOrNo) = typing.question() {
+                typing.sure = pressed == 'y';
+                return self.go_on().await;
+            }
             match pressed {
                 '\n' | '\r' => return self.enter().await,
                 '\x1b' => self.typing = None,
@@ -164,25 +209,41 @@ where
         }
         let Some(key) = self.keys.iter().find(|k| k.key == pressed).copied() else { return };
         let args = key.fixed.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
-        let typing = Typing { key, args, text: String::new() };
-        if key.asks.is_empty() {
-            self.order(typing).await;
-        } else {
-            self.typing = Some(typing);
+        let id = if key.sure == Sure::ById { self.id().await } else { String::new() };
+        // Where there is no id there is nothing to lose: the order itself says so.
+        let sure = key.sure == Sure::Unasked || (key.sure == Sure::ById && id.is_empty());
+        let typing = Typing { key, args, text: String::new(), id, sure };
+        match typing.question() {
+            Some(_) => self.typing = Some(typing),
+            None => self.order(typing).await,
         }
+    }
+
+    /// Which charging point this is.
+    async fn id(&self) -> String {
+        let status = (self.handler)(Request::new("status", Value::Null)).await.unwrap_or_default();
+        status.get("charging_point").and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
     /// One argument is complete.
     async fn enter(&mut self) {
-        let Some(mut typing) = self.typing.take() else { return };
+        let Some(typing) = &mut self.typing else { return };
         let text = std::mem::take(&mut typing.text);
-        if let Some(name) = asked(&typing) {
-            typing.args.insert(name.to_owned(), Value::from(text));
+        match typing.question() {
+            Some(Question::Argument(name)) => drop(typing.args.insert(name.to_owned(), Value::from(text))),
+            Some(Question::Id(id)) => typing.sure = text.trim() == id,
+            Some(Question::YesOrNo) | None => {}
         }
-        if asked(&typing).is_some() {
-            self.typing = Some(typing);
-        } else {
-            self.order(typing).await;
+        self.go_on().await;
+    }
+
+    /// To the next question, the order, or nothing: an order that somebody is not sure of is dropped.
+    async fn go_on(&mut self) {
+        let Some(typing) = self.typing.take() else { return };
+        match typing.question() {
+            Some(Question::Argument(_)) => self.typing = Some(typing),
+            Some(Question::YesOrNo | Question::Id(_)) => self.say(&format!("{}: not done", typing.key.label)),
+            None => self.order(typing).await,
         }
     }
 
@@ -197,36 +258,88 @@ where
     }
 
     fn say(&self, text: &str) {
-        write(&format!("\r\x1b[K{text}\n"));
+        // An answer may hold words of Central's, and has its own lines.
+        let lines: Vec<_> = text.lines().map(escaped).collect();
+        write(&format!("\r\x1b[J{}\n", lines.join("\n")));
     }
 
     /// Drawn again each time, because log lines pass over it.
     async fn draw(&mut self) {
-        let line = match &self.typing {
-            Some(typing) => {
-                // A token is a secret, and longer than any line.
-                let secret = asked(typing) == Some("token");
-                let text = if secret { "*".repeat(typing.text.len().min(20)) } else { typing.text.clone() };
-                format!("{} {}: {text}", typing.key.label, asked(typing).unwrap_or_default())
-            }
-            None => match (self.handler)(Request::new("status", Value::Null)).await {
-                Ok(status) => (self.line)(&status),
-                Err(why) => why,
-            },
+        if let Some(typing) = &self.typing {
+            // A person types behind the question, so its end is what must be seen.
+            let line = escaped(&typing.line());
+            let over = line.chars().count().saturating_sub(width());
+            return write(&format!("\r\x1b[J{}", line.chars().skip(over).collect::<String>()));
+        }
+        let line = match (self.handler)(Request::new("status", Value::Null)).await {
+            Ok(status) => (self.line)(&status),
+            Err(why) => why,
         };
-        let cut: String = line.chars().take(width()).collect();
-        // A log line that comes next writes over the state, not behind it; a person types behind the question.
-        let end = if self.typing.is_some() { "" } else { "\r" };
-        write(&format!("\r\x1b[K{cut}{end}"));
+        let lines = wrapped(&escaped(&line), width());
+        // A log line that comes next writes over the state, not behind it.
+        let up = match lines.len() {
+            0 | 1 => String::new(),
+            many => format!("\x1b[{}A", many - 1),
+        };
+        write(&format!("\r\x1b[J{}\r{up}", lines.join("\r\n")));
     }
 }
 
-/// The argument that is typed now.
-fn asked(typing: &Typing) -> Option<&'static str> {
-    typing.key.asks.iter().copied().find(|name| !typing.args.contains_key(*name))
+impl Typing {
+    fn question(&self) -> Option<Question<'_>> {
+        let argument = self.key.asks.iter().find(|name| !self.args.contains_key(**name));
+        match (argument, self.sure, self.key.sure) {
+            (Some(name), _, _) => Some(Question::Argument(name)),
+            (None, true, _) | (None, false, Sure::Unasked) => None,
+            (None, false, Sure::Asked) => Some(Question::YesOrNo),
+            (None, false, Sure::ById) => Some(Question::Id(&self.id)),
+        }
+    }
+
+    fn line(&self) -> String {
+        let label = self.key.label;
+        match self.question() {
+            // A token is a secret, and longer than any line.
+            Some(Question::Argument("token")) => format!("{label}, token: {}", "*".repeat(self.text.len().min(20))),
+            Some(Question::Argument(name)) => format!("{label}, {}: {}", in_words(name), self.text),
+            Some(Question::YesOrNo) => format!("{label}: sure? [y/n] "),
+            Some(Question::Id(id)) => format!("{label} {id} at Registry: type its id to do it: {}", self.text),
+            None => String::new(),
+        }
+    }
 }
 
-/// One less than the terminal is wide, so that nothing wraps.
+/// An argument as a person is asked for it, with what nothing typed means.
+fn in_words(argument: &'static str) -> &'static str {
+    match argument {
+        "driver" => "driver (empty: the charging point's own account)",
+        "kwh" => "kWh (empty: until unplugged)",
+        other => other,
+    }
+}
+
+/// Lines of at most `width` characters, broken between words where there are any.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(1);
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split(' ') {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        } else if !line.is_empty() {
+            line.push(' ');
+        }
+        for letter in word.chars() {
+            if line.chars().count() == width {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(letter);
+        }
+    }
+    lines.push(line);
+    lines
+}
+
+/// One less than the terminal is wide, so that the terminal itself wraps nothing.
 fn width() -> usize {
     crossterm::terminal::size().map_or(120, |(columns, _)| usize::from(columns)).saturating_sub(1)
 }
@@ -235,35 +348,4 @@ fn write(text: &str) {
     // Nobody looks any more: the role goes on without a screen.
     let mut stderr = io::stderr().lock();
     drop(stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()));
-}
-
-/// An engine in one line.
-pub(crate) fn engine_line(status: &Value) -> String {
-    let mut line = headline(status);
-    if let Some(session) = status.get("session").filter(|s| s.is_object()) {
-        let number = |name: &str| session.get(name).and_then(Value::as_u64).unwrap_or(0);
-        let energy = Energy::from_wh(number("energy_wh"));
-        let amount = session.get("amount").and_then(Value::as_str).unwrap_or_default();
-        line = format!("{line} | {energy}  {amount}  {} W", number("power_w"));
-        if let Some(percent) = session.get("progress_percent").and_then(Value::as_u64) {
-            line = format!("{line}  {percent} %");
-        }
-    }
-    with_notice(line, status)
-}
-
-/// A monitor in one line.
-pub(crate) fn monitor_line(status: &Value) -> String {
-    with_notice(headline(status), status)
-}
-
-fn headline(status: &Value) -> String {
-    status.get("headline").and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-fn with_notice(line: String, status: &Value) -> String {
-    match status.get("notice").and_then(Value::as_str) {
-        Some(notice) => format!("{line} | {notice}"),
-        None => line,
-    }
 }

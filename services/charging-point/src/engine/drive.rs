@@ -246,14 +246,14 @@ impl Drive {
 type Shows = (Gauge, fn(&Figures) -> u64);
 
 /// What is seen of an engine that has a process of its own: its log, its health, its metrics.
-struct Shown {
+pub(super) struct Shown {
     line: String,
     central: Component,
     figures: Vec<Shows>,
 }
 
 impl Shown {
-    fn new(ctx: &Context) -> Self {
+    pub(super) fn new(ctx: &Context) -> Self {
         let gauge = |name: &str, help: &str| ctx.metrics.register(name, help, Gauge::default());
         let figures: Vec<Shows> = vec![
             (gauge("meter_wh", "Lifetime register in watt-hours"), |f| f.meter_wh),
@@ -266,7 +266,7 @@ impl Shown {
         Self { line: String::new(), central: ctx.health.component("central"), figures }
     }
 
-    fn look(&mut self, core: &Engine) {
+    pub(super) fn look(&mut self, core: &Engine) {
         let figures = core.figures();
         for (gauge, figure) in &self.figures {
             gauge.set(i64::try_from(figure(&figures)).unwrap_or(i64::MAX));
@@ -276,9 +276,10 @@ impl Shown {
             tracing::info!("{line}");
             self.line = line;
             // Being alone is no reason to be restarted (SPEC 9.1).
-            match core.warnings().first() {
-                Some(warning) => self.central.degraded(warning.clone()),
-                None => self.central.ready(),
+            match core.warnings().into_iter().next() {
+                Some(warning) => self.central.degraded(warning),
+                None if figures.central_reachable => self.central.ready(),
+                None => self.central.degraded(core.status().detail),
             }
         }
     }

@@ -161,7 +161,10 @@ impl Engine {
         }
         match (&self.session, &self.identity) {
             (Some(session), _) => (SessionStatus::from(session).state, String::new()),
-            (None, None) => ("DISCONNECTED", format!("no charging point yet: {}", self.unpaired)),
+            (None, None) => {
+                let why = if self.paired { "the monitor is not enrolled" } else { &self.unpaired };
+                ("DISCONNECTED", format!("no charging point yet: {why}"))
+            }
             (None, Some(_)) => (crate::words::state(State::Disconnected), "cannot reach Central".to_owned()),
         }
     }

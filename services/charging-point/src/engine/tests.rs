@@ -351,3 +351,19 @@ fn a_message_that_is_none_is_counted_and_changes_nothing() {
     rig.link(1, LinkEvent::Message(Bytes::from_static(b"\xff\xff")));
     assert_eq!(rig.engine.status().unintelligible, 1);
 }
+
+#[test]
+fn an_engine_whose_monitor_is_not_enrolled_is_not_said_to_work_again_spec_9_1() {
+    let (ctx, mut rig) = (mesh::process::Context::detached("engine"), Rig::new(settings()));
+    let mut shown = super::drive::Shown::new(&ctx);
+    for why in ["no monitor", "the monitor is not enrolled"] {
+        shown.look(&rig.engine);
+        let report = serde_json::to_string(&ctx.health.report()).unwrap();
+        assert!(report.contains("degraded") && report.contains(why), "{report}");
+        rig.input(Input::Paired);
+    }
+    let mut rig = rig.up();
+    rig.wait(S(1));
+    shown.look(&rig.engine);
+    assert_eq!(ctx.health.readiness(), mesh::health::Readiness::Ready);
+}

@@ -74,6 +74,19 @@ async fn engine_and_monitor_meet_at_a_socket_of_mode_0600_in_any_order_and_again
 }
 
 #[tokio::test]
+async fn a_file_that_is_no_socket_is_never_replaced_by_the_pairing_spec_1_4() {
+    let (folder, ctx) = (tempfile::tempdir().unwrap(), Context::detached("monitor"));
+    let path = folder.path().join("notes.txt");
+    std::fs::write(&path, "mine").unwrap();
+    let (back, _heard) = mpsc::channel::<Heard<FromEngine>>(16);
+    let (place, secret) = (Place::Unix(path.clone()), PairingSecret::of_local_socket());
+    let refused = listen(&ctx, &place, secret, LIFE_SIGN, back, |heard| heard).await.unwrap_err();
+    assert!(refused.to_string().contains("is not a socket; give another"), "{refused}");
+    assert_eq!(mesh::process::exit_code(&refused), 2);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+}
+
+#[tokio::test]
 async fn between_two_hosts_only_the_same_secret_pairs_spec_1_4() {
     let ctx = Context::detached("monitor");
     let place: Place = "127.0.0.1:0".parse().unwrap();
