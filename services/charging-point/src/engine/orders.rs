@@ -17,8 +17,8 @@ use super::{
     session::{Phase, Session},
 };
 
-/// Sessions reported in one message; more than any engine ever has unsettled.
-const MOST_HELD: usize = 5_000;
+/// Sessions reported in one message, which is what Central takes; others follow when it has answered.
+const MOST_HELD: usize = 256;
 
 impl Engine {
     // ---- Opening
@@ -41,11 +41,17 @@ impl Engine {
     }
 
     pub(super) fn held(&self) -> SessionsHeld {
+        self.held_after(None)
+    }
+
+    /// A portion of it: the sessions whose ids come after this one, and always the one that is live.
+    fn held_after(&self, after: Option<&str>) -> SessionsHeld {
         let Some(identity) = &self.identity else { return SessionsHeld::default() };
         let live = self.session.as_ref().map(|s| s.id.as_str());
         let closed =
             self.keeping.ledger().unsettled(&identity.id).filter(|s| Some(s.started.session_id.as_str()) != live);
-        let mut sessions: Vec<HeldSession> = closed.map(|s| self.closed_session(s)).take(MOST_HELD).collect();
+        let closed = closed.filter(|s| after.is_none_or(|after| s.started.session_id.as_str() > after));
+        let mut sessions: Vec<HeldSession> = closed.map(|s| self.closed_session(s)).take(MOST_HELD - 1).collect();
         sessions.extend(self.session.as_ref().map(live_session));
         SessionsHeld { sessions }
     }
@@ -183,9 +189,20 @@ impl Engine {
             if self.session.as_ref().is_some_and(|s| s.id == started.session_id) {
                 self.end_session(Reason::StoppedByOperator, now);
             }
+        } else if let (up::Body::SessionsHeld(held), false) = (body, refused) {
+            self.report_others(held, now);
         } else if let (up::Body::SupplyEnded(ended), true) = (body, refused) {
             // It stays in the journal, and is reported at every opening.
             tracing::warn!(session.id = ended.session_id, reason = words, "Central does not accept the end");
+        }
+    }
+
+    /// A full portion was answered: what comes after it.
+    fn report_others(&mut self, held: &SessionsHeld, now: Now) {
+        let Some(last) = held.sessions.get(MOST_HELD - 2) else { return };
+        let others = self.held_after(Some(&last.session_id));
+        if others.sessions.len() > usize::from(self.session.is_some()) {
+            self.way.replace(up::Body::SessionsHeld(others), now.mono);
         }
     }
 

@@ -1,6 +1,9 @@
 //! The rows of SPEC 9 as the engine lives them.
 
+use mesh::clock::Clock;
+
 use super::rig::*;
+use crate::ledger;
 
 #[test]
 fn central_gone_the_supply_goes_on_to_its_end_and_then_nothing_is_offered_spec_9() {
@@ -112,4 +115,38 @@ fn an_orderly_stop_ends_the_supply_with_its_final_value() {
     rig.carry_out();
     assert_eq!(the_end(&rig), (Reason::Fault, 500));
     assert!(rig.engine.is_at_rest());
+}
+
+#[test]
+fn a_journal_that_holds_six_hundred_is_reported_in_portions_with_the_live_one_in_each_spec_3_8() {
+    let of = |n: u32| {
+        let session_id = format!("a{n:03}");
+        let started = ledger::Started {
+            session_id: session_id.clone(),
+            charging_point_id: "CP-1".to_owned(),
+            ..ledger::Started::default()
+        };
+        [
+            ledger::Entry::Started(started).into(),
+            ledger::Entry::Ended(ledger::Ended { session_id, ..ledger::Ended::default() }).into(),
+        ]
+    };
+    let disk = (0..600).flat_map(of).collect();
+    let mut rig = Rig::restarted(settings(), disk, Clock::system().now()).up();
+    rig.supply("s1", 0);
+    rig.act(Action::Plug).unwrap();
+    rig.cut();
+    rig.ups.clear();
+    rig.reconnect();
+    let mut portions = Vec::new();
+    loop {
+        let report = |(_, up): &(u64, Up)| matches!(up.body, Some(up::Body::SessionsHeld(_))).then_some(up.id);
+        let Some(to) = rig.ups.iter().rev().find_map(report) else { break };
+        let held = rig.held();
+        assert!(held.iter().any(|session| session.session_id == "s1"), "or it would be taken for lost");
+        portions.push(held.len());
+        rig.ups.clear();
+        rig.answer(to, Reason::Unspecified);
+    }
+    assert_eq!(portions, [256, 256, 91]);
 }
