@@ -25,12 +25,12 @@ pub(crate) fn sealed_message() -> Vec<u8> {
     message
 }
 
-fn key() -> aead::LessSafeKey {
+pub(crate) fn key() -> aead::LessSafeKey {
     aead::LessSafeKey::new(aead::UnboundKey::new(&aead::AES_256_GCM, &KEY).expect("32 bytes are a key"))
 }
 
 /// The floor opens the same bytes again and again; only its work counts, never its secrecy.
-fn nonce() -> aead::Nonce {
+pub(crate) fn nonce() -> aead::Nonce {
     aead::Nonce::assume_unique_for_key([0; 12])
 }
 
@@ -140,13 +140,13 @@ async fn respond(mut stream: tokio::net::TcpStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
 /// Listens on a free port and says which on standard output.
 #[expect(clippy::print_stdout, reason = "the parent reads the port from here")]
-fn announce() -> anyhow::Result<TcpListener> {
+pub(crate) fn announce() -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind("127.0.0.1:0").context("bind the floor")?;
     println!("{}", listener.local_addr()?);
     Ok(listener)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use proto::{
     link::v1::{EngineHealth, KeyGrant, Part, down, up},
-    registry::v1::{EnrolRequest, Kind},
+    registry::v1::{CreateTokenRequest, EnrolRequest, Kind},
 };
 use testbed::{
     network::Network,
@@ -15,7 +15,7 @@ use testbed::{
 };
 use wire::PublicKey;
 
-/// A monitor that has been granted its key.
+/// A peer that has been granted its key.
 #[derive(Clone, Debug)]
 pub(crate) struct Keyed {
     pub(crate) id: String,
@@ -23,32 +23,46 @@ pub(crate) struct Keyed {
     pub(crate) grant: KeyGrant,
 }
 
-/// Enrols `count` charging points and takes a key for each.
-pub(crate) async fn keyed(network: &Network, count: usize) -> anyhow::Result<Vec<Keyed>> {
-    let token = network.operator.token(u32::try_from(count)?).await?;
+/// Enrols `count` charging points, or drivers, and takes a key for each.
+pub(crate) async fn keyed(network: &Network, kind: Kind, count: usize) -> anyhow::Result<Vec<Keyed>> {
+    let operator = &network.operator;
+    let token = CreateTokenRequest {
+        request_id: fresh_id(),
+        kind: kind.into(),
+        uses: u32::try_from(count)?,
+        ..CreateTokenRequest::default()
+    };
+    let token = operator.identities.clone().create_token(token).await?.into_inner().token;
+    let (part, prefix) = if kind == Kind::Driver { (Part::Driver, "driver") } else { (Part::Monitor, "BENCH") };
     let mut all = Vec::with_capacity(count);
     for number in 0..count {
-        let id = format!("BENCH-{number}");
+        let id = format!("{prefix}-{number}");
         let request = EnrolRequest {
             request_id: fresh_id(),
             token: token.clone(),
-            kind: Kind::ChargingPoint.into(),
+            kind: kind.into(),
             id: id.clone(),
             city: "Valencia".into(),
             ..Default::default()
         };
-        let enrolled = network.operator.identities.clone().enrol(request).await?.into_inner();
+        let enrolled = operator.identities.clone().enrol(request).await?.into_inner();
         let pin = enrolled.pins.first().context("no pins")?;
         let central = PublicKey::from_bytes(pin.as_slice().try_into().context("a pin has 32 bytes")?);
-        let grant = grant(network, &id, central, &enrolled.credential).await?;
+        let grant = grant(network, part, &id, central, &enrolled.credential).await?;
         all.push(Keyed { id, central, grant });
     }
     Ok(all)
 }
 
-async fn grant(network: &Network, id: &str, central: PublicKey, credential: &str) -> anyhow::Result<KeyGrant> {
+async fn grant(
+    network: &Network,
+    part: Part,
+    id: &str,
+    central: PublicKey,
+    credential: &str,
+) -> anyhow::Result<KeyGrant> {
     until(format_args!("a key for {id}"), Duration::from_secs(30), async || {
-        let contact = Peer::first_contact(network.central_link, Part::Monitor, id, central, credential).await;
+        let contact = Peer::first_contact(network.central_link, part, id, central, credential).await;
         let (mut peer, first) = contact.map_err(|error| format!("{error:#}"))?;
         if let down::Body::KeyGrant(grant) = first {
             return Ok(grant);

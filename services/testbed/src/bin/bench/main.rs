@@ -3,9 +3,12 @@
 //! CPU time is user + system of the measured process alone; pairs alternate between floor and Central; medians and
 //! spread are printed and, with `--json FILE`, written.
 
+mod authorise;
+mod durable;
 mod floor;
 mod load;
 mod measure;
+mod overload;
 mod rows;
 
 use std::path::PathBuf;
@@ -15,9 +18,10 @@ use anyhow::Context as _;
 use measure::Row;
 
 const HELP: &str = "\
-Usage: bench [--json FILE] [--charging-points N] [--pairs N] [ROW ...]
+Usage: bench [--json FILE] [--charging-points N] [--pairs N] [--kills N] [ROW ...]
 
-Rows: sealed-message, idle-memory, reconnect, central-killed, rotate; all where none is named.";
+Rows: sealed-message, idle-memory, authorise, reconnect, central-killed, rotate, durable, overload; all where none is
+named.";
 
 /// How large a run is.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +30,14 @@ struct Size {
     charging_points: usize,
     /// Alternating pairs of floor and Central.
     pairs: usize,
+    /// Of Central, in the row that counts what is lost.
+    kills: usize,
 }
 
 fn main() -> anyhow::Result<()> {
     let mut words = std::env::args().skip(1);
     let mut json: Option<PathBuf> = None;
-    let mut size = Size { charging_points: 1_000, pairs: 5 };
+    let mut size = Size { charging_points: 1_000, pairs: 5, kills: 1_000 };
     let mut wanted = Vec::new();
     while let Some(word) = words.next() {
         let mut number = || -> anyhow::Result<usize> {
@@ -43,9 +49,11 @@ fn main() -> anyhow::Result<()> {
             "floor-sealed" => return floor::sealed(),
             "floor-echo" => return floor::echo(),
             "floor-handshake" => return floor::handshake(),
+            "floor-authorise" => return authorise::floor(),
             "--json" => json = Some(words.next().context("--json needs a file")?.into()),
             "--charging-points" => size.charging_points = number()?,
             "--pairs" => size.pairs = number()?,
+            "--kills" => size.kills = number()?,
             "--help" | "-h" => return say(HELP),
             row if rows::NAMES.contains(&row) => wanted.push(word),
             other => anyhow::bail!("{other:?} is neither a row nor a flag\n{HELP}"),

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use proto::{
     central::v1::{OrderRequest, Selector, selector::Which},
     link::v1::Part,
+    registry::v1::Kind,
 };
 use testbed::{fleet, network::Network, operator::fresh_id, peer::Peer, wait::until};
 use tokio::{
@@ -15,12 +16,14 @@ use tokio::{
 };
 
 use crate::{
-    Size, floor,
+    Size, authorise, durable, floor,
     load::{self, Keyed},
     measure::{Floor, Row, Spread, cpu, resident},
+    overload,
 };
 
-pub(crate) const NAMES: &[&str] = &["sealed-message", "idle-memory", "reconnect", "central-killed", "rotate"];
+pub(crate) const NAMES: &[&str] =
+    &["sealed-message", "idle-memory", "authorise", "reconnect", "central-killed", "rotate", "durable", "overload"];
 
 /// Links in the rows that drive Central from this process.
 const LINKS: usize = 200;
@@ -32,6 +35,9 @@ pub(crate) async fn run(name: &str, size: Size) -> anyhow::Result<Row> {
         "reconnect" => reconnect(size).await,
         "central-killed" => central_killed(size).await,
         "rotate" => rotate(size).await,
+        "authorise" => authorise::row(size).await,
+        "durable" => durable::row(size).await,
+        "overload" => overload::row(size).await,
         other => bail!("no row {other:?}"),
     }
 }
@@ -41,7 +47,7 @@ async fn sealed_message(size: Size) -> anyhow::Result<Row> {
     const EVERY: Duration = Duration::from_millis(20);
     const TIME: Duration = Duration::from_secs(4);
     let network = Network::start(&["--max-unproven-per-address", "4096"]).await?;
-    let keyed = load::keyed(&network, LINKS).await?;
+    let keyed = load::keyed(&network, Kind::ChargingPoint, LINKS).await?;
     let floor = Floor::start("floor-sealed")?;
     let mut streams = Vec::new();
     for _ in 0..LINKS {
@@ -149,7 +155,7 @@ async fn idle_memory(size: Size) -> anyhow::Result<Row> {
 async fn reconnect(size: Size) -> anyhow::Result<Row> {
     const TIME: Duration = Duration::from_secs(4);
     let network = Network::start(&["--max-unproven-per-address", "4096", "--handshakes-per-second", "100000"]).await?;
-    let keyed = load::keyed(&network, 32).await?;
+    let keyed = load::keyed(&network, Kind::ChargingPoint, 32).await?;
     let floor = Floor::start("floor-handshake")?;
     let pid = network.central.pid().context("Central does not run")?;
     let (mut ours, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

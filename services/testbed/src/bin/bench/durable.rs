@@ -1,0 +1,109 @@
+//! Answered as durable, then lost: Central is killed with -9 again and again while operators set prices, and what had
+//! been answered must be there, or something set later.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use proto::{central::v1::SetPriceRequest, registry::v1::Kind};
+use testbed::{
+    network::Network,
+    operator::{fresh_id, select},
+    wait::until,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Size, load,
+    measure::{Row, Spread},
+};
+
+/// Charging points, each with an operator of its own who sets its price, one order after the other.
+const OPERATORS: usize = 8;
+/// The price of the last order that was sent, and of the last that was answered.
+
+#[derive(Clone, Default)]
+struct Told {
+    sent: Arc<AtomicU32>,
+    answered: Arc<AtomicU32>,
+}
+
+pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
+    let mut network = Network::start(&[]).await?;
+    let ids: Vec<String> =
+        load::keyed(&network, Kind::ChargingPoint, OPERATORS).await?.into_iter().map(|one| one.id).collect();
+    let told: Vec<Told> = (0..OPERATORS).map(|_| Told::default()).collect();
+    let answers = Arc::new(AtomicU64::new(0));
+    let orders: Vec<_> = ids
+        .iter()
+        .zip(&told)
+        .map(|(id, told)| tokio::spawn(set_prices(network_orders(&network), id.clone(), told.clone(), answers.clone())))
+        .collect();
+    let (mut lost, mut in_flight, started) = (0, 0, Instant::now());
+    for kill in 0..size.kills {
+        let before = answers.load(Ordering::Relaxed);
+        until("an order to be answered", Duration::from_secs(60), async || {
+            if answers.load(Ordering::Relaxed) > before { Ok(()) } else { Err("none yet".to_owned()) }
+        })
+        .await?;
+        sleep(Duration::from_micros(rand::random_range(0..30_000))).await;
+        let open = |told: &&Told| told.sent.load(Ordering::SeqCst) > told.answered.load(Ordering::SeqCst);
+        in_flight += usize::from(told.iter().any(|told| open(&told)));
+        network.central.kill();
+        let promised: Vec<u32> = told.iter().map(|told| told.answered.load(Ordering::SeqCst)).collect();
+        network.central.restart()?;
+        for (id, promised) in ids.iter().zip(promised) {
+            lost += usize::from(price(&network, id).await? < promised);
+        }
+        if kill % 100 == 99 {
+            crate::say(&format!("  {} kills, {lost} lost", kill + 1))?;
+        }
+    }
+    orders.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(Row {
+        name: "durable",
+        unit: "answers lost",
+        central: Spread::of(vec![lost as f64]),
+        floor: None,
+        ratio: None,
+        goal: 0.0,
+        at_least: false,
+        remark: format!(
+            "{} kills in {:.0?}, {in_flight} of them with an order under way; {} orders answered",
+            size.kills,
+            started.elapsed(),
+            answers.load(Ordering::Relaxed)
+        ),
+    })
+}
+
+type Orders = proto::central::v1::charging_points_client::ChargingPointsClient<mesh::client::Channel>;
+
+fn network_orders(network: &Network) -> Orders {
+    network.operator.charging_points.clone()
+}
+
+/// Each higher than the last; one that Central's death cut off is sent again, as what it was.
+async fn set_prices(orders: Orders, id: String, told: Told, answers: Arc<AtomicU64>) {
+    for price_e4 in 1.. {
+        let request = SetPriceRequest { request_id: fresh_id(), selector: Some(select(&[&id])), expected: 0, price_e4 };
+        told.sent.store(price_e4, Ordering::SeqCst);
+        while orders.clone().set_price(request.clone()).await.is_err() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        told.answered.store(price_e4, Ordering::SeqCst);
+        answers.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn price(network: &Network, id: &str) -> anyhow::Result<u32> {
+    until(format_args!("the price of {id}"), Duration::from_secs(30), async || {
+        let found = network.operator.charging_point(id).await.map_err(|status| status.to_string())?;
+        found.view.map(|view| view.price_e4).ok_or_else(|| "no view".to_owned())
+    })
+    .await
+}

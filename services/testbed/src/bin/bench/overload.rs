@@ -1,0 +1,105 @@
+//! Twice the load that Central is set to take: newcomers are told to come later, its memory does not grow with them,
+//! and it is itself again at once.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use proto::{link::v1::Part, registry::v1::Kind};
+use testbed::{network::Network, peer::Peer, wait::until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use crate::{
+    Size,
+    load::{self, Keyed},
+    measure::{Row, Spread, resident},
+};
+
+/// Handshakes a second that this Central takes.
+const TAKES: u32 = 1_000;
+const PEERS: usize = 200;
+const TIME: Duration = Duration::from_secs(6);
+
+#[derive(Default)]
+struct Counts {
+    opened: AtomicU64,
+    refused: AtomicU64,
+}
+
+pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
+    let takes = TAKES.to_string();
+    let network = Network::start(&["--max-unproven-per-address", "4096", "--handshakes-per-second", &takes]).await?;
+    let keyed = load::keyed(&network, Kind::ChargingPoint, PEERS).await?;
+    let pid = network.central.pid().context("Central does not run")?;
+    let (mut single, mut twice, mut ratios, mut busy, mut back) = (vec![], vec![], vec![], 0, vec![]);
+    // What the process allocates once is not what a load needs.
+    storm(pid, network.central_link, &keyed, TAKES).await?;
+    for _ in 0..size.pairs.min(3) {
+        let (at_load, _) = storm(pid, network.central_link, &keyed, TAKES).await?;
+        let (over, counts) = storm(pid, network.central_link, &keyed, 2 * TAKES).await?;
+        busy += counts.refused.load(Ordering::Relaxed);
+        let started = Instant::now();
+        let one = keyed.first().context("no peer")?;
+        until("a newcomer to be taken again", Duration::from_secs(30), async || {
+            open(network.central_link, one).await.map_err(|error| format!("{error:#}"))
+        })
+        .await?;
+        back.push(started.elapsed().as_secs_f64());
+        single.push(at_load);
+        twice.push(over);
+        ratios.push(over / at_load);
+    }
+    Ok(Row {
+        name: "overload",
+        unit: "MiB at twice the load",
+        central: Spread::of(twice),
+        floor: Some(Spread::of(single)),
+        ratio: Some(Spread::of(ratios)),
+        goal: 1.2,
+        at_least: false,
+        remark: format!(
+            "{TAKES} and {} new links a second; {busy} were told to come later; a newcomer was taken {} s after",
+            2 * TAKES,
+            Spread::of(back)
+        ),
+    })
+}
+
+async fn open(address: SocketAddr, one: &Keyed) -> anyhow::Result<()> {
+    Peer::open(address, Part::Engine, &one.id, one.central, &one.grant).await.map(drop)
+}
+
+/// New links at this rate, in an open loop; answers the most memory that the process held meanwhile, in MiB.
+async fn storm(pid: u32, address: SocketAddr, keyed: &[Keyed], rate: u32) -> anyhow::Result<(f64, Arc<Counts>)> {
+    let counts = Arc::new(Counts::default());
+    let over = Arc::new(AtomicBool::new(false));
+    let each = keyed.iter().cloned().map(|one| {
+        let (counts, over) = (counts.clone(), over.clone());
+        tokio::spawn(async move {
+            let mut turn = interval(Duration::from_secs(1) * u32::try_from(PEERS).unwrap_or(1) / rate);
+            turn.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            while !over.load(Ordering::Relaxed) {
+                turn.tick().await;
+                let taken = open(address, &one).await.is_ok();
+                (if taken { &counts.opened } else { &counts.refused }).fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    });
+    let all: Vec<_> = each.collect();
+    let (until, mut most) = (Instant::now() + TIME, 0);
+    while Instant::now() < until {
+        most = most.max(resident(pid)?);
+        sleep(Duration::from_millis(50)).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    for one in all {
+        one.await?;
+    }
+    Ok((most as f64 / 1024.0 / 1024.0, counts))
+}
