@@ -216,10 +216,14 @@ impl Network {
     }
 
     pub async fn driver_at(&self, id: &str, central: SocketAddr, more: &[&str]) -> anyhow::Result<Driver> {
+        self.driver_with(id, central, self.operator.token(1).await?, more)
+    }
+
+    /// A driver with this token.
+    pub fn driver_with(&self, id: &str, central: SocketAddr, token: String, more: &[&str]) -> anyhow::Result<Driver> {
         let folder = self.path(format!("driver-{id}"));
         std::fs::create_dir_all(&folder)?;
         let path = |tail: &str| folder.join(tail).display().to_string();
-        let token = self.operator.token(1).await?;
         let mut args = vec!["driver".to_owned()];
         args.extend(words(&[
             ("--id", id.to_owned()),
@@ -300,6 +304,11 @@ pub struct Post {
 }
 
 impl Post {
+    /// Where the monitor keeps who it is.
+    pub fn identity(&self) -> PathBuf {
+        self.folder.join("data/identity.json")
+    }
+
     /// A command on the engine's control socket.
     pub async fn engine(&self, command: &str, args: Value) -> anyhow::Result<Value> {
         ask(&self.folder.join("engine.sock"), command, args).await
@@ -404,16 +413,23 @@ fn small_disk(script: &str, folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Puts an engine's journal on a disk of its own, of so many MiB, from its next start on.
-pub fn on_small_disk(engine: &mut Process, folder: &Path, mebibytes: u32) {
-    let script = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$0\" && exec \"$@\"");
-    engine.recipe_mut().under = small_disk(&script, folder);
+/// Puts what a process keeps in `folder` on a disk of its own, of so many MiB, from its next start on; at each start it
+/// finds there what lies in the folder now.
+pub fn on_small_disk(process: &mut Process, folder: &Path, mebibytes: u32) {
+    let own = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$0\"");
+    let script = format!("cp -a \"$0\" \"$0.$$\" && {own} && cp -a \"$0.$$/.\" \"$0\" && exec \"$@\"");
+    process.recipe_mut().under = small_disk(&script, folder);
+}
+
+/// What a process sees of a file on its small disk.
+pub fn on_its_disk(process: &Process, path: &Path) -> anyhow::Result<PathBuf> {
+    let pid = process.pid().context("it does not run")?;
+    Ok(PathBuf::from(format!("/proc/{pid}/root{}", path.display())))
 }
 
 /// Fills the small disk that a process sees at `folder` to the last byte; ends when the guard is dropped.
 pub async fn fill(process: &Process, folder: &Path) -> anyhow::Result<Filled> {
-    let pid = process.pid().context("it does not run")?;
-    let seen = PathBuf::from(format!("/proc/{pid}/root{}", folder.display()));
+    let seen = on_its_disk(process, folder)?;
     // Never this machine's own disk: the process may not have mounted its small one yet.
     let bytes = until(format_args!("{} to be a small disk", seen.display()), PATIENCE, async || {
         let disk = nix::sys::statvfs::statvfs(&seen).map_err(|error| error.to_string())?;

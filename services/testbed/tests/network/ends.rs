@@ -235,6 +235,39 @@ async fn a_refused_request_says_why_spec_3_2() -> anyhow::Result<()> {
     network.until_state("CP-2", State::OutOfOrder).await?;
     other.ask("request", json!([second.id])).await?;
     until_printed(&other, "over", &refused("OUT_OF_ORDER")).await?;
+
+    let third = network.charging_point("CP-3").await?;
+    third.engine("break", Value::Null).await?;
+    network.until_state("CP-3", State::Broken).await?;
+    other.ask("request", json!([third.id])).await?;
+    until_printed(&other, "over", &refused("BROKEN")).await?;
+
+    let mut fourth = network.charging_point("CP-4").await?;
+    fourth.monitor.kill();
+    network.until_state("CP-4", State::Disconnected).await?;
+    other.ask("request", json!([fourth.id])).await?;
+    until_printed(&other, "over", &refused("DISCONNECTED")).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_charging_point_itself_may_refuse_a_request_before_it_is_reserved_spec_3_2() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    // Central hears of this monitor so seldom that it does not miss it yet; the engine does within two seconds.
+    let slow = ["--life-sign", "20s"];
+    let post = network.charging_point_at("CP-1", network.central_link, QUICK, &slow).await?;
+    let driver = network.driver("ana", &[]).await?;
+    linked(&driver).await?;
+    post.monitor.freeze()?;
+    post.until_engine("that its monitor is gone", PATIENCE, |s| s["monitor"]["reachable"] == json!(false)).await?;
+    network.until_state("CP-1", State::Available).await?;
+    driver.ask("request", json!(["CP-1"])).await?;
+    let over = until_printed(&driver, "over", &json!({"reason": "REFUSED_BY_CHARGING_POINT"})).await?;
+    assert!(over["detail"].to_string().contains("the monitor is gone"), "in the engine's words: {over}");
+    assert_eq!(network.operator.all_sessions().await?, [], "nothing was reserved");
+    post.monitor.thaw()?;
+    post.until_engine("that its monitor is back", PATIENCE, |s| s["monitor"]["reachable"] == json!(true)).await?;
+    reserve(&network, &post, &driver, "0.1").await?;
     Ok(())
 }
 

@@ -14,4 +14,5 @@ mod one_command;
 mod operators;
 mod reflection;
 mod refused;
+mod removal;
 mod support;

@@ -23,6 +23,7 @@ use tokio::{
 use wire::{frame, kind};
 
 use super::{framed, honest, keyed, unharmed};
+use crate::support::{linked, reserve};
 
 /// What the one in between does with a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +187,28 @@ async fn a_forged_unknown_key_costs_at_most_one_first_contact_spec_4_3() -> anyh
     // It is the same charging point, without anybody's help, and does its work.
     post.until_monitor("its key", PATIENCE, |status| status["key_state"] == serde_json::json!("ACTIVE")).await?;
     unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_unknown_key_takes_no_driver_his_key_while_registry_is_away_spec_4_3_9() -> anyhow::Result<()> {
+    let mut network = Network::start(&[]).await?;
+    let post = honest(&network).await?;
+    let between = Between::start(network.central_link).await?;
+    let driver = network.driver_at("ana", between.address, &[]).await?;
+    linked(&driver).await?;
+    let granted = network.operator.audited("KEY_GRANTED", "driver/ana").await?.len();
+    network.registry.kill();
+    between.set(Mischief::UnknownKey);
+    until("him to be told so more than once", PATIENCE, async || match between.forged().len() {
+        0..=2 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await?;
+    between.set(Mischief::Pass);
+    linked(&driver).await?;
+    reserve(&network, &post, &driver, "0.1").await?;
+    ensure!(network.operator.audited("KEY_GRANTED", "driver/ana").await?.len() == granted, "he has another key");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
