@@ -12,6 +12,7 @@
 mod deadline;
 mod draft;
 mod input;
+mod noted;
 mod order;
 mod request;
 mod sense;
@@ -35,11 +36,13 @@ pub use input::{
     Answered, Change, Claim, Decision, Identity, Input, LinkNo, Order, Origin, Outcome, Refusal, Reply, Request, Sign,
     Tell, reconcile,
 };
+pub use noted::Noted;
 pub use sense::Sensed;
 pub use told::{confirm_request, first_answer, step_of, ticket as ticket_message, unknown_charging_point};
 
 use crate::{
     key::Keyring,
+    pace::Pace,
     repeats::Repeats,
     session::{Session, SessionId},
     settings::Settings,
@@ -98,8 +101,19 @@ pub struct Pending {
     pub ask: Option<Ask>,
     /// When an engine that was told to stop must have reported.
     pub stop_due: Option<Instant>,
-    /// When the running meter value, or what is left of a deadline, was last made durable.
+    /// When the running meter value was last made durable.
     pub saved_at: Option<Instant>,
+    /// When what is left of the time of settling sessions was.
+    pub settling_saved_at: Option<Instant>,
+    /// When the charging point itself last switched its maintenance on or off.
+    pub switched_at: Option<Instant>,
+}
+
+impl Pending {
+    /// What was loaded is durable.
+    pub fn loaded(now: Now) -> Self {
+        Self { saved_at: Some(now.mono), settling_saved_at: Some(now.mono), ..Self::default() }
+    }
 }
 
 /// A request on its way to a reservation.
@@ -127,6 +141,10 @@ pub struct Signs {
     /// Latest value of the running session, not yet durable.
     pub meter: Option<(SessionId, Energy)>,
     pub power_w: u32,
+    /// How often the running values are told.
+    pub pace: Pace,
+    /// The supply whose driver was told of a fault.
+    pub fault_told: Option<SessionId>,
     pub engine_lost_at: Option<Instant>,
     pub both_lost_at: Option<Instant>,
     /// Messages that could not be opened since the current key was proven.
@@ -142,6 +160,8 @@ pub struct Signs {
     pub implausible: Repeats,
     pub monitor_takeovers: Takeovers,
     pub engine_takeovers: Takeovers,
+    /// Entries about its links and its health.
+    pub noted: Noted,
     /// One takeover too many; becomes the durable cause `held`.
     pub cloned: bool,
 }
@@ -179,7 +199,7 @@ impl ChargePoint {
     pub fn new(record: Record, now: Now) -> Self {
         let lost = Some(now.mono);
         let signs = Signs { engine_lost_at: lost, both_lost_at: lost, ..Signs::default() };
-        Self { record, pending: Pending::default(), signs }
+        Self { record, pending: Pending::loaded(now), signs }
     }
 
     /// What `input` leads to. Pure: nothing changes until [`ChargePoint::apply`].
@@ -227,7 +247,7 @@ impl ChargePoint {
         }
         let running = self.record.open.as_ref().map(|s| &s.id);
         if self.signs.meter.as_ref().map(|(id, _)| id) != running {
-            (self.signs.meter, self.signs.power_w) = (None, 0);
+            (self.signs.meter, self.signs.power_w, self.signs.pace) = (None, 0, Pace::default());
         }
     }
 

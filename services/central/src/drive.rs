@@ -11,6 +11,7 @@ mod load;
 mod message;
 mod notes;
 mod points;
+mod queue;
 mod show;
 
 use std::{

@@ -14,6 +14,7 @@
 //! * `shared` is what the loop publishes to the rims.
 
 pub mod account;
+pub mod allowance;
 pub mod audit;
 pub mod charge_point;
 mod config;
@@ -24,6 +25,7 @@ pub mod key;
 mod ledger;
 mod links;
 pub mod order;
+pub mod pace;
 mod registry;
 pub mod repeats;
 mod rows;

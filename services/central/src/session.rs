@@ -4,7 +4,11 @@
 //! never runs backwards; what a final value says past the bill is a discrepancy, what exceeds the rated power is
 //! disputed, and bill + discrepancy + disputed is always what the meter said.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mesh::clock::Now;
 use proto::{
@@ -165,8 +169,9 @@ impl Session {
         Self { state: SessionState::Settling, reason, ended_at: Some(now.wall_ms), due: Some(until), ..self.clone() }
     }
 
-    /// The bill at the engine's final value. `rated_w` is the charging point's rated power, 0 where none is set.
-    pub fn bill(&self, last: &Final, rated_w: u32, now: Now) -> (Self, Ticket) {
+    /// The bill at the engine's final value. `rated_w` is the charging point's rated power, 0 where none is set; within
+    /// `grace` a stop reaches the engine.
+    pub fn bill(&self, last: &Final, rated_w: u32, grace: Duration, now: Now) -> (Self, Ticket) {
         // A start that was accepted stands; one that Central never heard of (it was down) is in the final value.
         let start = if self.started_at.is_some() { self.meter_start } else { last.start.min(LARGEST) };
         let accepted = if self.started_at.is_some() { self.meter_last } else { start };
@@ -177,7 +182,7 @@ impl Session {
         let began = self.believed(began, now);
         let ended = if last.ended_at >= began { last.ended_at } else { now.wall_ms };
         let ended = self.believed(ended, now).max(began);
-        let elapsed = ended - began;
+        let elapsed = ended.min(self.stopped_by(grace).unwrap_or(ended)) - began;
         let billed = Self {
             meter_start: start,
             meter_last: end,
@@ -190,13 +195,22 @@ impl Session {
         billed.with_ticket(disputed(end.saturating_sub(start), rated_w, elapsed))
     }
 
+    /// An end that was ordered (a stop, a key order, a removal) is why it ended, reported or not.
+    fn was_ordered(&self) -> bool {
+        self.reason.ends_a_supply() && self.reason != Reason::Fault
+    }
+
+    /// Until when energy can have flowed that anybody wanted, where a stop was ordered and its report is missing.
+    fn stopped_by(&self, grace: Duration) -> Option<i64> {
+        let settled_at = self.ended_at.filter(|_| self.state == SessionState::Settling && self.was_ordered())?;
+        Some(settled_at.saturating_add(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// The bill at the last accepted value, when no report came in time (SPEC 3.8).
     pub fn bill_without_report(&self, rated_w: u32) -> (Self, Ticket) {
         let began = self.started_at.unwrap_or(self.reserved_at);
         let ended = self.ended_at.unwrap_or(began);
-        // An end that was ordered (a stop, a key order, a removal) is why it ended, reported or not.
-        let ordered = self.reason.ends_a_supply() && self.reason != Reason::Fault;
-        let reason = if ordered { self.reason } else { Reason::SettledWithoutReport };
+        let reason = if self.was_ordered() { self.reason } else { Reason::SettledWithoutReport };
         let billed = Self { reason, ended_at: Some(ended), ..self.clone() };
         billed.with_ticket(disputed(self.energy(), rated_w, ended.saturating_sub(began)))
     }
@@ -253,10 +267,10 @@ fn difference(a: Energy, b: Energy) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::testing::{at, session};
+
+    const GRACE: Duration = Duration::from_secs(5);
 
     fn supplying(start: u64, last: u64) -> Session {
         let mut session = session("s1").start(Energy::from_wh(start), 1_000, at(4));
@@ -276,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_bill_is_end_minus_start_of_the_lifetime_register_spec_3_8() {
-        let (session, ticket) = supplying(1_000, 1_500).bill(&last(1_000, 2_000), 0, at(4_000));
+        let (session, ticket) = supplying(1_000, 1_500).bill(&last(1_000, 2_000), 0, GRACE, at(4_000));
         assert_eq!(session.state, SessionState::Billed);
         assert_eq!((ticket.energy.wh(), ticket.amount.minor), (1_000, 40));
         assert_eq!((ticket.meter_start.wh(), ticket.meter_end.wh()), (1_000, 2_000));
@@ -287,7 +301,7 @@ mod tests {
     fn a_register_that_runs_backwards_is_not_accepted_and_the_rest_is_a_discrepancy_spec_3_8() {
         let mut session = supplying(1_000, 1_500);
         assert_eq!(session.accept(Energy::from_wh(1_499)), Err(NotAccepted::RanBackwards));
-        let (session, ticket) = session.bill(&last(1_000, 1_400), 0, at(4_000));
+        let (session, ticket) = session.bill(&last(1_000, 1_400), 0, GRACE, at(4_000));
         assert_eq!((ticket.energy.wh(), session.discrepancy), (500, -100));
     }
 
@@ -296,7 +310,7 @@ mod tests {
         let mut session = supplying(1_000, 1_500);
         assert_eq!(session.accept(Energy::from_wh(u64::MAX)), Err(NotAccepted::Implausible));
         let wild = Final { started_at: i64::MIN, ended_at: i64::MAX, ..last(1_000, u64::MAX) };
-        let (billed, ticket) = session.bill(&wild, 0, at(4_000));
+        let (billed, ticket) = session.bill(&wild, 0, GRACE, at(4_000));
         assert_eq!((ticket.energy.wh(), ticket.started_at, ticket.ended_at), (500, 1_000, 4_000_000));
         assert_eq!(billed.discrepancy, 999_999_998_500, "said, and not billed");
         let wild = self::session("s1").start(Energy::from_wh(u64::MAX), i64::MIN, at(4));
@@ -307,14 +321,30 @@ mod tests {
     #[test]
     fn energy_past_the_rated_power_is_disputed_and_not_billed_spec_3_8() {
         // 11 kW for one hour give at most 11 kWh.
-        let (session, ticket) = supplying(0, 0).bill(&last(0, 12_345), 11_000, at(4_000));
+        let (session, ticket) = supplying(0, 0).bill(&last(0, 12_345), 11_000, GRACE, at(4_000));
         assert_eq!((ticket.energy.wh(), ticket.disputed.wh()), (11_000, 1_345));
         assert_eq!(session.disputed, ticket.disputed);
     }
 
     #[test]
+    fn after_a_stop_that_the_engine_ignores_nothing_more_is_billed_within_a_rated_power_spec_3_5_3_8() {
+        // 36 kW are 10 Wh a second; stopped after 100 s, and reported half an hour later.
+        let settling = |reason| supplying(0, 0).settle(reason, at(101), at(101).mono);
+        let late = Final { ended_at: 1_801_000, ..last(0, 18_000) };
+        let (billed, ticket) = settling(Reason::StoppedByDriver).bill(&late, 36_000, GRACE, at(1_801));
+        assert_eq!((ticket.energy.wh(), ticket.disputed.wh()), (1_050, 16_950));
+        assert_eq!(billed.ended_at, Some(1_801_000), "as the engine says");
+        for ordered in [Reason::StoppedByOperator, Reason::KeyRevoked, Reason::KeyRenewed, Reason::Removed] {
+            assert_eq!(settling(ordered).bill(&late, 36_000, GRACE, at(1_801)).1.energy.wh(), 1_050, "{ordered:?}");
+        }
+        // Nobody ordered an end: the driver's car was charged.
+        assert_eq!(settling(Reason::Fault).bill(&late, 36_000, GRACE, at(1_801)).1.energy.wh(), 18_000);
+        assert_eq!(settling(Reason::StoppedByDriver).bill(&late, 0, GRACE, at(1_801)).1.energy.wh(), 18_000);
+    }
+
+    #[test]
     fn a_start_that_central_never_heard_of_is_taken_from_the_final_value() {
-        let (_, ticket) = session("s1").bill(&last(700, 900), 0, at(4_000));
+        let (_, ticket) = session("s1").bill(&last(700, 900), 0, GRACE, at(4_000));
         assert_eq!((ticket.meter_start.wh(), ticket.energy.wh()), (700, 200));
     }
 
@@ -346,6 +376,6 @@ mod tests {
     #[test]
     fn a_ticket_always_bears_a_reason_that_ends_a_supply_spec_3_9() {
         let odd = Final { reason: Reason::Unavailable, ..last(0, 1) };
-        assert_eq!(supplying(0, 0).bill(&odd, 0, at(4_000)).1.reason, Reason::Fault);
+        assert_eq!(supplying(0, 0).bill(&odd, 0, GRACE, at(4_000)).1.reason, Reason::Fault);
     }
 }

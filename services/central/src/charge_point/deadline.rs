@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mesh::clock::Now;
 use proto::link::v1::{Part, Progress, Reason, SessionState};
 
-use super::{ChargePoint, Claim, Health, Linked, PARTS, Tell, draft::Draft};
+use super::{ChargePoint, Claim, Health, Linked, PARTS, Tell, draft::Draft, sense::RUNNING_EVERY};
 use crate::{audit::Action, settings::Settings};
 
 /// Between two tries.
@@ -30,6 +30,7 @@ impl ChargePoint {
             engine_shown_broken.filter(|at| changes_what_is_shown && *at > now.mono),
             record.keys.overlap_ends(),
             self.save_due(settings),
+            signs.pace.due(RUNNING_EVERY),
             // What was sensed and could not be decided durably is tried again.
             self.is_undecided().then(|| now.mono + UNDECIDED),
         ]
@@ -53,13 +54,16 @@ impl ChargePoint {
 
     /// A running value that the store does not know, or the time left of a settling session.
     fn save_due(&self, settings: &Settings) -> Option<Instant> {
-        let saved_at = self.pending.saved_at?;
         let unsaved = self.signs.meter.as_ref().is_some_and(|(id, meter)| {
             self.record.open.as_ref().is_some_and(|open| open.id == *id && open.meter_last < *meter)
         });
-        let running = unsaved.then(|| saved_at + settings.meter_saved_every);
-        let settling = (!self.record.settling.is_empty()).then(|| saved_at + settings.settling_saved_every);
-        [running, settling].into_iter().flatten().min()
+        let running = self.pending.saved_at.filter(|_| unsaved).map(|at| at + settings.meter_saved_every);
+        [running, self.settling_save_due(settings)].into_iter().flatten().min()
+    }
+
+    pub(super) fn settling_save_due(&self, settings: &Settings) -> Option<Instant> {
+        let saved_at = self.pending.settling_saved_at.filter(|_| !self.record.settling.is_empty());
+        saved_at.map(|at| at + settings.settling_saved_every)
     }
 }
 
@@ -84,7 +88,7 @@ impl Draft<'_> {
         }
     }
 
-    fn is_past(&self, due: Instant) -> bool {
+    pub(super) fn is_past(&self, due: Instant) -> bool {
         due <= self.now.mono
     }
 

@@ -1,7 +1,7 @@
 //! Orders of operators, key orders, and what Registry says (SPEC 3.5, 4.7, 7.1). Each is idempotent: what is so already
 //! is answered as unchanged.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proto::link::v1::{self as link, KeyState, Reason, down};
 use wire::LinkKey;
@@ -9,12 +9,15 @@ use wire::LinkKey;
 use super::{Identity, LinkNo, Notice, Order, Origin, Outcome, Reply, Tell, draft::Draft};
 use crate::audit::Action;
 
+/// How often a charging point may switch its own maintenance.
+const SWITCHED_EVERY: Duration = Duration::from_secs(1);
+
 impl Draft<'_> {
     pub(super) fn order(&mut self, order: &Order, by: &Origin, reply: Reply) {
         let outcome = match order {
             Order::Stop => self.stop(by),
             Order::Resume => self.resume(by),
-            Order::Maintenance { on } => self.maintenance(*on, by),
+            Order::Maintenance { on } => self.maintenance(*on, by, reply),
             Order::Rotate { material } => self.rotate(material, by),
             Order::Renew => self.renew(by),
             Order::Revoke => self.revoke(by),
@@ -67,8 +70,16 @@ impl Draft<'_> {
     }
 
     /// Waits for the end of a running supply: the cause stands, and shows when nothing is open.
-    fn maintenance(&mut self, on: bool, by: &Origin) -> Outcome {
+    fn maintenance(&mut self, on: bool, by: &Origin, reply: Reply) -> Outcome {
         let changed = on != self.point.record.maintenance.is_some();
+        if changed && matches!(reply, Reply::Link { .. }) {
+            // A row and an entry each: the charging point's own switch is no way to fill the disk.
+            let switched_at = self.made.pending.switched_at.replace(self.now.mono);
+            if switched_at.is_some_and(|at| self.now.mono.saturating_duration_since(at) < SWITCHED_EVERY) {
+                self.made.pending.switched_at = switched_at;
+                return Outcome::Failed(Reason::TooManyAttempts, "maintenance is switched once a second".to_owned());
+            }
+        }
         if changed {
             self.made.next.maintenance = on.then(|| Notice { by: by.actor.clone(), reason: by.reason.clone() });
         }

@@ -19,6 +19,9 @@ use crate::{
     session::{Session, SessionId},
 };
 
+/// A charging point that owes so many final values gets no further supply.
+pub(super) const SETTLING: usize = 8;
+
 impl Draft<'_> {
     pub(super) fn request(&mut self, request: &Request) {
         if let Some(ask) = &self.point.pending.ask
@@ -121,7 +124,9 @@ impl Draft<'_> {
     }
 
     fn against(&self) -> Option<(Reason, String)> {
-        self.point.against(self.settings, self.now)
+        let settling = self.point.record.settling.len();
+        let owes = || (Reason::OutOfOrder, format!("{settling} of its supplies wait for their final value"));
+        self.point.against(self.settings, self.now).or_else(|| (settling >= SETTLING).then(owes))
     }
 
     /// The request was answered with the session that is open: its driver missed the answer.

@@ -2,7 +2,7 @@
 //! `Input::Due`. Only the newest proven link of a part speaks for it: a late word or close of an older one does nothing
 //! (SPEC 4.9).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mesh::clock::Now;
 use proto::link::v1::{Part, Progress, Reason, SessionState};
@@ -14,12 +14,17 @@ use crate::{
     settings::Settings,
 };
 
+/// Running values that come more often are not told one by one.
+pub(super) const RUNNING_EVERY: Duration = Duration::from_millis(500);
+
 /// What a sign leads to at once.
 #[derive(Debug, Default)]
 pub struct Sensed {
     pub tell: Vec<Tell>,
     /// Entries and events, queued to the disk.
     pub notes: Vec<Change>,
+    /// The running session, to be shown.
+    pub running: Option<Session>,
     /// `Input::Due` must follow.
     pub due: bool,
     /// Said again: nothing about the charging point is other than before.
@@ -64,6 +69,8 @@ impl ChargePoint {
             }
             Sign::Intelligible { link } => self.intelligible(link, now, &mut sensed),
         }
+        let notes = std::mem::take(&mut sensed.notes);
+        sensed.notes = notes.into_iter().filter(|note| self.signs.noted.may_note(note, now.mono)).collect();
         sensed
     }
 
@@ -201,7 +208,8 @@ impl ChargePoint {
         self.signs.health = health;
         if !healthy && let Some(open) = self.record.open.as_ref().filter(|o| o.state == SessionState::Supplying) {
             // The driver is told at once, whatever the disk does (SPEC 9).
-            if let Some(driver) = open.driver.clone() {
+            let told = self.signs.fault_told.replace(open.id.clone()).is_some_and(|told| told == open.id);
+            if let Some(driver) = open.driver.clone().filter(|_| !told) {
                 let step = told::step_of(open, Progress::Fault, Reason::Fault, &detail);
                 sensed.tell.push(Tell::Driver(driver, step));
             }
@@ -236,12 +244,32 @@ impl ChargePoint {
             return;
         }
         self.signs.power_w = power_w;
-        if let Some(driver) = open.driver.clone() {
-            sensed.tell.push(Tell::Driver(driver, told::running(&open, power_w)));
-        }
-        self.signs.meter = Some((open.id, meter));
+        self.signs.meter = Some((open.id.clone(), meter));
         sensed.due =
             self.pending.saved_at.is_none_or(|at| now.mono.saturating_duration_since(at) >= settings.meter_saved_every);
+        if self.signs.pace.may_tell(RUNNING_EVERY, now.mono) {
+            self.tell_running(open, sensed);
+        }
+    }
+
+    fn tell_running(&self, running: Session, sensed: &mut Sensed) {
+        if let Some(driver) = running.driver.clone() {
+            sensed.tell.push(Tell::Driver(driver, told::running(&running, self.signs.power_w)));
+        }
+        sensed.running = Some(running);
+    }
+
+    /// Time has passed: the latest of the values that came too often to be told one by one.
+    pub fn rang(&mut self, now: Now) -> Sensed {
+        let mut sensed = Sensed::default();
+        let due = self.signs.pace.due(RUNNING_EVERY).is_some_and(|due| due <= now.mono);
+        if due
+            && self.signs.pace.may_tell(RUNNING_EVERY, now.mono)
+            && let Some(running) = self.running().filter(|open| open.state == SessionState::Supplying)
+        {
+            self.tell_running(running, &mut sensed);
+        }
+        sensed
     }
 
     /// What came since the last entry of its kind, once a minute: repeats are counted, not repeated (SPEC 4.8, 8.2).
@@ -254,7 +282,12 @@ impl ChargePoint {
             .flatten()
             .map(|(why, count)| Change::Audit(self.unaccepted(why, count).by(&self.engine_origin(), now)))
             .collect::<Vec<_>>();
-        unheard.into_iter().chain(meters).collect()
+        let object = self.object();
+        let noted = self.signs.noted.take(now.mono).into_iter().map(|(action, times)| {
+            let entry = Entry::new(action, &object).with("times", times);
+            Change::Audit(entry.by(&Origin::new(object.as_str(), ""), now))
+        });
+        unheard.into_iter().chain(meters).chain(noted).collect()
     }
 
     fn unaccepted(&self, why: NotAccepted, count: u64) -> Entry {

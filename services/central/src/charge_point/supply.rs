@@ -42,7 +42,8 @@ impl Draft<'_> {
         let Some(session) = open.or_else(|| self.settling(id).cloned()) else {
             return self.tell_now(Tell::Fetch { session: id.clone(), last: last.clone(), reply });
         };
-        let (billed, ticket) = session.bill(last, self.point.record.rated_power_w, self.now);
+        let (rated_w, grace) = (self.point.record.rated_power_w, self.settings.stop_timeout);
+        let (billed, ticket) = session.bill(last, rated_w, grace, self.now);
         if billed.discrepancy != 0 {
             self.note_discrepancy(&billed, last.end);
         }
@@ -136,7 +137,9 @@ impl Draft<'_> {
         self.engine(told::stop(settling.id.as_str(), settling.reason));
         self.made.next.open = None;
         self.made.pending.stop_due = None;
-        self.made.pending.saved_at = Some(self.now.mono);
+        if self.point.record.settling.is_empty() {
+            self.made.pending.settling_saved_at = Some(self.now.mono);
+        }
         self.made.next.settling.push(settling);
     }
 
@@ -168,13 +171,16 @@ impl Draft<'_> {
 
     /// The running value, and what is left of deadlines, as rows.
     pub(super) fn save_running(&mut self) {
-        if let Some(open) = self.point.running() {
+        let unsaved = |open: &Session| self.point.record.open.as_ref().is_none_or(|saved| saved != open);
+        if let Some(open) = self.point.running().filter(unsaved) {
             self.made.changes.push(Change::UpdateSession(open.clone()));
             self.made.next.open = Some(open);
         }
-        for settling in &self.point.record.settling {
-            self.made.changes.push(Change::UpdateSession(settling.clone()));
-        }
         self.made.pending.saved_at = Some(self.now.mono);
+        if self.point.settling_save_due(self.settings).is_some_and(|due| self.is_past(due)) {
+            let settling = self.point.record.settling.iter().cloned();
+            self.made.changes.extend(settling.map(Change::UpdateSession));
+            self.made.pending.settling_saved_at = Some(self.now.mono);
+        }
     }
 }

@@ -15,6 +15,7 @@ fn material() -> Arc<LinkKey> {
     Arc::new(LinkKey::from_bytes([9; 32]))
 }
 
+mod hostile;
 mod keys;
 mod links;
 mod request;

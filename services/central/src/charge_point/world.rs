@@ -161,6 +161,8 @@ impl World {
             });
             let Some((due, point)) = due.min().filter(|(due, _)| *due <= end) else { break };
             self.now = at_ms(u64::try_from(due.duration_since(start()).as_millis()).unwrap());
+            let sensed = self.points[point].rang(self.now);
+            sensed.tell.into_iter().for_each(|tell| self.tell(point, tell));
             self.input(point, Input::Due);
         }
         self.now = at_ms(u64::try_from(end.duration_since(start()).as_millis()).unwrap());

@@ -13,7 +13,7 @@ use proto::{
 use store::central::{Committed, Refusal, Turn, TurnId, Write};
 use wire::LinkKey;
 
-use super::{Done, Drive};
+use super::{Done, Drive, notes::About};
 use crate::{
     account::{Account, Change, Decision, Input, Tell},
     audit::{Action, Entry},
@@ -233,6 +233,7 @@ impl Drive {
         let who = PeerId::Driver(driver.clone()).to_string();
         let from = self.holder(driver).unnoted_from.clone();
         let entry = Entry::new(Action::Unintelligible, &who).with("messages", count);
-        self.notes.add(Write::Audit(rows::audit(&entry.by(&Origin::new(who, from), now))));
+        let write = Write::Audit(rows::audit(&entry.by(&Origin::new(who, from), now)));
+        self.notes.add(About::Driver(driver.clone()), write);
     }
 }

@@ -25,7 +25,7 @@ impl Drive {
         };
         let key_installed = matches!(inputs[..], [Input::KeyInstalled { .. }]);
         if proven(&core.signs.engine) || proven(&core.signs.monitor) || (key_installed && core.is_monitor(link)) {
-            inputs.into_iter().for_each(|input| self.offer(number, input));
+            self.offer_own(number, inputs);
         }
     }
 

@@ -10,7 +10,7 @@ use proto::{
 };
 use store::central::{IdentityRow, Write};
 
-use super::{Arrival, Drive, Linked, accounts::fresh_key};
+use super::{Arrival, Drive, Linked, accounts::fresh_key, notes::About};
 use crate::{
     account,
     audit::{Action, Entry},
@@ -141,7 +141,8 @@ impl Drive {
         if void {
             entry = entry.outcome(Reason::CredentialVoid, "");
         }
-        self.notes.add(Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from.clone()), now))));
+        let write = Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from.clone()), now)));
+        self.notes.add(self.about(peer), write);
     }
 
     fn note_link(&mut self, action: Action, peer: &PeerId, from: &str, detail: &str) {
@@ -150,6 +151,14 @@ impl Drive {
         if !detail.is_empty() {
             entry = entry.with("detail", detail);
         }
-        self.notes.add(Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from), now))));
+        let write = Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from), now)));
+        self.notes.add(self.about(peer), write);
+    }
+
+    fn about(&self, peer: &PeerId) -> About {
+        match peer {
+            PeerId::ChargingPoint(id) => self.index.get(id).map_or(About::Unknown, |number| About::Point(*number)),
+            PeerId::Driver(id) => About::Driver(id.clone()),
+        }
     }
 }

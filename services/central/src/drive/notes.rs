@@ -1,36 +1,77 @@
 //! Entries and events about what was sensed: queued to the disk, in order, one turn at a time. When the disk takes
-//! nothing they wait, up to a bound; what is past it is counted and said.
+//! nothing they wait, up to a bound for each peer and one for all, so that none takes the room of others; what is past
+//! it is counted and said.
 
-use std::time::Instant;
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
 
+use proto::DriverId;
 use store::central::{Committed, Refusal, Turn, TurnId, Write};
 
 use super::{Done, Drive, RETRY};
 
 /// Writes that may wait.
 const WAITING: usize = 50_000;
+/// Of them, about one peer: far above what a minute makes of it.
+const SHARE: usize = 256;
 /// In one turn.
 const AT_ONCE: usize = 512;
 
+/// Whom it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum About {
+    Point(usize),
+    Driver(DriverId),
+    /// Verified by Registry, and not in the mirror yet.
+    Unknown,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    waiting: std::collections::VecDeque<Write>,
-    in_flight: Vec<Write>,
+    waiting: VecDeque<(About, Write)>,
+    /// How many of `waiting` are about whom.
+    shares: HashMap<About, usize>,
+    in_flight: Vec<(About, Write)>,
     again_at: Option<Instant>,
     lost: u64,
 }
 
 impl Notes {
-    pub(super) fn add(&mut self, write: Write) {
-        if self.waiting.len() >= WAITING {
+    pub(super) fn add(&mut self, about: About, write: Write) {
+        let share = self.shares.entry(about.clone()).or_default();
+        if *share >= SHARE || self.waiting.len() >= WAITING {
             self.lost += 1;
             return;
         }
-        self.waiting.push_back(write);
+        *share += 1;
+        self.waiting.push_back((about, write));
     }
 
     pub(super) fn again_at(&self) -> Option<Instant> {
         self.again_at.filter(|_| !self.waiting.is_empty())
+    }
+
+    fn take(&mut self) -> Vec<(About, Write)> {
+        let taken: Vec<_> = self.waiting.drain(..self.waiting.len().min(AT_ONCE)).collect();
+        for (about, _) in &taken {
+            if let Some(share) = self.shares.get_mut(about) {
+                *share -= 1;
+                if *share == 0 {
+                    self.shares.remove(about);
+                }
+            }
+        }
+        taken
+    }
+
+    /// The disk did not take them: they are the next again.
+    fn put_back(&mut self, taken: Vec<(About, Write)>) {
+        for (about, write) in taken.into_iter().rev() {
+            *self.shares.entry(about.clone()).or_default() += 1;
+            self.waiting.push_front((about, write));
+        }
     }
 }
 
@@ -40,9 +81,9 @@ impl Drive {
         if early || !self.notes.in_flight.is_empty() || self.notes.waiting.is_empty() {
             return;
         }
-        let some = self.notes.waiting.len().min(AT_ONCE);
-        let writes: Vec<_> = self.notes.waiting.drain(..some).collect();
-        self.notes.in_flight.clone_from(&writes);
+        let taken = self.notes.take();
+        let writes = taken.iter().map(|(_, write)| write.clone()).collect();
+        self.notes.in_flight = taken;
         let turn = Turn { id: TurnId::random(), name: "notes", guard: None, writes };
         self.submit(turn, Done::Notes);
     }
@@ -53,15 +94,42 @@ impl Drive {
             Ok(_) => {
                 self.notes.again_at = None;
                 if self.notes.lost > 0 {
-                    tracing::error!(lost = self.notes.lost, "audit entries were lost while the database was away");
+                    tracing::error!(
+                        lost = self.notes.lost,
+                        "audit entries and events were lost: more came than the database took"
+                    );
                     self.notes.lost = 0;
                 }
             }
             Err(Refusal::Unavailable(_)) => {
                 self.notes.again_at = Some(self.shared.clock.mono() + RETRY);
-                written.into_iter().rev().for_each(|write| self.notes.waiting.push_front(write));
+                self.notes.put_back(written);
             }
             Err(refusal) => tracing::error!(error = %refusal, entries = written.len(), "audit entries were refused"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::Event, rows, testing::at};
+
+    fn write() -> Write {
+        Write::Event(rows::event_row(&Event::state("CP1", "BROKEN", &[], at(0)), "CP1"))
+    }
+
+    #[test]
+    fn one_peers_entries_never_take_the_room_of_others_spec_8_2() {
+        let mut notes = Notes::default();
+        (0..1_000_000).for_each(|_| notes.add(About::Point(1), write()));
+        notes.add(About::Point(2), write());
+        notes.add(About::Driver("D1".parse().unwrap()), write());
+        assert_eq!((notes.waiting.len(), notes.lost), (SHARE + 2, 1_000_000 - SHARE as u64));
+        let taken = notes.take();
+        assert_eq!((taken.len(), notes.shares.len()), (SHARE + 2, 0));
+        notes.put_back(taken);
+        notes.add(About::Point(1), write());
+        assert_eq!((notes.waiting.len(), notes.shares[&About::Point(1)]), (SHARE + 2, SHARE));
     }
 }

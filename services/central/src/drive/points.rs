@@ -1,6 +1,6 @@
-//! Charging points in the loop: one turn in flight each, a bounded queue behind it, and their timers.
+//! Charging points in the loop: one turn in flight each, what waits behind it, and their timers.
 
-use std::{cmp::Reverse, collections::VecDeque, time::Instant};
+use std::{cmp::Reverse, time::Instant};
 
 use mesh::clock::Now;
 use proto::{
@@ -9,23 +9,28 @@ use proto::{
 };
 use store::central::{Committed, Guard, Refusal as Refused, SessionRow, Turn, TurnId};
 
-use super::{Done, Drive, RETRY};
+use super::{Done, Drive, RETRY, notes::About, queue::Waiting, show::Announced};
 use crate::{
     charge_point::{
-        self, Change, ChargePoint, Claim, Decision, Hold, Input, Order, Origin, Outcome, Record, Refusal, Reply, Sign,
+        self, Change, ChargePoint, Claim, Decision, Hold, Identity, Input, Order, Origin, Outcome, Record, Refusal,
+        Reply, Sensed, Sign,
     },
     key, rows,
     session::{Final, SessionId},
 };
 
-/// Inputs that may wait for a charging point's turn.
-const QUEUE: usize = 64;
+/// Sessions that the store is asked for at the same time on behalf of one charging point; what else it says waits.
+const FETCHES: usize = 8;
 /// How often a decision may be refused and decided anew before its input is given up.
 const DECISIONS: u8 = 4;
 
 pub(super) struct Point {
     pub(super) core: ChargePoint,
-    queue: VecDeque<Input>,
+    waiting: Waiting,
+    /// Sessions that the store is asked for.
+    fetching: usize,
+    /// Registry's word that the store did not take yet.
+    untaken: Vec<Identity>,
     turn: Option<InFlight>,
     timer: Option<Instant>,
     not_before: Instant,
@@ -33,6 +38,7 @@ pub(super) struct Point {
     /// Links that have not been shown anything yet.
     pub(super) greet: bool,
     pub(super) shown: Option<View>,
+    pub(super) announced: Announced,
     pub(super) shown_epoch: u64,
     pub(super) engaged: Vec<DriverId>,
     pub(super) since_ms: i64,
@@ -53,13 +59,16 @@ impl Point {
     pub(super) fn new(core: ChargePoint, since_ms: i64, now: Now) -> Self {
         Self {
             core,
-            queue: VecDeque::new(),
+            waiting: Waiting::default(),
+            fetching: 0,
+            untaken: Vec::new(),
             turn: None,
             timer: None,
             not_before: now.mono,
             dirty: false,
             greet: false,
             shown: None,
+            announced: Announced::default(),
             shown_epoch: 0,
             engaged: Vec::new(),
             since_ms,
@@ -84,59 +93,79 @@ impl Drive {
 
     pub(super) fn sense(&mut self, number: usize, sign: Sign) {
         let now = self.now();
-        let meter = matches!(sign, Sign::Meter { .. });
         let point = &mut self.points[number];
         let sensed = point.core.sense(sign, &self.shared.settings, now);
         if sensed.again {
             return;
         }
-        let running = if meter { point.core.running() } else { None };
+        self.sensed(number, sensed, now);
+        self.touch(number);
+        self.arm(number, now);
+    }
+
+    fn sensed(&mut self, number: usize, sensed: Sensed, now: Now) {
         self.note(number, &sensed.notes, now);
         sensed.tell.into_iter().for_each(|tell| self.tell(Some(number), tell));
-        if let Some(session) = running {
+        if let Some(session) = sensed.running {
             let power_w = self.points[number].core.signs.power_w;
             self.show_session(&session, power_w);
         }
-        self.touch(number);
         if sensed.due {
             self.offer(number, Input::Due);
         }
-        self.arm(number, now);
     }
 
     /// Entries and events of what was sensed.
     pub(super) fn note(&mut self, number: usize, changes: &[Change], now: Now) {
         let record = &self.points[number].core.record;
         let writes = rows::writes(changes, record, 0, &self.shared.key_encryption, now);
-        writes.into_iter().for_each(|write| self.notes.add(write));
+        writes.into_iter().for_each(|write| self.notes.add(About::Point(number), write));
     }
 
     /// Gives an input its turn, or a place behind the one in flight.
     pub(super) fn offer(&mut self, number: usize, input: Input) {
-        let point = &mut self.points[number];
-        if point.turn.is_none() && point.queue.is_empty() {
-            return self.begin(number, input, 1);
-        }
-        let is_due = matches!(input, Input::Due);
-        if is_due && point.queue.iter().any(|waiting| matches!(waiting, Input::Due)) {
-            return;
-        }
-        if point.queue.len() >= QUEUE && !is_due {
-            let overloaded = Refusal::Unavailable("too much is under way at this charging point".to_owned());
-            return self.refuse(number, &input, &overloaded, DECISIONS);
-        }
-        point.queue.push_back(input);
+        let placed = self.points[number].waiting.push(input);
+        self.placed(number, placed);
     }
 
-    fn begin(&mut self, number: usize, input: Input, decisions: u8) {
-        let now = self.now();
-        let decision = self.points[number].core.decide(&input, &self.shared.settings, now);
-        self.carry_out(number, input, decision, decisions);
+    /// What one message of the charging point brings.
+    pub(super) fn offer_own(&mut self, number: usize, inputs: Vec<Input>) {
+        let placed = self.points[number].waiting.push_own(inputs);
+        self.placed(number, placed);
+    }
+
+    fn placed(&mut self, number: usize, placed: Result<(), Input>) {
+        if let Err(input) = placed {
+            let overloaded = Refusal::Unavailable("too much is under way at this charging point".to_owned());
+            self.refuse(number, &input, &overloaded, DECISIONS);
+        }
+        self.next_input(number);
+    }
+
+    /// Gives turns as long as nothing has to be made durable first.
+    fn next_input(&mut self, number: usize) {
+        loop {
+            let point = &mut self.points[number];
+            if point.turn.is_some() {
+                return;
+            }
+            let Some(input) = point.waiting.pop(point.fetching >= FETCHES) else { return };
+            let now = self.now();
+            let decision = self.points[number].core.decide(&input, &self.shared.settings, now);
+            self.carry_out(number, input, decision, 1);
+        }
     }
 
     fn refuse(&mut self, number: usize, input: &Input, refusal: &Refusal, decisions: u8) {
         let now = self.now();
         let decision = self.points[number].core.refused(input, refusal, &self.shared.settings, now);
+        if let Input::Identity(identity) = input {
+            // Never given up: it is Registry's, and in the mirror already.
+            let point = &mut self.points[number];
+            point.untaken.push(identity.clone());
+            point.not_before = now.mono + RETRY;
+            return self.arm(number, now);
+        }
         if decisions < DECISIONS || decision.changes.is_empty() {
             self.carry_out(number, input.clone(), decision, decisions + 1);
         }
@@ -157,9 +186,6 @@ impl Drive {
             told.into_iter().for_each(|tell| self.tell(Some(number), tell));
             self.touch(number);
             self.arm(number, now);
-            if !in_flight {
-                self.next_input(number);
-            }
             return;
         }
         let turn = self.turn(number, &input, &decision, now);
@@ -233,14 +259,6 @@ impl Drive {
         }
     }
 
-    fn next_input(&mut self, number: usize) {
-        if self.points[number].turn.is_none()
-            && let Some(input) = self.points[number].queue.pop_front()
-        {
-            self.begin(number, input, 1);
-        }
-    }
-
     /// The row is not what this process thought: another owns it, or has changed it. Its links are closed, so that it
     /// reports anew to whoever owns it, and what is durable is read again.
     fn reload(&mut self, number: usize) {
@@ -270,6 +288,7 @@ impl Drive {
         self.offer(number, Input::Due);
         self.next_input(number);
     }
+        let now = self.now();
 
     /// A session that is not at hand any more.
     pub(super) fn fetch(&mut self, number: usize, session: SessionId, last: Final, reply: Reply) {
@@ -282,6 +301,7 @@ impl Drive {
                 read.transpose().map_err(|error| error.to_string())
             });
             let fetched = row.map(|row| Input::EndedLong { session, row: row.map(Box::new), last, reply });
+        self.points[number].fetching += 1;
             Done::Fetched(number, Box::new(fetched.map_err(|why| (reply, why))))
         }));
     }
@@ -295,10 +315,12 @@ impl Drive {
         }
     }
 
+        self.points[number].fetching -= 1;
     pub(super) fn timer_rang(&mut self, number: usize, at: Instant, now: Now) {
         let point = &mut self.points[number];
         if point.timer != Some(at) {
             return;
+                self.next_input(number);
         }
         point.timer = None;
         point.not_before = now.mono + RETRY;
@@ -310,7 +332,13 @@ impl Drive {
     /// One place in the heap at a time is the valid one.
     pub(super) fn arm(&mut self, number: usize, now: Now) {
         let point = &mut self.points[number];
-        let Some(due) = point.core.poll_timeout(&self.shared.settings, now) else { return };
+        let untaken = std::mem::take(&mut point.untaken);
+        let sensed = point.core.rang(now);
+        self.sensed(number, sensed, now);
+        let again = (!point.untaken.is_empty()).then_some(now.mono);
+        let due = [point.core.poll_timeout(&self.shared.settings, now), again].into_iter().flatten().min();
+        let Some(due) = due else { return };
+        untaken.into_iter().for_each(|identity| self.offer(number, Input::Identity(identity)));
         let due = if due <= now.mono { due.max(point.not_before) } else { due };
         if point.timer.is_none_or(|armed| due < armed) {
             point.timer = Some(due);
@@ -331,6 +359,9 @@ impl Drive {
             let (order, why) = match (expired, rotate && record.keys.state() == KeyState::Active) {
                 (true, _) => (Order::Renew, key::EXPIRED),
                 (false, true) => (Order::Rotate { material: super::accounts::fresh_key() }, key::AGE),
+            if self.points[number].announced.owed {
+                self.touch(number);
+            }
                 (false, false) => continue,
             };
             self.offer(number, Input::Order { order, by: Origin::central().because(why), reply: Reply::None });

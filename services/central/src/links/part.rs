@@ -38,6 +38,40 @@ const LONGEST_DETAIL: usize = 256;
 
 /// A charging point's own words, as long as a sentence may be.
 fn clipped(detail: &str) -> Arc<str> {
+/// Sessions in one report of an engine's journal; an engine that holds more reports them in portions.
+const MOST_HELD: usize = 256;
+
+/// What no engine of ours says, and would cost more than it is worth to look at.
+fn is_too_long(body: &up::Body) -> Option<String> {
+    let session_id = match body {
+        up::Body::MeterValue(value) => &value.session_id,
+        up::Body::AskAnswer(answer) => &answer.session_id,
+        up::Body::SupplyStarted(started) => &started.session_id,
+        up::Body::SupplyEnded(ended) => &ended.session_id,
+        up::Body::SessionsHeld(held) if held.sessions.len() > MOST_HELD => {
+            return Some(format!("{} sessions in one report, above {MOST_HELD}", held.sessions.len()));
+        }
+        up::Body::SessionsHeld(held) => {
+            held.sessions.iter().map(|session| &session.session_id).max_by_key(|id| id.len())?
+        }
+        up::Body::Opened(_)
+        | up::Body::Authenticate(_)
+        | up::Body::EngineHealth(_)
+        | up::Body::SetMaintenance(_)
+        | up::Body::KeyInstalled(_)
+        | up::Body::ManualSupply(_)
+        | up::Body::Reading(_)
+        | up::Body::RequestSupply(_)
+        | up::Body::StopSupply(_)
+        | up::Body::ConfirmSupply(_)
+        | up::Body::ListChargingPoints(_)
+        | up::Body::ListHistory(_)
+        | up::Body::TicketReceived(_) => return None,
+    };
+    let longest = super::driver::LONGEST_ID;
+    (session_id.len() > longest).then(|| format!("a session's id has at most {longest} characters"))
+}
+
     detail.chars().take(LONGEST_DETAIL).collect::<String>().into()
 }
 
@@ -60,6 +94,9 @@ impl Guest {
         let reply = Reply::Link { link, to };
         let inputs = match (part, body) {
             (Part::Engine, up::Body::MeterValue(value)) => {
+        if let Some(why) = is_too_long(&body) {
+            return self.answer(to, Reason::Invalid, &why);
+        }
                 let (session, meter) = (SessionId::new(&value.session_id), Energy::from_wh(value.meter_wh));
                 return self.sign(id, Sign::Meter { link, session, meter, power_w: value.power_w }, to).await;
             }
@@ -185,5 +222,25 @@ impl Guest {
     ) -> Result<Option<RequestRow>, String> {
         let read = move |conn: &mut store::Conn| RequestRow::find(conn, &requester, &request_id);
         self.links.shared.ledger.read("request", read).await.map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::link::v1::{HeldSession, SessionsHeld, SupplyEnded};
+
+    use super::*;
+
+    #[test]
+    fn a_report_of_more_than_256_sessions_or_with_an_endless_id_is_not_looked_at() {
+        let held = |count, id: &str| {
+            let held = HeldSession { session_id: id.to_owned(), ..HeldSession::default() };
+            up::Body::SessionsHeld(SessionsHeld { sessions: vec![held; count] })
+        };
+        assert_eq!(is_too_long(&held(256, "s-1")), None);
+        assert!(is_too_long(&held(257, "s-1")).is_some() && is_too_long(&held(143_000, "A")).is_some());
+        assert!(is_too_long(&held(1, &"A".repeat(129))).is_some());
+        let ended = SupplyEnded { session_id: "A".repeat(500_000), ..SupplyEnded::default() };
+        assert!(is_too_long(&up::Body::SupplyEnded(ended)).is_some());
     }
 }
