@@ -42,6 +42,7 @@ pub(crate) async fn migrate(service: Service, url: &str) -> anyhow::Result<Vec<S
         Service::Registry => store::registry::SCHEMA,
     };
     store::Database::migrate(url, schema).await.map_err(|error| {
-        if error.is_transient() { anyhow::Error::new(error) } else { Misuse::new(error.to_string()).into() }
+        let is_away = error.is_transient() && !error.is_denied();
+        if is_away { anyhow::Error::new(error) } else { Misuse::new(error.to_string()).into() }
     })
 }

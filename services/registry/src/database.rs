@@ -21,6 +21,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(crate) async fn open(ctx: &Context, url: &str) -> anyhow::Result<Option<Database>> {
     let component = ctx.health.component("database");
     let watch = Arc::new(Watch::new(ctx, component.clone()));
+    let mut warned = false;
     loop {
         let error = match Database::open_observed(url, store::registry::SCHEMA, watch.clone()).await {
             Ok(database) => {
@@ -31,6 +32,9 @@ pub(crate) async fn open(ctx: &Context, url: &str) -> anyhow::Result<Option<Data
         };
         if !error.is_transient() && !matches!(error, store::OpenError::TooOld { .. }) {
             return Err(Misuse::new(error.to_string()).into());
+        }
+        if error.is_denied() && !std::mem::replace(&mut warned, true) {
+            tracing::warn!(%error, "waits for a person");
         }
         component.starting(format!("waits: {error}"));
         if ctx.stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {

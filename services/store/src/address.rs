@@ -45,6 +45,14 @@ impl Address {
         )))
     }
 
+    /// Before the first connection: what is missing on this host is no reason to wait for another.
+    pub(crate) fn check_files(&self) -> Result<(), OpenError> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(address) => crate::postgres::check_files(address),
+        }
+    }
+
     pub(crate) fn sqlite_path(&self) -> Option<&Path> {
         match self {
             Self::Sqlite(path) => Some(path),

@@ -85,6 +85,7 @@ impl Database {
     /// As [`open`](Self::open); every transaction is told to `observer`.
     pub async fn open_observed(url: &str, schema: Schema, observer: Arc<dyn Observer>) -> Result<Self, OpenError> {
         let address = Address::parse(url)?;
+        address.check_files()?;
         if address.sqlite_path().is_some_and(|path| !path.exists()) {
             let at = address.to_string();
             return Err(OpenError::TooOld { at, schema: schema.name, found: 0, needed: schema.version });
@@ -116,6 +117,7 @@ impl Database {
     /// Makes or upgrades the schema; a SQLite file and its folder are made where missing. Names what ran.
     pub async fn migrate(url: &str, schema: Schema) -> Result<Vec<String>, OpenError> {
         let address = Address::parse(url)?;
+        address.check_files()?;
         blocking(move || {
             let unusable = |why: String| OpenError::Unusable { at: address.to_string(), why };
             if let Some(folder) = address.sqlite_path().and_then(|path| path.parent()) {

@@ -7,8 +7,13 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 pub enum OpenError {
     #[error("not a database address: {0}")]
     Address(String),
-    #[error("cannot reach the database {at}: {why}; it is tried again")]
+    #[error("{0}; the address of the database names this file")]
+    File(String),
+    #[error("cannot reach the database {at}: {why}")]
     Unreachable { at: String, why: String },
+    /// It is there, and does not let this program in.
+    #[error("the database {at} lets nobody in by this address: {why}; {advice}")]
+    Denied { at: String, why: String, advice: &'static str },
     #[error(
         "the database {at} has no schema of {schema}, or an older one (version {found}, this program needs {needed}): run `chargemesh migrate`"
     )]
@@ -34,16 +39,33 @@ impl OpenError {
             StoreError::Unavailable(text) if text.contains("is not a database") => {
                 Self::Unusable { at, why: text.clone() }
             }
-            StoreError::Unavailable(_) | StoreError::Contended(_) | StoreError::Rejected(_) => {
-                Self::Unreachable { at, why }
-            }
+            StoreError::Unavailable(_) | StoreError::Contended(_) | StoreError::Rejected(_) => match denied(&why) {
+                Some(advice) => Self::Denied { at, why, advice },
+                None => Self::Unreachable { at, why },
+            },
         }
     }
 
-    /// Whether waiting can help.
+    /// Whether waiting can help: for the database, or for the person who lets this program in.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Denied { .. })
     }
+
+    /// Whether only a person can mend it.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied { .. })
+    }
+}
+
+/// What to do where the server says that it lets us not in. Only the texts tell it: the driver gives no code.
+fn denied(why: &str) -> Option<&'static str> {
+    let says = |text: &str| why.contains(text);
+    if says("no pg_hba.conf entry") && (says("no encryption") || says("SSL off")) {
+        return Some("it may want TLS: add ?sslrootcert=FILE, the authorities to trust");
+    }
+    let texts =
+        ["password authentication failed", "no pg_hba.conf entry", "password missing", "is not permitted to log"];
+    texts.into_iter().any(says).then_some("mend user or password in the address, or the rights at the server")
 }
 
 /// A query or a transaction that failed.
@@ -107,5 +129,34 @@ impl StoreError {
     /// Whether the connection it happened on should not be used again.
     pub(crate) fn spoils_connection(&self) -> bool {
         matches!(self, Self::Unavailable(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(text: &str) -> OpenError {
+        OpenError::of(&StoreError::Unavailable(text.into()), "postgres://db:5432/central")
+    }
+
+    #[test]
+    fn a_database_that_lets_nobody_in_is_told_from_one_that_is_away_with_what_to_do_spec_1_7() {
+        let away = opened("error connecting to server: Connection refused");
+        assert!(away.is_transient() && !away.is_denied() && !away.to_string().contains("tried again"), "{away}");
+        let wrong = opened("db error: FATAL: password authentication failed for user \"central\"");
+        assert!(wrong.is_transient() && wrong.is_denied() && wrong.to_string().contains("mend user"), "{wrong}");
+        let text = "db error: FATAL: no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption";
+        assert!(opened(text).to_string().contains("?sslrootcert=FILE"));
+    }
+
+    #[tokio::test]
+    async fn a_root_certificate_that_is_not_there_is_bad_input_and_not_waited_for_spec_1_7() {
+        let url = "postgres://u@127.0.0.1:1/central?sslrootcert=nofile.pem";
+        let open = crate::Database::open(url, crate::central::SCHEMA).await.map(drop);
+        let migrate = crate::Database::migrate(url, crate::central::SCHEMA).await.map(drop);
+        for error in [open.unwrap_err(), migrate.unwrap_err()] {
+            assert!(!error.is_transient() && error.to_string().contains("cannot use nofile.pem"), "{error}");
+        }
     }
 }

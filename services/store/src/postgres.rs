@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
 
 use crate::{
-    StoreError,
+    OpenError, StoreError,
     address::{PostgresAddress, chain},
 };
 
@@ -78,6 +78,14 @@ pub(crate) fn connect(address: &PostgresAddress) -> Result<PgConnection, StoreEr
          SET lock_timeout = '5s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'",
     )?;
     Ok(conn)
+}
+
+/// What is wrong with the files that the address names.
+pub(crate) fn check_files(address: &PostgresAddress) -> Result<(), OpenError> {
+    let Some(roots) = &address.roots else { return Ok(()) };
+    client_config(roots, address.identity.as_ref()).map(drop).map_err(|error| match error {
+        StoreError::Unavailable(why) | StoreError::Contended(why) | StoreError::Rejected(why) => OpenError::File(why),
+    })
 }
 
 fn client_config(
