@@ -148,5 +148,6 @@ pub(crate) fn told(identity: &Identity) -> contract::Identity {
         price_e4: identity.price_e4,
         enrolled_at_ms: identity.enrolled_at_ms,
         incarnation: identity.incarnation,
+        may_enrol: identity.state == State::Readmitted,
     }
 }

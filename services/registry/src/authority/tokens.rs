@@ -2,7 +2,7 @@
 
 use proto::{
     PeerId,
-    enrolment::EnrolmentToken,
+    enrolment::{EnrolmentToken, Kind},
     link::v1::Reason,
     registry::v1::{self as contract, TokenCreated},
 };
@@ -24,36 +24,42 @@ impl Authority {
     pub(crate) async fn create_token(&self, asked: Asked, limits: Limits) -> Result<TokenCreated, Refusal> {
         let by = asked.actor.name.clone();
         let make = move |_: &mut Conn, id: String, now_ms| {
-            Token::for_anyone(id, limits.clone(), by.clone(), now_ms).map_err(Abort::Refused)
+            let token = Token::for_anyone(id, limits.clone(), by.clone(), now_ms).map_err(Abort::Refused)?;
+            Ok((token, Vec::new()))
         };
         self.new_token(asked, Action::TokenCreated, make).await
     }
 
-    /// One use, for one identity as it stands now.
+    /// One use, for one identity as it stands now. What was made for it before is void: it may be in other hands.
     pub(crate) async fn reissue(&self, asked: Asked, peer: PeerId) -> Result<TokenCreated, Refusal> {
         let by = asked.actor.name.clone();
         let make = move |conn: &mut Conn, id: String, now_ms| {
             let known = known(conn, &peer)?;
             let known = known.as_ref().map(|(identity, _)| identity);
-            enrolment::reissue(known, &peer, id, by.clone(), now_ms).map_err(Abort::Refused)
+            let token = enrolment::reissue(known, &peer, id, by.clone(), now_ms).map_err(Abort::Refused)?;
+            let former = TokenRow::revoke_bound(conn, rows::kind_no(Kind::of(&peer)), peer.as_str())?;
+            Ok((token, former))
         };
         self.new_token(asked, Action::ReissueAllowed, make).await
     }
 
     async fn new_token<F>(&self, asked: Asked, action: Action, mut make: F) -> Result<TokenCreated, Refusal>
     where
-        F: FnMut(&mut Conn, String, i64) -> Result<Token, Abort<Refusal>> + Send + 'static,
+        F: FnMut(&mut Conn, String, i64) -> Result<(Token, Vec<String>), Abort<Refusal>> + Send + 'static,
     {
         let (nonce, id, now_ms) = (random(), token_id(random()), self.now().wall_ms);
         let hash = hex::encode(token_hash(&self.mint().token_secret(&id, &nonce)));
         let actor = asked.actor.clone();
         let answered = self.order(asked, move |conn, _| {
-            let token = make(conn, id.clone(), now_ms)?;
+            let (token, former) = make(conn, id.clone(), now_ms)?;
             rows::token_row(&token, now_ms, hash.clone()).save(conn)?;
-            let entry = describe(Entry::done(now_ms, &actor, action, format!("token/{id}")), &token);
+            let entry = |action, id: &str| Entry::done(now_ms, &actor, action, format!("token/{id}"));
+            let revoked =
+                former.iter().map(|former| entry(Action::TokenRevoked, former).with("followed_by", id.clone()));
+            let entries = revoked.chain([describe(entry(action, &id), &token)]).collect();
             let answer =
                 TokenCreated { token_id: id.clone(), token: String::new(), expires_at_ms: token.expires_at_ms };
-            Ok(Decided { answer, nonce: Some(nonce), entries: vec![entry] })
+            Ok(Decided { answer, nonce: Some(nonce), entries })
         });
         self.token_text(answered.await?)
     }

@@ -168,8 +168,11 @@ async fn a_revoked_credential_is_void_until_a_one_use_token_restores_it_spec_4_7
     let by_credential = EnrolBody { old_credential: SecretText::new(&credential), ..body("CP-1", "") };
     assert_eq!(post(&door, &by_credential).await.unwrap_err().reason, "CREDENTIAL_VOID");
 
-    let restore = ReissueRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
-    let token = network.central().reissue(restore).await.unwrap().into_inner().token;
+    let restore = || ReissueRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
+    let former = network.central().reissue(restore()).await.unwrap().into_inner().token;
+    let token = network.central().reissue(restore()).await.unwrap().into_inner().token;
+    let refused = post(&door, &body("CP-1", &former)).await.unwrap_err();
+    assert_eq!(refused.reason, "TOKEN_INVALID", "a second one makes the first void");
     let restored = post(&door, &body("CP-1", &token)).await.unwrap();
     assert_eq!(restored.standing.incarnation, 2);
     assert_eq!(network.verify("CP-1", restored.credential.expose()).await.unwrap().reason(), Reason::Unspecified);
@@ -189,7 +192,13 @@ async fn a_removed_id_is_enrolled_again_only_when_an_operator_readmits_it_spec_7
     let enrol = || EnrolRequest { request_id: request_id(), ..wish("CP-1") };
     assert_eq!(reason(&network.operator().enrol(enrol()).await.unwrap_err()), "NOT_READMITTED");
     let readmit = ReadmitRequest { request_id: request_id(), kind, id: "CP-1".into() };
+    let may_enrol = async || {
+        let all = network.operator().list(ListIdentitiesRequest::default()).await.unwrap().into_inner().identities;
+        all.iter().map(|identity| (identity.state(), identity.may_enrol)).collect::<Vec<_>>()
+    };
+    assert_eq!(may_enrol().await, [(IdentityState::Removed, false)]);
     assert!(network.operator().readmit(readmit).await.unwrap().into_inner().changed);
+    assert_eq!(may_enrol().await, [(IdentityState::Removed, true)]);
     let back = network.operator().enrol(enrol()).await.unwrap().into_inner();
     assert_eq!(back.identity.unwrap().incarnation, 2);
 }

@@ -43,6 +43,17 @@ impl TokenRow {
         Ok(())
     }
 
+    /// Revokes every token for this one identity that could still be used; names them.
+    pub fn revoke_bound(conn: &mut Conn, kind: i32, id: &str) -> Result<Vec<String>, StoreError> {
+        let bound = tokens::kind.eq(kind).and(tokens::id_pattern.eq(id)).and(tokens::bound_revision.is_not_null());
+        let usable = tokens::revoked.eq(false).and(tokens::uses_left.gt(0));
+        let ids: Vec<String> = on!(conn, |c| tokens::table.filter(bound.and(usable)).select(tokens::id).load(c))?;
+        on!(conn, |c| diesel::update(tokens::table.filter(tokens::id.eq_any(&ids)))
+            .set(tokens::revoked.eq(true))
+            .execute(c))?;
+        Ok(ids)
+    }
+
     /// The newest first.
     pub fn list(conn: &mut Conn, limit: i64) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| tokens::table

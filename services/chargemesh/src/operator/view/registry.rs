@@ -19,6 +19,7 @@ pub(crate) struct IdentityView {
     price_e4: u32,
     enrolled_at_ms: i64,
     incarnation: u64,
+    may_enrol: bool,
 }
 
 impl From<Identity> for IdentityView {
@@ -32,17 +33,20 @@ impl From<Identity> for IdentityView {
             price_e4: i.price_e4,
             enrolled_at_ms: i.enrolled_at_ms,
             incarnation: i.incarnation,
+            may_enrol: i.may_enrol,
         }
     }
 }
 
 impl Columns for IdentityView {
-    const HEADERS: &'static [&'static str] = &["kind", "id", "state", "city", "place", "price", "enrolled"];
+    /// Central rules over place and price afterwards, so here they are as they were said to Registry.
+    const HEADERS: &'static [&'static str] =
+        &["kind", "id", "state", "enrolled city", "enrolled place", "enrolled price", "enrolled at"];
     fn cells(&self) -> Vec<String> {
         vec![
             self.kind.clone(),
             self.id.clone(),
-            self.state.clone(),
+            if self.may_enrol { format!("{}, may enrol", self.state) } else { self.state.clone() },
             escaped(&self.city),
             escaped(&self.place),
             if self.price_e4 == 0 { String::new() } else { Price::from_e4(self.price_e4).to_string() },
@@ -114,5 +118,20 @@ impl Columns for OperatorView {
     const HEADERS: &'static [&'static str] = &["name", "role", "removed"];
     fn cells(&self) -> Vec<String> {
         vec![self.name.clone(), self.role.clone(), if self.removed { "removed".into() } else { String::new() }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_identity_that_may_enrol_again_says_so_and_place_and_price_are_as_enrolled_spec_7_4() {
+        let mut identity = Identity { id: "CP-1".into(), price_e4: 4_000, ..Identity::default() };
+        identity.set_state(IdentityState::Removed);
+        assert_eq!(IdentityView::from(identity.clone()).cells()[2], "removed");
+        let view = IdentityView::from(Identity { may_enrol: true, ..identity });
+        assert_eq!(view.cells()[2], "removed, may enrol");
+        assert_eq!((IdentityView::HEADERS[5], view.cells()[5].as_str()), ("enrolled price", "0.4000"));
     }
 }
