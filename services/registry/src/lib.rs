@@ -129,8 +129,7 @@ impl Config {
 /// A sentence that names what cannot be used.
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
-    std::fs::create_dir_all(&config.data)
-        .map_err(|error| Misuse::new(format!("cannot make the folder {}: {error}", config.data.display())))?;
+    let lock = mesh::process::lock(&config.data, "Registry")?;
     let identity = Identity::open(&ctx, &config.identity)?;
     let Some(database) = database::open(&ctx, &config.database_url()).await? else { return Ok(()) };
     let mint = database::mint(&database, &config).await?;
@@ -174,6 +173,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let (stop, every) = (ctx.stop.clone(), config.tidy_every);
     ctx.spawn("keeping", async move {
         authority.keep(every, stop).await;
+        // Held until nothing is kept any more.
+        drop(lock);
         Ok(())
     });
     Ok(())

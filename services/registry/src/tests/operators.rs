@@ -61,6 +61,15 @@ async fn a_viewer_may_see_the_pins_and_order_nothing_spec_7_2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_serves_one_registry_at_a_time_spec_1_7() {
+    let network = Network::start().await;
+    let error = crate::run(network.config(), Context::detached("registry")).await.unwrap_err();
+    assert_eq!(mesh::process::exit_code(&error), 2);
+    let words = format!("another Registry uses {}", network.path("data").display());
+    assert!(error.to_string().starts_with(&words), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_secret_than_the_databases_own_is_refused_with_its_file() {
     let network = Network::start().await;
     network.stop().await;
