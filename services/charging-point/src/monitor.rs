@@ -150,6 +150,7 @@ pub struct Monitor {
     asking_registry: bool,
     ask_registry_at: Option<Instant>,
     registry_trouble: Option<String>,
+    registry_answered: bool,
     maintenance_asked: Option<bool>,
     view: Option<View>,
     notice: Option<String>,
@@ -178,6 +179,7 @@ impl Monitor {
             asking_registry: false,
             ask_registry_at: None,
             registry_trouble: None,
+            registry_answered: false,
             maintenance_asked: None,
             view: None,
             notice: None,
@@ -207,6 +209,7 @@ impl Monitor {
     }
 
     pub fn handle(&mut self, input: Input, now: Now) {
+        self.registry_answered |= is_registrys_answer(&input);
         match input {
             Input::Paired => self.engine_paired(now),
             Input::Unpaired(why) => self.engine_gone(why, now),
@@ -396,4 +399,20 @@ impl Monitor {
         }
         self.key_stored(now);
     }
+}
+
+/// Be it a refusal.
+fn is_registrys_answer(input: &Input) -> bool {
+    let error = match input {
+        Input::Enrolled(result) => result.as_ref().err(),
+        Input::Standing(result) => result.as_ref().err(),
+        Input::Removed(result) => result.as_ref().err(),
+        Input::Paired
+        | Input::Unpaired(_)
+        | Input::Engine(_)
+        | Input::Link(..)
+        | Input::Saved(_)
+        | Input::Timeout => return false,
+    };
+    !matches!(error, Some(RegistryError::Unreachable(_)))
 }

@@ -56,6 +56,8 @@ pub struct CentralStatus {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct RegistryStatus {
+    /// It has answered since the start: it is asked at an enrolment, and where Central does not know this one.
+    pub asked: bool,
     pub trouble: Option<String>,
 }
 
@@ -107,7 +109,7 @@ impl Monitor {
                 unintelligible: self.way.unintelligible().0,
                 highest_epoch: self.way.highest_epoch(),
             },
-            registry: RegistryStatus { trouble: self.registry_trouble.clone() },
+            registry: RegistryStatus { asked: self.registry_answered, trouble: self.registry_trouble.clone() },
             key_no: key.map(|k| k.key_no),
             key_state: self.key_state(),
             key_expires_at_ms: key.map(|k| k.expires_at_ms),
