@@ -33,11 +33,13 @@ pub struct Limits {
     /// Calls answered at the same time; the next one is told at once that the server is overloaded
     #[arg(long, env = "CHARGEMESH_MAX_CALLS", value_name = "N", default_value_t = 1024)]
     pub max_calls: usize,
-    /// Connections at the same time; the next one is closed
+    /// Connections at the same time; each name has at most an eighth, on the HTTPS door each network, and loses the
+    /// oldest then
     #[arg(long, env = "CHARGEMESH_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096)]
     pub max_connections: usize,
-    /// Unfinished TLS handshakes at the same time; the next connection is closed
-    #[arg(long, env = "CHARGEMESH_MAX_HANDSHAKES", value_name = "N", default_value_t = 256)]
+    /// Unfinished TLS handshakes at the same time; each network (an IPv4 address, an IPv6 /64) has at most an eighth,
+    /// and loses the oldest then
+    #[arg(long, env = "CHARGEMESH_MAX_HANDSHAKES", value_name = "N", default_value_t = 1024)]
     pub max_handshakes: usize,
     /// How long a TLS handshake may take
     #[arg(long, env = "CHARGEMESH_TLS_TIMEOUT", value_name = "DURATION", default_value = "5s",
@@ -67,7 +69,7 @@ impl Default for Limits {
         Self {
             max_calls: 1024,
             max_connections: 4096,
-            max_handshakes: 256,
+            max_handshakes: 1024,
             tls_timeout: Duration::from_secs(5),
             default_deadline: Duration::from_secs(10),
             max_deadline: Duration::from_secs(300),

@@ -105,6 +105,8 @@ pub struct Config {
     #[command(flatten)]
     pub limits: mesh::server::Limits,
     #[command(flatten)]
+    pub patience: mesh::http::Patience,
+    #[command(flatten)]
     pub client: mesh::client::Settings,
     #[command(flatten)]
     pub hash: HashConfig,
@@ -160,7 +162,9 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         .start("grpc", config.grpc_address)
         .await?;
     let door = http::router(authority.clone());
-    mesh::http::start(&ctx, &identity, &config.limits, &visitors, "https", config.https_address, door).await?;
+    let (limits, patience) = (config.limits.clone(), config.patience.clone());
+    let settings = mesh::http::Settings { limits, patience, visitors: visitors.clone() };
+    mesh::http::start(&ctx, &identity, settings, "https", config.https_address, door).await?;
 
     checkpoints::start(&ctx, &config, &database)?;
     if let Some(central) = central(&config, &ctx, &identity) {

@@ -1,9 +1,10 @@
-//! Accepts connections and brings their TLS handshakes to an end, each in a task of its own, under a time limit and a
-//! cap: a slow or silent stranger holds up nobody.
+//! Accepts connections and brings their TLS handshakes to an end, each in a task of its own, under a time limit and
+//! within its network's share: a slow or silent stranger holds up nobody. What is open then is shared out among those
+//! whom it is for.
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -13,15 +14,18 @@ use std::{
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use rustls::{CertificateError, ServerConfig};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Limits;
-use crate::{clock::Clock, identity::IdentityError, process::Context, visitors::Visitors};
+use crate::{
+    clock::Clock,
+    door::{Bounds, Door, Place, network},
+    identity::IdentityError,
+    process::Context,
+    visitors::Visitors,
+};
 
 /// At most one line a listener in this time about refused strangers; the metric counts them all.
 const SAY_EVERY_MS: i64 = 10_000;
@@ -44,8 +48,7 @@ impl From<&Limits> for Caps {
 pub(crate) struct Acceptor {
     socket: TcpListener,
     shared: Arc<Shared>,
-    connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Arc<Door<IpAddr>>,
     tasks: TaskTracker,
     /// No new connections.
     stop: CancellationToken,
@@ -58,6 +61,8 @@ struct Shared {
     name: &'static str,
     clock: Clock,
     timeout: Duration,
+    /// Those whose handshake is done, by holder.
+    connections: Arc<Door<String>>,
     open: Gauge,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
     said_at_ms: AtomicI64,
@@ -78,6 +83,7 @@ impl Acceptor {
             name,
             clock: ctx.clock,
             timeout: caps.timeout,
+            connections: Door::new(Bounds::shared(caps.connections)),
             open: ctx.metrics.register(&format!("{name}_connections"), "Open connections", open),
             refused: ctx.metrics.register(&format!("{name}_refused"), "Connections refused, by cause", refused),
             said_at_ms: AtomicI64::new(0),
@@ -86,8 +92,7 @@ impl Acceptor {
         Self {
             socket,
             shared: Arc::new(shared),
-            connections: Arc::new(Semaphore::new(caps.connections)),
-            handshakes: Arc::new(Semaphore::new(caps.handshakes)),
+            handshakes: Door::new(Bounds::shared(caps.handshakes)),
             tasks: TaskTracker::new(),
             stop: ctx.stop.clone(),
             hard: CancellationToken::new(),
@@ -97,16 +102,18 @@ impl Acceptor {
     }
 
     /// Until the process stops and every connection has ended, or was dropped after most of the grace time.
-    /// `config` is asked for each connection, so that a rotated identity is in use at once.
-    pub(crate) async fn run<C, H, F>(self, config: C, handle: H)
+    /// `config` is asked for each connection, so that a rotated identity is in use at once; `holder` says in whose share
+    /// a connection is.
+    pub(crate) async fn run<C, W, H, F>(self, config: C, holder: W, handle: H)
     where
         C: Fn() -> Result<Arc<ServerConfig>, IdentityError>,
+        W: Fn(&TlsStream<TcpStream>, SocketAddr) -> String + Clone + Send + 'static,
         H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
         while let Some(accepted) = self.stop.run_until_cancelled(self.socket.accept()).await {
             match accepted {
-                Ok((tcp, address)) => self.take(tcp, address, &config, handle.clone()),
+                Ok((tcp, address)) => self.take(tcp, address, &config, holder.clone(), handle.clone()),
                 Err(error) => {
                     // Out of descriptors, mostly: those that end free some.
                     self.shared.refuse("accept", &error);
@@ -123,17 +130,15 @@ impl Acceptor {
         }
     }
 
-    fn take<C, H, F>(&self, tcp: TcpStream, address: SocketAddr, config: &C, handle: H)
+    fn take<C, W, H, F>(&self, tcp: TcpStream, address: SocketAddr, config: &C, holder: W, handle: H)
     where
         C: Fn() -> Result<Arc<ServerConfig>, IdentityError>,
+        W: Fn(&TlsStream<TcpStream>, SocketAddr) -> String + Send + 'static,
         H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let (Ok(place), Ok(handshake)) =
-            (self.connections.clone().try_acquire_owned(), self.handshakes.clone().try_acquire_owned())
-        else {
-            self.shared.visitors.stranger(self.shared.name, "TOO_MANY_CONNECTIONS", Some(address.ip()));
-            return self.shared.refuse("full", &"too many connections or unfinished handshakes");
+        let Some(handshake) = self.handshakes.enter(network(address.ip()), self.shared.clock.mono()) else {
+            return self.shared.too_many(address);
         };
         let config = match config() {
             Ok(config) => config,
@@ -141,40 +146,13 @@ impl Acceptor {
         };
         let (shared, hard) = (self.shared.clone(), self.hard.clone());
         self.tasks.spawn(async move {
-            let one = one(&shared, tcp, address, config, handshake, handle);
+            let one = async {
+                if let Some(tls) = shared.shake(tcp, address, config, handshake).await {
+                    shared.keep(tls, address, holder, handle).await;
+                }
+            };
             hard.run_until_cancelled(one).await;
-            drop(place);
         });
-    }
-}
-
-async fn one<H, F>(
-    shared: &Shared,
-    tcp: TcpStream,
-    address: SocketAddr,
-    config: Arc<ServerConfig>,
-    handshake: OwnedSemaphorePermit,
-    handle: H,
-) where
-    H: Fn(TlsStream<TcpStream>, SocketAddr) -> F,
-    F: Future<Output = ()>,
-{
-    let tls = tokio::time::timeout(shared.timeout, shake(tcp, config)).await;
-    drop(handshake);
-    match tls {
-        Ok(Ok(tls)) => {
-            shared.open.inc();
-            handle(tls, address).await;
-            shared.open.dec();
-        }
-        Ok(Err(error)) => {
-            shared.visitors.stranger(shared.name, reason_of(&error), Some(address.ip()));
-            shared.refuse("handshake", &format_args!("{address}: {error}"));
-        }
-        Err(_) => {
-            shared.visitors.stranger(shared.name, "HANDSHAKE_TOO_SLOW", Some(address.ip()));
-            shared.refuse("slow handshake", &address);
-        }
     }
 }
 
@@ -204,6 +182,53 @@ async fn shake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStrea
 }
 
 impl Shared {
+    /// One handshake, to its end or until its place is needed.
+    async fn shake(
+        &self,
+        tcp: TcpStream,
+        address: SocketAddr,
+        config: Arc<ServerConfig>,
+        place: Place<IpAddr>,
+    ) -> Option<TlsStream<TcpStream>> {
+        let shaking = place.evicted.run_until_cancelled(tokio::time::timeout(self.timeout, shake(tcp, config)));
+        match shaking.await {
+            Some(Ok(Ok(tls))) => return Some(tls),
+            Some(Ok(Err(error))) => {
+                self.visitors.stranger(self.name, reason_of(&error), Some(address.ip()));
+                self.refuse("handshake", &format_args!("{address}: {error}"));
+            }
+            Some(Err(_)) => {
+                self.visitors.stranger(self.name, "HANDSHAKE_TOO_SLOW", Some(address.ip()));
+                self.refuse("slow handshake", &address);
+            }
+            None => self.too_many(address),
+        }
+        None
+    }
+
+    /// A connection, to its end or until its place is needed.
+    async fn keep<W, H, F>(&self, tls: TlsStream<TcpStream>, address: SocketAddr, holder: W, handle: H)
+    where
+        W: Fn(&TlsStream<TcpStream>, SocketAddr) -> String,
+        H: Fn(TlsStream<TcpStream>, SocketAddr) -> F,
+        F: Future<Output = ()>,
+    {
+        let Some(place) = self.connections.enter(holder(&tls, address), self.clock.mono()) else {
+            return self.too_many(address);
+        };
+        self.open.inc();
+        let ended = place.evicted.run_until_cancelled(handle(tls, address)).await;
+        self.open.dec();
+        if ended.is_none() {
+            self.too_many(address);
+        }
+    }
+
+    fn too_many(&self, address: SocketAddr) {
+        self.visitors.stranger(self.name, "TOO_MANY_CONNECTIONS", Some(address.ip()));
+        self.refuse("full", &format_args!("{address}: too many connections or unfinished handshakes"));
+    }
+
     fn refuse(&self, cause: &'static str, detail: &dyn std::fmt::Display) {
         self.refused.get_or_create(&[("cause", cause)]).inc();
         let (now, said) = (self.clock.wall_ms(), self.said_at_ms.load(Ordering::Relaxed));

@@ -48,7 +48,7 @@ impl Connections {
             let shared = shared.clone();
             async move { shared.one(tls, address).await }
         };
-        acceptor.run(move || identity.mutual(), handle).await;
+        acceptor.run(move || identity.mutual(), holder, handle).await;
     }
 
     async fn one(&self, tls: TlsStream<TcpStream>, address: SocketAddr) {
@@ -120,6 +120,12 @@ impl Connections {
             .initial_connection_window_size(4 << 20);
         http
     }
+}
+
+/// Whoever the certificate names: no network's affair, for it was proven.
+fn holder(tls: &TlsStream<TcpStream>, _: SocketAddr) -> String {
+    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    certificate.map(x509::uris).unwrap_or_default().join(" ")
 }
 
 fn log(result: hyper::Result<()>, address: SocketAddr) {

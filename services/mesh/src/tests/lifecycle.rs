@@ -83,7 +83,7 @@ async fn a_call_too_many_is_answered_at_once_and_not_queued() {
 #[tokio::test]
 async fn silent_strangers_hold_up_nobody_and_are_cut_off() {
     let network = Network::new();
-    let limits = Limits { max_handshakes: 8, tls_timeout: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { max_handshakes: 64, tls_timeout: Duration::from_millis(300), ..Limits::default() };
     let central = network.central_with(counting().0, limits, LOCAL.parse().unwrap()).await;
     let mut silent = Vec::new();
     for _ in 0..7 {

@@ -138,13 +138,13 @@ async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
     let app = Router::new()
         .route("/v1/slow", slow)
         .route("/v1/me", get(async |ConnectInfo(me): ConnectInfo<SocketAddr>| me.ip().to_string()));
-    let (identity, limits) = (
-        network.identity(Caller::Registry),
-        Limits { default_deadline: Duration::from_millis(300), ..Limits::default() },
-    );
+    let identity = network.identity(Caller::Registry);
+    let limits = Limits { default_deadline: Duration::from_millis(300), ..Limits::default() };
+    let patience = crate::http::Patience::default();
     let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
+    let settings = crate::http::Settings { limits, patience, visitors };
     let address = LOCAL.parse().unwrap();
-    let address = crate::http::start(&ctx, &identity, &limits, &visitors, "https", address, app).await.unwrap();
+    let address = crate::http::start(&ctx, &identity, settings, "https", address, app).await.unwrap();
     let (address, settings) = (address.to_string(), Settings::default());
     let known = https("registry", &address, &identity.roots_pem().unwrap(), &settings).unwrap();
     assert_eq!(known.get("/v1/me").send().await.unwrap().text().await.unwrap(), "127.0.0.1");
