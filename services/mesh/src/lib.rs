@@ -6,7 +6,8 @@
 //! * [`identity`]: certificate, key and roots from files, read per connection; [`certs`] makes them for development;
 //!   [`principal`]: who is at the other end.
 //! * [`server`] and [`client`]: the one gRPC server stack and the one client stack. [`policy`] says who may call what.
-//!   [`http`]: the HTTPS door. [`status`]: the one table from reasons to gRPC codes.
+//!   [`http`]: the HTTPS door. [`status`]: the one table from reasons to gRPC codes. [`visitors`]: who logged in or was
+//!   turned away, counted for the audit.
 //! * [`door`]: places that are shared out, so that no stranger holds them all. [`screen`]: text from outside, for people.
 //!
 //! Architecture invariant: depends on no role and not on `store`; no plaintext is spoken but on the admin port.
@@ -31,6 +32,7 @@ pub mod screen;
 pub mod server;
 pub mod status;
 mod tasks;
+pub mod visitors;
 mod x509;
 
 #[cfg(test)]
