@@ -38,18 +38,18 @@ mod telemetry;
 #[cfg(test)]
 mod testing;
 mod upkeep;
+mod visitors;
 mod watch;
 
-mod visitors;
 use std::{sync::Arc, time::Duration};
 
 use mesh::{
     identity::Identity,
     policy::DenyList,
     process::{Context, Misuse},
+    visitors::Visitors,
 };
 use proto::central::v1::{
-    visitors::Visitors,
     audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
 };
 use store::{
@@ -117,13 +117,13 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let sessions = grpc::SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
     let (of_shared, of_registry) = (Arc::clone(&shared), registry.clone());
     let charging_points = grpc::ChargingPointsService { shared: of_shared, orders, registry: of_registry };
-    mesh::server::Server::new(&ctx, &identity, config.limits.clone())
-        .deny_list(&denied)
     let visitors = Visitors::new(ctx.clock, config.limits.visitors_counted_for);
     spawn(&ctx, "visitors", visitors::note(visitors.clone(), Arc::clone(&shared), ctx.stop.clone()));
+    mesh::server::Server::new(&ctx, &identity, config.limits.clone())
+        .deny_list(&denied)
+        .visitors(&visitors)
         .add_service(ChargingPointsServer::new(charging_points))
         .add_service(SessionsServer::new(sessions))
-        .visitors(&visitors)
         .add_service(AuditServer::new(audit))
         .start("grpc", config.grpc_address)
         .await?;

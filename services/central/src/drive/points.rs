@@ -158,7 +158,6 @@ impl Drive {
 
     fn refuse(&mut self, number: usize, input: &Input, refusal: &Refusal, decisions: u8) {
         let now = self.now();
-        let decision = self.points[number].core.refused(input, refusal, &self.shared.settings, now);
         if let Input::Identity(identity) = input {
             // Never given up: it is Registry's, and in the mirror already.
             let point = &mut self.points[number];
@@ -166,6 +165,7 @@ impl Drive {
             point.not_before = now.mono + RETRY;
             return self.arm(number, now);
         }
+        let decision = self.points[number].core.refused(input, refusal, &self.shared.settings, now);
         if decisions < DECISIONS || decision.changes.is_empty() {
             self.carry_out(number, input.clone(), decision, decisions + 1);
         }
@@ -281,18 +281,19 @@ impl Drive {
     pub(super) fn reloaded(&mut self, number: usize, record: Option<Box<Record>>) {
         self.points[number].turn = None;
         let Some(record) = record else { return self.reload(number) };
+        let now = self.now();
         let core = &mut self.points[number].core;
-        (core.record, core.pending) = (*record, charge_point::Pending::default());
+        (core.record, core.pending) = (*record, charge_point::Pending::loaded(now));
         self.publish_keys(number);
         self.touch(number);
         self.offer(number, Input::Due);
         self.next_input(number);
     }
-        let now = self.now();
 
     /// A session that is not at hand any more.
     pub(super) fn fetch(&mut self, number: usize, session: SessionId, last: Final, reply: Reply) {
         let shared = self.shared.clone();
+        self.points[number].fetching += 1;
         self.turns.push(Box::pin(async move {
             let wanted = session.to_string();
             let found = shared.ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
@@ -301,30 +302,33 @@ impl Drive {
                 read.transpose().map_err(|error| error.to_string())
             });
             let fetched = row.map(|row| Input::EndedLong { session, row: row.map(Box::new), last, reply });
-        self.points[number].fetching += 1;
             Done::Fetched(number, Box::new(fetched.map_err(|why| (reply, why))))
         }));
     }
 
     pub(super) fn fetched(&mut self, number: usize, fetched: Result<Input, (Reply, String)>) {
+        self.points[number].fetching -= 1;
         match fetched {
             Ok(input) => self.offer(number, input),
             Err((reply, why)) => {
                 self.answer(reply, &Outcome::Failed(proto::link::v1::Reason::Unavailable, why));
+                self.next_input(number);
             }
         }
     }
 
-        self.points[number].fetching -= 1;
     pub(super) fn timer_rang(&mut self, number: usize, at: Instant, now: Now) {
         let point = &mut self.points[number];
         if point.timer != Some(at) {
             return;
-                self.next_input(number);
         }
         point.timer = None;
         point.not_before = now.mono + RETRY;
+        let untaken = std::mem::take(&mut point.untaken);
+        let sensed = point.core.rang(now);
+        self.sensed(number, sensed, now);
         self.touch(number);
+        untaken.into_iter().for_each(|identity| self.offer(number, Input::Identity(identity)));
         self.offer(number, Input::Due);
         self.arm(number, now);
     }
@@ -332,13 +336,9 @@ impl Drive {
     /// One place in the heap at a time is the valid one.
     pub(super) fn arm(&mut self, number: usize, now: Now) {
         let point = &mut self.points[number];
-        let untaken = std::mem::take(&mut point.untaken);
-        let sensed = point.core.rang(now);
-        self.sensed(number, sensed, now);
         let again = (!point.untaken.is_empty()).then_some(now.mono);
         let due = [point.core.poll_timeout(&self.shared.settings, now), again].into_iter().flatten().min();
         let Some(due) = due else { return };
-        untaken.into_iter().for_each(|identity| self.offer(number, Input::Identity(identity)));
         let due = if due <= now.mono { due.max(point.not_before) } else { due };
         if point.timer.is_none_or(|armed| due < armed) {
             point.timer = Some(due);
@@ -351,6 +351,9 @@ impl Drive {
         for number in 0..self.points.len() {
             let repeats = self.points[number].core.flush_repeats(now);
             self.note(number, &repeats, now);
+            if self.points[number].announced.owed {
+                self.touch(number);
+            }
             let record = &self.points[number].core.record;
             let stagger = u16::try_from(number % 1_000).unwrap_or_default();
             let expired = record.keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);
@@ -359,9 +362,6 @@ impl Drive {
             let (order, why) = match (expired, rotate && record.keys.state() == KeyState::Active) {
                 (true, _) => (Order::Renew, key::EXPIRED),
                 (false, true) => (Order::Rotate { material: super::accounts::fresh_key() }, key::AGE),
-            if self.points[number].announced.owed {
-                self.touch(number);
-            }
                 (false, false) => continue,
             };
             self.offer(number, Input::Order { order, by: Origin::central().because(why), reply: Reply::None });

@@ -193,10 +193,10 @@ impl Drive {
                 point.since_ms = now.wall_ms;
             }
             count(&self.states, view.state, 1);
-            let causes: Vec<_> = view.causes().map(|cause| cause.as_str_name().trim_start_matches("CAUSE_")).collect();
-            let state = view.state().as_str_name().trim_start_matches("STATE_");
         }
         if point.announced.may_announce(view.state, now.mono) {
+            let causes: Vec<_> = view.causes().map(|cause| cause.as_str_name().trim_start_matches("CAUSE_")).collect();
+            let state = view.state().as_str_name().trim_start_matches("STATE_");
             let event = Event::state(record.id.as_str(), state, &causes, now);
             tracing::debug!(cp.id = %record.id, state, "state");
             let write = store::central::Write::Event(rows::event_row(&event, record.id.as_str()));

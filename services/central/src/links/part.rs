@@ -36,8 +36,6 @@ impl Conversation {
 /// Of a text that is shown and audited.
 const LONGEST_DETAIL: usize = 256;
 
-/// A charging point's own words, as long as a sentence may be.
-fn clipped(detail: &str) -> Arc<str> {
 /// Sessions in one report of an engine's journal; an engine that holds more reports them in portions.
 const MOST_HELD: usize = 256;
 
@@ -72,6 +70,8 @@ fn is_too_long(body: &up::Body) -> Option<String> {
     (session_id.len() > longest).then(|| format!("a session's id has at most {longest} characters"))
 }
 
+/// A charging point's own words, as long as a sentence may be.
+fn clipped(detail: &str) -> Arc<str> {
     detail.chars().take(LONGEST_DETAIL).collect::<String>().into()
 }
 
@@ -92,11 +92,11 @@ impl Guest {
         let Stage::Part(conversation) = &self.stage else { return };
         let (link, id, part) = (self.link, conversation.id.clone(), conversation.part);
         let reply = Reply::Link { link, to };
-        let inputs = match (part, body) {
-            (Part::Engine, up::Body::MeterValue(value)) => {
         if let Some(why) = is_too_long(&body) {
             return self.answer(to, Reason::Invalid, &why);
         }
+        let inputs = match (part, body) {
+            (Part::Engine, up::Body::MeterValue(value)) => {
                 let (session, meter) = (SessionId::new(&value.session_id), Energy::from_wh(value.meter_wh));
                 return self.sign(id, Sign::Meter { link, session, meter, power_w: value.power_w }, to).await;
             }
