@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use comfy_table::{Cell, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
+pub(crate) use mesh::screen::escaped;
 use serde::Serialize;
 
 /// One kind of thing that can be listed.
@@ -93,9 +94,4 @@ pub(crate) struct ReaderGone;
 /// A line on standard error, for the person, beside what is piped on.
 pub(crate) fn note(text: &str) {
     drop(writeln!(io::stderr().lock(), "{text}"));
-}
-
-/// Text from outside, without what would move a terminal's cursor (SPEC 2.5).
-pub(crate) fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

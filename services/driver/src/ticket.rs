@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use mesh::screen::escaped;
 use proto::{
     Energy, Price,
     link::v1::{Reason, Ticket},
@@ -9,7 +10,7 @@ use proto::{
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, macros::format_description};
 
-use crate::told::{escaped, money};
+use crate::told::money;
 
 /// A ticket in the field's own units, as stored in `tickets.jsonl` and printed by `--json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

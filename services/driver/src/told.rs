@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use mesh::screen::escaped;
 use proto::{
     Currency, Energy, Money, Price,
     link::v1::{ChargingPointList, ConfirmRequest, History, Progress, Step},
@@ -232,11 +233,6 @@ pub(crate) fn money(minor: i64, currency: &str) -> Money {
 
 fn energy(wh: u64) -> String {
     if wh == 0 { "until unplugged".to_owned() } else { Energy::from_wh(wh).to_string() }
-}
-
-/// Text from outside, without what would move a terminal's cursor (SPEC 2.5).
-pub(crate) fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 impl fmt::Display for Told {

@@ -39,8 +39,8 @@ impl AuditView {
     fn parameters_text(&self) -> String {
         match &self.parameters {
             serde_json::Value::Object(map) => {
-                let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), escaped);
-                map.iter().map(|(k, v)| format!("{k}={}", text(v))).collect::<Vec<_>>().join(", ")
+                let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), ToOwned::to_owned);
+                map.iter().map(|(k, v)| escaped(&format!("{k}={}", text(v)))).collect::<Vec<_>>().join(", ")
             }
             serde_json::Value::Null => String::new(),
             other @ (serde_json::Value::Bool(_)
@@ -57,8 +57,8 @@ impl Columns for AuditView {
         vec![
             at(self.at_ms),
             escaped(&self.actor),
-            self.address.clone(),
-            self.action.clone(),
+            escaped(&self.address),
+            escaped(&self.action),
             escaped(&self.object),
             escaped(&self.outcome),
             self.parameters_text(),
