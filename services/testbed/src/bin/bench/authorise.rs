@@ -59,9 +59,13 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
     let _fleet = fleet::start(&network, count, &["--idle-reading-every", "1s", "--plug-in-after", "30s"]).await?;
     let ids: Vec<String> = fleet::list(&network).await?.into_keys().collect();
     let bare = Floor::start("floor-authorise")?;
+    let (known, mut ready) = mpsc::channel(count);
     let mut engines = Vec::with_capacity(count);
     for number in 0..count {
-        engines.push(tokio::spawn(bare_engine(bare.address, u32::try_from(number)?)));
+        engines.push(tokio::spawn(bare_engine(bare.address, u32::try_from(number)?, known.clone())));
+    }
+    for _ in 0..count {
+        ready.recv().await.context("the floor's engines ended")?;
     }
     let (mut ours, mut floors, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..size.pairs.min(3) {
@@ -167,14 +171,19 @@ async fn next(from: &mut OwnedReadHalf) -> anyhow::Result<(u8, u32, u32)> {
     Ok((*kind, number(0).context("short")?, number(4).context("short")?))
 }
 
-/// Says a reading a second, and yes to whatever is asked.
-async fn bare_engine(address: std::net::SocketAddr, number: u32) -> anyhow::Result<()> {
+/// Says a reading a second, and yes to whatever is asked. Tells `known` once the floor has heard of it.
+async fn bare_engine(address: std::net::SocketAddr, number: u32, known: mpsc::Sender<()>) -> anyhow::Result<()> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (mut from, mut to) = stream.into_split();
     let (sender, mut waiting) = mpsc::channel(16);
     let answers = async move {
+        next(&mut from).await?;
+        known.send(()).await?;
         while let Ok((kind, engine, driver)) = next(&mut from).await {
+            if kind == READING {
+                continue;
+            }
             if sender.send(plain(kind, engine, driver)).await.is_err() {
                 break;
             }
@@ -262,6 +271,8 @@ async fn serve(
         match kind {
             READING => {
                 engines.lock().unwrap_or_else(PoisonError::into_inner).insert(engine, own.clone());
+                // Its acknowledgement.
+                own.send(plain(READING, engine, driver)).await?;
             }
             REQUEST => {
                 drivers.lock().unwrap_or_else(PoisonError::into_inner).insert(driver, own.clone());
