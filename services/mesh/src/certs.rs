@@ -20,10 +20,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, SerialNumber,
 };
+use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{clock::Clock, principal::role_of};
+use crate::{clock::Clock, principal::role_of, x509};
 
 pub(crate) mod files;
 
@@ -32,8 +33,11 @@ use files::{Overwrite, read, write};
 /// What can go wrong in making certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
-    #[error("{path} exists already; say that it may be overwritten, or choose another folder", path = .0.display())]
+    #[error("{path} exists already; choose another folder", path = .0.display())]
     Exists(PathBuf),
+    #[error("the identity {path} is of an older root alone, and would be refused from now on; make it anew first \
+             (`chargemesh certs renew`), and see that its host has it", path = .0.display())]
+    OfOlderRoot(PathBuf),
     #[error("cannot use {path}: {error}", path = .path.display())]
     File { path: PathBuf, error: io::Error },
     #[error("{path} is not what this command wrote there: {text}", path = .path.display())]
@@ -188,12 +192,17 @@ impl Authority {
     /// Only the newest root stays in force, here and at `identities`: what older ones signed is refused from now on.
     ///
     /// # Errors
-    /// Where a file cannot be written.
+    /// [`CertsError::OfOlderRoot`] where one of them was not made anew since; where a file cannot be written.
     pub fn retire(&self, identities: &[PathBuf]) -> Result<(), CertsError> {
         let (all, path) = (self.roots_pem()?, self.file("ca.pem"));
         let end = "-----END CERTIFICATE-----";
         let newest = all.split_inclusive(end).next().filter(|first| first.ends_with(end));
         let newest = newest.ok_or_else(|| CertsError::Broken { path: path.clone(), text: "no certificate".into() })?;
+        for dir in identities {
+            if !signed_by(&read(&dir.join("cert.pem"))?, newest) {
+                return Err(CertsError::OfOlderRoot(dir.clone()));
+            }
+        }
         for file in identities.iter().map(|dir| dir.join("ca.pem")).chain([path]) {
             write(&file, &format!("{newest}\n"), 0o644, Overwrite::Allow)?;
         }
@@ -272,6 +281,19 @@ impl Authority {
     }
 }
 
+/// Whether this root vouches for the certificate, expired or not.
+fn signed_by(certificate: &str, root: &str) -> bool {
+    let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).ok();
+    let (Some(leaf), Some(root)) = (read(certificate), read(root)) else { return false };
+    let Some(validity) = x509::validity(&leaf) else { return false };
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(validity.not_before).unwrap_or(0)));
+    let (Ok(leaf), Ok(anchor)) = (webpki::EndEntityCert::try_from(&leaf), webpki::anchor_from_trusted_cert(&root)) else {
+        return false;
+    };
+    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+    leaf.verify_for_usage(algorithms, &[anchor], &[], at, webpki::KeyUsage::client_auth(), None, None).is_ok()
+}
+
 fn subject_name(name: &str) -> Result<SanType, CertsError> {
     match name.parse() {
         Ok(IpAddr::V4(ip)) if ip == Ipv4Addr::UNSPECIFIED => Err(CertsError::Name(name.into())),
@@ -299,4 +321,34 @@ pub fn identities_in(dir: &Path) -> Result<Vec<PathBuf>, CertsError> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn a_root_is_retired_only_when_every_identity_hangs_on_the_newer_one_spec_10_7() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::create(&dir.path().join("authority"), "test.local", 365 * DAY).unwrap();
+        let identity = |name: &str| dir.path().join(name);
+        authority.issue_role(Caller::Central, &identity("central"), &[], 90 * DAY, false).unwrap();
+        let anna = "anna".parse().unwrap();
+        authority.issue_person(Caller::Operator, &anna, &identity("operator-anna"), 90 * DAY, false).unwrap();
+        let all = identities_in(dir.path()).unwrap();
+
+        authority.roll(365 * DAY, &all).unwrap();
+        authority.renew(&identity("central")).unwrap();
+        let both = authority.roots_pem().unwrap();
+        let refused = authority.retire(&all).unwrap_err();
+        assert!(matches!(&refused, CertsError::OfOlderRoot(path) if path.ends_with("operator-anna")), "{refused}");
+        assert!(refused.to_string().contains("chargemesh certs renew"), "{refused}");
+        assert_eq!(authority.roots_pem().unwrap(), both, "nothing was done");
+
+        authority.renew(&identity("operator-anna")).unwrap();
+        authority.retire(&all).unwrap();
+        assert_eq!(authority.roots_pem().unwrap().matches("BEGIN CERTIFICATE").count(), 1);
+    }
 }

@@ -1,6 +1,7 @@
 //! The control socket of a process (SPEC 1.9): one JSON request a line, one JSON answer a line.
 //!
-//! `{"command":"plug","args":{}}` is answered `{"ok":…}` or `{"error":"what and why"}`. The socket has mode 0600 from
+//! `{"command":"plug","args":{}}` is answered `{"ok":…}` or `{"error":"what and why"}`; with `"misuse":true` where it
+//! is no whole command. The socket has mode 0600 from
 //! its first moment, and only the same user (or root) is answered. It is the person's keyboard, so it takes no part
 //! in authorization over the network.
 
@@ -44,11 +45,50 @@ impl Request {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Answer {
-    Ok(Value),
-    Error(String),
+/// Why not, in a sentence for the person.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    text: String,
+    misuse: bool,
+}
+
+impl Refusal {
+    /// No command of this role, or not all that it needs: whoever typed it mends it.
+    pub fn misuse(text: impl Into<String>) -> Self {
+        Self { text: text.into(), misuse: true }
+    }
+}
+
+/// Understood, and refused.
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Self { text, misuse: false }
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Answer {
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    ok: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    misuse: bool,
+}
+
+/// A null that is there is an answer.
+fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(field).map(Some)
+}
+
+impl From<Result<Value, Refusal>> for Answer {
+    fn from(result: Result<Value, Refusal>) -> Self {
+        match result {
+            Ok(value) => Self { ok: Some(value), ..Self::default() },
+            Err(Refusal { text, misuse }) => Self { error: Some(text), misuse, ..Self::default() },
+        }
+    }
 }
 
 /// Why [`ask`] has no answer.
@@ -62,16 +102,20 @@ pub enum ControlError {
     /// The process understood and says no.
     #[error("{0}")]
     Refused(String),
+    /// It is no command of the process, or not a whole one.
+    #[error("{0}")]
+    Misuse(String),
 }
 
 /// Binds `path` and answers on it until the process stops. A refusal is a sentence for the person.
 ///
 /// # Errors
 /// Where the socket cannot be made, or another process answers on it.
-pub async fn serve<H, Fut>(ctx: &Context, path: &Path, handler: H) -> anyhow::Result<()>
+pub async fn serve<H, Fut, E>(ctx: &Context, path: &Path, handler: H) -> anyhow::Result<()>
 where
     H: Fn(Request) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Value, String>> + Send + 'static,
+    Fut: Future<Output = Result<Value, E>> + Send + 'static,
+    E: Into<Refusal> + Send + 'static,
 {
     let listener = bind(path).await?;
     ctx.listening("control", path.display())?;
@@ -95,8 +139,11 @@ pub async fn serve_status(ctx: &Context) -> anyhow::Result<()> {
     let answer = move |request: Request| {
         let answer = match request.command.as_str() {
             "status" => Ok(serde_json::json!({ "role": role, "health": health.report() })),
-            "help" => Ok(serde_json::json!({ "status": "how this role and each of its components is" })),
-            other => Err(format!("{role} knows no command {other:?}, only status; operators order by gRPC")),
+            "help" => Ok(serde_json::json!({ "help": "status    how this role and each of its components is" })),
+            other => {
+                let text = format!("{role} knows no command {other:?}, only status; operators order by gRPC");
+                Err(Refusal::misuse(text))
+            }
         };
         std::future::ready(answer)
     };
@@ -119,15 +166,18 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> 
     let answer = answer.await.map_err(|error| no_answer(error.to_string()))?;
     let answer = answer.ok_or_else(|| no_answer("it closed the connection".into()))?;
     match serde_json::from_slice(&answer).map_err(|error| no_answer(error.to_string()))? {
-        Answer::Ok(value) => Ok(value),
-        Answer::Error(text) => Err(ControlError::Refused(text)),
+        Answer { ok: Some(value), .. } => Ok(value),
+        Answer { error: Some(text), misuse: true, .. } => Err(ControlError::Misuse(text)),
+        Answer { error: Some(text), .. } => Err(ControlError::Refused(text)),
+        Answer { .. } => Err(no_answer("it said neither ok nor error".into())),
     }
 }
 
-async fn accept<H, Fut>(listener: &UnixListener, handler: &Arc<H>)
+async fn accept<H, Fut, E>(listener: &UnixListener, handler: &Arc<H>)
 where
     H: Fn(Request) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Value, String>> + Send + 'static,
+    Fut: Future<Output = Result<Value, E>> + Send + 'static,
+    E: Into<Refusal> + Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -151,10 +201,11 @@ where
     }
 }
 
-async fn converse<H, Fut>(stream: UnixStream, handler: &H) -> io::Result<()>
+async fn converse<H, Fut, E>(stream: UnixStream, handler: &H) -> io::Result<()>
 where
     H: Fn(Request) -> Fut,
-    Fut: Future<Output = Result<Value, String>>,
+    Fut: Future<Output = Result<Value, E>>,
+    E: Into<Refusal>,
 {
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
@@ -163,12 +214,13 @@ where
     let mut stream = BufReader::new(stream);
     while let Some(text) = tokio::time::timeout(IDLE, read_line(&mut stream)).await?? {
         let answer = match serde_json::from_slice::<Request>(&text) {
-            Ok(request) => handler(request).await,
+            Ok(request) => handler(request).await.map_err(Into::into),
             Err(error) => {
-                Err(format!("not a request: {error}; one looks like {{\"command\":\"state\",\"args\":{{}}}}"))
+                let text = format!("not a request: {error}; one looks like {{\"command\":\"state\",\"args\":{{}}}}");
+                Err(Refusal::misuse(text))
             }
         };
-        stream.write_all(&line(&answer.map_or_else(Answer::Error, Answer::Ok))?).await?;
+        stream.write_all(&line(&Answer::from(answer))?).await?;
     }
     Ok(())
 }
@@ -207,7 +259,7 @@ async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 /// Where the folder or the socket cannot be made, or something else has its place.
 pub fn private_socket(path: &Path) -> io::Result<UnixListener> {
     if fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
-        return Err(io::Error::other(format!("{} is not a socket; give another path", path.display())));
+        return Err(io::Error::other("it is not a socket; give another path"));
     }
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
@@ -250,6 +302,24 @@ mod tests {
         assert!(
             ask(&path, &Request::new("echo", Value::Null)).await.unwrap_err().to_string().contains("is it running")
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_command_is_told_from_what_is_refused_spec_1_9() {
+        let (dir, ctx) = (tempfile::tempdir().unwrap(), Context::detached("registry"));
+        let path = dir.path().join("c.sock");
+        let answer = |request: Request| {
+            std::future::ready(match request.command.as_str() {
+                "nothing" => Ok(Value::Null),
+                "stop" => Err(Refusal::from("not now".to_owned())),
+                _ => Err(Refusal::misuse("no such command")),
+            })
+        };
+        serve(&ctx, &path, answer).await.unwrap();
+        let asked = async |command: &str| ask(&path, &Request::new(command, Value::Null)).await;
+        assert_eq!(asked("nothing").await.unwrap(), Value::Null);
+        assert!(matches!(asked("stop").await, Err(ControlError::Refused(text)) if text == "not now"));
+        assert!(matches!(asked("fly").await, Err(ControlError::Misuse(text)) if text == "no such command"));
     }
 
     #[tokio::test]

@@ -22,6 +22,28 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// As [`parse`], for what cannot be none at all: a timeout, a tick, a sign of life.
+///
+/// # Errors
+/// As [`parse`], and says where it is zero.
+pub fn parse_some(text: &str) -> Result<Duration, String> {
+    match parse(text)? {
+        Duration::ZERO => Err("it is longer than none: at least 1ms".to_owned()),
+        some => Ok(some),
+    }
+}
+
+/// As [`parse_some`], for what is counted in seconds: how long something is good.
+///
+/// # Errors
+/// As [`parse`], and says where it is less than a second.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match parse(text)? {
+        short if short < Duration::from_secs(1) => Err("it is at least 1s".to_owned()),
+        some => Ok(some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +55,17 @@ mod tests {
         }
         for bad in ["", "10", "s", "-1s", "1.5s", "10 s", "3w", "99999999999999999999s", "99999999999999999d"] {
             assert!(parse(bad).unwrap_err().contains("is not a duration"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_of_nothing_is_none_and_a_lifetime_is_at_least_a_second() {
+        assert_eq!(parse_some("1ms"), Ok(Duration::from_millis(1)));
+        assert!(parse_some("0s").unwrap_err().contains("longer than none"));
+        assert!(parse_some("soon").unwrap_err().contains("is not a duration"));
+        assert_eq!(parse_seconds("1s"), Ok(Duration::from_secs(1)));
+        for short in ["0d", "999ms"] {
+            assert!(parse_seconds(short).unwrap_err().contains("at least 1s"), "{short}");
         }
     }
 }

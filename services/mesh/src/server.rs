@@ -43,19 +43,19 @@ pub struct Limits {
     pub max_handshakes: usize,
     /// How long a TLS handshake may take
     #[arg(long, env = "CHARGEMESH_TLS_TIMEOUT", value_name = "DURATION", default_value = "5s",
-          value_parser = crate::duration::parse)]
+          value_parser = crate::duration::parse_some)]
     pub tls_timeout: Duration,
     /// Time limit of a call whose caller names none
     #[arg(long, env = "CHARGEMESH_DEFAULT_DEADLINE", value_name = "DURATION", default_value = "10s",
-          value_parser = crate::duration::parse)]
+          value_parser = crate::duration::parse_some)]
     pub default_deadline: Duration,
     /// Time limit that no caller can exceed; streams, once they flow, have none
     #[arg(long, env = "CHARGEMESH_MAX_DEADLINE", value_name = "DURATION", default_value = "5m",
-          value_parser = crate::duration::parse)]
+          value_parser = crate::duration::parse_some)]
     pub max_deadline: Duration,
     /// How often to ask a silent connection for a sign of life; half of it unanswered, it is closed
     #[arg(long, env = "CHARGEMESH_PING_INTERVAL", value_name = "DURATION", default_value = "10s",
-          value_parser = crate::duration::parse)]
+          value_parser = crate::duration::parse_some)]
     pub ping_interval: Duration,
     /// For how long refusals of one kind and origin, and a person's repeated logins, are counted before the count
     /// becomes one entry of the audit
