@@ -173,9 +173,9 @@ impl Operators for Grpc {
         &self,
         request: Request<RemoveOperatorRequest>,
     ) -> Result<Response<RemoveOperatorResponse>, Status> {
-        let name = name(&request.get_ref().name)?;
+        let (name, force) = (name(&request.get_ref().name)?, request.get_ref().force);
         let asked = self.asked(&request, "RemoveOperator", format!("operator/{name}"), |r| &r.request_id)?;
-        answer(self.authority.remove_operator(asked, name).await)
+        answer(self.authority.remove_operator(asked, name, force).await)
     }
 
     async fn list(&self, _: Request<ListOperatorsRequest>) -> Result<Response<ListOperatorsResponse>, Status> {

@@ -8,7 +8,7 @@ use proto::{
     link::v1::Reason,
     registry::v1::{self as contract, OperatorRole},
 };
-use store::{Conn, StoreError, registry::OperatorRow};
+use store::{Abort, Conn, StoreError, registry::OperatorRow};
 
 use super::{Asked, Authority, Decided};
 use crate::{
@@ -57,11 +57,16 @@ impl Authority {
         &self,
         asked: Asked,
         name: OperatorName,
+        force: bool,
     ) -> Result<contract::RemoveOperatorResponse, Refusal> {
         let (now_ms, actor, removed) = (self.now().wall_ms, asked.actor.clone(), name.clone());
         let answered = self.order(asked, move |conn, revision| {
             let known = OperatorRow::find(conn, removed.as_str())?;
             let changed = !known.as_ref().is_some_and(|row| row.removed);
+            let unknown = known.is_none();
+            if changed && !force {
+                somebody_stays(&OperatorRow::all(conn)?, &removed, &actor.name).map_err(Abort::Refused)?;
+            }
             if changed {
                 let row = OperatorRow {
                     name: removed.as_str().to_owned(),
@@ -75,7 +80,7 @@ impl Authority {
             }
             let entry =
                 changed.then(|| Entry::done(now_ms, &actor, Action::OperatorRemoved, format!("operator/{removed}")));
-            Ok(Decided::new(contract::RemoveOperatorResponse { changed }, entry))
+            Ok(Decided::new(contract::RemoveOperatorResponse { changed, unknown }, entry))
         });
         let answer = answered.await?.answer;
         self.refresh_denied().await;
@@ -105,6 +110,64 @@ impl Authority {
     }
 }
 
+/// Without an operator nobody can add one.
+fn somebody_stays(all: &[OperatorRow], removed: &OperatorName, actor: &str) -> Result<(), Refusal> {
+    let operates = |row: &&OperatorRow| !row.removed && row.role == OperatorRole::Operator as i32;
+    let is_self = actor.strip_prefix("operator/") == Some(removed.as_str());
+    let is_last = all.iter().filter(operates).all(|row| row.name == removed.as_str());
+    let was_one = all.iter().filter(operates).any(|row| row.name == removed.as_str());
+    // An operator who asks is one who stays, though nobody added him.
+    let why = if is_self {
+        format!("{removed} is who asks")
+    } else if is_last && was_one && !actor.starts_with("operator/") {
+        format!("{removed} is the last operator")
+    } else {
+        return Ok(());
+    };
+    Err(refuse(
+        Reason::NotAllowed,
+        format!(
+            "{why}; let another operator do it, or force it: then only one with a new operator's certificate \
+             (`chargemesh certs issue operator NAME`) can add {removed} again"
+        ),
+    ))
+}
+
 pub(crate) fn told(row: OperatorRow) -> contract::Operator {
     contract::Operator { name: row.name, role: row.role, removed: row.removed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, role: OperatorRole, removed: bool) -> OperatorRow {
+        OperatorRow {
+            name: name.into(),
+            role: role as i32,
+            removed,
+            changed_at_ms: 0,
+            changed_by: String::new(),
+            revision: 1,
+        }
+    }
+
+    #[test]
+    fn nobody_removes_himself_or_the_last_operator_unforced_spec_7_1() {
+        let all = [
+            row("anna", OperatorRole::Operator, false),
+            row("bob", OperatorRole::Operator, true),
+            row("guest", OperatorRole::Viewer, false),
+        ];
+        let stays = |name: &str, actor: &str| somebody_stays(&all, &name.parse().unwrap(), actor);
+        let refused = stays("anna", "operator/anna").unwrap_err();
+        assert_eq!(refused.reason, Reason::NotAllowed);
+        assert!(refused.detail.contains("is who asks") && refused.detail.contains("certs issue operator"), "{refused}");
+        assert!(stays("anna", "dashboard").unwrap_err().detail.contains("is the last operator"));
+        for (name, actor) in
+            [("anna", "operator/carl"), ("guest", "operator/anna"), ("nobody", "dashboard"), ("guest", "dashboard")]
+        {
+            assert_eq!(stays(name, actor), Ok(()), "{name} by {actor}");
+        }
+    }
 }

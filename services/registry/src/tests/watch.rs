@@ -68,7 +68,7 @@ async fn every_change_since_a_revision_is_sent_then_each_as_it_is_made_spec_1_2(
     network.operator().remove(remove).await.unwrap();
     let removed = following.next().await;
     assert_eq!(shown(&removed), "CP-1 Removed 1");
-    let remove = RemoveOperatorRequest { request_id: request_id(), name: "bob".into() };
+    let remove = RemoveOperatorRequest { request_id: request_id(), name: "bob".into(), force: false };
     network.operators().remove(remove).await.unwrap();
     assert_eq!(shown(&following.next().await), "bob removed=true");
     drop(following);

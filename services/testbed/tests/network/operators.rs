@@ -132,7 +132,7 @@ async fn a_removed_operator_is_refused_at_once_on_live_connections_and_can_be_ad
     while !matches!(watched.message().await?.and_then(|event| event.event), Some(Event::Synchronised(_)) | None) {}
     allowed(&otto).await?;
 
-    let remove = || RemoveOperatorRequest { request_id: fresh_id(), name: "otto".into() };
+    let remove = || RemoveOperatorRequest { request_id: fresh_id(), name: "otto".into(), force: false };
     assert!(network.operator.operators.clone().remove(remove()).await?.into_inner().changed);
     let ended = timeout(AT_ONCE, async {
         loop {
