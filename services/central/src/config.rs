@@ -92,8 +92,11 @@ pub struct SupplyConfig {
           value_parser = parse)]
     pub settling_saved_every: Duration,
     /// How long an idle engine's link may be missing before its charging point is shown as broken
-    #[arg(long, env = "CHARGEMESH_ENGINE_GRACE", value_name = "DURATION", default_value = "2s", value_parser = parse)]
+    #[arg(long, env = "CHARGEMESH_ENGINE_GRACE", value_name = "DURATION", default_value = "500ms", value_parser = parse)]
     pub engine_grace: Duration,
+    /// How much longer it may be missing once its monitor is back: both try again after waits of their own
+    #[arg(long, env = "CHARGEMESH_ENGINE_RETURN", value_name = "DURATION", default_value = "5s", value_parser = parse)]
+    pub engine_return: Duration,
     /// Price per kWh of charging points that are enrolled without one
     #[arg(long, env = "CHARGEMESH_PRICE", value_name = "PRICE", default_value = "0.3950")]
     pub price: Price,
@@ -187,6 +190,7 @@ impl Config {
             meter_saved_every: supply.meter_saved_every,
             settling_saved_every: supply.settling_saved_every,
             engine_grace: supply.engine_grace,
+            engine_return: supply.engine_return,
             key_overlap: keys.key_overlap,
             renew_after: keys.renew_after,
             key_lifetime: keys.key_lifetime,

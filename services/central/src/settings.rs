@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use proto::{Currency, Price};
 
+use crate::allowance::Limit;
+
 /// Defaults are those of the specification.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -26,6 +28,9 @@ pub struct Settings {
     pub settling_saved_every: Duration,
     /// How long the engine's link may be missing before the charging point is shown as broken.
     pub engine_grace: Duration,
+    /// Where its monitor has come back before it, so much longer: each tries again after waits of its own, the longest
+    /// of which this is.
+    pub engine_return: Duration,
     /// The old key is retired this long after the new one was first proven (SPEC 4.6).
     pub key_overlap: Duration,
     /// A charging point whose key was renewed authenticates again after this (SPEC 4.7).
@@ -35,6 +40,8 @@ pub struct Settings {
     /// So many takeovers of a live link within the window hold the charging point (SPEC 4.9).
     pub takeovers: usize,
     pub takeover_window: Duration,
+    /// What one peer may ask for that costs a row: requests, stops, confirmations, its maintenance.
+    pub requests: Limit,
     /// An order over more charging points than this states how many it expects, and is staggered (SPEC 7.3).
     pub many: usize,
     /// What a charging point costs for which Registry names no price.
@@ -61,12 +68,14 @@ impl Default for Settings {
             settle_after: Duration::from_secs(15 * 60),
             meter_saved_every: Duration::from_secs(10),
             settling_saved_every: Duration::from_secs(60),
-            engine_grace: Duration::from_secs(2),
+            engine_grace: Duration::from_millis(500),
+            engine_return: Duration::from_secs(5),
             key_overlap: Duration::from_secs(60),
             renew_after: Duration::from_secs(5),
             key_lifetime: Duration::from_secs(30 * 24 * 3600),
             takeovers: 3,
             takeover_window: Duration::from_secs(5 * 60),
+            requests: Limit { burst: 32, every: Duration::from_millis(250) },
             many: 50,
             price: Price::from_e4(3950),
             currency: Currency::EUR,

@@ -101,8 +101,9 @@ impl ChargePoint {
             None => {
                 self.tell_heard_again("monitor", sensed);
                 self.signs.health = Health::Unknown;
-                // Both come back together: the engine's grace begins when its monitor reports.
-                self.signs.engine_lost_at = self.signs.engine_lost_at.map(|_| now.mono);
+                // Both come back together, each after a wait of its own, as after a restart of Central: the engine's
+                // grace begins when it should be here.
+                self.signs.engine_lost_at = self.signs.engine_lost_at.map(|_| now.mono + settings.engine_return);
             }
         }
         self.signs.both_lost_at = None;

@@ -57,8 +57,36 @@ fn an_idle_engine_that_does_not_reach_central_is_shown_as_broken_after_its_grace
     let mut world = World::ready();
     world.link_down(ENGINE);
     assert_eq!(world.state(0), State::Available);
-    world.pass(2_000);
+    world.pass(499);
+    assert_eq!(world.state(0), State::Available);
+    world.pass(1);
     assert_eq!(world.state(0), State::Broken);
+}
+
+#[test]
+fn an_engines_lost_link_is_shown_within_two_seconds_of_its_last_sign_spec_2_4() {
+    let found = wire::Settings::default();
+    let grace = crate::settings::Settings::default().engine_grace;
+    assert!(found.life_sign * found.misses + grace <= std::time::Duration::from_secs(2));
+}
+
+#[test]
+fn an_engine_that_comes_back_after_its_monitor_is_not_shown_as_broken_meanwhile_spec_9() {
+    let mut world = World::ready();
+    world.link_down(MONITOR);
+    world.link_down(ENGINE);
+    world.pass(10_000);
+    world.monitor_up(LinkNo(8), 1);
+    world.pass(2_000);
+    assert_eq!(world.state(0), State::Disconnected, "until it reports");
+    world.healthy(true);
+    assert_eq!(world.state(0), State::Available);
+    world.pass(3_499);
+    assert_eq!(world.state(0), State::Available, "each tries again after waits of its own");
+    world.pass(1);
+    assert_eq!(world.state(0), State::Broken);
+    world.engine_up(LinkNo(9), 1);
+    assert_eq!(world.state(0), State::Available);
 }
 
 #[test]
