@@ -154,7 +154,7 @@ fn line(row: &AuditRow) -> String {
 }
 
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || c == '|' { ' ' } else { c }).collect()
+    text.chars().map(|c| if mesh::screen::is_unseen(c) || c == '|' { ' ' } else { c }).collect()
 }
 
 /// Forgets what is past its retention, once an hour; but for the audit's addresses, which wait for a checkpoint.
@@ -214,14 +214,14 @@ mod tests {
             actor: "driver/D1".into(),
             action: "SUPPLY_REFUSED".into(),
             object: "charging-point/CP1".into(),
-            parameters: r#"{"detail":"a\nb | c","count":3}"#.into(),
+            parameters: r#"{"detail":"a\nb | c\u202ed","count":3}"#.into(),
             outcome: "BROKEN".into(),
             ..AuditRow::default()
         };
         assert_eq!(
             line(&row),
             "2025-11-21T03:05:05.007Z | 192.0.2.1:7 | driver/D1 | SUPPLY_REFUSED | object=charging-point/CP1, \
-             count=3, detail=a b   c, outcome=BROKEN\n"
+             count=3, detail=a b   c d, outcome=BROKEN\n"
         );
     }
 }
