@@ -1,5 +1,6 @@
 //! The driver's one loop: feeds orders, links, files and time to the pure parts, and carries out what they command.
 
+mod disk;
 mod links;
 mod orders;
 mod registry;
@@ -117,6 +118,8 @@ pub(crate) struct Drive {
     next: Option<Connection>,
     last_no: LinkNo,
     dial_at: Option<std::time::Instant>,
+    /// What the disk did not take is tried again then.
+    keep_at: Option<std::time::Instant>,
     asking: Option<registry::Asking>,
     unreachable: Option<String>,
     unintelligible: u64,
@@ -157,6 +160,7 @@ impl Drive {
             next: None,
             last_no: 0,
             dial_at: Some(now.mono),
+            keep_at: None,
             asking: None,
             unreachable: None,
             unintelligible: 0,
@@ -200,7 +204,7 @@ impl Drive {
 
     fn due(&self) -> Option<std::time::Instant> {
         let roam = self.roam.as_ref().filter(|_| self.reachable()).and_then(|r| r.due(self.trips.requests().count()));
-        [self.trips.poll_timeout(), self.queue.as_ref().and_then(Queue::due), self.dial_at, roam]
+        [self.trips.poll_timeout(), self.queue.as_ref().and_then(Queue::due), self.dial_at, self.keep_at, roam]
             .into_iter()
             .flatten()
             .chain(self.waiting.iter().map(|w| w.until))
@@ -216,6 +220,7 @@ impl Drive {
             let why = self.unreachable.as_deref().unwrap_or("it gave no answer");
             drop(waiting.answer.send(Err(format!("cannot reach Central: {why}"))));
         }
+        self.keep_again();
         if self.dial_at.is_some_and(|at| at <= now.mono) {
             self.dial_at = None;
             self.dial();
@@ -246,7 +251,7 @@ impl Drive {
                         active.send(&up);
                     }
                 }
-                Command::Keep(requests) => self.keep(requests)?,
+                Command::Keep(requests) => hint = self.keep(requests).await.or(hint),
                 Command::Store(ticket) => self.store(ticket).await,
                 Command::Tell(told) => {
                     if let Told::Hint { text } = &told {
@@ -259,26 +264,6 @@ impl Drive {
             }
         }
         Ok(hint)
-    }
-
-    /// A request that is gone from the list is over, and so is its line: both in one file, replaced as a whole.
-    fn keep(&mut self, requests: Vec<Request>) -> Result<(), ShelfError> {
-        let now = self.clock.mono();
-        let before = std::mem::replace(&mut self.position.requests, requests);
-        for line in before.iter().filter_map(|r| r.line) {
-            if !self.position.requests.iter().any(|r| r.line == Some(line)) {
-                self.position.done = self.position.done.max(line);
-                if let Some(queue) = &mut self.queue {
-                    queue.over(line, now);
-                }
-            }
-        }
-        if before.len() > self.position.requests.len()
-            && let Some(roam) = &mut self.roam
-        {
-            roam.over(now);
-        }
-        self.shelf.keep_position(&self.position)
     }
 
     async fn store(&mut self, ticket: Ticket) {

@@ -48,6 +48,13 @@ impl Queue {
         self.done = self.done.max(line);
     }
 
+    /// The request of this line was not made: it comes again.
+    pub(crate) fn again(&mut self, line: u64, now: Instant) {
+        if self.in_flight.take_if(|in_flight| *in_flight == line).is_some() {
+            self.next_at = now + self.pause;
+        }
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.in_flight.is_none() && self.wishes.after(self.done).is_none()
     }
@@ -85,6 +92,16 @@ mod tests {
         queue.over(2, now);
         assert!(queue.is_over());
         assert_eq!(queue.progress(), (2, 2));
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_kept_is_asked_for_again_spec_9() {
+        let now = start();
+        let mut queue = Queue::new(Wishes::parse("A\nB"), 0, None, PAUSE, now);
+        assert_eq!(queue.next(now).map(|w| w.line), Some(1));
+        queue.again(1, now);
+        assert_eq!((queue.next(now), queue.is_over()), (None, false));
+        assert_eq!(queue.next(now + PAUSE).map(|w| w.line), Some(1));
     }
 
     #[test]

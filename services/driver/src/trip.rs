@@ -309,6 +309,21 @@ impl Trips {
         }
     }
 
+    /// It could not be kept, so it must not be sent.
+    pub(crate) fn not_kept(&mut self, request_id: &str) {
+        let asks = |body: &up::Body| matches!(body, up::Body::RequestSupply(r) if r.request_id == request_id);
+        self.requests.remove(request_id);
+        self.unanswered.retain(|_, u| !asks(&u.body));
+        self.out.retain_mut(|command| match command {
+            Command::Send(up) => !up.body.as_ref().is_some_and(asks),
+            Command::Keep(requests) => {
+                requests.retain(|request| request.id != request_id);
+                true
+            }
+            Command::Store(_) | Command::Tell(_) => true,
+        });
+    }
+
     fn over(&mut self, request_id: &str, outcome: Outcome) {
         let Some(request) = self.requests.remove(request_id) else { return };
         self.unanswered.retain(|_, u| !matches!(&u.body, up::Body::RequestSupply(r) if r.request_id == request_id));

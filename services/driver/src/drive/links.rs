@@ -12,7 +12,7 @@ use super::Drive;
 use crate::{
     contact::{Again, How},
     link::{Connection, Dial, LinkEvent, LinkNo},
-    shelf::{Key, ShelfError},
+    shelf::Key,
     told::Told,
     trip::Input,
 };
@@ -133,7 +133,8 @@ impl Drive {
         match &down.body {
             Some(down::Body::KeyGrant(grant)) => {
                 self.prove(no, now).await;
-                return Ok(self.granted(no, grant, now)?);
+                self.granted(no, grant, now).await;
+                return Ok(());
             }
             Some(down::Body::Standing(standing)) => return self.stands(no, standing, now).await,
             Some(down::Body::Answer(answer)) if answer.to == GREETING => {
@@ -174,21 +175,23 @@ impl Drive {
         self.tell(told).await;
     }
 
-    pub(super) fn granted(&mut self, no: LinkNo, grant: &KeyGrant, now: Now) -> Result<(), ShelfError> {
+    pub(super) async fn granted(&mut self, no: LinkNo, grant: &KeyGrant, now: Now) {
         if self.key.as_ref().is_some_and(|key| key.key_no == grant.key_no) {
-            return Ok(());
+            return;
         }
         let key = Key::new(grant);
         if key.bytes().is_none() {
             tracing::warn!("Central granted a key that is none");
-            return Ok(());
+            return;
         }
-        self.shelf.keep_key(&key)?;
+        let kept = self.shelf.keep_key(&key);
+        self.say_unkept("the new key", kept).await;
         self.key = Some(key);
         let pins: Vec<String> = grant.pins.iter().filter(|pin| pin.len() == 32).map(hex::encode).collect();
         if !pins.is_empty() && pins != self.enrolment.pins {
             self.enrolment.pins = pins;
-            self.shelf.keep_enrolment(&self.enrolment)?;
+            let kept = self.shelf.keep_enrolment(&self.enrolment);
+            self.say_unkept("what Central is known by", kept).await;
         }
         let again = self.contact.granted();
         self.again(again, now);
@@ -198,7 +201,6 @@ impl Drive {
                 first.close();
             }
         }
-        Ok(())
     }
 
     pub(super) async fn stands(&mut self, no: LinkNo, standing: &Standing, now: Now) -> anyhow::Result<()> {

@@ -33,7 +33,7 @@ impl Drive {
                 let request = new_request(charging_point, energy, None);
                 let id = request.id.clone();
                 self.trips.handle(Input::Order(Order::Request(request)), now);
-                Ok(json!({ "request_id": id }))
+                self.carry_out().await?.map_or_else(|| Ok(json!({ "request_id": id })), Err)
             }
             Word::Order(order @ (Order::ListChargingPoints | Order::ListHistory(_))) => {
                 let offers = order == Order::ListChargingPoints;

@@ -39,7 +39,8 @@ impl Drive {
                 if !standing.trust.roots.is_empty() {
                     self.enrolment.roots = standing.trust.roots;
                 }
-                self.shelf.keep_enrolment(&self.enrolment)?;
+                let kept = self.shelf.keep_enrolment(&self.enrolment);
+                self.say_unkept("what Central is known by", kept).await;
                 self.dial_at = Some(now.mono);
                 Ok(())
             }

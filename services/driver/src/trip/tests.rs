@@ -91,6 +91,17 @@ fn a_request_is_repeated_with_the_same_ids_until_it_is_answered_spec_4_2() {
 }
 
 #[test]
+fn a_request_that_could_not_be_kept_is_never_sent_spec_9() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    bench.trips.handle(Input::Order(Order::Request(request("r1", None))), bench.now);
+    bench.trips.not_kept("r1");
+    assert!(sent(&bench.handle(Input::Timeout)).is_empty());
+    assert!(sent(&bench.at(60_000).handle(Input::LinkOpen)).is_empty());
+    assert_eq!(bench.trips.requests().count(), 0);
+}
+
+#[test]
 fn without_a_link_nothing_is_sent_and_all_is_said_when_it_comes() {
     let mut bench = Bench::new(SETTINGS);
     let commands = bench.handle(Input::Order(Order::Request(request("r1", None))));

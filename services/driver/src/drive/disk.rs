@@ -1,0 +1,75 @@
+//! What a full disk takes from a driver (SPEC 9): nothing new is asked for, since a restart would not know of it; what
+//! runs goes on, and is written once there is room.
+
+use std::time::Duration;
+
+use crate::{told::Told, trip::Request};
+
+use super::Drive;
+
+/// What could not be written is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Drive {
+    /// A request that is gone from the list is over, and so is its line: both in one file, replaced as a whole. One that
+    /// cannot be kept is forgotten before it is sent. Why something could not be kept.
+    pub(super) async fn keep(&mut self, requests: Vec<Request>) -> Option<String> {
+        let now = self.clock.mono();
+        let before = std::mem::replace(&mut self.position.requests, requests);
+        for line in before.iter().filter_map(|r| r.line) {
+            if !self.position.requests.iter().any(|r| r.line == Some(line)) {
+                self.position.done = self.position.done.max(line);
+                if let Some(queue) = &mut self.queue {
+                    queue.over(line, now);
+                }
+            }
+        }
+        if before.len() > self.position.requests.len()
+            && let Some(roam) = &mut self.roam
+        {
+            roam.over(now);
+        }
+        let error = match self.shelf.keep_position(&self.position) {
+            Ok(()) => {
+                self.keep_at = None;
+                return None;
+            }
+            Err(error) => error,
+        };
+        self.keep_at = Some(now + AGAIN);
+        let is_new = |request: &Request| !before.iter().any(|known| known.id == request.id);
+        let (new, known): (Vec<_>, Vec<_>) = self.position.requests.drain(..).partition(is_new);
+        self.position.requests = known;
+        for request in &new {
+            self.trips.not_kept(&request.id);
+            if let (Some(queue), Some(line)) = (&mut self.queue, request.line) {
+                queue.again(line, now);
+            }
+            if let Some(roam) = &mut self.roam {
+                roam.over(now);
+            }
+        }
+        let text = if new.is_empty() {
+            format!("what has changed is not kept yet: {error}")
+        } else {
+            format!("not asked for, since it cannot be kept: {error}")
+        };
+        self.tell(Told::Hint { text: text.clone() }).await;
+        Some(text)
+    }
+
+    pub(super) fn keep_again(&mut self) {
+        let now = self.clock.mono();
+        if self.keep_at.is_some_and(|at| at <= now) {
+            let kept = self.shelf.keep_position(&self.position);
+            self.keep_at = kept.is_err().then_some(now + AGAIN);
+        }
+    }
+
+    /// A key that is lost with this process costs a first contact, so nothing waits for it.
+    pub(super) async fn say_unkept(&mut self, what: &str, kept: Result<(), crate::shelf::ShelfError>) {
+        if let Err(error) = kept {
+            self.tell(Told::Hint { text: format!("{what} cannot be kept: {error}") }).await;
+        }
+    }
+}
