@@ -77,6 +77,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let lock = lock(&config)?;
     let identity = Identity::open(&ctx, &config.identity)?;
     let Some(database) = open(&ctx, &config.database_url()).await? else { return Ok(()) };
+    secrets.check(&database, &config.data).await?;
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
     let checkpoints_file = config.data.join("audit.checkpoints");
     let trusted = secrets.audit_trusted.clone();
@@ -167,6 +168,7 @@ fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
 async fn open(ctx: &Context, url: &str) -> anyhow::Result<Option<Database>> {
     let component = ctx.health.component("database");
     let observed = Arc::new(Observed::new(&ctx.metrics));
+    let mut warned = false;
     loop {
         let error = match Database::open_observed(url, store::central::SCHEMA, observed.clone()).await {
             Ok(database) => return Ok(Some(database)),
@@ -174,6 +176,9 @@ async fn open(ctx: &Context, url: &str) -> anyhow::Result<Option<Database>> {
         };
         if !error.is_transient() && !matches!(error, store::OpenError::TooOld { .. }) {
             return Err(Misuse::new(error.to_string()).into());
+        }
+        if error.is_denied() && !std::mem::replace(&mut warned, true) {
+            tracing::warn!(%error, "waits for a person");
         }
         component.starting(format!("waits: {error}"));
         if ctx.stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {

@@ -6,13 +6,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use mesh::{client::Channel, clock::Now, link::Backoff, policy::DenyList, process::Context};
+use mesh::{client::Channel, clock::Now, health::Component, link::Backoff, policy::DenyList, process::Context};
 use proto::{
     PeerId,
     link::v1::{KeyState, Reason},
     registry::v1::{
-        IdentityEvent, IdentityState, Kind, ReissueRequest, TokenCreated, VerifyRequest, VoidRequest, WatchRequest,
-        identities_client::IdentitiesClient, identity_event::Event,
+        IdentityEvent, IdentityState, Kind, PinsRequest, ReissueRequest, TokenCreated, VerifyRequest, VoidRequest,
+        WatchRequest, identities_client::IdentitiesClient, identity_event::Event,
     },
 };
 use store::{
@@ -21,6 +21,7 @@ use store::{
 };
 use tokio::sync::Semaphore;
 use tonic::Status;
+use wire::PublicKey;
 
 use crate::{
     drive::{Driver, Message},
@@ -32,6 +33,8 @@ use crate::{
 const AT_ONCE: usize = 64;
 /// Events of the mirror in one transaction.
 const BATCH: usize = 256;
+/// What Registry hands out as this Central's link keys is looked at this often.
+const PINS_EVERY: Duration = Duration::from_secs(5);
 /// What was revoked here is looked at this often, until it is void at Registry.
 const VOID_EVERY: Duration = Duration::from_secs(2);
 
@@ -122,9 +125,11 @@ pub(crate) async fn follow(verifier: Verifier, denied: DenyList, ctx: Context) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let component = ctx.health.component("registry mirror");
     component.degraded("Registry has not been reached yet: enrolments and removals are not known");
+    let pins = ctx.health.component("pins at Registry");
+    pins.ready();
     loop {
         let followed = async {
-            match stream(&verifier, &denied, &component).await {
+            match stream(&verifier, &denied, &component, &pins).await {
                 Ok(()) => backoff.reset(),
                 Err(why) => {
                     component.degraded(format!("enrolments and removals are not followed: {why}"));
@@ -140,7 +145,7 @@ pub(crate) async fn follow(verifier: Verifier, denied: DenyList, ctx: Context) {
     }
 }
 
-async fn stream(verifier: &Verifier, denied: &DenyList, component: &mesh::health::Component) -> Result<(), String> {
+async fn stream(verifier: &Verifier, denied: &DenyList, component: &Component, pins: &Component) -> Result<(), String> {
     let shared = &verifier.shared;
     let since = shared.ledger.read("revision", IdentityRow::revision).await.map_err(|error| error.to_string())?;
     let link_keys = shared.pins.iter().map(|pin| pin.as_bytes().to_vec()).collect();
@@ -149,8 +154,17 @@ async fn stream(verifier: &Verifier, denied: &DenyList, component: &mesh::health
     let requests = futures::StreamExt::chain(futures::stream::iter([first]), futures::stream::pending());
     let status = |status: Status| status.message().to_owned();
     let mut events = verifier.client.clone().watch(requests).await.map_err(status)?.into_inner();
-    let mut batch = Vec::new();
-    while let Some(event) = events.message().await.map_err(status)? {
+    let (mut batch, mut every, mut is_synchronised) = (Vec::new(), tokio::time::interval(PINS_EVERY), false);
+    loop {
+        let event = tokio::select! {
+            event = events.message() => event.map_err(status)?,
+            // Not before: our own were reported with the first message.
+            _ = every.tick(), if is_synchronised => {
+                look_at_pins(verifier, pins).await;
+                continue;
+            }
+        };
+        let Some(event) = event else { return Err("the stream was ended".to_owned()) };
         let mut synchronised = matches!(event.event, Some(Event::Synchronised(_)));
         batch.push(event);
         // What is there already goes along in one transaction.
@@ -166,10 +180,28 @@ async fn stream(verifier: &Verifier, denied: &DenyList, component: &mesh::health
         }
         take(verifier, denied, std::mem::take(&mut batch)).await?;
         if synchronised {
+            is_synchronised = true;
             component.ready();
         }
     }
-    Err("the stream was ended".to_owned())
+}
+
+/// Another Central that reports its keys takes the place of this one's, and every newcomer goes there. Which of the two
+/// is right only a person knows, so this one says so and leaves it.
+async fn look_at_pins(verifier: &Verifier, component: &Component) {
+    let Ok(told) = verifier.client.clone().pins(PinsRequest {}).await else { return };
+    if are_ours(&verifier.shared.pins, &told.into_inner().pins) {
+        component.ready();
+    } else {
+        component.degraded(
+            "Registry hands out the link keys of another Central, so whoever is new cannot link here: stop the other \
+             one, then start this one again",
+        );
+    }
+}
+
+fn are_ours(ours: &[PublicKey], told: &[Vec<u8>]) -> bool {
+    ours.iter().map(|pin| &pin.as_bytes()[..]).eq(told.iter().map(Vec::as_slice))
 }
 
 /// Durable first, then told.
@@ -308,5 +340,19 @@ fn kind(peer: &PeerId) -> Kind {
     match peer {
         PeerId::ChargingPoint(_) => Kind::ChargingPoint,
         PeerId::Driver(_) => Kind::Driver,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pins_of_another_central_are_told_from_its_own_spec_4_4() {
+        let ours = [[1; 32], [2; 32]].map(PublicKey::from_bytes);
+        assert!(are_ours(&ours, &[vec![1; 32], vec![2; 32]]));
+        for other in [vec![], vec![vec![1; 32]], vec![vec![3; 32], vec![2; 32]]] {
+            assert!(!are_ours(&ours, &other), "{other:?}");
+        }
     }
 }

@@ -11,7 +11,10 @@ use std::{
 use anyhow::Context as _;
 use mesh::process::Misuse;
 use rand::Rng as _;
-use store::central::{KeyEncryption, audit::AuditKey};
+use store::{
+    Database,
+    central::{KeyEncryption, KeyRow, audit::AuditKey},
+};
 use wire::{PublicKey, StaticKey};
 use zeroize::Zeroizing;
 
@@ -68,6 +71,24 @@ impl Secrets {
             Zeroizing::new(format!("central-{:08x}\n", rand::random::<u32>()))
         })?;
         Ok(Self { link, key_encryption, audit, audit_trusted, writer: writer.trim().to_owned() })
+    }
+
+    /// A database whose link keys were all kept by another Central is not ours to write in, nor are its peers ours.
+    ///
+    /// # Errors
+    /// Where it is, or cannot be read.
+    pub(crate) async fn check(&self, database: &Database, data: &Path) -> anyhow::Result<()> {
+        let keys = database.read("keys", KeyRow::usable).await?;
+        if keys.is_empty() || keys.iter().any(|key| self.key_encryption.unwrap(key).is_ok()) {
+            return Ok(());
+        }
+        let text = format!(
+            "the key-encryption key in {} opens none of the {} link keys in this database: another Central keeps them; \
+             give that one's --data, or another --database",
+            data.join("identity").join("kek").display(),
+            keys.len()
+        );
+        Err(Misuse::new(text).into())
     }
 
     /// What peers pin.
@@ -147,6 +168,43 @@ mod tests {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
         }
+    }
+
+    #[tokio::test]
+    async fn another_centrals_database_is_refused_with_the_key_that_does_not_open_it_spec_10_7() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("central.db").display());
+        Database::migrate(&url, store::central::SCHEMA).await.unwrap();
+        let database = Database::open(&url, store::central::SCHEMA).await.unwrap();
+        let open = |name: &str| Secrets::open(&dir.path().join(name).join("identity")).unwrap();
+        let (first, second) = (open("first"), open("second"));
+        second.check(&database, dir.path()).await.expect("nobody has kept a key yet");
+        let (wrapped, kek_id) = first.key_encryption.wrap("driver/D1", 1, &[7; 32]);
+        let (state, wrapped) = (store::central::KeyState::Active.into(), Some(wrapped));
+        let row = KeyRow {
+            holder: "driver/D1".into(),
+            key_no: 1,
+            incarnation: 1,
+            state,
+            wrapped,
+            kek_id,
+            granted_at_ms: 0,
+            expires_at_ms: 0,
+            changed_at_ms: 0,
+        };
+        let committer = store::central::Committer::start(&database, "first", Default::default()).unwrap();
+        let turn = store::central::Turn {
+            id: store::central::TurnId::random(),
+            name: "keys",
+            guard: None,
+            writes: vec![store::central::Write::Key(row)],
+        };
+        committer.submit(turn).await.unwrap();
+        first.check(&database, dir.path()).await.unwrap();
+        let refused = second.check(&database, &dir.path().join("second")).await.unwrap_err();
+        assert_eq!(mesh::process::exit_code(&refused), 2);
+        let text = refused.to_string();
+        assert!(text.contains("second/identity/kek opens none of the 1 link keys"), "{text}");
     }
 
     #[test]
