@@ -187,6 +187,8 @@ pub struct Request {
     pub known: bool,
     /// The driver has an open session, as far as this replica knows; the store decides (SPEC 3.2).
     pub busy: bool,
+    /// The driver whom a manual supply names has no link now, so he cannot confirm it.
+    pub away: bool,
     pub from: Origin,
     pub reply: Reply,
 }

@@ -120,7 +120,12 @@ impl Draft<'_> {
         if self.point.pending.ask.is_some() {
             return Some((Reason::Reserved, "another request is under way".to_owned()));
         }
-        request.busy.then(|| (Reason::DriverBusy, String::new()))
+        if request.busy {
+            return Some((Reason::DriverBusy, String::new()));
+        }
+        let away =
+            |driver| (Reason::NotConfirmed, format!("{driver} has no link to Central now, so he cannot confirm it"));
+        request.driver.as_ref().filter(|_| request.away).map(away)
     }
 
     fn against(&self) -> Option<(Reason, String)> {

@@ -3,7 +3,7 @@
 use mesh::clock::Now;
 use proto::link::v1::{Cause, KeyState, Reason, SessionState, State, View};
 
-use super::{ChargePoint, Health};
+use super::{ChargePoint, Health, Stage};
 use crate::{session::Session, settings::Settings};
 
 impl ChargePoint {
@@ -88,7 +88,7 @@ impl ChargePoint {
             None => what.to_owned(),
         };
         match causes.first() {
-            None | Some(Cause::Unspecified) => String::new(),
+            None | Some(Cause::Unspecified) => self.waits_for(),
             Some(Cause::MonitorLost) => "no sign of life from the monitor".to_owned(),
             Some(Cause::EngineBroken) => match &self.signs.health {
                 Health::Unhealthy(detail) if !detail.is_empty() => detail.as_ref().to_owned(),
@@ -104,6 +104,15 @@ impl ChargePoint {
             Some(Cause::Maintenance) => said("maintenance", &self.record.maintenance),
             Some(Cause::Weather) => "weather".to_owned(),
         }
+    }
+}
+
+impl ChargePoint {
+    /// It is AVAILABLE, and refuses others meanwhile.
+    fn waits_for(&self) -> String {
+        let ask = self.pending.ask.as_ref().filter(|ask| ask.stage == Stage::Confirming);
+        let driver = ask.and_then(|ask| ask.request.driver.as_ref());
+        driver.map(|driver| format!("waits until {driver} confirms a manual supply")).unwrap_or_default()
     }
 }
 

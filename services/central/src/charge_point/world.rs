@@ -349,6 +349,7 @@ pub(super) fn request(driver: &str, session: &str, request_id: &str) -> Request 
         manual: false,
         known: true,
         busy: false,
+        away: false,
         from: Origin::new(format!("driver/{driver}"), "192.0.2.2:1"),
         reply: Reply::Link { link: LinkNo(3), to: 5 },
     }

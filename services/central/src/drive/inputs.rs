@@ -33,6 +33,7 @@ impl Drive {
         if let Some(driver) = &request.driver {
             request.known = self.accounts.get(driver).is_some_and(|holder| !holder.account.removed);
             request.busy = self.is_busy(driver);
+            request.away = request.manual && self.accounts.get(driver).is_some_and(|holder| holder.link.is_none());
         } else {
             request.known = true;
         }

@@ -85,6 +85,7 @@ impl Guest {
             manual: false,
             known: false,
             busy: false,
+            away: false,
             from: Origin::new(format!("driver/{driver}"), self.from.clone()),
             reply: Reply::Link { link: self.link, to },
             driver: Some(driver),
@@ -126,7 +127,8 @@ impl Guest {
     /// Charging points that are available now (SPEC 3.11).
     fn available(&self) -> wire_messages::ChargingPointList {
         let is_available = |point: &proto::central::v1::ChargingPoint| {
-            point.view.as_ref().is_some_and(|view| view.state() == State::Available)
+            // Where something is under way, the detail says so.
+            point.view.as_ref().is_some_and(|view| view.state() == State::Available && view.detail.is_empty())
         };
         let mut offers: Vec<_> = self
             .links

@@ -208,6 +208,7 @@ impl Guest {
             manual: true,
             known: false,
             busy: false,
+            away: false,
             from: Origin::new(format!("charging-point/{at}"), self.from.clone()),
             reply: Reply::Link { link: self.link, to },
         };

@@ -71,6 +71,34 @@ fn an_unknown_or_busy_driver_is_refused_spec_3_2() {
 }
 
 #[test]
+fn a_manual_supply_of_a_driver_without_a_link_is_refused_at_once_in_words_spec_3_1() {
+    let mut world = World::ready();
+    let manual = Request { manual: true, away: true, reply: engine_reply(), ..world::request("D1", "s1", "r1") };
+    world.input(0, Input::Request(manual));
+    assert_eq!(world.take_told(), ["answer: NOT_CONFIRMED"]);
+    assert!(world.points[0].pending.ask.is_none(), "and the next one is not kept waiting");
+}
+
+#[test]
+fn a_charging_point_that_waits_for_a_confirmation_says_so_and_is_still_available_spec_2_1() {
+    let mut world = World::ready();
+    let manual = Request { manual: true, reply: engine_reply(), ..world::request("D1", "s1", "r1") };
+    world.input(0, Input::Request(manual));
+    let view = world.points[0].view(&world.settings, world.now);
+    assert_eq!((view.state(), view.detail.as_str()), (State::Available, "waits until D1 confirms a manual supply"));
+    world.input(
+        0,
+        Input::Confirmed {
+            session: SessionId::new("s1"),
+            driver: "D1".parse().unwrap(),
+            accepted: false,
+            reply: Reply::None,
+        },
+    );
+    assert_eq!(world.points[0].view(&world.settings, world.now).detail, "");
+}
+
+#[test]
 fn a_driver_in_a_session_elsewhere_is_refused_by_the_store_and_the_engine_released_spec_3_2() {
     let mut world = World::ready();
     let elsewhere = Session { charging_point: "CP9".parse().unwrap(), ..crate::testing::session("s0") };
