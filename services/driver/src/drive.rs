@@ -39,6 +39,8 @@ pub struct Settings {
     pub life_sign: Duration,
     /// An unanswered message is sent again after this.
     pub repeat: Duration,
+    /// A request by hand is over where Central could not be reached within this.
+    pub request_expires: Duration,
     pub retry_min: Duration,
     pub retry_max: Duration,
     /// A refused credential is shown again after this, or later if Central asks for that (SPEC 4.7).
@@ -63,6 +65,7 @@ impl Settings {
             central,
             life_sign: Duration::from_millis(500),
             repeat: Duration::from_secs(5),
+            request_expires: Duration::from_secs(60),
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(5),
             authenticate_again: Duration::from_secs(5),
@@ -142,7 +145,8 @@ impl Drive {
         let key = shelf.key()?;
         let position = shelf.position()?;
         let stored: Vec<_> = shelf.tickets()?.into_iter().map(|t| (t.session, t.corrections.len())).collect();
-        let rules = trip::Settings { repeat: settings.repeat, confirm: settings.confirm };
+        let rules =
+            trip::Settings { repeat: settings.repeat, expire: settings.request_expires, confirm: settings.confirm };
         // Message ids of one driver must differ over restarts for a while: the clock sees to that.
         let first_id = u64::try_from(now.wall_ms).unwrap_or(1) << 16;
         Ok(Self {

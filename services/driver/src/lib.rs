@@ -24,6 +24,9 @@ mod told;
 mod trip;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -98,6 +101,10 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse)]
     pub repeat: std::time::Duration,
+    /// A request made by hand is over where Central cannot be reached within this
+    #[arg(long, env = "CHARGEMESH_REQUEST_EXPIRES", value_name = "DURATION", default_value = "60s",
+          value_parser = mesh::duration::parse)]
+    pub request_expires: std::time::Duration,
     /// Wait after a first failure to reach Central; doubled with each further one
     #[arg(long, env = "CHARGEMESH_RETRY_MIN", value_name = "DURATION", default_value = "250ms",
           value_parser = mesh::duration::parse)]
@@ -125,6 +132,7 @@ impl Config {
         Settings {
             life_sign: self.life_sign,
             repeat: self.repeat,
+            request_expires: self.request_expires,
             retry_min: self.retry_min,
             retry_max: self.retry_max,
             authenticate_again: self.authenticate_again,
@@ -144,6 +152,9 @@ impl Config {
             (None, Some(file)) => {
                 let text = std::fs::read_to_string(file)
                     .map_err(|e| Misuse::new(format!("cannot read the token file {}: {e}", file.display())))?;
+                if text.trim().is_empty() {
+                    return Err(Misuse::new(format!("the token file {} is empty", file.display())).into());
+                }
                 SecretText::new(text.trim())
             }
             (None, None) => return Ok(None),
@@ -179,6 +190,12 @@ pub async fn start(
     enrol: Option<EnrolSettings>,
     folder: &Path,
 ) -> anyhow::Result<Driver> {
+    // Before a token is spent on a driver that would end at once.
+    if let Some(Err(error)) = settings.file.as_ref().map(std::fs::File::open) {
+        let file = settings.file.as_deref().unwrap_or(folder).display();
+        return Err(Misuse::new(format!("cannot read the file of requests {file}: {error}")).into());
+    }
+    let lock = mesh::process::lock(folder, "driver")?;
     let shelf = Shelf::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
     let (asks, asked) = mpsc::channel(ASKS);
     let (tell, told) = mpsc::channel(TOLD);
@@ -210,7 +227,12 @@ pub async fn start(
     }
     let (events, happened) = mpsc::channel(EVENTS);
     let drive = drive::Drive::new(settings, shelf, enrolment, ctx.clock, events, tell)?;
-    ctx.spawn(name, async move { drive.run(&ctx_in, asked, happened).await });
+    ctx.spawn(name, async move {
+        let done = drive.run(&ctx_in, asked, happened).await;
+        // Held until nothing is kept any more.
+        drop(lock);
+        done
+    });
     Ok(Driver { asks, told })
 }
 

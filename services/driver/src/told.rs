@@ -292,9 +292,9 @@ impl fmt::Display for Told {
             }
             Self::ConfirmAsked { session, charging_point, place, price_e4, currency, energy_wh, expires_ms } => write!(
                 f,
-                "{charging_point} ({}) asks you to pay for a supply ({}, {} {currency}/kWh): \
+                "{charging_point}{} asks you to pay for a supply ({}, {} {currency}/kWh): \
                  confirm {session} or refuse {session} within {} s",
-                escaped(place),
+                if place.is_empty() { String::new() } else { format!(" ({})", escaped(place)) },
                 energy(*energy_wh),
                 Price::from_e4(*price_e4),
                 expires_ms / 1000

@@ -13,7 +13,8 @@ use mesh::clock::Now;
 use proto::{
     ChargingPointId, Energy,
     link::v1::{
-        ConfirmRequest, ConfirmSupply, Down, ListChargingPoints, ListHistory, RequestSupply, StopSupply, Ticket, Up, up,
+        ConfirmRequest, ConfirmSupply, Down, ListChargingPoints, ListHistory, Reason, RequestSupply, StopSupply,
+        Ticket, Up, up,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ const MOST_UNANSWERED: usize = 64;
 pub(crate) struct Settings {
     /// An unanswered message is sent again after this.
     pub repeat: Duration,
+    /// A request made by hand that no link took within this is over: nobody wants an old wish fulfilled.
+    pub expire: Duration,
     pub confirm: Confirm,
 }
 
@@ -68,6 +71,8 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     Request(Request),
+    /// Made by a person, who is told where it cannot be sent now.
+    ByHand(Request),
     /// The named session, or the only one.
     Stop(Option<String>),
     /// The named session, or the only one that waits for a word.
@@ -124,6 +129,8 @@ pub(crate) struct Trips {
     requests: BTreeMap<String, Request>,
     /// Requests that Central has not answered yet; the others are known to it.
     unanswered: BTreeMap<u64, Unanswered>,
+    /// Requests made by hand without a link, until when they wait for one.
+    unsent: BTreeMap<String, Instant>,
     running: BTreeMap<String, Running>,
     confirms: BTreeMap<String, (ConfirmRequest, Instant)>,
     /// Sessions whose ticket is on disk, with the number of its corrections.
@@ -156,6 +163,7 @@ impl Trips {
             next_id: first_id.max(1),
             requests: kept.into_iter().map(|r| (r.id.clone(), r)).collect(),
             unanswered: BTreeMap::new(),
+            unsent: BTreeMap::new(),
             running: BTreeMap::new(),
             confirms: BTreeMap::new(),
             stored: stored.into_iter().collect(),
@@ -181,7 +189,8 @@ impl Trips {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let again = self.unanswered.values().map(|u| u.again_at).filter(|_| self.open);
-        again.chain(self.confirms.values().map(|(_, until)| *until)).min()
+        let until = self.confirms.values().map(|(_, until)| until).chain(self.unsent.values());
+        again.chain(until.copied()).min()
     }
 
     /// Requests that are not over.
@@ -200,6 +209,7 @@ impl Trips {
     fn order(&mut self, order: Order, now: Now) {
         match order {
             Order::Request(request) => self.request(request, now),
+            Order::ByHand(request) => self.request_by_hand(request, now),
             Order::Stop(session) => match self.the_one(session, |t| t.running.keys().cloned().collect()) {
                 Ok(session) => self.ask(up::Body::StopSupply(StopSupply { session_id: session }), now),
                 Err(why) => self.tell(Told::Hint { text: format!("nothing to stop: {why}") }),
@@ -237,6 +247,17 @@ impl Trips {
         self.ask(request_body(&request), now);
     }
 
+    fn request_by_hand(&mut self, request: Request, now: Now) {
+        let id = request.id.clone();
+        self.request(request, now);
+        if !self.open && self.requests.contains_key(&id) {
+            self.unsent.insert(id, now.mono + self.settings.expire);
+            let detail =
+                format!("cannot reach Central: kept, and sent if it is back within {:?}", self.settings.expire);
+            self.tell(Told::Waiting { reason: Reason::Unavailable.code(), detail });
+        }
+    }
+
     fn confirm(&mut self, session_id: String, accepted: bool, now: Now) {
         self.confirms.remove(&session_id);
         self.tell(Told::Confirmed { session: session_id.clone(), accepted });
@@ -268,6 +289,7 @@ impl Trips {
     /// say what was missed.
     fn link_open(&mut self, now: Now) {
         self.open = true;
+        self.unsent.clear();
         for request in self.requests.values().map(request_body).collect::<Vec<_>>() {
             if !self.unanswered.values().any(|u| u.body == request) {
                 self.ask(request, now);
@@ -306,6 +328,13 @@ impl Trips {
         for session in over {
             self.confirms.remove(&session);
             self.tell(Told::Hint { text: format!("the manual supply {session} was not confirmed in time") });
+        }
+        let over: Vec<String> =
+            self.unsent.iter().filter(|(_, at)| **at <= now.mono).map(|(id, _)| id.clone()).collect();
+        for request in over {
+            let detail = format!("Central could not be reached within {:?}; it was never asked", self.settings.expire);
+            self.over(&request, Outcome::Refused { reason: Reason::Unavailable.code(), detail });
+            self.unsent.remove(&request);
         }
     }
 

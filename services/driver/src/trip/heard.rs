@@ -83,6 +83,10 @@ impl Trips {
             return; // the answer says the same, and the request is repeated
         }
         self.learn_session(&step);
+        if self.stored.iter().any(|(session, _)| *session == step.session_id) {
+            // Its ticket has said all.
+            return;
+        }
         self.tell(Told::step(&step));
         let request_id = self.request_of(&step);
         match progress {

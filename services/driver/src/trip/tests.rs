@@ -4,7 +4,8 @@ use proto::link::v1::{Answer, Correction, Progress, Reason, Step, down};
 
 use super::*;
 
-const SETTINGS: Settings = Settings { repeat: Duration::from_secs(5), confirm: Confirm::Ask };
+const SETTINGS: Settings =
+    Settings { repeat: Duration::from_secs(5), expire: Duration::from_secs(60), confirm: Confirm::Ask };
 
 struct Bench {
     trips: Trips,
@@ -64,6 +65,38 @@ fn outcome(commands: &[Command]) -> Option<&Outcome> {
 
 fn ticket(session: &str) -> Ticket {
     Ticket { session_id: session.into(), ..Ticket::default() }
+}
+
+#[test]
+fn a_request_by_hand_without_a_link_says_that_it_is_kept_and_expires_unsent_spec_1_5() {
+    let mut bench = Bench::new(SETTINGS);
+    let said = bench.handle(Input::Order(Order::ByHand(request("r1", None))));
+    let waits =
+        said.iter().find_map(|c| if let Command::Tell(told @ Told::Waiting { .. }) = c { Some(told) } else { None });
+    assert!(waits.unwrap().to_string().contains("cannot reach Central: kept, and sent if it is back within 60s"));
+    let commands = bench.at(60_000).handle(Input::Timeout);
+    assert!(matches!(outcome(&commands), Some(Outcome::Refused { reason: "UNAVAILABLE", .. })), "{commands:?}");
+    assert!(sent(&bench.at(240_000).handle(Input::LinkOpen)).is_empty(), "nobody wants it any more");
+
+    let mut back = Bench::new(SETTINGS);
+    back.handle(Input::Order(Order::ByHand(request("r1", None))));
+    assert_eq!(sent(&back.at(59_000).handle(Input::LinkOpen)).len(), 1);
+    assert_eq!(outcome(&back.at(70_000).handle(Input::Timeout)), None, "Central has it: its answer counts");
+}
+
+#[test]
+fn a_request_of_a_file_waits_for_central_as_long_as_it_takes_spec_3_10() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::Order(Order::Request(request("r1", Some(1)))));
+    assert_eq!(outcome(&bench.at(600_000).handle(Input::Timeout)), None);
+    assert_eq!(sent(&bench.handle(Input::LinkOpen)).len(), 1);
+}
+
+#[test]
+fn nothing_is_said_of_a_session_after_its_ticket_spec_1_5() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::Stored(Box::new(ticket("s1"))));
+    assert_eq!(bench.step("r1", Progress::Authorised, Reason::Unspecified), []);
 }
 
 #[test]
