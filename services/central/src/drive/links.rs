@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesh::link::Outbox;
 use proto::{
-    PeerId,
+    PeerId, Price,
     link::v1::{self as link, KeyState, Reason, down},
     registry::v1::{IdentityState, Kind},
 };
@@ -14,7 +14,7 @@ use super::{Arrival, Drive, Linked, accounts::fresh_key, notes::About};
 use crate::{
     account,
     audit::{Action, Entry},
-    charge_point::{self, Identity, Input, LinkNo, Origin, Outcome, Reply, Sign},
+    charge_point::{self, Identity, Input, LinkNo, Order, Origin, Outcome, Reply, Sign},
     key::Keyring,
     rows,
 };
@@ -132,7 +132,23 @@ impl Drive {
                 self.add_point(charge_point::ChargePoint::new(record, now), now.wall_ms, now)
             }
         };
+        let returns = self.points[number].core.record.removed && matches!(identity, Identity::Enrolled { .. });
         self.offer(number, Input::Identity(identity));
+        if returns {
+            self.settle_anew(number, row);
+        }
+    }
+
+    /// Who was removed and is enrolled again may stand elsewhere, at another price; while it is enrolled, what operators
+    /// say here counts (DESIGN 3).
+    fn settle_anew(&mut self, number: usize, row: &IdentityRow) {
+        let new = crate::registry::new_row(row, &self.shared.settings, self.now());
+        let price = u32::try_from(new.price_e4).map_or(self.shared.settings.price, Price::from_e4);
+        let moved = Order::Move { city: new.city.into(), place: Some(new.place.into()) };
+        for order in [moved, Order::SetPrice(price)] {
+            let by = Origin::new("registry", "");
+            self.offer(number, Input::Order { order, by, reply: Reply::None });
+        }
     }
 
     fn note_login(&mut self, peer: &PeerId, from: &Arc<str>, void: bool) {
