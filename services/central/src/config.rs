@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use mesh::{duration::parse, identity::IdentityConfig};
 use proto::{Currency, Price};
 
-use crate::{links::Bounds, settings::Settings};
+use crate::{allowance::Limit, links::Bounds, settings::Settings};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -142,6 +142,14 @@ pub struct LinkConfig {
     /// Handshakes begun per second: what strangers may cost
     #[arg(long, env = "CHARGEMESH_HANDSHAKES_PER_SECOND", value_name = "N", default_value_t = 3000)]
     pub handshakes_per_second: u32,
+    /// Requests, stops and switches of its maintenance that a charging point or a driver may send at once
+    #[arg(long, env = "CHARGEMESH_REQUESTS_AT_ONCE", value_name = "N", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests_at_once: u32,
+    /// And then per second; those beyond it are refused
+    #[arg(long, env = "CHARGEMESH_REQUESTS_PER_SECOND", value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests_per_second: u32,
     /// How long a handshake may take, to the first message that proves the peer
     #[arg(long, env = "CHARGEMESH_LINK_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s",
           value_parser = parse)]
@@ -196,6 +204,10 @@ impl Config {
             key_lifetime: keys.key_lifetime,
             takeovers: keys.takeovers,
             takeover_window: keys.takeover_window,
+            requests: Limit {
+                burst: self.link.requests_at_once,
+                every: Duration::from_secs(1) / self.link.requests_per_second,
+            },
             many: self.many,
             price: supply.price,
             currency: supply.currency,

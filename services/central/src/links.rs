@@ -4,6 +4,7 @@
 //! Guarantees: until a peer's first sealed message has opened, nothing is owned, stored or told; unknown ids and wrong
 //! keys get the same answer after the same work; a link that takes or sends too slowly holds up itself alone.
 
+mod allowances;
 mod attempts;
 mod contact;
 mod door;
@@ -22,10 +23,12 @@ use std::{
 
 use mesh::{link::outbox, process::Context, visitors::Visitors};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use proto::{PeerId, link::v1::Reason};
 use tokio::net::{TcpListener, TcpStream};
 use wire::{Admit, Link};
 
 use self::{
+    allowances::Allowances,
     attempts::Attempts,
     door::{Door, Place},
     guest::Guest,
@@ -48,6 +51,7 @@ pub(crate) struct Links {
     settings: wire::Settings,
     door: Arc<Door>,
     attempts: Mutex<Attempts>,
+    allowances: Mutex<Allowances>,
     visitors: Visitors,
     next: AtomicU64,
     open: Gauge,
@@ -71,6 +75,7 @@ impl Links {
             settings,
             door: Door::new(bounds),
             attempts: Mutex::default(),
+            allowances: Mutex::default(),
             visitors,
             next: AtomicU64::new(1),
             open: ctx.metrics.register("links", "Open connections of the link", Gauge::default()),
@@ -149,6 +154,17 @@ impl Links {
     fn refuse(&self, reason: &'static str, address: IpAddr) {
         self.refused.get_or_create(&[("reason", reason)]).inc();
         self.visitors.stranger("link", reason, Some(address));
+    }
+
+    /// Whether `peer` may ask for something that costs a row; what is beyond its allowance is counted in the audit.
+    fn may_ask(&self, peer: &PeerId, address: IpAddr) -> bool {
+        let (limit, now) = (self.shared.settings.requests, self.shared.clock.mono());
+        let may = self.allowances.lock().unwrap_or_else(PoisonError::into_inner).take(peer, limit, now);
+        if !may {
+            self.refused.get_or_create(&[("reason", Reason::TooManyAttempts.code())]).inc();
+            self.visitors.peer("request", Reason::TooManyAttempts.code(), peer.to_string(), address);
+        }
+        may
     }
 
     fn attempts(&self) -> std::sync::MutexGuard<'_, Attempts> {

@@ -71,6 +71,12 @@ impl Visitors {
         self.refused(Refused { what, reason, who: None, from, count: 1 });
     }
 
+    /// A failure of a charging point or a driver that proved its key.
+    pub fn peer(&self, what: &'static str, reason: &'static str, who: String, address: IpAddr) {
+        let from = address.to_canonical().to_string();
+        self.refused(Refused { what, reason, who: Some(who), from, count: 1 });
+    }
+
     /// A failure of somebody whose certificate is of the mesh.
     pub(crate) fn known(&self, what: &'static str, reason: &'static str, principal: &Principal) {
         let from = principal.address.ip().to_canonical().to_string();

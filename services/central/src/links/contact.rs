@@ -33,7 +33,7 @@ pub(super) struct Contact {
     pub(super) address: IpAddr,
     pub(super) from: Arc<str>,
     pub(super) outbox: Outbox,
-    /// A credential is with Registry.
+    /// A credential was shown: one for each link, since each costs a password hash.
     pub(super) asking: Arc<AtomicBool>,
 }
 
@@ -47,7 +47,6 @@ impl Contact {
         let contact = self.clone();
         tokio::spawn(async move {
             contact.judge(&credential, to).await;
-            contact.asking.store(false, Ordering::Relaxed);
         });
     }
 

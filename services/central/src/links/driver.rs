@@ -1,9 +1,13 @@
 //! What a proven driver says (SPEC 3): requests, stops and confirmations go to the loop; lists, history and tickets are
 //! read here.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
 use proto::{
     DriverId, Energy, PeerId,
-    link::v1::{self as wire_messages, Reason, SessionState, State, down, up},
+    link::v1::{self as wire_messages, Down, Reason, SessionState, State, down, up},
 };
 use store::central::{CorrectionRow, PageRequest, SessionRow, TicketFilter, TicketRow, TicketTotals, Write};
 
@@ -26,11 +30,31 @@ const TICKETS: u32 = 1_000;
 
 pub(super) struct Conversation {
     pub(super) id: DriverId,
+    /// Held by the answer to a list until the link has taken it: each is large, and looks at all that there is.
+    listing: Arc<()>,
+}
+
+impl Conversation {
+    pub(super) fn new(id: DriverId) -> Self {
+        Self { id, listing: Arc::default() }
+    }
+}
+
+/// A message that says by its end that it was taken.
+struct Listed {
+    message: Vec<u8>,
+    _under_way: Arc<()>,
+}
+
+impl AsRef<[u8]> for Listed {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
 }
 
 impl Guest {
     pub(super) async fn driver_says(&mut self, body: up::Body, to: u64) {
-        let Stage::Driver(Conversation { id }) = &self.stage else { return };
+        let Stage::Driver(Conversation { id, .. }) = &self.stage else { return };
         let id = id.clone();
         match body {
             up::Body::RequestSupply(wished) => self.request_supply(id, wished, to).await,
@@ -38,8 +62,11 @@ impl Guest {
             up::Body::ConfirmSupply(word) => {
                 self.word(id, &word.session_id, to, Word::Confirm(word.accepted)).await;
             }
+            up::Body::ListChargingPoints(_) | up::Body::ListHistory(_) if self.is_listing() => {
+                self.answer(to, Reason::Overloaded, "the answer to your last list is under way");
+            }
             up::Body::ListChargingPoints(_) => {
-                self.say(down::Body::ChargingPoints(self.available()));
+                self.say_list(down::Body::ChargingPoints(self.available()));
                 self.answer(to, Reason::Unspecified, "");
             }
             up::Body::ListHistory(wished) => self.history(id, wished.limit, to).await,
@@ -59,6 +86,19 @@ impl Guest {
         }
     }
 
+    fn is_listing(&self) -> bool {
+        let Stage::Driver(conversation) = &self.stage else { return false };
+        Arc::strong_count(&conversation.listing) > 1
+    }
+
+    fn say_list(&self, body: down::Body) {
+        let Stage::Driver(conversation) = &self.stage else { return };
+        let message = Down { epoch: 0, body: Some(body) }.encode_to_vec();
+        let listed = Listed { message, _under_way: Arc::clone(&conversation.listing) };
+        // Full or closed: whoever does not listen is told when he comes back.
+        let _told = self.outbox.try_send(Bytes::from_owner(listed));
+    }
+
     async fn request_supply(&self, driver: DriverId, wished: wire_messages::RequestSupply, to: u64) {
         if wished.request_id.is_empty() || wished.request_id.len() > LONGEST_ID {
             return self.answer(to, Reason::Invalid, "the request's id must have 1 to 128 characters");
@@ -76,6 +116,7 @@ impl Guest {
                 }
                 return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
             }
+            Ok(None) if !self.may_ask(&PeerId::Driver(driver.clone()), to) => return,
             Ok(None) => {}
         }
         let request = Request {
@@ -120,6 +161,9 @@ impl Guest {
     }
 
     async fn word(&self, driver: DriverId, session: &str, to: u64, word: Word) {
+        if !self.may_ask(&PeerId::Driver(driver.clone()), to) {
+            return;
+        }
         let (link, session, from) = (self.link, SessionId::new(session), self.from.clone());
         self.links.drive.send(Message::Word { driver, link, session, to, word, from }).await;
     }
@@ -164,7 +208,7 @@ impl Guest {
         match self.links.shared.ledger.read("history", read).await {
             Ok((tickets, corrections, totals)) => {
                 let currency = tickets.first().map(|row| row.currency.clone());
-                self.say(down::Body::History(wire_messages::History {
+                self.say_list(down::Body::History(wire_messages::History {
                     tickets: grpc::tickets(&tickets, &corrections),
                     total_sessions: rows::unsigned(totals.sessions),
                     total_energy_wh: rows::unsigned(totals.energy_wh),
@@ -203,5 +247,22 @@ impl Guest {
             }
             Err(error) => tracing::warn!(driver.id = %driver, %error, "his due tickets could not be read"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_list_is_under_way_until_the_link_has_taken_it() {
+        let conversation = Conversation::new("D1".parse().unwrap());
+        let under_way = || Arc::strong_count(&conversation.listing) > 1;
+        let listed = Listed { message: vec![7; 3], _under_way: Arc::clone(&conversation.listing) };
+        let (sender, posted) = mesh::link::outbox(4);
+        sender.try_send(Bytes::from_owner(listed)).unwrap();
+        assert!(under_way());
+        drop(posted);
+        assert!(!under_way());
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Guest {
     pub(super) link: LinkNo,
     address: SocketAddr,
     pub(super) from: Arc<str>,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     place: Option<Arc<Place>>,
     pub(super) stage: Stage,
     unintelligible: Unheard,
@@ -171,7 +171,7 @@ impl Guest {
         self.prove();
         self.stage = match &peer {
             PeerId::ChargingPoint(id) => Stage::Part(part::Conversation::new(id.clone(), part, &self.links.shared)),
-            PeerId::Driver(id) => Stage::Driver(driver::Conversation { id: id.clone() }),
+            PeerId::Driver(id) => Stage::Driver(driver::Conversation::new(id.clone())),
         };
         let arrival = Arrival {
             link: self.link,
@@ -231,6 +231,15 @@ impl Guest {
             let answer = wire_messages::Answer { to, reason: reason.into(), detail: detail.to_owned() };
             self.say(down::Body::Answer(answer));
         }
+    }
+
+    /// Whether it may ask for something that costs a row; it is told where not.
+    pub(super) fn may_ask(&self, peer: &PeerId, to: u64) -> bool {
+        let may = self.links.may_ask(peer, self.address.ip());
+        if !may {
+            self.answer(to, Reason::TooManyAttempts, "");
+        }
+        may
     }
 
     pub(super) fn unsupported(&self, to: u64) {

@@ -132,6 +132,9 @@ impl Guest {
                 reconcile(&held.sessions, reply)
             }
             (Part::Monitor, up::Body::SetMaintenance(wished)) => {
+                if !self.may_ask(&PeerId::ChargingPoint(id.clone()), to) {
+                    return;
+                }
                 let by =
                     Origin::new(format!("charging-point/{id}"), self.from.clone()).because("at the charging point");
                 vec![Input::Order { order: Order::Maintenance { on: wished.on }, by, reply }]
@@ -198,7 +201,9 @@ impl Guest {
                 return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
             }
             // Authorised: the charging point's own session says what has become of it.
-            Ok(Some(_) | None) => {}
+            Ok(Some(_)) => {}
+            Ok(None) if !self.may_ask(&PeerId::ChargingPoint(at.clone()), to) => return,
+            Ok(None) => {}
         }
         let request = Request {
             driver,
