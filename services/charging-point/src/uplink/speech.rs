@@ -141,5 +141,8 @@ fn is_fenced(body: &down::Body) -> bool {
 }
 
 fn again_later(reason: Reason) -> bool {
-    matches!(reason, Reason::Unavailable | Reason::Overloaded | Reason::Fenced | Reason::NoAnswer)
+    matches!(
+        reason,
+        Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts | Reason::Fenced | Reason::NoAnswer
+    )
 }

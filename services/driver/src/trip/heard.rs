@@ -50,7 +50,7 @@ impl Trips {
 
     pub(super) fn answered(&mut self, to: u64, reason: Reason, detail: String, now: Now) {
         let Some(unanswered) = self.unanswered.get_mut(&to) else { return };
-        if matches!(reason, Reason::Unavailable | Reason::Overloaded) {
+        if matches!(reason, Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts) {
             // Not an answer yet: nothing was made durable, so the same id asks again.
             unanswered.again_at = now.mono + self.settings.repeat;
             return self.tell(Told::Waiting { reason: reason.code(), detail: in_words(reason, &detail) });
