@@ -60,6 +60,7 @@ actions! {
     Moved = "MOVED",
     OrderGiven = "ORDER_GIVEN",
     OrderRefused = "ORDER_REFUSED",
+    OrderUnchanged = "ORDER_UNCHANGED",
     OrderCancelled = "ORDER_CANCELLED",
     KeyGranted = "KEY_GRANTED",
     KeyProven = "KEY_PROVEN",
@@ -114,7 +115,9 @@ impl Entry {
         self.at = now.wall_ms;
         self.actor = origin.actor.as_ref().to_owned();
         self.address = origin.address.as_ref().to_owned();
-        if origin.reason.is_empty() { self } else { self.with("reason", &origin.reason) }
+        let why = [("order", &origin.order), ("reason", &origin.reason)];
+        let said = why.into_iter().filter(|(_, value)| !value.is_empty());
+        said.fold(self, |entry, (name, value)| entry.with(name, value))
     }
 
     /// The parameters as a JSON object.

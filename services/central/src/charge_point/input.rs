@@ -28,11 +28,18 @@ pub struct Origin {
     pub address: Arc<str>,
     /// In the words of whoever ordered it; empty: nothing was said. In every entry of his.
     pub reason: Arc<str>,
+    /// The order over several charging points that it belongs to; empty: none. In every entry that it leads to, so that
+    /// who looks at one charging point finds it.
+    pub order: Arc<str>,
 }
 
 impl Origin {
     pub fn new(actor: impl Into<Arc<str>>, address: impl Into<Arc<str>>) -> Self {
-        Self { actor: actor.into(), address: address.into(), reason: "".into() }
+        Self { actor: actor.into(), address: address.into(), reason: "".into(), order: "".into() }
+    }
+
+    pub fn under(self, order: impl Into<Arc<str>>) -> Self {
+        Self { order: order.into(), ..self }
     }
 
     pub fn because(self, reason: impl Into<Arc<str>>) -> Self {

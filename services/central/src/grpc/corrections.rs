@@ -97,7 +97,7 @@ impl Corrections {
 
     pub(super) async fn correct(&self, wanted: CorrectTicketRequest, by: Origin) -> Result<Ticket, Status> {
         check_reason(&wanted.reason)?;
-        self.find(&wanted.session_id).await?;
+        let (ticket, _) = self.find(&wanted.session_id).await?;
         let asked = Asked::Correct {
             session_id: wanted.session_id.clone(),
             energy_delta_wh: wanted.energy_delta_wh,
@@ -111,7 +111,7 @@ impl Corrections {
             reason: wanted.reason,
             ..CorrectionRow::default()
         };
-        self.append(correction, &asked, wanted.request_id, by).await
+        self.append(correction, &asked, (wanted.request_id, &ticket.cp_id), by).await
     }
 
     pub(super) async fn settle(&self, wanted: SettleDisputeRequest, by: Origin) -> Result<Ticket, Status> {
@@ -137,21 +137,22 @@ impl Corrections {
             reason: wanted.reason,
             ..CorrectionRow::default()
         };
-        self.append(correction, &asked, wanted.request_id, by).await
+        self.append(correction, &asked, (wanted.request_id, &ticket.cp_id), by).await
     }
 
     async fn append(
         &self,
         correction: CorrectionRow,
         asked: &Asked,
-        request_id: String,
+        (request_id, cp_id): (String, &str),
         by: Origin,
     ) -> Result<Ticket, Status> {
         let now = self.shared.clock.now();
         let session_id = correction.session_id.clone();
         let name = by.actor.strip_prefix("operator/").unwrap_or(&by.actor).to_owned();
         let correction = CorrectionRow { at_ms: now.wall_ms, operator: name, ..correction };
-        let entry = Entry::new(asked.action(), format!("ticket/{session_id}"))
+        let entry = Entry::new(asked.action(), format!("charging-point/{cp_id}"))
+            .with("session", &session_id)
             .with("energy_delta_wh", correction.energy_delta_wh)
             .with("amount_delta_minor", correction.amount_delta_minor)
             .with("reason", &correction.reason);

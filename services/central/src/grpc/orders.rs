@@ -97,7 +97,7 @@ impl Orders {
                 tracing::error!(order.id = row.order_id, "an order cannot be read and is not gone on with");
                 continue;
             };
-            let by = Origin::new(row.operator.clone(), body.address).because(body.reason);
+            let by = Origin::new(row.operator.clone(), body.address).because(body.reason).under(row.order_id.as_str());
             let progress = Progress::resumed(answer_of(&row), remaining);
             self.run(UnderWay::new(body.kind, row, by, progress));
         }
@@ -143,12 +143,13 @@ impl Orders {
             .with("method", kind.method())
             .with("matched", progress.answer().matched)
             .by(&by, self.0.shared.clock.now());
+        let by = by.under(row.order_id.as_str());
         let unknown = progress.answer().failures.iter().map(|failure| {
-            let outcome = (failure.reason(), failure.detail.as_str());
-            Write::Audit(rows::audit(&self.failed(kind.method(), &row.order_id, &failure.id, outcome, &by)))
+            let outcome = Outcome::Failed(failure.reason(), failure.detail.clone());
+            self.reached(kind.method(), &failure.id, &outcome, &by)
         });
         let order = [Write::Order(row.clone()), Write::Audit(rows::audit(&entry))];
-        let writes = order.into_iter().chain(unknown).collect();
+        let writes = order.into_iter().chain(unknown.flatten()).collect();
         match self.0.shared.ledger.write("order", writes).await {
             Ok(_) => {}
             Err(Refusal::RepeatedOrder(first)) => return self.answer_to(&first, kind.method()),
@@ -249,17 +250,13 @@ impl Orders {
                     (id, outcome)
                 })
                 .collect();
-            let mut failures = Vec::new();
+            let mut entries = Vec::new();
             while let Some((id, outcome)) = reached.next().await {
-                if let Outcome::Failed(reason, detail) = &outcome {
-                    let (order, by) = (&under_way.row, &under_way.by);
-                    let entry = self.failed(&order.method, &order.order_id, id.as_str(), (*reason, detail), by);
-                    failures.push(Write::Audit(rows::audit(&entry)));
-                }
+                entries.extend(self.reached(&under_way.row.method, id.as_str(), &outcome, &under_way.by));
                 under_way.lock().reached(&id, &outcome);
             }
             drop(reached);
-            self.note(failures).await;
+            self.note(entries).await;
             if staggered {
                 self.keep(under_way, OrderState::Running).await;
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -270,13 +267,16 @@ impl Orders {
         under_way.done.send_replace(true);
     }
 
-    /// An order that failed at one charging point.
-    fn failed(&self, method: &str, order_id: &str, id: &str, (reason, detail): (Reason, &str), by: &Origin) -> Entry {
-        Entry::new(Action::OrderRefused, format!("charging-point/{id}"))
-            .with("method", method)
-            .with("order", order_id)
-            .outcome(reason, detail)
-            .by(by, self.0.shared.clock.now())
+    /// An order that changed nothing at a charging point: that too concerns it (SPEC 8.3). What it changed is an entry
+    /// of the charging point's own.
+    fn reached(&self, method: &str, id: &str, outcome: &Outcome, by: &Origin) -> Option<Write> {
+        let entry = |action| Entry::new(action, format!("charging-point/{id}")).with("method", method);
+        let entry = match outcome {
+            Outcome::Done => return None,
+            Outcome::Unchanged => entry(Action::OrderUnchanged),
+            Outcome::Failed(reason, detail) => entry(Action::OrderRefused).outcome(*reason, detail),
+        };
+        Some(Write::Audit(rows::audit(&entry.by(by, self.0.shared.clock.now()))))
     }
 
     async fn note(&self, entries: Vec<Write>) {

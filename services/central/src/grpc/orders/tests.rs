@@ -18,6 +18,18 @@ fn all() -> Option<Selector> {
     Some(Selector { which: Some(Which::All(true)) })
 }
 
+fn billed(session_id: &str) -> Write {
+    let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
+    let state = SessionState::Billed.into();
+    Write::OpenSession(SessionRow { session_id, cp_id, currency, state, ..Default::default() })
+}
+
+fn ticket(session_id: &str) -> Write {
+    let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
+    let (energy_wh, disputed_wh, price_e4) = (10_000, 500, 3_950);
+    Write::Ticket(TicketRow { session_id, cp_id, currency, energy_wh, disputed_wh, price_e4, ..Default::default() })
+}
+
 async fn rim(count: usize) -> Rim {
     let rim = Rim::new(crate::settings::Settings::default(), 10).await;
     rim.charging_points(count).await;
@@ -68,6 +80,38 @@ async fn each_charging_point_at_which_an_order_failed_is_an_entry_spec_8_1() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_charging_point_finds_every_order_and_correction_that_concerned_it_spec_8_3() {
+    let rim = rim(3).await;
+    let city = || Some(Selector { which: Some(Which::City("Alicante".into())) });
+    let stopped = rim.orders.give("r1".into(), city(), 0, Kind::Stop, ana()).await.unwrap();
+    let again = rim.orders.give("r2".into(), city(), 0, Kind::Stop, ana()).await.unwrap();
+    let failed = rim.orders.give("r3".into(), all(), 0, Kind::Rotate, ana()).await.unwrap();
+    rim.write(vec![billed("s-1"), ticket("s-1")]).await;
+    let (session_id, reason) = ("s-1".to_owned(), "meter fault".to_owned());
+    let correct = CorrectTicketRequest { session_id, reason, amount_delta_minor: -1, ..Default::default() };
+    rim.sessions.correct_ticket(asked_by_ana(correct)).await.unwrap();
+    let found = |id: &str| {
+        let object = format!("charging-point/{id}");
+        rim.audit(store::central::AuditFilter { actor: "operator/ana".into(), object, ..Default::default() })
+    };
+    let said = |rows: Vec<store::central::AuditRow>| {
+        let order = |row: &store::central::AuditRow| {
+            let said: serde_json::Value = serde_json::from_str(&row.parameters).unwrap();
+            said["order"].as_str().or(said["session"].as_str()).unwrap().to_owned()
+        };
+        rows.iter().map(|row| (row.action.clone(), order(row))).collect::<Vec<_>>()
+    };
+    let expected = [
+        ("STOPPED".to_owned(), stopped.order_id),
+        ("ORDER_UNCHANGED".to_owned(), again.order_id),
+        ("ORDER_REFUSED".to_owned(), failed.order_id),
+    ];
+    assert_eq!(said(found("CP002").await), expected);
+    let corrected = ("TICKET_CORRECTED".to_owned(), "s-1".to_owned());
+    assert_eq!(said(found("CP001").await), [&expected[..], &[corrected]].concat());
+}
+
+#[tokio::test]
 async fn corrections_and_ends_that_are_refused_are_entries_spec_8_1() {
     let rim = rim(1).await;
     let session_id = "s-none".to_owned();
@@ -83,17 +127,7 @@ async fn corrections_and_ends_that_are_refused_are_entries_spec_8_1() {
 #[tokio::test]
 async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_spec_7_3() {
     let rim = rim(1).await;
-    let ticket = |session_id: &str| {
-        let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
-        let (energy_wh, disputed_wh, price_e4) = (10_000, 500, 3_950);
-        Write::Ticket(TicketRow { session_id, cp_id, currency, energy_wh, disputed_wh, price_e4, ..Default::default() })
-    };
-    let session = |session_id: &str| {
-        let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
-        let state = SessionState::Billed.into();
-        Write::OpenSession(SessionRow { session_id, cp_id, currency, state, ..Default::default() })
-    };
-    rim.write(vec![session("s-1"), session("s-2"), ticket("s-1"), ticket("s-2")]).await;
+    rim.write(vec![billed("s-1"), billed("s-2"), ticket("s-1"), ticket("s-2")]).await;
     rim.orders.give("used".into(), all(), 0, Kind::Resume, ana()).await.unwrap();
     let correct = |request_id: &str, session_id: &str, amount_delta_minor| {
         let (request_id, session_id, reason) = (request_id.into(), session_id.into(), "meter fault".into());
