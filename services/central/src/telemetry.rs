@@ -18,7 +18,7 @@ use proto::{
 };
 use wire::{
     LinkKey,
-    telemetry::{OpenError, Opener},
+    telemetry::{OpenError, Opener, Order},
 };
 
 use self::older::OlderKeys;
@@ -34,6 +34,9 @@ pub(crate) struct Telemetry {
     streams: RwLock<HashMap<ChargingPointId, Arc<Streams>>>,
     opened: Counter,
     unreadable: Counter,
+    duplicates: Counter,
+    missed: Counter,
+    reordered: Counter,
 }
 
 /// One charging point's.
@@ -71,6 +74,17 @@ impl Telemetry {
             streams: RwLock::default(),
             opened: metrics.register("readings", "Readings opened", Counter::default()),
             unreadable: metrics.register("readings_unreadable", "Readings that did not open", Counter::default()),
+            duplicates: metrics.register("readings_duplicate", "Readings that came again", Counter::default()),
+            missed: metrics.register(
+                "readings_missed",
+                "Readings that had not come when a later one did",
+                Counter::default(),
+            ),
+            reordered: metrics.register(
+                "readings_reordered",
+                "Readings that came after later ones",
+                Counter::default(),
+            ),
         }
     }
 
@@ -101,15 +115,23 @@ impl Telemetry {
         };
         let result = state.opener.open(sealed, key);
         match result {
-            Ok((reading, _)) => {
+            Ok((reading, order)) => {
                 self.opened.inc();
+                match order {
+                    Order::First | Order::Next => {}
+                    Order::AfterGap(missed) => drop(self.missed.inc_by(missed)),
+                    Order::Late => drop(self.reordered.inc()),
+                }
                 if state.latest.len() >= WINDOW {
                     state.latest.pop_front();
                 }
                 state.latest.push_back(reading);
                 true
             }
-            Err(OpenError::Duplicate) => true,
+            Err(OpenError::Duplicate) => {
+                self.duplicates.inc();
+                true
+            }
             Err(OpenError::DoesNotOpen | OpenError::Malformed) => {
                 self.unreadable.inc();
                 false
@@ -138,6 +160,7 @@ impl Telemetry {
             gaps: counts.missing,
             unreadable: counts.unintelligible + state.keyless,
             last: state.latest.back().cloned(),
+            reordered: counts.late,
         })
     }
 }
@@ -149,22 +172,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readings_are_opened_and_repeats_gaps_and_unreadable_ones_counted_spec_5_4() {
+    fn readings_are_opened_and_repeats_gaps_late_and_unreadable_ones_counted_spec_5_4() {
         let id: ChargingPointId = "CP1".parse().unwrap();
         let (key, other) = (LinkKey::from_bytes([1; 32]), LinkKey::from_bytes([2; 32]));
         let telemetry = Telemetry::new(&Metrics::new("central"));
         let streams = telemetry.of(&id);
         let mut sealer = Sealer::new(&key, 1, "CP1", [3; 16]);
         let mut seal = |sequence| sealer.seal(&Reading { sequence, meter_wh: sequence, ..Reading::default() }).unwrap();
-        let sealed: Vec<_> = [1, 2, 5].into_iter().map(&mut seal).collect();
-        for reading in [&sealed[0], &sealed[1], &sealed[1], &sealed[2]] {
+        let sealed: Vec<_> = [1, 2, 3, 4, 5].into_iter().map(&mut seal).collect();
+        for reading in [&sealed[0], &sealed[1], &sealed[1], &sealed[4], &sealed[2]] {
             assert!(telemetry.take(&streams, reading, Some(&key)));
         }
         assert!(!telemetry.take(&streams, &seal(6), None), "no such key any more");
         let theirs = Sealer::new(&other, 2, "CP1", [4; 16]).seal(&Reading { sequence: 1, ..Reading::default() });
         assert!(!telemetry.take(&streams, &theirs.unwrap(), Some(&key)));
         let shown = telemetry.shown(&id).unwrap();
-        assert_eq!((shown.readings, shown.duplicates, shown.gaps, shown.unreadable), (3, 1, 2, 2));
-        assert_eq!(shown.last.map(|r| r.meter_wh), Some(5));
+        assert_eq!((shown.readings, shown.duplicates, shown.gaps, shown.unreadable), (4, 1, 1, 2));
+        assert_eq!(shown.reordered, 1);
+        let counted = [&telemetry.opened, &telemetry.duplicates, &telemetry.missed, &telemetry.reordered];
+        assert_eq!(counted.map(Counter::get), [4, 1, 2, 1], "counters never fall: what came late was missed");
     }
 }

@@ -75,6 +75,7 @@ struct TelemetryView {
     readings: u64,
     duplicates: u64,
     gaps: u64,
+    reordered: u64,
     unreadable: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last: Option<ReadingView>,
@@ -124,6 +125,7 @@ impl From<ChargingPoint> for ChargingPointView {
                 readings: telemetry.readings,
                 duplicates: telemetry.duplicates,
                 gaps: telemetry.gaps,
+                reordered: telemetry.reordered,
                 unreadable: telemetry.unreadable,
                 last: telemetry.last.map(|r| ReadingView {
                     sequence: r.sequence,
