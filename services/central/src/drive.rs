@@ -97,6 +97,8 @@ pub(crate) struct Drive {
     /// Closed sessions that are still on the board, oldest first.
     closed: std::collections::VecDeque<SessionId>,
     states: Family<[(&'static str, &'static str); 1], Gauge>,
+    /// Charging points that are held: somebody must look whether a key was cloned (SPEC 4.9).
+    held: Gauge,
 }
 
 impl std::fmt::Debug for Drive {

@@ -4,7 +4,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use mesh::clock::Clock;
@@ -46,7 +49,18 @@ pub(crate) struct Shared {
 /// Who holds which keys, found in O(1).
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
+    epochs: RwLock<HashMap<ChargingPointId, Epoch>>,
     holders: RwLock<HashMap<PeerId, Holder>>,
+}
+
+/// Under which epoch a charging point is held now; every message to it carries it (SPEC 4.9).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Epoch(Arc<AtomicU64>);
+
+impl Epoch {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +71,22 @@ struct Holder {
 }
 
 impl Directory {
+    /// Follows it; 0 for a charging point that there is not.
+    pub(crate) fn epoch(&self, id: &ChargingPointId) -> Epoch {
+        let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
+        epochs.get(id).cloned().unwrap_or_default()
+    }
+
+    /// Before anything is told under it: who answers beside the loop must not fall behind.
+    pub(crate) fn publish_epoch(&self, id: &ChargingPointId, epoch: u64) {
+        let known = self.epochs.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        let shared = known.unwrap_or_else(|| {
+            let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
+            epochs.entry(id.clone()).or_default().clone()
+        });
+        shared.0.store(epoch, Ordering::Release);
+    }
+
     /// The key with which `holder` may open a link.
     pub(crate) fn usable(&self, holder: &PeerId, key_no: u64) -> Option<Arc<LinkKey>> {
         let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);

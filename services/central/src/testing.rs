@@ -1,6 +1,7 @@
 //! What the tests of the core share: a clock that stands where it is put, and a session to begin with.
 
 mod keys;
+mod links;
 mod rim;
 
 use std::{

@@ -97,7 +97,8 @@ impl ChargePoint {
             },
             Some(Cause::OperatorStop) => said("stopped", &self.record.stopped),
             Some(Cause::Held) => {
-                "held after repeated takeovers of its link (a cloned key?), until an operator releases it".to_owned()
+                "ALARM: is its key cloned? Its link was taken over again and again; held until an operator releases it"
+                    .to_owned()
             }
             Some(Cause::KeyRevoked) => "its key was revoked, until an operator restores it".to_owned(),
             Some(Cause::NoKey) => "no valid key".to_owned(),

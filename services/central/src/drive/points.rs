@@ -81,6 +81,7 @@ impl Drive {
     pub(super) fn add_point(&mut self, core: ChargePoint, since_ms: i64, now: Now) -> usize {
         let (number, id) = (self.points.len(), core.record.id.clone());
         self.shared.directory.publish(&proto::PeerId::ChargingPoint(id.clone()), &core.record.keys);
+        self.shared.directory.publish_epoch(&id, core.record.epoch);
         for session in core.record.open.iter().chain(&core.record.settling) {
             self.show_session(session, 0);
         }
@@ -242,6 +243,7 @@ impl Drive {
             }
         }
         self.points[number].core.apply(decision.next, decision.pending, hold);
+        self.publish_epoch(number);
         if keys_changed {
             self.publish_keys(number);
         }
@@ -249,6 +251,11 @@ impl Drive {
         decision.tell_after.into_iter().for_each(|tell| self.tell(Some(number), tell));
         self.touch(number);
         self.arm(number, now);
+    }
+
+    fn publish_epoch(&self, number: usize) {
+        let record = &self.points[number].core.record;
+        self.shared.directory.publish_epoch(&record.id, record.epoch);
     }
 
     pub(super) fn publish_keys(&self, number: usize) {
@@ -284,6 +291,7 @@ impl Drive {
         let now = self.now();
         let core = &mut self.points[number].core;
         (core.record, core.pending) = (*record, charge_point::Pending::loaded(now));
+        self.publish_epoch(number);
         self.publish_keys(number);
         self.touch(number);
         self.offer(number, Input::Due);

@@ -93,8 +93,16 @@ impl Contact {
         self.outbox.close();
     }
 
+    /// Told to whoever authenticated alone: an epoch is nothing for strangers.
+    pub(super) fn epoch(&self) -> u64 {
+        match &self.peer {
+            PeerId::ChargingPoint(id) if self.place.is_proven() => self.links.shared.directory.epoch(id).get(),
+            PeerId::ChargingPoint(_) | PeerId::Driver(_) => 0,
+        }
+    }
+
     fn say(&self, body: down::Body) {
-        let message = Down { epoch: 0, body: Some(body) };
+        let message = Down { epoch: self.epoch(), body: Some(body) };
         // Full or closed: whoever does not listen is told when he comes back.
         let _told = self.outbox.try_send(message.encode_to_vec().into());
     }

@@ -220,8 +220,17 @@ impl Guest {
         self.place.as_ref().is_some_and(|place| place.is_proven())
     }
 
+    /// Every message to a charging point carries its epoch (SPEC 4.9); a driver has none.
+    fn epoch(&self) -> u64 {
+        match &self.stage {
+            Stage::Part(conversation) => conversation.epoch.get(),
+            Stage::Stranger(contact) => contact.epoch(),
+            Stage::Knocking | Stage::Claims { .. } | Stage::Driver(_) => 0,
+        }
+    }
+
     pub(super) fn say(&self, body: down::Body) {
-        let message = Down { epoch: 0, body: Some(body) };
+        let message = Down { epoch: self.epoch(), body: Some(body) };
         // Full or closed: whoever does not listen is told when he comes back.
         let _told = self.outbox.try_send(message.encode_to_vec().into());
     }

@@ -15,7 +15,7 @@ use crate::{
     drive::Message,
     secrets,
     session::{Final, SessionId},
-    shared::Shared,
+    shared::{Epoch, Shared},
     telemetry::Streams,
 };
 
@@ -23,13 +23,15 @@ use crate::{
 pub(super) struct Conversation {
     pub(super) id: ChargingPointId,
     part: Part,
+    pub(super) epoch: Epoch,
     streams: Option<Arc<Streams>>,
 }
 
 impl Conversation {
     pub(super) fn new(id: ChargingPointId, part: Part, shared: &Shared) -> Self {
         let streams = (part == Part::Engine).then(|| shared.telemetry.of(&id));
-        Self { id, part, streams }
+        let epoch = shared.directory.epoch(&id);
+        Self { id, part, epoch, streams }
     }
 }
 
