@@ -32,6 +32,10 @@ pub enum Kind {
     Move { city: String, place: String },
 }
 
+/// Of all kinds.
+pub const METHODS: [&str; 10] =
+    ["Stop", "Resume", "SetMaintenance", "Rotate", "Renew", "Revoke", "Release", "SetPrice", "SetRatedPower", "Move"];
+
 impl Kind {
     /// Stop alone goes to all at once.
     pub fn is_staggered(&self, matched: usize, many: usize) -> bool {
@@ -151,7 +155,8 @@ pub struct Progress {
 impl Progress {
     pub fn new(order_id: String, selected: Selected) -> Self {
         let matched = u32::try_from(selected.ids.len()).unwrap_or(u32::MAX);
-        let mut progress = Self { answer: Answer { order_id, matched, ..Answer::default() }, remaining: selected.ids };
+        let answer = Answer { order_id, matched, left: matched, ..Answer::default() };
+        let mut progress = Self { answer, remaining: selected.ids };
         for id in selected.unknown {
             progress.fail(id, Reason::UnknownChargingPoint, "");
         }
@@ -181,6 +186,7 @@ impl Progress {
     }
 
     pub fn reached(&mut self, id: &ChargingPointId, outcome: &Outcome) {
+        self.answer.left = self.answer.left.saturating_sub(1);
         match outcome {
             Outcome::Done => self.answer.done += 1,
             Outcome::Unchanged => self.answer.unchanged += 1,
@@ -195,6 +201,7 @@ impl Progress {
     }
 
     fn fail(&mut self, id: String, reason: Reason, detail: &str) {
+        self.answer.failed += 1;
         if self.answer.failures.len() < FAILURES {
             self.answer.failures.push(OrderFailure { id, reason: reason.into(), detail: detail.to_owned() });
         }
@@ -238,6 +245,23 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_is_listed_under_its_method_spec_7_3() {
+        let kinds = [
+            Kind::Stop,
+            Kind::Resume,
+            Kind::Maintenance { on: true },
+            Kind::Rotate,
+            Kind::Renew,
+            Kind::Revoke,
+            Kind::Release,
+            Kind::SetPrice { price_e4: 1 },
+            Kind::SetRatedPower { rated_power_w: 1 },
+            Kind::Move { city: String::new(), place: String::new() },
+        ];
+        assert_eq!(kinds.map(|kind| kind.method()), METHODS);
+    }
+
+    #[test]
     fn stop_alone_goes_to_all_at_once_spec_7_3() {
         assert!(!Kind::Stop.is_staggered(9_000, 50));
         assert!(Kind::Rotate.is_staggered(51, 50) && !Kind::Rotate.is_staggered(50, 50));
@@ -253,7 +277,7 @@ mod tests {
         progress.cancel();
         assert!(progress.portion(30).is_empty());
         let answer = progress.answer();
-        assert_eq!((answer.matched, answer.done, answer.cancelled), (100, 30, true));
+        assert_eq!((answer.matched, answer.done, answer.left, answer.cancelled), (100, 30, 70, true));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use proto::{
     central::v1::{charging_points_server::ChargingPoints, *},
     link::v1::{KeyState, Reason, State},
 };
-use store::central::Write;
+use store::central::{PageRequest, Write};
 use tonic::{Request, Response, Status};
 
 use super::{Orders, origin, refused, unwritten};
@@ -191,6 +191,16 @@ impl ChargingPoints for ChargingPointsService {
         let which = Some(selector::Which::Ids(Ids { ids: vec![id.clone()] }));
         let kind = Kind::Move { city: city.clone(), place: place.clone() };
         self.give(&request, (request_id, Some(&Selector { which }), 0), (kind, "")).await
+    }
+
+    async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<Order>, Status> {
+        Ok(Response::new(self.orders.get(&request.get_ref().order_id).await?))
+    }
+
+    async fn list_orders(&self, request: Request<ListOrdersRequest>) -> Result<Response<ListOrdersResponse>, Status> {
+        let ListOrdersRequest { page_size, page_token } = request.into_inner();
+        let (orders, next_page_token) = self.orders.list(PageRequest { size: page_size, token: page_token }).await?;
+        Ok(Response::new(ListOrdersResponse { orders, next_page_token }))
     }
 
     async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<Order>, Status> {

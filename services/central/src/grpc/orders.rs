@@ -18,7 +18,7 @@ use proto::{
     link::v1::Reason,
 };
 use serde::{Deserialize, Serialize};
-use store::central::{OrderRow, OrderState, Refusal, Write};
+use store::central::{OrderRow, OrderState, PageRequest, Refusal, Write};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 use wire::LinkKey;
@@ -67,6 +67,10 @@ struct Kept {
     unchanged: u32,
     cancelled: bool,
     failures: Vec<(String, i32, String)>,
+    #[serde(default)]
+    failed: u32,
+    #[serde(default)]
+    left: u32,
 }
 
 /// What was ordered, at rest.
@@ -174,10 +178,29 @@ impl Orders {
             self.0.shared.ledger.write("cancel", vec![Write::Audit(entry)]).await.map_err(unwritten)?;
             return Ok(under_way.answer());
         }
+        self.get(order_id).await
+    }
+
+    /// How far an order has come.
+    pub(crate) async fn get(&self, order_id: &str) -> Result<Answer, Status> {
         let wanted = order_id.to_owned();
         let row =
             self.0.shared.ledger.read("order", move |conn| OrderRow::find(conn, &wanted)).await.map_err(unread)?;
-        row.map(|row| answer_of(&row)).ok_or_else(|| refuse(Reason::NotFound, format!("no order {order_id}")))
+        let row = row.filter(|row| order::METHODS.contains(&row.method.as_str()));
+        row.map(|row| self.latest(&row)).ok_or_else(|| refuse(Reason::NotFound, format!("no order {order_id}")))
+    }
+
+    /// Newest first, and the token of the next page.
+    pub(crate) async fn list(&self, page: PageRequest) -> Result<(Vec<Answer>, String), Status> {
+        let read = move |conn: &mut store::Conn| OrderRow::list(conn, &order::METHODS, &page);
+        let page = self.0.shared.ledger.read("orders", read).await.map_err(unread)?;
+        Ok((page.rows.iter().map(|row| self.latest(row)).collect(), page.next))
+    }
+
+    /// One under way is further than its row.
+    fn latest(&self, row: &OrderRow) -> Answer {
+        let under_way = self.lock().get(&row.order_id).cloned();
+        under_way.map_or_else(|| answer_of(row), |under_way| under_way.answer())
     }
 
     /// One charging point, once; the answer is its own.
@@ -202,8 +225,7 @@ impl Orders {
             let text = format!("the request_id {:?} was used for {}; choose another", row.request_id, row.method);
             return Err(refuse(Reason::Invalid, text));
         }
-        let under_way = self.lock().get(&row.order_id).cloned();
-        Ok(under_way.map_or_else(|| answer_of(row), |under_way| under_way.answer()))
+        Ok(self.latest(row))
     }
 
     fn row(&self, request_id: String, kind: &Kind, by: &Origin, progress: &Progress) -> OrderRow {
@@ -323,7 +345,13 @@ impl UnderWay {
     }
 
     fn answer(&self) -> Answer {
-        self.lock().answer().clone()
+        let answer = self.lock().answer().clone();
+        let state = match (*self.done.borrow(), answer.cancelled) {
+            (_, true) => OrderState::Cancelled,
+            (false, false) => OrderState::Running,
+            (true, false) => OrderState::Done,
+        };
+        described(&self.row, state.into(), answer)
     }
 
     async fn ended(&self) {
@@ -367,20 +395,38 @@ fn json(value: &impl Serialize) -> String {
 
 fn kept(answer: &Answer) -> String {
     let failures = answer.failures.iter().map(|f| (f.id.clone(), f.reason, f.detail.clone())).collect();
-    let Answer { matched, done, unchanged, cancelled, .. } = *answer;
-    json(&Kept { matched, done, unchanged, cancelled, failures })
+    let Answer { matched, done, unchanged, cancelled, failed, left, .. } = *answer;
+    json(&Kept { matched, done, unchanged, cancelled, failures, failed, left })
 }
 
 fn answer_of(row: &OrderRow) -> Answer {
     let kept: Kept = serde_json::from_str(&row.answer).unwrap_or_default();
     let failure = |(id, reason, detail)| OrderFailure { id, reason, detail };
-    Answer {
-        order_id: row.order_id.clone(),
+    let answer = Answer {
         matched: kept.matched,
         done: kept.done,
         unchanged: kept.unchanged,
         cancelled: kept.cancelled || row.state == i32::from(OrderState::Cancelled),
         failures: kept.failures.into_iter().map(failure).collect(),
+        failed: kept.failed,
+        left: kept.left,
+        ..Answer::default()
+    };
+    described(row, row.state, answer)
+}
+
+/// With what was ordered, by whom and why. The states of rows are those of the contract.
+fn described(row: &OrderRow, state: i32, answer: Answer) -> Answer {
+    let reason = serde_json::from_str::<Body>(&row.body).map(|body| body.reason).unwrap_or_default();
+    Answer {
+        order_id: row.order_id.clone(),
+        state,
+        method: row.method.clone(),
+        operator: row.operator.clone(),
+        request_id: row.request_id.clone(),
+        at_ms: row.at_ms,
+        reason,
+        ..answer
     }
 }
 

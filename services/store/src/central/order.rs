@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 
 use super::schema::orders;
-use crate::{Conn, StoreError, connection::on};
+use crate::{Conn, Page, PageRequest, StoreError, connection::on, page::Cursor};
 
 /// `OrderRow::state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,21 @@ impl OrderRow {
             .order((orders::at_ms, orders::order_id))
             .select(Self::as_select())
             .load(c))?)
+    }
+
+    /// Those of these methods, newest first.
+    pub fn list(conn: &mut Conn, methods: &[&str], page: &PageRequest) -> Result<Page<Self>, StoreError> {
+        let cursor = page.cursor()?;
+        let rows = on!(conn, |c| {
+            let mut query = orders::table.select(Self::as_select()).into_boxed();
+            query = query.filter(orders::method.eq_any(methods.iter().copied()));
+            if let Some(Cursor { number, text }) = &cursor {
+                query =
+                    query.filter(orders::at_ms.lt(number).or(orders::at_ms.eq(number).and(orders::order_id.lt(text))));
+            }
+            query.order((orders::at_ms.desc(), orders::order_id.desc())).limit(page.limit() + 1).load(c)
+        })?;
+        Ok(page.cut(rows, |row: &Self| Cursor { number: row.at_ms, text: row.order_id.clone() }))
     }
 
     /// Inserts it, or answers the one that came first under its request id.

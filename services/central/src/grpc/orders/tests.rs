@@ -3,7 +3,10 @@
 use proto::central::v1::{
     CorrectTicketRequest, EndSessionRequest, Ids, SettleDisputeRequest, selector::Which, sessions_server::Sessions as _,
 };
-use proto::link::v1::SessionState;
+use proto::{
+    central::v1::OrderState::{Cancelled, Done, Running},
+    link::v1::SessionState,
+};
 use store::central::{SessionRow, TicketRow};
 
 use super::*;
@@ -26,8 +29,17 @@ fn billed(session_id: &str) -> Write {
 
 fn ticket(session_id: &str) -> Write {
     let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
-    let (energy_wh, disputed_wh, price_e4) = (10_000, 500, 3_950);
-    Write::Ticket(TicketRow { session_id, cp_id, currency, energy_wh, disputed_wh, price_e4, ..Default::default() })
+    let (energy_wh, disputed_wh, price_e4, amount_minor) = (10_000, 500, 3_950, 395);
+    Write::Ticket(TicketRow {
+        session_id,
+        cp_id,
+        currency,
+        energy_wh,
+        disputed_wh,
+        price_e4,
+        amount_minor,
+        ..Default::default()
+    })
 }
 
 async fn rim(count: usize) -> Rim {
@@ -109,6 +121,27 @@ async fn who_asks_for_a_charging_point_finds_every_order_and_correction_that_con
     assert_eq!(said(found("CP002").await), expected);
     let corrected = ("TICKET_CORRECTED".to_owned(), "s-1".to_owned());
     assert_eq!(said(found("CP001").await), [&expected[..], &[corrected]].concat());
+}
+
+#[tokio::test]
+async fn how_far_a_staggered_order_has_come_is_seen_without_cancelling_it_spec_7_3() {
+    let rim = rim(60).await;
+    let given = rim.orders.give("r1".into(), all(), 60, Kind::Maintenance { on: true }, ana()).await.unwrap();
+    assert_eq!((given.state(), given.matched), (Running, 60));
+    let seen = rim.orders.get(&given.order_id).await.unwrap();
+    assert_eq!((seen.state(), seen.done + seen.left), (Running, 60), "ten a second: {seen:?}");
+    rim.orders.cancel(&given.order_id, &ana()).await.unwrap();
+    let cancelled = rim.orders.get(&given.order_id).await.unwrap();
+    assert!(cancelled.state() == Cancelled && cancelled.left > 0, "{cancelled:?}");
+
+    let few = rim.orders.give("r2".into(), these(&["CP001"]), 0, Kind::Stop, ana()).await.unwrap();
+    let said = (few.state(), few.done, few.left, few.method.as_str(), few.reason.as_str(), few.request_id.as_str());
+    assert_eq!(said, (Done, 1, 0, "Stop", "works", "r2"));
+    let page = |size, token: &str| rim.orders.list(PageRequest { size, token: token.to_owned() });
+    let (first, next) = page(1, "").await.unwrap();
+    let (second, end) = page(1, &next).await.unwrap();
+    assert_eq!((first, second[0].order_id.clone(), end), (vec![few], given.order_id, String::new()));
+    assert_eq!(rim.orders.get("o-none").await.unwrap_err().code(), tonic::Code::NotFound);
 }
 
 #[tokio::test]
