@@ -10,6 +10,7 @@
 //! is on disk before it is acknowledged (3.9); the credential is used for a first contact alone (4.4), and both secrets
 //! are files of mode 0600.
 
+mod anteroom;
 mod contact;
 mod drive;
 mod enrolment;
@@ -24,9 +25,6 @@ mod told;
 mod trip;
 mod words;
 
-#[cfg(test)]
-mod tests;
-
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -34,7 +32,7 @@ use mesh::{clock::Now, control, process::Misuse};
 use proto::{DriverId, enrolment::SecretText};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{drive::Ask, words::Word};
+use crate::{drive::Ask, shelf::Enrolment, words::Word};
 pub use crate::{
     drive::Settings,
     enrolment::{EnrolError, EnrolSettings},
@@ -101,10 +99,6 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse)]
     pub repeat: std::time::Duration,
-    /// A request made by hand is over where Central cannot be reached within this
-    #[arg(long, env = "CHARGEMESH_REQUEST_EXPIRES", value_name = "DURATION", default_value = "60s",
-          value_parser = mesh::duration::parse)]
-    pub request_expires: std::time::Duration,
     /// Wait after a first failure to reach Central; doubled with each further one
     #[arg(long, env = "CHARGEMESH_RETRY_MIN", value_name = "DURATION", default_value = "250ms",
           value_parser = mesh::duration::parse)]
@@ -132,7 +126,6 @@ impl Config {
         Settings {
             life_sign: self.life_sign,
             repeat: self.repeat,
-            request_expires: self.request_expires,
             retry_min: self.retry_min,
             retry_max: self.retry_max,
             authenticate_again: self.authenticate_again,
@@ -152,9 +145,6 @@ impl Config {
             (None, Some(file)) => {
                 let text = std::fs::read_to_string(file)
                     .map_err(|e| Misuse::new(format!("cannot read the token file {}: {e}", file.display())))?;
-                if text.trim().is_empty() {
-                    return Err(Misuse::new(format!("the token file {} is empty", file.display())).into());
-                }
                 SecretText::new(text.trim())
             }
             (None, None) => return Ok(None),
@@ -163,14 +153,18 @@ impl Config {
     }
 }
 
-/// The role: a driver with its screen and its control socket, until it is told to stop.
+/// The role: a driver with its screen and its control socket, both there before he is enrolled, until it is told to
+/// stop.
 pub async fn run(config: Config, ctx: mesh::process::Context) -> anyhow::Result<()> {
-    let driver = start(&ctx, config.settings(), config.enrol()?, &config.data).await?;
+    let (settings, enrol) = (config.settings(), config.enrol()?);
+    let (driver, rim) = Driver::new();
     if let Some(path) = ctx.control_socket() {
         let asks = driver.asks.clone();
         control::serve(&ctx, path, move |request| answer(asks.clone(), request)).await?;
     }
-    screen::run(ctx, driver, config.json).await
+    let begun = begin(&ctx, settings, enrol, &config.data, rim);
+    let (begun, shown) = tokio::join!(begun, screen::run(ctx.clone(), driver, config.json));
+    begun.and(shown)
 }
 
 /// A driver that runs: many may in one process.
@@ -178,6 +172,13 @@ pub async fn run(config: Config, ctx: mesh::process::Context) -> anyhow::Result<
 pub struct Driver {
     asks: mpsc::Sender<Ask>,
     told: mpsc::Receiver<(Now, Told)>,
+}
+
+/// The other ends of a [`Driver`]'s channels.
+#[derive(Debug)]
+struct Rim {
+    asked: mpsc::Receiver<Ask>,
+    tell: mpsc::Sender<(Now, Told)>,
 }
 
 /// Opens the folder, enrols if need be, and drives until `ctx` stops or the file is over.
@@ -190,30 +191,53 @@ pub async fn start(
     enrol: Option<EnrolSettings>,
     folder: &Path,
 ) -> anyhow::Result<Driver> {
-    // Before a token is spent on a driver that would end at once.
-    if let Some(Err(error)) = settings.file.as_ref().map(std::fs::File::open) {
-        let file = settings.file.as_deref().unwrap_or(folder).display();
-        return Err(Misuse::new(format!("cannot read the file of requests {file}: {error}")).into());
-    }
-    let lock = mesh::process::lock(folder, "driver")?;
+    let (driver, rim) = Driver::new();
+    begin(ctx, settings, enrol, folder, rim).await?;
+    Ok(driver)
+}
+
+/// Returns once the driver drives, in a task of its own.
+async fn begin(
+    ctx: &mesh::process::Context,
+    settings: Settings,
+    enrol: Option<EnrolSettings>,
+    folder: &Path,
+    rim: Rim,
+) -> anyhow::Result<()> {
     let shelf = Shelf::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
-    let (asks, asked) = mpsc::channel(ASKS);
-    let (tell, told) = mpsc::channel(TOLD);
-    let name = format!("driver {}", settings.driver);
-    let ctx_in = ctx.clone();
+    let Rim { mut asked, tell } = rim;
+    let waits = anteroom::Waits { ctx, driver: &settings.driver };
+    let enrolled = anteroom::meanwhile(enrolled(ctx, &settings, enrol, &shelf, &tell), &mut asked, &waits).await;
+    // Otherwise somebody has said `quit`.
+    let Some(enrolment) = enrolled.transpose()? else { return Ok(()) };
+    let (events, happened) = mpsc::channel(EVENTS);
+    let (name, ctx_in) = (format!("driver {}", settings.driver), ctx.clone());
+    let drive = drive::Drive::new(settings, shelf, enrolment, ctx.clock, events, tell)?;
+    ctx.spawn(name, async move { drive.run(&ctx_in, asked, happened).await });
+    Ok(())
+}
+
+/// The enrolment on disk or a new one, with Central's keys.
+async fn enrolled(
+    ctx: &mesh::process::Context,
+    settings: &Settings,
+    enrol: Option<EnrolSettings>,
+    shelf: &Shelf,
+    tell: &mpsc::Sender<(Now, Told)>,
+) -> anyhow::Result<Enrolment> {
     let mut enrolment = match (shelf.enrolment()?, enrol) {
         (Some(enrolment), _) if enrolment.driver == settings.driver.as_str() => enrolment,
         (Some(enrolment), _) => {
             let text = format!(
                 "{} holds the credential of {}, not of {}; give each driver a folder of its own",
-                folder.display(),
+                shelf.folder().display(),
                 enrolment.driver,
                 settings.driver
             );
             return Err(Misuse::new(text).into());
         }
         (None, Some(enrol)) => {
-            let enrolment = enrolment::enrol(ctx, &enrol, &settings.driver, &shelf).await.map_err(to_be_mended)?;
+            let enrolment = enrolment::enrol(ctx, &enrol, &settings.driver, shelf).await.map_err(to_be_mended)?;
             drop(tell.send((ctx.clock.now(), Told::Enrolled { driver: settings.driver.to_string() })).await);
             enrolment
         }
@@ -223,20 +247,18 @@ pub async fn start(
         }
     };
     if enrolment.pins.is_empty() {
-        enrolment::learn_pins(ctx, &mut enrolment, &shelf).await?;
+        enrolment::learn_pins(ctx, &mut enrolment, shelf).await?;
     }
-    let (events, happened) = mpsc::channel(EVENTS);
-    let drive = drive::Drive::new(settings, shelf, enrolment, ctx.clock, events, tell)?;
-    ctx.spawn(name, async move {
-        let done = drive.run(&ctx_in, asked, happened).await;
-        // Held until nothing is kept any more.
-        drop(lock);
-        done
-    });
-    Ok(Driver { asks, told })
+    Ok(enrolment)
 }
 
 impl Driver {
+    fn new() -> (Self, Rim) {
+        let (asks, asked) = mpsc::channel(ASKS);
+        let (tell, told) = mpsc::channel(TOLD);
+        (Self { asks, told }, Rim { asked, tell })
+    }
+
     /// A request with an id of the caller's own: asked again with the same id, it gets the first answer.
     pub async fn request(&self, request: Request) -> anyhow::Result<()> {
         self.asks.send(Ask::Request(request)).await.ok().context("the driver has ended")

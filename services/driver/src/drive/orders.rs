@@ -32,8 +32,8 @@ impl Drive {
             Word::Request { charging_point, energy } => {
                 let request = new_request(charging_point, energy, None);
                 let id = request.id.clone();
-                self.trips.handle(Input::Order(Order::ByHand(request)), now);
-                self.carry_out().await?.map_or_else(|| Ok(self.requested(&id)), Err)
+                self.trips.handle(Input::Order(Order::Request(request)), now);
+                Ok(json!({ "request_id": id }))
             }
             Word::Order(order @ (Order::ListChargingPoints | Order::ListHistory(_))) => {
                 let offers = order == Order::ListChargingPoints;
@@ -75,16 +75,6 @@ impl Drive {
         Ok(false)
     }
 
-    /// With what a person must know who cannot see the steps.
-    fn requested(&self, id: &str) -> Value {
-        if self.reachable() {
-            return json!({ "request_id": id });
-        }
-        let expire = self.settings.request_expires;
-        let waits = format!("cannot reach Central: kept, and sent if it is back within {expire:?}");
-        json!({ "request_id": id, "waits": waits })
-    }
-
     /// One try; the links wait for it, which a driver who is not enrolled has none of.
     pub(super) async fn enrol(&mut self, token: SecretText, now: Now) -> Result<Value, String> {
         let settings = EnrolSettings { registry: self.enrolment.registry.clone(), token };
@@ -111,7 +101,9 @@ impl Drive {
         let (done, all) = self.queue.as_ref().map_or((0, 0), Queue::progress);
         json!({
             "driver": self.settings.driver,
+            "enrolled": true,
             "linked": self.reachable(),
+            "waits_for": self.waits_for(),
             "trouble": self.unreachable,
             "authenticates_again": !self.contact.has_ended(),
             "key_no": self.key.as_ref().map(|k| k.key_no),
@@ -124,6 +116,15 @@ impl Drive {
             "file_requests": all,
             "bad_lines": self.queue.as_ref().map_or(0, |q| q.wishes().bad.len()),
         })
+    }
+
+    /// What there is to wait for before Central can be asked for anything.
+    fn waits_for(&self) -> Option<&'static str> {
+        match (self.reachable(), self.contact.has_ended()) {
+            (true, _) => None,
+            (false, true) => Some("a person: enrol, or authenticate"),
+            (false, false) => Some("Central"),
+        }
     }
 
     // ---- The file
