@@ -25,6 +25,9 @@ mod told;
 mod trip;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -93,19 +96,23 @@ pub struct Config {
     pub json: bool,
     /// Say something to Central at least this often
     #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub life_sign: std::time::Duration,
     /// An unanswered message is sent again after this
     #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub repeat: std::time::Duration,
+    /// A request made by hand is over where Central cannot be reached within this
+    #[arg(long, env = "CHARGEMESH_REQUEST_EXPIRES", value_name = "DURATION", default_value = "60s",
+          value_parser = mesh::duration::parse)]
+    pub request_expires: std::time::Duration,
     /// Wait after a first failure to reach Central; doubled with each further one
     #[arg(long, env = "CHARGEMESH_RETRY_MIN", value_name = "DURATION", default_value = "250ms",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub retry_min: std::time::Duration,
     /// Longest wait between tries to reach Central
     #[arg(long, env = "CHARGEMESH_RETRY_MAX", value_name = "DURATION", default_value = "5s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub retry_max: std::time::Duration,
     /// Authenticate again this long after a refusal; later where Central asks for that
     #[arg(long, env = "CHARGEMESH_AUTHENTICATE_AGAIN", value_name = "DURATION", default_value = "5s",
@@ -126,6 +133,7 @@ impl Config {
         Settings {
             life_sign: self.life_sign,
             repeat: self.repeat,
+            request_expires: self.request_expires,
             retry_min: self.retry_min,
             retry_max: self.retry_max,
             authenticate_again: self.authenticate_again,
@@ -145,6 +153,9 @@ impl Config {
             (None, Some(file)) => {
                 let text = std::fs::read_to_string(file)
                     .map_err(|e| Misuse::new(format!("cannot read the token file {}: {e}", file.display())))?;
+                if text.trim().is_empty() {
+                    return Err(Misuse::new(format!("the token file {} is empty", file.display())).into());
+                }
                 SecretText::new(text.trim())
             }
             (None, None) => return Ok(None),
@@ -204,6 +215,12 @@ async fn begin(
     folder: &Path,
     rim: Rim,
 ) -> anyhow::Result<()> {
+    // Before a token is spent on a driver that would end at once.
+    if let Some(Err(error)) = settings.file.as_ref().map(std::fs::File::open) {
+        let file = settings.file.as_deref().unwrap_or(folder).display();
+        return Err(Misuse::new(format!("cannot read the file of requests {file}: {error}")).into());
+    }
+    let lock = mesh::process::lock(folder, "driver")?;
     let shelf = Shelf::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
     let Rim { mut asked, tell } = rim;
     let waits = anteroom::Waits { ctx, driver: &settings.driver };
@@ -213,7 +230,12 @@ async fn begin(
     let (events, happened) = mpsc::channel(EVENTS);
     let (name, ctx_in) = (format!("driver {}", settings.driver), ctx.clone());
     let drive = drive::Drive::new(settings, shelf, enrolment, ctx.clock, events, tell)?;
-    ctx.spawn(name, async move { drive.run(&ctx_in, asked, happened).await });
+    ctx.spawn(name, async move {
+        let done = drive.run(&ctx_in, asked, happened).await;
+        // Held until nothing is kept any more.
+        drop(lock);
+        done
+    });
     Ok(())
 }
 
@@ -291,8 +313,9 @@ fn to_be_mended(error: EnrolError) -> anyhow::Error {
     }
 }
 
-async fn answer(asks: mpsc::Sender<Ask>, request: control::Request) -> Result<serde_json::Value, String> {
-    ask(&asks, words::from_control(&request.command, &request.args)?).await
+async fn answer(asks: mpsc::Sender<Ask>, request: control::Request) -> Result<serde_json::Value, control::Refusal> {
+    let word = words::from_control(&request.command, &request.args).map_err(control::Refusal::misuse)?;
+    Ok(ask(&asks, word).await?)
 }
 
 async fn ask(asks: &mpsc::Sender<Ask>, word: Word) -> Result<serde_json::Value, String> {

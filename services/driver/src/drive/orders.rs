@@ -32,8 +32,8 @@ impl Drive {
             Word::Request { charging_point, energy } => {
                 let request = new_request(charging_point, energy, None);
                 let id = request.id.clone();
-                self.trips.handle(Input::Order(Order::Request(request)), now);
-                Ok(json!({ "request_id": id }))
+                self.trips.handle(Input::Order(Order::ByHand(request)), now);
+                self.carry_out().await?.map_or_else(|| Ok(self.requested(&id)), Err)
             }
             Word::Order(order @ (Order::ListChargingPoints | Order::ListHistory(_))) => {
                 let offers = order == Order::ListChargingPoints;
@@ -73,6 +73,16 @@ impl Drive {
             (None, Ok(_)) => {}
         }
         Ok(false)
+    }
+
+    /// With what a person must know who cannot see the steps.
+    fn requested(&self, id: &str) -> Value {
+        if self.reachable() {
+            return json!({ "request_id": id });
+        }
+        let expire = self.settings.request_expires;
+        let waits = format!("cannot reach Central: kept, and sent if it is back within {expire:?}");
+        json!({ "request_id": id, "waits": waits })
     }
 
     /// One try; the links wait for it, which a driver who is not enrolled has none of.
