@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use mesh::{duration::parse, identity::IdentityConfig};
+use mesh::{
+    duration::{parse, parse_some},
+    identity::IdentityConfig,
+};
 use proto::{Currency, Price};
 
 use crate::{allowance::Limit, links::Bounds, settings::Settings};
@@ -37,7 +40,7 @@ pub struct Config {
     pub audit_file: Option<PathBuf>,
     /// How often at least a signed checkpoint over the audit is written to a file
     #[arg(long, env = "CHARGEMESH_CENTRAL_CHECKPOINT_EVERY", value_name = "DURATION", default_value = "10s",
-          value_parser = parse)]
+          value_parser = parse_some)]
     pub checkpoint_every: Duration,
     #[command(flatten)]
     pub supply: SupplyConfig,
@@ -66,7 +69,7 @@ pub struct Config {
 #[command(next_help_heading = "Supplies")]
 pub struct SupplyConfig {
     /// How long a charging point may take to say whether it accepts a supply
-    #[arg(long, env = "CHARGEMESH_ASK_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse)]
+    #[arg(long, env = "CHARGEMESH_ASK_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse_some)]
     pub ask_timeout: Duration,
     /// How long a reservation waits for the plug
     #[arg(long, env = "CHARGEMESH_RESERVATION", value_name = "DURATION", default_value = "60s", value_parser = parse)]
@@ -75,7 +78,7 @@ pub struct SupplyConfig {
     #[arg(long, env = "CHARGEMESH_CONFIRMATION", value_name = "DURATION", default_value = "60s", value_parser = parse)]
     pub confirmation: Duration,
     /// How long a charging point that was told to stop may take to report the end
-    #[arg(long, env = "CHARGEMESH_STOP_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse)]
+    #[arg(long, env = "CHARGEMESH_STOP_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse_some)]
     pub stop_timeout: Duration,
     /// How long both links of a charging point may be gone before its supply settles
     #[arg(long, env = "CHARGEMESH_LINKS_LOST", value_name = "DURATION", default_value = "60s", value_parser = parse)]
@@ -85,11 +88,11 @@ pub struct SupplyConfig {
     pub settle_after: Duration,
     /// How often a running meter value is made durable
     #[arg(long, env = "CHARGEMESH_METER_SAVED_EVERY", value_name = "DURATION", default_value = "10s",
-          value_parser = parse)]
+          value_parser = parse_some)]
     pub meter_saved_every: Duration,
     /// How often the time left of a settling session is made durable
     #[arg(long, env = "CHARGEMESH_SETTLING_SAVED_EVERY", value_name = "DURATION", default_value = "60s",
-          value_parser = parse)]
+          value_parser = parse_some)]
     pub settling_saved_every: Duration,
     /// How long an idle engine's link may be missing before its charging point is shown as broken
     #[arg(long, env = "CHARGEMESH_ENGINE_GRACE", value_name = "DURATION", default_value = "500ms", value_parser = parse)]
@@ -110,7 +113,7 @@ pub struct SupplyConfig {
 #[command(next_help_heading = "Keys")]
 pub struct KeyConfig {
     /// Life of a granted key; it is replaced when a third of it is left
-    #[arg(long, env = "CHARGEMESH_KEY_LIFETIME", value_name = "DURATION", default_value = "30d", value_parser = parse)]
+    #[arg(long, env = "CHARGEMESH_KEY_LIFETIME", value_name = "DURATION", default_value = "30d", value_parser = parse_some)]
     pub key_lifetime: Duration,
     /// How long a replaced key still opens links
     #[arg(long, env = "CHARGEMESH_KEY_OVERLAP", value_name = "DURATION", default_value = "60s", value_parser = parse)]
@@ -152,10 +155,10 @@ pub struct LinkConfig {
     pub requests_per_second: u32,
     /// How long a handshake may take, to the first message that proves the peer
     #[arg(long, env = "CHARGEMESH_LINK_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s",
-          value_parser = parse)]
+          value_parser = parse_some)]
     pub handshake_timeout: Duration,
     /// Sign of life expected from peers that name no interval of their own
-    #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms", value_parser = parse)]
+    #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms", value_parser = parse_some)]
     pub life_sign: Duration,
     /// Signs of life that a peer may miss
     #[arg(long, env = "CHARGEMESH_MISSES", value_name = "N", default_value_t = 3)]

@@ -103,7 +103,7 @@ pub struct PairingConfig {
     pub pairing_secret_file: Option<PathBuf>,
     /// How often engine and monitor give each other a sign of life; three missed: gone
     #[arg(long, env = "CHARGEMESH_PAIRING_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub pairing_life_sign: Duration,
 }
 
@@ -142,9 +142,9 @@ pub struct EnrolmentConfig {
     pub central: Vec<String>,
     /// How often to give Central a sign of life
     #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub life_sign: Duration,
-    /// Authenticate again this long after a renewal or a refusal
+    /// Authenticate again this long after a renewal or a refusal; later where Central asks for that, up to a minute
     #[arg(long, env = "CHARGEMESH_AUTHENTICATE_AGAIN", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse)]
     pub authenticate_again: Duration,
@@ -154,7 +154,7 @@ pub struct EnrolmentConfig {
     pub refusals: u32,
     /// Ask Registry again after this when it cannot be reached
     #[arg(long, env = "CHARGEMESH_REGISTRY_AGAIN", value_name = "DURATION", default_value = "5s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub registry_again: Duration,
     /// How long the engine may take to say that it holds a new key
     #[arg(long, env = "CHARGEMESH_KEY_HANDED", value_name = "DURATION", default_value = "5s",
@@ -173,6 +173,9 @@ impl EnrolmentConfig {
             (None, Some(file)) => {
                 let text = std::fs::read_to_string(file)
                     .map_err(|e| Misuse::new(format!("the token file {} cannot be read: {e}", file.display())))?;
+                if text.trim().is_empty() {
+                    return Err(Misuse::new(format!("the token file {} is empty", file.display())).into());
+                }
                 Ok(Some(SecretText::new(text.trim())))
             }
             (None, None) => Ok(None),
@@ -208,15 +211,15 @@ impl EnrolmentConfig {
 pub struct ReachConfig {
     /// Wait after a first failure to reach Central; doubled with each further one, and jittered
     #[arg(long, env = "CHARGEMESH_RETRY_MIN", value_name = "DURATION", default_value = "200ms",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub retry_min: Duration,
     /// Longest wait between tries to reach Central
     #[arg(long, env = "CHARGEMESH_RETRY_MAX", value_name = "DURATION", default_value = "5s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub retry_max: Duration,
     /// An unanswered message is sent again after this
     #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub repeat: Duration,
 }
 
@@ -272,11 +275,11 @@ pub struct VehicleConfig {
 pub struct MeterConfig {
     /// How often the meter is looked at while supplying; an end is noticed as late as this
     #[arg(long, env = "CHARGEMESH_TICK", value_name = "DURATION", default_value = "200ms",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub tick: Duration,
     /// How often the meter value and a reading go to Central while supplying
     #[arg(long, env = "CHARGEMESH_METER_EVERY", value_name = "DURATION", default_value = "1s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub meter_every: Duration,
     /// How often a reading goes to Central while nothing is supplied; 0s: never
     #[arg(long, env = "CHARGEMESH_IDLE_READING_EVERY", value_name = "DURATION", default_value = "0s",
@@ -284,11 +287,11 @@ pub struct MeterConfig {
     pub idle_reading_every: Duration,
     /// How often the register is written to the journal while supplying
     #[arg(long, env = "CHARGEMESH_REGISTER_EVERY", value_name = "DURATION", default_value = "1s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub register_every: Duration,
     /// How often that is synced to the disk, so that it survives a loss of power
     #[arg(long, env = "CHARGEMESH_REGISTER_SYNC_EVERY", value_name = "DURATION", default_value = "10s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub register_sync_every: Duration,
     /// Readings kept while Central cannot be reached
     #[arg(long, env = "CHARGEMESH_READINGS_KEPT", value_name = "N", default_value_t = 600)]

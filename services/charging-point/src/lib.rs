@@ -35,6 +35,7 @@ use mesh::{
     control,
     process::{Context, Misuse},
 };
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 pub use crate::{
@@ -80,7 +81,7 @@ pub async fn run_engine(config: EngineConfig, ctx: Context) -> anyhow::Result<()
         let handle = handle.clone();
         control::serve(&ctx, path, move |request| commands::engine(handle.clone(), request)).await?;
     }
-    let answer = move |request| commands::engine(asked.clone(), request);
+    let answer = move |request| said(commands::engine(asked.clone(), request));
     screen::start(&ctx, screen::ENGINE_KEYS, answer, screen::engine_line);
     drive.run(happened, ctx.stop.clone()).await
 }
@@ -120,9 +121,14 @@ pub async fn run_monitor(config: MonitorConfig, ctx: Context) -> anyhow::Result<
         let handle = handle.clone();
         control::serve(&ctx, path, move |request| commands::monitor(handle.clone(), request)).await?;
     }
-    let answer = move |request| commands::monitor(handle.clone(), request);
+    let answer = move |request| said(commands::monitor(handle.clone(), request));
     screen::start(&ctx, screen::MONITOR_KEYS, answer, screen::monitor_line);
     drive.run(happened, ctx.stop.clone()).await
+}
+
+/// For a screen, where a sentence is all.
+async fn said(answer: impl Future<Output = Result<Value, control::Refusal>>) -> Result<Value, String> {
+    answer.await.map_err(|refusal| refusal.to_string())
 }
 
 /// The role `fleet`.
