@@ -57,7 +57,7 @@ enum What {
         overwrite: bool,
         /// How long it is good
         #[arg(long, value_name = "DURATION", default_value = "90d", global = true,
-              value_parser = mesh::duration::parse)]
+              value_parser = mesh::duration::parse_seconds)]
         lifetime: Duration,
     },
     /// A second root beside the first, told to every identity in the folder
@@ -77,7 +77,8 @@ enum What {
 #[derive(Debug, Args)]
 struct RootLifetime {
     /// How long the root is good
-    #[arg(long, value_name = "DURATION", default_value = "3650d", value_parser = mesh::duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "3650d",
+          value_parser = mesh::duration::parse_seconds)]
     lifetime: Duration,
 }
 
@@ -125,12 +126,25 @@ impl Certs {
         let said = |text: String, paths: &[PathBuf]| self.output.said(&text, &json!({ "identities": paths }));
         match self.what {
             What::Init { trust_domain, lifetime } => {
-                Authority::create(&authority, &trust_domain, lifetime.lifetime).map_err(misuse)?;
+                Authority::create(&authority, &trust_domain, lifetime.lifetime)
+                    .map_err(|error| Misuse::new(format!("{error} with --dir")))?;
                 said(format!("made the authority of {trust_domain} in {}", authority.display()), &[])
             }
             What::Issue { whose, overwrite, lifetime } => {
                 let authority = open(&authority)?;
-                let out = issue(&authority, &self.dir, whose, lifetime, overwrite).map_err(misuse)?;
+                let out = issue(&authority, &self.dir, whose, lifetime, overwrite).map_err(|error| match error {
+                    CertsError::Exists(path) => Misuse::new(format!(
+                        "{} exists already; replace it with --overwrite, or choose another folder with --dir",
+                        path.display()
+                    ))
+                    .into(),
+                    other @ (CertsError::OfOlderRoot(_)
+                    | CertsError::File { .. }
+                    | CertsError::Broken { .. }
+                    | CertsError::Name(_)
+                    | CertsError::Domain(_)
+                    | CertsError::Making(_)) => misuse(other),
+                })?;
                 said(format!("made {}", out.display()), &[out])
             }
             What::Roll { lifetime } => {

@@ -3,7 +3,7 @@
 use std::{future::Future, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
     certs::Certs,
@@ -71,7 +71,22 @@ enum Command {
     },
 }
 
+/// A negative number behind a flag is its value, refused with a sentence of that flag's own.
+fn with_negative_values(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let is_flag_with_value = !arg.is_positional() && arg.get_action().takes_values();
+        if is_flag_with_value { arg.allow_negative_numbers(true) } else { arg }
+    });
+    command.mut_subcommands(with_negative_values)
+}
+
 impl Cli {
+    /// As the command line says; says what is wrong with it, and ends the process, where it is.
+    pub(crate) fn read() -> Self {
+        let matches = with_negative_values(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     pub(crate) fn run(self) -> ExitCode {
         match self.command {
             Command::Role(role) => role.run(),
@@ -122,6 +137,31 @@ mod tests {
         let mut missing = Vec::new();
         walk(&command, "chargemesh", &mut missing);
         assert_eq!(missing, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_number_below_its_range_is_refused_with_a_sentence_of_its_own() {
+        for (args, says) in [
+            ("charging-points price CP-1 --to -1", "--to"),
+            ("charging-points rated-power CP-1 --to -5", "--to"),
+            ("charging-points stop --all --expected -1", "--expected"),
+            ("tokens create --uses -1", "from 1 to"),
+            ("tokens create --uses 0", "from 1 to"),
+            ("tokens create --lifetime 0s", "at least 1s"),
+            ("tickets settle-dispute S --reason x --owed-wh -1", "--owed-wh"),
+            ("up --charging-points -1", "a number from 0 to"),
+            ("up --drivers 1000000", "chargemesh fleet"),
+            ("certs init --lifetime 0s", "at least 1s"),
+            ("charging-points list --timeout 0s", "longer than none"),
+            ("engine --tick 0s", "longer than none"),
+            ("central --life-sign 0s", "longer than none"),
+        ] {
+            let words = std::iter::once("chargemesh").chain(args.split(' '));
+            let error = with_negative_values(Cli::command()).try_get_matches_from(words).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("invalid value") && text.contains(says), "{args}: {text}");
+            assert_eq!(error.exit_code(), 2);
+        }
     }
 
     fn walk(command: &clap::Command, path: &str, missing: &mut Vec<String>) {

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mesh::control::{self, ControlError, Request};
+use mesh::{
+    control::{self, ControlError, Request},
+    process::Misuse,
+};
 use proto::link::v1::Reason;
 use serde_json::{Map, Value};
 
@@ -20,9 +23,9 @@ A word with '=' is a named argument: a number, true, false, or else a text. Word
 Examples:
   chargemesh ctl data/run/up.sock status
   chargemesh ctl data/run/up.sock add-charging-point
-  chargemesh ctl data/run/up.sock kill cp-1-engine
-  chargemesh ctl data/run/cp-1-engine.sock plug
-  chargemesh ctl data/run/driver-1.sock request CP-1 7.5
+  chargemesh ctl data/run/up.sock kill CP-1/engine
+  chargemesh ctl data/run/CP-1-engine.sock plug
+  chargemesh ctl data/run/driver-D-1.sock request CP-1 7.5
   kubectl exec cp-0 -c engine -- chargemesh ctl /run/chargemesh/engine.sock spoil-key")]
 pub(crate) struct Ctl {
     /// The role's control socket (its --control-socket)
@@ -34,7 +37,7 @@ pub(crate) struct Ctl {
     args: Vec<String>,
     /// How long to wait for an answer
     #[arg(long, env = "CHARGEMESH_CALL_TIMEOUT", value_name = "DURATION", default_value = "30s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     timeout: std::time::Duration,
     #[command(flatten)]
     output: Output,
@@ -46,7 +49,8 @@ impl Ctl {
         let asked = tokio::time::timeout(self.timeout, control::ask(&self.socket, &request)).await;
         let answer = match asked {
             Ok(Ok(answer)) => answer,
-            Ok(Err(ControlError::Refused(text))) => return Err(Refused::new(Reason::Invalid, escaped(&text)).into()),
+            Ok(Err(ControlError::Refused(text))) => return Err(Refused::new(Reason::Invalid, lines(&text)).into()),
+            Ok(Err(ControlError::Misuse(text))) => return Err(Misuse::new(lines(&text)).into()),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => anyhow::bail!("{} did not answer within {:?}", self.socket.display(), self.timeout),
         };
@@ -64,6 +68,11 @@ impl Ctl {
             }
         }
     }
+}
+
+/// What a role says, help included: its lines stay lines.
+fn lines(text: &str) -> String {
+    text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
 
 /// An object where every word is named, else a list.
@@ -95,6 +104,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn help_in_a_refusal_stays_in_lines_and_moves_no_cursor() {
+        assert_eq!(
+            lines("no command; there are:\n  plug\n  un\x1bplug"),
+            "no command; there are:\n  plug\n  un\\u{1b}plug"
+        );
+    }
 
     #[test]
     fn words_become_a_list_and_named_words_an_object() {

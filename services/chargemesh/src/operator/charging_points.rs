@@ -147,6 +147,7 @@ impl ChargingPoints {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = self.connection.charging_points()?;
         let output = self.output;
+        let reasoned = self.what.has_a_reason();
         let order = match self.what {
             What::List { city, state } => {
                 let all = list(&self.connection, city.unwrap_or_default(), state).await?;
@@ -193,7 +194,36 @@ impl ChargingPoints {
                 client.r#move(MoveRequest { request_id: request_id(), id, city, place }).await
             }
         };
-        done(order.map_err(|s| of_status(&s))?.into_inner(), output)
+        let order = order.map_err(|s| of_status(&s))?.into_inner();
+        let (verdict, kept) = (verdict(&order), reasoned && order.unchanged > 0);
+        let order = OrderView::from(order);
+        output.said(&order.sentence(), &order)?;
+        if kept {
+            note("what was so already keeps the reason that was given then");
+        }
+        verdict
+    }
+}
+
+impl What {
+    /// Whether it gives a reason that a tile shows until another order ends it.
+    fn has_a_reason(&self) -> bool {
+        match self {
+            Self::Stop(order) | Self::Maintenance { order, off: false } => !order.reason.is_empty(),
+            Self::List { .. }
+            | Self::Get { .. }
+            | Self::Watch { .. }
+            | Self::Resume(_)
+            | Self::Maintenance { .. }
+            | Self::Rotate(_)
+            | Self::Renew(_)
+            | Self::Revoke(_)
+            | Self::Restore { .. }
+            | Self::Release(_)
+            | Self::Price { .. }
+            | Self::RatedPower { .. }
+            | Self::Move { .. } => false,
+        }
     }
 }
 
@@ -238,21 +268,20 @@ async fn watch(connection: &Connection, city: String, output: Output) -> anyhow:
     anyhow::bail!("Central ended the stream; run it again")
 }
 
-fn done(order: Order, output: Output) -> anyhow::Result<()> {
-    let matched = order.matched;
-    let order = OrderView::from(order);
-    output.said(&order.sentence(), &order)?;
-    let failed = order.failures.len();
-    if matched > 0 && failed == usize::try_from(matched).unwrap_or(usize::MAX) {
-        return Err(Refused::new(Reason::ExpectationFailed, "it failed at every charging point, see above").into());
-    }
-    if matched == 0 {
+/// Failed only where nothing of it was done. An id that nobody knows failed too, and is not among those that matched.
+fn verdict(order: &Order) -> anyhow::Result<()> {
+    if order.matched == 0 {
         return Err(Refused::new(Reason::UnknownChargingPoint, "no charging point matches").into());
     }
-    if failed > 0 {
-        anyhow::bail!("it failed at {failed} of {matched} charging points, see above");
+    let unknown = order.failures.iter().filter(|failure| failure.reason() == Reason::UnknownChargingPoint).count();
+    let meant = usize::try_from(order.matched).unwrap_or(usize::MAX).saturating_add(unknown);
+    match order.failures.len() {
+        0 => Ok(()),
+        failed if failed == meant => {
+            Err(Refused::new(Reason::ExpectationFailed, "it failed at every charging point, see above").into())
+        }
+        failed => anyhow::bail!("it failed at {failed} of {meant} charging points, see above"),
     }
-    Ok(())
 }
 
 /// Staggered orders
@@ -279,5 +308,43 @@ impl Orders {
         let order = client.cancel_order(CancelOrderRequest { order_id }).await.map_err(|s| of_status(&s))?;
         let order = OrderView::from(order.into_inner());
         self.output.said(&order.sentence(), &order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::central::v1::OrderFailure;
+
+    use super::*;
+
+    fn ended(matched: u32, failures: &[(&str, Reason)]) -> (u8, String) {
+        let failure = |(id, reason): &(&str, Reason)| OrderFailure {
+            id: (*id).to_owned(),
+            reason: (*reason).into(),
+            detail: String::new(),
+        };
+        let order = Order { matched, failures: failures.iter().map(failure).collect(), ..Order::default() };
+        match verdict(&order) {
+            Ok(()) => (0, String::new()),
+            Err(error) if error.is::<Refused>() => (3, error.to_string()),
+            Err(error) => (mesh::process::exit_code(&error), error.to_string()),
+        }
+    }
+
+    #[test]
+    fn an_order_that_reached_some_failed_only_at_the_others_spec_7_3() {
+        let nobody = ("CP-99", Reason::UnknownChargingPoint);
+        assert_eq!(ended(2, &[]).0, 0);
+        for (matched, failures, code, says) in [
+            (1, vec![nobody], 1, "1 of 2"),
+            (2, vec![nobody], 1, "1 of 3"),
+            (2, vec![nobody, ("CP-1", Reason::Unavailable)], 1, "2 of 3"),
+            (1, vec![nobody, ("CP-1", Reason::Unavailable)], 3, "every charging point"),
+            (2, vec![("CP-1", Reason::Unavailable), ("CP-2", Reason::Unavailable)], 3, "every charging point"),
+            (0, vec![nobody], 3, "no charging point matches"),
+        ] {
+            let (got, text) = ended(matched, &failures);
+            assert!(got == code && text.contains(says), "{matched} {failures:?}: {got} {text}");
+        }
     }
 }

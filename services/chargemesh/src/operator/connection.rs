@@ -39,7 +39,7 @@ pub(crate) struct Connection {
     pub(crate) identity: Option<PathBuf>,
     /// How long to wait for an answer
     #[arg(long, env = "CHARGEMESH_CALL_TIMEOUT", value_name = "DURATION", default_value = "10s", global = true,
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub(crate) timeout: std::time::Duration,
 }
 

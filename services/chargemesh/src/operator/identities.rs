@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand, ValueEnum};
 use proto::registry::v1::{
     AddOperatorRequest, CreateTokenRequest, Identity, Kind, ListIdentitiesRequest, ListOperatorsRequest,
-    ListTokensRequest, OperatorRole, PinsRequest, ReadmitRequest, ReissueRequest, RemoveOperatorRequest, RemoveRequest,
-    RevokeTokenRequest, TokenCreated,
+    ListTokensRequest, OperatorRole, PinsRequest, ReadmitRequest, ReissueRequest, RemoveOperatorRequest,
+    RemoveOperatorResponse, RemoveRequest, RevokeTokenRequest, TokenCreated,
 };
 use serde_json::json;
 
@@ -169,22 +169,34 @@ enum TokensWhat {
         #[arg(long, value_enum)]
         kind: Option<KindArg>,
         /// Only for ids like this; * stands for any run of characters
-        #[arg(long, value_name = "PATTERN", default_value = "*")]
+        #[arg(long, value_name = "PATTERN", default_value = "*", value_parser = pattern)]
         ids: String,
         /// Only for this city
         #[arg(long, default_value = "")]
         city: String,
         /// How many can enrol with it
-        #[arg(long, value_name = "N", default_value_t = 1)]
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = uses)]
         uses: u32,
         /// How long it is good
-        #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = mesh::duration::parse)]
+        #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = mesh::duration::parse_seconds)]
         lifetime: std::time::Duration,
     },
     /// All, without their secrets
     List,
     /// Nobody can enrol with it any more
     Revoke { token_id: String },
+}
+
+fn uses(text: &str) -> Result<u32, String> {
+    let most = u32::MAX;
+    text.parse().ok().filter(|uses| *uses > 0).ok_or_else(|| format!("it is a number from 1 to {most}"))
+}
+
+fn pattern(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it would fit no id; * fits every one".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 impl Tokens {
@@ -199,7 +211,7 @@ impl Tokens {
                     id_pattern: ids,
                     city,
                     uses,
-                    lifetime_s: u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX).max(1),
+                    lifetime_s: u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX),
                 };
                 show_token(&client.create_token(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
             }
@@ -219,6 +231,9 @@ impl Tokens {
 
 /// See, add and remove operators and viewers
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  chargemesh operators add ann
+  chargemesh operators remove bob")]
 pub(crate) struct Operators {
     #[command(subcommand)]
     what: OperatorsWhat,
@@ -245,32 +260,76 @@ enum OperatorsWhat {
         role: RoleArg,
     },
     /// Refused at once everywhere, whatever his certificate says
-    Remove { name: String },
+    Remove {
+        name: String,
+        /// Also oneself, and the last operator
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 impl Operators {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let mut client = self.connection.operators()?;
         let output = self.output;
+        let mut client = self.connection.operators()?;
         match self.what {
             OperatorsWhat::List => {
                 let all = client.list(ListOperatorsRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
                 output.list(&all.operators.into_iter().map(OperatorView::from).collect::<Vec<_>>())
             }
             OperatorsWhat::Add { name, role } => {
-                let role = match role {
-                    RoleArg::Viewer => OperatorRole::Viewer,
-                    RoleArg::Operator => OperatorRole::Operator,
-                };
-                let request = AddOperatorRequest { request_id: request_id(), name, role: role.into() };
+                let request =
+                    AddOperatorRequest { request_id: request_id(), name, role: OperatorRole::from(role).into() };
                 output.one(&OperatorView::from(client.add(request).await.map_err(|s| of_status(&s))?.into_inner()))
             }
-            OperatorsWhat::Remove { name } => {
-                let request = RemoveOperatorRequest { request_id: request_id(), name: name.clone() };
-                let changed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
-                let how = if changed { "is removed" } else { "was removed before" };
-                output.said(&format!("{name} {how}"), &json!({ "name": name, "changed": changed }))
+            OperatorsWhat::Remove { name, force } => {
+                let request = RemoveOperatorRequest { request_id: request_id(), name: name.clone(), force };
+                let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
+                output.said(
+                    &removal(&name, removed),
+                    &json!({ "name": name, "changed": removed.changed, "unknown": removed.unknown }),
+                )
             }
         }
+    }
+}
+
+fn removal(name: &str, removed: RemoveOperatorResponse) -> String {
+    match (removed.unknown, removed.changed) {
+        (true, _) => format!("there was no operator {name}; the name is blocked from now on"),
+        (false, true) => format!("{name} is removed"),
+        (false, false) => format!("{name} was removed before"),
+    }
+}
+
+impl From<RoleArg> for OperatorRole {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Viewer => Self::Viewer,
+            RoleArg::Operator => Self::Operator,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_name_nobody_had_added_is_said_to_be_blocked_spec_7_3() {
+        let said = |changed, unknown| removal("bob", RemoveOperatorResponse { changed, unknown });
+        assert_eq!(said(true, false), "bob is removed");
+        assert_eq!(said(false, false), "bob was removed before");
+        assert_eq!(said(true, true), "there was no operator bob; the name is blocked from now on");
+    }
+
+    #[test]
+    fn a_token_that_nobody_could_use_is_not_made_spec_7_4() {
+        assert_eq!((uses("1"), uses("20")), (Ok(1), Ok(20)));
+        for bad in ["0", "-1", "many", "4294967296"] {
+            assert!(uses(bad).unwrap_err().contains("from 1 to"), "{bad}");
+        }
+        assert!(pattern("").unwrap_err().contains("* fits every one"));
+        assert_eq!(pattern("VLC-*"), Ok("VLC-*".to_owned()));
     }
 }

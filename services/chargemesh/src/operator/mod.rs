@@ -28,7 +28,18 @@ pub(crate) fn since(text: &str) -> Result<i64, String> {
         let format = time::macros::format_description!("[year]-[month]-[day]");
         time::Date::parse(text, format).ok().map(|day| day.midnight().assume_utc())
     };
-    match parsed.ok().or_else(day) {
+    // As tables print it.
+    let printed = || {
+        let (minutes, seconds) = (
+            time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]"),
+            time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"),
+        );
+        let text = text.trim_end_matches("UTC").trim_end();
+        let at =
+            time::PrimitiveDateTime::parse(text, seconds).or_else(|_| time::PrimitiveDateTime::parse(text, minutes));
+        at.ok().map(time::PrimitiveDateTime::assume_utc)
+    };
+    match parsed.ok().or_else(day).or_else(printed) {
         Some(at) => Ok(i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)),
         None => Err(format!(
             "{text:?} is neither a time ago (15m, 2h, 7d) nor a UTC time (2026-03-01, 2026-03-01T06:20:00Z)"
@@ -75,6 +86,8 @@ mod tests {
     fn a_time_is_given_as_a_length_a_day_or_a_moment() {
         assert_eq!(since("2019-03-01"), Ok(1_551_398_400_000));
         assert_eq!(since("2019-03-01T00:00:01Z"), Ok(1_551_398_401_000));
+        assert_eq!(since(&driver::ticket_time(1_551_398_401_000)), Ok(1_551_398_401_000), "as tables print it");
+        assert_eq!(since("2019-03-01 00:01"), Ok(1_551_398_460_000));
         let hour_ago = since("1h").unwrap();
         assert!(since("2h").unwrap() < hour_ago);
         assert!(since("yesterday").unwrap_err().contains("7d"));

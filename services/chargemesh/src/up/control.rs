@@ -2,7 +2,7 @@
 
 use std::sync::Weak;
 
-use mesh::control::Request;
+use mesh::control::{Refusal, Request};
 use proto::Price;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -21,12 +21,21 @@ pause PART                                 SIGSTOP
 continue PART                              SIGCONT
 stop                                       ends the whole network in order";
 
-pub(super) async fn answer(running: Weak<Running>, stop: CancellationToken, request: Request) -> Result<Value, String> {
-    let Some(running) = running.upgrade() else { return Err("the network is ending".to_owned()) };
+pub(super) async fn answer(
+    running: Weak<Running>,
+    stop: CancellationToken,
+    request: Request,
+) -> Result<Value, Refusal> {
+    let Some(running) = running.upgrade() else { return Err("the network is ending".to_owned().into()) };
     let args = &request.args;
+    let known = parameters(&request.command)
+        .ok_or_else(|| Refusal::misuse(format!("no command {:?}; `help` lists them", request.command)))?;
+    check(&request.command, args, known).map_err(Refusal::misuse)?;
     let supervisor = &running.network.supervisor;
-    let first = |what: &str| text(args, what, 0).ok_or_else(|| format!("which {what}? {} NAME", request.command));
-    match request.command.as_str() {
+    let first = |what: &str| {
+        text(args, what, 0).ok_or_else(|| Refusal::misuse(format!("which {what}? {} NAME", request.command)))
+    };
+    let done = match request.command.as_str() {
         "help" => Ok(json!({ "help": HELP })),
         "status" => {
             let a = &running.network.addresses;
@@ -38,7 +47,8 @@ pub(super) async fn answer(running: Weak<Running>, stop: CancellationToken, requ
             }))
         }
         "add-charging-point" => {
-            let price = text(args, "price", 3).map(|p| p.parse::<Price>().map_err(|e| e.to_string())).transpose()?;
+            let price = text(args, "price", 3).map(|p| p.parse::<Price>());
+            let price = price.transpose().map_err(|error| Refusal::misuse(error.to_string()))?;
             let wish = PointWish {
                 id: text(args, "id", 0),
                 city: text(args, "city", 1),
@@ -58,7 +68,33 @@ pub(super) async fn answer(running: Weak<Running>, stop: CancellationToken, requ
             stop.cancel();
             Ok(Value::Null)
         }
-        other => Err(format!("no command {other:?}; `help` lists them")),
+        other => Err(format!("{other:?} does nothing")),
+    };
+    Ok(done?)
+}
+
+/// The names of a command's arguments, in the order in which they may also stand without; none for no command.
+fn parameters(command: &str) -> Option<&'static [&'static str]> {
+    match command {
+        "help" | "status" | "stop" => Some(&[]),
+        "add-charging-point" => Some(&["id", "city", "place", "price"]),
+        "add-driver" | "remove-charging-point" | "remove-driver" => Some(&["id"]),
+        "kill" | "restart" | "pause" | "continue" => Some(&["part"]),
+        _ => None,
+    }
+}
+
+/// A misspelt name would be a wish that nobody hears.
+fn check(command: &str, args: &Value, known: &[&str]) -> Result<(), String> {
+    let extra = match args {
+        Value::Object(map) => map.keys().find(|name| !known.contains(&name.as_str())).cloned(),
+        Value::Array(list) => list.get(known.len()).map(ToString::to_string),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    };
+    match extra {
+        Some(extra) if known.is_empty() => Err(format!("{command} takes no arguments, and {extra} is one")),
+        Some(extra) => Err(format!("{command} knows no {extra}, only {}", known.join(", "))),
+        None => Ok(()),
     }
 }
 
@@ -73,5 +109,28 @@ fn text(args: &Value, name: &str, place: usize) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_name_is_an_error_and_no_wish_that_nobody_hears_spec_1_9() {
+        let check = |command: &str, args: Value| check(command, &args, parameters(command).unwrap());
+        let error = check("add-charging-point", json!({ "prise": "0.9", "city": "Elche" })).unwrap_err();
+        assert_eq!(error, "add-charging-point knows no prise, only id, city, place, price");
+        assert_eq!(check("add-charging-point", json!({ "price": "0.9" })), Ok(()));
+        assert_eq!(check("add-charging-point", json!(["CP-7", "Elche"])), Ok(()));
+        assert!(check("kill", json!(["central", "registry"])).is_err());
+        assert!(check("stop", json!({ "part": "central" })).unwrap_err().contains("takes no arguments"));
+    }
+
+    #[test]
+    fn help_names_every_command_with_its_arguments_spec_1_9() {
+        let named = HELP.lines().filter_map(|line| line.split_whitespace().next());
+        let unknown: Vec<_> = named.filter(|command| parameters(command).is_none()).collect();
+        assert_eq!(unknown, Vec::<&str>::new());
     }
 }

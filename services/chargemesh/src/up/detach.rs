@@ -11,9 +11,10 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use mesh::{
-    control::{self, Request},
+    control::{self, ControlError, Request},
     process::Misuse,
 };
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use super::status::{self, FolderLock, NetworkStatus};
@@ -60,7 +61,8 @@ fn begin(data: &Path) -> anyhow::Result<()> {
             let text = format!("the network did not start ({ended}); all it said is in {}", path.display());
             return Err(if ended.code() == Some(2) { Misuse::new(text).into() } else { anyhow::anyhow!(text) });
         }
-        if let Some(status) = status::read(data)?.filter(|s| s.ready && s.pid == child.id()) {
+        let of_child = |s: &NetworkStatus| s.pid == child.id() && s.ready && !s.is_starting();
+        if let Some(status) = status::read(data)?.filter(of_child) {
             return show(&status, data);
         }
         std::thread::sleep(pause);
@@ -85,7 +87,7 @@ fn show(status: &NetworkStatus, data: &Path) -> anyhow::Result<()> {
         data.join(LOG).display()
     ))?;
     for part in &status.parts {
-        line(&format!("  {:<20} process {}", part.name, part.pid.map_or("-".to_owned(), |pid| pid.to_string())))?;
+        line(&format!("  {:<20} {}", part.name, part.process()))?;
     }
     line(&format!("operator API (mutual TLS gRPC): {}", status.central_grpc))?;
     line(&format!("look at it:  chargemesh charging-points list --data {}", data.display()))?;
@@ -109,7 +111,15 @@ impl Down {
                 .output
                 .said(&format!("no network runs in {}", self.data.display()), &json!({ "stopped": false }));
         };
-        control::ask(&network.control_socket, &Request::new("stop", Value::Null)).await?;
+        let asked = control::ask(&network.control_socket, &Request::new("stop", Value::Null)).await;
+        match (asked, status::holder(&self.data)) {
+            (Ok(_), _) => {}
+            // It listens only when Registry and Central have answered; a replay never does.
+            (Err(ControlError::NotThere { .. }), Some(pid)) => {
+                kill(pid, Signal::SIGTERM).with_context(|| format!("cannot end process {pid}"))?;
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
         let pause = Duration::from_millis(100);
         for _ in 0..DOWN_WITHIN.as_millis() / pause.as_millis() {
             if !network.is_running() {

@@ -54,11 +54,15 @@ pub(crate) struct Up {
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
     /// How many simulated charging points; as many as last time if not given, at first two
-    #[arg(long, env = "CHARGEMESH_CHARGING_POINTS", value_name = "N")]
+    #[arg(long, env = "CHARGEMESH_CHARGING_POINTS", value_name = "N", value_parser = simulated::count)]
     charging_points: Option<usize>,
     /// How many simulated drivers; as many as last time if not given, at first one
-    #[arg(long, env = "CHARGEMESH_DRIVERS", value_name = "N")]
+    #[arg(long, env = "CHARGEMESH_DRIVERS", value_name = "N", value_parser = simulated::count)]
     drivers: Option<usize>,
+    /// As which operator the network is ordered about, here and by the commands beside it; as last time if not given,
+    /// at first admin
+    #[arg(long, env = "CHARGEMESH_UP_OPERATOR", value_name = "NAME")]
+    operator: Option<proto::OperatorName>,
     /// Where Central serves operators; else the address of last time, 127.0.0.1:7443, or a free port
     #[arg(long, env = "CHARGEMESH_UP_CENTRAL_GRPC", value_name = "IP:PORT")]
     central_grpc: Option<SocketAddr>,
@@ -143,6 +147,7 @@ impl Up {
         let at_first = |given: Option<usize>, usual: usize| given.or(fresh.then_some(usual));
         let resized = plan.resize(at_first(self.charging_points, 2), at_first(self.drivers, 1));
         resized.map_err(Misuse::new)?;
+        plan.operator = self.operator.clone().or(plan.operator);
         let settings = Settings {
             wanted: Wanted {
                 usual: true,
@@ -175,8 +180,9 @@ impl Running {
         let stop = ctx.stop.clone();
         mesh::control::serve(ctx, &control, move |request| control::answer(weak.clone(), stop.clone(), request))
             .await?;
-        if !ctx.stop.is_cancelled() {
-            self.start_simulated().await?;
+        // Told to end while they start: what runs is ended in order.
+        if let Some(started) = ctx.stop.run_until_cancelled(self.start_simulated()).await {
+            started?;
             self.network.set_ready();
             self.welcome().await;
         }
@@ -192,7 +198,7 @@ impl Running {
     async fn welcome(&self) {
         let (a, stream) = (&self.network.addresses, &self.network.supervisor.stream);
         for part in self.network.supervisor.status().await {
-            stream.up(format!("{:<20} process {}", part.name, part.pid.map_or("-".to_owned(), |pid| pid.to_string())));
+            stream.up(format!("{:<20} {}", part.name, part.process()));
         }
         stream.up(format!("operator API (mutual TLS gRPC): {}", a.central_grpc));
         stream.up(format!("charging points and drivers: {}; enrolment: https://{}", a.central_link, a.registry_https));

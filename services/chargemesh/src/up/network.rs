@@ -10,6 +10,7 @@ use mesh::{
 };
 use proto::{
     Caller, OperatorName,
+    link::v1::Reason,
     registry::v1::{
         CreateTokenRequest, Identity, IdentityState, Kind, PinsRequest, ReadmitRequest, ReissueRequest, RemoveRequest,
     },
@@ -34,8 +35,8 @@ use crate::{
 
 const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
 const IDENTITY_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
-/// The folder of the operator's identity.
-const OPERATOR: &str = "operator-admin";
+/// As whom the supervisor and the commands beside it order, unless another is named.
+const ADMIN: &str = "admin";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -46,6 +47,7 @@ pub(crate) struct Network {
     pub(crate) addresses: Addresses,
     pub(crate) supervisor: Supervisor,
     pub(crate) connection: Connection,
+    operator: OperatorName,
     status: watch::Sender<NetworkStatus>,
     status_over: CancellationToken,
     status_task: tokio::task::JoinHandle<()>,
@@ -73,7 +75,8 @@ impl Network {
         settings: Settings,
         stream: Stream,
     ) -> anyhow::Result<Self> {
-        certificates(&layout)?;
+        let operator = plan.operator.get_or_insert(ADMIN.parse().context("a name that is one")?).clone();
+        certificates(&layout, &operator)?;
         for (service, role) in [(Service::Registry, "registry"), (Service::Central, "central")] {
             let ran = migrate(service, &layout.database(role)).await?;
             if !ran.is_empty() {
@@ -92,7 +95,7 @@ impl Network {
             central_link: addresses.central_link.to_string(),
             registry_grpc: addresses.registry_grpc.to_string(),
             registry_https: addresses.registry_https.to_string(),
-            operator_identity: layout.identity(OPERATOR),
+            operator_identity: layout.identity(&folder(&operator)),
             control_socket: settings.control_socket.clone().unwrap_or_default(),
             ..NetworkStatus::default()
         };
@@ -101,10 +104,11 @@ impl Network {
         let status_over = CancellationToken::new();
         let keep = supervisor.clone().keep_status(shown, layout.data.clone(), changes, status_over.clone());
         let network = Self {
-            connection: connection(&layout, &addresses),
+            connection: connection(&layout, &addresses, &operator),
             status_task: tokio::spawn(keep),
             status_over,
             addresses,
+            operator,
             supervisor,
             status,
             layout,
@@ -131,7 +135,7 @@ impl Network {
 
     /// Until Central answers and Registry has met it, so that enrolment hands out its keys.
     async fn wait_until_ready(&self) -> anyhow::Result<()> {
-        while !self.is_ready().await {
+        while !self.is_ready().await? {
             // Whoever fails three times in a row at the very start will fail the fourth time too.
             for part in self.supervisor.status().await {
                 if part.restarts >= 3 {
@@ -144,13 +148,31 @@ impl Network {
         Ok(())
     }
 
-    async fn is_ready(&self) -> bool {
+    /// An error where waiting does not help.
+    async fn is_ready(&self) -> anyhow::Result<bool> {
         let connection = Connection { timeout: Duration::from_secs(2), ..self.connection.clone() };
         let (Ok(mut identities), Ok(mut points)) = (connection.identities(), connection.charging_points()) else {
-            return false;
+            return Ok(false);
         };
-        let pins = identities.pins(PinsRequest {}).await.is_ok_and(|pins| !pins.into_inner().pins.is_empty());
-        pins && points.list(proto::central::v1::ListChargingPointsRequest::default()).await.is_ok()
+        match identities.pins(PinsRequest {}).await {
+            Ok(pins) if pins.get_ref().pins.is_empty() => return Ok(false),
+            Ok(_) => {}
+            Err(status) => return self.not_yet(&status),
+        }
+        let listed = points.list(proto::central::v1::ListChargingPointsRequest::default()).await;
+        listed.map_or_else(|status| self.not_yet(&status), |_| Ok(true))
+    }
+
+    fn not_yet(&self, status: &tonic::Status) -> anyhow::Result<bool> {
+        if mesh::status::reason_of(status) != Some(Reason::Removed) {
+            return Ok(false);
+        }
+        let text = format!(
+            "the operator {0}, as whom this network is ordered about, was removed (REMOVED); start it as another with \
+             --operator NAME, who can then let {0} in again: chargemesh operators add {0}",
+            self.operator
+        );
+        Err(Misuse::new(text).into())
     }
 
     pub(crate) fn set_ready(&self) {
@@ -175,7 +197,7 @@ impl Network {
             ("--grpc-address", &a.registry_grpc),
             ("--https-address", &a.registry_https),
             ("--central", &a.central_grpc),
-            ("--first-operator", &"admin"),
+            ("--first-operator", &self.operator.to_string()),
         ]);
         self.recipe("registry", "registry", own, &settings.log_level)
     }
@@ -266,18 +288,23 @@ impl Network {
     }
 }
 
-fn connection(layout: &Layout, addresses: &Addresses) -> Connection {
+/// The name of the folder of his identity.
+fn folder(operator: &OperatorName) -> String {
+    format!("operator-{operator}")
+}
+
+fn connection(layout: &Layout, addresses: &Addresses, operator: &OperatorName) -> Connection {
     Connection {
         data: layout.data.clone(),
         central: vec![addresses.central_grpc.to_string()],
         registry: vec![addresses.registry_grpc.to_string()],
-        identity: Some(layout.identity(OPERATOR)),
+        identity: Some(layout.identity(&folder(operator))),
         timeout: Duration::from_secs(10),
     }
 }
 
 /// What is missing is made; what expires within a third of its life is made anew.
-fn certificates(layout: &Layout) -> anyhow::Result<()> {
+fn certificates(layout: &Layout, operator: &OperatorName) -> anyhow::Result<()> {
     let cannot = |error: mesh::certs::CertsError| Misuse::new(error.to_string());
     let authority =
         Authority::open_or_create(&layout.identity("authority"), TRUST_DOMAIN, ROOT_LIFETIME).map_err(cannot)?;
@@ -288,10 +315,13 @@ fn certificates(layout: &Layout) -> anyhow::Result<()> {
             authority.issue_role(role, &out, &[], IDENTITY_LIFETIME, true).map_err(cannot)?;
         }
     }
-    for (role, name, folder) in [(Caller::Operator, "admin", OPERATOR), (Caller::Viewer, "guest", "viewer-guest")] {
-        let (out, name) = (layout.identity(folder), name.parse::<OperatorName>().context("a name that is one")?);
+    let guest: OperatorName = "guest".parse().context("a name that is one")?;
+    for (role, name, folder) in
+        [(Caller::Operator, operator, folder(operator)), (Caller::Viewer, &guest, format!("viewer-{guest}"))]
+    {
+        let out = layout.identity(&folder);
         if stale(&out) {
-            authority.issue_person(role, &name, &out, IDENTITY_LIFETIME, true).map_err(cannot)?;
+            authority.issue_person(role, name, &out, IDENTITY_LIFETIME, true).map_err(cannot)?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@
 use std::{fs, io, path::Path};
 
 use mesh::process::Misuse;
-use proto::{ChargingPointId, DriverId};
+use proto::{ChargingPointId, DriverId, OperatorName};
 use serde::{Deserialize, Serialize};
 
 use super::{layout::Addresses, status::replace};
@@ -21,6 +21,9 @@ const CITIES: [(&str, &str); 4] = [
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) addresses: Option<Addresses>,
+    /// As whom the supervisor orders.
+    #[serde(default)]
+    pub(crate) operator: Option<OperatorName>,
     pub(crate) charging_points: Vec<SimulatedPoint>,
     pub(crate) drivers: Vec<SimulatedDriver>,
 }

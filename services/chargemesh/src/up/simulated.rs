@@ -13,6 +13,21 @@ use super::{
     status::replace,
 };
 
+/// Each is a process or two of its own.
+const MOST: usize = 500;
+
+/// How many charging points or drivers: a number up to [`MOST`].
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.parse::<u64>().map(usize::try_from) {
+        Ok(Ok(count)) if count <= MOST => Ok(count),
+        Ok(_) => Err(format!(
+            "at most {MOST}, since each charging point is two processes and each driver one; for load there is \
+             `chargemesh fleet`, many charging points in one process"
+        )),
+        Err(_) => Err(format!("it is a number from 0 to {MOST}")),
+    }
+}
+
 impl Running {
     /// Everything that the plan names.
     pub(super) async fn start_simulated(&self) -> anyhow::Result<()> {
@@ -171,4 +186,21 @@ fn forget(folder: &Path) -> Result<(), String> {
 fn has_credential(file: &Path) -> bool {
     let stored = fs::read(file).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
     stored.is_some_and(|stored| stored.get("credential").is_some_and(|c| c.as_str().is_some_and(|c| !c.is_empty())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_as_many_processes_as_a_machine_can_bear() {
+        assert_eq!(count("0"), Ok(0));
+        assert_eq!(count("500"), Ok(500));
+        for many in ["501", "1000000", "18446744073709551615"] {
+            assert!(count(many).unwrap_err().contains("chargemesh fleet"), "{many}");
+        }
+        for none in ["-1", "few", ""] {
+            assert!(count(none).unwrap_err().contains("a number from 0 to 500"), "{none}");
+        }
+    }
 }

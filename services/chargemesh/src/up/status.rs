@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::Context as _;
 use mesh::process::Misuse;
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
 
 /// Of a network in a data folder.
@@ -49,10 +52,22 @@ pub(crate) struct PartStatus {
     pub(crate) addresses: serde_json::Value,
 }
 
+impl PartStatus {
+    /// Its process, or what it is doing without one.
+    pub(crate) fn process(&self) -> String {
+        self.pid.map_or_else(|| self.state.clone(), |pid| format!("process {pid}"))
+    }
+}
+
 const STATUS: &str = "up.json";
 const LOCK: &str = "lock";
 
 impl NetworkStatus {
+    /// Whether a part has no process yet, and none that ended.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.parts.iter().any(|part| part.pid.is_none() && part.restarts == 0 && part.last_end.is_none())
+    }
+
     /// Whether a supervisor holds the folder now.
     pub(crate) fn is_running(&self) -> bool {
         is_locked(&self.folder)
@@ -96,7 +111,11 @@ impl FolderLock {
         let path = data.join(LOCK);
         let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self(lock)),
+            Ok(mut lock) => {
+                // Who holds it, for `down`; the status file may still be of the one before.
+                lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(cannot)?;
+                Ok(Self(lock))
+            }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 let who = read(data)?.map_or_else(String::new, |s| format!(" (process {})", s.pid));
                 let text = format!(
@@ -109,6 +128,12 @@ impl FolderLock {
             Err((_, errno)) => Err(cannot(io::Error::from(errno)).into()),
         }
     }
+}
+
+/// The process that holds a data folder.
+pub(crate) fn holder(data: &Path) -> Option<Pid> {
+    let text = fs::read_to_string(data.join(LOCK)).ok()?;
+    text.parse().ok().filter(|pid| *pid > 1 && is_locked(data)).map(Pid::from_raw)
 }
 
 pub(crate) fn is_locked(data: &Path) -> bool {
@@ -144,8 +169,29 @@ mod tests {
         let error = FolderLock::take(folder.path()).unwrap_err();
         assert!(error.to_string().contains("another network runs in"), "{error}");
         assert_eq!(mesh::process::exit_code(&error), 2);
+        assert_eq!(holder(folder.path()), Some(Pid::this()), "so that it can be told to end before it listens");
         drop(lock);
         assert!(!is_locked(folder.path()));
+        assert_eq!(holder(folder.path()), None, "a number that was left behind is nobody's");
+    }
+
+    #[test]
+    fn a_part_without_a_process_is_said_to_be_starting() {
+        let part = |pid, restarts, state: &str| PartStatus {
+            name: "driver/D-1".into(),
+            pid,
+            state: state.into(),
+            restarts,
+            last_end: None,
+            control_socket: None,
+            addresses: serde_json::Value::Null,
+        };
+        let of = |part| NetworkStatus { parts: vec![part], ..NetworkStatus::default() };
+        assert!(of(part(None, 0, "starting")).is_starting());
+        assert!(!of(part(Some(7), 0, "running")).is_starting());
+        assert!(!of(part(None, 1, "waiting")).is_starting(), "one that died is started again and again");
+        assert_eq!(part(None, 0, "starting").process(), "starting");
+        assert_eq!(part(Some(7), 0, "running").process(), "process 7");
     }
 
     #[test]
