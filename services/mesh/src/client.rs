@@ -39,22 +39,26 @@ use retry::Call;
 pub struct Settings {
     /// How long to try to connect to one address
     #[arg(long, env = "CHARGEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s",
-          value_parser = crate::duration::parse)]
+          value_parser = crate::duration::parse_some)]
     pub connect_timeout: Duration,
     /// How long to wait for the answer to a call, its repetitions included
     #[arg(long, env = "CHARGEMESH_CALL_TIMEOUT", value_name = "DURATION", default_value = "10s",
-          value_parser = crate::duration::parse)]
+          value_parser = crate::duration::parse_some)]
     pub call_timeout: Duration,
     /// How often to ask a silent connection for a sign of life; half of it unanswered, it is dead
     #[arg(long, env = "CHARGEMESH_KEEP_ALIVE", value_name = "DURATION", default_value = "10s",
-          value_parser = crate::duration::parse)]
+          value_parser = crate::duration::parse_some)]
     pub keep_alive: Duration,
+    /// How far this host's clock may differ from a peer's before the role is degraded
+    #[arg(long, env = "CHARGEMESH_MAX_CLOCK_SKEW", value_name = "DURATION", default_value = "1s",
+          value_parser = crate::duration::parse)]
+    pub max_clock_skew: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { connect_timeout: s(5), call_timeout: s(10), keep_alive: s(10) }
+        Self { connect_timeout: s(5), call_timeout: s(10), keep_alive: s(10), max_clock_skew: s(1) }
     }
 }
 
@@ -69,6 +73,7 @@ pub struct Channel {
 struct Shared {
     target: Target,
     call_timeout: Duration,
+    max_skew: Duration,
     clock: Clock,
     /// At most a fifth of the calls may be repetitions, and two a second: a struggling server is left alone.
     budget: TpsBudget,
@@ -96,8 +101,9 @@ pub fn channel(identity: &Identity, target: Target, settings: &Settings) -> Chan
         async move { connector.connect().await }
     }));
     let budget = TpsBudget::new(Duration::from_secs(10), 2, 0.2);
-    let (call_timeout, clock) = (settings.call_timeout, Clock::system());
-    Channel { inner, shared: Arc::new(Shared { target, call_timeout, clock, budget }), watch: None }
+    let Settings { call_timeout, max_clock_skew: max_skew, .. } = *settings;
+    let shared = Shared { target, call_timeout, max_skew, clock: Clock::system(), budget };
+    Channel { inner, shared: Arc::new(shared), watch: None }
 }
 
 impl Channel {
@@ -135,7 +141,9 @@ impl Channel {
         if let Some(watch) = &self.watch {
             watch.learn(&self.shared.target, result.as_ref().err());
             if let Ok(response) = &result {
-                skew::compare(&watch.health, &self.shared.target, response.headers(), began, self.shared.clock.now());
+                let Shared { target, max_skew, clock, .. } = &*self.shared;
+                let skew = skew::Skew { health: &watch.health, target, max: *max_skew };
+                skew.compare(response.headers(), began, clock.now());
             }
         }
         result

@@ -7,11 +7,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// Of the role as a whole: the worst of its components.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Readiness {
     Ready,
@@ -31,7 +31,7 @@ impl Readiness {
 }
 
 /// The state of one component.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum State {
     Ready,
@@ -50,10 +50,42 @@ impl State {
 }
 
 /// The answer of `/readyz`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub status: Readiness,
     pub components: BTreeMap<String, State>,
+}
+
+/// Finds which components failed or recovered from one look to the next, for the audit (SPEC 8.1).
+#[derive(Debug, Default)]
+pub struct Failures {
+    known: BTreeMap<String, State>,
+}
+
+/// What became of a component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Failed { reason: String },
+    Recovered,
+}
+
+impl Failures {
+    /// Each component that is otherwise than at the last look, by its name.
+    pub fn since(&mut self, health: &Health) -> Vec<(String, Turn)> {
+        let present = health.report().components;
+        let turned = |(name, now): (&String, &State)| {
+            let failed = matches!(self.known.get(name), Some(State::Degraded { .. }));
+            let turn = match (failed, now) {
+                (false, State::Degraded { reason }) => Turn::Failed { reason: reason.clone() },
+                (true, State::Ready) => Turn::Recovered,
+                (true | false, State::Ready | State::Starting { .. } | State::Degraded { .. }) => return None,
+            };
+            Some((name.clone(), turn))
+        };
+        let turns = present.iter().filter_map(turned).collect();
+        self.known = present;
+        turns
+    }
 }
 
 /// Cheap to clone; all clones are one.
@@ -182,6 +214,21 @@ mod tests {
         assert!(health.readiness().serves());
         registry.ready();
         assert_eq!(health.readiness(), Readiness::Ready);
+    }
+
+    #[test]
+    fn a_component_that_fails_and_recovers_turns_twice_spec_8_1() {
+        let (health, mut failures) = (Health::default(), Failures::default());
+        let registry = health.component("registry");
+        assert_eq!(failures.since(&health), []);
+        registry.degraded("refused");
+        let failed = Turn::Failed { reason: "refused".into() };
+        assert_eq!(failures.since(&health), [("registry".to_owned(), failed)]);
+        registry.degraded("other words");
+        assert_eq!(failures.since(&health), []);
+        registry.ready();
+        assert_eq!(failures.since(&health), [("registry".to_owned(), Turn::Recovered)]);
+        assert_eq!(failures.since(&health), []);
     }
 
     #[test]

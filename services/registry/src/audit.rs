@@ -3,7 +3,10 @@
 
 use std::net::IpAddr;
 
-use mesh::visitors::{Refused, Visit};
+use mesh::{
+    health::Turn,
+    visitors::{Refused, Visit},
+};
 
 use crate::{authority::Authority, refusal::Refusal};
 
@@ -24,6 +27,8 @@ macro_rules! actions {
 actions! {
     RoleStarted = "ROLE_STARTED",
     RoleStopped = "ROLE_STOPPED",
+    ComponentFailed = "COMPONENT_FAILED",
+    ComponentRecovered = "COMPONENT_RECOVERED",
     Enrolled = "ENROLLED",
     Removed = "REMOVED",
     Left = "LEFT",
@@ -77,6 +82,15 @@ impl Entry {
     pub(crate) fn refused(at_ms: i64, actor: &Actor, order: &'static str, object: String, why: &Refusal) -> Self {
         let entry = Self::done(at_ms, actor, Action::OrderRefused, object).with("order", order);
         Self { outcome: why.reason.code(), ..entry }
+    }
+
+    /// A component of this role failed or recovered.
+    pub(crate) fn component(at_ms: i64, name: &str, turn: Turn) -> Self {
+        let entry = |action| Self::done(at_ms, &Actor::registry(), action, format!("component/{name}"));
+        match turn {
+            Turn::Failed { reason } => entry(Action::ComponentFailed).with("reason", reason),
+            Turn::Recovered => entry(Action::ComponentRecovered),
+        }
     }
 
     /// Who logged in or was turned away.

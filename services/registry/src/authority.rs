@@ -13,6 +13,7 @@ use std::{
 
 use mesh::{
     clock::{Clock, Now},
+    health::Health,
     policy::DenyList,
     visitors::Visitors,
 };
@@ -81,6 +82,7 @@ pub(crate) struct Parts {
     pub(crate) roots: Roots,
     /// Whom the audit tells of: those who log in and those who are turned away.
     pub(crate) visitors: Visitors,
+    pub(crate) health: Health,
 }
 
 /// Cheap to clone; all clones are one.

@@ -1,5 +1,7 @@
 //! Signed checkpoints over Registry's own chain leave its database for a file (SPEC 8.2).
 
+use std::{io::Write as _, path::Path};
+
 use mesh::{
     clock::Clock,
     health::Component,
@@ -19,6 +21,7 @@ use crate::{Config, secret};
 pub(crate) fn start(ctx: &Context, config: &Config, database: &Database) -> anyhow::Result<()> {
     let key = secret::read_or_make(&config.data.join("audit.key"), AuditKey::generate)?;
     let key = AuditKey::parse(&key).map_err(|error| Misuse::new(error.to_string()))?;
+    publish(&config.data.join("audit.pub"), &key.public())?;
     tracing::info!(public_key = key.public(), "audit checkpoints are signed");
     let file = config.data.join("audit.checkpoints");
     let mut checkpoints = Checkpoints::open(&file, key).map_err(|error| Misuse::new(error.to_string()))?;
@@ -35,6 +38,17 @@ pub(crate) fn start(ctx: &Context, config: &Config, database: &Database) -> anyh
         }
     });
     Ok(())
+}
+
+/// Beside the secret, for whoever verifies without it; former keys stay in it.
+fn publish(path: &Path, public: &str) -> anyhow::Result<()> {
+    let known = std::fs::read_to_string(path).unwrap_or_default();
+    if known.lines().any(|line| line.trim() == public) {
+        return Ok(());
+    }
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| writeln!(file, "{public}").and_then(|()| file.sync_all()))
+        .map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())).into())
 }
 
 async fn write(checkpoints: &mut Checkpoints, database: &Database, clock: Clock, component: &Component) {

@@ -14,8 +14,8 @@
 //! * `authority` makes decisions durable, then tells.
 //!
 //! A person operates by his certificate: any operator certificate of the mesh is accepted unless its name is on the
-//! list of the removed. So the first operator needs no entry here; [`Config::first_operator`] and [`add_operator`] only
-//! make him known.
+//! list of the removed. So the first operator (SPEC 7.2) is made by the command that makes his certificate, `chargemesh
+//! certs issue operator NAME`, and needs no entry here; [`Config::first_operator`] only has him listed.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -55,7 +55,6 @@ mod watch;
 mod tests;
 
 pub use authority::AttemptConfig;
-pub use first::add_operator;
 pub use hashing::HashConfig;
 
 use authority::{Authority, Parts};
@@ -94,11 +93,11 @@ pub struct Config {
     pub first_operator: Option<OperatorName>,
     /// How often at least a signed checkpoint over the audit is written to a file
     #[arg(long, env = "CHARGEMESH_REGISTRY_CHECKPOINT_EVERY", value_name = "DURATION", default_value = "10s",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub checkpoint_every: Duration,
     /// How often what is past its time (answers, nonces, dead tokens) is forgotten
     #[arg(long, env = "CHARGEMESH_REGISTRY_TIDY_EVERY", value_name = "DURATION", default_value = "1m",
-          value_parser = mesh::duration::parse)]
+          value_parser = mesh::duration::parse_some)]
     pub tidy_every: Duration,
     #[command(flatten)]
     pub identity: IdentityConfig,
@@ -146,6 +145,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         denied: denied.clone(),
         roots: roots(&identity),
         visitors: visitors.clone(),
+        health: ctx.health.clone(),
     };
     let authority = Authority::open(parts).await.context("cannot read the database")?;
     if let Some(name) = &config.first_operator {

@@ -1,9 +1,9 @@
-//! What happens by itself: who logged in or was turned away is written down, and now and then nonces are erased and
-//! old rows forgotten.
+//! What happens by itself: who logged in or was turned away and which component failed is written down, and now and
+//! then nonces are erased and old rows forgotten.
 
 use std::time::Duration;
 
-use mesh::visitors::Visit;
+use mesh::{health::Failures, visitors::Visit};
 use store::{
     Conn, StoreError,
     registry::{IdentityRow, RequestRow, TokenRow},
@@ -16,6 +16,10 @@ use crate::{
     refusal::Refusal,
 };
 
+/// How often the components are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Entries about components that may wait for the database.
+const UNWRITTEN: usize = 100;
 /// How long a lost answer that held a secret can be asked for again.
 pub(crate) const SHOWN_AGAIN_MS: i64 = 10 * 60 * 1000;
 /// How long any answer can be asked for again.
@@ -37,9 +41,25 @@ impl Authority {
                 }
             }
         };
-        tokio::join!(self.0.parts.visitors.tell(stop.clone(), write), tidying);
+        tokio::join!(self.0.parts.visitors.tell(stop.clone(), write), self.watch_components(&stop), tidying);
         if let Err(error) = self.write(vec![stopped(self.now().wall_ms)]).await {
             tracing::warn!(error = error.to_string(), "the stop is missing in the audit");
+        }
+    }
+
+    /// Notes each component that fails or recovers, the database too, as soon as it takes entries again.
+    async fn watch_components(&self, stop: &CancellationToken) {
+        let (mut failures, mut unwritten) = (Failures::default(), Vec::new());
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            let now_ms = self.now().wall_ms;
+            for (name, turn) in failures.since(&self.0.parts.health) {
+                if unwritten.len() < UNWRITTEN {
+                    unwritten.push(Entry::component(now_ms, &name, turn));
+                }
+            }
+            if !unwritten.is_empty() && self.write(unwritten.clone()).await.is_ok() {
+                unwritten.clear();
+            }
         }
     }
 

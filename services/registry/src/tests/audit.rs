@@ -73,6 +73,47 @@ async fn the_chain_is_whole_and_checkpoints_in_a_file_cover_it_spec_8_2() {
     assert!(found.entries >= 2 && found.checkpoints >= 1, "{found:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_fails_and_recovers_is_two_entries_spec_8_1() {
+    let network = Network::start().await;
+    let entries = async |count: usize| {
+        let found = async {
+            loop {
+                let mut rows = rows(&network).await;
+                rows.retain(|row| row.object == "component/disk");
+                if rows.len() == count {
+                    return rows;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), found).await.expect("the entry comes")
+    };
+    let disk = network.ctx.health.component("disk");
+    disk.degraded("it is full");
+    let failed = entries(1).await;
+    assert_eq!(
+        (failed[0].action.as_str(), parameter(&failed[0], "reason").as_str()),
+        ("COMPONENT_FAILED", "it is full")
+    );
+    disk.ready();
+    assert_eq!(entries(2).await[1].action, "COMPONENT_RECOVERED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_public_audit_key_lies_beside_the_checkpoints_and_former_ones_stay_spec_8_2() {
+    let mut network = Network::start().await;
+    let public = network.path("data").join("audit.pub");
+    let first = std::fs::read_to_string(&public).unwrap();
+    network.restart().await;
+    assert_eq!(std::fs::read_to_string(&public).unwrap(), first, "once");
+    network.stop().await;
+    std::fs::remove_file(network.path("data").join("audit.key")).unwrap();
+    network.restart().await;
+    let both = std::fs::read_to_string(&public).unwrap();
+    assert!(both.starts_with(&first) && both.lines().count() == 2, "{both}");
+}
+
 /// A Central that takes audit entries, once for each request id.
 #[derive(Clone, Default)]
 struct Central {
