@@ -12,8 +12,9 @@ use crate::{
     migrate::Migrate,
     operator::{
         audit::Audit,
-        charging_points::{ChargingPoints, Orders},
+        charging_points::ChargingPoints,
         identities::{Identities, Operators, Tokens},
+        orders::Orders,
         sessions::{Sessions, Statistics},
         tickets::Tickets,
     },

@@ -1,11 +1,11 @@
-//! `chargemesh charging-points` and `chargemesh orders`.
+//! `chargemesh charging-points`.
 
 use clap::{Args, Subcommand};
 use proto::{
     central::v1::{
-        CancelOrderRequest, ChargingPointEvent, GetChargingPointRequest, ListChargingPointsRequest, MoveRequest, Order,
-        OrderRequest, RestoreRequest, SetMaintenanceRequest, SetPriceRequest, SetRatedPowerRequest,
-        WatchChargingPointsRequest, charging_point_event::Event,
+        ChargingPointEvent, GetChargingPointRequest, ListChargingPointsRequest, MoveRequest, Order, OrderRequest,
+        RestoreRequest, SetMaintenanceRequest, SetPriceRequest, SetRatedPowerRequest, WatchChargingPointsRequest,
+        charging_point_event::Event,
     },
     link::v1::{Reason, State},
 };
@@ -281,33 +281,6 @@ fn verdict(order: &Order) -> anyhow::Result<()> {
             Err(Refused::new(Reason::ExpectationFailed, "it failed at every charging point, see above").into())
         }
         failed => anyhow::bail!("it failed at {failed} of {meant} charging points, see above"),
-    }
-}
-
-/// Staggered orders
-#[derive(Debug, Args)]
-pub(crate) struct Orders {
-    #[command(subcommand)]
-    what: OrdersWhat,
-    #[command(flatten)]
-    connection: Connection,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Debug, Subcommand)]
-enum OrdersWhat {
-    /// What the order has not reached yet stays as it was
-    Cancel { order_id: String },
-}
-
-impl Orders {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let OrdersWhat::Cancel { order_id } = self.what;
-        let mut client = self.connection.charging_points()?;
-        let order = client.cancel_order(CancelOrderRequest { order_id }).await.map_err(|s| of_status(&s))?;
-        let order = OrderView::from(order.into_inner());
-        self.output.said(&order.sentence(), &order)
     }
 }
 

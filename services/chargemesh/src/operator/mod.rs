@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod charging_points;
 pub(crate) mod connection;
 pub(crate) mod identities;
+pub(crate) mod orders;
 pub(crate) mod sessions;
 pub(crate) mod tickets;
 pub(crate) mod view;

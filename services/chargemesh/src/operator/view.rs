@@ -1,18 +1,20 @@
 //! What operators are shown of each thing: the columns of its table, and its JSON.
 
 mod audit;
+mod order;
 mod registry;
 
 use driver::{TicketText, ticket_time};
 use proto::{
     Energy, Money, Price,
-    central::v1::{ChargingPoint, Order, Session, Statistic},
+    central::v1::{ChargingPoint, Session, Statistic},
     link::v1::{Cause, KeyState, Reason, SessionState, State},
 };
 use serde::Serialize;
 
 pub(crate) use self::{
     audit::AuditView,
+    order::OrderView,
     registry::{IdentityView, OperatorView, TokenView},
 };
 
@@ -340,62 +342,5 @@ impl Columns for StatisticView {
             wh(self.disputed_wh),
             format!("{} Wh", self.discrepancy_wh),
         ]
-    }
-}
-
-/// What an order did, or is doing.
-#[derive(Debug, Serialize)]
-pub(crate) struct OrderView {
-    order_id: String,
-    matched: u32,
-    done: u32,
-    unchanged: u32,
-    cancelled: bool,
-    pub(crate) failures: Vec<FailureView>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct FailureView {
-    id: String,
-    reason: String,
-    detail: String,
-}
-
-impl From<Order> for OrderView {
-    fn from(order: Order) -> Self {
-        let failure = |f: proto::central::v1::OrderFailure| FailureView {
-            reason: f.reason().code().to_owned(),
-            detail: if f.detail.is_empty() { f.reason().in_words().to_owned() } else { f.detail },
-            id: f.id,
-        };
-        Self {
-            order_id: order.order_id,
-            matched: order.matched,
-            done: order.done,
-            unchanged: order.unchanged,
-            cancelled: order.cancelled,
-            failures: order.failures.into_iter().map(failure).collect(),
-        }
-    }
-}
-
-impl OrderView {
-    /// For people: what it did, in a sentence or a few.
-    pub(crate) fn sentence(&self) -> String {
-        let mut text = format!("order {}: {} matched, {} done", self.order_id, self.matched, self.done);
-        if self.unchanged > 0 {
-            text += &format!(", {} were so already", self.unchanged);
-        }
-        let failed = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
-        let left = self.matched.saturating_sub(self.done).saturating_sub(self.unchanged).saturating_sub(failed);
-        if self.cancelled {
-            text += ", the rest cancelled";
-        } else if left > 0 {
-            text += &format!(", {left} follow one after another (cancel: chargemesh orders cancel {})", self.order_id);
-        }
-        for failure in &self.failures {
-            text += &format!("\n  {}: {} {}", failure.id, failure.reason, escaped(&failure.detail));
-        }
-        text
     }
 }
