@@ -9,7 +9,7 @@ use proto::{
         Assignment, FromMonitor, KeyGrant, KeyInstalled, KeyState, KeyWithdrawn, Reason, Standing, from_monitor, up,
     },
 };
-use wire::LinkKey;
+use wire::{LONGEST_RETRY, LinkKey};
 
 use crate::uplink::{Claim, Target};
 
@@ -239,10 +239,9 @@ impl Monitor {
             return;
         }
         let reason = standing.reason();
-        let wait = match standing.retry_after_ms {
-            0 => self.settings.authenticate_again,
-            ms => Duration::from_millis(u64::from(ms)),
-        };
+        // Central may ask for more, but not for ever (SPEC 4.7).
+        let asked = Duration::from_millis(u64::from(standing.retry_after_ms)).min(LONGEST_RETRY);
+        let wait = self.settings.authenticate_again.max(asked);
         let detail = if standing.detail.is_empty() { reason.in_words() } else { &standing.detail };
         self.notice = Some(format!("Central: {detail}"));
         let gone = matches!(

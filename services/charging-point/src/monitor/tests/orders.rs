@@ -21,6 +21,23 @@ fn after_a_renewal_it_authenticates_by_itself_five_seconds_later_spec_4_7() {
 }
 
 #[test]
+fn it_authenticates_again_after_its_own_time_or_later_if_central_asks_for_that_spec_4_7() {
+    for (own, asked_ms, waits) in [(S(5), 0, S(5)), (S(9), 5_000, S(9)), (S(5), 20_000, S(20)), (S(5), u32::MAX, S(60))]
+    {
+        let rig = Rig::ready();
+        let settings = Settings { authenticate_again: own, ..settings() };
+        let mut rig = Rig::restarted(settings, rig.disk, rig.now);
+        rig.open();
+        rig.view(&[]);
+        rig.stands(KeyState::Deleted, Reason::KeyRenewed, asked_ms);
+        rig.wait(waits - Duration::from_millis(1));
+        assert_eq!(rig.dials.len(), 1, "{own:?} {asked_ms}");
+        rig.wait(Duration::from_millis(1));
+        assert_eq!(rig.dials.len(), 2, "{own:?} {asked_ms}");
+    }
+}
+
+#[test]
 fn a_command_authenticates_at_once_spec_4_7() {
     let mut rig = Rig::ready();
     rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
