@@ -407,12 +407,9 @@ fn is_registrys_answer(input: &Input) -> bool {
         Input::Enrolled(result) => result.as_ref().err(),
         Input::Standing(result) => result.as_ref().err(),
         Input::Removed(result) => result.as_ref().err(),
-        Input::Paired
-        | Input::Unpaired(_)
-        | Input::Engine(_)
-        | Input::Link(..)
-        | Input::Saved(_)
-        | Input::Timeout => return false,
+        Input::Paired | Input::Unpaired(_) | Input::Engine(_) | Input::Link(..) | Input::Saved(_) | Input::Timeout => {
+            return false;
+        }
     };
     !matches!(error, Some(RegistryError::Unreachable(_)))
 }
