@@ -1,6 +1,6 @@
 //! `central.v1.ChargingPoints`.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures::stream::BoxStream;
 use mesh::status::refuse;
@@ -62,7 +62,7 @@ impl ChargingPointsService {
         let point = self.shared.points.get(&id).ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
         let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
         if key_state != KeyState::Revoked {
-            return Err(refuse(Reason::Invalid, format!("{id} is not revoked, so there is nothing to restore")));
+            return Err(refuse(Reason::NotAllowed, format!("{id} is not revoked, so there is nothing to restore")));
         }
         let token = self.registry.reissue(request_id, &PeerId::ChargingPoint(id.clone())).await?;
         let entry = Entry::new(Action::Restored, format!("charging-point/{id}")).with("token", &token.token_id);
@@ -70,6 +70,37 @@ impl ChargingPointsService {
         self.shared.ledger.write("restore", vec![Write::Audit(entry)]).await.map_err(unwritten)?;
         let (enrolment_token, expires_at_ms) = (token.token, token.expires_at_ms);
         Ok(RestoreResponse { enrolment_token, expires_at_ms })
+    }
+}
+
+/// Whom a watcher of a city knows: of any other he is told nothing, least of all that it is removed.
+struct InCity {
+    /// Empty: every city.
+    city: String,
+    known: HashSet<String>,
+}
+
+impl InCity {
+    fn new(city: String) -> Self {
+        Self { city, known: HashSet::new() }
+    }
+
+    fn restarted(&mut self) {
+        self.known.clear();
+    }
+
+    /// Remembers one that is.
+    fn is_in(&mut self, point: &ChargingPoint) -> bool {
+        let is_in = self.city.is_empty() || point.city == self.city;
+        if is_in && !self.city.is_empty() {
+            self.known.insert(point.id.clone());
+        }
+        is_in
+    }
+
+    /// Whether he is to be told.
+    fn left(&mut self, id: &str) -> bool {
+        self.city.is_empty() || self.known.remove(id)
     }
 }
 
@@ -112,13 +143,22 @@ impl ChargingPoints for ChargingPointsService {
         use charging_point_event::Event;
         let city = request.into_inner().city;
         let (watcher, shared) = (self.shared.points.watch(), Arc::clone(&self.shared));
+        let mut told = InCity::new(city);
         let events = super::convert::stream(watcher, move |change| {
             let event = match change {
-                watch::Change::Restarted => Event::Restarted(Restarted {}),
+                watch::Change::Restarted => {
+                    told.restarted();
+                    Event::Restarted(Restarted {})
+                }
                 watch::Change::Synchronised => Event::Synchronised(Synchronised {}),
-                watch::Change::Removed(id) => Event::Removed(ChargingPointId::into(id)),
+                watch::Change::Removed(id) => {
+                    let id = String::from(id);
+                    told.left(&id).then_some(Event::Removed(id))?
+                }
                 // One that moved away is no longer of this city.
-                watch::Change::Put(point) if !city.is_empty() && point.city != city => Event::Removed(point.id.clone()),
+                watch::Change::Put(point) if !told.is_in(&point) => {
+                    told.left(&point.id).then(|| Event::Removed(point.id.clone()))?
+                }
                 watch::Change::Put(point) => {
                     let telemetry = point.id.parse().ok().and_then(|id| shared.telemetry.shown(&id));
                     Event::Changed(ChargingPoint { telemetry, ..(*point).clone() })
@@ -218,4 +258,24 @@ impl ChargingPoints for ChargingPointsService {
 
 pub(super) fn parse(id: &str) -> Result<ChargingPointId, Status> {
     id.parse().map_err(|error| refuse(Reason::Invalid, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_of_a_city_hears_nothing_of_what_was_never_in_it_spec_13() {
+        let point = |id: &str, city: &str| ChargingPoint { id: id.into(), city: city.into(), ..Default::default() };
+        let mut told = InCity::new("Elche".into());
+        assert!(!told.is_in(&point("CP-4", "Valencia")) && !told.left("CP-4"), "never there");
+        assert!(told.is_in(&point("CP-3", "Elche")));
+        assert!(!told.is_in(&point("CP-3", "Valencia")) && told.left("CP-3"), "it moved away");
+        assert!(!told.left("CP-3"), "and is said to once");
+        assert!(told.is_in(&point("CP-3", "Elche")), "and came back");
+        told.restarted();
+        assert!(!told.left("CP-3"), "a snapshot begins with nothing");
+        let mut all = InCity::new(String::new());
+        assert!(all.is_in(&point("CP-4", "Valencia")) && all.left("CP-4") && all.left("CP-9"));
+    }
 }

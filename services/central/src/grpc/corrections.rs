@@ -65,18 +65,38 @@ fn check_reason(reason: &str) -> Result<(), Status> {
     Ok(())
 }
 
+/// A correction changes something, and nobody is owed for having charged.
+///
+/// # Errors
+/// Says what would be left of the ticket.
+fn check_correction(ticket: &TicketRow, before: &[CorrectionRow], wh: i64, minor: i64) -> Result<(), String> {
+    if wh == 0 && minor == 0 {
+        return Err("it changes neither energy nor amount".to_owned());
+    }
+    let sum = |of: fn(&CorrectionRow) -> i64| before.iter().map(of).fold(0i64, i64::saturating_add);
+    let owed = ticket.amount_minor.saturating_add(sum(|row| row.amount_delta_minor));
+    let energy = ticket.energy_wh.saturating_add(sum(|row| row.energy_delta_wh));
+    if owed.saturating_add(minor) < 0 {
+        return Err(format!("{minor} minor units are more than the {owed} that are owed"));
+    }
+    if energy.saturating_add(wh) < 0 {
+        return Err(format!("{wh} Wh are more than the {energy} Wh that are billed"));
+    }
+    Ok(())
+}
+
 /// What a settlement owes, in watt-hours and minor units.
 ///
 /// # Errors
 /// Where more is owed than is in dispute, or nothing is.
-fn settlement(ticket: &TicketRow, before: &[CorrectionRow], owed_wh: u64) -> Result<(i64, i64, i64), String> {
+fn settlement(ticket: &TicketRow, before: &[CorrectionRow], owed_wh: u64) -> Result<(i64, i64, i64), (Reason, String)> {
     let open = ticket.disputed_wh - before.iter().map(|row| row.settled_wh).sum::<i64>();
     let owed = i64::try_from(owed_wh).unwrap_or(i64::MAX);
     if open <= 0 {
-        return Err("nothing of this ticket is in dispute".to_owned());
+        return Err((Reason::NotFound, "nothing of this ticket is in dispute".to_owned()));
     }
     if owed > open {
-        return Err(format!("{owed} Wh are more than the {open} Wh in dispute"));
+        return Err((Reason::Invalid, format!("{owed} Wh are more than the {open} Wh in dispute")));
     }
     let price = Price::from_e4(u32::try_from(ticket.price_e4).unwrap_or(u32::MAX));
     let currency = ticket.currency.parse().unwrap_or_default();
@@ -97,13 +117,20 @@ impl Corrections {
 
     pub(super) async fn correct(&self, wanted: CorrectTicketRequest, by: Origin) -> Result<Ticket, Status> {
         check_reason(&wanted.reason)?;
-        let (ticket, _) = self.find(&wanted.session_id).await?;
         let asked = Asked::Correct {
             session_id: wanted.session_id.clone(),
             energy_delta_wh: wanted.energy_delta_wh,
             amount_delta_minor: wanted.amount_delta_minor,
             reason: wanted.reason.clone(),
         };
+        // Before it is looked at: what it corrected is corrected.
+        if let Some(first) = self.given_before(&by, &wanted.request_id).await? {
+            same_request(&first, asked.method(), &asked.at_rest())?;
+            return self.ticket(&wanted.session_id).await;
+        }
+        let (ticket, before) = self.find(&wanted.session_id).await?;
+        check_correction(&ticket, &before, wanted.energy_delta_wh, wanted.amount_delta_minor)
+            .map_err(|why| refuse(Reason::Invalid, why))?;
         let correction = CorrectionRow {
             session_id: wanted.session_id,
             energy_delta_wh: wanted.energy_delta_wh,
@@ -127,7 +154,7 @@ impl Corrections {
             return self.ticket(&wanted.session_id).await;
         }
         let (ticket, before) = self.find(&wanted.session_id).await?;
-        let settled = settlement(&ticket, &before, wanted.owed_wh).map_err(|why| refuse(Reason::Invalid, why))?;
+        let settled = settlement(&ticket, &before, wanted.owed_wh).map_err(|(reason, why)| refuse(reason, why))?;
         let (energy_delta_wh, amount_delta_minor, settled_wh) = settled;
         let correction = CorrectionRow {
             session_id: wanted.session_id,
@@ -214,6 +241,25 @@ mod tests {
         assert_eq!(settlement(&ticket(), &[], 500), Ok((500, 20, 500)));
         assert_eq!(settlement(&ticket(), &[], 0), Ok((0, 0, 500)), "the rest is waived");
         assert!(settlement(&ticket(), &[], 501).is_err());
+    }
+
+    #[test]
+    fn a_correction_changes_something_and_leaves_nothing_negative_spec_3_8() {
+        let ticket = TicketRow { amount_minor: 87, ..ticket() };
+        let before = [CorrectionRow { amount_delta_minor: -20, ..CorrectionRow::default() }];
+        assert_eq!(check_correction(&ticket, &before, 0, -67), Ok(()), "all of it can be waived");
+        assert_eq!(check_correction(&ticket, &before, 10, 0), Ok(()));
+        assert!(check_correction(&ticket, &before, 0, -68).unwrap_err().contains("the 67 that are owed"));
+        assert!(check_correction(&ticket, &[], 0, i64::MIN).is_err());
+        assert!(check_correction(&ticket, &[], -10_001, 0).unwrap_err().contains("10000 Wh that are billed"));
+        assert!(check_correction(&ticket, &[], 0, 0).unwrap_err().contains("changes neither"));
+    }
+
+    #[test]
+    fn what_is_not_in_dispute_is_told_from_a_wrong_number_spec_3_8() {
+        let reason = |ticket: &TicketRow, wh| settlement(ticket, &[], wh).unwrap_err().0;
+        assert_eq!(reason(&ticket(), 501), Reason::Invalid);
+        assert_eq!(reason(&TicketRow { disputed_wh: 0, ..ticket() }, 1), Reason::NotFound);
     }
 
     fn kept(asked: &Asked) -> OrderRow {
