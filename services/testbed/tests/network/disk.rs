@@ -2,14 +2,22 @@
 //!
 //! The full disk is a small one that only the process under test sees, in a mount namespace of its own.
 
-use proto::link::v1::State;
+use anyhow::Context as _;
+use proto::{
+    link::v1::{Reason, State},
+    registry::v1::{EnrolRequest, Kind},
+};
 use serde_json::{Value, json};
 use testbed::{
-    network::{Network, PATIENCE, fill, on_small_disk},
+    network::{Network, PATIENCE, fill, on_its_disk, on_small_disk},
+    operator::{fresh_id, order},
     wait::until,
 };
 
-use crate::support::{QUICK, linked, only_ticket, reserve, supply};
+use crate::{
+    refused::with,
+    support::{QUICK, linked, one_of_each, only_ticket, plug, reserve, supply, until_printed},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn central_with_a_full_disk_refuses_what_it_cannot_make_durable_and_says_so_spec_9() -> anyhow::Result<()> {
@@ -58,13 +66,135 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     post.engine("plug", Value::Null).await?;
     post.until_engine("trouble with its journal", PATIENCE, |status| !status["journal_trouble"].is_null()).await?;
     post.engine("unplug", Value::Null).await.ok();
-    let refused = post.engine("supply", json!(["0.1"])).await.expect_err("nothing new on a full disk");
-    assert!(!refused.to_string().is_empty());
+    let refused = post.engine("supply", json!(["0.1"])).await.expect_err("nothing new on a full disk").to_string();
+    assert!(refused.contains("the journal cannot be written") && refused.contains("No space left"), "{refused}");
+    network.until_state("CP-1", State::Broken).await?;
+    let other = network.driver("bea", &[]).await?;
+    linked(&other).await?;
+    other.ask("request", json!(["CP-1"])).await?;
+    until_printed(&other, "over", &json!({"outcome": "refused", "reason": "BROKEN"})).await?;
 
     drop(full);
     let ticket = only_ticket(&network, &post).await?;
     assert_eq!(ticket.energy_wh, post.meter_wh().await?);
     post.until_engine("no trouble any more", PATIENCE, |status| status["journal_trouble"].is_null()).await?;
     network.until_state("CP-1", State::Available).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_with_a_full_disk_says_so_and_rotates_all_the_same_spec_9_4_6() -> anyhow::Result<()> {
+    let (network, mut post, driver) = one_of_each(&[], &[]).await?;
+    // Where the engine finds it: the monitor's folder is soon one that only the monitor sees.
+    let pairing = network.path("CP-1/pairing.sock").display().to_string();
+    for process in [&mut post.engine, &mut post.monitor] {
+        let args = std::mem::take(&mut process.recipe_mut().args);
+        process.recipe_mut().args = with(args, "--pairing", &pairing);
+    }
+    let folder = network.path("CP-1/data");
+    post.monitor.kill();
+    on_small_disk(&mut post.monitor, &folder, 1);
+    post.monitor.restart()?;
+    post.engine.restart()?;
+    network.until_state("CP-1", State::Available).await?;
+    supply(&network, &post, &driver, "").await?;
+    let before = network.shown("CP-1").await?.key_no;
+    let full = fill(&post.monitor, &folder).await?;
+
+    network.operator.charging_points.clone().rotate(order(&["CP-1"])).await?;
+    let full_says = |status: &Value| status["warnings"].to_string().contains("the identity cannot be stored");
+    let said = post.until_monitor("that its identity cannot be stored", PATIENCE, full_says).await?;
+    assert!(said["warnings"].to_string().contains("No space left"), "{said}");
+    let rotated = network.until_shown("CP-1", "under a new key", PATIENCE, |cp| cp.key_no > before).await?;
+    assert_eq!(rotated.view.map(|view| view.state()), Some(State::Supplying));
+    post.until_engine("the new key", PATIENCE, |status| status["key_no"] == json!(rotated.key_no)).await?;
+    let identity = on_its_disk(&post.monitor, &post.identity())?;
+    let kept = |identity: &std::path::Path| -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&std::fs::read(identity).context("no identity")?)?)
+    };
+    assert_eq!(kept(&identity)?["keys"][0]["key_no"], json!(before), "what was there is there, whole");
+
+    drop(full);
+    post.until_monitor("no trouble any more", PATIENCE, |status| !full_says(status)).await?;
+    assert_eq!(kept(&identity)?["keys"][0]["key_no"], json!(rotated.key_no), "kept by itself once there is room");
+    post.engine("unplug", Value::Null).await?;
+    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::Unplugged);
+
+    // It comes back with the folder as it was before: with a key that is no longer in force.
+    post.monitor.restart()?;
+    network.until_state("CP-1", State::Available).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_with_a_full_disk_asks_for_nothing_that_he_cannot_keep_and_says_so_spec_9() -> anyhow::Result<()> {
+    let (network, post, mut driver) = one_of_each(&[], &[]).await?;
+    let folder = network.path("driver-ana/data");
+    driver.process.kill();
+    on_small_disk(&mut driver.process, &folder, 1);
+    driver.process.restart()?;
+    linked(&driver).await?;
+    let full = fill(&driver.process, &folder).await?;
+    let refused = driver.ask("request", json!(["CP-1"])).await.expect_err("it cannot be kept").to_string();
+    assert!(refused.contains("No space left"), "{refused}");
+    // What is asked for afterwards has its answer, so nothing was on its way before it.
+    driver.ask("list", Value::Null).await?;
+    assert_eq!(network.operator.audited("SUPPLY_REQUESTED", "").await?, []);
+    assert_eq!(network.operator.all_sessions().await?, []);
+
+    drop(full);
+    reserve(&network, &post, &driver, "0.1").await?;
+    plug(&network, &post).await?;
+    only_ticket(&network, &post).await?;
+    until_printed(&driver, "ticket", &json!({})).await?;
+    assert_eq!(network.operator.all_sessions().await?.len(), 1, "what was refused was forgotten");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registry_with_a_full_disk_refuses_an_enrolment_in_words_and_takes_it_later_spec_9() -> anyhow::Result<()> {
+    let (mut network, post, driver) = one_of_each(&[], &[]).await?;
+    let token = network.operator.token(1).await?;
+    let folder = network.path("registry");
+    network.registry.kill();
+    on_small_disk(&mut network.registry, &folder, 4);
+    network.registry.restart()?;
+    network.until_ready().await?;
+    let full = fill(&network.registry, &folder).await?;
+    // What is left of the last page of its journal is soon used up.
+    let mut enrolled = 0;
+    let refused = until("an enrolment to be refused", PATIENCE, async || {
+        let (request_id, id) = (fresh_id(), format!("extra-{enrolled}"));
+        let request = EnrolRequest { request_id, kind: Kind::Driver.into(), id, ..Default::default() };
+        match network.operator.identities.clone().enrol(request).await {
+            Ok(_) => {
+                enrolled += 1;
+                Err(format!("{enrolled} enrolled"))
+            }
+            Err(status) => Ok(status),
+        }
+    })
+    .await?;
+    assert_eq!(mesh::status::reason_of(&refused), Some(Reason::Unavailable), "{refused}");
+    assert!(refused.message().contains("database cannot be used now"), "{refused}");
+    let file = network.path("CP-2.token");
+    std::fs::write(&file, token)?;
+    let late = network.post_with("CP-2", network.central_link, &file, &[], &["--registry-again", "200ms"])?;
+    let said = late.until_monitor("why it is not enrolled", PATIENCE, |s| s["enrolment_detail"] != json!("")).await?;
+    assert!(said["enrolment_detail"].to_string().contains("database cannot be used now"), "{said}");
+    // Nothing else is taken away.
+    reserve(&network, &post, &driver, "0.1").await?;
+    plug(&network, &post).await?;
+    only_ticket(&network, &post).await?;
+
+    drop(full);
+    network.until_state("CP-2", State::Available).await?;
+    let again = EnrolRequest {
+        request_id: fresh_id(),
+        kind: Kind::Driver.into(),
+        id: format!("extra-{enrolled}"),
+        ..Default::default()
+    };
+    network.operator.identities.clone().enrol(again).await.context("what was refused left nothing behind")?;
     Ok(())
 }

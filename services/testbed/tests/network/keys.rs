@@ -164,6 +164,41 @@ async fn rotate_leaves_no_gap_spec_4_6() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_rotate_by_age_without_an_order_and_with_no_gap_spec_4_6() -> anyhow::Result<()> {
+    let (network, post, driver) = one_of_each(&["--key-lifetime", "9s"], &["--idle-reading-every", "200ms"]).await?;
+    let (mut stream, before) = (watching(&network).await?, network.shown("CP-1").await?.key_no);
+    let key_of = |status: &Value| status["key_no"].as_u64().unwrap_or(0);
+    let drivers = key_of(&driver.until("a key", PATIENCE, |status| key_of(status) > 0).await?);
+    let twice = async {
+        loop {
+            let Some(Event::Changed(cp)) = stream.message().await?.context("the stream ended")?.event else { continue };
+            let state = cp.view.as_ref().map(|view| view.state());
+            ensure!(cp.id != "CP-1" || state == Some(State::Available), "{state:?} under key {}", cp.key_no);
+            if cp.key_no >= before + 2 {
+                return anyhow::Ok(cp.key_no);
+            }
+        }
+    };
+    let after = timeout(PATIENCE, twice).await.context("its key is as it was")??;
+    post.until_engine("the new key", PATIENCE, |status| key_of(status) >= after).await?;
+    post.until_monitor("the new key", PATIENCE, |status| key_of(status) >= after).await?;
+    driver
+        .until("a newer key", PATIENCE, |status| key_of(status) >= drivers + 2 && status["linked"] == json!(true))
+        .await?;
+    let telemetry = network.shown("CP-1").await?.telemetry.unwrap_or_default();
+    assert!(telemetry.readings > 20 && telemetry.gaps == 0 && telemetry.unreadable == 0, "{telemetry:?}");
+    for object in ["charging-point/CP-1", "driver/ana"] {
+        let rotated = network.operator.audited("KEY_ROTATED", object).await?;
+        assert!(rotated.len() >= 2, "{object}: {rotated:?}");
+        let granted = network.operator.audited("LOGIN", object).await?;
+        assert_eq!(granted.len(), 1, "the credential was shown once: {granted:?}");
+    }
+    let given = network.operator.audited("ORDER_GIVEN", "").await?;
+    assert_eq!(given, [], "nobody ordered it");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rotating_the_keys_of_a_thousand_charging_points_loses_no_reading_spec_4_6() -> anyhow::Result<()> {
     const COUNT: usize = 1_000;
     let network = Network::start(&["--max-unproven-per-address", "4096"]).await?;
@@ -215,9 +250,7 @@ struct Screens<'a> {
 impl<'a> Screens<'a> {
     /// To be called right before the order, which the audit is to show as `action`.
     async fn before(network: &'a Network, post: &'a Post, action: &'a str) -> anyhow::Result<Self> {
-        let mut client = network.operator.charging_points.clone();
-        let mut stream = client.watch(WatchChargingPointsRequest::default()).await?.into_inner();
-        while !matches!(stream.message().await?.context("the stream ended")?.event, Some(Event::Synchronised(_))) {}
+        let stream = watching(network).await?;
         let audited = network.operator.audited(action, &format!("charging-point/{}", post.id)).await?.len();
         Ok(Self { network, post, stream, action, audited, ordered: Instant::now() })
     }
@@ -254,6 +287,14 @@ impl<'a> Screens<'a> {
         ensure!(!late, "{action}: engine {engine:?}, monitor {monitor:?}, watch {watched:?}, audit {audited:?}");
         Ok(())
     }
+}
+
+/// A watch stream that has told all there is.
+async fn watching(network: &Network) -> anyhow::Result<Streaming<ChargingPointEvent>> {
+    let mut client = network.operator.charging_points.clone();
+    let mut stream = client.watch(WatchChargingPointsRequest::default()).await?.into_inner();
+    while !matches!(stream.message().await?.context("the stream ended")?.event, Some(Event::Synchronised(_))) {}
+    Ok(stream)
 }
 
 fn shows(cp: &ChargingPoint, cause: Cause) -> bool {
