@@ -2,7 +2,7 @@
 
 mod keys;
 mod links;
-mod rim;
+pub(crate) mod rim;
 
 use std::{
     sync::OnceLock,
