@@ -178,3 +178,37 @@ impl Drive {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{drive::Message, settings::Settings, testing::Rim};
+
+    #[tokio::test]
+    async fn who_was_removed_and_is_enrolled_again_stands_where_its_enrolment_says_spec_7_4() {
+        let rim = Rim::new(Settings::default(), 100).await;
+        let id = rim.charging_points(1).await.remove(0);
+        let told = |state: IdentityState, incarnation: i64, place: &str, price_e4: i64| {
+            let row = IdentityRow {
+                kind: Kind::ChargingPoint.into(),
+                id: id.to_string(),
+                state: state.into(),
+                city: "Denia".into(),
+                place: place.into(),
+                price_e4,
+                incarnation,
+                revision: incarnation + 1,
+                ..IdentityRow::default()
+            };
+            rim.drive.send(Message::Identities(vec![row]))
+        };
+        let stands = |place: &str| rim.shared.points.all().iter().any(|(_, point)| point.place == place);
+        told(IdentityState::Enrolled, 2, "Quay 1", 5_000).await;
+        told(IdentityState::Removed, 2, "Quay 1", 5_000).await;
+        rim.until(|| !stands("Plaza")).await;
+        assert!(!stands("Quay 1"), "while it is enrolled, what operators say here counts");
+        told(IdentityState::Enrolled, 3, "Quay 2", 5_000).await;
+        let price = || rim.shared.points.all().first().and_then(|(_, point)| Some(point.view.as_ref()?.price_e4));
+        rim.until(|| stands("Quay 2") && price() == Some(5_000)).await;
+    }
+}
