@@ -2,6 +2,7 @@
 //! tell, counted in the audit and not repeated there, and costs the honest ones nothing.
 
 mod absurd;
+mod doors;
 mod forged;
 mod proven;
 mod replayed;

@@ -1,0 +1,47 @@
+//! Silent strangers at the doors that speak TLS: they hold their own share of them, and nobody else's.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::ensure;
+use testbed::{network::Network, process};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
+
+use super::{ATTACKER, attack_at, honest};
+
+/// More than all unfinished handshakes that one network may have.
+const STRANGERS: usize = 300;
+/// In which an operator has his list, be there strangers or not.
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_strangers_at_every_tls_door_keep_no_operator_and_no_charging_point_out_spec_4_1() -> anyhow::Result<()>
+{
+    // Longer than the test: no stranger's time runs out.
+    let network = Network::start(&["--tls-timeout", "5m"]).await?;
+    let _post = honest(&network).await?;
+    // From elsewhere, and from the address of the honest ones.
+    for from in [ATTACKER, Ipv4Addr::LOCALHOST] {
+        let mut silent = Vec::new();
+        for door in [network.central_grpc, network.registry_grpc, network.registry_https] {
+            for _ in 0..STRANGERS {
+                silent.push(attack_at(from, door).await?);
+            }
+        }
+        let identity = network.identity("olga").display().to_string();
+        let (central, registry) = (network.central_grpc.to_string(), network.registry_grpc.to_string());
+        let to = ["--identity", &identity, "--central", &central, "--registry", &registry];
+        for list in [["charging-points", "list"], ["identities", "list"]] {
+            let (code, out, error) = timeout(SOON, process::run(&[&list[..], &to[..]].concat(), &[])).await??;
+            ensure!(code == 0 && out.contains("HONEST"), "from {from}: {out}{error}");
+        }
+        // He enrols through HTTPS, and Central asks Registry about him.
+        let newcomer = format!("CP-NEW-{}", from.octets()[1]);
+        let _newcomer = network.charging_point(&newcomer).await?;
+        ensure!(closed(&mut silent[0]).await, "from {from}: the oldest stranger still holds his place");
+    }
+    Ok(())
+}
+
+async fn closed(stream: &mut TcpStream) -> bool {
+    matches!(timeout(SOON, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_)))
+}
