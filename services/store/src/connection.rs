@@ -50,9 +50,10 @@ impl Conn {
                 // An order that matters: no statement may meet a lock before there is a time to wait for it.
                 conn.batch_execute("PRAGMA busy_timeout=5000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")?;
                 // Overwritten when deleted, so that an erased key leaves the file too.
-                conn.batch_execute("PRAGMA foreign_keys=ON; PRAGMA secure_delete=ON; PRAGMA cache_size=-16000;")?;
+                conn.batch_execute("PRAGMA foreign_keys=ON; PRAGMA secure_delete=ON; PRAGMA cache_size=-4000;")?;
                 if purpose == Use::Read {
-                    conn.batch_execute("PRAGMA query_only=ON;")?;
+                    // Each reader has a cache of its own, and the system keeps the file's pages for all of them.
+                    conn.batch_execute("PRAGMA query_only=ON; PRAGMA cache_size=-1000;")?;
                 }
                 Ok(Self(Backend::Sqlite(conn)))
             }
