@@ -4,6 +4,7 @@
 mod absurd;
 mod doors;
 mod forged;
+mod greedy;
 mod proven;
 mod replayed;
 mod station;
