@@ -1,5 +1,7 @@
 //! `chargemesh identities`, `tokens` and `operators`: what Registry keeps.
 
+mod enrol;
+
 use clap::{Args, Subcommand, ValueEnum};
 use proto::registry::v1::{
     AddOperatorRequest, CreateTokenRequest, Identity, Kind, ListIdentitiesRequest, ListOperatorsRequest,
@@ -34,10 +36,11 @@ impl From<KindArg> for Kind {
     }
 }
 
-/// See and remove who is enrolled
+/// See, enrol and remove charging points and drivers
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   chargemesh identities list
+  chargemesh identities enrol charging-point CP-01 --city Valencia --price 0.3950 --credential-file cp-01.credential
   chargemesh identities remove driver ann
   chargemesh identities reissue charging-point CP-01")]
 pub(crate) struct Identities {
@@ -57,6 +60,8 @@ enum What {
         #[arg(long, value_enum)]
         kind: Option<KindArg>,
     },
+    /// Enrol an id without a token; the credential is shown once
+    Enrol(enrol::Enrol),
     /// Void the credential and end the link at once
     Remove {
         #[arg(value_enum)]
@@ -88,6 +93,7 @@ impl Identities {
                 let all = list(&self.connection, kind.map_or(Kind::Unspecified, Kind::from)).await?;
                 output.list(&all.into_iter().map(IdentityView::from).collect::<Vec<_>>())
             }
+            What::Enrol(enrol) => enrol.run(&mut client, output).await,
             What::Remove { kind, id } => {
                 let request = RemoveRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
                 let changed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
