@@ -15,7 +15,7 @@ use super::{
     Which,
     connection::Connection,
     price, request_id,
-    view::{ChargingPointView, OrderView},
+    view::{ChargingPointRecord, ChargingPointView, OrderView},
 };
 use crate::{
     failure::{Refused, of_status},
@@ -156,7 +156,7 @@ impl ChargingPoints {
             What::Get { id } => {
                 let request = GetChargingPointRequest { id };
                 let found = client.get(request).await.map_err(|s| of_status(&s))?.into_inner();
-                return output.one(&ChargingPointView::from(found));
+                return output.one(&ChargingPointRecord(found.into()));
             }
             What::Watch { city } => return watch(&self.connection, city.unwrap_or_default(), output).await,
             What::Restore { id } => {

@@ -1,6 +1,7 @@
 //! What operators are shown of each thing: the columns of its table, and its JSON.
 
 mod audit;
+mod charging_point;
 mod order;
 mod registry;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 pub(crate) use self::{
     audit::AuditView,
+    charging_point::ChargingPointRecord,
     order::OrderView,
     registry::{IdentityView, OperatorView, TokenView},
 };
@@ -149,6 +151,24 @@ fn cause_name(cause: Cause) -> String {
     name(cause.as_str_name(), "CAUSE_")
 }
 
+impl ChargingPointView {
+    fn state_in_words(&self) -> String {
+        self.state.to_uppercase().replace('-', " ")
+    }
+
+    fn driver_in_words(&self) -> String {
+        if self.driver.is_empty() { "(own account)".into() } else { self.driver.clone() }
+    }
+
+    /// The phrases that a person needs (SPEC 2.2, 4.8).
+    fn why(&self) -> String {
+        let why = if self.detail.is_empty() { self.causes.join(", ") } else { escaped(&self.detail) };
+        // Those before it spoke plainly again are history, in the full record.
+        let unread = self.unread.then(|| format!("unintelligible messages from {} ({})", self.id, self.unintelligible));
+        [Some(why), unread].into_iter().flatten().filter(|phrase| !phrase.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+}
+
 impl Columns for ChargingPointView {
     const HEADERS: &'static [&'static str] =
         &["id", "state", "city", "place", "price", "driver", "energy", "amount", "power", "key", "why"];
@@ -160,19 +180,18 @@ impl Columns for ChargingPointView {
         } else {
             self.key_state.clone()
         };
-        let why = if self.detail.is_empty() { self.causes.join(", ") } else { escaped(&self.detail) };
         vec![
             self.id.clone(),
-            self.state.to_uppercase().replace('-', " "),
+            self.state_in_words(),
             escaped(&self.city),
             escaped(&self.place),
             format!("{} {}", Price::from_e4(self.price_e4), self.currency),
-            shown(if self.driver.is_empty() { "(own account)".into() } else { self.driver.clone() }),
+            shown(self.driver_in_words()),
             shown(wh(self.energy_wh)),
             shown(money(self.amount_minor, &self.currency)),
             shown(format!("{} W", self.power_w)),
             key,
-            why,
+            self.why(),
         ]
     }
 }
