@@ -1,5 +1,7 @@
 //! `chargemesh audit`: queried, watched, verified, exported and followed into a file (SPEC 8).
 
+mod verify;
+
 use std::{
     fs::File,
     io::{BufWriter, Write as _},
@@ -8,10 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use proto::central::v1::{
-    AuditEntry, AuditFilter, ListAuditRequest, VerifyAuditRequest, VerifyAuditResponse, WatchAuditRequest,
-};
-use serde_json::json;
+use proto::central::v1::{AuditEntry, AuditFilter, ListAuditRequest, WatchAuditRequest};
 
 use super::{
     connection::Connection,
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     failure::of_status,
-    output::{Columns as _, Output, escaped, line, note},
+    output::{Output, escaped, line, note},
 };
 
 /// Read, watch, verify and export the audit
@@ -53,8 +52,8 @@ enum What {
         #[arg(long, value_name = "FILE")]
         follow_into: Option<PathBuf>,
     },
-    /// Whether any entry was changed, dropped or added: names the first bad one
-    Verify,
+    /// Whether any entry was changed, dropped or added: names the first bad one, in Central's audit and in Registry's
+    Verify(verify::OfRegistry),
     /// What the filter matches, as JSON lines or CSV
     Export {
         #[command(flatten)]
@@ -115,7 +114,7 @@ impl Audit {
                 output.list(&all)
             }
             What::Watch { filter, follow_into } => watch(&self.connection, filter, follow_into, output).await,
-            What::Verify => verify(&self.connection, output).await,
+            What::Verify(of_registry) => verify::verify(&self.connection, &of_registry, output).await,
             What::Export { filter, format, file } => export(&self.connection, filter, format, file.as_deref()).await,
         }
     }
@@ -165,40 +164,14 @@ async fn watch(
     anyhow::bail!("Central ended the stream; run it again")
 }
 
-/// `time | address | who | ACTION | k=v, …` (SPEC 8.3).
+/// `time | address | who | ACTION | k=v, …` (SPEC 8.3), as Central's own file has it.
 fn plain(entry: &AuditView) -> String {
-    let mut pairs = Vec::new();
-    if !entry.object.is_empty() {
-        pairs.push(format!("object={}", escaped(&entry.object)));
-    }
-    if !entry.outcome.is_empty() {
-        pairs.push(format!("outcome={}", escaped(&entry.outcome)));
-    }
-    if let Some(parameters) = entry.cells().pop().filter(|text| !text.is_empty()) {
-        pairs.push(parameters);
-    }
-    let time = driver::ticket_time(entry.at_ms);
-    format!("{time} | {} | {} | {} | {}", entry.address, escaped(&entry.actor), entry.action, pairs.join(", "))
-}
-
-async fn verify(connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let mut client = connection.audit()?;
-    let VerifyAuditResponse { intact, entries, uncovered, writer, number, detail } =
-        client.verify(VerifyAuditRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
-    let sentence = if intact {
-        format!("intact: {entries} entries, {uncovered} of them not covered by a checkpoint yet")
-    } else {
-        format!("NOT intact: entry {number} of {writer} is the first bad one: {}", escaped(&detail))
-    };
-    output.said(
-        &sentence,
-        &json!({
-            "intact": intact, "entries": entries, "uncovered": uncovered,
-            "writer": writer, "number": number, "detail": detail,
-        }),
-    )?;
-    anyhow::ensure!(intact, "the audit is not intact");
-    Ok(())
+    let said = [format!("object={}", escaped(&entry.object)), entry.parameters_text()];
+    let said = said.into_iter().chain([format!("outcome={}", escaped(&entry.outcome))]);
+    let said = said.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
+    let address = if entry.address.is_empty() { "-" } else { &entry.address };
+    let [address, actor, action] = [address, &entry.actor, &entry.action].map(escaped);
+    format!("{} | {address} | {actor} | {action} | {said}", entry.time())
 }
 
 async fn export(connection: &Connection, filter: Filter, format: Format, file: Option<&Path>) -> anyhow::Result<()> {
@@ -268,7 +241,7 @@ mod tests {
     #[test]
     fn an_entry_followed_into_a_file_is_one_plain_line_spec_8_3() {
         let entry = AuditView::from(AuditEntry {
-            at_ms: 1_551_421_200_000,
+            at_ms: 1_551_421_200_007,
             address: "10.0.0.7".into(),
             actor: "driver/ann".into(),
             action: "REQUEST".into(),
@@ -279,7 +252,7 @@ mod tests {
         });
         assert_eq!(
             plain(&entry),
-            "2019-03-01 06:20:00 UTC | 10.0.0.7 | driver/ann | REQUEST | object=CP-1, outcome=granted, energy_wh=7500, note=a\\nb"
+            "2019-03-01T06:20:00.007Z | 10.0.0.7 | driver/ann | REQUEST | object=CP-1, energy_wh=7500, note=a\\nb, outcome=granted"
         );
     }
 }

@@ -64,6 +64,12 @@ impl Connection {
         Ok(OperatorsClient::new(self.to_registry()?))
     }
 
+    /// Of the network that is spoken to, where its addresses are found by its data folder.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        let by_folder = self.central.is_empty() && self.registry.is_empty();
+        by_folder.then(|| network(&self.data).ok()).flatten().map(|network| network.folder)
+    }
+
     fn to_central(&self) -> anyhow::Result<Channel> {
         self.channel("central", &self.central, |network| &network.central_grpc)
     }
@@ -107,7 +113,7 @@ impl Connection {
 }
 
 /// The network of this folder, or the only one in a folder below it.
-fn network(data: &Path) -> anyhow::Result<NetworkStatus> {
+pub(crate) fn network(data: &Path) -> anyhow::Result<NetworkStatus> {
     if let Some(network) = status::read(data)? {
         return Ok(network);
     }

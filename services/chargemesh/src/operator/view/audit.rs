@@ -3,7 +3,6 @@
 use proto::central::v1::AuditEntry;
 use serde::Serialize;
 
-use super::at;
 use crate::output::{Columns, escaped};
 
 #[derive(Debug, Serialize)]
@@ -36,7 +35,13 @@ impl From<AuditEntry> for AuditView {
 }
 
 impl AuditView {
-    fn parameters_text(&self) -> String {
+    /// To the millisecond (SPEC 8.1), as Central writes it to a file.
+    pub(crate) fn time(&self) -> String {
+        let time = mesh::clock::in_words(self.at_ms.div_euclid(1000));
+        format!("{}.{:03}Z", time.trim_end_matches('Z'), self.at_ms.rem_euclid(1000))
+    }
+
+    pub(crate) fn parameters_text(&self) -> String {
         match &self.parameters {
             serde_json::Value::Object(map) => {
                 let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), ToOwned::to_owned);
@@ -55,7 +60,7 @@ impl Columns for AuditView {
     const HEADERS: &'static [&'static str] = &["time", "who", "address", "action", "object", "outcome", "parameters"];
     fn cells(&self) -> Vec<String> {
         vec![
-            at(self.at_ms),
+            self.time(),
             escaped(&self.actor),
             escaped(&self.address),
             escaped(&self.action),
