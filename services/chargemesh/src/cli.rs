@@ -16,6 +16,7 @@ use crate::{
         identities::{Identities, Operators, Tokens},
         orders::Orders,
         sessions::{Sessions, Statistics},
+        status::Status,
         tickets::Tickets,
     },
     replay::Replay,
@@ -35,7 +36,7 @@ use crate::{
 Examples:
   chargemesh up --charging-points 4 --drivers 2     a whole network on this machine, state in ./data
   chargemesh charging-points watch                  every change of it, in another terminal
-  chargemesh ctl data/run/up.sock status            what `up` runs, with process ids and addresses
+  chargemesh status                                 every role of it: process, health, and why it is not well
   chargemesh replay deploy/samples/caltech-2019-03-a.csv
 
 Each setting is a flag and an environment variable; `chargemesh COMMAND --help` names both.
@@ -52,6 +53,7 @@ enum Command {
     Role(Box<Role>),
     Up(Box<Up>),
     Down(Down),
+    Status(Status),
     Replay(Box<Replay>),
     ChargingPoints(ChargingPoints),
     Orders(Orders),
@@ -94,6 +96,7 @@ impl Cli {
             Command::Up(up) => up.run(),
             Command::Replay(replay) => replay.run(),
             Command::Down(down) => with_runtime(down.run()),
+            Command::Status(status) => with_runtime(status.run()),
             Command::ChargingPoints(command) => with_runtime(command.run()),
             Command::Orders(command) => with_runtime(command.run()),
             Command::Sessions(command) => with_runtime(command.run()),

@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod identities;
 pub(crate) mod orders;
 pub(crate) mod sessions;
+pub(crate) mod status;
 pub(crate) mod tickets;
 pub(crate) mod view;
 

@@ -43,7 +43,7 @@ pub(super) async fn answer(
                 "pid": std::process::id(),
                 "central_grpc": a.central_grpc, "central_link": a.central_link,
                 "registry_grpc": a.registry_grpc, "registry_https": a.registry_https,
-                "parts": supervisor.status().await,
+                "parts": super::health::examined(supervisor.status().await).await,
             }))
         }
         "add-charging-point" => {

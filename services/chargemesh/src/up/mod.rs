@@ -12,6 +12,7 @@ mod backoff;
 mod chaos;
 mod control;
 mod detach;
+pub(crate) mod health;
 mod invariants;
 pub(crate) mod layout;
 mod mayhem;

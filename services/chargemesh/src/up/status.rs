@@ -16,6 +16,9 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::health::PartHealth;
+use crate::output::{Columns, escaped};
+
 /// Of a network in a data folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkStatus {
@@ -37,7 +40,7 @@ pub(crate) struct NetworkStatus {
 }
 
 /// One supervised process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartStatus {
     pub(crate) name: String,
     pub(crate) pid: Option<u32>,
@@ -50,12 +53,32 @@ pub(crate) struct PartStatus {
     /// What it listens on, as it says itself.
     #[serde(default)]
     pub(crate) addresses: serde_json::Value,
+    /// What it says of itself; only where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<PartHealth>,
 }
 
 impl PartStatus {
     /// Its process, or what it is doing without one.
     pub(crate) fn process(&self) -> String {
         self.pid.map_or_else(|| self.state.clone(), |pid| format!("process {pid}"))
+    }
+}
+
+impl Columns for PartStatus {
+    const HEADERS: &'static [&'static str] = &["part", "process", "state", "health", "restarts", "why"];
+    fn cells(&self) -> Vec<String> {
+        let health = self.health.as_ref();
+        let reasons = health.map(|health| escaped(&health.reasons.join("; "))).unwrap_or_default();
+        let ended = self.last_end.as_ref().filter(|_| self.pid.is_none());
+        vec![
+            self.name.clone(),
+            self.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+            self.state.clone(),
+            health.map(|health| health.status.clone()).unwrap_or_default(),
+            self.restarts.to_string(),
+            ended.map(|how| escaped(how)).unwrap_or(reasons),
+        ]
     }
 }
 
@@ -185,6 +208,7 @@ mod tests {
             last_end: None,
             control_socket: None,
             addresses: serde_json::Value::Null,
+            health: None,
         };
         let of = |part| NetworkStatus { parts: vec![part], ..NetworkStatus::default() };
         assert!(of(part(None, 0, "starting")).is_starting());

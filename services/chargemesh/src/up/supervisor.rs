@@ -88,6 +88,7 @@ impl Supervisor {
                     last_end: state.last_end,
                     control_socket: part.recipe.control_socket,
                     addresses: addresses.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default(),
+                    health: None,
                 }
             })
             .collect()
