@@ -44,7 +44,6 @@ pub(crate) const INBOX: usize = 8192;
 const BATCH: usize = 256;
 /// A deadline whose decision the store refused is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
-/// Keys are looked at for their age, and repeats noted, this often.
 
 /// The sender's end of the loop.
 #[derive(Clone, Debug)]

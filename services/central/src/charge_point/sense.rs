@@ -178,7 +178,7 @@ impl ChargePoint {
         let goes_on = if open.state == SessionState::Supplying { "supply goes on there" } else { "reservation stands" };
         let detail = format!("Central does not hear its {part}; the {goes_on}");
         let step = told::step_of(&open, Progress::LinkLost, Reason::Unspecified, &detail);
-        Some(Tell::Driver(open.driver.clone()?, step))
+        Some(Tell::Driver(open.driver?, step))
     }
 
     fn tell_heard_again(&self, part: &str, sensed: &mut Sensed) {

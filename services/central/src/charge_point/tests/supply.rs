@@ -103,11 +103,10 @@ fn the_driver_is_told_at_once_that_a_link_is_lost_and_that_it_is_back_spec_2_4()
 fn the_driver_of_a_reservation_is_told_of_a_lost_link_too_spec_2_4() {
     let mut world = World::reserved();
     world.link_down(ENGINE);
-    let said = world.tells.iter().rev().find_map(|(_, tell)| match tell {
-        Tell::Driver(_, proto::link::v1::down::Body::Step(step)) => Some(step.detail.clone()),
-        _ => None,
-    });
-    assert_eq!(said.as_deref(), Some("Central does not hear its engine; the reservation stands"));
+    let Some((_, Tell::Driver(_, proto::link::v1::down::Body::Step(step)))) = world.tells.last() else {
+        panic!("the driver is told")
+    };
+    assert_eq!(step.detail, "Central does not hear its engine; the reservation stands");
 }
 
 #[test]
