@@ -135,7 +135,7 @@ impl Drive {
         self.placed(number, placed);
     }
 
-    fn placed(&mut self, number: usize, placed: Result<(), Input>) {
+    fn placed(&mut self, number: usize, placed: Result<(), Box<Input>>) {
         if let Err(input) = placed {
             let overloaded = Refusal::Unavailable("too much is under way at this charging point".to_owned());
             self.refuse(number, &input, &overloaded, DECISIONS);

@@ -55,7 +55,7 @@ fn speaker(input: &Input) -> Speaker {
 
 impl Waiting {
     /// The input itself where there is no place for it.
-    pub(super) fn push(&mut self, input: Input) -> Result<(), Input> {
+    pub(super) fn push(&mut self, input: Input) -> Result<(), Box<Input>> {
         match speaker(&input) {
             Speaker::Trusted => self.first.push_back(input),
             Speaker::Operator if self.orders < ORDERS => {
@@ -64,13 +64,13 @@ impl Waiting {
             }
             Speaker::Driver if self.drivers.len() < DRIVERS => self.drivers.push_back(input),
             Speaker::Own => return self.push_own(vec![input]),
-            Speaker::Operator | Speaker::Driver => return Err(input),
+            Speaker::Operator | Speaker::Driver => return Err(Box::new(input)),
         }
         Ok(())
     }
 
     /// What one message of the charging point brings; its last input speaks for all where there is no place.
-    pub(super) fn push_own(&mut self, mut inputs: Vec<Input>) -> Result<(), Input> {
+    pub(super) fn push_own(&mut self, mut inputs: Vec<Input>) -> Result<(), Box<Input>> {
         if matches!(inputs[..], [Input::Due]) {
             // Says nothing itself, so that one is enough and none is too much.
             if !self.own.iter().any(|waiting| matches!(waiting, Input::Due)) {
@@ -79,7 +79,7 @@ impl Waiting {
             return Ok(());
         }
         if self.own.len() + inputs.len() > OWN {
-            return inputs.pop().map_or(Ok(()), Err);
+            return inputs.pop().map_or(Ok(()), |input| Err(Box::new(input)));
         }
         self.own.extend(inputs);
         Ok(())
@@ -155,8 +155,8 @@ mod tests {
         let mut waiting = Waiting::default();
         let message = |to| (0..256).map(|n| started(if n == 255 { to } else { 0 })).collect::<Vec<_>>();
         assert!(waiting.push_own(message(1)).is_ok() && waiting.push_own(message(2)).is_ok());
-        let refused = waiting.push_own(message(3));
-        let Err(Input::Started { reply: Reply::Link { to, .. }, .. }) = refused else { panic!("{refused:?}") };
+        let refused = *waiting.push_own(message(3)).unwrap_err();
+        let Input::Started { reply: Reply::Link { to, .. }, .. } = refused else { panic!("{refused:?}") };
         assert_eq!((to, waiting.own.len()), (3, OWN), "the reply says that nothing of it was taken");
         assert!(waiting.push(Input::Due).is_ok() && waiting.push(Input::Due).is_ok());
         assert_eq!(waiting.own.len(), OWN + 1);

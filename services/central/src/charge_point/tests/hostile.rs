@@ -42,9 +42,9 @@ fn verdicts_that_flip_without_end_are_counted_and_not_repeated_spec_8_2() {
     let counted = world.points[0].flush_repeats(world.now);
     let times: u64 = counted
         .iter()
-        .filter_map(|change| match change {
-            Change::Audit(entry) => entry.parameters.iter().find(|(name, _)| *name == "times"),
-            _ => None,
+        .filter_map(|change| {
+            let Change::Audit(entry) = change else { return None };
+            entry.parameters.iter().find(|(name, _)| *name == "times")
         })
         .map(|(_, times)| times.parse::<u64>().unwrap())
         .sum();
