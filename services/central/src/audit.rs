@@ -35,7 +35,6 @@ actions! {
     CallRefused = "CALL_REFUSED",
     Unintelligible = "UNINTELLIGIBLE",
     Intelligible = "INTELLIGIBLE",
-    Intelligible = "INTELLIGIBLE",
     Fault = "FAULT",
     Recovery = "RECOVERY",
     SupplyRequested = "SUPPLY_REQUESTED",

@@ -52,7 +52,11 @@ pub(crate) struct Driver(mpsc::Sender<Message>);
 impl Driver {
     /// Waits for room. False: Central is stopping.
     pub(crate) async fn send(&self, message: Message) -> bool {
-        self.0.send(message).await.is_ok()
+        match self.0.try_send(message) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(message)) => Box::pin(self.0.send(message)).await.is_ok(),
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
     }
 
     /// Whether so much waits that newcomers are better told to come later (SPEC 4.2).

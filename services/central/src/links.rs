@@ -21,10 +21,15 @@ use std::{
     time::Duration,
 };
 
-use mesh::{link::outbox, process::Context, visitors::Visitors};
+use mesh::{
+    link::{Outbox, Posted, outbox},
+    process::Context,
+    visitors::Visitors,
+};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use proto::{PeerId, link::v1::Reason};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 use wire::{Admit, Link};
 
 use self::{
@@ -41,6 +46,15 @@ pub(crate) use door::Bounds;
 const OUTBOX: usize = 256;
 /// What a peer is told when Central is overloaded.
 const BUSY: Duration = Duration::from_secs(2);
+
+/// A newcomer, with what drives his connection.
+struct Seated {
+    guest: Guest,
+    evicted: CancellationToken,
+    outbox: Outbox,
+    link: Box<Link>,
+    posted: Posted,
+}
 
 /// What all links share.
 #[derive(Debug)]
@@ -108,7 +122,7 @@ impl Links {
             };
             match accepted {
                 Ok((stream, address)) => {
-                    open.spawn(Arc::clone(&self).serve(stream, address, ctx.clone()));
+                    open.spawn(Arc::clone(&self).serve(stream, address, ctx.stop.clone()));
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: those that end make room.
@@ -121,11 +135,33 @@ impl Links {
         open.wait().await;
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, ctx: Context) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
+        let Seated { mut guest, evicted, outbox, link, posted } = self.seat(&stream, address);
+        self.open.inc();
+        let closed = {
+            let running = mesh::link::run(stream, *link, posted, &mut guest, self.shared.clock);
+            let mut running = std::pin::pin!(running);
+            tokio::select! {
+                closed = &mut running => Some(closed),
+                // Its place is needed by another of its address.
+                () = evicted.cancelled() => None,
+                () = stop.cancelled() => {
+                    outbox.close();
+                    tokio::time::timeout(Duration::from_secs(1), running).await.ok()
+                }
+            }
+        };
+        self.open.dec();
+        // Boxed, as are all rare things that a link waits for: its task is as large as the largest of them.
+        Box::pin(guest.leave(closed)).await;
+    }
+
+    /// Takes a place for a newcomer, or tells him to come later.
+    fn seat(self: &Arc<Self>, stream: &TcpStream, address: SocketAddr) -> Seated {
         drop(stream.set_nodelay(true));
         let now = self.shared.clock.mono();
-        let mut link = Link::responder(self.settings, now);
-        let (sender, posted) = outbox(OUTBOX);
+        let mut link = Box::new(Link::responder(self.settings, now));
+        let (outbox, posted) = outbox(OUTBOX);
         let place = if self.drive.is_overloaded() { None } else { self.door.enter(address.ip(), now) };
         if place.is_none() {
             self.refuse("BUSY", address.ip());
@@ -133,22 +169,8 @@ impl Links {
         }
         let evicted = place.as_ref().map(|place| place.evicted.clone()).unwrap_or_default();
         let number = LinkNo(self.next.fetch_add(1, Ordering::Relaxed));
-        let mut guest = Guest::new(Arc::clone(&self), number, address, sender.clone(), place.map(Arc::new));
-        self.open.inc();
-        let closed = {
-            let mut running = std::pin::pin!(mesh::link::run(stream, link, posted, &mut guest, self.shared.clock));
-            tokio::select! {
-            closed = &mut running => Some(closed),
-            // Its place is needed by another of its address.
-            () = evicted.cancelled() => None,
-            () = ctx.stop.cancelled() => {
-                sender.close();
-                tokio::time::timeout(Duration::from_secs(1), running).await.ok()
-            }
-            }
-        };
-        self.open.dec();
-        guest.leave(closed).await;
+        let guest = Guest::new(Arc::clone(self), number, address, outbox.clone(), place.map(Arc::new));
+        Seated { guest, evicted, outbox, link, posted }
     }
 
     fn refuse(&self, reason: &'static str, address: IpAddr) {

@@ -65,13 +65,13 @@ impl Handler for Guest {
         match event {
             Event::Hello(hello) => self.hello(&hello, link).await,
             Event::Message(bytes) => match Up::decode(bytes) {
-                Ok(message) => self.message(message, link, now).await,
+                Ok(message) => Box::pin(self.message(message, link, now)).await,
                 Err(_) if self.is_unproven() => self.out_of_order(link, now),
-                Err(_) => self.not_understood(1, now).await,
+                Err(_) => Box::pin(self.not_understood(1, now)).await,
             },
             // It ends the connection, and is counted then.
             Event::Unintelligible(Unintelligible::Handshake) => {}
-            Event::Unintelligible(_) => self.not_understood(1, now).await,
+            Event::Unintelligible(_) => Box::pin(self.not_understood(1, now)).await,
             // Responders get none of these; `Open` proves nothing yet.
             Event::Open | Event::Busy { .. } | Event::UnknownKey | Event::Closed(_) => {}
         }
@@ -138,7 +138,9 @@ impl Guest {
             return if self.is_unproven() { self.out_of_order(link, now) } else { self.unsupported(message.id) };
         };
         match (&self.stage, body) {
-            (Stage::Claims { .. }, up::Body::Opened(opened)) => self.opened(&opened, message.id, link).await,
+            (Stage::Claims { .. }, up::Body::Opened(opened)) => {
+                Box::pin(self.opened(&opened, message.id, link)).await;
+            }
             (Stage::Stranger(contact), up::Body::Authenticate(shown)) => contact.authenticate(shown, message.id),
             // A status link: life signs and its key state, nothing else (SPEC 4.7).
             (Stage::Stranger(contact), up::Body::KeyInstalled(installed)) if contact.place.is_proven() => {
@@ -150,7 +152,7 @@ impl Guest {
                 self.answer(message.id, Reason::NoKey, "this link carries only signs of life: authenticate");
             }
             (Stage::Part(_), body) => self.part_says(body, message.id, now).await,
-            (Stage::Driver(_), body) => self.driver_says(body, message.id).await,
+            (Stage::Driver(_), body) => Box::pin(self.driver_says(body, message.id)).await,
             (Stage::Knocking | Stage::Claims { .. } | Stage::Stranger(_), _) => self.out_of_order(link, now),
         }
     }
