@@ -287,7 +287,8 @@ fn signed_by(certificate: &str, root: &str) -> bool {
     let (Some(leaf), Some(root)) = (read(certificate), read(root)) else { return false };
     let Some(validity) = x509::validity(&leaf) else { return false };
     let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(validity.not_before).unwrap_or(0)));
-    let (Ok(leaf), Ok(anchor)) = (webpki::EndEntityCert::try_from(&leaf), webpki::anchor_from_trusted_cert(&root)) else {
+    let (Ok(leaf), Ok(anchor)) = (webpki::EndEntityCert::try_from(&leaf), webpki::anchor_from_trusted_cert(&root))
+    else {
         return false;
     };
     let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;

@@ -121,12 +121,10 @@ async fn authorise(peer: &mut Peer, charging_point_id: String, at: Instant) -> a
     peer.say(up::Body::RequestSupply(request)).await?;
     let step = |wanted: Progress| {
         let request_id = request_id.clone();
-        move |body: &down::Body| match body {
-            down::Body::Step(step) if step.request_id == request_id => {
-                let over = matches!(step.progress(), Progress::Refused | Progress::Released);
-                (step.progress() == wanted || over).then(|| step.clone())
-            }
-            _ => None,
+        move |body: &down::Body| {
+            let down::Body::Step(step) = body else { return None };
+            let over = matches!(step.progress(), Progress::Refused | Progress::Released);
+            (step.request_id == request_id && (step.progress() == wanted || over)).then(|| step.clone())
         }
     };
     let authorised = peer.told_until(PATIENCE, step(Progress::Authorised)).await?;
