@@ -19,6 +19,7 @@ mod mayhem;
 pub(crate) mod network;
 pub(crate) mod part;
 pub(crate) mod plan;
+mod ports;
 mod simulated;
 pub(crate) mod status;
 pub(crate) mod stream;

@@ -22,6 +22,7 @@ use super::{
     layout::{Addresses, Layout, Wanted, flags},
     part::Recipe,
     plan::Plan,
+    ports::PortsLock,
     status::{FolderLock, NetworkStatus},
     stream::Stream,
     supervisor::Supervisor,
@@ -83,6 +84,8 @@ impl Network {
                 stream.up(format!("made the tables of {role}"));
             }
         }
+        // Until both have bound what is chosen here.
+        let ports = PortsLock::take(ctx, READY_WITHIN).await;
         let addresses = Addresses::choose(settings.wanted, plan.addresses)?;
         plan.addresses = Some(addresses);
         plan.write(&layout.data)?;
@@ -115,6 +118,7 @@ impl Network {
             _lock: lock,
         };
         network.launch(ctx, &settings).await?;
+        drop(ports);
         Ok(network)
     }
 
