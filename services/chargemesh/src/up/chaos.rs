@@ -1,14 +1,18 @@
-//! What a seeded chaos does (SPEC 9.2): at random moments it kills, ends or freezes a random part. The same seed and
-//! the same parts give the same deeds.
+//! What a seeded chaos does (SPEC 9.2): at random moments it kills, ends or freezes a random part, or kills both of a
+//! charging point. The same seed and the same parts give the same deeds.
 //!
 //! Pure.
 
 use std::time::Duration;
 
+use super::supervisor::is_charging_point;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     /// SIGKILL, a power cut.
     Kill,
+    /// SIGKILL, engine and monitor of one charging point at once: its power fails.
+    KillBoth,
     /// SIGTERM, an orderly end.
     Restart,
     /// Frozen for so long: half-open links, missed signs of life.
@@ -21,6 +25,12 @@ pub(crate) struct Deed {
     pub(crate) after: Duration,
     pub(crate) part: String,
     pub(crate) act: Act,
+}
+
+/// Engine and monitor of the charging point that this part belongs to.
+pub(crate) fn both_of(part: &str) -> [String; 2] {
+    let point = part.rsplit_once('/').map_or(part, |(point, _)| point);
+    ["engine", "monitor"].map(|name| format!("{point}/{name}"))
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +48,7 @@ impl Chaos {
         let after = Duration::from_millis(300 + self.draw(2200));
         let at = usize::try_from(self.draw(u64::try_from(parts.len().max(1)).unwrap_or(1))).unwrap_or(0);
         let act = match self.draw(10) {
+            0..=1 if parts.get(at).is_some_and(|part| is_charging_point(part)) => Act::KillBoth,
             0..=5 => Act::Kill,
             6..=7 => Act::Restart,
             _ => Act::Freeze(Duration::from_millis(500 + self.draw(4500))),
@@ -79,5 +90,13 @@ mod tests {
             assert!(of(|a| *a == Act::Kill) && of(|a| *a == Act::Restart) && of(|a| matches!(a, Act::Freeze(_))));
         }
         assert_eq!(Chaos::seeded(1).next(&[]), None);
+    }
+
+    #[test]
+    fn both_of_a_charging_point_die_at_once_sooner_or_later_and_no_role_has_two_spec_9() {
+        let both: Vec<_> = deeds(1).into_iter().filter(|deed| deed.act == Act::KillBoth).collect();
+        assert!(!both.is_empty() && both.iter().all(|deed| deed.part == "CP-1/engine"));
+        assert_eq!(both_of("CP-1/engine"), ["CP-1/engine", "CP-1/monitor"]);
+        assert_eq!(both_of("CP-1/monitor"), ["CP-1/engine", "CP-1/monitor"]);
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Running,
-    chaos::{Act, Chaos},
+    chaos::{Act, Chaos, both_of},
     invariants::{self, Findings, Seen},
     part::Deed,
     supervisor::is_driver,
@@ -56,6 +56,12 @@ async fn act(running: &Running, part: &str, act: Act) {
     let supervisor = &running.network.supervisor;
     let done = match act {
         Act::Kill => supervisor.deed(part, Deed::Kill).await,
+        Act::KillBoth => {
+            let [engine, monitor] = both_of(part);
+            let (engine, monitor) =
+                tokio::join!(supervisor.deed(&engine, Deed::Kill), supervisor.deed(&monitor, Deed::Kill));
+            engine.and(monitor)
+        }
         Act::Restart => supervisor.deed(part, Deed::Restart).await,
         Act::Freeze(how_long) => {
             let frozen = supervisor.deed(part, Deed::Pause).await;
