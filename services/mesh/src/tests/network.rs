@@ -110,7 +110,7 @@ impl Running {
             told.lock().unwrap().extend(visits);
             Ok(())
         };
-        self.visitors.tell(over, |visits| write(visits)).await;
+        self.visitors.tell(over, write).await;
         told.into_inner().unwrap()
     }
 
