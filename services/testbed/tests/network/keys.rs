@@ -282,7 +282,6 @@ impl<'a> Screens<'a> {
             async { timeout(PATIENCE, watched).await.with_context(|| format!("{action} in the watch stream"))? },
             audited,
         )?;
-        println!("{action}: engine {engine:?}, monitor {monitor:?}, watch stream {watched:?}, audit {audited:?}");
         let late = [engine, monitor, watched, audited].into_iter().any(|took| took > VISIBLE);
         ensure!(!late, "{action}: engine {engine:?}, monitor {monitor:?}, watch {watched:?}, audit {audited:?}");
         Ok(())

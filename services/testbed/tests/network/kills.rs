@@ -119,7 +119,7 @@ async fn all_audited(operator: &Operator, action: &str) -> anyhow::Result<Vec<Au
     let (mut all, mut page_token) = (Vec::new(), String::new());
     loop {
         let filter = Some(AuditFilter { action: action.to_owned(), ..Default::default() });
-        let request = ListAuditRequest { filter, page_size: 1000, page_token, ..Default::default() };
+        let request = ListAuditRequest { filter, page_size: 1000, page_token };
         let page = operator.audit.clone().list(request).await?.into_inner();
         all.extend(page.entries);
         page_token = page.next_page_token;
