@@ -1,8 +1,10 @@
 //! A whole network of real processes in one folder, and a hand on each of its parts.
 
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -31,7 +33,6 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 /// Central and Registry, an operator, and room for charging points and drivers.
 #[derive(Debug)]
 pub struct Network {
-    folder: TempDir,
     pub central: Process,
     pub registry: Process,
     pub operator: Operator,
@@ -39,6 +40,8 @@ pub struct Network {
     pub central_link: SocketAddr,
     pub registry_https: SocketAddr,
     pub registry_grpc: SocketAddr,
+    /// Last, so that a process that ends with this still has its log to show.
+    folder: TempDir,
 }
 
 impl Network {
@@ -467,18 +470,20 @@ fn words(pairs: &[(&str, String)]) -> Vec<String> {
     pairs.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect()
 }
 
-/// Ports that nobody has now. Below the range that outgoing connections are given, or one of those could take a port
-/// of ours while its server is away.
+/// Ports that nobody has now, and that no other network of these tests was given: its server may only be away.
+/// Below the range that outgoing connections are given, or one of those could take a port of ours meanwhile.
 pub fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
-    let mut held = Vec::new();
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut addresses = Vec::new();
     while addresses.len() < N {
         let port = rand::random_range(12_000..32_000);
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port))
+            && given.insert(port)
+        {
             addresses.push(listener.local_addr()?);
-            held.push(listener);
         }
     }
-    drop(held);
+    drop(given);
     addresses.try_into().map_err(|_| anyhow::anyhow!("counted wrong"))
 }
