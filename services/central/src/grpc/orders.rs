@@ -156,7 +156,7 @@ impl Orders {
         let writes = order.into_iter().chain(unknown.flatten()).collect();
         match self.0.shared.ledger.write("order", writes).await {
             Ok(_) => {}
-            Err(Refusal::RepeatedOrder(first)) => return self.answer_to(&first, kind.method()),
+            Err(Refusal::RepeatedOrder(first)) => return self.answer_to(*first, kind.method()).await,
             Err(refusal) => return Err(unwritten(refusal)),
         }
         let matched = progress.answer().matched as usize;
@@ -217,15 +217,30 @@ impl Orders {
         let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
         let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
         let row = self.0.shared.ledger.read("order", read).await.map_err(unread)?;
-        row.map(|row| self.answer_to(&row, method)).transpose()
+        match row {
+            Some(row) => self.answer_to(row, method).await.map(Some),
+            None => Ok(None),
+        }
     }
 
-    fn answer_to(&self, row: &OrderRow, method: &str) -> Result<Answer, Status> {
+    /// What is done when its first answer is given is done when a later one is, too.
+    async fn answer_to(&self, row: OrderRow, method: &str) -> Result<Answer, Status> {
         if row.method != method {
             let text = format!("the request_id {:?} was used for {}; choose another", row.request_id, row.method);
             return Err(refuse(Reason::Invalid, text));
         }
-        Ok(self.latest(row))
+        let under_way = self.lock().get(&row.order_id).cloned();
+        if let Some(under_way) = under_way {
+            if !under_way.kind.is_staggered(under_way.answer().matched as usize, self.many()) {
+                under_way.ended().await;
+            }
+            return Ok(under_way.answer());
+        }
+        // It may have ended since the row was read.
+        let id = row.order_id.clone();
+        let read = move |conn: &mut store::Conn| OrderRow::find(conn, &id);
+        let latest = self.0.shared.ledger.read("order", read).await.map_err(unread)?;
+        Ok(answer_of(&latest.unwrap_or(row)))
     }
 
     fn row(&self, request_id: String, kind: &Kind, by: &Origin, progress: &Progress) -> OrderRow {

@@ -82,6 +82,17 @@ async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
 }
 
 #[tokio::test]
+async fn an_order_that_is_said_again_before_it_is_done_is_answered_with_what_it_did_spec_7_3() {
+    let rim = rim(1).await;
+    let give = || rim.orders.give("r1".into(), these(&["CP001"]), 0, Kind::Maintenance { on: true }, ana());
+    let answers = futures::future::join_all((0..20).map(|_| give())).await;
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert_eq!((answer.state(), answer.done, answer.unchanged), (Done, 1, 0), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn each_charging_point_at_which_an_order_failed_is_an_entry_spec_8_1() {
     let rim = rim(1).await;
     let given = rim.orders.give("r1".into(), these(&["CP001", "CP999"]), 0, Kind::Rotate, ana()).await.unwrap();
