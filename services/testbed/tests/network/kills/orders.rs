@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -38,6 +38,8 @@ pub(crate) struct Seen {
     answered: AtomicUsize,
     /// Sent since the last answer, and not answered.
     outstanding: AtomicBool,
+    /// Why nothing is ordered any more.
+    failed: OnceLock<String>,
 }
 
 impl Seen {
@@ -46,10 +48,12 @@ impl Seen {
         let answered = self.answered.load(SeqCst);
         let soon = async {
             while self.answered.load(SeqCst) == answered || !self.is_outstanding() {
+                ensure!(self.failed.get().is_none(), "{:?}", self.failed);
                 sleep(Duration::from_micros(200)).await;
             }
+            Ok(())
         };
-        timeout(PATIENCE, soon).await.context("no order was answered any more")
+        timeout(PATIENCE, soon).await.context("no order was answered any more")?
     }
 
     pub(crate) fn is_outstanding(&self) -> bool {
@@ -58,6 +62,15 @@ impl Seen {
 
     pub(crate) fn end(&self) {
         self.over.store(true, SeqCst);
+    }
+
+    /// What was ordered, once there is no more.
+    async fn noting<T>(self: Arc<Self>, orders: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let ordered = orders.await;
+        if let Err(error) = &ordered {
+            let _first = self.failed.set(format!("{error:#}"));
+        }
+        ordered
     }
 
     fn is_over(&self) -> bool {
@@ -104,7 +117,7 @@ impl Prices {
     pub(crate) fn start(operator: &Operator, id: &'static str) -> Self {
         let (seen, operator) = (Arc::new(Seen::default()), operator.clone());
         let going = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
+        let orders = async move {
             let mut set = Vec::new();
             for price_e4 in 4_000.. {
                 if going.is_over() {
@@ -122,7 +135,8 @@ impl Prices {
                 sleep(PAUSE).await;
             }
             anyhow::Ok(set)
-        });
+        };
+        let task = tokio::spawn(Arc::clone(&seen).noting(orders));
         Self { seen, task }
     }
 
@@ -162,7 +176,7 @@ impl Identities {
         let token = operator.identities.clone().create_token(request).await?.into_inner();
         let (seen, operator, secret) = (Arc::new(Seen::default()), operator.clone(), token.token);
         let going = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
+        let orders = async move {
             let mut all = Vec::new();
             for number in 0.. {
                 if going.is_over() {
@@ -173,7 +187,8 @@ impl Identities {
                 sleep(PAUSE).await;
             }
             anyhow::Ok(all)
-        });
+        };
+        let task = tokio::spawn(Arc::clone(&seen).noting(orders));
         Ok(Self { seen, token_id: token.token_id, task })
     }
 
