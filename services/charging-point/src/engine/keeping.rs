@@ -24,6 +24,8 @@ pub struct Keeping {
     retry_at: Option<Instant>,
     trouble: Option<String>,
     gated: VecDeque<(u64, up::Body)>,
+    /// The end that the process before did not live to keep.
+    cut_off: Option<u64>,
 }
 
 impl Keeping {
@@ -38,6 +40,7 @@ impl Keeping {
             retry_at: None,
             trouble: None,
             gated: VecDeque::new(),
+            cut_off: None,
         }
     }
 
@@ -60,7 +63,12 @@ impl Keeping {
             // The moment of that value; the clock may have been set back since.
             at_ms: cut.last.at_ms.min(now_ms).max(cut.started.at_ms),
         };
-        self.keep(Entry::Ended(ended), true);
+        self.cut_off = Some(self.keep(Entry::Ended(ended), true));
+    }
+
+    /// Once, when the end of what was cut off is on disk.
+    pub fn take_cut_off(&mut self) -> bool {
+        self.cut_off.take_if(|number| *number <= self.written).is_some()
     }
 
     /// Queues an entry and gives its number. Of registers that have not been taken up yet only the newest stays.

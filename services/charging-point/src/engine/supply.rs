@@ -156,6 +156,11 @@ impl Engine {
     pub(super) fn written(&mut self, upto: u64, now: Now) {
         let healed = self.keeping.trouble().is_some();
         self.keeping.written(upto);
+        if self.keeping.take_cut_off() && self.link.is_some() {
+            // The link was faster than the disk, and has heard of a supply that goes on.
+            let held = self.held();
+            self.way.replace(up::Body::SessionsHeld(held), now.mono);
+        }
         if healed {
             self.report();
         }

@@ -68,6 +68,22 @@ fn the_monitor_gone_the_supply_goes_on_and_nothing_new_is_accepted_spec_9() {
 }
 
 #[test]
+fn killed_during_a_supply_and_linked_before_the_disk_has_its_end_it_reports_that_later_spec_9_engine() {
+    let mut rig = Rig::supplying(settings());
+    rig.wait(S(50));
+    let mut back = Rig::restarted_on(settings(), rig.disk.clone(), Some(None), rig.now);
+    back.input(Input::Paired);
+    back.assign(1);
+    back.link(1, LinkEvent::Open);
+    assert_eq!(back.held()[0].state(), SessionState::Supplying, "not told before it is kept");
+    back.view();
+    back.ups.clear();
+    back.disk_catches_up();
+    let held = back.held();
+    assert_eq!((held.len(), held[0].state(), held[0].reason()), (1, SessionState::Settling, Reason::Fault));
+}
+
+#[test]
 fn killed_during_a_supply_the_energy_is_kept_and_reported_once_spec_9_engine() {
     let mut rig = Rig::supplying(settings());
     rig.wait(Duration::from_millis(50_900));

@@ -67,6 +67,16 @@ impl Rig {
     }
 
     pub(super) fn restarted(settings: Settings, disk: Vec<Record>, now: Now) -> Self {
+        Self::restarted_on(settings, disk, None, now)
+    }
+
+    /// With a disk that may be slow from the beginning.
+    pub(super) fn restarted_on(
+        settings: Settings,
+        disk: Vec<Record>,
+        slow: Option<Option<(Vec<Record>, u64)>>,
+        now: Now,
+    ) -> Self {
         let mut ledger = Ledger::default();
         disk.iter().for_each(|record| ledger.apply(record));
         let mut rig = Self {
@@ -74,7 +84,7 @@ impl Rig {
             now,
             disk,
             disk_works: true,
-            slow: None,
+            slow,
             ups: Vec::new(),
             reports: Vec::new(),
             dials: Vec::new(),
