@@ -82,7 +82,13 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
     network.until_ready().await?;
     let hit = |name: &str| killed.get(name).copied().unwrap_or_default();
     ensure!(hit(CENTRAL_COMMITS) >= 10 && hit(REGISTRY_COMMITS) >= 5, "too few with a commit in flight: {killed:?}");
-    invariant::until_quiet(&network.operator).await?;
+    if let Err(error) = invariant::until_quiet(&network.operator).await {
+        for post in &posts {
+            println!("{}: {}", post.id, post.engine("status", Value::Null).await?);
+        }
+        println!("{:?}", network.operator.audited("", "").await?.iter().take(200).collect::<Vec<_>>());
+        return Err(error);
+    }
     let set = prices.check(&network.operator, "CP-0").await?;
     let enrolled = identities.check(&network.operator).await?;
     println!("{set} prices set and {enrolled} drivers enrolled meanwhile");
