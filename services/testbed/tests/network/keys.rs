@@ -190,7 +190,8 @@ async fn keys_rotate_by_age_without_an_order_and_with_no_gap_spec_4_6() -> anyho
     for object in ["charging-point/CP-1", "driver/ana"] {
         // A key counts as the new one a moment before its entry is durable.
         until(format_args!("two rotations of {object} in the audit"), PATIENCE, async || {
-            let rotated = network.operator.audited("KEY_ROTATED", object).await.map_err(|error| format!("{error:#}"))?;
+            let rotated =
+                network.operator.audited("KEY_ROTATED", object).await.map_err(|error| format!("{error:#}"))?;
             if rotated.len() >= 2 { Ok(()) } else { Err(format!("{rotated:?}")) }
         })
         .await?;
