@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use prost::Message as _;
 use proto::link::v1::{
-    AskAnswer, EngineHealth, Part, Progress, Reason, RequestSupply, SessionsHeld, State, SupplyStarted, Up, down, up,
+    AskAnswer, EngineHealth, ListChargingPoints, Part, Progress, Reason, RequestSupply, SessionsHeld, State,
+    SupplyStarted, Up, down, up,
 };
 use testbed::{network::Network, operator::fresh_id, peer::Peer};
 use tokio::{
@@ -182,10 +183,13 @@ pub(super) async fn engine(network: &Network, keyed: &Keyed) -> anyhow::Result<V
     Ok(voice)
 }
 
-/// A driver with a link.
+/// A driver with a link of which Central knows.
 pub(super) async fn driver(network: &Network, id: &str) -> anyhow::Result<Voice> {
     let keyed = keyed(network, Part::Driver, id).await?;
-    Voice::open(network, &keyed, Part::Driver).await
+    let mut voice = Voice::open(network, &keyed, Part::Driver).await?;
+    voice.say(up::Body::ListChargingPoints(ListChargingPoints {})).await?;
+    voice.until(|body| matches!(body, down::Body::ChargingPoints(_)).then_some(())).await?;
+    Ok(voice)
 }
 
 pub(super) fn step(body: &down::Body, session: &str, progress: Progress) -> Option<Reason> {
