@@ -120,7 +120,11 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
     network.until_state("CP-1", State::Available).await?;
 
     // One use only, and for nobody else.
-    let credential = std::fs::read(network.path("CP-1/data/identity.json"))?;
+    let kept = || -> anyhow::Result<(Value, Value)> {
+        let file: Value = serde_json::from_slice(&std::fs::read(network.path("CP-1/data/identity.json"))?)?;
+        Ok((file["credential"].clone(), file["keys"].clone()))
+    };
+    let before = kept()?;
     for (id, reason) in [("CP-1", "TOKEN_SPENT"), ("CP-2", "TOKEN_SPENT")] {
         let request = EnrolRequest {
             request_id: fresh_id(),
@@ -137,7 +141,7 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
         status["notice"].to_string().contains(Reason::TokenSpent.in_words()) && active(status)
     })
     .await?;
-    assert_eq!(std::fs::read(network.path("CP-1/data/identity.json"))?, credential, "the identity is as it was");
+    assert_eq!(kept()?, before, "credential and keys are as they were");
     network.until_state("CP-1", State::Available).await?;
     Ok(())
 }
