@@ -19,16 +19,15 @@ use crate::{
     session::{Final, SessionId},
 };
 
-/// Sessions that the store is asked for at the same time on behalf of one charging point; what else it says waits.
-const FETCHES: usize = 8;
 /// How often a decision may be refused and decided anew before its input is given up.
 const DECISIONS: u8 = 4;
 
 pub(super) struct Point {
     pub(super) core: ChargePoint,
     waiting: Waiting,
-    /// Sessions that the store is asked for.
-    fetching: usize,
+    /// The store is asked for a session that has long ended. What else it says waits for what is made of that: said
+    /// twice at once, it would be decided twice.
+    fetching: bool,
     /// Registry's word that the store did not take yet.
     untaken: Vec<Identity>,
     turn: Option<InFlight>,
@@ -60,7 +59,7 @@ impl Point {
         Self {
             core,
             waiting: Waiting::default(),
-            fetching: 0,
+            fetching: false,
             untaken: Vec::new(),
             turn: None,
             timer: None,
@@ -150,7 +149,7 @@ impl Drive {
             if point.turn.is_some() {
                 return;
             }
-            let Some(input) = point.waiting.pop(point.fetching >= FETCHES) else { return };
+            let Some(input) = point.waiting.pop(point.fetching) else { return };
             let now = self.now();
             let decision = self.points[number].core.decide(&input, &self.shared.settings, now);
             self.carry_out(number, input, decision, 1);
@@ -301,7 +300,7 @@ impl Drive {
     /// A session that is not at hand any more.
     pub(super) fn fetch(&mut self, number: usize, session: SessionId, last: Final, reply: Reply) {
         let shared = self.shared.clone();
-        self.points[number].fetching += 1;
+        self.points[number].fetching = true;
         self.turns.push(Box::pin(async move {
             let wanted = session.to_string();
             let found = shared.ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
@@ -315,7 +314,7 @@ impl Drive {
     }
 
     pub(super) fn fetched(&mut self, number: usize, fetched: Result<Input, (Reply, String)>) {
-        self.points[number].fetching -= 1;
+        self.points[number].fetching = false;
         match fetched {
             Ok(input) => self.offer(number, input),
             Err((reply, why)) => {
