@@ -103,7 +103,8 @@ impl Orders {
             };
             let by = Origin::new(row.operator.clone(), body.address).because(body.reason).under(row.order_id.as_str());
             let progress = Progress::resumed(answer_of(&row), remaining);
-            self.run(UnderWay::new(body.kind, row, by, progress));
+            let under_way = self.register(UnderWay::new(body.kind, row, by, progress));
+            self.spawn(async move |orders| orders.run(&under_way).await);
         }
         Ok(())
     }
@@ -154,18 +155,31 @@ impl Orders {
         });
         let order = [Write::Order(row.clone()), Write::Audit(rows::audit(&entry))];
         let writes = order.into_iter().chain(unknown.flatten()).collect();
-        match self.0.shared.ledger.write("order", writes).await {
-            Ok(_) => {}
-            Err(Refusal::RepeatedOrder(first)) => return self.answer_to(*first, kind.method()).await,
-            Err(refusal) => return Err(unwritten(refusal)),
+        let under_way = self.register(UnderWay::new(kind, row, by, progress));
+        match self.begin(&under_way, writes).await {
+            Ok(()) => Ok(self.answer_of(&under_way).await),
+            Err(Refusal::RepeatedOrder(first)) => self.answer_to(*first, under_way.kind.method()).await,
+            Err(refusal) => Err(unwritten(refusal)),
         }
-        let matched = progress.answer().matched as usize;
-        let waits = !kind.is_staggered(matched, self.many());
-        let under_way = self.run(UnderWay::new(kind, row, by, progress));
-        if waits {
-            under_way.ended().await;
-        }
-        Ok(under_way.answer())
+    }
+
+    /// Writes an order and carries it out, whether or not whoever gave it waits for the answer.
+    async fn begin(&self, under_way: &Arc<UnderWay>, writes: Vec<Write>) -> Result<(), Refusal> {
+        let (begun, answer) = oneshot::channel();
+        let under_way = Arc::clone(under_way);
+        self.spawn(async move |orders| {
+            let written = orders.0.shared.ledger.write("order", writes).await.map(|_| ());
+            let is_written = written.is_ok();
+            if !is_written {
+                orders.lock().remove(&under_way.row.order_id);
+            }
+            // Nobody may be waiting any more.
+            let _ = begun.send(written);
+            if is_written {
+                orders.run(&under_way).await;
+            }
+        });
+        answer.await.unwrap_or_else(|_| Err(Refusal::Unavailable("this process is ending".to_owned())))
     }
 
     /// What has not been reached yet stays as it was.
@@ -231,10 +245,7 @@ impl Orders {
         }
         let under_way = self.lock().get(&row.order_id).cloned();
         if let Some(under_way) = under_way {
-            if !under_way.kind.is_staggered(under_way.answer().matched as usize, self.many()) {
-                under_way.ended().await;
-            }
-            return Ok(under_way.answer());
+            return Ok(self.answer_of(&under_way).await);
         }
         // It may have ended since the row was read.
         let id = row.order_id.clone();
@@ -258,16 +269,32 @@ impl Orders {
         }
     }
 
-    fn run(&self, under_way: UnderWay) -> Arc<UnderWay> {
+    /// Over few charging points, and for a stop, when it is done; where this process ends before, as it is.
+    async fn answer_of(&self, under_way: &UnderWay) -> Answer {
+        if !under_way.kind.is_staggered(under_way.answer().matched as usize, self.many()) {
+            self.0.ctx.stop.clone().run_until_cancelled(under_way.ended()).await;
+        }
+        under_way.answer()
+    }
+
+    /// Before its row is written, so that whoever reads of an order that is not done finds it here.
+    fn register(&self, under_way: UnderWay) -> Arc<UnderWay> {
         let under_way = Arc::new(under_way);
         self.lock().insert(under_way.row.order_id.clone(), Arc::clone(&under_way));
-        let (orders, running) = (self.clone(), Arc::clone(&under_way));
+        under_way
+    }
+
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Self) -> F) {
+        let work = work(self.clone());
         self.0.ctx.spawn("order", async move {
-            orders.0.ctx.stop.clone().run_until_cancelled(orders.carry_out(&running)).await;
-            orders.lock().remove(&running.row.order_id);
+            work.await;
             Ok(())
         });
-        under_way
+    }
+
+    async fn run(&self, under_way: &UnderWay) {
+        self.0.ctx.stop.clone().run_until_cancelled(self.carry_out(under_way)).await;
+        self.lock().remove(&under_way.row.order_id);
     }
 
     async fn carry_out(&self, under_way: &UnderWay) {
