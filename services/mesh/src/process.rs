@@ -347,6 +347,8 @@ struct Signals {
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let take = |kind| signal(kind).context("cannot take signals");
+        // Untaken it kills. A file past a limit on its size is to be what a full disk is (SPEC 9): a write that fails.
+        drop(take(SignalKind::from_raw(nix::libc::SIGXFSZ))?);
         Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
     }
 
