@@ -45,7 +45,6 @@ struct DatabaseHealth {
 impl Ledger {
     pub(crate) fn new(committer: Committer, database: Database, ctx: &Context) -> Self {
         let component = ctx.health.component("database");
-        component.ready();
         let health = Arc::new(DatabaseHealth { component, failing: AtomicBool::new(false) });
         Self { committer, database, audit: broadcast::channel(FOLLOWED).0, health }
     }

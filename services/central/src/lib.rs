@@ -18,6 +18,7 @@ pub mod allowance;
 pub mod audit;
 pub mod charge_point;
 mod config;
+mod doors;
 mod drive;
 pub mod event;
 mod grpc;
@@ -41,19 +42,17 @@ mod upkeep;
 mod visitors;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use mesh::{
     identity::Identity,
-    policy::DenyList,
     process::{Context, Misuse},
-    visitors::Visitors,
 };
 use proto::central::v1::{
     audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
 };
 use store::{
-    Database,
+    Database, OpenError,
     central::{Committer, CommitterSettings, Write, audit::Checkpoints},
 };
 
@@ -62,12 +61,13 @@ pub use config::{Config, KeyConfig, LinkConfig, Retention, SupplyConfig};
 use self::{
     audit::{Action, Entry},
     charge_point::Origin,
+    doors::{Behind, Doors},
     ledger::{Ledger, Observed},
     secrets::Secrets,
     shared::Shared,
 };
 
-/// Builds, connects and spawns, in the order in which data flows.
+/// Builds, connects and spawns, in the order in which data flows; behind open doors, since the database may be awaited.
 ///
 /// # Errors
 /// A sentence that names what cannot be used.
@@ -76,7 +76,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let secrets = Secrets::open(&config.data.join("identity"))?;
     let lock = lock(&config)?;
     let identity = Identity::open(&ctx, &config.identity)?;
-    let Some(database) = open(&ctx, &config.database_url()).await? else { return Ok(()) };
+    let doors = Doors::open(&config, &ctx, &identity).await?;
+    let Some(database) = open(&ctx, &config.database_url(), &doors).await? else { return Ok(()) };
     secrets.check(&database, &config.data).await?;
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
     let checkpoints_file = config.data.join("audit.checkpoints");
@@ -101,15 +102,14 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     note_role(&shared, Action::RoleStarted).await;
 
     let (drive, inbox) = drive::channel();
-    let denied = DenyList::default();
-    registry::load_denied(&shared, &denied).await?;
+    registry::load_denied(&shared, &doors.denied).await?;
     let looping = drive::Drive::load(Arc::clone(&shared), &ctx).await?;
     spawn(&ctx, "drive", looping.run(inbox, ctx.clone()));
 
     let target = mesh::client::Target::new("registry", config.registry.clone());
     let channel = mesh::client::channel(&identity, target, &config.client).watched_by(&ctx.health);
     let registry = registry::Verifier::new(channel, Arc::clone(&shared), drive.clone());
-    spawn(&ctx, "registry", registry::follow(registry.clone(), denied.clone(), ctx.clone()));
+    spawn(&ctx, "registry", registry::follow(registry.clone(), doors.denied.clone(), ctx.clone()));
     spawn(&ctx, "voids", registry::void(registry.clone(), ctx.clone()));
 
     let orders = grpc::Orders::new(Arc::clone(&shared), drive.clone(), &ctx, config.stagger);
@@ -118,20 +118,14 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let sessions = grpc::SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
     let (of_shared, of_registry) = (Arc::clone(&shared), registry.clone());
     let charging_points = grpc::ChargingPointsService { shared: of_shared, orders, registry: of_registry };
-    let visitors = Visitors::new(ctx.clock, config.limits.visitors_counted_for);
-    spawn(&ctx, "visitors", visitors::note(visitors.clone(), Arc::clone(&shared), ctx.stop.clone()));
-    mesh::server::Server::new(&ctx, &identity, config.limits.clone())
-        .deny_list(&denied)
-        .visitors(&visitors)
-        .add_service(ChargingPointsServer::new(charging_points))
-        .add_service(SessionsServer::new(sessions))
-        .add_service(AuditServer::new(audit))
-        .start("grpc", config.grpc_address)
-        .await?;
-
-    links::Links::new(Arc::clone(&shared), drive, registry, config.wire(), config.bounds(), visitors, &ctx)
-        .start(&ctx, config.link_address)
-        .await?;
+    spawn(&ctx, "visitors", visitors::note(doors.visitors, Arc::clone(&shared), ctx.stop.clone()));
+    let links = links::Links::new(Arc::clone(&shared), drive, registry, config.bounds(), doors.port, &ctx);
+    doors.awaited.arrived(Behind {
+        charging_points: ChargingPointsServer::new(charging_points),
+        sessions: SessionsServer::new(sessions),
+        audit: AuditServer::new(audit),
+        links,
+    });
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
     spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
@@ -165,26 +159,11 @@ fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
 }
 
 /// The database as soon as it is there and migrated; nothing where the process stops before.
-async fn open(ctx: &Context, url: &str) -> anyhow::Result<Option<Database>> {
-    let component = ctx.health.component("database");
+async fn open(ctx: &Context, url: &str, doors: &Doors) -> anyhow::Result<Option<Database>> {
     let observed = Arc::new(Observed::new(&ctx.metrics));
-    let mut warned = false;
-    loop {
-        let error = match Database::open_observed(url, store::central::SCHEMA, observed.clone()).await {
-            Ok(database) => return Ok(Some(database)),
-            Err(error) => error,
-        };
-        if !error.is_transient() && !matches!(error, store::OpenError::TooOld { .. }) {
-            return Err(Misuse::new(error.to_string()).into());
-        }
-        if error.is_denied() && !std::mem::replace(&mut warned, true) {
-            tracing::warn!(%error, "waits for a person");
-        }
-        component.starting(format!("waits: {error}"));
-        if ctx.stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
-            return Ok(None);
-        }
-    }
+    let open = || Database::open_observed(url, store::central::SCHEMA, observed.clone());
+    let passes = |error: &OpenError| error.is_transient() || matches!(error, OpenError::TooOld { .. });
+    Ok(doors.awaited.opened(&ctx.stop, open, passes).await?)
 }
 
 /// Starts and stops of roles are audited (SPEC 8.1).

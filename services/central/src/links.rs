@@ -1,5 +1,5 @@
-//! The link port (SPEC 4): accepts connections, admits those who name a key or ask for a first contact, and hands what
-//! proven peers say to the loop.
+//! The link (SPEC 4): admits those who name a key or ask for a first contact, and hands what proven peers say to the
+//! loop.
 //!
 //! Guarantees: until a peer's first sealed message has opened, nothing is owned, stored or told; unknown ids and wrong
 //! keys get the same answer after the same work; a link that takes or sends too slowly holds up itself alone.
@@ -11,6 +11,7 @@ mod door;
 mod driver;
 mod guest;
 mod part;
+mod port;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,19 +19,18 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mesh::{
     link::{Outbox, Posted, outbox},
     process::Context,
-    visitors::Visitors,
 };
-use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use proto::{PeerId, link::v1::Reason};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use wire::{Admit, Link};
+use wire::Link;
 
 use self::{
     allowances::Allowances,
@@ -40,7 +40,7 @@ use self::{
 };
 use crate::{charge_point::LinkNo, drive::Driver, registry::Verifier, shared::Shared};
 
-pub(crate) use door::Bounds;
+pub(crate) use self::{door::Bounds, port::Port};
 
 /// Messages to a peer that may wait; one that takes them slower is closed, and told how things stand when it is back.
 const OUTBOX: usize = 256;
@@ -62,14 +62,12 @@ pub(crate) struct Links {
     pub shared: Arc<Shared>,
     drive: Driver,
     verifier: Verifier,
-    settings: wire::Settings,
+    port: Arc<Port>,
     door: Arc<Door>,
     attempts: Mutex<Attempts>,
     allowances: Mutex<Allowances>,
-    visitors: Visitors,
     next: AtomicU64,
     open: Gauge,
-    refused: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl Links {
@@ -77,66 +75,31 @@ impl Links {
         shared: Arc<Shared>,
         drive: Driver,
         verifier: Verifier,
-        settings: wire::Settings,
         bounds: Bounds,
-        visitors: Visitors,
+        port: Arc<Port>,
         ctx: &Context,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
             drive,
             verifier,
-            settings,
+            port,
             door: Door::new(bounds),
             attempts: Mutex::default(),
             allowances: Mutex::default(),
-            visitors,
             next: AtomicU64::new(1),
             open: ctx.metrics.register("links", "Open connections of the link", Gauge::default()),
-            refused: ctx.metrics.register("links_refused", "Connections and handshakes refused", Family::default()),
         })
     }
 
-    /// Binds `address` and accepts until the process stops; then closes every link in order.
-    ///
-    /// # Errors
-    /// Where the address cannot be bound.
-    pub(crate) async fn start(self: &Arc<Self>, ctx: &Context, address: SocketAddr) -> anyhow::Result<SocketAddr> {
-        let listener = mesh::process::bind("link", address).await?;
-        let address = listener.local_addr()?;
-        ctx.listening("link", address)?;
-        let (links, accepting) = (Arc::clone(self), ctx.clone());
-        ctx.spawn("links", async move {
-            links.accept(listener, accepting).await;
-            Ok(())
-        });
-        Ok(address)
-    }
-
-    async fn accept(self: Arc<Self>, listener: TcpListener, ctx: Context) {
-        let open = tokio_util::task::TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = ctx.stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, address)) => {
-                    open.spawn(Arc::clone(&self).serve(stream, address, ctx.stop.clone()));
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: those that end make room.
-                    tracing::warn!(%error, "cannot accept a link");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-        open.close();
-        open.wait().await;
-    }
-
+    /// One connection, to its end; then it is closed in order.
     async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
-        let Seated { mut guest, evicted, outbox, link, posted } = self.seat(&stream, address);
+        let now = self.shared.clock.mono();
+        let place = if self.drive.is_overloaded() { None } else { self.door.enter(address.ip(), now) };
+        let Some(place) = place else {
+            return Box::pin(Arc::clone(&self.port).turn_away(stream, address, stop)).await;
+        };
+        let Seated { mut guest, evicted, outbox, link, posted } = self.seat(place, address, now);
         self.open.inc();
         let closed = {
             let running = mesh::link::run(stream, *link, posted, &mut guest, self.shared.clock);
@@ -156,26 +119,17 @@ impl Links {
         Box::pin(guest.leave(closed)).await;
     }
 
-    /// Takes a place for a newcomer, or tells him to come later.
-    fn seat(self: &Arc<Self>, stream: &TcpStream, address: SocketAddr) -> Seated {
-        drop(stream.set_nodelay(true));
-        let now = self.shared.clock.mono();
-        let mut link = Box::new(Link::responder(self.settings, now));
+    fn seat(self: &Arc<Self>, place: Place, address: SocketAddr, now: Instant) -> Seated {
+        let link = Box::new(Link::responder(self.port.settings, now));
         let (outbox, posted) = outbox(OUTBOX);
-        let place = if self.drive.is_overloaded() { None } else { self.door.enter(address.ip(), now) };
-        if place.is_none() {
-            self.refuse("BUSY", address.ip());
-            link.admit(Admit::Busy(BUSY), now);
-        }
-        let evicted = place.as_ref().map(|place| place.evicted.clone()).unwrap_or_default();
+        let evicted = place.evicted.clone();
         let number = LinkNo(self.next.fetch_add(1, Ordering::Relaxed));
-        let guest = Guest::new(Arc::clone(self), number, address, outbox.clone(), place.map(Arc::new));
+        let guest = Guest::new(Arc::clone(self), number, address, outbox.clone(), Arc::new(place));
         Seated { guest, evicted, outbox, link, posted }
     }
 
     fn refuse(&self, reason: &'static str, address: IpAddr) {
-        self.refused.get_or_create(&[("reason", reason)]).inc();
-        self.visitors.stranger("link", reason, Some(address));
+        self.port.refuse(reason, address);
     }
 
     /// Whether `peer` may ask for something that costs a row; what is beyond its allowance is counted in the audit.
@@ -183,8 +137,7 @@ impl Links {
         let (limit, now) = (self.shared.settings.requests, self.shared.clock.mono());
         let may = self.allowances.lock().unwrap_or_else(PoisonError::into_inner).take(peer, limit, now);
         if !may {
-            self.refused.get_or_create(&[("reason", Reason::TooManyAttempts.code())]).inc();
-            self.visitors.peer("request", Reason::TooManyAttempts.code(), peer.to_string(), address);
+            self.port.refuse_peer(Reason::TooManyAttempts.code(), peer.to_string(), address);
         }
         may
     }

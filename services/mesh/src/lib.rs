@@ -8,11 +8,13 @@
 //! * [`server`] and [`client`]: the one gRPC server stack and the one client stack. [`policy`] says who may call what.
 //!   [`http`]: the HTTPS door. [`status`]: the one table from reasons to gRPC codes. [`visitors`]: who logged in or was
 //!   turned away, counted for the audit.
+//! * [`awaited`]: what a role waits for behind open doors.
 //! * [`door`]: places that are shared out, so that no stranger holds them all. [`screen`]: text from outside, for people.
 //!
 //! Architecture invariant: depends on no role and not on `store`; no plaintext is spoken but on the admin port.
 
 pub mod admin;
+pub mod awaited;
 pub mod certs;
 pub mod client;
 pub mod clock;

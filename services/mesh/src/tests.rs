@@ -1,6 +1,7 @@
 //! The stacks against each other, over real sockets, with an authority of their own.
 
 mod authorization;
+mod awaited;
 mod doors;
 mod identity;
 mod lifecycle;

@@ -3,44 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 use mesh::{
+    awaited::Awaited,
     health::Component,
     process::{Context, Misuse},
 };
 use prometheus_client::metrics::{family::Family, histogram::Histogram};
-use store::{Abort, Conn, Database, Observer, Outcome, registry::claim_secret};
+use store::{Abort, Conn, Database, Observer, OpenError, Outcome, registry::claim_secret};
 use zeroize::Zeroizing;
 
-use crate::{Config, credential::Mint, refusal::Refusal, secret};
-
-const AGAIN: Duration = Duration::from_secs(1);
+use crate::{Behind, Config, credential::Mint, refusal::Refusal, secret};
 
 /// Opens it as soon as it is there and migrated; nothing where the process stops before.
 ///
 /// # Errors
 /// Where waiting cannot help.
-pub(crate) async fn open(ctx: &Context, url: &str) -> anyhow::Result<Option<Database>> {
-    let component = ctx.health.component("database");
-    let watch = Arc::new(Watch::new(ctx, component.clone()));
-    let mut warned = false;
-    loop {
-        let error = match Database::open_observed(url, store::registry::SCHEMA, watch.clone()).await {
-            Ok(database) => {
-                component.ready();
-                return Ok(Some(database));
-            }
-            Err(error) => error,
-        };
-        if !error.is_transient() && !matches!(error, store::OpenError::TooOld { .. }) {
-            return Err(Misuse::new(error.to_string()).into());
-        }
-        if error.is_denied() && !std::mem::replace(&mut warned, true) {
-            tracing::warn!(%error, "waits for a person");
-        }
-        component.starting(format!("waits: {error}"));
-        if ctx.stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
-            return Ok(None);
-        }
-    }
+pub(crate) async fn open(ctx: &Context, url: &str, awaited: &Awaited<Behind>) -> anyhow::Result<Option<Database>> {
+    let watch = Arc::new(Watch::new(ctx, ctx.health.component("database")));
+    let open = || Database::open_observed(url, store::registry::SCHEMA, watch.clone());
+    let passes = |error: &OpenError| error.is_transient() || matches!(error, OpenError::TooOld { .. });
+    Ok(awaited.opened(&ctx.stop, open, passes).await?)
 }
 
 /// The secret of the configured file, if it is the one that this database knows.

@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use axum::{
     Router,
     body::Bytes,
-    extract::{ConnectInfo, DefaultBodyLimit, Path, State},
-    http::{HeaderMap, StatusCode, header},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Path},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use mesh::awaited::Awaited;
 use proto::{
     PeerId,
     enrolment::{Blob, EnrolBody, Enrolled, Kind, RefusalBody, SecretText, Standing, StandingState, Trust},
@@ -20,6 +21,7 @@ use proto::{
 use serde::Serialize;
 
 use crate::{
+    Behind,
     audit::Actor,
     authority::{Asker, Authority},
     refusal::{Refusal, refuse},
@@ -29,7 +31,7 @@ use crate::{
 /// A wish to enrol: a token with two roots and two pins, and a little text.
 const MAX_BODY: usize = 32 * 1024;
 
-pub(crate) fn router(authority: Authority) -> Router {
+pub(crate) fn router(awaited: Awaited<Behind>) -> Router {
     Router::new()
         .route("/v1/{collection}", post(enrol))
         .route("/v1/{collection}/{id}", get(standing).delete(leave))
@@ -38,14 +40,26 @@ pub(crate) fn router(authority: Authority) -> Router {
             Refused(StatusCode::METHOD_NOT_ALLOWED, refuse(Reason::Invalid, "POST to enrol, GET or DELETE with an id"))
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(authority)
+        .with_state(awaited)
 }
 
 type From = ConnectInfo<SocketAddr>;
 type Answer<T> = Result<(StatusCode, Secret<T>), Refused>;
 
+/// Before anything else of a request is looked at. Why the database is awaited stands in the log and at `/readyz`:
+/// strangers need not learn where it is.
+impl FromRequestParts<Awaited<Behind>> for Authority {
+    type Rejection = Refused;
+
+    async fn from_request_parts(_: &mut Parts, awaited: &Awaited<Behind>) -> Result<Self, Refused> {
+        let behind = awaited.get();
+        let not_yet = |_| refuse(Reason::Unavailable, "Registry's database cannot be used yet; try again").into();
+        behind.map(|behind| behind.authority.clone()).map_err(not_yet)
+    }
+}
+
 async fn enrol(
-    State(authority): State<Authority>,
+    authority: Authority,
     ConnectInfo(from): From,
     Path(collection): Path<String>,
     headers: HeaderMap,
@@ -70,7 +84,7 @@ async fn enrol(
 }
 
 async fn standing(
-    State(authority): State<Authority>,
+    authority: Authority,
     ConnectInfo(from): From,
     Path((collection, id)): Path<(String, String)>,
     headers: HeaderMap,
@@ -81,7 +95,7 @@ async fn standing(
 }
 
 async fn leave(
-    State(authority): State<Authority>,
+    authority: Authority,
     ConnectInfo(from): From,
     Path((collection, id)): Path<(String, String)>,
     headers: HeaderMap,
@@ -181,7 +195,7 @@ impl<T: Serialize> IntoResponse for Secret<T> {
 }
 
 /// Why not, with its status.
-struct Refused(StatusCode, Refusal);
+pub(crate) struct Refused(StatusCode, Refusal);
 
 impl Refused {
     fn not_found(detail: &str) -> Self {

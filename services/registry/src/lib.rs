@@ -21,6 +21,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use mesh::{
+    awaited::Awaited,
     identity::{Identity, IdentityConfig},
     policy::DenyList,
     process::{Context, Misuse},
@@ -58,6 +59,7 @@ pub use authority::AttemptConfig;
 pub use hashing::HashConfig;
 
 use authority::{Authority, Parts};
+use grpc::Grpc;
 
 /// All that Registry can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -124,7 +126,13 @@ impl Config {
     }
 }
 
-/// Builds, connects and spawns, in the order in which data flows.
+/// What stands behind the doors.
+pub(crate) struct Behind {
+    authority: Authority,
+    grpc: Grpc,
+}
+
+/// Builds, connects and spawns, in the order in which data flows; behind open doors, since the database may be awaited.
 ///
 /// # Errors
 /// A sentence that names what cannot be used.
@@ -132,9 +140,10 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
     let lock = mesh::process::lock(&config.data, "Registry")?;
     let identity = Identity::open(&ctx, &config.identity)?;
-    let Some(database) = database::open(&ctx, &config.database_url()).await? else { return Ok(()) };
-    let mint = database::mint(&database, &config).await?;
     let (denied, visitors) = (DenyList::default(), Visitors::new(ctx.clock, config.limits.visitors_counted_for));
+    let awaited = open_doors(&config, &ctx, &identity, &denied, &visitors).await?;
+    let Some(database) = database::open(&ctx, &config.database_url(), &awaited).await? else { return Ok(()) };
+    let mint = database::mint(&database, &config).await?;
     let parts = Parts {
         database: database.clone(),
         mint,
@@ -142,9 +151,9 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         attempts: config.attempts.clone(),
         clock: ctx.clock,
         metrics: metrics::Metrics::new(&ctx.metrics),
-        denied: denied.clone(),
+        denied,
         roots: roots(&identity),
-        visitors: visitors.clone(),
+        visitors,
         health: ctx.health.clone(),
     };
     let authority = Authority::open(parts).await.context("cannot read the database")?;
@@ -153,18 +162,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     }
     audit::started(&authority).await?;
 
-    let grpc = grpc::Grpc { authority: authority.clone(), stop: ctx.stop.clone() };
-    mesh::server::Server::new(&ctx, &identity, config.limits.clone())
-        .deny_list(&denied)
-        .visitors(&visitors)
-        .add_service(IdentitiesServer::new(grpc.clone()))
-        .add_service(OperatorsServer::new(grpc))
-        .start("grpc", config.grpc_address)
-        .await?;
-    let door = http::router(authority.clone());
-    let (limits, patience) = (config.limits.clone(), config.patience.clone());
-    let settings = mesh::http::Settings { limits, patience, visitors: visitors.clone() };
-    mesh::http::start(&ctx, &identity, settings, "https", config.https_address, door).await?;
+    let grpc = Grpc { authority: authority.clone(), stop: ctx.stop.clone() };
+    awaited.arrived(Behind { authority: authority.clone(), grpc });
 
     checkpoints::start(&ctx, &config, &database)?;
     if let Some(central) = central(&config, &ctx, &identity) {
@@ -182,6 +181,29 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         Ok(())
     });
     Ok(())
+}
+
+/// From the start, so that whoever knocks while the database is awaited hears so (SPEC 9.1).
+async fn open_doors(
+    config: &Config,
+    ctx: &Context,
+    identity: &Identity,
+    denied: &DenyList,
+    visitors: &Visitors,
+) -> anyhow::Result<Awaited<Behind>> {
+    let awaited = Awaited::<Behind>::new(&ctx.health, "database");
+    mesh::server::Server::new(ctx, identity, config.limits.clone())
+        .deny_list(denied)
+        .visitors(visitors)
+        .add_service(awaited.service(|behind| IdentitiesServer::new(behind.grpc.clone())))
+        .add_service(awaited.service(|behind| OperatorsServer::new(behind.grpc.clone())))
+        .start("grpc", config.grpc_address)
+        .await?;
+    let (limits, patience) = (config.limits.clone(), config.patience.clone());
+    let settings = mesh::http::Settings { limits, patience, visitors: visitors.clone() };
+    let door = http::router(awaited.clone());
+    mesh::http::start(ctx, identity, settings, "https", config.https_address, door).await?;
+    Ok(awaited)
 }
 
 fn central(config: &Config, ctx: &Context, identity: &Identity) -> Option<mesh::client::Channel> {

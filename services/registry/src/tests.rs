@@ -25,6 +25,7 @@ mod enrol;
 mod operators;
 mod postgresql;
 mod verify;
+mod waits;
 mod watch;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -61,15 +62,27 @@ impl Network {
     }
 
     async fn at(dir: TempDir, url: String, extra: &[&'static str], central: &str) -> Self {
+        Database::migrate(&url, SCHEMA).await.unwrap();
+        let mut network = Self::made(dir, url, extra, central);
+        network.run().await;
+        network
+    }
+
+    /// Not running, and on a database that nobody has made.
+    fn unmigrated() -> Self {
+        let dir = TempDir::new().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("registry.db").display());
+        Self::made(dir, url, &[], "")
+    }
+
+    fn made(dir: TempDir, url: String, extra: &[&'static str], central: &str) -> Self {
         mesh::process::install_cryptography();
         let certificates = Certificates::create(&dir.path().join("authority"), "mesh.test", YEAR).unwrap();
-        Database::migrate(&url, SCHEMA).await.unwrap();
         let ctx = Context::detached("registry");
         let (extra, central) = (extra.to_vec(), central.to_owned());
-        let mut network = Self { dir, certificates, url, extra, ctx, central };
+        let network = Self { dir, certificates, url, extra, ctx, central };
         network.role(Caller::Registry, "registry");
         network.role(Caller::Central, "central");
-        network.run().await;
         network
     }
 
@@ -195,4 +208,13 @@ fn request_id() -> String {
 
 fn reason(status: &Status) -> &'static str {
     mesh::status::reason_of(status).map_or("none", |reason| reason.code())
+}
+
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let patience = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), patience).await.expect("it did not come to that");
 }

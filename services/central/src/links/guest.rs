@@ -30,7 +30,7 @@ pub(super) struct Guest {
     address: SocketAddr,
     pub(super) from: Arc<str>,
     pub(super) outbox: Outbox,
-    place: Option<Arc<Place>>,
+    place: Arc<Place>,
     pub(super) stage: Stage,
     unintelligible: Unheard,
 }
@@ -79,13 +79,7 @@ impl Handler for Guest {
 }
 
 impl Guest {
-    pub(super) fn new(
-        links: Arc<Links>,
-        link: LinkNo,
-        address: SocketAddr,
-        outbox: Outbox,
-        place: Option<Arc<Place>>,
-    ) -> Self {
+    pub(super) fn new(links: Arc<Links>, link: LinkNo, address: SocketAddr, outbox: Outbox, place: Arc<Place>) -> Self {
         let (from, stage) = (address.to_string().into(), Stage::Knocking);
         Self { links, link, address, from, outbox, place, stage, unintelligible: Unheard::default() }
     }
@@ -117,8 +111,7 @@ impl Guest {
         });
         match admitted {
             Some((ours, peer, None)) => {
-                let Some(place) = self.place.clone() else { return };
-                self.stage = Stage::Stranger(self.contact(peer, place));
+                self.stage = Stage::Stranger(self.contact(peer));
                 link.admit(Admit::FirstContact(ours), clock.mono());
             }
             Some((ours, peer, Some(key))) => {
@@ -148,7 +141,7 @@ impl Guest {
                 let inputs = vec![part::key_installed(installed, self.link, message.id)];
                 self.links.drive.send(Message::FromPart { at, link: self.link, inputs }).await;
             }
-            (Stage::Stranger(_), _) if self.place_is_proven() => {
+            (Stage::Stranger(_), _) if self.place.is_proven() => {
                 self.answer(message.id, Reason::NoKey, "this link carries only signs of life: authenticate");
             }
             (Stage::Part(_), body) => self.part_says(body, message.id, now).await,
@@ -170,7 +163,7 @@ impl Guest {
         if opened.life_sign_ms > 0 {
             link.set_life_sign(Duration::from_millis(opened.life_sign_ms.into()));
         }
-        self.prove();
+        self.place.proven();
         self.stage = match &peer {
             PeerId::ChargingPoint(id) => Stage::Part(part::Conversation::new(id.clone(), part, &self.links.shared)),
             PeerId::Driver(id) => Stage::Driver(driver::Conversation::new(id.clone())),
@@ -191,10 +184,10 @@ impl Guest {
         }
     }
 
-    fn contact(&self, peer: PeerId, place: Arc<Place>) -> Contact {
+    fn contact(&self, peer: PeerId) -> Contact {
         Contact {
             links: Arc::clone(&self.links),
-            place,
+            place: Arc::clone(&self.place),
             peer,
             link: self.link,
             address: self.address.ip(),
@@ -204,22 +197,12 @@ impl Guest {
         }
     }
 
-    fn prove(&mut self) {
-        if let Some(place) = &self.place {
-            place.proven();
-        }
-    }
-
     fn is_unproven(&self) -> bool {
         match self.stage {
             Stage::Knocking | Stage::Claims { .. } => true,
-            Stage::Stranger(_) => !self.place_is_proven(),
+            Stage::Stranger(_) => !self.place.is_proven(),
             Stage::Part(_) | Stage::Driver(_) => false,
         }
-    }
-
-    fn place_is_proven(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.is_proven())
     }
 
     /// Every message to a charging point carries its epoch (SPEC 4.9); a driver has none.
@@ -306,7 +289,7 @@ impl Guest {
 
     pub(super) async fn leave(mut self, closed: Option<Closed>) {
         self.flush_unheard().await;
-        let proven = self.place_is_proven();
+        let proven = self.place.is_proven();
         if !proven && let Some(reason) = failure(closed) {
             self.links.refuse(reason, self.address.ip());
         }

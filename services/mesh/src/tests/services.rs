@@ -22,7 +22,7 @@ use crate::{
     visitors::Visitors,
 };
 
-struct Operators;
+pub(super) struct Operators;
 
 #[tonic::async_trait]
 impl operators_server::Operators for Operators {

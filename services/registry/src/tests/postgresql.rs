@@ -65,3 +65,34 @@ async fn without_its_database_registry_says_so_and_goes_on_when_it_is_back_spec_
     assert_eq!(network.verify("CP-1", &credential).await.unwrap().reason(), proto::link::v1::Reason::Unspecified);
     assert_eq!(network.ctx.health.readiness(), Readiness::Ready);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_starts_before_its_database_refuses_in_words_and_serves_when_it_comes_spec_9_1() {
+    let start = || {
+        let server = Postgres::start().unwrap();
+        let url = server.create_database();
+        (server, url)
+    };
+    let (mut server, url) = tokio::task::spawn_blocking(start).await.unwrap();
+    let mut network = Network::at(TempDir::new().unwrap(), url, &[], "").await;
+    let credential = network.enrolled("CP-1").await;
+    network.stop().await;
+    let crash = move || {
+        server.crash();
+        server
+    };
+    let mut server = tokio::task::spawn_blocking(crash).await.unwrap();
+
+    network.ctx = Context::detached("registry");
+    let running = tokio::spawn(crate::run(network.config(), network.ctx.clone()));
+    until(async || network.ctx.health.readiness() == Readiness::Degraded).await;
+    let refused = network.verify("CP-1", &credential).await.unwrap_err();
+    assert_eq!(reason(&refused), "UNAVAILABLE", "{refused}");
+    assert!(refused.message().contains("cannot be used yet: cannot reach the database postgres://"), "{refused}");
+
+    let _server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
+    until(async || network.verify("CP-1", &credential).await.is_ok()).await;
+    assert_eq!(network.ctx.health.readiness(), Readiness::Ready);
+    running.await.unwrap().unwrap();
+    network.stop().await;
+}

@@ -16,3 +16,4 @@ mod reflection;
 mod refused;
 mod removal;
 mod support;
+mod waits;

@@ -1,0 +1,56 @@
+//! Central's doors: open from the start, so that whoever knocks while the database is awaited hears so (SPEC 9.1).
+
+use std::sync::Arc;
+
+use mesh::{awaited::Awaited, identity::Identity, policy::DenyList, process::Context, visitors::Visitors};
+use proto::central::v1::{
+    audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
+};
+
+use crate::{
+    Config,
+    grpc::{AuditService, ChargingPointsService, SessionsService},
+    links::{Links, Port},
+};
+
+/// What stands behind the doors.
+pub(crate) struct Behind {
+    pub(crate) charging_points: ChargingPointsServer<ChargingPointsService>,
+    pub(crate) sessions: SessionsServer<SessionsService>,
+    pub(crate) audit: AuditServer<AuditService>,
+    pub(crate) links: Arc<Links>,
+}
+
+/// Both doors, and what the rest of Central has to do with them.
+pub(crate) struct Doors {
+    pub(crate) awaited: Awaited<Behind>,
+    pub(crate) port: Arc<Port>,
+    pub(crate) denied: DenyList,
+    pub(crate) visitors: Visitors,
+}
+
+impl Doors {
+    /// Binds, announces and answers: with refusals until what is awaited has arrived.
+    ///
+    /// # Errors
+    /// A sentence that names the address that cannot be bound.
+    pub(crate) async fn open(config: &Config, ctx: &Context, identity: &Identity) -> anyhow::Result<Self> {
+        let awaited = Awaited::<Behind>::new(&ctx.health, "database");
+        let denied = DenyList::default();
+        let visitors = Visitors::new(ctx.clock, config.limits.visitors_counted_for);
+        mesh::server::Server::new(ctx, identity, config.limits.clone())
+            .deny_list(&denied)
+            .visitors(&visitors)
+            .add_service(awaited.service(|behind| behind.charging_points.clone()))
+            .add_service(awaited.service(|behind| behind.sessions.clone()))
+            .add_service(awaited.service(|behind| behind.audit.clone()))
+            .start("grpc", config.grpc_address)
+            .await?;
+        let port = Port::new(ctx, config.wire(), &visitors);
+        port.open(ctx, config.link_address, awaited.clone()).await?;
+        Ok(Self { awaited, port, denied, visitors })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Central as a whole while its database is not migrated yet.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Parser;
+use mesh::{
+    certs::Authority,
+    client::{Channel, Settings, Target, channel},
+    health::Readiness,
+    identity::Identity,
+    process::Context,
+};
+use proto::{
+    Caller,
+    central::v1::{GetChargingPointRequest, charging_points_client::ChargingPointsClient},
+    link::v1::{Busy, Reason},
+};
+use store::{Database, central::SCHEMA};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use tonic::{Code, Status};
+
+use crate::Config;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const ENQ: u8 = 0x05;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// A Central whose database nobody has made.
+struct Waiting {
+    folder: TempDir,
+    ctx: Context,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Waiting {
+    fn start() -> Self {
+        mesh::process::install_cryptography();
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::create(&folder.path().join("authority"), "mesh.test", DAY).unwrap();
+        authority.issue_role(Caller::Central, &folder.path().join("central"), &[], DAY, false).unwrap();
+        let ana = folder.path().join("ana");
+        authority.issue_person(Caller::Operator, &"ana".parse().unwrap(), &ana, DAY, false).unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (data, identity) = (path("data"), path("central"));
+        let args = ["central", "--data", &data, "--identity", &identity, "--registry", "127.0.0.1:1"];
+        let addresses = ["--grpc-address", "127.0.0.1:0", "--link-address", "127.0.0.1:0"];
+        let config = Cli::parse_from(args.into_iter().chain(addresses)).config;
+        let ctx = Context::detached("central");
+        let running = tokio::spawn(crate::run(config, ctx.clone()));
+        Self { folder, ctx, running }
+    }
+
+    fn address(&self, door: &str) -> Option<SocketAddr> {
+        self.ctx.address_of(door).map(|address| address.parse().unwrap())
+    }
+
+    /// Both doors are open, and it has looked for its database.
+    async fn until_it_waits(&self) {
+        let waits = || self.address("link").is_some() && self.ctx.health.readiness() == Readiness::Degraded;
+        self.until("it waits", async || waits()).await;
+    }
+
+    fn ana(&self) -> ChargingPointsClient<Channel> {
+        let identity = Identity::load(&self.folder.path().join("ana")).unwrap();
+        let central = Target::new("central", [self.address("grpc").unwrap().to_string()]);
+        ChargingPointsClient::new(channel(&identity, central, &Settings::default()))
+    }
+
+    async fn ask(&self, ana: &ChargingPointsClient<Channel>) -> Status {
+        let request = GetChargingPointRequest { id: "CP-1".into() };
+        ana.clone().get(request).await.expect_err("there is no charging point")
+    }
+
+    async fn migrate(&self) {
+        let url = format!("sqlite:{}", self.folder.path().join("data/central.db").display());
+        Database::migrate(&url, SCHEMA).await.unwrap();
+    }
+
+    async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        let patience = async {
+            while !is_so().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), patience).await.expect(what);
+    }
+
+    async fn stop(self) {
+        self.ctx.stop.cancel();
+        self.running.await.unwrap().unwrap();
+        self.ctx.ended().await.unwrap();
+    }
+}
+
+/// The first two bytes that a caller hears: what answers his `ENQ`.
+async fn call(link: SocketAddr) -> ([u8; 2], TcpStream) {
+    let mut stream = TcpStream::connect(link).await.unwrap();
+    stream.write_all(&[ENQ]).await.unwrap();
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).await.unwrap();
+    (answer, stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_awaited_both_doors_refuse_and_then_serve_on_the_same_ports_spec_9_1() {
+    let central = Waiting::start();
+    central.until_it_waits().await;
+    let (grpc, link, ana) = (central.address("grpc"), central.address("link").unwrap(), central.ana());
+    let refused = central.ask(&ana).await;
+    assert_eq!((refused.code(), mesh::status::reason_of(&refused)), (Code::Unavailable, Some(Reason::Unavailable)));
+    let words = refused.message();
+    assert!(words.starts_with("the database cannot be used yet: ") && words.contains("chargemesh migrate"), "{words}");
+
+    // NACK 0, one busy frame with its counter and a time, EOT (SPEC 4.2).
+    let (answer, mut rest) = call(link).await;
+    assert_eq!(answer, [0x15, 0]);
+    let mut frame = Vec::new();
+    rest.read_to_end(&mut frame).await.unwrap();
+    let busy = prost::Message::encode_to_vec(&Busy { retry_after_ms: 2000 });
+    assert!(frame.windows(busy.len()).any(|bytes| bytes == busy), "{frame:02x?}");
+    assert_eq!((frame.first(), frame.last()), (Some(&0x02), Some(&0x04)), "{frame:02x?}");
+    let metrics = central.ctx.metrics.encode().unwrap();
+    assert!(metrics.contains(r#"links_refused_total{reason="BUSY"} 1"#), "{metrics}");
+
+    central.migrate().await;
+    central.until("it serves", async || central.ask(&ana).await.code() == Code::NotFound).await;
+    assert_eq!(call(link).await.0, [0x06, 0], "ACK 0");
+    assert_eq!((central.address("grpc"), central.address("link")), (grpc, Some(link)));
+    central.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_a_central_that_waits_in_order_spec_9() {
+    let central = Waiting::start();
+    central.until_it_waits().await;
+    // Somebody who has called and somebody who says nothing hold nothing up.
+    let link = central.address("link").unwrap();
+    let _silent = TcpStream::connect(link).await.unwrap();
+    let _called = call(link).await;
+    let folder = central.folder.path().to_owned();
+    central.stop().await;
+    assert!(!folder.join("data/central.db").exists(), "and nothing was made of the database");
+    assert!(TcpStream::connect(link).await.is_err(), "nobody listens any more");
+}

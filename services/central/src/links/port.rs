@@ -1,0 +1,113 @@
+//! The port of the link, open from the start of the process to its end. Whoever comes before there is anybody to hear
+//! him, or when there is too much to do, is told to come later (SPEC 4.2, 9.1).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use mesh::{
+    awaited::Awaited,
+    clock::{Clock, Now},
+    link::{Handler, outbox},
+    process::Context,
+    visitors::Visitors,
+};
+use prometheus_client::metrics::{counter::Counter, family::Family};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use wire::{Admit, Event, Link};
+
+use super::BUSY;
+use crate::doors::Behind;
+
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(super) settings: wire::Settings,
+    clock: Clock,
+    visitors: Visitors,
+    refused: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+impl Port {
+    pub(crate) fn new(ctx: &Context, settings: wire::Settings, visitors: &Visitors) -> Arc<Self> {
+        let refused = ctx.metrics.register("links_refused", "Connections and handshakes refused", Family::default());
+        Arc::new(Self { settings, clock: ctx.clock, visitors: visitors.clone(), refused })
+    }
+
+    /// Binds `address` and accepts until the process stops; then waits until every link has closed in order.
+    ///
+    /// # Errors
+    /// Where the address cannot be bound.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        ctx: &Context,
+        address: SocketAddr,
+        awaited: Awaited<Behind>,
+    ) -> anyhow::Result<()> {
+        let listener = mesh::process::bind("link", address).await?;
+        ctx.listening("link", listener.local_addr()?)?;
+        let (port, stop) = (Arc::clone(self), ctx.stop.clone());
+        ctx.spawn("links", async move {
+            port.accept(listener, awaited, stop).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener, awaited: Awaited<Behind>, stop: CancellationToken) {
+        let open = tokio_util::task::TaskTracker::new();
+        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((stream, address)) => {
+                    // A small frame must not wait for the acknowledgement of the one before.
+                    drop(stream.set_nodelay(true));
+                    match awaited.get() {
+                        Ok(behind) => open.spawn(Arc::clone(&behind.links).serve(stream, address, stop.clone())),
+                        Err(_) => open.spawn(Arc::clone(&self).turn_away(stream, address, stop.clone())),
+                    };
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: those that end make room.
+                    tracing::warn!(%error, "cannot accept a link");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        open.close();
+        open.wait().await;
+    }
+
+    /// Says when to come again; nothing else that he says is heard.
+    pub(super) async fn turn_away(self: Arc<Self>, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
+        self.refuse("BUSY", address.ip());
+        let now = self.clock.mono();
+        let mut link = Link::responder(self.settings, now);
+        link.admit(Admit::Busy(BUSY), now);
+        // Nobody posts anything; but a link whose outbox is gone closes before it has answered.
+        let (_nobody, posted) = outbox(1);
+        stop.run_until_cancelled(mesh::link::run(stream, link, posted, &mut Deaf, self.clock)).await;
+    }
+
+    pub(super) fn refuse(&self, reason: &'static str, address: IpAddr) {
+        self.count(reason);
+        self.visitors.stranger("link", reason, Some(address));
+    }
+
+    /// Somebody who proved his key.
+    pub(super) fn refuse_peer(&self, reason: &'static str, peer: String, address: IpAddr) {
+        self.count(reason);
+        self.visitors.peer("request", reason, peer, address);
+    }
+
+    fn count(&self, reason: &'static str) {
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+}
+
+struct Deaf;
+
+impl Handler for Deaf {
+    async fn handle(&mut self, _: Event, _: &mut Link, _: Now) {}
+}

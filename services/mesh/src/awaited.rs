@@ -1,0 +1,161 @@
+//! What a role cannot serve without and may have to wait for: its database (SPEC 1.7). Its doors are open meanwhile, so
+//! that it stays in its Service and answers, if only with a refusal in words (SPEC 9.1); as soon as what is awaited has
+//! arrived, the same doors serve.
+//!
+//! A door asks for each call or connection, by [`Awaited::get`] or, for a gRPC service, by [`Awaited::service`]. Whoever
+//! may not call at all is refused before: it stands innermost in the server's stack.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Ready, ready},
+    sync::{Arc, OnceLock},
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::future::Either;
+use proto::link::v1::Reason;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, body::Body, server::NamedService};
+use tower::Service;
+
+use crate::{
+    health::{Component, Health},
+    process::Misuse,
+    status::with_reason,
+};
+
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What stands behind the doors of a role, once it does. Cheap to clone; all clones are one.
+pub struct Awaited<T>(Arc<Inner<T>>);
+
+struct Inner<T> {
+    /// What is waited for, as people and health call it.
+    what: &'static str,
+    component: Component,
+    why: ArcSwap<String>,
+    behind: OnceLock<T>,
+}
+
+impl<T> Awaited<T> {
+    /// `what` is the component of `health` that says how far it is.
+    pub fn new(health: &Health, what: &'static str) -> Self {
+        let (component, why) = (health.component(what), ArcSwap::from_pointee("it is being opened".to_owned()));
+        Self(Arc::new(Inner { what, component, why, behind: OnceLock::new() }))
+    }
+
+    /// What stands behind the doors.
+    ///
+    /// # Errors
+    /// A sentence that says why nothing does, for those who may know where it is looked for.
+    pub fn get(&self) -> Result<&T, String> {
+        let Inner { what, why, behind, .. } = &*self.0;
+        behind.get().ok_or_else(|| format!("the {what} cannot be used yet: {}", why.load()))
+    }
+
+    /// Tries `open` until it succeeds; nothing where the process stops before.
+    ///
+    /// # Errors
+    /// The first that does not `pass` by waiting.
+    pub async fn opened<D, E, F>(
+        &self,
+        stop: &CancellationToken,
+        open: impl Fn() -> F,
+        passes: impl Fn(&E) -> bool,
+    ) -> Result<Option<D>, Misuse>
+    where
+        E: fmt::Display,
+        F: Future<Output = Result<D, E>>,
+    {
+        loop {
+            match stop.run_until_cancelled(open()).await {
+                None => return Ok(None),
+                Some(Ok(opened)) => {
+                    self.0.why.store(Arc::new("it is being read".to_owned()));
+                    return Ok(Some(opened));
+                }
+                Some(Err(error)) if passes(&error) => {
+                    self.0.component.degraded(format!("waits: {error}"));
+                    self.0.why.store(Arc::new(error.to_string()));
+                }
+                Some(Err(error)) => return Err(Misuse::new(error.to_string())),
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// From now on the doors serve. Once is enough: a second time changes nothing.
+    pub fn arrived(&self, behind: T) {
+        if self.0.behind.set(behind).is_ok() {
+            self.0.component.ready();
+        }
+    }
+
+    /// One of the gRPC services that stand behind the door.
+    pub fn service<S>(&self, of: fn(&T) -> S) -> AwaitedService<T, S> {
+        AwaitedService { awaited: self.clone(), of }
+    }
+}
+
+impl<T> Clone for Awaited<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> fmt::Debug for Awaited<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Awaited").field("what", &self.0.what).field("why", &self.get().err()).finish()
+    }
+}
+
+/// Refuses every call, with why, until what it needs has arrived.
+pub struct AwaitedService<T, S> {
+    awaited: Awaited<T>,
+    of: fn(&T) -> S,
+}
+
+impl<T, S> Clone for AwaitedService<T, S> {
+    fn clone(&self) -> Self {
+        Self { awaited: self.awaited.clone(), of: self.of }
+    }
+}
+
+impl<T, S> Service<http::Request<Body>> for AwaitedService<T, S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+{
+    type Response = S::Response;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<S::Response, Infallible>>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        // So are the services of tonic: what bounds their calls stands further out in the stack.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match self.awaited.get() {
+            Ok(behind) => Either::Left((self.of)(behind).call(request)),
+            Err(why) => {
+                let refusal = with_reason(Code::Unavailable, Reason::Unavailable, why);
+                Either::Right(ready(Ok(refusal.into_http())))
+            }
+        }
+    }
+}
+
+impl<T, S: NamedService> NamedService for AwaitedService<T, S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<T, S> fmt::Debug for AwaitedService<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AwaitedService").field(&self.awaited).finish()
+    }
+}
