@@ -153,16 +153,11 @@ pub struct LinkConfig {
     #[arg(long, env = "CHARGEMESH_REQUESTS_PER_SECOND", value_name = "N", default_value_t = 4,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_per_second: u32,
-    /// How long a handshake may take, to the first message that proves the peer
-    #[arg(long, env = "CHARGEMESH_LINK_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s",
-          value_parser = parse_some)]
-    pub handshake_timeout: Duration,
     /// Sign of life expected from peers that name no interval of their own
     #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms", value_parser = parse_some)]
     pub life_sign: Duration,
-    /// Signs of life that a peer may miss
-    #[arg(long, env = "CHARGEMESH_MISSES", value_name = "N", default_value_t = 3)]
-    pub misses: u32,
+    #[command(flatten)]
+    pub conversation: mesh::link::Config,
 }
 
 /// How long things are kept.
@@ -227,11 +222,6 @@ impl Config {
     }
 
     pub(crate) fn wire(&self) -> wire::Settings {
-        wire::Settings {
-            life_sign: self.link.life_sign,
-            misses: self.link.misses,
-            handshake_timeout: self.link.handshake_timeout,
-            ..wire::Settings::default()
-        }
+        self.link.conversation.wire(self.link.life_sign)
     }
 }

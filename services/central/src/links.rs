@@ -26,7 +26,7 @@ use mesh::{
     link::{Outbox, Posted, outbox},
     process::Context,
 };
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use proto::{PeerId, link::v1::Reason};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,8 @@ pub(crate) struct Links {
     allowances: Mutex<Allowances>,
     next: AtomicU64,
     open: Gauge,
+    /// Messages that peers said they do not know.
+    not_known: Counter,
 }
 
 impl Links {
@@ -89,6 +91,11 @@ impl Links {
             allowances: Mutex::default(),
             next: AtomicU64::new(1),
             open: ctx.metrics.register("links", "Open connections of the link", Gauge::default()),
+            not_known: ctx.metrics.register(
+                "link_messages_not_known",
+                "Messages that a peer did not know",
+                Counter::default(),
+            ),
         })
     }
 

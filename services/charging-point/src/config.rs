@@ -90,6 +90,9 @@ pub struct FleetConfig {
     pub reach: ReachConfig,
 }
 
+/// Both ends stand beside each other.
+const PAIRING_HANDSHAKE: Duration = Duration::from_secs(3);
+
 /// Where engine and monitor meet.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Pairing of engine and monitor")]
@@ -101,13 +104,22 @@ pub struct PairingConfig {
     /// File with the secret of a pairing over the network
     #[arg(long, env = "CHARGEMESH_PAIRING_SECRET_FILE", value_name = "FILE")]
     pub pairing_secret_file: Option<PathBuf>,
-    /// How often engine and monitor give each other a sign of life; three missed: gone
+    /// How often engine and monitor give each other a sign of life
     #[arg(long, env = "CHARGEMESH_PAIRING_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
           value_parser = mesh::duration::parse_some)]
     pub pairing_life_sign: Duration,
+    /// Signs of life that either may miss before it is gone
+    #[arg(long, env = "CHARGEMESH_PAIRING_MISSES", value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub pairing_misses: u32,
 }
 
 impl PairingConfig {
+    pub(crate) fn wire(&self) -> wire::Settings {
+        let (life_sign, misses) = (self.pairing_life_sign, self.pairing_misses);
+        wire::Settings { life_sign, misses, handshake_timeout: PAIRING_HANDSHAKE, ..wire::Settings::default() }
+    }
+
     pub(crate) fn place(&self, data: &std::path::Path) -> Place {
         self.pairing.clone().unwrap_or_else(|| Place::Unix(data.join("pairing.sock")))
     }
@@ -199,6 +211,7 @@ impl EnrolmentConfig {
             refusals: self.refusals,
             registry_again: self.registry_again,
             key_handed: self.key_handed,
+            longest_retry: reach.conversation.longest_retry,
             uplink: reach.settings(),
             software: software(),
         })
@@ -221,11 +234,26 @@ pub struct ReachConfig {
     #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse_some)]
     pub repeat: Duration,
+    /// How long a manual supply waits for Central's word: whoever asked stands in front of it
+    #[arg(long, env = "CHARGEMESH_MANUAL_WAIT", value_name = "DURATION", default_value = "60s",
+          value_parser = mesh::duration::parse_some)]
+    pub manual_wait: Duration,
+    #[command(flatten)]
+    pub conversation: mesh::link::Config,
+    #[command(flatten)]
+    pub clock: mesh::skew::Config,
 }
 
 impl ReachConfig {
     pub(crate) fn settings(&self) -> uplink::Settings {
-        uplink::Settings { retry_min: self.retry_min, retry_max: self.retry_max, repeat: self.repeat }
+        uplink::Settings {
+            retry_min: self.retry_min,
+            retry_max: self.retry_max,
+            repeat: self.repeat,
+            // The interval is each target's own.
+            wire: self.conversation.wire(Duration::ZERO),
+            clock: self.clock.reading(),
+        }
     }
 }
 
@@ -340,6 +368,7 @@ pub(crate) fn engine_settings(
         readings_kept: meter.readings_kept,
         readings_at_once: meter.readings_at_once,
         drills,
+        manual_wait: reach.manual_wait,
         uplink: reach.settings(),
         software: software(),
     }

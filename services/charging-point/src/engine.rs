@@ -65,6 +65,8 @@ pub struct Settings {
     pub readings_at_once: usize,
     /// Whether keys may be spoiled on purpose.
     pub drills: bool,
+    /// How long a manual supply waits for Central's word.
+    pub manual_wait: Duration,
     pub uplink: uplink::Settings,
     pub software: String,
 }
@@ -228,7 +230,7 @@ impl Engine {
                 Some(from_monitor::Body::KeyWithdrawn(withdrawn)) => self.key_withdrawn(withdrawn, now),
                 None => {}
             },
-            Input::Link(link, event) => self.way.handle(link, event, now.mono),
+            Input::Link(link, event) => self.way.handle(link, event, now),
             Input::Written(upto) => self.written(upto, now),
             Input::WriteFailed(why) => {
                 self.keeping.failed(why, now.mono);
@@ -281,7 +283,7 @@ impl Engine {
     // ---- Time
 
     fn timeout(&mut self, now: Now) {
-        self.way.handle_timeout(now.mono);
+        self.way.handle_timeout(now);
         self.manual_expires(now);
         self.idle(now);
         self.drain_readings(now);

@@ -74,8 +74,8 @@ pub async fn run_engine(config: EngineConfig, ctx: Context) -> anyhow::Result<()
     let disk = engine::drive::Disk::new(1);
     let drive = engine::drive::Drive::new(core, journal, disk, ctx.clock, events.clone(), monitor).talkative(&ctx);
 
-    let life_sign = config.pairing.pairing_life_sign;
-    ctx.spawn("pairing", pairing::seek(ctx.clone(), place, secret, life_sign, events, engine::drive::Event::Pairing));
+    let settings = config.pairing.wire();
+    ctx.spawn("pairing", pairing::seek(ctx.clone(), place, secret, settings, events, engine::drive::Event::Pairing));
     let asked = handle.clone();
     if let Some(path) = ctx.control_socket() {
         let handle = handle.clone();
@@ -115,8 +115,8 @@ pub async fn run_monitor(config: MonitorConfig, ctx: Context) -> anyhow::Result<
     let engine = monitor::drive::Engine::Pairing(None);
     let drive = monitor::drive::Drive::new(core, path, door, ctx.clock, &events, engine).talkative(&ctx);
 
-    let life_sign = config.pairing.pairing_life_sign;
-    pairing::listen(&ctx, &place, secret, life_sign, events, monitor::drive::Event::Pairing).await?;
+    let settings = config.pairing.wire();
+    pairing::listen(&ctx, &place, secret, settings, events, monitor::drive::Event::Pairing).await?;
     if let Some(path) = ctx.control_socket() {
         let handle = handle.clone();
         control::serve(&ctx, path, move |request| commands::monitor(handle.clone(), request)).await?;

@@ -71,8 +71,7 @@ impl<I: Send + 'static> Lines<I> {
         let task = tokio::spawn(async move {
             let ended = match mesh::link::connect(&dial.address, CONNECT).await {
                 Ok(stream) => {
-                    let settings = wire::Settings { life_sign: dial.life_sign, ..wire::Settings::default() };
-                    let link = Link::initiator(settings, dial.part, &dial.id, dial.proof, clock.mono());
+                    let link = Link::initiator(dial.settings, dial.part, &dial.id, dial.proof, clock.mono());
                     let mut ears = Ears { no, back: back.clone(), wrap };
                     Ended::Link(mesh::link::run(stream, link, posted, &mut ears, clock).await)
                 }

@@ -63,6 +63,8 @@ pub struct Settings {
     pub registry_again: Duration,
     /// The engine has this long to say that it holds a new key.
     pub key_handed: Duration,
+    /// No wait that Central asks for is longer.
+    pub longest_retry: Duration,
     pub uplink: uplink::Settings,
     pub software: String,
 }
@@ -214,7 +216,7 @@ impl Monitor {
             Input::Paired => self.engine_paired(now),
             Input::Unpaired(why) => self.engine_gone(why, now),
             Input::Engine(message) => self.engine_said(*message, now),
-            Input::Link(link, event) => self.way.handle(link, event, now.mono),
+            Input::Link(link, event) => self.way.handle(link, event, now),
             Input::Saved(result) => self.saved(result, now),
             Input::Enrolled(result) => self.enrolled(result, now),
             Input::Standing(result) => self.registry_said(result, now),
@@ -254,7 +256,7 @@ impl Monitor {
     }
 
     fn timeout(&mut self, now: Now) {
-        self.way.handle_timeout(now.mono);
+        self.way.handle_timeout(now);
         self.enrol_again(now);
         self.keys_due(now);
         if self.ask_registry_at.is_some_and(|at| at <= now.mono) {
@@ -343,7 +345,7 @@ impl Monitor {
             down::Body::KeyGrant(grant) => self.granted(grant, now),
             down::Body::Standing(standing) => self.stands(standing, now),
             down::Body::View(view) => self.view = Some(view),
-            down::Body::Answer(_) | down::Body::Unsupported(_) => {}
+            down::Body::Answer(_) | down::Body::Unsupported(_) | down::Body::Clock(_) => {}
             down::Body::Ask(_)
             | down::Body::Supply(_)
             | down::Body::Release(_)

@@ -115,14 +115,14 @@ pub(crate) async fn seek<I: Send + 'static>(
     ctx: Context,
     place: Place,
     secret: PairingSecret,
-    life_sign: Duration,
+    settings: wire::Settings,
     back: mpsc::Sender<I>,
     wrap: fn(Heard<FromMonitor>) -> I,
 ) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
         let proof = Proof::Pairing(secret.clone());
-        let link = Link::initiator(settings(life_sign), Part::Pairing, "", proof, ctx.clock.mono());
+        let link = Link::initiator(settings, Part::Pairing, "", proof, ctx.clock.mono());
         let (sender, posted) = outbox(OUTBOX);
         let mut ears = Ears { outbox: sender.clone(), paired: false, secret: None, back: back.clone(), wrap };
         let why = tokio::select! {
@@ -170,11 +170,11 @@ pub(crate) async fn listen<I: Send + 'static>(
     ctx: &Context,
     place: &Place,
     secret: PairingSecret,
-    life_sign: Duration,
+    settings: wire::Settings,
     back: mpsc::Sender<I>,
     wrap: fn(Heard<FromEngine>) -> I,
 ) -> anyhow::Result<()> {
-    let door = Arc::new(Door { secret, life_sign, clock: ctx.clock, stop: ctx.stop.clone(), back, wrap });
+    let door = Arc::new(Door { secret, settings, clock: ctx.clock, stop: ctx.stop.clone(), back, wrap });
     match place {
         Place::Unix(path) => {
             if UnixStream::connect(path).await.is_ok() {
@@ -200,7 +200,7 @@ pub(crate) async fn listen<I: Send + 'static>(
 
 struct Door<I> {
     secret: PairingSecret,
-    life_sign: Duration,
+    settings: wire::Settings,
     clock: Clock,
     stop: CancellationToken,
     back: mpsc::Sender<I>,
@@ -252,7 +252,7 @@ impl<I: Send + 'static> Door<I> {
     {
         let Ok(slot) = slots.clone().try_acquire_owned() else { return };
         tokio::spawn(async move {
-            let link = Link::responder(settings(self.life_sign), self.clock.mono());
+            let link = Link::responder(self.settings, self.clock.mono());
             let (sender, posted) = outbox(OUTBOX);
             let ears = Ears {
                 outbox: sender.clone(),
@@ -342,10 +342,6 @@ impl<M: Message + Default + Send, I: Send> Handler for Guest<M, I> {
             self.slot = None;
         }
     }
-}
-
-fn settings(life_sign: Duration) -> wire::Settings {
-    wire::Settings { life_sign, handshake_timeout: Duration::from_secs(3), ..wire::Settings::default() }
 }
 
 /// To the other end, if it takes it: what is said is said again at the next change, or has a deadline.

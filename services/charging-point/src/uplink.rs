@@ -15,7 +15,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use mesh::link::Backoff;
+use mesh::{
+    clock::Now,
+    link::Backoff,
+    skew::{self, Reading},
+};
 use proto::link::v1::{Part, Reason, down, up};
 use wire::{Closed, LinkKey, PublicKey, Unintelligible};
 
@@ -30,6 +34,9 @@ pub struct Settings {
     pub retry_max: Duration,
     /// A posted message is said again after this.
     pub repeat: Duration,
+    /// Of each link, but for the interval of its signs of life.
+    pub wire: wire::Settings,
+    pub clock: skew::Settings,
 }
 
 impl Default for Settings {
@@ -38,6 +45,8 @@ impl Default for Settings {
             retry_min: Duration::from_millis(200),
             retry_max: Duration::from_secs(5),
             repeat: Duration::from_secs(5),
+            wire: wire::Settings::default(),
+            clock: skew::Settings::default(),
         }
     }
 }
@@ -72,7 +81,7 @@ pub struct Dial {
     pub id: String,
     pub address: String,
     pub proof: wire::Proof,
-    pub life_sign: Duration,
+    pub settings: wire::Settings,
 }
 
 #[derive(Debug)]
@@ -169,6 +178,8 @@ pub struct Uplink {
     /// Central said that it could not open something, and has answered nothing since.
     is_not_read: bool,
     trouble: Option<String>,
+    /// Of Central's clock.
+    clock: Reading,
     orders: VecDeque<Order>,
     heard: VecDeque<Heard>,
 }
@@ -194,6 +205,7 @@ impl Uplink {
             cannot_read: false,
             is_not_read: false,
             trouble: None,
+            clock: Reading::new(settings.clock),
             orders: VecDeque::new(),
             heard: VecDeque::new(),
         }
@@ -273,6 +285,11 @@ impl Uplink {
         self.is_not_read
     }
 
+    /// That this host's clock is wrong, in words.
+    pub fn clock_trouble(&self) -> Option<String> {
+        self.clock.trouble()
+    }
+
     pub fn highest_epoch(&self) -> u64 {
         self.highest_epoch
     }
@@ -284,7 +301,7 @@ impl Uplink {
 
     // ---- What is heard
 
-    pub fn handle(&mut self, link: LinkNo, event: LinkEvent, now: Instant) {
+    pub fn handle(&mut self, link: LinkNo, event: LinkEvent, now: Now) {
         let known = |conn: &Option<Conn>| conn.as_ref().is_some_and(|c| c.no == link);
         let (is_active, is_next) = (known(&self.active), known(&self.next));
         if !is_active && !is_next {
@@ -292,17 +309,17 @@ impl Uplink {
             return;
         }
         match event {
-            LinkEvent::Open => self.opened(link, now),
+            LinkEvent::Open => self.opened(link, now.mono),
             LinkEvent::Message(bytes) => {
                 if is_next {
-                    self.promote(now);
+                    self.promote(now.mono);
                 }
                 self.proven();
                 self.backoff.reset();
-                self.message(&bytes);
+                self.message(&bytes, now);
             }
             LinkEvent::Busy(retry) => {
-                self.dial_at = Some(now + self.backoff.after_busy(retry, self.chance.draw()));
+                self.dial_at = Some(now.mono + self.backoff.after_busy(retry, self.chance.draw()));
             }
             LinkEvent::UnknownKey => {
                 let conn = if is_active { &self.active } else { &self.next };
@@ -310,7 +327,7 @@ impl Uplink {
                 self.heard.push_back(Heard::UnknownKey { first_contact });
             }
             LinkEvent::Unintelligible(_) => self.could_not_read(),
-            LinkEvent::Closed(why) => self.closed(is_active, &why, now),
+            LinkEvent::Closed(why) => self.closed(is_active, &why, now.mono),
         }
     }
 
@@ -328,6 +345,12 @@ impl Uplink {
     fn promote(&mut self, now: Instant) {
         let Some(next) = self.next.take() else { return };
         let fresh = !self.reachable() && !next.first_contact;
+        // Asked by whatever comes next, behind the greeting.
+        if next.first_contact {
+            self.clock.pause()
+        } else {
+            self.clock.begin(now)
+        }
         if let Some(old) = self.active.replace(next) {
             self.orders.push_back(Order::Close(old.no));
         }
@@ -356,6 +379,7 @@ impl Uplink {
         let text = why.to_string();
         if was_active {
             self.active = None;
+            self.clock.pause();
             if self.next.as_ref().is_some_and(|n| n.open) {
                 return self.promote(now);
             }
@@ -384,17 +408,21 @@ impl Uplink {
 
     // ---- Time
 
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.consider(now);
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.consider(now.mono);
         if self.reachable() {
-            self.repeat(now, |p| p.again_at.is_none_or(|at| at <= now));
+            self.repeat(now.mono, |p| p.again_at.is_none_or(|at| at <= now.mono));
+            if self.clock.due().is_some_and(|due| due <= now.mono) {
+                self.read_clock(now);
+            }
         }
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
         let dial = self.dial_at.filter(|_| self.wants_link());
         let again = self.pending.iter().filter_map(|p| p.again_at).filter(|_| self.reachable());
-        dial.into_iter().chain(again).min()
+        let clock = self.clock.due().filter(|_| self.reachable());
+        dial.into_iter().chain(again).chain(clock).min()
     }
 
     fn wants_link(&self) -> bool {
@@ -428,7 +456,7 @@ impl Uplink {
             id: target.id.clone(),
             address: address.clone(),
             proof,
-            life_sign: target.life_sign,
+            settings: wire::Settings { life_sign: target.life_sign, ..self.settings.wire },
         };
         self.dial_at = None;
         self.next = Some(Conn { no, first_contact, key_no, aim: self.aim, open: false, proven: false });

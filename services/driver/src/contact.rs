@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use mesh::link::Backoff;
 use proto::link::v1::{KeyState, Reason, Standing};
-use wire::LONGEST_RETRY;
 
 /// What the next contact proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +54,8 @@ pub(crate) struct Rules {
     pub(crate) authenticate_again: Duration,
     /// So many refusals of the credential end the tries (SPEC 4.7).
     pub(crate) refusals: u32,
+    /// No wait that Central asks for is longer.
+    pub(crate) longest_retry: Duration,
 }
 
 impl Contact {
@@ -112,7 +113,7 @@ impl Contact {
 
     /// Sealed: the key is deleted or revoked, or the credential was refused or could not be checked.
     pub(crate) fn standing(&mut self, standing: &Standing, chance: u32) -> Stands {
-        let asked = Duration::from_millis(standing.retry_after_ms.into()).min(LONGEST_RETRY);
+        let asked = Duration::from_millis(standing.retry_after_ms.into()).min(self.rules.longest_retry);
         if could_not_be_checked(standing.reason()) {
             // That says nothing of the key: it is tried next, where there is one (SPEC 9, Registry).
             self.first = false;
@@ -150,12 +151,15 @@ fn could_not_be_checked(reason: Reason) -> bool {
 mod tests {
     use super::*;
 
+    const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
     fn contact(has_key: bool) -> Contact {
         let rules = Rules {
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(5),
             authenticate_again: Duration::from_secs(5),
             refusals: 3,
+            longest_retry: LONGEST_RETRY,
         };
         Contact::new(rules, has_key)
     }

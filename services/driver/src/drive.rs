@@ -12,7 +12,9 @@ use std::{path::PathBuf, time::Duration};
 use futures::FutureExt as _;
 use mesh::{
     clock::{Clock, Now},
+    health::{Component, Health},
     process::Context,
+    skew::{self, Reading},
 };
 use proto::{DriverId, Energy, link::v1::Ticket};
 use serde_json::{Value, json};
@@ -36,7 +38,9 @@ pub struct Settings {
     pub driver: DriverId,
     /// Central's link addresses, tried in turn.
     pub central: Vec<String>,
-    pub life_sign: Duration,
+    /// Of each link.
+    pub wire: wire::Settings,
+    pub clock: skew::Settings,
     /// An unanswered message is sent again after this.
     pub repeat: Duration,
     /// A request by hand is over where Central could not be reached within this.
@@ -63,7 +67,8 @@ impl Settings {
         Self {
             driver,
             central,
-            life_sign: Duration::from_millis(500),
+            wire: wire::Settings::default(),
+            clock: skew::Settings::default(),
             repeat: Duration::from_secs(5),
             request_expires: Duration::from_secs(60),
             retry_min: Duration::from_millis(250),
@@ -84,6 +89,7 @@ impl Settings {
             retry_max: self.retry_max,
             authenticate_again: self.authenticate_again,
             refusals: self.refusals.max(1),
+            longest_retry: self.wire.longest_retry,
         }
     }
 }
@@ -126,6 +132,10 @@ pub(crate) struct Drive {
     asking: Option<registry::Asking>,
     unreachable: Option<String>,
     unintelligible: u64,
+    /// Of Central's clock.
+    reading: Reading,
+    clock_trouble: Option<String>,
+    health: Option<Health>,
     waiting: Vec<Waiting>,
     events: mpsc::Sender<(LinkNo, LinkEvent)>,
     told: mpsc::Sender<(Now, Told)>,
@@ -152,6 +162,7 @@ impl Drive {
         Ok(Self {
             trips: Trips::new(rules, position.requests.clone(), stored, first_id),
             contact: Contact::new(settings.rules(), key.is_some()),
+            reading: Reading::new(settings.clock),
             roam: settings.roam.map(|seed| Roam::new(seed, settings.pause, now.mono)),
             settings,
             clock,
@@ -168,11 +179,30 @@ impl Drive {
             asking: None,
             unreachable: None,
             unintelligible: 0,
+            clock_trouble: None,
+            health: None,
             waiting: Vec::new(),
             events,
             told,
             said_over: false,
         })
+    }
+
+    /// What it cannot do now stands in the health of its role.
+    pub(crate) fn shown(self, health: Option<Health>) -> Self {
+        let drive = Self { health, ..self };
+        drive.stand("connecting");
+        drive
+    }
+
+    /// Being alone is no reason to be restarted (SPEC 9.1).
+    fn stand(&self, trouble: &str) {
+        let central = |health: &Health| -> Component { health.component("central") };
+        match self.health.as_ref().map(central) {
+            Some(central) if trouble.is_empty() => central.ready(),
+            Some(central) => central.degraded(format!("cannot reach Central: {trouble}")),
+            None => {}
+        }
     }
 
     /// Until the process stops, or the file is over and that is the end.
@@ -208,7 +238,8 @@ impl Drive {
 
     fn due(&self) -> Option<std::time::Instant> {
         let roam = self.roam.as_ref().filter(|_| self.reachable()).and_then(|r| r.due(self.trips.requests().count()));
-        [self.trips.poll_timeout(), self.queue.as_ref().and_then(Queue::due), self.dial_at, self.keep_at, roam]
+        let queue = self.queue.as_ref().and_then(Queue::due);
+        [self.trips.poll_timeout(), queue, self.dial_at, self.keep_at, roam, self.reading.due()]
             .into_iter()
             .flatten()
             .chain(self.waiting.iter().map(|w| w.until))
@@ -225,6 +256,9 @@ impl Drive {
             drop(waiting.answer.send(Err(format!("cannot reach Central: {why}"))));
         }
         self.keep_again();
+        if self.reading.due().is_some_and(|due| due <= now.mono) {
+            self.read_clock(now);
+        }
         if self.dial_at.is_some_and(|at| at <= now.mono) {
             self.dial_at = None;
             self.dial();

@@ -31,7 +31,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mesh::{clock::Now, control, process::Misuse};
+use mesh::{clock::Now, control, health::Health, process::Misuse};
 use proto::{DriverId, enrolment::SecretText};
 use tokio::sync::{mpsc, oneshot};
 
@@ -122,6 +122,10 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_REFUSALS", value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub refusals: u32,
+    #[command(flatten)]
+    pub conversation: mesh::link::Config,
+    #[command(flatten)]
+    pub clock: mesh::skew::Config,
 }
 
 fn secret(text: &str) -> Result<SecretText, std::convert::Infallible> {
@@ -131,7 +135,8 @@ fn secret(text: &str) -> Result<SecretText, std::convert::Infallible> {
 impl Config {
     fn settings(&self) -> Settings {
         Settings {
-            life_sign: self.life_sign,
+            wire: self.conversation.wire(self.life_sign),
+            clock: self.clock.reading(),
             repeat: self.repeat,
             request_expires: self.request_expires,
             retry_min: self.retry_min,
@@ -168,7 +173,8 @@ impl Config {
 /// stop.
 pub async fn run(config: Config, ctx: mesh::process::Context) -> anyhow::Result<()> {
     let (settings, enrol) = (config.settings(), config.enrol()?);
-    let (driver, rim) = Driver::new();
+    let (driver, mut rim) = Driver::new();
+    rim.health = Some(ctx.health.clone());
     if let Some(path) = ctx.control_socket() {
         let asks = driver.asks.clone();
         control::serve(&ctx, path, move |request| answer(asks.clone(), request)).await?;
@@ -190,6 +196,8 @@ pub struct Driver {
 struct Rim {
     asked: mpsc::Receiver<Ask>,
     tell: mpsc::Sender<(Now, Told)>,
+    /// Where a driver is alone in his process.
+    health: Option<Health>,
 }
 
 /// Opens the folder, enrols if need be, and drives until `ctx` stops or the file is over.
@@ -222,14 +230,14 @@ async fn begin(
     }
     let lock = mesh::process::lock(folder, "driver")?;
     let shelf = Shelf::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
-    let Rim { mut asked, tell } = rim;
+    let Rim { mut asked, tell, health } = rim;
     let waits = anteroom::Waits { ctx, driver: &settings.driver };
     let enrolled = anteroom::meanwhile(enrolled(ctx, &settings, enrol, &shelf, &tell), &mut asked, &waits).await;
     // Otherwise somebody has said `quit`.
     let Some(enrolment) = enrolled.transpose()? else { return Ok(()) };
     let (events, happened) = mpsc::channel(EVENTS);
     let (name, ctx_in) = (format!("driver {}", settings.driver), ctx.clone());
-    let drive = drive::Drive::new(settings, shelf, enrolment, ctx.clock, events, tell)?;
+    let drive = drive::Drive::new(settings, shelf, enrolment, ctx.clock, events, tell)?.shown(health);
     ctx.spawn(name, async move {
         let done = drive.run(&ctx_in, asked, happened).await;
         // Held until nothing is kept any more.
@@ -278,7 +286,7 @@ impl Driver {
     fn new() -> (Self, Rim) {
         let (asks, asked) = mpsc::channel(ASKS);
         let (tell, told) = mpsc::channel(TOLD);
-        (Self { asks, told }, Rim { asked, tell })
+        (Self { asks, told }, Rim { asked, tell, health: None })
     }
 
     /// A request with an id of the caller's own: asked again with the same id, it gets the first answer.

@@ -57,7 +57,7 @@ pub(crate) struct Dial {
     pub(crate) how: How,
     pub(crate) key_no: u64,
     pub(crate) proof: Proof,
-    pub(crate) life_sign: Duration,
+    pub(crate) settings: wire::Settings,
 }
 
 impl Connection {
@@ -76,9 +76,8 @@ impl Connection {
         tokio::spawn(async move {
             let closed = match mesh::link::connect(&dial.address, CONNECT).await {
                 Ok(stream) => {
-                    let settings = wire::Settings { life_sign: dial.life_sign, ..wire::Settings::default() };
                     let id = dial.driver.as_str();
-                    let link = Link::initiator(settings, Part::Driver, id, dial.proof, clock.mono());
+                    let link = Link::initiator(dial.settings, Part::Driver, id, dial.proof, clock.mono());
                     let mut ears = Ears { no: dial.no, events: events.clone() };
                     mesh::link::run(stream, link, posted, &mut ears, clock).await.to_string()
                 }

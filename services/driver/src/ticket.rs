@@ -47,6 +47,9 @@ pub struct CorrectionText {
     pub reason: String,
     pub energy_delta_wh: i64,
     pub amount_delta_minor: i64,
+    /// Of the disputed energy, what this entry settled.
+    #[serde(default)]
+    pub settled_wh: u64,
 }
 
 impl From<Ticket> for TicketText {
@@ -78,6 +81,7 @@ impl From<Ticket> for TicketText {
                     reason: c.reason,
                     energy_delta_wh: c.energy_delta_wh,
                     amount_delta_minor: c.amount_delta_minor,
+                    settled_wh: c.settled_wh,
                 })
                 .collect(),
         }
@@ -96,6 +100,11 @@ impl TicketText {
             self.session,
             self.reason_in_words
         )
+    }
+
+    /// What no correction has settled.
+    pub fn still_disputed_wh(&self) -> u64 {
+        self.corrections.iter().fold(self.disputed_wh, |left, c| left.saturating_sub(c.settled_wh))
     }
 
     /// With all corrections.
@@ -125,7 +134,12 @@ impl fmt::Display for TicketText {
         writeln!(f, "| price           {} {}/kWh", Price::from_e4(self.price_e4), self.currency)?;
         writeln!(f, "| amount          {}", money(self.amount_minor, &self.currency))?;
         if self.disputed_wh > 0 {
-            writeln!(f, "| disputed        {}, not billed", Energy::from_wh(self.disputed_wh))?;
+            let (disputed, left) = (Energy::from_wh(self.disputed_wh), Energy::from_wh(self.still_disputed_wh()));
+            match left.wh() {
+                0 => writeln!(f, "| disputed        {disputed}, settled")?,
+                _ if left == disputed => writeln!(f, "| disputed        {disputed}, not billed")?,
+                _ => writeln!(f, "| disputed        {disputed}, of which {left} is not settled")?,
+            }
         }
         for c in &self.corrections {
             let amount = money(c.amount_delta_minor, &self.currency);
@@ -174,5 +188,18 @@ mod tests {
             | amount          1.67 EUR
             +-- ended: the requested energy was reached"#]]
         .assert_eq(&ticket.to_string());
+    }
+
+    #[test]
+    fn what_is_disputed_is_shown_with_what_a_correction_settled_of_it_spec_3_8() {
+        let settled = |settled_wh| proto::link::v1::Correction { number: 1, settled_wh, ..Default::default() };
+        let shown = |corrections| {
+            let ticket = TicketText::from(Ticket { disputed_wh: 500, corrections, ..Ticket::default() });
+            let text = ticket.to_string();
+            text.lines().find(|line| line.contains("disputed")).unwrap().to_owned()
+        };
+        assert_eq!(shown(Vec::new()), "| disputed        0.500 kWh, not billed");
+        assert_eq!(shown(vec![settled(200)]), "| disputed        0.500 kWh, of which 0.300 kWh is not settled");
+        assert_eq!(shown(vec![settled(200), settled(300)]), "| disputed        0.500 kWh, settled");
     }
 }

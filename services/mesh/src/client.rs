@@ -21,12 +21,12 @@ use crate::{
     identity::Identity,
     policy,
     server::parse_grpc_timeout,
+    skew::Skew,
 };
 
 mod connect;
 mod https;
 mod retry;
-mod skew;
 
 pub use connect::{ConnectError, Target, host_and_port, https_address};
 pub use https::{Https, explain, https};
@@ -142,7 +142,7 @@ impl Channel {
             watch.learn(&self.shared.target, result.as_ref().err());
             if let Ok(response) = &result {
                 let Shared { target, max_skew, clock, .. } = &*self.shared;
-                let skew = skew::Skew { health: &watch.health, target, max: *max_skew };
+                let skew = Skew { health: &watch.health, target, max: *max_skew };
                 skew.compare(response.headers(), began, clock.now());
             }
         }

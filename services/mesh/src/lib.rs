@@ -2,7 +2,8 @@
 //! only their own.
 //!
 //! * [`process`]: the start-up shell (logs, signals, tasks, exit code); [`health`], [`metrics`] on a plain admin port;
-//!   [`control`] socket; [`clock`], the only reader of clocks.
+//!   [`control`] socket; [`clock`], the only reader of clocks; [`skew`], whether they
+//!   agree.
 //! * [`identity`]: certificate, key and roots from files, read per connection; [`certs`] makes them for development;
 //!   [`principal`]: who is at the other end.
 //! * [`server`] and [`client`]: the one gRPC server stack and the one client stack. [`policy`] says who may call what.
@@ -32,6 +33,7 @@ pub mod principal;
 pub mod process;
 pub mod screen;
 pub mod server;
+pub mod skew;
 pub mod status;
 mod tasks;
 pub mod visitors;

@@ -10,6 +10,7 @@
 //! held back. It must come back well within the life signs that its peer allows (1.5 s by default).
 
 mod backoff;
+mod config;
 mod outbox;
 mod pump;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use wire::{Closed, Event, Link};
 
 pub use self::{
     backoff::Backoff,
+    config::Config,
     outbox::{Outbox, OutboxError, Posted, outbox},
 };
 use crate::clock::{Alarm, Clock, Now};

@@ -164,7 +164,7 @@ pub use event::{Closed, Event, Hello, Unintelligible};
 pub use key::{LinkKey, PairingSecret, Pin, PublicKey, StaticKey};
 pub use link::{Counts, Link, SendError};
 pub use proof::{Admit, Proof};
-pub use settings::{LONGEST_RETRY, Settings};
+pub use settings::Settings;
 
 /// The version of the wire that a Hello names.
 pub const VERSION: u32 = 1;

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// Longest that a busy answer makes anybody wait (SPEC 4.2), whatever it says.
-pub const LONGEST_RETRY: Duration = Duration::from_secs(60);
-
 /// Both ends of a link take the same `max_frame`; the rest is each end's own affair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -24,6 +21,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// Messages accepted and not yet acknowledged, those in the window included.
     pub queue: usize,
+    /// Longest that a busy answer makes anybody wait (SPEC 4.2), whatever it says.
+    pub longest_retry: Duration,
 }
 
 impl Default for Settings {
@@ -37,6 +36,7 @@ impl Default for Settings {
             max_frame: 1 << 20,
             handshake_timeout: Duration::from_secs(10),
             queue: 64,
+            longest_retry: Duration::from_secs(60),
         }
     }
 }

@@ -63,6 +63,7 @@ pub(crate) fn tickets(rows: &[TicketRow], corrections: &[CorrectionRow]) -> Vec<
             reason: row.reason.clone(),
             energy_delta_wh: row.energy_delta_wh,
             amount_delta_minor: row.amount_delta_minor,
+            settled_wh: rows::unsigned(row.settled_wh),
         });
     }
     rows.iter()

@@ -73,6 +73,8 @@ impl Guest {
             up::Body::TicketReceived(received) => self.ticket_received(&id, received.session_id, to).await,
             up::Body::Opened(_) => self.answer(to, Reason::Unspecified, ""),
             up::Body::Authenticate(_)
+            | up::Body::Unsupported(_)
+            | up::Body::ReadClock(_)
             | up::Body::EngineHealth(_)
             | up::Body::SetMaintenance(_)
             | up::Body::KeyInstalled(_)

@@ -33,6 +33,8 @@ pub(super) struct Guest {
     place: Arc<Place>,
     pub(super) stage: Stage,
     unintelligible: Unheard,
+    /// It has said that it does not know a message.
+    is_old: bool,
 }
 
 pub(super) enum Stage {
@@ -81,7 +83,7 @@ impl Handler for Guest {
 impl Guest {
     pub(super) fn new(links: Arc<Links>, link: LinkNo, address: SocketAddr, outbox: Outbox, place: Arc<Place>) -> Self {
         let (from, stage) = (address.to_string().into(), Stage::Knocking);
-        Self { links, link, address, from, outbox, place, stage, unintelligible: Unheard::default() }
+        Self { links, link, address, from, outbox, place, stage, unintelligible: Unheard::default(), is_old: false }
     }
 
     /// In clear, and unproven: at most it chooses the key with which the handshake is answered.
@@ -144,6 +146,10 @@ impl Guest {
             (Stage::Stranger(_), _) if self.place.is_proven() => {
                 self.answer(message.id, Reason::NoKey, "this link carries only signs of life: authenticate");
             }
+            (Stage::Part(_) | Stage::Driver(_), up::Body::ReadClock(_)) => {
+                self.say(down::Body::Clock(wire_messages::Clock { to: message.id, at_ms: now.wall_ms }));
+            }
+            (Stage::Part(_) | Stage::Driver(_), up::Body::Unsupported(_)) => self.is_not_understood(),
             (Stage::Part(_), body) => self.part_says(body, message.id, now).await,
             (Stage::Driver(_), body) => Box::pin(self.driver_says(body, message.id)).await,
             (Stage::Knocking | Stage::Claims { .. } | Stage::Stranger(_), _) => self.out_of_order(link, now),
@@ -234,6 +240,22 @@ impl Guest {
             self.answer(to, Reason::TooManyAttempts, "");
         }
         may
+    }
+
+    /// The peer does not know a kind of message that it was sent: its software is older than this.
+    fn is_not_understood(&mut self) {
+        self.links.not_known.inc();
+        let peer = match &self.stage {
+            Stage::Part(conversation) => conversation.id.to_string(),
+            Stage::Driver(conversation) => conversation.id.to_string(),
+            Stage::Knocking | Stage::Stranger(_) | Stage::Claims { .. } => return,
+        };
+        if !std::mem::replace(&mut self.is_old, true) {
+            tracing::warn!(
+                peer.id = peer,
+                "its software is older than Central's: it does not know a message it was sent"
+            );
+        }
     }
 
     pub(super) fn unsupported(&self, to: u64) {

@@ -56,6 +56,8 @@ fn is_too_long(body: &up::Body) -> Option<String> {
         }
         up::Body::Opened(_)
         | up::Body::Authenticate(_)
+        | up::Body::Unsupported(_)
+        | up::Body::ReadClock(_)
         | up::Body::EngineHealth(_)
         | up::Body::SetMaintenance(_)
         | up::Body::KeyInstalled(_)

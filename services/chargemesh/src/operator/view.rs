@@ -311,7 +311,10 @@ impl Columns for TicketView {
             wh(t.energy_wh),
             Price::from_e4(t.price_e4).to_string(),
             money(t.amount_minor, &t.currency),
-            if t.disputed_wh == 0 { String::new() } else { wh(t.disputed_wh) },
+            match t.still_disputed_wh() {
+                0 => String::new(),
+                left => wh(left),
+            },
             t.corrections
                 .iter()
                 .map(|c| {

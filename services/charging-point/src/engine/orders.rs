@@ -90,7 +90,7 @@ impl Engine {
             B::View(view) => self.view = Some(view),
             // The monitor's affair; an engine that hears of it waits for what the monitor says.
             B::Standing(standing) => self.notice = Some(format!("Central: {}", standing.reason().in_words())),
-            B::KeyGrant(_) | B::Answer(_) | B::Unsupported(_) => {}
+            B::KeyGrant(_) | B::Answer(_) | B::Unsupported(_) | B::Clock(_) => {}
             B::Step(_) | B::Running(_) | B::Ticket(_) | B::ChargingPoints(_) | B::History(_) | B::ConfirmRequest(_) => {
                 tracing::warn!("ignored a message that is for drivers");
             }

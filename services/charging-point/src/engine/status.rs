@@ -190,6 +190,7 @@ impl Engine {
         if let Some(why) = self.keeping.trouble() {
             all.push(format!("the journal cannot be written: {why}"));
         }
+        all.extend(self.way.clock_trouble());
         if self.spoiled {
             all.push("keys spoiled on purpose".to_owned());
         }

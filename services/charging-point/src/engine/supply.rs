@@ -16,9 +16,6 @@ use super::{
     session::{Phase, Running},
 };
 
-/// How long a manual supply waits for Central's word: whoever asked stands in front of it.
-const MANUAL_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
-
 impl Engine {
     // ---- A person
 
@@ -59,7 +56,7 @@ impl Engine {
             return Err(format!("{driver:?} is not a driver's id"));
         }
         let request_id = format!("manual-{:x}-{:08x}", now.wall_ms, self.chance.draw());
-        self.manual = Some(Manual { request_id: request_id.clone(), until: now.mono + MANUAL_WAIT });
+        self.manual = Some(Manual { request_id: request_id.clone(), until: now.mono + self.settings.manual_wait });
         let supply = ManualSupply { request_id, driver_id: driver, energy_wh: energy.wh() };
         self.way.post(up::Body::ManualSupply(supply), now.mono);
         Ok(())

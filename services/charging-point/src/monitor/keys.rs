@@ -9,7 +9,7 @@ use proto::{
         Assignment, FromMonitor, KeyGrant, KeyInstalled, KeyState, KeyWithdrawn, Reason, Standing, from_monitor, up,
     },
 };
-use wire::{LONGEST_RETRY, LinkKey};
+use wire::LinkKey;
 
 use crate::uplink::{Claim, Target};
 
@@ -240,7 +240,7 @@ impl Monitor {
         }
         let reason = standing.reason();
         // Central may ask for more, but not for ever (SPEC 4.7).
-        let asked = Duration::from_millis(u64::from(standing.retry_after_ms)).min(LONGEST_RETRY);
+        let asked = Duration::from_millis(u64::from(standing.retry_after_ms)).min(self.settings.longest_retry);
         let wait = self.settings.authenticate_again.max(asked);
         let detail = if standing.detail.is_empty() { reason.in_words() } else { &standing.detail };
         self.notice = Some(format!("Central: {detail}"));

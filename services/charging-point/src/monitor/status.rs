@@ -184,6 +184,7 @@ impl Monitor {
         if let Some(why) = &self.registry_trouble {
             all.push(why.clone());
         }
+        all.extend(self.way.clock_trouble());
         if let Some(why) = &self.save_trouble {
             all.push(format!("the identity cannot be stored: {why}"));
         }

@@ -4,20 +4,22 @@ use proto::link::v1::{EngineReport, KeyWithdrawn, from_engine, from_monitor};
 
 use super::*;
 
-const LIFE_SIGN: Duration = Duration::from_millis(100);
+fn settings() -> wire::Settings {
+    wire::Settings { life_sign: Duration::from_millis(100), ..wire::Settings::default() }
+}
 
 type ToEngine = mpsc::Receiver<Heard<FromMonitor>>;
 type ToMonitor = mpsc::Receiver<Heard<FromEngine>>;
 
 async fn monitor(ctx: &Context, place: &Place, secret: PairingSecret) -> ToMonitor {
     let (back, heard) = mpsc::channel(16);
-    listen(ctx, place, secret, LIFE_SIGN, back, |heard| heard).await.unwrap();
+    listen(ctx, place, secret, settings(), back, |heard| heard).await.unwrap();
     heard
 }
 
 fn engine(ctx: &Context, place: Place, secret: PairingSecret) -> ToEngine {
     let (back, heard) = mpsc::channel(16);
-    ctx.spawn("engine", seek(ctx.clone(), place, secret, LIFE_SIGN, back, |heard| heard));
+    ctx.spawn("engine", seek(ctx.clone(), place, secret, settings(), back, |heard| heard));
     heard
 }
 
@@ -80,7 +82,7 @@ async fn a_file_that_is_no_socket_is_never_replaced_by_the_pairing_spec_1_4() {
     std::fs::write(&path, "mine").unwrap();
     let (back, _heard) = mpsc::channel::<Heard<FromEngine>>(16);
     let (place, secret) = (Place::Unix(path.clone()), PairingSecret::of_local_socket());
-    let refused = listen(&ctx, &place, secret, LIFE_SIGN, back, |heard| heard).await.unwrap_err();
+    let refused = listen(&ctx, &place, secret, settings(), back, |heard| heard).await.unwrap_err();
     assert!(refused.to_string().contains("is not a socket; give another"), "{refused}");
     assert_eq!(mesh::process::exit_code(&refused), 2);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");

@@ -3,8 +3,9 @@
 use std::{mem, time::Instant};
 
 use bytes::Bytes;
+use mesh::clock::Now;
 use prost::Message as _;
-use proto::link::v1::{Answer, Down, Reason, Up, down, up};
+use proto::link::v1::{Answer, Down, ReadClock, Reason, Unsupported, Up, down, up};
 
 use super::{Heard, LinkNo, Order, Uplink};
 
@@ -43,6 +44,18 @@ impl Uplink {
         let Some(conn) = self.active.as_ref().filter(|c| !c.first_contact) else { return false };
         self.orders.push_back(Order::Send(conn.no, encode(0, body)));
         true
+    }
+
+    /// As `say`, with an id, by which an answer names it.
+    fn say_with_id(&mut self, body: up::Body) {
+        if let Some(link) = self.active.as_ref().filter(|c| !c.first_contact).map(|c| c.no) {
+            self.greet(link, body);
+        }
+    }
+
+    pub(super) fn read_clock(&mut self, now: Now) {
+        self.say_with_id(up::Body::ReadClock(ReadClock {}));
+        self.clock.asked(self.last_id, now);
     }
 
     /// Said on one link alone; an answer to it is not waited for.
@@ -86,7 +99,7 @@ impl Uplink {
         self.heard.push_back(Heard::Unintelligible);
     }
 
-    pub(super) fn message(&mut self, bytes: &[u8]) {
+    pub(super) fn message(&mut self, bytes: &[u8], now: Now) {
         let Ok(down) = Down::decode(bytes) else { return self.could_not_read() };
         self.cannot_read = false;
         if down.epoch > self.highest_epoch {
@@ -95,6 +108,7 @@ impl Uplink {
         }
         match down.body {
             Some(down::Body::Answer(answer)) => self.answered(answer),
+            Some(down::Body::Clock(clock)) => self.clock.told(clock.to, clock.at_ms, now),
             Some(down::Body::Unsupported(unsupported)) if unsupported.to == 0 => self.is_not_read = true,
             Some(down::Body::Unsupported(unsupported)) => {
                 let detail = "Central does not know this message: it is older than this charging point".to_owned();
@@ -104,8 +118,8 @@ impl Uplink {
                 tracing::warn!(epoch = down.epoch, highest = self.highest_epoch, "ignored a message of an older epoch");
             }
             Some(body) => self.heard.push_back(Heard::Body(Box::new(body))),
-            // A newer Central's: nothing that this part would have to obey.
-            None => {}
+            // A newer Central's: it is told (SPEC 4.3).
+            None => self.say_with_id(up::Body::Unsupported(Unsupported::default())),
         }
     }
 
@@ -130,13 +144,13 @@ fn encode(id: u64, body: up::Body) -> Bytes {
 /// Orders and views are an owner's; keys and standing come before there is one.
 fn is_fenced(body: &down::Body) -> bool {
     use down::Body::{
-        Answer, Ask, ChargingPoints, ConfirmRequest, History, KeyGrant, Release, Running, Settled, Standing, Step,
-        Stop, Supply, Ticket, Unsupported, View,
+        Answer, Ask, ChargingPoints, Clock, ConfirmRequest, History, KeyGrant, Release, Running, Settled, Standing,
+        Step, Stop, Supply, Ticket, Unsupported, View,
     };
     match body {
         View(_) | Ask(_) | Supply(_) | Release(_) | Stop(_) | Settled(_) => true,
         Answer(_) | KeyGrant(_) | Standing(_) | Unsupported(_) | Step(_) | Running(_) | Ticket(_)
-        | ChargingPoints(_) | History(_) | ConfirmRequest(_) => false,
+        | ChargingPoints(_) | Clock(_) | History(_) | ConfirmRequest(_) => false,
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use mesh::clock::Now;
+use mesh::{clock::Now, skew};
 use prost::Message as _;
-use proto::link::v1::{Authenticate, Down, KeyGrant, Opened, Reason, Standing, Up, down, up};
+use proto::link::v1::{Authenticate, Down, KeyGrant, Opened, ReadClock, Reason, Standing, Unsupported, Up, down, up};
 use tokio::sync::mpsc;
 use wire::{LinkKey, Proof, PublicKey};
 
@@ -19,6 +19,8 @@ use crate::{
 
 /// Of the one message that opens a link; ids of other messages are far above.
 const GREETING: u64 = 1;
+/// Of a question for Central's time, one at a time.
+const READING: u64 = 2;
 
 impl Drive {
     pub(super) fn dial(&mut self) {
@@ -42,7 +44,7 @@ impl Drive {
             how: if key_no == 0 { How::FirstContact } else { How::Key },
             key_no,
             proof,
-            life_sign: self.settings.life_sign,
+            settings: self.settings.wire,
         };
         let connection = Connection::dial(dial, self.clock, self.events.clone());
         let place = if self.active.is_some() { &mut self.next } else { &mut self.active };
@@ -65,7 +67,7 @@ impl Drive {
                     }),
                     How::Key => up::Body::Opened(Opened {
                         highest_epoch: 0,
-                        life_sign_ms: u32::try_from(self.settings.life_sign.as_millis()).unwrap_or(u32::MAX),
+                        life_sign_ms: u32::try_from(self.settings.wire.life_sign.as_millis()).unwrap_or(u32::MAX),
                         software: concat!("chargemesh-driver ", env!("CARGO_PKG_VERSION")).to_owned(),
                         meter_wh: 0,
                     }),
@@ -101,8 +103,10 @@ impl Drive {
     pub(super) async fn closed(&mut self, no: LinkNo, why: &str, now: Now) {
         if self.active.as_ref().is_some_and(|c| c.no == no) {
             self.active = self.next.take();
+            self.reading.pause();
             self.trips.handle(Input::LinkLost, now);
             if self.active.as_ref().is_some_and(|c| c.proven) {
+                self.reading.begin(now.mono);
                 self.trips.handle(Input::LinkOpen, now);
             }
             self.cannot_reach(why).await;
@@ -125,6 +129,7 @@ impl Drive {
     pub(super) async fn cannot_reach(&mut self, why: &str) {
         if self.unreachable.as_deref() != Some(why) {
             self.unreachable = Some(why.to_owned());
+            self.stand(why);
             self.tell(Told::CannotReachCentral { detail: why.to_owned() }).await;
         }
     }
@@ -149,11 +154,44 @@ impl Drive {
                     return Ok(());
                 }
             }
-            Some(_) | None => {}
+            Some(down::Body::Clock(clock)) => {
+                self.reading.told(clock.to, clock.at_ms, now);
+                self.look_at_clock().await;
+                return Ok(());
+            }
+            Some(_) => {}
+            // A newer Central's: it is told (SPEC 4.3).
+            None => self.say_on(no, up::Body::Unsupported(Unsupported::default())),
         }
         self.prove(no, now).await;
         self.trips.handle(Input::Down(Box::new(down)), now);
         Ok(())
+    }
+
+    fn say_on(&self, no: LinkNo, body: up::Body) {
+        if let Some(connection) = self.active.iter().chain(&self.next).find(|c| c.no == no && c.how == How::Key) {
+            connection.send(&Up { id: READING, body: Some(body) });
+        }
+    }
+
+    pub(super) fn read_clock(&mut self, now: Now) {
+        if let Some(no) = self.active.as_ref().map(|c| c.no) {
+            self.say_on(no, up::Body::ReadClock(ReadClock {}));
+        }
+        self.reading.asked(READING, now);
+    }
+
+    /// A wrong clock is said once, and that it is right again (SPEC 10.8).
+    async fn look_at_clock(&mut self) {
+        let trouble = self.reading.trouble();
+        if trouble.is_some() != self.clock_trouble.is_some() {
+            let text = trouble.clone().unwrap_or_else(|| "this host's clock agrees with Central's again".to_owned());
+            self.tell(Told::Hint { text }).await;
+        }
+        if let Some(health) = &self.health {
+            skew::stand(health, "clock against central", trouble.clone());
+        }
+        self.clock_trouble = trouble;
     }
 
     /// Central has spoken under the key: only now the link is the driver's, and the one before it is closed (SPEC 4.6).
@@ -171,6 +209,8 @@ impl Drive {
         let told = Told::LinkUp { address: active.address.clone(), key_no: active.key_no };
         self.contact.proven();
         self.unreachable = None;
+        self.stand("");
+        self.reading.begin(now.mono);
         self.trips.handle(Input::LinkOpen, now);
         self.tell(told).await;
     }
@@ -208,6 +248,8 @@ impl Drive {
         let detail =
             if standing.detail.is_empty() { words.to_owned() } else { format!("{words} ({})", standing.detail) };
         self.unreachable = Some(detail.clone());
+        self.stand(&detail);
+        self.reading.pause();
         self.tell(Told::Standing { reason: standing.reason().code(), detail }).await;
         let stands = self.contact.standing(standing, rand::random());
         if stands.key_is_void && self.key.take().is_some() {

@@ -2,7 +2,7 @@
 
 use proto::{
     enrolment::{Blob, Kind, Standing as RegistryStanding, StandingState, Trust},
-    link::v1::{KeyGrant, Reason, Standing},
+    link::v1::{Clock, Down, KeyGrant, Reason, Standing, down},
 };
 use tempfile::TempDir;
 
@@ -28,7 +28,7 @@ fn drive(folder: &TempDir) -> (Drive, mpsc::Receiver<(Now, Told)>) {
     let (events, _) = mpsc::channel(1);
     let (tell, told) = mpsc::channel(16);
     let settings = Settings::new("ann".parse().unwrap(), vec!["127.0.0.1:1".to_owned()]);
-    (Drive::new(settings, shelf, enrolment(), Clock::system(), events, tell).unwrap(), told)
+    (Drive::new(settings, shelf, enrolment(), mesh::clock::Clock::system(), events, tell).unwrap(), told)
 }
 
 fn standing(reason: Reason) -> Standing {
@@ -106,4 +106,30 @@ async fn a_driver_whom_registry_has_removed_stops_trying_and_says_so_spec_7_4() 
     assert_eq!((drive.dial_at, drive.key.is_some()), (None, false));
     let said = told.recv().await.unwrap().1.to_string();
     assert!(said.contains("enrol with a token"), "{said}");
+}
+
+#[tokio::test]
+async fn a_wrong_clock_is_said_once_and_stands_in_the_health_until_it_is_right_spec_10_8() {
+    let folder = tempfile::tempdir().unwrap();
+    let (drive, mut told) = drive(&folder);
+    let health = Health::default();
+    let mut drive = drive.shown(Some(health.clone()));
+    let now = drive.clock.now();
+    let clock = |off_ms| {
+        let body = Some(down::Body::Clock(Clock { to: 2, at_ms: now.wall_ms + off_ms }));
+        Down { epoch: 0, body }
+    };
+    for _ in 0..2 {
+        drive.read_clock(now);
+        drive.message(1, clock(7_000), now).await.unwrap();
+    }
+    let said = told.recv().await.unwrap().1.to_string();
+    assert!(said.contains("this host's clock is 7000 ms behind that of Central"), "{said}");
+    assert!(told.try_recv().is_err(), "once");
+    let stands = |health: &Health| format!("{:?}", health.report().components["clock against central"]);
+    assert!(stands(&health).contains("7000 ms"), "{}", stands(&health));
+    drive.read_clock(now);
+    drive.message(1, clock(0), now).await.unwrap();
+    assert!(told.recv().await.unwrap().1.to_string().contains("agrees"));
+    assert_eq!(stands(&health), "Ready");
 }

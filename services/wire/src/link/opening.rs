@@ -17,7 +17,6 @@ use crate::{
     kind,
     proof::{Admit, Proof},
     seal::Channel,
-    settings::LONGEST_RETRY,
 };
 
 /// How far a link has come.
@@ -233,8 +232,9 @@ impl Link {
     }
 
     fn handle_busy(&mut self, content: &[u8]) {
+        let longest = self.settings.longest_retry;
         let asked = messages::Busy::decode(content)
-            .map_or(LONGEST_RETRY, |busy| Duration::from_millis(u64::from(busy.retry_after_ms)).min(LONGEST_RETRY));
+            .map_or(longest, |busy| Duration::from_millis(u64::from(busy.retry_after_ms)).min(longest));
         if !matches!(self.phase, Phase::Refused(Closed::UnknownKey)) {
             self.phase = Phase::Refused(Closed::Busy);
             self.events.push_back(Event::Busy { retry_after: asked });
@@ -256,7 +256,7 @@ impl Link {
             *busy = Some(retry_after);
             return;
         }
-        let retry_after = retry_after.min(LONGEST_RETRY).as_millis();
+        let retry_after = retry_after.min(self.settings.longest_retry).as_millis();
         let busy = messages::Busy { retry_after_ms: u32::try_from(retry_after).unwrap_or(u32::MAX) };
         self.push_clear(kind::BUSY, &busy.encode_to_vec());
         self.farewell_and_end(Closed::Busy);

@@ -34,6 +34,7 @@ pub(super) fn settings() -> Settings {
         readings_kept: 600,
         readings_at_once: 8,
         drills: true,
+        manual_wait: S(60),
         uplink: uplink::Settings::default(),
         software: "test".to_owned(),
     }

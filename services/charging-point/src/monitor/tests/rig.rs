@@ -37,6 +37,7 @@ pub(super) fn settings() -> Settings {
         refusals: 3,
         registry_again: S(5),
         key_handed: S(5),
+        longest_retry: S(60),
         uplink: uplink::Settings::default(),
         software: "test".to_owned(),
     }

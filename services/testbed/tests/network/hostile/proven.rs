@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use proto::link::v1::{
     AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, HeldSession, KeyInstalled, ListHistory, ManualSupply,
-    MeterValue, Part, Progress, Reason, RequestSupply, SealedReading, SessionState, SessionsHeld, SetMaintenance,
-    State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, down, up,
+    MeterValue, Part, Progress, ReadClock, Reason, RequestSupply, SealedReading, SessionState, SessionsHeld,
+    SetMaintenance, State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, Unsupported, down, up,
 };
 use testbed::{
     network::{Network, PATIENCE},
     operator::{fresh_id, order},
+    wait::until,
 };
 use tokio::time::{Instant, sleep};
 
@@ -158,6 +159,30 @@ async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn central_says_what_time_it_is_and_notes_who_does_not_know_a_message_spec_4_3_and_10_8() -> anyhow::Result<()> {
+    let network = Network::start(&[]).await?;
+    let _post = honest(&network).await?;
+    let (mut station, mut ana) = (Station::start(&network, "CP-1").await?, driver(&network, "ana").await?);
+    for voice in [&mut station.engine, &mut station.monitor, &mut ana] {
+        let before = now_ms();
+        let id = voice.say(up::Body::ReadClock(ReadClock {})).await?;
+        let told = |body: &down::Body| match body {
+            down::Body::Clock(clock) if clock.to == id => Some(clock.at_ms),
+            _ => None,
+        };
+        let at_ms = voice.until(told).await?;
+        ensure!((before..=now_ms()).contains(&at_ms), "{at_ms}");
+        voice.say(up::Body::Unsupported(Unsupported::default())).await?;
+    }
+    let old = |id: &str| network.central.log().lines().any(|line| line.contains("older") && line.contains(id));
+    until("the log to name who is older", PATIENCE, async || {
+        if old("CP-1") && old("ana") { Ok(()) } else { Err(network.central.log()) }
+    })
+    .await?;
+    unharmed(&network).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
@@ -265,4 +290,8 @@ async fn stays(network: &Network, id: &str, state: State) -> anyhow::Result<()> 
         sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+fn now_ms() -> i64 {
+    mesh::clock::Clock::system().wall_ms()
 }

@@ -23,7 +23,7 @@ const SWITCHED_EVERY: Duration = Duration::from_millis(1_100);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() -> anyhow::Result<()> {
-    let mut network = Network::start(&["--handshake-timeout", "2s"]).await?;
+    let mut network = Network::start(&["--link-handshake-timeout", "2s"]).await?;
     let _post = honest(&network).await?;
     let station = Station::start(&network, "KNOWN").await?;
     let mut overheard = Vec::new();

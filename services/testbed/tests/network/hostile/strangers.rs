@@ -17,7 +17,7 @@ use wire::{Event, LinkKey, Proof, frame, kind};
 use super::{ATTACKER, Keyed, attack_from, counted, framed, frames, honest, keyed, opening, unharmed, until_closed};
 
 /// Shorter than the default of ten seconds, so that the tests are short.
-const HANDSHAKE: &[&str] = &["--handshake-timeout", "2s"];
+const HANDSHAKE: &[&str] = &["--link-handshake-timeout", "2s"];
 /// In which a connection must be gone: the time of a handshake, and a farewell.
 const GONE: Duration = Duration::from_secs(6);
 
@@ -142,7 +142,7 @@ async fn slow_bytes_end_with_the_time_of_a_handshake_spec_4_2() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_unfinished_handshakes_are_capped_per_address_and_closed_in_time_spec_4_4() -> anyhow::Result<()> {
     const CAP: usize = 100;
-    let mut network = Network::start(&["--max-unproven-per-address", "100", "--handshake-timeout", "4s"]).await?;
+    let mut network = Network::start(&["--max-unproven-per-address", "100", "--link-handshake-timeout", "4s"]).await?;
     let _post = honest(&network).await?;
     let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
     let begun = Instant::now();

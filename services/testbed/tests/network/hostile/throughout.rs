@@ -37,7 +37,7 @@ const ENOUGH: usize = 400;
 async fn honest_signs_and_authorisations_go_on_under_attack_spec_2_4() -> anyhow::Result<()> {
     // Two drivers who ask as fast as they can, for the sake of samples.
     let unbound = ["--requests-at-once", "10000", "--requests-per-second", "10000"];
-    let network = Network::start(&[&["--handshake-timeout", "3s"], &unbound[..]].concat()).await?;
+    let network = Network::start(&[&["--link-handshake-timeout", "3s"], &unbound[..]].concat()).await?;
     let honest = [network.charging_point("HONEST").await?, network.charging_point("HONEST-2").await?];
     let mut pairs = Vec::new();
     for n in 0..2 {
