@@ -13,6 +13,9 @@ macro_rules! actions {
         pub enum Action { $($name),* }
 
         impl Action {
+            /// All of them, as text.
+            pub const TEXTS: &'static [&'static str] = &[$($text),*];
+
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text),* }
             }

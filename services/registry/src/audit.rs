@@ -17,6 +17,8 @@ macro_rules! actions {
         pub(crate) enum Action { $($name),* }
 
         impl Action {
+            pub(crate) const TEXTS: &'static [&'static str] = &[$($text),*];
+
             pub(crate) fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text),* }
             }

@@ -61,6 +61,9 @@ pub use hashing::HashConfig;
 use authority::{Authority, Parts};
 use grpc::Grpc;
 
+/// What can stand in its audit as what was done.
+pub const AUDIT_ACTIONS: &[&str] = audit::Action::TEXTS;
+
 /// All that Registry can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {

@@ -3,13 +3,14 @@
 mod verify;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{BufWriter, Write as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use proto::central::v1::{AuditEntry, AuditFilter, ListAuditRequest, WatchAuditRequest};
 
 use super::{
@@ -77,9 +78,9 @@ struct Filter {
     /// Who did it
     #[arg(long, value_name = "WHO", default_value = "")]
     actor: String,
-    /// What was done
-    #[arg(long, value_name = "ACTION", default_value = "")]
-    action: String,
+    /// What was done, such as SUPPLY_REQUESTED, in any case; a wrong one is answered with the list
+    #[arg(long, value_name = "ACTION", value_parser = actions(), ignore_case = true, hide_possible_values = true)]
+    action: Option<String>,
     /// To what, such as charging-point/CP-1, driver/ann or central
     #[arg(long, value_name = "OBJECT", default_value = "", conflicts_with = "charging_point")]
     object: String,
@@ -88,13 +89,19 @@ struct Filter {
     charging_point: Option<proto::ChargingPointId>,
 }
 
+/// Central's and Registry's, which hands its own on to Central.
+fn actions() -> PossibleValuesParser {
+    let all: BTreeSet<_> = central::audit::Action::TEXTS.iter().chain(registry::AUDIT_ACTIONS).copied().collect();
+    PossibleValuesParser::new(all)
+}
+
 impl From<Filter> for AuditFilter {
     fn from(f: Filter) -> Self {
         Self {
             from_ms: f.since.unwrap_or_default(),
             until_ms: f.until.unwrap_or_default(),
             actor: f.actor,
-            action: f.action,
+            action: f.action.unwrap_or_default().to_uppercase(),
             object: f.charging_point.map_or(f.object, |id| format!("charging-point/{id}")),
         }
     }
@@ -254,5 +261,18 @@ mod tests {
             plain(&entry),
             "2019-03-01T06:20:00.007Z | 10.0.0.7 | driver/ann | REQUEST | object=CP-1, energy_wh=7500, note=a\\nb, outcome=granted"
         );
+    }
+
+    #[test]
+    fn an_action_is_named_in_any_case_and_a_wrong_one_is_answered_with_the_list_spec_8_3() {
+        let asked = |action: &str| {
+            let command = Filter::augment_args(clap::Command::new("list"));
+            let matches = command.try_get_matches_from(["list", "--action", action])?;
+            clap::FromArgMatches::from_arg_matches(&matches).map(|filter: Filter| AuditFilter::from(filter).action)
+        };
+        assert_eq!(asked("supply_Started").unwrap(), "SUPPLY_STARTED");
+        assert_eq!(asked("TOKEN_CREATED").unwrap(), "TOKEN_CREATED", "Registry's");
+        let error = asked("SUPLY_STARTED").unwrap_err().to_string();
+        assert!(error.contains("SUPPLY_STARTED") && error.contains("TOKEN_REVOKED"), "{error}");
     }
 }
