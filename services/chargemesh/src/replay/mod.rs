@@ -112,7 +112,8 @@ impl Replay {
         let (stream, written) = Stream::start(Sink::File(log));
 
         let mut plan = Plan::read(&layout.data)?;
-        let settings = Settings { wanted: Wanted::default(), log_level: self.log_level.clone(), control_socket: None };
+        let log_level = self.log_level.clone();
+        let settings = Settings { wanted: Wanted::default(), log_level, control_socket: None, relayed: false };
         let network = Network::start(&ctx, lock, layout, &mut plan, settings, stream.clone()).await;
         let network = network.with_context(|| format!("see {}", path.display()))?;
         network.set_ready();

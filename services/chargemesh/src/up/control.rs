@@ -7,7 +7,7 @@ use proto::Price;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Running, part::Deed, plan::PointWish};
+use super::{Running, lines::Condition, network::Network, part::Deed, plan::PointWish};
 
 const HELP: &str = "\
 status                                     every part with its process id, state and addresses
@@ -19,6 +19,11 @@ kill PART                                  SIGKILL; it is started again
 restart PART                               ends it in order and starts it again
 pause PART                                 SIGSTOP
 continue PART                              SIGCONT
+fill-disk PART [BYTES]                     writes to its files fail, past so many bytes of each; 0 if not given
+free-disk PART                             its disk has room again
+cut PART                                   its line to Central and Registry; central: every line (needs --drills)
+silence PART                               likewise, but its connections stay, half-open
+mend PART                                  its line carries again
 stop                                       ends the whole network in order";
 
 pub(super) async fn answer(
@@ -60,17 +65,33 @@ pub(super) async fn answer(
         "add-driver" => running.add_driver(text(args, "id", 0)).await.map(|driver| json!(driver)),
         "remove-charging-point" => running.remove_point(&first("id")?).await.map(|()| Value::Null),
         "remove-driver" => running.remove_driver(&first("id")?).await.map(|()| Value::Null),
-        "kill" => supervisor.deed(&first("part")?, Deed::Kill).await.map(|()| Value::Null),
-        "restart" => supervisor.deed(&first("part")?, Deed::Restart).await.map(|()| Value::Null),
-        "pause" => supervisor.deed(&first("part")?, Deed::Pause).await.map(|()| Value::Null),
-        "continue" => supervisor.deed(&first("part")?, Deed::Continue).await.map(|()| Value::Null),
         "stop" => {
             stop.cancel();
             Ok(Value::Null)
         }
-        other => Err(format!("{other:?} does nothing")),
+        what => return suffer(&running.network, &first("part")?, what, args).await.map(|()| Value::Null),
     };
     Ok(done?)
+}
+
+/// What one part, or its line, is made to suffer.
+async fn suffer(network: &Network, part: &str, what: &str, args: &Value) -> Result<(), Refusal> {
+    let deed = match what {
+        "kill" => Deed::Kill,
+        "restart" => Deed::Restart,
+        "pause" => Deed::Pause,
+        "continue" => Deed::Continue,
+        "fill-disk" => {
+            let room = text(args, "room", 1).unwrap_or_else(|| "0".to_owned());
+            Deed::FillDisk(room.parse().map_err(|_| Refusal::misuse(format!("{room:?} is not a number of bytes")))?)
+        }
+        "free-disk" => Deed::FreeDisk,
+        "cut" => return Ok(network.lines.set(part, Condition::Cut)?),
+        "silence" => return Ok(network.lines.set(part, Condition::Silent)?),
+        "mend" => return Ok(network.lines.set(part, Condition::Sound)?),
+        other => return Err(format!("{other:?} does nothing").into()),
+    };
+    Ok(network.supervisor.deed(part, deed).await?)
 }
 
 /// The names of a command's arguments, in the order in which they may also stand without; none for no command.
@@ -79,7 +100,8 @@ fn parameters(command: &str) -> Option<&'static [&'static str]> {
         "help" | "status" | "stop" => Some(&[]),
         "add-charging-point" => Some(&["id", "city", "place", "price"]),
         "add-driver" | "remove-charging-point" | "remove-driver" => Some(&["id"]),
-        "kill" | "restart" | "pause" | "continue" => Some(&["part"]),
+        "kill" | "restart" | "pause" | "continue" | "free-disk" | "cut" | "silence" | "mend" => Some(&["part"]),
+        "fill-disk" => Some(&["part", "room"]),
         _ => None,
     }
 }

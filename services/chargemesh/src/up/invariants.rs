@@ -1,5 +1,6 @@
 //! What must hold of a network at rest, whatever happened to it (SPEC 9.2): one ticket for each billed session and none
-//! for a released one; Σ tickets + discrepancies + disputed = Σ meters; no state without a cause.
+//! for a released one; Σ tickets + discrepancies + disputed = Σ meters; no state without a cause; and everybody has come
+//! back by himself (SPEC 9).
 //!
 //! Pure: what was seen goes in, what is wrong comes out, each as a sentence.
 
@@ -102,10 +103,13 @@ fn state(point: &ChargingPoint) -> Option<String> {
     let holds = match view.state() {
         State::Available => !caused && !session,
         State::Supplying | State::Reserved => session,
-        State::Disconnected | State::Broken | State::OutOfOrder => caused,
-        State::Unspecified => false,
+        State::OutOfOrder => caused,
+        State::Disconnected | State::Broken | State::Unspecified => false,
     };
     let name = view.state().as_str_name().trim_start_matches("STATE_");
+    if matches!(view.state(), State::Disconnected | State::Broken) {
+        return Some(format!("{} has not come back: it is {name} (causes {:?})", point.id, view.causes));
+    }
     (!holds).then(|| {
         format!("{} is {name} without a cause (causes {:?}, session {:?})", point.id, view.causes, view.session_id)
     })
@@ -180,6 +184,9 @@ mod tests {
             (true, point(State::OutOfOrder, vec![Cause::NoKey], "")),
             (false, point(State::Supplying, vec![], "")),
             (true, point(State::Reserved, vec![], "s")),
+            // At rest all its parts run, and nothing is in their way.
+            (false, point(State::Disconnected, vec![Cause::MonitorLost], "")),
+            (false, point(State::Broken, vec![Cause::EngineBroken], "")),
         ] {
             assert_eq!(state(&point).is_none(), good, "{point:?}");
         }

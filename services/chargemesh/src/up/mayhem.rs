@@ -1,5 +1,5 @@
-//! `--chaos SEED` (SPEC 9.2): what `chaos` decides is done to the running network; then everything comes to rest, and
-//! the invariants are asked for.
+//! `--chaos SEED` (SPEC 9.2): what `chaos` decides is done to the running network; what lasts is ended again; then
+//! everything comes to rest, and the invariants are asked for.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,13 +10,15 @@ use mesh::{
 };
 use proto::central::v1::VerifyAuditRequest;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use super::{
     Running,
-    chaos::{Act, Chaos, both_of},
+    chaos::{self, Act, Chaos, both_of},
     invariants::{self, Findings, Seen},
+    lines::{Condition, Lines},
     part::Deed,
-    supervisor::is_driver,
+    supervisor::{Supervisor, is_driver},
 };
 use crate::{
     failure::of_status,
@@ -33,6 +35,8 @@ pub(super) async fn run(running: &Running, ctx: &Context, seed: u64) -> anyhow::
     let until = ctx.clock.mono() + running.config.chaos_for;
     let mut chaos = Chaos::seeded(seed);
     let mut deeds = 0;
+    let hands = Hands { supervisor: running.network.supervisor.clone(), lines: running.network.lines.clone() };
+    let mut lasting = JoinSet::new();
     // In an order of their own, so that the same seed does the same.
     let parts: Vec<String> = running.network.supervisor.names(|_| true).await.iter().map(ToString::to_string).collect();
     while ctx.clock.mono() < until && !ctx.stop.is_cancelled() {
@@ -41,10 +45,14 @@ pub(super) async fn run(running: &Running, ctx: &Context, seed: u64) -> anyhow::
             break;
         }
         deeds += 1;
-        stream.up(format!("chaos: {:?} {}", deed.act, deed.part));
-        act(running, &deed.part, deed.act).await;
+        stream.up(format!("chaos {deed}"));
+        if let Err(why) = hands.act(&deed).await {
+            stream.up(why);
+        } else if let Some(how_long) = deed.act.lasts() {
+            lasting.spawn(hands.clone().end_after(how_long, deed));
+        }
     }
-    if ctx.stop.is_cancelled() {
+    if ctx.stop.run_until_cancelled(lasting.join_all()).await.is_none() {
         return Ok(());
     }
     stream.up(format!("chaos is over after {deeds} deeds; waiting until everything is settled"));
@@ -52,36 +60,50 @@ pub(super) async fn run(running: &Running, ctx: &Context, seed: u64) -> anyhow::
     report(running, &findings)
 }
 
-async fn act(running: &Running, part: &str, act: Act) {
-    let supervisor = &running.network.supervisor;
-    let done = match act {
-        Act::Kill => supervisor.deed(part, Deed::Kill).await,
-        Act::KillBoth => {
-            let [engine, monitor] = both_of(part);
-            let (engine, monitor) =
-                tokio::join!(supervisor.deed(&engine, Deed::Kill), supervisor.deed(&monitor, Deed::Kill));
-            engine.and(monitor)
+/// What the deeds are done with.
+#[derive(Clone)]
+struct Hands {
+    supervisor: Supervisor,
+    lines: Lines,
+}
+
+impl Hands {
+    async fn act(&self, chaos::Deed { part, act, .. }: &chaos::Deed) -> Result<(), String> {
+        let deed = match *act {
+            Act::Kill => Deed::Kill,
+            Act::KillBoth => {
+                let [engine, monitor] = both_of(part);
+                let both =
+                    tokio::join!(self.supervisor.deed(&engine, Deed::Kill), self.supervisor.deed(&monitor, Deed::Kill));
+                return both.0.and(both.1);
+            }
+            Act::Restart => Deed::Restart,
+            Act::Freeze(_) => Deed::Pause,
+            Act::Cut(_) => return self.lines.set(part, Condition::Cut),
+            Act::Silence(_) => return self.lines.set(part, Condition::Silent),
+            Act::FillDisk(_, room) => Deed::FillDisk(room),
+        };
+        self.supervisor.deed(part, deed).await
+    }
+
+    async fn end_after(self, how_long: Duration, chaos::Deed { part, act, .. }: chaos::Deed) {
+        tokio::time::sleep(how_long).await;
+        let ended = match act {
+            Act::Kill | Act::KillBoth | Act::Restart => Ok(()),
+            Act::Freeze(_) => self.supervisor.deed(&part, Deed::Continue).await,
+            Act::Cut(_) | Act::Silence(_) => self.lines.set(&part, Condition::Sound),
+            Act::FillDisk(..) => self.supervisor.deed(&part, Deed::FreeDisk).await,
+        };
+        if let Err(why) = ended {
+            self.supervisor.stream.up(why);
         }
-        Act::Restart => supervisor.deed(part, Deed::Restart).await,
-        Act::Freeze(how_long) => {
-            let frozen = supervisor.deed(part, Deed::Pause).await;
-            let (supervisor, part) = (supervisor.clone(), part.to_owned());
-            tokio::spawn(async move {
-                tokio::time::sleep(how_long).await;
-                drop(supervisor.deed(&part, Deed::Continue).await);
-            });
-            frozen
-        }
-    };
-    if let Err(why) = done {
-        supervisor.stream.up(why);
     }
 }
 
 /// Drivers ask for nothing new; what runs ends; then the books are read.
 async fn rest(running: &Running, ctx: &Context) -> anyhow::Result<Findings> {
-    // The longest freeze and the back-off of what died last.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    // The longest back-off: what died last is back, and drivers have heard what they asked for.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let drivers = running.network.supervisor.names(is_driver).await;
     running.network.supervisor.end(&drivers, false).await;
     let until = ctx.clock.mono() + REST_WITHIN;

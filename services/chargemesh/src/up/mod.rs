@@ -4,8 +4,9 @@
 //! ```text
 //!  up ── network: certificates, databases, registry, central ── supervisor ─▶ part ─▶ process
 //!     ├─ simulated: charging points (engine + monitor), drivers ──────┘        ├─▶ stream: one log
-//!     ├─ control: add, remove, kill, pause, …                                  └─▶ up.json: pids, addresses
-//!     └─ mayhem (--chaos): kills at random, then the invariants
+//!     ├─ lines: the network between them, where it can be cut                  └─▶ up.json: pids, addresses
+//!     ├─ control: add, remove, kill, pause, cut, …
+//!     └─ mayhem (--chaos): kills, cuts and full disks at random, then the invariants
 //! ```
 
 mod backoff;
@@ -15,6 +16,7 @@ mod detach;
 pub(crate) mod health;
 mod invariants;
 pub(crate) mod layout;
+mod lines;
 mod mayhem;
 pub(crate) mod network;
 pub(crate) mod part;
@@ -88,10 +90,12 @@ pub(crate) struct Up {
     #[arg(long, env = "CHARGEMESH_PLUG_IN_AFTER", value_name = "DURATION", default_value = "1s",
           value_parser = mesh::duration::parse)]
     plug_in_after: Duration,
-    /// Allow the drills that spoil keys at simulated charging points
+    /// Allow the drills: to spoil keys at simulated charging points, to cut and to silence lines. Everybody then calls
+    /// the others through a relay in this process
     #[arg(long, env = "CHARGEMESH_DRILLS")]
     drills: bool,
-    /// Kill, end and freeze parts at random, with this seed, then check the books
+    /// Kill, end and freeze parts, cut and silence their lines and fill their disks at random, with this seed, then check
+    /// the books; drills are allowed
     #[arg(long, env = "CHARGEMESH_CHAOS", value_name = "SEED")]
     chaos: Option<u64>,
     /// How long the chaos lasts
@@ -130,6 +134,10 @@ impl Up {
         process::run("up", config, |ctx| async move { self.work(ctx).await })
     }
 
+    fn has_drills(&self) -> bool {
+        self.drills || self.chaos.is_some()
+    }
+
     async fn work(self, ctx: Context) -> anyhow::Result<()> {
         let sink = if self.json && self.chaos.is_some() { Sink::Stderr } else { Sink::Stdout };
         let (stream, printed) = Stream::start(sink);
@@ -160,6 +168,7 @@ impl Up {
             },
             log_level: self.log_level.clone(),
             control_socket: Some(layout.socket("up")),
+            relayed: self.has_drills(),
         };
         let network = Network::start(ctx, lock, layout, &mut plan, settings, stream.clone()).await?;
         let running = Arc::new(Running { config: self, network, plan: Mutex::new(plan) });

@@ -1,7 +1,7 @@
 //! A whole network below one data folder: certificates, databases, Registry and Central as supervised processes, and
 //! the operator's way to them. `up` puts simulated charging points and drivers around it, `replay` recorded ones.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use mesh::{
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     layout::{Addresses, Layout, Wanted, flags},
+    lines::Lines,
     part::Recipe,
     plan::Plan,
     ports::PortsLock,
@@ -46,6 +47,7 @@ const GRACE: Duration = Duration::from_secs(15);
 pub(crate) struct Network {
     pub(crate) layout: Layout,
     pub(crate) addresses: Addresses,
+    pub(crate) lines: Lines,
     pub(crate) supervisor: Supervisor,
     pub(crate) connection: Connection,
     operator: OperatorName,
@@ -63,6 +65,8 @@ pub(crate) struct Settings {
     pub(crate) log_level: String,
     /// Where the supervisor itself is ordered about.
     pub(crate) control_socket: Option<std::path::PathBuf>,
+    /// Whether its lines can be cut.
+    pub(crate) relayed: bool,
 }
 
 impl Network {
@@ -111,6 +115,7 @@ impl Network {
             status_task: tokio::spawn(keep),
             status_over,
             addresses,
+            lines: Lines::new(settings.relayed),
             operator,
             supervisor,
             status,
@@ -123,7 +128,9 @@ impl Network {
     }
 
     async fn launch(&self, ctx: &Context, settings: &Settings) -> anyhow::Result<()> {
-        for recipe in [self.registry(settings), self.central(settings)] {
+        let to_central = self.lines.to(self.addresses.central_grpc, "registry").await?;
+        let to_registry = self.lines.to(self.addresses.registry_grpc, "central").await?;
+        for recipe in [self.registry(settings, to_central), self.central(settings, to_registry)] {
             self.supervisor.start(recipe).await.map_err(anyhow::Error::msg)?;
         }
         let ready = tokio::time::timeout(READY_WITHIN, self.wait_until_ready());
@@ -192,7 +199,7 @@ impl Network {
         drop(last.write(&self.layout.data));
     }
 
-    fn registry(&self, settings: &Settings) -> Recipe {
+    fn registry(&self, settings: &Settings, central: SocketAddr) -> Recipe {
         let a = &self.addresses;
         let own = flags([
             ("--data", &self.layout.role("registry")),
@@ -200,13 +207,13 @@ impl Network {
             ("--identity", &self.layout.identity("registry")),
             ("--grpc-address", &a.registry_grpc),
             ("--https-address", &a.registry_https),
-            ("--central", &a.central_grpc),
+            ("--central", &central),
             ("--first-operator", &self.operator.to_string()),
         ]);
         self.recipe("registry", "registry", own, &settings.log_level)
     }
 
-    fn central(&self, settings: &Settings) -> Recipe {
+    fn central(&self, settings: &Settings, registry: SocketAddr) -> Recipe {
         let a = &self.addresses;
         let own = flags([
             ("--data", &self.layout.role("central")),
@@ -214,7 +221,7 @@ impl Network {
             ("--identity", &self.layout.identity("central")),
             ("--grpc-address", &a.central_grpc),
             ("--link-address", &a.central_link),
-            ("--registry", &a.registry_grpc),
+            ("--registry", &registry),
         ]);
         self.recipe("central", "central", own, &settings.log_level)
     }

@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) pid: Option<u32>,
     pub(crate) restarts: u32,
     pub(crate) last_end: Option<String>,
+    /// Where its disk is full: how many bytes each of its files may still have.
+    pub(crate) disk_full_at: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +99,10 @@ pub(crate) enum Deed {
     Pause,
     /// SIGCONT.
     Continue,
+    /// From now on, whatever dies meanwhile, a write past so many bytes of a file fails.
+    FillDisk(u64),
+    /// Its disk has room again.
+    FreeDisk,
     /// Ends in order, for good. Answered when it has.
     End(oneshot::Sender<()>),
 }
@@ -198,6 +204,8 @@ impl Keeper {
                 deed = ordered.recv() => match deed {
                     Some(Deed::End(ended)) => return Some(ended),
                     Some(Deed::Restart) => return None,
+                    Some(Deed::FillDisk(room)) => self.set(|s| s.disk_full_at = Some(room)),
+                    Some(Deed::FreeDisk) => self.set(|s| s.disk_full_at = None),
                     Some(Deed::Kill | Deed::Pause | Deed::Continue) => {}
                     None => return Some(oneshot::channel().0),
                 },
@@ -228,6 +236,9 @@ impl Keeper {
         let pid = child.id();
         self.set(|s| (s.phase, s.pid) = (Phase::Running, pid));
         self.stream.up(format!("{} started, process {}", self.recipe.name, pid.unwrap_or_default()));
+        if let Some(room) = self.states.borrow().disk_full_at {
+            self.limit_files(&child, Some(room));
+        }
         if let Some(output) = child.stdout.take() {
             let (stream, name) = (self.stream.clone(), Arc::clone(&self.recipe.name));
             tokio::spawn(async move { stream.follow(name, output).await });
@@ -261,6 +272,14 @@ impl Keeper {
                         signal(&child, Signal::SIGCONT);
                         self.set(|s| s.phase = Phase::Running);
                     }
+                    Some(Deed::FillDisk(room)) => {
+                        self.limit_files(&child, Some(room));
+                        self.set(|s| s.disk_full_at = Some(room));
+                    }
+                    Some(Deed::FreeDisk) => {
+                        self.limit_files(&child, None);
+                        self.set(|s| s.disk_full_at = None);
+                    }
                     Some(Deed::End(ended)) => {
                         self.farewell(&mut child).await;
                         return Over::Told(ended);
@@ -271,6 +290,20 @@ impl Keeper {
                     }
                 },
             }
+        }
+    }
+
+    /// A limit on the size of each of its files, or as many bytes as this process may write itself. What it says goes
+    /// through pipes, which have no such limit.
+    fn limit_files(&self, child: &Child, room: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+        let own = getrlimit(Resource::Fsize);
+        let limit = Rlimit { current: room.or(own.current), ..own };
+        let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        // Without a pid it is gone in this very moment: then its end is about to be noticed.
+        let limited = pid.map_or(Ok(()), |pid| prlimit(Some(pid), Resource::Fsize, limit).map(drop));
+        if let Err(error) = limited {
+            self.stream.up(format!("the disk of {} stays as it is: {error}", self.recipe.name));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Simulated charging points and drivers: real processes of the one binary, enrolled by themselves through a token.
 
-use std::{fs, path::Path};
+use std::{fs, net::SocketAddr, path::Path};
 
 use anyhow::Context as _;
 use proto::registry::v1::{Identity, Kind};
@@ -8,6 +8,7 @@ use proto::registry::v1::{Identity, Kind};
 use super::{
     Running,
     layout::flags,
+    network::Network,
     part::Recipe,
     plan::{PointWish, SimulatedDriver, SimulatedPoint},
     status::replace,
@@ -51,6 +52,7 @@ impl Running {
         let place = pairing.display().to_string();
         let monitor = format!("{}/monitor", point.id);
         let engine = format!("{}/engine", point.id);
+        let (registry, central) = self.far(&monitor).await?;
 
         let mut own = flags([
             ("--data", &folder),
@@ -59,8 +61,8 @@ impl Running {
             ("--city", &point.city),
             ("--place", &point.place),
             ("--price", &proto::Price::from_e4(point.price_e4).to_string()),
-            ("--registry", &self.network.addresses.registry_https),
-            ("--central", &self.network.addresses.central_link),
+            ("--registry", &registry),
+            ("--central", &central),
         ]);
         let enrolled = has_credential(&folder.join("identity.json"));
         if let Some(token) = self.token_file(&folder, enrolled, Kind::ChargingPoint, point.id.as_str(), known).await? {
@@ -75,7 +77,7 @@ impl Running {
             ("--speed", &self.config.speed.to_string()),
         ]);
         own.push("--unattended".into());
-        if self.config.drills || self.config.chaos.is_some() {
+        if self.config.has_drills() {
             own.push("--drills".into());
         }
         self.begin(self.network.recipe(&engine, "engine", own, &self.config.log_level)).await
@@ -83,11 +85,13 @@ impl Running {
 
     async fn start_driver(&self, driver: &SimulatedDriver, known: &[Identity]) -> anyhow::Result<()> {
         let folder = self.network.layout.data.join("drivers").join(driver.id.as_str());
+        let name = format!("driver/{}", driver.id);
+        let (registry, central) = self.far(&name).await?;
         let mut own = flags([
             ("--data", &folder),
             ("--id", &driver.id.as_str()),
-            ("--registry", &self.network.addresses.registry_https),
-            ("--central", &self.network.addresses.central_link),
+            ("--registry", &registry),
+            ("--central", &central),
             ("--roam", &driver.seed.to_string()),
             ("--pause", &format!("{}ms", self.config.pause.as_millis())),
             ("--confirm", &"always"),
@@ -96,8 +100,13 @@ impl Running {
         if let Some(token) = self.token_file(&folder, enrolled, Kind::Driver, driver.id.as_str(), known).await? {
             own.extend(flags([("--token-file", &token)]));
         }
-        let name = format!("driver/{}", driver.id);
         self.begin(self.network.recipe(&name, "driver", own, &self.config.log_level)).await
+    }
+
+    /// Where this part finds Registry and Central.
+    async fn far(&self, part: &str) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+        let Network { lines, addresses, .. } = &self.network;
+        Ok((lines.to(addresses.registry_https, part).await?, lines.to(addresses.central_link, part).await?))
     }
 
     async fn begin(&self, recipe: Recipe) -> anyhow::Result<()> {
@@ -149,6 +158,7 @@ impl Running {
         let point = plan.remove_charging_point(id)?;
         let names = [format!("{}/engine", point.id).into(), format!("{}/monitor", point.id).into()];
         self.network.supervisor.end(&names, true).await;
+        self.network.lines.forget(&names[0]);
         let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(in_words)?;
         if known.iter().any(|i| i.id == id) {
             self.network.remove_identity(Kind::ChargingPoint, id).await.map_err(in_words)?;
@@ -160,7 +170,9 @@ impl Running {
     pub(super) async fn remove_driver(&self, id: &str) -> Result<(), String> {
         let mut plan = self.plan.lock().await;
         let driver = plan.remove_driver(id)?;
-        self.network.supervisor.end(&[format!("driver/{}", driver.id).into()], true).await;
+        let name = format!("driver/{}", driver.id).into();
+        self.network.supervisor.end(std::slice::from_ref(&name), true).await;
+        self.network.lines.forget(&name);
         let known = self.network.enrolled(Kind::Driver).await.map_err(in_words)?;
         if known.iter().any(|i| i.id == id) {
             self.network.remove_identity(Kind::Driver, id).await.map_err(in_words)?;

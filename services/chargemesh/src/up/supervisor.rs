@@ -139,6 +139,6 @@ pub(crate) fn is_charging_point(name: &str) -> bool {
     name.ends_with("/engine") || name.ends_with("/monitor")
 }
 
-fn is_central(name: &str) -> bool {
+pub(crate) fn is_central(name: &str) -> bool {
     name == "central"
 }

@@ -96,6 +96,15 @@ impl Up {
         .await
     }
 
+    /// Of its only charging point.
+    async fn until_state(&self, state: &str) -> anyhow::Result<()> {
+        until(format_args!("a charging point that is {state}"), PATIENCE, async || {
+            let all = self.list("charging-points").await.map_err(|error| format!("{error:#}"))?;
+            if all.iter().all(|cp| cp["state"] == json!(state)) { Ok(()) } else { Err(format!("{all:?}")) }
+        })
+        .await
+    }
+
     async fn until_tickets(&self, more_than: usize) -> anyhow::Result<usize> {
         until(format_args!("more than {more_than} tickets"), PATIENCE, async || {
             let count = self.list("tickets").await.map_err(|error| format!("{error:#}"))?.len();
@@ -202,7 +211,8 @@ async fn a_supervisor_that_is_killed_leaves_no_part_behind_spec_10_1() -> anyhow
 async fn a_chaos_ends_with_every_invariant_spec_9_2() -> anyhow::Result<()> {
     let data = tempfile::Builder::new().prefix("cm-chaos-").tempdir()?;
     let [a, b, c, d] = free_addresses::<4>()?.map(|address| address.to_string());
-    let mut args = vec!["up", "--data", data.path().to_str().unwrap_or_default(), "--chaos", "3", "--chaos-for", "20s"];
+    let mut args =
+        vec!["up", "--data", data.path().to_str().unwrap_or_default(), "--chaos", "3282", "--chaos-for", "20s"];
     args.extend(["--charging-points", "2", "--drivers", "2", "--speed", "600", "--pause", "200ms", "--json"]);
     args.extend(["--central-grpc", &a, "--central-link", &b, "--registry-grpc", &c, "--registry-https", &d]);
     let said = chargemesh(&args).await?;
@@ -210,7 +220,36 @@ async fn a_chaos_ends_with_every_invariant_spec_9_2() -> anyhow::Result<()> {
     assert_eq!(findings["wrong"], json!([]), "{}", said.err);
     assert!(said.status.success());
     assert!(findings["sessions"].as_u64().is_some_and(|n| n > 0), "nothing happened: {findings}");
+    for kind in ["kills", "takes the power", "restarts", "freezes", "cuts", "silences", "fills the disk"] {
+        assert!(said.err.contains(&format!(" chaos {kind} ")), "another seed is needed: it never {kind}\n{}", said.err);
+    }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_cut_and_disks_filled_by_hand_and_all_recovers_when_they_are_not_spec_1_9_9() -> anyhow::Result<()> {
+    let up = Up::new()?;
+    up.start(&["--charging-points", "1", "--drivers", "0", "--drills"]).await?;
+    up.until_available(1).await?;
+    for fault in ["cut", "silence"] {
+        up.ctl(&[fault, "CP-1/engine"]).await?;
+        up.until_state("disconnected").await?;
+        up.ctl(&["mend", "CP-1/engine"]).await?;
+        up.until_available(1).await?;
+    }
+
+    let central = up.part("central").await?;
+    up.ctl(&["fill-disk", "central"]).await?;
+    let stop = ["charging-points", "stop", "CP-1", "--data", up.data()];
+    let refused = chargemesh(&stop).await?;
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.out);
+    assert!(refused.err.contains("cannot make it durable"), "{}", refused.err);
+    up.ctl(&["free-disk", "central"]).await?;
+    let stopped = chargemesh(&stop).await?;
+    assert!(stopped.status.success(), "{}", stopped.err);
+    up.until_state("out-of-order").await?;
+    assert_eq!(up.part("central").await?["pid"], central["pid"], "a full disk is nobody's death");
+    up.down().await
 }
 
 /// Two stations, eight rows, two weeks in a few seconds.
