@@ -415,6 +415,9 @@ impl Engine {
         for body in self.keeping.released() {
             self.way.post(body, now.mono);
         }
+        if let Some(value) = self.keeping.released_value() {
+            self.way.say(value);
+        }
         if let Some((records, upto, durable)) = self.keeping.next_write(now.mono) {
             self.out.push_back(Command::Write { records, upto, durable });
         }

@@ -24,6 +24,8 @@ pub struct Keeping {
     retry_at: Option<Instant>,
     trouble: Option<String>,
     gated: VecDeque<(u64, up::Body)>,
+    /// The newest meter value that has not been told.
+    value: Option<(u64, up::Body)>,
     /// The end that the process before did not live to keep.
     cut_off: Option<u64>,
 }
@@ -40,6 +42,7 @@ impl Keeping {
             retry_at: None,
             trouble: None,
             gated: VecDeque::new(),
+            value: None,
             cut_off: None,
         }
     }
@@ -89,6 +92,23 @@ impl Keeping {
     /// Holds a message back until everything up to `number` is written.
     pub fn gate(&mut self, number: u64, body: up::Body) {
         self.gated.push_back((number, body));
+    }
+
+    /// Holds a meter value back until its register, `number`, is written; a newer one takes its place.
+    pub fn gate_value(&mut self, number: u64, body: up::Body) {
+        self.value = Some((number, body));
+    }
+
+    /// A value that says no more than the journal. Where that cannot be written it is told all the same: what runs is
+    /// metered in memory then (SPEC 9, disk full).
+    pub fn released_value(&mut self) -> Option<up::Body> {
+        let (written, in_trouble) = (self.written, self.trouble.is_some());
+        self.value.take_if(|(number, _)| *number <= written || in_trouble).map(|(_, body)| body)
+    }
+
+    /// The session is over: its final value is the one to be told.
+    pub fn drop_value(&mut self) {
+        self.value = None;
     }
 
     /// The next write, unless one is under way. Records stay queued until it has succeeded.

@@ -252,11 +252,13 @@ impl Engine {
             running.sync_at = (running.sync_at + sync).max(now.mono);
         }
         let sample = running.sample;
-        if keeps {
-            self.keep(Entry::Register(Register { meter_wh, at_ms: now.wall_ms }), syncs);
+        if !keeps {
+            return;
         }
+        let number = self.keep(Entry::Register(Register { meter_wh, at_ms: now.wall_ms }), syncs);
         if says {
-            self.way.say(up::Body::MeterValue(MeterValue { session_id: session_id.clone(), meter_wh, power_w }));
+            let value = MeterValue { session_id: session_id.clone(), meter_wh, power_w };
+            self.keeping.gate_value(number, up::Body::MeterValue(value));
             self.read(session_id, meter_wh, sample, now);
             self.report();
         }
@@ -267,6 +269,7 @@ impl Engine {
     /// Ends what there is: a reservation without a trace, a supply with its final value.
     pub(super) fn end_session(&mut self, reason: Reason, now: Now) {
         let Some(session) = self.session.take() else { return };
+        self.keeping.drop_value();
         let (meter_start_wh, meter_end_wh, started_at_ms, last) = match session.phase {
             Phase::Reserved { .. } => {
                 self.unattended_leaves();

@@ -187,6 +187,30 @@ fn a_final_value_is_on_disk_before_it_is_sent_and_repeated_until_answered_spec_4
 }
 
 #[test]
+fn a_meter_value_is_told_once_its_register_is_in_the_journal_so_that_a_kill_takes_nothing_back_spec_9() {
+    let mut rig = Rig::supplying(settings());
+    rig.wait(S(20));
+    rig.ups.clear();
+    let values = |rig: &Rig| {
+        let value = |body| if let up::Body::MeterValue(value) = body { Some(value.meter_wh) } else { None };
+        rig.sent().into_iter().filter_map(value).collect::<Vec<_>>()
+    };
+    rig.slow = Some(None);
+    rig.wait(S(5));
+    assert!(values(&rig).is_empty(), "nothing that a killed engine would not know of");
+    rig.disk_catches_up();
+    let told = values(&rig);
+    assert_eq!(told.len(), 1, "the newest says all");
+    let killed = Rig::restarted(settings(), rig.disk.clone(), rig.now).up();
+    assert!(killed.engine.status().meter_wh >= told[0], "{} after {told:?}", killed.engine.status().meter_wh);
+    rig.slow = None;
+    rig.act(Action::Unplug).unwrap();
+    rig.ups.clear();
+    rig.wait(S(5));
+    assert!(values(&rig).is_empty(), "the final value is the last");
+}
+
+#[test]
 fn an_end_that_is_not_on_disk_yet_is_not_reported_as_final() {
     let mut rig = Rig::supplying(settings());
     rig.wait(S(50));
