@@ -164,6 +164,8 @@ pub struct Engine {
     /// What the monitor was told last of whether Central and the engine read each other.
     told_unread: bool,
     link: Option<LinkNo>,
+    /// What the journal holds is still to be said on that link.
+    owes_held: bool,
     spoiled: bool,
     sealer: Option<Sealer>,
     stream_id: [u8; 16],
@@ -201,6 +203,7 @@ impl Engine {
             notice: None,
             told_unread: false,
             link: None,
+            owes_held: false,
             spoiled: false,
             sealer: None,
             stream_id,
@@ -283,6 +286,7 @@ impl Engine {
     // ---- Time
 
     fn timeout(&mut self, now: Now) {
+        self.say_held_again(now);
         self.way.handle_timeout(now);
         self.manual_expires(now);
         self.idle(now);
@@ -399,6 +403,7 @@ impl Engine {
                     self.notice = Some(format!("the link to Central ended: {why}"));
                     self.report();
                 }
+                Heard::Proven(_) if std::mem::take(&mut self.owes_held) => self.say_held(now),
                 Heard::Failed { .. } | Heard::UnknownKey { .. } | Heard::Proven(_) => {}
                 Heard::Unintelligible => self.report(),
                 Heard::Epoch(epoch) => self.new_epoch(epoch, now),

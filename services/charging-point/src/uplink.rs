@@ -265,6 +265,11 @@ impl Uplink {
         self.active.as_ref().is_some_and(|c| !c.first_contact)
     }
 
+    /// This link is the one to speak on.
+    pub fn speaks_on(&self, link: LinkNo) -> bool {
+        self.active.as_ref().is_some_and(|c| c.no == link)
+    }
+
     /// Some link is open, be it only one that carries nothing but signs of life.
     pub fn linked(&self) -> bool {
         self.active.is_some()

@@ -23,7 +23,8 @@ const MOST_HELD: usize = 256;
 impl Engine {
     // ---- Opening
 
-    /// The first sealed message, and everything the journal holds that Central may not know (SPEC 3.8).
+    /// The first sealed message, and everything the journal holds that Central may not know (SPEC 3.8). What is said of
+    /// it on the link before may overtake that: where there is one, it waits until this is the one to speak on.
     pub(super) fn greet(&mut self, link: LinkNo, now: Now) {
         let life_sign = self.identity.as_ref().map_or(Duration::ZERO, |i| i.life_sign);
         let opened = Opened {
@@ -34,14 +35,25 @@ impl Engine {
         };
         self.link = Some(link);
         self.way.greet(link, up::Body::Opened(opened));
-        self.way.replace_on(link, up::Body::SessionsHeld(self.held()), now.mono);
+        self.owes_held = !self.way.speaks_on(link);
+        if !self.owes_held {
+            self.say_held(now);
+        }
         if self.spoiled {
             self.out.push_back(Command::Spoil { link, on: true });
         }
     }
 
-    pub(super) fn held(&self) -> SessionsHeld {
-        self.held_after(None)
+    pub(super) fn say_held(&mut self, now: Now) {
+        let held = self.held_after(None);
+        self.way.replace(up::Body::SessionsHeld(held), now.mono);
+    }
+
+    /// What is said again is said as it is now: Central ends a supply that is missing in it (SPEC 3.8).
+    pub(super) fn say_held_again(&mut self, now: Now) {
+        if self.way.repeats(now.mono, |body| matches!(body, up::Body::SessionsHeld(_))) {
+            self.say_held(now);
+        }
     }
 
     /// A portion of it: the sessions whose ids come after this one, and always the one that is live.
@@ -72,8 +84,7 @@ impl Engine {
         self.keep(Entry::Epoch(epoch), false);
         let (old, new) = (before >> 32, epoch >> 32);
         if before != 0 && new > old {
-            let held = self.held();
-            self.way.replace(up::Body::SessionsHeld(held), now.mono);
+            self.say_held(now);
         }
     }
 
@@ -153,8 +164,7 @@ impl Engine {
             self.end_session(if reason.ends_a_supply() { reason } else { Reason::StoppedByOperator }, now);
         } else {
             // It is over; Central has missed it, or forgotten it.
-            let held = self.held();
-            self.way.replace(up::Body::SessionsHeld(held), now.mono);
+            self.say_held(now);
         }
     }
 

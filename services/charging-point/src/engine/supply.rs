@@ -102,8 +102,7 @@ impl Engine {
         }
         if !on && self.way.reachable() {
             // Its answer shows both ends that they read each other again.
-            let held = self.held();
-            self.way.replace(up::Body::SessionsHeld(held), now.mono);
+            self.say_held(now);
         }
         Ok(())
     }
@@ -155,8 +154,7 @@ impl Engine {
         self.keeping.written(upto);
         if self.keeping.take_cut_off() && self.link.is_some() {
             // The link was faster than the disk, and has heard of a supply that goes on.
-            let held = self.held();
-            self.way.replace(up::Body::SessionsHeld(held), now.mono);
+            self.say_held(now);
         }
         if healed {
             self.report();

@@ -71,6 +71,12 @@ impl Uplink {
         self.pending.push_back(Pending { id: self.last_id, body, again_at: Some(now + self.settings.repeat) });
     }
 
+    /// Whether such a message is to be said again now.
+    pub fn repeats(&self, now: Instant, such: impl Fn(&up::Body) -> bool) -> bool {
+        let is_due = |p: &Pending| p.again_at.is_none_or(|at| at <= now);
+        self.reachable() && self.pending.iter().any(|p| is_due(p) && such(&p.body))
+    }
+
     /// No longer repeats what `over` holds for.
     pub fn withdraw(&mut self, over: impl Fn(&up::Body) -> bool) {
         self.pending.retain(|p| !over(&p.body));

@@ -1,6 +1,7 @@
 //! The rows of SPEC 9 as the engine lives them.
 
 use mesh::clock::Clock;
+use prost::Message as _;
 
 use super::rig::*;
 use crate::ledger;
@@ -38,6 +39,36 @@ fn central_back_during_a_supply_learns_of_it_first_spec_9() {
     assert!(matches!(&sent[1], up::Body::SessionsHeld(held) if held.sessions[0].state() == SessionState::Supplying));
     rig.wait(S(2));
     assert!(rig.sent().iter().any(|body| matches!(body, up::Body::MeterValue(_))));
+}
+
+#[test]
+fn what_is_held_is_said_again_as_it_is_then_spec_3_8() {
+    let mut rig = Rig::ready(settings());
+    rig.act(Action::Plug).unwrap();
+    rig.supply("s1", 0);
+    rig.ups.clear();
+    rig.wait(S(5));
+    let held = rig.held();
+    assert_eq!((held.len(), held[0].state()), (1, SessionState::Supplying), "at its opening there was nothing");
+}
+
+#[test]
+fn a_supply_that_begins_between_two_links_is_not_missing_in_what_is_said_on_the_new_one_spec_4_6() {
+    let mut rig = Rig::ready(settings());
+    let old = rig.dials.last().unwrap().0;
+    rig.act(Action::Plug).unwrap();
+    rig.assign(2);
+    let new = rig.dials.last().unwrap().0;
+    rig.link(new, LinkEvent::Open);
+    assert!(matches!(rig.sent()[..], [up::Body::Opened(_)]), "{:?}", rig.sent());
+    let supply = Supply { session_id: "s1".to_owned(), hold_ms: 60_000, ..Supply::default() };
+    let bytes = Down { epoch: 1 << 32 | 1, body: Some(down::Body::Supply(supply)) }.encode_to_vec();
+    rig.link(old, LinkEvent::Message(bytes.into()));
+    assert_eq!((rig.state(), rig.starts()), ("SUPPLYING", 1));
+    rig.ups.clear();
+    rig.view();
+    assert_eq!(rig.held()[0].state(), SessionState::Supplying);
+    assert!(rig.ups.iter().all(|(link, _)| *link == new));
 }
 
 #[test]
