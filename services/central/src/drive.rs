@@ -160,7 +160,7 @@ impl Drive {
             Message::Verified { peer, link, outbox, from, to, void } => {
                 self.verified(peer, link, outbox, from, to, void)
             }
-            Message::Left { link, detail } => self.left(link, detail),
+            Message::Left { link, answered, detail } => self.left(link, answered, detail),
             Message::Sign { at, sign } => {
                 if let Some(point) = self.index.get(&at).copied() {
                     self.sense(point, sign);

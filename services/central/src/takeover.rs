@@ -1,24 +1,45 @@
 //! Three takeovers of a link that was still alive, within five minutes, mean that two hold the same key (SPEC 4.9).
+//! Whether it was shows by its answer to the farewell: a line that fails and is dialled anew leaves a dead one behind.
 
 use std::{collections::VecDeque, time::Instant};
 
-use crate::settings::Settings;
+use crate::{charge_point::LinkNo, settings::Settings};
+
+/// Links whose end is waited for, of one part; the oldest go first.
+const CLOSING: usize = 16;
 
 /// When live links of one part were taken over. Holds no more instants than are needed to decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Takeovers(VecDeque<Instant>);
+pub struct Takeovers {
+    closing: VecDeque<LinkNo>,
+    counted: VecDeque<Instant>,
+}
 
 impl Takeovers {
-    /// Counts a takeover; true when it is one too many. Rotations and links that had already ended are not counted by
-    /// the caller.
-    pub fn count(&mut self, at: Instant, settings: &Settings) -> bool {
-        while self.0.front().is_some_and(|first| at.saturating_duration_since(*first) > settings.takeover_window) {
-            self.0.pop_front();
+    /// A link was taken over, and told so. Rotations and links that had already ended are none.
+    pub fn began(&mut self, old: LinkNo) {
+        if self.closing.len() >= CLOSING {
+            self.closing.pop_front();
         }
-        self.0.push_back(at);
-        let held = self.0.len() >= settings.takeovers;
+        self.closing.push_back(old);
+    }
+
+    /// A link ended. True where it was taken over alive, and that is one too many.
+    pub fn ended(&mut self, link: LinkNo, answered: bool, at: Instant, settings: &Settings) -> bool {
+        let Some(place) = self.closing.iter().position(|old| *old == link) else { return false };
+        self.closing.remove(place);
+        answered && self.count(at, settings)
+    }
+
+    fn count(&mut self, at: Instant, settings: &Settings) -> bool {
+        while self.counted.front().is_some_and(|first| at.saturating_duration_since(*first) > settings.takeover_window)
+        {
+            self.counted.pop_front();
+        }
+        self.counted.push_back(at);
+        let held = self.counted.len() >= settings.takeovers;
         if held {
-            self.0.clear();
+            self.counted.clear();
         }
         held
     }
@@ -43,6 +64,19 @@ mod tests {
     #[test]
     fn takeovers_spread_over_more_than_five_minutes_do_not_hold_spec_4_9() {
         assert_eq!(counted(&[0, 200, 301, 502]), [false, false, false, false]);
+    }
+
+    #[test]
+    fn a_link_that_had_died_unseen_or_was_not_taken_over_counts_for_nothing_spec_4_9() {
+        let (settings, now, mut takeovers) = (Settings::default(), crate::testing::start(), Takeovers::default());
+        for link in (0..100).map(LinkNo) {
+            assert!(!takeovers.ended(link, true, now, &settings), "not taken over");
+            takeovers.began(link);
+            assert!(!takeovers.ended(link, false, now, &settings), "dead");
+        }
+        assert_eq!(takeovers, Takeovers::default());
+        (0..100).for_each(|link| takeovers.began(LinkNo(link)));
+        assert_eq!(takeovers.closing.len(), CLOSING);
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub enum Sign {
     },
     LinkDown {
         link: LinkNo,
+        /// This end closed it, and the peer acknowledged all that it was told before.
+        answered: bool,
         detail: Arc<str>,
     },
     /// The monitor's verdict on its engine.
@@ -260,6 +262,8 @@ pub enum Tell {
     },
     /// In order: what was told before goes out first.
     Close(LinkNo),
+    /// Another link under the same key has taken its place: it is told, so that its end shows whether it was alive.
+    CloseTakenOver(LinkNo),
     /// Another link under a newer key has taken its place: its part closes it once everything on it is delivered, so
     /// that a rotation loses nothing (SPEC 4.6). One that does not is closed in the end.
     CloseLater(LinkNo),

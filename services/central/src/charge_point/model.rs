@@ -71,11 +71,8 @@ impl Model {
             for (point, tell) in std::mem::take(&mut self.world.tells) {
                 match tell {
                     Tell::Engine(body) if self.engine_link(point).is_some() => self.engine_hears(point, &body),
-                    Tell::Close(link) if self.engine_link(point) == Some(link) => {
-                        self.world.sense(point, Sign::LinkDown { link, detail: "closed".into() });
-                    }
-                    Tell::Close(link) if self.world.points[point].is_monitor(link) => {
-                        self.world.sense(point, Sign::LinkDown { link, detail: "closed".into() });
+                    Tell::Close(link) | Tell::CloseTakenOver(link) => {
+                        self.world.sense(point, Sign::LinkDown { link, answered: true, detail: "closed".into() });
                     }
                     _ => {}
                 }
@@ -222,7 +219,7 @@ impl Model {
 
     fn engine_down(&mut self, point: usize) {
         if let Some(link) = self.engine_link(point) {
-            self.world.sense(point, Sign::LinkDown { link, detail: "cut".into() });
+            self.world.sense(point, Sign::LinkDown { link, answered: false, detail: "cut".into() });
         }
     }
 
@@ -236,7 +233,7 @@ impl Model {
 
     fn monitor_down(&mut self, point: usize) {
         if let Some(link) = self.world.points[point].signs.monitor.as_ref().map(|l| l.link) {
-            self.world.sense(point, Sign::LinkDown { link, detail: "cut".into() });
+            self.world.sense(point, Sign::LinkDown { link, answered: false, detail: "cut".into() });
         }
     }
 

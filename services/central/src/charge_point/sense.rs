@@ -47,7 +47,15 @@ impl ChargePoint {
                 let status = Linked { link, key_no: 0, from, highest_epoch: 0 };
                 self.status_up(status, now, &mut sensed);
             }
-            Sign::LinkDown { link, detail } => self.link_down(link, &detail, now, &mut sensed),
+            Sign::LinkDown { link, answered, detail } => {
+                let signs = &mut self.signs;
+                for takeovers in [&mut signs.monitor_takeovers, &mut signs.engine_takeovers] {
+                    let one_too_many = takeovers.ended(link, answered, now.mono, settings);
+                    signs.cloned |= one_too_many;
+                    sensed.due |= one_too_many;
+                }
+                self.link_down(link, &detail, now, &mut sensed);
+            }
             Sign::Health { link, healthy, detail } => self.health(link, healthy, detail, now, &mut sensed),
             Sign::Meter { link, session, meter, power_w } => {
                 if self.is_engine(link)
@@ -91,11 +99,14 @@ impl ChargePoint {
         self.new_key_proven(new.key_no);
         match self.signs.monitor.replace(new.clone()) {
             Some(old) => {
-                let one_too_many = is_takeover(&old, &new) && {
+                if is_takeover(&old, &new) {
                     self.note_link(Action::LinkTakenOver, "monitor", &new, "", now, sensed);
-                    self.signs.monitor_takeovers.count(now.mono, settings)
-                };
-                self.signs.cloned |= one_too_many;
+                    self.signs.monitor_takeovers.began(old.link);
+                }
+                if self.record.keys.granted(old.key_no).is_none() {
+                    // A status link said nothing of the engine (SPEC 4.7).
+                    self.signs.health = Health::Unknown;
+                }
                 sensed.tell.push(close_succeeded(&old, &new));
             }
             None => {
@@ -114,11 +125,10 @@ impl ChargePoint {
         self.note_link(Action::LinkUp, "engine", &new, "", now, sensed);
         self.new_key_proven(new.key_no);
         if let Some(old) = self.signs.engine.replace(new.clone()) {
-            let one_too_many = is_takeover(&old, &new) && {
+            if is_takeover(&old, &new) {
                 self.note_link(Action::LinkTakenOver, "engine", &new, "", now, sensed);
-                self.signs.engine_takeovers.count(now.mono, settings)
-            };
-            self.signs.cloned |= one_too_many;
+                self.signs.engine_takeovers.began(old.link);
+            }
             sensed.tell.push(close_succeeded(&old, &new));
         } else {
             self.tell_heard_again("engine", sensed);
@@ -349,7 +359,13 @@ impl ChargePoint {
 
 /// Make before break: what is under way on a link that a newer key succeeds is still heard.
 fn close_succeeded(old: &Linked, new: &Linked) -> Tell {
-    if old.key_no != 0 && new.key_no > old.key_no { Tell::CloseLater(old.link) } else { Tell::Close(old.link) }
+    if is_takeover(old, new) {
+        Tell::CloseTakenOver(old.link)
+    } else if old.key_no != 0 {
+        Tell::CloseLater(old.link)
+    } else {
+        Tell::Close(old.link)
+    }
 }
 
 /// Rotations aside: a link under a newer key succeeds, it does not take over (SPEC 4.9).

@@ -221,6 +221,7 @@ fn in_words(tell: &Tell) -> String {
         },
         Tell::Grant { link, key_no } => format!("link {}: key {key_no}", link.0),
         Tell::Close(link) => format!("close link {}", link.0),
+        Tell::CloseTakenOver(link) => format!("close link {}, taken over", link.0),
         Tell::CloseLater(link) => format!("close link {} later", link.0),
         Tell::Fetch { session, .. } => format!("fetch {session}"),
         Tell::Alarm(_) => "alarm".to_owned(),
@@ -275,7 +276,12 @@ impl World {
     }
 
     pub(super) fn link_down(&mut self, link: LinkNo) {
-        self.sense(0, Sign::LinkDown { link, detail: "gone".into() });
+        self.sense(0, Sign::LinkDown { link, answered: false, detail: "gone".into() });
+    }
+
+    /// Closed by Central, and its peer was there to hear it.
+    pub(super) fn link_closed(&mut self, link: LinkNo) {
+        self.sense(0, Sign::LinkDown { link, answered: true, detail: "closed".into() });
     }
 
     pub(super) fn healthy(&mut self, healthy: bool) {

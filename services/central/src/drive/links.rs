@@ -67,12 +67,12 @@ impl Drive {
         }
     }
 
-    pub(super) fn left(&mut self, link: LinkNo, detail: Arc<str>) {
+    pub(super) fn left(&mut self, link: LinkNo, answered: bool, detail: Arc<str>) {
         let Some(Linked { peer, .. }) = self.links.remove(&link) else { return };
         match peer {
             PeerId::ChargingPoint(id) => {
                 if let Some(number) = self.index.get(&id).copied() {
-                    self.sense(number, Sign::LinkDown { link, detail });
+                    self.sense(number, Sign::LinkDown { link, answered, detail });
                 }
             }
             PeerId::Driver(id) => {

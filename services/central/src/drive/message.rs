@@ -38,6 +38,8 @@ pub(crate) enum Message {
     },
     Left {
         link: LinkNo,
+        /// Central closed it, and the peer acknowledged all that it was told before.
+        answered: bool,
         detail: Arc<str>,
     },
     Sign {

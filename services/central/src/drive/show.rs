@@ -79,6 +79,12 @@ impl Drive {
                 }
             }
             Tell::Close(link) => self.close(link),
+            Tell::CloseTakenOver(link) => {
+                let reason = link::Reason::Fenced.into();
+                let detail = "another link of its part has taken its place".to_owned();
+                self.send(link, epoch, down::Body::Answer(link::Answer { to: 0, reason, detail }));
+                self.close(link);
+            }
             Tell::CloseLater(link) => self.close_later(link),
             Tell::Fetch { session, last, reply } => {
                 if let Some(number) = number {

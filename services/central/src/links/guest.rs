@@ -317,7 +317,8 @@ impl Guest {
         }
         let detail = closed.map_or_else(|| "given up for another of its address".to_owned(), |why| why.to_string());
         if !matches!(self.stage, Stage::Knocking | Stage::Claims { .. }) {
-            self.links.drive.send(Message::Left { link: self.link, detail: detail.into() }).await;
+            let answered = closed == Some(Closed::ByUs);
+            self.links.drive.send(Message::Left { link: self.link, answered, detail: detail.into() }).await;
         }
     }
 }

@@ -6,7 +6,7 @@ use proto::{
 };
 
 use super::{Rim, ana};
-use crate::{charge_point::Order, settings::Settings};
+use crate::{charge_point::Order, drive::Message, settings::Settings};
 
 #[tokio::test]
 async fn a_charging_point_that_is_held_is_counted_until_it_is_released_spec_4_9() {
@@ -17,8 +17,10 @@ async fn a_charging_point_that_is_held_is_counted_until_it_is_released_spec_4_9(
     rim.both_parts(&id, 1).await;
     let held = || rim.ctx.metrics.encode().unwrap().contains("charging_points_held 1\n");
     assert!(!held());
+    let mut old = rim.arrive(peer.clone(), Part::Monitor, 1).await;
     for _ in 0..3 {
-        rim.arrive(peer.clone(), Part::Monitor, 1).await;
+        let link = std::mem::replace(&mut old, rim.arrive(peer.clone(), Part::Monitor, 1).await);
+        rim.drive.send(Message::Left { link, answered: true, detail: "closed in order by this end".into() }).await;
     }
     rim.until(|| rim.shown(&id).view.is_some_and(|view| view.causes().any(|cause| cause == Cause::Held))).await;
     assert!(held() && rim.shown(&id).view.unwrap_or_default().detail.starts_with("ALARM"));

@@ -7,7 +7,7 @@ fn the_newest_proven_monitor_link_owns_the_charging_point_and_epochs_rise_spec_4
     let mut world = World::ready();
     let before = world.record(0).epoch;
     world.monitor_up(LinkNo(8), 1);
-    assert_eq!(world.take_told(), ["close link 1"]);
+    assert_eq!(world.take_told(), ["close link 1, taken over"]);
     assert_eq!(world.record(0).epoch, before + 1);
     world.link_down(MONITOR);
     assert_eq!(world.state(0), State::Available, "a late close of the old link does nothing");
@@ -34,20 +34,38 @@ fn the_first_write_of_a_process_claims_the_row_spec_4_9() {
 #[test]
 fn three_takeovers_of_a_live_link_hold_the_charging_point_until_released_spec_4_9() {
     let mut world = World::ready();
-    for link in 10..12 {
+    let takes_over = |world: &mut World, link| {
+        let old = world.points[0].signs.monitor.clone().unwrap().link;
         world.monitor_up(LinkNo(link), 1);
+        world.link_closed(old);
+    };
+    for link in 10..12 {
+        takes_over(&mut world, link);
         assert_eq!(world.state(0), State::Available);
     }
-    world.monitor_up(LinkNo(12), 1);
+    takes_over(&mut world, 12);
     assert_eq!(world.state(0), State::OutOfOrder);
     assert!(world.take_told().contains(&"alarm".to_owned()));
     world.order(Order::Release);
     world.input(0, Input::Due);
     assert_eq!(world.state(0), State::Available, "what is due finds no reason to hold it again");
-    for link in 13..16 {
-        world.monitor_up(LinkNo(link), 1);
-    }
+    (13..16).for_each(|link| takes_over(&mut world, link));
     assert_eq!(world.state(0), State::OutOfOrder, "three more do");
+}
+
+#[test]
+fn a_line_that_fails_again_and_again_is_no_cloned_key_spec_4_9() {
+    let mut world = World::ready();
+    for link in 10..100 {
+        let signs = world.points[0].signs.clone();
+        world.monitor_up(LinkNo(link), 1);
+        world.engine_up(LinkNo(link + 1_000), 1);
+        world.pass(1_500);
+        world.link_down(signs.monitor.unwrap().link);
+        world.link_down(signs.engine.unwrap().link);
+    }
+    assert_eq!(world.state(0), State::Available, "what it left behind was dead");
+    assert!(world.store.actions.contains(&Action::LinkTakenOver));
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn the_driver_is_told_at_once_that_a_link_is_lost_and_that_it_is_back_spec_2_4()
     world.monitor_up(LinkNo(21), 1);
     assert_eq!(world.take_told(), ["D1: SUPPLYING"]);
     world.engine_up(LinkNo(22), 1);
-    assert_eq!(world.take_told(), ["close link 20"], "one that takes over was never lost");
+    assert_eq!(world.take_told(), ["close link 20, taken over"], "one that takes over was never lost");
 }
 
 #[test]
