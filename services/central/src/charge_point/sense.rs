@@ -201,7 +201,9 @@ impl ChargePoint {
     }
 
     fn health(&mut self, link: LinkNo, healthy: bool, detail: Arc<str>, now: Now, sensed: &mut Sensed) {
-        let proven = self.signs.monitor.as_ref().is_some_and(|m| m.link == link && m.key_no != 0);
+        // Where the key is void its link lives on as a status link, whose words do not count (SPEC 4.7).
+        let keys = &self.record.keys;
+        let proven = self.signs.monitor.as_ref().is_some_and(|m| m.link == link && keys.granted(m.key_no).is_some());
         let health = if healthy { Health::Healthy } else { Health::Unhealthy(detail.clone()) };
         if !proven || self.signs.health == health {
             sensed.again = true;

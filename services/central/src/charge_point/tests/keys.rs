@@ -43,11 +43,15 @@ fn a_renewal_deletes_the_key_and_settles_the_running_supply_spec_4_7() {
         ]
     );
     assert_eq!(world.state(0), State::OutOfOrder, "and not DISCONNECTED: the monitor's link stays");
+    let entries = world.store.entries.len();
+    world.healthy(false);
+    assert_eq!(world.store.entries.len(), entries, "and carries signs of life alone");
     world.input(0, Input::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
     assert_eq!(world.take_told(), ["link 30: key 2"]);
     world.link_down(ENGINE);
     world.monitor_up(LinkNo(31), 2);
     world.engine_up(LinkNo(32), 2);
+    assert_eq!(world.state(0), State::Disconnected, "what was said under the void key is forgotten");
     world.healthy(true);
     assert_eq!(world.state(0), State::Available);
 }
