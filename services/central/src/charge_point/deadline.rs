@@ -7,7 +7,7 @@ use mesh::clock::Now;
 use proto::link::v1::{Part, Progress, Reason, SessionState};
 
 use super::{ChargePoint, Claim, Health, Linked, PARTS, Tell, draft::Draft, sense::RUNNING_EVERY};
-use crate::{audit::Action, settings::Settings};
+use crate::{audit::Action, session::Session, settings::Settings};
 
 /// Between two tries.
 const UNDECIDED: Duration = Duration::from_secs(1);
@@ -49,7 +49,14 @@ impl ChargePoint {
             .into_iter()
             .any(|linked| proven(linked).is_some_and(|(_, key_no)| staged == Some(key_no)));
         let faulty = matches!(signs.health, Health::Unhealthy(_)) && record.open.is_some();
-        unclaimed || unproven || faulty || (signs.cloned && !record.held)
+        unclaimed || unproven || faulty || (signs.cloned && !record.held) || self.awaits_stop()
+    }
+
+    /// It was told to stop by a process before this one, or before its row was read again: the order is durable, and
+    /// since when it is waited for is not.
+    fn awaits_stop(&self) -> bool {
+        let stopping = |open: &Session| open.state == SessionState::Supplying && open.reason != Reason::Unspecified;
+        self.pending.stop_due.is_none() && self.record.open.as_ref().is_some_and(stopping)
     }
 
     /// A running value that the store does not know, or the time left of a settling session.
@@ -75,6 +82,9 @@ impl Draft<'_> {
         self.retire();
         if let Some(ask) = self.point.pending.ask.clone().filter(|ask| self.is_past(ask.due)) {
             self.ask_expired(&ask);
+        }
+        if self.point.awaits_stop() {
+            self.made.pending.stop_due = Some(self.now.mono + self.settings.stop_timeout);
         }
         self.end_what_is_lost();
         for settling in self.point.record.settling.clone() {

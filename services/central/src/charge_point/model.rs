@@ -321,6 +321,10 @@ impl Model {
     /// All links come back, every supply ends and is reported.
     fn settle_all(&mut self) {
         self.world.store.fail = None;
+        self.world.pass(10_000);
+        let stopping = |session: &Session| session.is_open() && session.reason != Reason::Unspecified;
+        assert!(!self.world.store.sessions.values().any(stopping), "a stop that is not answered settles (SPEC 3.8)");
+        self.hear();
         for _round in 0..3 {
             for point in 0..POINTS {
                 let _reported_below = self.engines[point].end(Reason::Unplugged);

@@ -111,8 +111,8 @@ impl Draft<'_> {
             let stopping = Session { reason, ..open.clone() };
             self.update(&stopping);
             self.made.next.open = Some(stopping);
-            self.made.pending.stop_due = Some(self.now.mono + self.settings.stop_timeout);
         }
+        self.made.pending.stop_due.get_or_insert(self.now.mono + self.settings.stop_timeout);
         self.engine(told::stop(open.id.as_str(), reason));
     }
 

@@ -66,6 +66,19 @@ fn a_stop_unanswered_settles_spec_3_8() {
 }
 
 #[test]
+fn a_stop_that_a_restart_came_between_is_waited_for_anew_spec_3_8() {
+    let mut world = World::supplying();
+    world.order(Order::EndSession(SessionId::new("s1")));
+    let restarted = Record { claim: None, owned: false, ..world.record(0).clone() };
+    world.points[0] = ChargePoint::new(restarted, world.now);
+    world.monitor_up(LinkNo(8), 1);
+    world.healthy(true);
+    assert_eq!(world.session("s1").state, SessionState::Supplying);
+    world.pass(6_000);
+    assert_eq!(world.session("s1").state, SessionState::Settling, "whether or not its engine is ever heard again");
+}
+
+#[test]
 fn a_stop_is_repeated_to_an_engine_that_comes_back_spec_3_5() {
     let mut world = World::supplying();
     world.order(Order::EndSession(SessionId::new("s1")));
