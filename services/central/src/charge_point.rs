@@ -30,7 +30,10 @@ mod world;
 use std::{sync::Arc, time::Instant};
 
 use mesh::clock::Now;
-use proto::{ChargingPointId, DriverId, Energy, Price, link::v1::Part};
+use proto::{
+    ChargingPointId, DriverId, Energy, Price,
+    link::v1::{Part, SessionState},
+};
 
 pub use input::{
     Answered, Change, Claim, Decision, Identity, Input, LinkNo, Order, Origin, Outcome, Refusal, Reply, Request, Sign,
@@ -143,6 +146,10 @@ pub struct Signs {
     pub power_w: u32,
     /// How often the running values are told.
     pub pace: Pace,
+    /// The open reservation as its engine says that it has begun, until the store knows.
+    pub begun: Option<Session>,
+    /// The engine's link on which it has said what its journal holds.
+    pub accounted: Option<LinkNo>,
     /// The supply whose driver was told of a fault.
     pub fault_told: Option<SessionId>,
     pub engine_lost_at: Option<Instant>,
@@ -245,20 +252,29 @@ impl ChargePoint {
             // Durable now: what comes after a release counts anew.
             self.signs.cloned = false;
         }
+        if self.begun().is_none() {
+            self.signs.begun = None;
+        }
         let running = self.record.open.as_ref().map(|s| &s.id);
         if self.signs.meter.as_ref().map(|(id, _)| id) != running {
             (self.signs.meter, self.signs.power_w, self.signs.pace) = (None, 0, Pace::default());
         }
     }
 
-    /// The open session with the latest value that was sensed.
+    /// The open session with its start and the latest value that were sensed.
     pub fn running(&self) -> Option<Session> {
-        let mut session = self.record.open.clone()?;
+        let mut session = self.begun().or(self.record.open.as_ref())?.clone();
         if let Some((_, meter)) = self.signs.meter.as_ref().filter(|(id, _)| *id == session.id) {
             // Sensed values were checked against the accepted one when they came.
             let _kept_if_higher = session.accept(*meter);
         }
         Some(session)
+    }
+
+    /// The open reservation, as it is since it began, where the store has not taken that yet.
+    fn begun(&self) -> Option<&Session> {
+        let open = self.record.open.as_ref().filter(|open| open.state == SessionState::Reserved)?;
+        self.signs.begun.as_ref().filter(|begun| begun.id == open.id)
     }
 
     /// The driver who is to be told of this charging point.

@@ -23,7 +23,7 @@ impl ChargePoint {
         [
             pending.ask.as_ref().map(|ask| ask.due),
             pending.stop_due,
-            record.open.as_ref().and_then(|open| open.due),
+            self.expires_at(settings),
             record.settling.iter().filter_map(|settling| settling.due).min(),
             supplying.and(signs.both_lost_at).map(|at| at + settings.links_lost),
             // Due changes nothing then, but what is shown is looked at anew after each input.
@@ -49,7 +49,12 @@ impl ChargePoint {
             .into_iter()
             .any(|linked| proven(linked).is_some_and(|(_, key_no)| staged == Some(key_no)));
         let faulty = matches!(signs.health, Health::Unhealthy(_)) && record.open.is_some();
-        unclaimed || unproven || faulty || (signs.cloned && !record.held) || self.awaits_stop()
+        unclaimed
+            || unproven
+            || faulty
+            || (signs.cloned && !record.held)
+            || self.begun().is_some()
+            || self.awaits_stop()
     }
 
     /// It was told to stop by a process before this one, or before its row was read again: the order is durable, and
@@ -57,6 +62,19 @@ impl ChargePoint {
     fn awaits_stop(&self) -> bool {
         let stopping = |open: &Session| open.state == SessionState::Supplying && open.reason != Reason::Unspecified;
         self.pending.stop_due.is_none() && self.record.open.as_ref().is_some_and(stopping)
+    }
+
+    /// When the reservation is over. An engine that cannot say whether it has begun is still supplying if it has (SPEC
+    /// 3.8), so it is waited for, as long as for lost links.
+    fn expires_at(&self, settings: &Settings) -> Option<Instant> {
+        let reserved = self.record.open.as_ref().filter(|open| open.state == SessionState::Reserved)?;
+        let wait = if self.is_accounted() { Duration::ZERO } else { settings.links_lost };
+        reserved.due.filter(|_| self.begun().is_none()).map(|due| due + wait)
+    }
+
+    /// The engine is there, and what it has begun is known.
+    fn is_accounted(&self) -> bool {
+        self.signs.engine.as_ref().is_some_and(|engine| self.signs.accounted == Some(engine.link))
     }
 
     /// A running value that the store does not know, or the time left of a settling session.
@@ -87,6 +105,7 @@ impl Draft<'_> {
             self.made.pending.stop_due = Some(self.now.mono + self.settings.stop_timeout);
         }
         self.end_what_is_lost();
+        self.begin_what_began();
         for settling in self.point.record.settling.clone() {
             if settling.due.is_some_and(|due| self.is_past(due)) {
                 self.bill_without_report(&settling);
@@ -179,8 +198,12 @@ impl Draft<'_> {
             } else {
                 self.settle(&open, Reason::Fault, &detail);
             }
-        } else if reserved && open.due.is_some_and(|due| self.is_past(due)) {
-            self.release(&open, Reason::ReservationExpired);
+        } else if self.point.expires_at(self.settings).is_some_and(|at| self.is_past(at)) {
+            if self.point.is_accounted() {
+                self.release(&open, Reason::ReservationExpired);
+            } else {
+                self.settle(&open, Reason::Fault, "its engine cannot say whether it has begun");
+            }
         } else if !reserved && self.point.pending.stop_due.is_some_and(|due| self.is_past(due)) {
             self.settle(&open, open.reason, "the engine was told to stop and did not answer");
         } else if !reserved && self.is_past_by(self.point.signs.both_lost_at, self.settings.links_lost) {

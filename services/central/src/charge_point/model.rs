@@ -2,7 +2,7 @@
 //! that fails, orders, crashes of Central. Whatever happens, the invariants of SPEC 9.2 hold at each step, and when all
 //! is quiet every watt-hour that an engine gave is on a ticket, a discrepancy or disputed.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use proptest::prelude::*;
 use proto::{
@@ -12,6 +12,7 @@ use proto::{
 
 use self::steps::{POINTS, Step, step};
 use super::{world::*, *};
+use crate::audit::Action;
 
 mod steps;
 
@@ -20,6 +21,8 @@ mod steps;
 struct Engine {
     meter: u64,
     journal: Vec<HeldSession>,
+    /// Until when what it holds reserved may begin.
+    reserved_until: Option<Instant>,
 }
 
 impl Engine {
@@ -87,6 +90,10 @@ impl Model {
             down::Body::Supply(m) => {
                 let engine = &mut self.engines[point];
                 let known = engine.journal.iter().any(|h| h.session_id == m.session_id);
+                let until = self.world.now.mono + Duration::from_millis(m.hold_ms.into());
+                if known || engine.current().is_none() {
+                    engine.reserved_until = Some(until);
+                }
                 if !known && engine.current().is_none() {
                     let mut held = HeldSession { session_id: m.session_id.clone(), ..HeldSession::default() };
                     held.set_state(SessionState::Reserved);
@@ -195,7 +202,11 @@ impl Model {
 
     fn plug_in(&mut self, point: usize) {
         let (meter, link, at_ms) = (self.engines[point].meter, self.engine_link(point), self.world.now.wall_ms);
-        if let Some(held) = self.engines[point].current().filter(|h| h.state() == SessionState::Reserved) {
+        let engine = &mut self.engines[point];
+        if engine.reserved_until.is_some_and(|until| until <= self.world.now.mono) {
+            engine.journal.retain(|held| held.state() != SessionState::Reserved);
+        }
+        if let Some(held) = engine.current().filter(|h| h.state() == SessionState::Reserved) {
             held.set_state(SessionState::Supplying);
             (held.meter_start_wh, held.meter_wh, held.started_at_ms, held.ended_at_ms) = (meter, meter, at_ms, at_ms);
             let held = held.clone();
@@ -346,6 +357,21 @@ impl Model {
         self.check();
     }
 
+    /// Released as expired although its engine began in time: only where that could not be known for a quarter of an
+    /// hour.
+    fn cut_off(&self) -> Vec<&Session> {
+        let settled = |session: &Session| {
+            let said = ("session", session.id.to_string());
+            let entries = self.world.store.entries.iter().filter(|entry| entry.action == Action::SupplySettling);
+            entries.into_iter().any(|entry| entry.parameters.contains(&said))
+        };
+        let sessions = self.world.store.sessions.values();
+        sessions
+            .filter(|s| s.state == SessionState::Released && s.reason == Reason::ReservationExpired)
+            .filter(|s| s.discrepancy != 0 && !settled(s))
+            .collect()
+    }
+
     fn sums(&self) -> (i64, i64) {
         let store = &self.world.store;
         let tickets: u64 = store.tickets.values().map(|t| t.energy.wh() + t.disputed.wh()).sum();
@@ -371,6 +397,7 @@ proptest! {
         model.settle_all();
         let (accounted, given) = model.sums();
         prop_assert_eq!(accounted, given, "tickets + discrepancies + disputed = meters");
+        prop_assert_eq!(model.cut_off(), Vec::<&Session>::new(), "a supply that began in time is billed");
         prop_assert!(model.engines.iter().all(|e| e.journal.is_empty()), "no engine waits for a settlement");
     }
 }

@@ -5,12 +5,15 @@
 use std::{sync::Arc, time::Duration};
 
 use mesh::clock::Now;
-use proto::link::v1::{Part, Progress, Reason, SessionState};
+use proto::{
+    Energy,
+    link::v1::{Part, Progress, Reason, SessionState},
+};
 
-use super::{Change, ChargePoint, Health, LinkNo, Linked, Origin, Sign, Stage, Tell, told};
+use super::{Change, ChargePoint, Health, Input, LinkNo, Linked, Origin, Sign, Stage, Tell, told};
 use crate::{
     audit::{Action, Entry},
-    session::{NotAccepted, Session},
+    session::{NotAccepted, Session, SessionId},
     settings::Settings,
 };
 
@@ -80,6 +83,27 @@ impl ChargePoint {
         let notes = std::mem::take(&mut sensed.notes);
         sensed.notes = notes.into_iter().filter(|note| self.signs.noted.may_note(note, now.mono)).collect();
         sensed
+    }
+
+    /// What an engine says of its sessions counts from when it comes, and not from its turn: a supply that has begun
+    /// does not expire while the store cannot take its start, or its end (SPEC 9, database).
+    pub fn hear(&mut self, input: &Input, now: Now) {
+        if let Input::Started { session, meter, at, .. } = input {
+            self.hear_of_start(session, *meter, *at, now);
+        } else if let Input::Ended { session, last, .. } = input {
+            self.hear_of_start(session, last.start, last.started_at, now);
+        } else if let Input::Held { .. } = input {
+            self.signs.accounted = self.signs.engine.as_ref().map(|engine| engine.link);
+        }
+    }
+
+    fn hear_of_start(&mut self, session: &SessionId, meter: Energy, at: i64, now: Now) {
+        let reserved = |open: &&Session| open.id == *session && open.state == SessionState::Reserved;
+        if self.begun().is_none()
+            && let Some(open) = self.record.open.as_ref().filter(reserved)
+        {
+            self.signs.begun = Some(open.start(meter, at, now));
+        }
     }
 
     pub fn is_engine(&self, link: LinkNo) -> bool {
@@ -233,7 +257,7 @@ impl ChargePoint {
     fn meter(
         &mut self,
         mut open: Session,
-        meter: proto::Energy,
+        meter: Energy,
         power_w: u32,
         settings: &Settings,
         now: Now,

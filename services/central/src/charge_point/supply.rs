@@ -14,16 +14,10 @@ use crate::{
 impl Draft<'_> {
     /// Plugged in. Answered the same when it comes again.
     pub(super) fn started(&mut self, id: &SessionId, meter: Energy, at: i64, reply: Reply) {
-        match self.point.running().filter(|open| open.id == *id) {
+        match self.point.record.open.as_ref().filter(|open| open.id == *id) {
             Some(open) if open.state == SessionState::Reserved => {
-                let started = open.start(meter, at, self.now);
-                self.update(&started);
-                let entry =
-                    self.entry_of(Action::SupplyStarted, &started).with("meter_start_wh", started.meter_start.wh());
-                self.note_by_engine(entry);
-                self.step(&started, Progress::Supplying, Reason::Unspecified, "");
-                self.made.pending.saved_at = Some(self.now.mono);
-                self.made.next.open = Some(started);
+                let begun = self.point.begun().cloned();
+                self.begin(begun.unwrap_or_else(|| open.start(meter, at, self.now)));
             }
             Some(open) if open.reason != Reason::Unspecified => self.engine(told::stop(id.as_str(), open.reason)),
             Some(_) => {}
@@ -34,6 +28,23 @@ impl Draft<'_> {
             }
         }
         self.answer(reply, Outcome::Done);
+    }
+
+    fn begin(&mut self, started: Session) {
+        self.update(&started);
+        let entry = self.entry_of(Action::SupplyStarted, &started).with("meter_start_wh", started.meter_start.wh());
+        self.note_by_engine(entry);
+        self.step(&started, Progress::Supplying, Reason::Unspecified, "");
+        self.made.pending.saved_at = Some(self.now.mono);
+        self.made.next.open = Some(started);
+    }
+
+    /// A start that the store did not take when it came, before whatever follows it.
+    pub(super) fn begin_what_began(&mut self) {
+        let reserved = self.made.next.open.as_ref().is_some_and(|open| open.state == SessionState::Reserved);
+        if let Some(begun) = self.point.begun().filter(|_| reserved) {
+            self.begin(begun.clone());
+        }
     }
 
     /// The engine's final value: the bill, if there was none (SPEC 3.7).
@@ -71,10 +82,16 @@ impl Draft<'_> {
     }
 
     pub(super) fn held_reserved(&mut self, id: &SessionId) {
-        let open = self.point.record.open.as_ref().filter(|open| open.id == *id);
-        if open.is_none() {
-            let reason = self.settling(id).map_or(Reason::ReservationExpired, |session| session.reason);
-            self.engine(told::release(id.as_str(), reason));
+        if self.point.record.open.as_ref().is_some_and(|open| open.id == *id) {
+            return;
+        }
+        match self.settling(id).cloned() {
+            // It was not known whether it had begun.
+            Some(unbegun) if unbegun.started_at.is_none() => self.release(&unbegun, Reason::ReservationExpired),
+            settling => {
+                let reason = settling.map_or(Reason::ReservationExpired, |session| session.reason);
+                self.engine(told::release(id.as_str(), reason));
+            }
         }
     }
 
@@ -107,6 +124,7 @@ impl Draft<'_> {
         if open.state == SessionState::Reserved {
             return self.release(open, reason);
         }
+        self.begin_what_began();
         if open.reason == Reason::Unspecified {
             let stopping = Session { reason, ..open.clone() };
             self.update(&stopping);
@@ -129,6 +147,7 @@ impl Draft<'_> {
 
     /// The final value is missing: the last accepted one stands for now, and the driver is free (SPEC 3.8).
     pub(super) fn settle(&mut self, open: &Session, reason: Reason, detail: &str) {
+        self.begin_what_began();
         let settling = open.settle(reason, self.now, self.now.mono + self.settings.settle_after);
         self.update(&settling);
         let entry = self.entry_of(Action::SupplySettling, &settling).with("energy_wh", settling.energy().wh());
@@ -145,6 +164,10 @@ impl Draft<'_> {
 
     /// No report came in time (SPEC 3.8).
     pub(super) fn bill_without_report(&mut self, settling: &Session) {
+        if settling.started_at.is_none() {
+            // Nobody has ever said that it began.
+            return self.release(settling, Reason::ReservationExpired);
+        }
         let (billed, ticket) = settling.bill_without_report(self.point.record.rated_power_w);
         self.issue(&billed, ticket);
         self.close(&billed);

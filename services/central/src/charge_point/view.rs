@@ -66,7 +66,8 @@ impl ChargePoint {
         let session = self.running();
         let amount = session.as_ref().map(Session::amount).unwrap_or_default();
         View {
-            state: state_of(&causes, session.as_ref().map(|s| s.state)).into(),
+            // Not as it is sensed: that a supply has begun is shown when it is durable.
+            state: state_of(&causes, self.record.open.as_ref().map(|open| open.state)).into(),
             detail: self.detail(&causes),
             causes: causes.into_iter().map(i32::from).collect(),
             key_state: self.record.keys.state().into(),

@@ -126,6 +126,7 @@ impl World {
     }
 
     pub(super) fn input(&mut self, point: usize, input: Input) {
+        self.points[point].hear(&input, self.now);
         let decision = self.points[point].decide(&input, &self.settings, self.now);
         self.carry_out(point, &input, decision, true);
     }
@@ -258,6 +259,7 @@ impl World {
         let mut world = Self::new(1);
         world.monitor_up(MONITOR, 1);
         world.engine_up(ENGINE, 1);
+        world.input(0, Input::Held { sessions: Vec::new(), reply: Reply::None });
         world.healthy(true);
         world.take_told();
         world

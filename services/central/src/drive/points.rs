@@ -130,6 +130,8 @@ impl Drive {
 
     /// What one message of the charging point brings.
     pub(super) fn offer_own(&mut self, number: usize, inputs: Vec<Input>) {
+        let now = self.now();
+        inputs.iter().for_each(|input| self.points[number].core.hear(input, now));
         let placed = self.points[number].waiting.push_own(inputs);
         self.placed(number, placed);
     }

@@ -209,6 +209,119 @@ fn a_supply_that_a_released_session_gave_is_stopped_and_counted_as_a_discrepancy
     assert_eq!((world.session("s1").discrepancy, world.store.tickets.len()), (3, 0));
 }
 
+fn held(session: &str, state: SessionState, meter: u64) -> proto::link::v1::HeldSession {
+    proto::link::v1::HeldSession {
+        session_id: session.into(),
+        state: state.into(),
+        meter_start_wh: 1_000,
+        meter_wh: meter,
+        started_at_ms: 1,
+        ..Default::default()
+    }
+}
+
+fn reports(world: &mut World, held: &[proto::link::v1::HeldSession]) {
+    reconcile(held, Reply::None).into_iter().for_each(|input| world.input(0, input));
+}
+
+#[test]
+fn a_supply_that_began_while_the_database_was_away_does_not_expire_spec_9() {
+    let mut world = World::reserved();
+    world.pass(40_000);
+    world.store.fail = Some("gone".into());
+    world.pass(5_000);
+    world.started("s1", 1_000);
+    assert_eq!(world.take_told(), ["answer: UNAVAILABLE"]);
+    assert_eq!(world.state(0), State::Reserved, "what is not durable is not told");
+    world.pass(100_000);
+    assert!(world.take_told().is_empty());
+    world.store.fail = None;
+    world.pass(1_000);
+    assert_eq!(world.take_told(), ["D1: SUPPLYING"], "before its engine says it again");
+    world.started("s1", 1_000);
+    assert_eq!(world.take_told(), ["answer: done"]);
+    world.ended("s1", 1_000, 2_000, Reason::Unplugged);
+    assert_eq!(world.ticket("s1").map(|t| t.energy.wh()), Some(1_000));
+    let started = world.store.actions.iter().filter(|action| **action == Action::SupplyStarted);
+    assert_eq!(started.count(), 1);
+}
+
+#[test]
+fn a_supply_that_began_and_ended_while_the_database_was_away_is_billed_spec_9() {
+    let mut world = World::reserved();
+    world.store.fail = Some("gone".into());
+    world.ended("s1", 1_000, 1_900, Reason::Unplugged);
+    world.pass(100_000);
+    world.store.fail = None;
+    world.pass(1_000);
+    world.ended("s1", 1_000, 1_900, Reason::Unplugged);
+    assert_eq!(world.ticket("s1").map(|t| (t.energy.wh(), t.reason)), Some((900, Reason::Unplugged)));
+}
+
+#[test]
+fn what_follows_a_start_that_could_not_be_stored_is_billed_from_it_spec_3_7() {
+    type Then = fn(&mut World);
+    let dies: Then = |world| world.healthy(false);
+    let ends: Then = |world| world.ended("s1", 1_000, 1_900, Reason::Unplugged);
+    let is_stopped: Then = |world| world.order(Order::EndSession(SessionId::new("s1")));
+    for then in [dies, ends, is_stopped] {
+        let mut world = World::reserved();
+        world.store.fail = Some("gone".into());
+        world.started("s1", 1_000);
+        world.store.fail = None;
+        then(&mut world);
+        world.ended("s1", 1_000, 1_900, Reason::Fault);
+        assert_eq!(world.ticket("s1").map(|t| (t.meter_start.wh(), t.energy.wh())), Some((1_000, 900)));
+    }
+}
+
+#[test]
+fn a_reservation_does_not_expire_while_its_engine_cannot_say_that_it_has_begun_spec_3_8() {
+    let back_with = |held: &[proto::link::v1::HeldSession]| {
+        let mut world = World::reserved();
+        world.link_down(ENGINE);
+        world.pass(75_000);
+        assert_eq!(world.session("s1").state, SessionState::Reserved);
+        world.engine_up(LinkNo(20), 1);
+        world.pass(10_000);
+        assert_eq!(world.session("s1").state, SessionState::Reserved, "it is here, and has not said it yet");
+        reports(&mut world, held);
+        world.pass(600_000);
+        world.session("s1").state
+    };
+    assert_eq!(back_with(&[held("s1", SessionState::Supplying, 1_200)]), SessionState::Supplying);
+    assert_eq!(back_with(&[]), SessionState::Released);
+}
+
+#[test]
+fn a_reservation_whose_engine_stays_away_settles_and_is_billed_only_if_it_began_spec_3_8() {
+    let lost = || {
+        let mut world = World::reserved();
+        world.link_down(ENGINE);
+        world.pass(119_999);
+        assert_eq!(world.session("s1").state, SessionState::Reserved);
+        world.pass(1);
+        assert_eq!((world.session("s1").state, world.record(0).open.is_none()), (SessionState::Settling, true));
+        world.take_told();
+        world
+    };
+    let mut began = lost();
+    began.engine_up(LinkNo(20), 1);
+    reports(&mut began, &[held("s1", SessionState::Supplying, 1_700)]);
+    assert_eq!(began.take_told(), ["engine: stop s1 FAULT"]);
+    began.ended("s1", 1_000, 1_700, Reason::StoppedByOperator);
+    assert_eq!(began.ticket("s1").map(|t| t.energy.wh()), Some(700));
+    let mut waits = lost();
+    waits.engine_up(LinkNo(20), 1);
+    reports(&mut waits, &[held("s1", SessionState::Reserved, 0)]);
+    assert_eq!(waits.take_told(), ["D1: RELEASED RESERVATION_EXPIRED", "engine: release s1 RESERVATION_EXPIRED"]);
+    let mut silent = lost();
+    silent.pass(15 * 60_000);
+    for world in [waits, silent] {
+        assert_eq!((world.session("s1").state, world.store.tickets.len()), (SessionState::Released, 0));
+    }
+}
+
 #[test]
 fn what_the_journal_holds_is_reconciled_after_a_restart_spec_9() {
     use proto::link::v1::HeldSession;
