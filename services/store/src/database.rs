@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Conn, Observer, OpenError, Outcome, Schema, StoreError,
@@ -35,6 +35,13 @@ impl<R> From<StoreError> for Abort<R> {
     }
 }
 
+/// The right to the connection of what takes long; given back with the last clone.
+#[derive(Clone)]
+pub(crate) struct Alone {
+    inner: Arc<Inner>,
+    permit: Arc<OwnedSemaphorePermit>,
+}
+
 /// Cheap to clone; connections are shared.
 #[derive(Clone)]
 pub struct Database {
@@ -46,6 +53,10 @@ pub(crate) struct Inner {
     pub(crate) schema: Schema,
     pub(crate) observer: Arc<dyn Observer>,
     readers: Lane,
+    /// For look-ups that a link waits for.
+    lookups: Lane,
+    /// For what takes long: one at a time.
+    alone: Lane,
     /// SQLite has one writer; PostgreSQL as many as it reads with.
     writers: Lane,
     #[cfg(test)]
@@ -97,6 +108,8 @@ impl Database {
                 schema,
                 observer,
                 readers: Lane::new(Use::Read, READERS),
+                lookups: Lane::new(Use::Read, READERS),
+                alone: Lane::new(Use::Read, 1),
                 writers: Lane::new(Use::Write, width),
                 #[cfg(test)]
                 faults: Default::default(),
@@ -137,18 +150,42 @@ impl Database {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
     {
+        self.read_on(|inner| &inner.readers, name, queries).await
+    }
+
+    /// As [`read`](Self::read), for what is short and waited for on a link: no list that somebody else reads holds it up.
+    pub async fn look_up<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.read_on(|inner| &inner.lookups, name, queries).await
+    }
+
+    async fn read_on<T, F>(&self, lane: fn(&Inner) -> &Lane, name: &'static str, queries: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
+    {
         let inner = Arc::clone(&self.inner);
-        let permit = Arc::clone(&inner.readers.permits).acquire_owned().await.map_err(closed)?;
+        let permit = Arc::clone(&lane(&inner).permits).acquire_owned().await.map_err(closed)?;
         blocking(move || {
             // Kept to the end of the queries, even where the caller has gone.
             let _permit = permit;
-            let watch = Stopwatch::start();
-            let result = inner.read_once(queries);
-            let outcome = if result.is_ok() { Outcome::Committed } else { Outcome::Failed };
-            inner.observer.transaction(name, outcome, watch.took());
-            result
+            inner.read_observed(lane(&inner), name, queries)
         })
         .await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn idle_readers(&self) -> usize {
+        self.inner.readers.permits.available_permits()
+    }
+
+    /// For what takes long; none: somebody else is at it.
+    pub(crate) fn alone(&self) -> Option<Alone> {
+        let permit = Arc::clone(&self.inner.alone.permits).try_acquire_owned().ok()?;
+        Some(Alone { inner: Arc::clone(&self.inner), permit: Arc::new(permit) })
     }
 
     /// Runs `work` in one transaction: committed when it returns `Ok`, rolled back otherwise. It is run again when it
@@ -185,6 +222,21 @@ impl Database {
     }
 }
 
+impl Alone {
+    pub(crate) async fn read<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (inner, permit) = (Arc::clone(&self.inner), Arc::clone(&self.permit));
+        blocking(move || {
+            let _permit = permit;
+            inner.read_observed(&inner.alone, name, queries)
+        })
+        .await
+    }
+}
+
 impl Inner {
     pub(crate) fn establish(&self, purpose: Use) -> Result<Conn, StoreError> {
         #[cfg_attr(not(test), expect(unused_mut, reason = "a test limits its pages"))]
@@ -216,14 +268,31 @@ impl Inner {
         Ok(fresh)
     }
 
-    fn read_once<T>(&self, queries: impl FnOnce(&mut Conn) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut conn = self.begun(&self.readers)?;
+    fn read_observed<T>(
+        &self,
+        lane: &Lane,
+        name: &'static str,
+        queries: impl FnOnce(&mut Conn) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let watch = Stopwatch::start();
+        let result = self.read_once(lane, queries);
+        let outcome = if result.is_ok() { Outcome::Committed } else { Outcome::Failed };
+        self.observer.transaction(name, outcome, watch.took());
+        result
+    }
+
+    fn read_once<T>(
+        &self,
+        lane: &Lane,
+        queries: impl FnOnce(&mut Conn) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut conn = self.begun(lane)?;
         let result = queries(&mut conn);
         // What a read leaves behind is nothing, however it ended.
         let over = conn.execute("ROLLBACK");
         let spoiled = over.is_err() || result.as_ref().is_err_and(StoreError::spoils_connection);
         if !spoiled {
-            self.readers.give(conn);
+            lane.give(conn);
         }
         result
     }

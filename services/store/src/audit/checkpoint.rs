@@ -64,6 +64,8 @@ pub enum CheckpointError {
     File { does: &'static str, file: String, why: String },
     #[error("the audit key is not an Ed25519 key in PKCS#8 (hexadecimal, as `AuditKey::generate` writes it)")]
     Key,
+    #[error("another verification is under way, and one reads all there is; try again when it is over")]
+    UnderWay,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

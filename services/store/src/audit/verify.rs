@@ -18,7 +18,7 @@ use super::{
     schema::audit,
     writer::Head,
 };
-use crate::{Conn, Database, StoreError, connection::on};
+use crate::{Conn, Database, StoreError, connection::on, database::Alone};
 
 /// Rows held in memory at a time.
 const STRIDE: i64 = 1000;
@@ -72,30 +72,36 @@ impl Anchor {
 }
 
 /// Reads everything at one moment of the database. `trusted` are public keys in hexadecimal ([`super::AuditKey::public`]),
-/// the former ones too where the key was rolled.
+/// the former ones too where the key was rolled. One at a time, whether its caller still waits or not: it may take
+/// minutes, and keeps no connection from anybody else.
 pub async fn verify(
     database: &Database,
     checkpoints: &Path,
     trusted: &[String],
 ) -> Result<Verification, CheckpointError> {
-    let found = look(database, checkpoints, trusted).await?;
+    let alone = database.alone().ok_or(CheckpointError::UnderWay)?;
+    let found = look(&alone, checkpoints, trusted).await?;
     // What was pruned between the reading of the file and that of the database looks unsigned; the next look sees it.
-    if found.first_bad.is_some() { look(database, checkpoints, trusted).await } else { Ok(found) }
+    if found.first_bad.is_some() { look(&alone, checkpoints, trusted).await } else { Ok(found) }
 }
 
-async fn look(database: &Database, checkpoints: &Path, trusted: &[String]) -> Result<Verification, CheckpointError> {
+async fn look(alone: &Alone, checkpoints: &Path, trusted: &[String]) -> Result<Verification, CheckpointError> {
     let (path, trusted) = (checkpoints.to_owned(), trusted.to_vec());
     // The file is read first: a checkpoint that is written meanwhile is over entries not seen here.
-    let read = tokio::task::spawn_blocking(move || match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(anchors(&text, &trusted)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(anchors("", &trusted)),
-        Err(error) => {
-            Err(CheckpointError::File { does: "read", file: path.display().to_string(), why: error.to_string() })
+    let kept = alone.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let _kept = kept;
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(anchors(&text, &trusted)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(anchors("", &trusted)),
+            Err(error) => {
+                Err(CheckpointError::File { does: "read", file: path.display().to_string(), why: error.to_string() })
+            }
         }
     });
     let (anchors, checkpoints, bad_line) =
         read.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the reading was cut off".into()).into()))?;
-    let mut found = database.read("audit_verify", move |conn| all_chains(conn, &anchors)).await?;
+    let mut found = alone.read("audit_verify", move |conn| all_chains(conn, &anchors)).await?;
     found.checkpoints = checkpoints;
     found.first_bad = bad_line.or(found.first_bad);
     Ok(found)

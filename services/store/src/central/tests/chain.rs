@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::audit::{AuditKey, Checkpoint, Checkpoints, Verification, verify};
+use crate::audit::{AuditKey, Checkpoint, CheckpointError, Checkpoints, Verification, verify};
 
 impl Bed {
     async fn write_entries(&self, count: usize) {
@@ -72,6 +72,44 @@ on_both! {
         assert_eq!((found.entries, found.checkpoints, found.uncovered, found.first_bad), (8, 1, 3, None));
         bed.checkpoint(&key).await.unwrap();
         assert_eq!(bed.verified(&key).await.uncovered, 0);
+    }
+
+    async fn one_verification_is_under_way_at_a_time_even_where_its_caller_has_gone_spec_9(bed: Bed) {
+        let alone = bed.database.alone().unwrap();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let caller = tokio::spawn(async move {
+            let long = move |_: &mut crate::Conn| { begin.send(()).unwrap(); Ok(ended.recv().is_err()) };
+            alone.read("long", long).await
+        });
+        begun.await.unwrap();
+        caller.abort();
+        assert!(caller.await.is_err());
+        let verify = async || verify(&bed.database, &bed.checkpoint_file(), &[]).await;
+        let refused = verify().await.unwrap_err();
+        assert!(matches!(refused, CheckpointError::UnderWay) && refused.to_string().contains("try again"), "{refused}");
+        drop(end);
+        while verify().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn long_lists_keep_no_look_up_waiting_spec_9(bed: Bed) {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let ended = std::sync::Arc::new(std::sync::Mutex::new(ended));
+        let lists: Vec<_> = (0..8).map(|_| {
+            let (database, ended) = (bed.database.clone(), ended.clone());
+            tokio::spawn(async move { database.read("list", move |_| Ok(ended.lock().unwrap().recv().is_err())).await })
+        }).collect();
+        while bed.database.idle_readers() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(bed.database.look_up("look up", |_| Ok(true)).await.unwrap());
+        assert!(lists.iter().all(|list| !list.is_finished()));
+        drop(end);
+        for list in lists {
+            assert!(list.await.unwrap().unwrap());
+        }
     }
 
     async fn any_byte_of_any_column_that_changes_is_found_spec_8_2(bed: Bed) {
