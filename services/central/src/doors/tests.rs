@@ -140,6 +140,29 @@ async fn while_the_database_is_awaited_both_doors_refuse_and_then_serve_on_the_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_says_nothing_to_a_central_that_waits_holds_few_connections_and_not_for_long_spec_9_1() {
+    let central = Waiting::start();
+    central.until_it_waits().await;
+    let link = central.address("link").unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(link).await.unwrap());
+    }
+    let ended = async |stream: &mut TcpStream, within: Duration| {
+        tokio::time::timeout(within, stream.read(&mut [0; 1])).await.is_ok()
+    };
+    let at_once =
+        futures::future::join_all(silent.iter_mut().map(|stream| ended(stream, Duration::from_secs(1)))).await;
+    let cut_off = at_once.iter().filter(|ended| **ended).count();
+    assert!((44..300).contains(&cut_off), "{cut_off} were cut off without a word");
+    for stream in &mut silent {
+        assert!(ended(stream, Duration::from_secs(20)).await);
+    }
+    assert_eq!(call(link).await.0, [0x15, 0], "then there is room for whoever speaks");
+    central.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_a_central_that_waits_in_order_spec_9() {
     let central = Waiting::start();
     central.until_it_waits().await;

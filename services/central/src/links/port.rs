@@ -16,15 +16,23 @@ use mesh::{
 };
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wire::{Admit, Event, Link};
 
 use super::BUSY;
 use crate::doors::Behind;
 
+/// Who is told to come later at the same time; whoever comes beyond them is cut off without a word, since each holds a
+/// descriptor of Central's for as long as he says nothing.
+const TOLD: usize = 256;
+/// How long it may take to tell him.
+const TELLING: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(super) settings: wire::Settings,
+    telling: Semaphore,
     clock: Clock,
     visitors: Visitors,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
@@ -33,7 +41,13 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn new(ctx: &Context, settings: wire::Settings, visitors: &Visitors) -> Arc<Self> {
         let refused = ctx.metrics.register("links_refused", "Connections and handshakes refused", Family::default());
-        Arc::new(Self { settings, clock: ctx.clock, visitors: visitors.clone(), refused })
+        Arc::new(Self {
+            settings,
+            telling: Semaphore::new(TOLD),
+            clock: ctx.clock,
+            visitors: visitors.clone(),
+            refused,
+        })
     }
 
     /// Binds `address` and accepts until the process stops; then waits until every link has closed in order.
@@ -82,12 +96,15 @@ impl Port {
     /// Says when to come again; nothing else that he says is heard.
     pub(super) async fn turn_away(self: Arc<Self>, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
         self.refuse("BUSY", address.ip());
+        let Ok(_place) = self.telling.try_acquire() else { return };
         let now = self.clock.mono();
         let mut link = Link::responder(self.settings, now);
         link.admit(Admit::Busy(BUSY), now);
         // Nobody posts anything; but a link whose outbox is gone closes before it has answered.
         let (_nobody, posted) = outbox(1);
-        stop.run_until_cancelled(mesh::link::run(stream, link, posted, &mut Deaf, self.clock)).await;
+        let mut deaf = Deaf;
+        let told = mesh::link::run(stream, link, posted, &mut deaf, self.clock);
+        stop.run_until_cancelled(tokio::time::timeout(TELLING, told)).await;
     }
 
     pub(super) fn refuse(&self, reason: &'static str, address: IpAddr) {
