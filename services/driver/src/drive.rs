@@ -135,6 +135,8 @@ pub(crate) struct Drive {
     /// Of Central's clock.
     reading: Reading,
     clock_trouble: Option<String>,
+    /// A ticket could not be put on the disk, and that was said.
+    tickets_wait: bool,
     health: Option<Health>,
     waiting: Vec<Waiting>,
     events: mpsc::Sender<(LinkNo, LinkEvent)>,
@@ -180,6 +182,7 @@ impl Drive {
             unreachable: None,
             unintelligible: 0,
             clock_trouble: None,
+            tickets_wait: false,
             health: None,
             waiting: Vec::new(),
             events,
@@ -307,11 +310,17 @@ impl Drive {
     async fn store(&mut self, ticket: Ticket) {
         let text = TicketText::from(ticket.clone());
         match self.shelf.keep_ticket(&text) {
-            Ok(()) => self.trips.handle(Input::Stored(Box::new(ticket)), self.clock.now()),
+            Ok(()) => {
+                self.tickets_wait = false;
+                self.trips.handle(Input::Stored(Box::new(ticket)), self.clock.now());
+            }
             Err(error) => {
                 self.trips.not_stored(&ticket);
-                let text = format!("a ticket waits at Central: {error}");
-                self.tell(Told::Hint { text }).await;
+                // Central sends it again every few seconds: said once.
+                if !std::mem::replace(&mut self.tickets_wait, true) {
+                    let text = format!("a ticket waits at Central: {error}");
+                    self.tell(Told::Hint { text }).await;
+                }
             }
         }
     }

@@ -151,6 +151,12 @@ impl Shelf {
         written.map_err(io_error("write", &path))
     }
 
+    /// From now on its disk takes no ticket.
+    #[cfg(test)]
+    pub(crate) fn fill(&mut self) {
+        self.tickets = OpenOptions::new().append(true).open("/dev/full").unwrap();
+    }
+
     /// All, oldest first; of a corrected ticket every version.
     pub fn tickets(&self) -> Result<Vec<TicketText>, ShelfError> {
         let path = self.folder.join(TICKETS);

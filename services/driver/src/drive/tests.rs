@@ -109,6 +109,27 @@ async fn a_driver_whom_registry_has_removed_stops_trying_and_says_so_spec_7_4() 
 }
 
 #[tokio::test]
+async fn a_ticket_that_a_full_disk_did_not_take_is_said_once_and_kept_when_it_comes_again_spec_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut drive, mut told) = drive(&folder);
+    let now = drive.clock.now();
+    let ticket = Ticket { session_id: "s1".to_owned(), ..Ticket::default() };
+    let down = Down { epoch: 0, body: Some(down::Body::Ticket(ticket)) };
+    drive.shelf.fill();
+    for _ in 0..3 {
+        drive.message(1, down.clone(), now).await.unwrap();
+        drive.carry_out().await.unwrap();
+    }
+    assert!(told.recv().await.unwrap().1.to_string().contains("a ticket waits at Central"));
+    assert!(told.try_recv().is_err(), "once");
+    drive.shelf = Shelf::open(folder.path()).unwrap();
+    drive.message(1, down, now).await.unwrap();
+    drive.carry_out().await.unwrap();
+    assert_eq!(drive.shelf.tickets().unwrap().len(), 1);
+    assert!(matches!(told.recv().await.unwrap().1, Told::Ticket(_)));
+}
+
+#[tokio::test]
 async fn a_wrong_clock_is_said_once_and_stands_in_the_health_until_it_is_right_spec_10_8() {
     let folder = tempfile::tempdir().unwrap();
     let (drive, mut told) = drive(&folder);
