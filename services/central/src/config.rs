@@ -118,6 +118,9 @@ pub struct KeyConfig {
     /// How long a replaced key still opens links
     #[arg(long, env = "CHARGEMESH_KEY_OVERLAP", value_name = "DURATION", default_value = "60s", value_parser = parse)]
     pub key_overlap: Duration,
+    /// How long a link lasts on which a credential was shown, unless it is a charging point's status link
+    #[arg(long, env = "CHARGEMESH_CONTACT_ENDS", value_name = "DURATION", default_value = "10s", value_parser = parse_some)]
+    pub contact_ends: Duration,
     /// After which a charging point authenticates again whose key was renewed
     #[arg(long, env = "CHARGEMESH_RENEW_AFTER", value_name = "DURATION", default_value = "5s", value_parser = parse)]
     pub renew_after: Duration,
@@ -198,6 +201,7 @@ impl Config {
             engine_grace: supply.engine_grace,
             engine_return: supply.engine_return,
             key_overlap: keys.key_overlap,
+            contact_ends: keys.contact_ends,
             renew_after: keys.renew_after,
             key_lifetime: keys.key_lifetime,
             takeovers: keys.takeovers,

@@ -89,6 +89,8 @@ pub(crate) struct Drive {
     index: HashMap<ChargingPointId, usize>,
     accounts: HashMap<DriverId, Holder>,
     links: HashMap<LinkNo, Linked>,
+    /// Of each peer the newest on which it has shown its credential.
+    contacts: HashMap<PeerId, LinkNo>,
     /// Operators' orders that wait for their answer.
     waiting: HashMap<u64, oneshot::Sender<Outcome>>,
     next_order: u64,

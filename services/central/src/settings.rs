@@ -33,6 +33,9 @@ pub struct Settings {
     pub engine_return: Duration,
     /// The old key is retired this long after the new one was first proven (SPEC 4.6).
     pub key_overlap: Duration,
+    /// A link on which a credential was shown ends after this: a key is granted by then, or whoever has none comes again.
+    /// A status link that is in use stays (SPEC 4.7).
+    pub contact_ends: Duration,
     /// A charging point whose key was renewed authenticates again after this (SPEC 4.7).
     pub renew_after: Duration,
     /// Age at which a key expires; it rotates when a third of it is left.
@@ -71,6 +74,7 @@ impl Default for Settings {
             engine_grace: Duration::from_millis(500),
             engine_return: Duration::from_secs(5),
             key_overlap: Duration::from_secs(60),
+            contact_ends: Duration::from_secs(10),
             renew_after: Duration::from_secs(5),
             key_lifetime: Duration::from_secs(30 * 24 * 3600),
             takeovers: 3,

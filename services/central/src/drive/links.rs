@@ -45,6 +45,10 @@ impl Drive {
             return;
         }
         self.links.insert(link, Linked { outbox, peer: peer.clone() });
+        // One of each peer: whoever shows his credential again and again holds no more of Central's connections.
+        if let Some(older) = self.contacts.insert(peer.clone(), link) {
+            self.close(older);
+        }
         self.note_login(&peer, &from, void);
         let origin = Origin::new(peer.to_string(), from.clone());
         self.answer(Reply::Link { link, to }, &Outcome::Done);
@@ -55,13 +59,19 @@ impl Drive {
                 };
                 self.points[number].greet = true;
                 self.sense(number, Sign::StatusLinkUp { link, from });
+                if !self.points[number].core.is_monitor(link) {
+                    self.close_later(link, self.shared.settings.contact_ends);
+                }
                 if void && !self.points[number].core.record.keys.revoked {
                     return self.stand(link, KeyState::Revoked, Reason::CredentialVoid);
                 }
                 self.offer(number, Input::Grant { link, material: fresh_key(), from: origin });
             }
-            PeerId::Driver(_) if void => self.stand(link, KeyState::Revoked, Reason::CredentialVoid),
             PeerId::Driver(id) => {
+                self.close_later(link, self.shared.settings.contact_ends);
+                if void {
+                    return self.stand(link, KeyState::Revoked, Reason::CredentialVoid);
+                }
                 self.offer_account(&id, account::Input::Grant { link, material: fresh_key(), from: origin });
             }
         }
@@ -69,6 +79,9 @@ impl Drive {
 
     pub(super) fn left(&mut self, link: LinkNo, answered: bool, detail: Arc<str>) {
         let Some(Linked { peer, .. }) = self.links.remove(&link) else { return };
+        if self.contacts.get(&peer) == Some(&link) {
+            self.contacts.remove(&peer);
+        }
         match peer {
             PeerId::ChargingPoint(id) => {
                 if let Some(number) = self.index.get(&id).copied() {
@@ -132,10 +145,22 @@ impl Drive {
                 self.add_point(charge_point::ChargePoint::new(record, now), now.wall_ms, now)
             }
         };
+        if matches!(identity, Identity::Removed | Identity::Void) {
+            self.close_contact(number, &identity);
+        }
         let returns = self.points[number].core.record.removed && matches!(identity, Identity::Enrolled { .. });
         self.offer(number, Input::Identity(identity));
         if returns {
             self.settle_anew(number, row);
+        }
+    }
+
+    /// What was verified is void by now. The core closes its own links, and leaves a status link to who is void alone.
+    fn close_contact(&self, number: usize, identity: &Identity) {
+        let core = &self.points[number].core;
+        let contact = self.contacts.get(&PeerId::ChargingPoint(core.record.id.clone()));
+        if let Some(link) = contact.filter(|link| *identity == Identity::Removed || !core.is_monitor(**link)) {
+            self.close(*link);
         }
     }
 

@@ -82,6 +82,7 @@ impl Drive {
             index: HashMap::new(),
             accounts: HashMap::new(),
             links: HashMap::new(),
+            contacts: HashMap::new(),
             waiting: HashMap::new(),
             next_order: 0,
             timers: Default::default(),

@@ -85,7 +85,7 @@ impl Drive {
                 self.send(link, epoch, down::Body::Answer(link::Answer { to: 0, reason, detail }));
                 self.close(link);
             }
-            Tell::CloseLater(link) => self.close_later(link),
+            Tell::CloseLater(link) => self.close_later(link, SUCCEEDED),
             Tell::Fetch { session, last, reply } => {
                 if let Some(number) = number {
                     self.fetch(number, session, last, reply);
@@ -153,10 +153,10 @@ impl Drive {
     }
 
     /// Beside the loop, which waits for nothing.
-    fn close_later(&self, link: LinkNo) {
+    pub(super) fn close_later(&self, link: LinkNo, after: Duration) {
         if let Some(outbox) = self.links.get(&link).map(|linked| linked.outbox.clone()) {
             tokio::spawn(async move {
-                tokio::time::sleep(SUCCEEDED).await;
+                tokio::time::sleep(after).await;
                 outbox.close();
             });
         }

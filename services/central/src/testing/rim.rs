@@ -111,6 +111,19 @@ impl Rim {
         self.until(|| self.key_state(id) == KeyState::Deleted).await;
     }
 
+    /// As Registry removes it.
+    pub(crate) async fn remove(&self, id: &ChargingPointId) {
+        let removed = IdentityRow {
+            kind: Kind::ChargingPoint.into(),
+            id: id.to_string(),
+            state: IdentityState::Removed.into(),
+            incarnation: 1,
+            revision: 2,
+            ..IdentityRow::default()
+        };
+        self.drive.send(Message::Identities(vec![removed])).await;
+    }
+
     /// A link as the rim hands it to the loop.
     pub(crate) fn link(&self) -> (LinkNo, Outbox) {
         let (sender, posted) = outbox(100_000);
