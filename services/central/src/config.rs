@@ -100,6 +100,10 @@ pub struct SupplyConfig {
     /// How much longer it may be missing once its monitor is back: both try again after waits of their own
     #[arg(long, env = "CHARGEMESH_ENGINE_RETURN", value_name = "DURATION", default_value = "5s", value_parser = parse)]
     pub engine_return: Duration,
+    /// How often tickets that a driver has not put on his disk are sent to him again, while he has a link
+    #[arg(long, env = "CHARGEMESH_TICKETS_AGAIN", value_name = "DURATION", default_value = "10s",
+          value_parser = parse_some)]
+    pub tickets_again: Duration,
     /// Price per kWh of charging points that are enrolled without one
     #[arg(long, env = "CHARGEMESH_PRICE", value_name = "PRICE", default_value = "0.3950")]
     pub price: Price,
@@ -210,6 +214,7 @@ impl Config {
                 burst: self.link.requests_at_once,
                 every: Duration::from_secs(1) / self.link.requests_per_second,
             },
+            tickets_again: supply.tickets_again,
             many: self.many,
             price: supply.price,
             currency: supply.currency,

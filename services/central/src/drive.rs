@@ -5,6 +5,7 @@
 //! how many charging points there are. It decides nothing itself.
 
 mod accounts;
+mod due;
 mod inputs;
 mod links;
 mod load;
@@ -29,7 +30,7 @@ use proto::{ChargingPointId, DriverId, PeerId};
 use store::central::{Committed, Refusal, Turn};
 use tokio::sync::{mpsc, oneshot};
 
-use self::{accounts::Holder, notes::Notes, points::Point};
+use self::{accounts::Holder, due::Due, notes::Notes, points::Point};
 use crate::{
     charge_point::{Input, LinkNo, Outcome, Reply, Tell},
     session::SessionId,
@@ -73,6 +74,8 @@ enum Done {
     Fetched(usize, Box<Result<Input, (Reply, String)>>),
     Account(DriverId, Result<Committed, Refusal>),
     Notes(Result<Committed, Refusal>),
+    /// Tickets that are due to a driver.
+    Due(DriverId, Box<due::Read>),
     /// An answer about what does not exist: told when it is durable, or not.
     Stray(Vec<Tell>),
 }
@@ -98,6 +101,7 @@ pub(crate) struct Drive {
     dirty: Vec<usize>,
     turns: FuturesUnordered<BoxFuture<'static, Done>>,
     notes: Notes,
+    due: Due,
     next_sweep: Instant,
     /// Closed sessions that are still on the board, oldest first.
     closed: std::collections::VecDeque<SessionId>,
@@ -175,6 +179,7 @@ impl Drive {
             }
             Message::Order { at, order, by, answer } => self.order(&at, order, by, answer),
             Message::Identities(rows) => rows.iter().for_each(|row| self.identity(row)),
+            Message::TicketReceived { driver, session } => self.ticket_received(&driver, &session),
             Message::DriverUnintelligible { driver, count, from } => self.driver_unintelligible(&driver, count, &from),
         }
     }
@@ -186,6 +191,7 @@ impl Drive {
             Done::Fetched(point, fetched) => self.fetched(point, *fetched),
             Done::Account(driver, result) => self.account_done(&driver, result),
             Done::Notes(result) => self.notes_done(result),
+            Done::Due(driver, read) => self.due_read(&driver, *read),
             Done::Stray(tells) => tells.into_iter().for_each(|tell| self.tell(None, tell)),
         }
     }
@@ -202,7 +208,11 @@ impl Drive {
     fn next_wake(&self) -> Instant {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let notes = self.notes.again_at();
-        [Some(self.next_sweep), timer, notes].into_iter().flatten().min().unwrap_or(self.next_sweep)
+        [Some(self.next_sweep), timer, notes, self.due.again_at()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.next_sweep)
     }
 
     /// What is due by now.
@@ -215,6 +225,7 @@ impl Drive {
             self.timers.pop();
             self.timer_rang(point, at, now);
         }
+        self.ring_due(now.mono);
         if self.next_sweep <= now.mono {
             self.next_sweep = now.mono + self.shared.settings.sweep_every();
             self.sweep(now);

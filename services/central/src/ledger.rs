@@ -80,7 +80,19 @@ impl Ledger {
         T: Send + 'static,
         F: FnOnce(&mut store::Conn) -> Result<T, StoreError> + Send + 'static,
     {
-        let result = self.database.read(name, queries).await;
+        self.looked(self.database.read(name, queries).await)
+    }
+
+    /// As [`read`](Self::read), for what is short and waited for on a link: no operator's list holds it up.
+    pub(crate) async fn look_up<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut store::Conn) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.looked(self.database.look_up(name, queries).await)
+    }
+
+    fn looked<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         match &result {
             Err(StoreError::Unavailable(why)) => self.fails(why),
             Ok(_) | Err(StoreError::Contended(_) | StoreError::Rejected(_)) => {}

@@ -90,6 +90,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         points: Arc::default(),
         sessions: Arc::default(),
         telemetry: telemetry::Telemetry::new(&ctx.metrics),
+        visitors: doors.visitors.clone(),
         pins: secrets.pins(),
         link_keys: secrets.link,
         key_encryption: Arc::new(secrets.key_encryption),

@@ -12,6 +12,9 @@ mod driver;
 mod guest;
 mod part;
 mod port;
+#[cfg(test)]
+mod tests;
+mod voice;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -37,6 +40,7 @@ use self::{
     attempts::Attempts,
     door::{Door, Place},
     guest::Guest,
+    voice::Voice,
 };
 use crate::{charge_point::LinkNo, drive::Driver, registry::Verifier, shared::Shared};
 
@@ -131,7 +135,15 @@ impl Links {
         let (outbox, posted) = outbox(OUTBOX);
         let evicted = place.evicted.clone();
         let number = LinkNo(self.next.fetch_add(1, Ordering::Relaxed));
-        let guest = Guest::new(Arc::clone(self), number, address, outbox.clone(), Arc::new(place));
+        let voice = Voice {
+            links: Arc::clone(self),
+            link: number,
+            address: address.ip(),
+            from: address.to_string().into(),
+            outbox: outbox.clone(),
+            epoch: None,
+        };
+        let guest = Guest::new(voice, Arc::new(place));
         Seated { guest, evicted, outbox, link, posted }
     }
 

@@ -45,6 +45,8 @@ pub struct Settings {
     pub takeover_window: Duration,
     /// What one peer may ask for that costs a row: requests, stops, confirmations, its maintenance.
     pub requests: Limit,
+    /// Tickets that a linked driver has not acknowledged are sent again after this.
+    pub tickets_again: Duration,
     /// An order over more charging points than this states how many it expects, and is staggered (SPEC 7.3).
     pub many: usize,
     /// What a charging point costs for which Registry names no price.
@@ -80,6 +82,7 @@ impl Default for Settings {
             takeovers: 3,
             takeover_window: Duration::from_secs(5 * 60),
             requests: Limit { burst: 32, every: Duration::from_millis(250) },
+            tickets_again: Duration::from_secs(10),
             many: 50,
             price: Price::from_e4(3950),
             currency: Currency::EUR,

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use mesh::clock::Clock;
+use mesh::{clock::Clock, visitors::Visitors};
 use proto::{ChargingPointId, PeerId, central::v1 as contract};
 use store::central::KeyRow;
 use wire::{LinkKey, PublicKey, StaticKey};
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub points: Arc<Points>,
     pub sessions: Arc<Sessions>,
     pub telemetry: Telemetry,
+    /// Counts refusals for the audit.
+    pub visitors: Visitors,
     pub link_keys: Vec<StaticKey>,
     pub pins: Vec<PublicKey>,
     pub key_encryption: Arc<store::central::KeyEncryption>,
@@ -136,7 +138,7 @@ impl Shared {
             Look::Read => {}
         }
         let (of, no) = (holder.to_string(), rows::signed(key_no));
-        let row = self.ledger.read("older key", move |conn| KeyRow::find(conn, &of, no)).await.ok()?;
+        let row = self.ledger.look_up("older key", move |conn| KeyRow::find(conn, &of, no)).await.ok()?;
         let key = row.map(|row| rows::key(&row, &self.key_encryption));
         let key = key.filter(|key| key.stage == Stage::Retired && key.incarnation == incarnation);
         let material = key.and_then(|key| key.material);

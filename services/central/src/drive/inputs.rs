@@ -1,8 +1,8 @@
 //! What the rims hand in for charging points, as inputs of their cores.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use proto::{ChargingPointId, DriverId, link::v1::Reason};
+use proto::{ChargingPointId, DriverId, PeerId, link::v1::Reason};
 use store::central::{RequestRow, Turn, TurnId, Write};
 use tokio::sync::oneshot;
 
@@ -67,6 +67,11 @@ impl Drive {
             asked == Some(session) || core.record.open.as_ref().map(|open| &open.id) == Some(session)
         });
         let Some(number) = concerned else {
+            // Nothing is written of it, so it is counted (SPEC 8.1).
+            if let Ok(address) = from.parse::<SocketAddr>() {
+                let (who, reason) = (PeerId::Driver(driver.clone()).to_string(), Reason::NotFound.code());
+                self.shared.visitors.peer("request", reason, who, address.ip());
+            }
             let detail = format!("no session {session} of yours is under way");
             return self.answer(reply, &Outcome::Failed(Reason::NotFound, detail));
         };

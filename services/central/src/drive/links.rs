@@ -36,6 +36,7 @@ impl Drive {
             PeerId::Driver(id) => {
                 self.note_link(Action::LinkUp, &PeerId::Driver(id.clone()), &from, "");
                 self.driver_arrived(&id, link, key_no, from);
+                self.ask_due(&id);
             }
         }
     }
@@ -93,6 +94,7 @@ impl Drive {
                 if holder.link == Some(link) {
                     holder.link = None;
                     let from = holder.from.clone();
+                    self.due.left(&id);
                     self.note_link(Action::LinkDown, &PeerId::Driver(id), &from, &detail);
                 }
             }

@@ -89,6 +89,7 @@ impl Drive {
             dirty: Vec::new(),
             turns: Default::default(),
             notes: Notes::default(),
+            due: Default::default(),
             next_sweep: now.mono + shared.settings.sweep_every(),
             closed: Default::default(),
             states,
@@ -154,7 +155,7 @@ pub(super) async fn one(shared: &Arc<Shared>, id: &ChargingPointId) -> Option<Re
         Ok((row, keys, last, sessions))
     };
     let (row, keys, last, sessions): (Option<ChargingPointRow>, Vec<KeyRow>, i64, Vec<SessionRow>) =
-        shared.ledger.read("reload", read).await.ok()?;
+        shared.ledger.look_up("reload", read).await.ok()?;
     let (row, now) = (row?, shared.clock.now());
     let keys = keys.iter().filter(|key| key.wrapped.is_some()).map(|key| rows::key(key, &shared.key_encryption));
     let sessions = sessions.iter().filter_map(|row| rows::session(row, &shared.settings, now).ok()).collect();

@@ -73,6 +73,11 @@ pub(crate) enum Message {
     },
     /// Registry's word, already in the mirror.
     Identities(Vec<IdentityRow>),
+    /// A ticket is on its driver's disk, and that is durable here.
+    TicketReceived {
+        driver: DriverId,
+        session: String,
+    },
     /// A driver's messages that could not be opened.
     DriverUnintelligible {
         driver: DriverId,

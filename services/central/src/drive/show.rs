@@ -68,6 +68,10 @@ impl Drive {
             Tell::Link(to, body) => self.send(to, epoch, body),
             Tell::Driver(driver, body) => {
                 if let Some(to) = self.accounts.get(&driver).and_then(|holder| holder.link) {
+                    if let down::Body::Ticket(ticket) = &body {
+                        let again_at = self.now().mono + self.shared.settings.tickets_again;
+                        self.due.sent(&driver, &ticket.session_id, again_at);
+                    }
                     self.send(to, 0, body);
                 }
             }
@@ -138,8 +142,7 @@ impl Drive {
         let Some(linked) = self.links.get(&to) else { return };
         // The next one says more than one that finds no room.
         let is_droppable = matches!(body, down::Body::Running(_));
-        let message = Bytes::from(Down { epoch, body: Some(body) }.encode_to_vec());
-        if linked.outbox.try_send(message) == Err(mesh::link::OutboxError::Full) && !is_droppable {
+        if linked.outbox.try_send(encoded(epoch, body)) == Err(mesh::link::OutboxError::Full) && !is_droppable {
             // It takes too slowly; it comes back and is told how things stand then.
             tracing::warn!(peer = %linked.peer, "closing a link that does not take its messages");
             linked.outbox.close();
@@ -274,6 +277,10 @@ impl Drive {
             self.holder(&driver).points.insert(number);
         }
     }
+}
+
+pub(super) fn encoded(epoch: u64, body: down::Body) -> Bytes {
+    Down { epoch, body: Some(body) }.encode_to_vec().into()
 }
 
 /// 1 or 0, to be counted.

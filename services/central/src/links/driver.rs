@@ -1,5 +1,5 @@
-//! What a proven driver says (SPEC 3): requests, stops and confirmations go to the loop; lists, history and tickets are
-//! read here.
+//! What a proven driver says (SPEC 3): requests, stops and confirmations go to the loop; what was answered before, lists
+//! and history are read here, beside the link's handler.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use store::central::{CorrectionRow, PageRequest, SessionRow, TicketFilter, Ticke
 use super::{
     guest::{Guest, Stage},
     part::fresh_session,
+    voice::{Aside, Voice},
 };
 use crate::{
     charge_point::{self, Origin, Reply, Request},
@@ -32,11 +33,16 @@ pub(super) struct Conversation {
     pub(super) id: DriverId,
     /// Held by the answer to a list until the link has taken it: each is large, and looks at all that there is.
     listing: Arc<()>,
+    aside: Aside,
 }
 
 impl Conversation {
     pub(super) fn new(id: DriverId) -> Self {
-        Self { id, listing: Arc::default() }
+        Self { id, listing: Arc::default(), aside: Aside::default() }
+    }
+
+    fn is_listing(&self) -> bool {
+        Arc::strong_count(&self.listing) > 1
     }
 }
 
@@ -54,24 +60,35 @@ impl AsRef<[u8]> for Listed {
 
 impl Guest {
     pub(super) async fn driver_says(&mut self, body: up::Body, to: u64) {
-        let Stage::Driver(Conversation { id, .. }) = &self.stage else { return };
-        let id = id.clone();
+        let Self { voice, stage: Stage::Driver(conversation), .. } = self else { return };
+        let id = conversation.id.clone();
         match body {
-            up::Body::RequestSupply(wished) => self.request_supply(id, wished, to).await,
-            up::Body::StopSupply(stop) => self.word(id, &stop.session_id, to, Word::Stop).await,
+            up::Body::RequestSupply(wished) => {
+                conversation.aside.run(voice, to, voice.clone().request_supply(id, wished, to));
+            }
+            up::Body::StopSupply(stop) => voice.word(id, &stop.session_id, to, Word::Stop).await,
             up::Body::ConfirmSupply(word) => {
-                self.word(id, &word.session_id, to, Word::Confirm(word.accepted)).await;
+                voice.word(id, &word.session_id, to, Word::Confirm(word.accepted)).await;
             }
-            up::Body::ListChargingPoints(_) | up::Body::ListHistory(_) if self.is_listing() => {
-                self.answer(to, Reason::Overloaded, "the answer to your last list is under way");
+            up::Body::ListChargingPoints(_) | up::Body::ListHistory(_) if conversation.is_listing() => {
+                voice.answer(to, Reason::Overloaded, "the answer to your last list is under way");
             }
+            up::Body::ListChargingPoints(_) | up::Body::ListHistory(_)
+                if !voice.may_ask(&PeerId::Driver(id.clone()), to) => {}
             up::Body::ListChargingPoints(_) => {
-                self.say_list(down::Body::ChargingPoints(self.available()));
-                self.answer(to, Reason::Unspecified, "");
+                let offers = down::Body::ChargingPoints(voice.available());
+                voice.say_list(offers, Arc::clone(&conversation.listing));
+                voice.answer(to, Reason::Unspecified, "");
             }
-            up::Body::ListHistory(wished) => self.history(id, wished.limit, to).await,
-            up::Body::TicketReceived(received) => self.ticket_received(&id, received.session_id, to).await,
-            up::Body::Opened(_) => self.answer(to, Reason::Unspecified, ""),
+            up::Body::ListHistory(wished) => {
+                let under_way = Arc::clone(&conversation.listing);
+                let history = voice.clone().history(id, wished.limit, to, under_way);
+                conversation.aside.run(voice, to, history);
+            }
+            up::Body::TicketReceived(received) => {
+                conversation.aside.run(voice, to, voice.clone().ticket_received(id, received.session_id, to));
+            }
+            up::Body::Opened(_) => voice.answer(to, Reason::Unspecified, ""),
             up::Body::Authenticate(_)
             | up::Body::Unsupported(_)
             | up::Body::ReadClock(_)
@@ -87,30 +104,27 @@ impl Guest {
             | up::Body::Reading(_) => self.unsupported(to),
         }
     }
+}
 
-    fn is_listing(&self) -> bool {
-        let Stage::Driver(conversation) = &self.stage else { return false };
-        Arc::strong_count(&conversation.listing) > 1
-    }
-
-    fn say_list(&self, body: down::Body) {
-        let Stage::Driver(conversation) = &self.stage else { return };
+impl Voice {
+    fn say_list(&self, body: down::Body, under_way: Arc<()>) {
         let message = Down { epoch: 0, body: Some(body) }.encode_to_vec();
-        let listed = Listed { message, _under_way: Arc::clone(&conversation.listing) };
+        let listed = Listed { message, _under_way: under_way };
         // Full or closed: whoever does not listen is told when he comes back.
         let _told = self.outbox.try_send(Bytes::from_owner(listed));
     }
 
-    async fn request_supply(&self, driver: DriverId, wished: wire_messages::RequestSupply, to: u64) {
+    async fn request_supply(self, driver: DriverId, wished: wire_messages::RequestSupply, to: u64) {
+        let peer = PeerId::Driver(driver.clone());
         if wished.request_id.is_empty() || wished.request_id.len() > LONGEST_ID {
+            self.refused(&peer, Reason::Invalid);
             return self.answer(to, Reason::Invalid, "the request's id must have 1 to 128 characters");
         }
         let Ok(at) = wished.charging_point_id.parse() else {
-            return self.refuse_request(&wished, Reason::UnknownChargingPoint, "", to);
+            return self.refuse_request(&peer, &wished, Reason::UnknownChargingPoint, "", to);
         };
-        let requester = PeerId::Driver(driver.clone()).to_string();
-        match self.first_answer(requester, wished.request_id.clone()).await {
-            Err(why) => return self.refuse_request(&wished, Reason::Unavailable, &why, to),
+        match self.first_answer(&peer, wished.request_id.clone()).await {
+            Err(why) => return self.refuse_request(&peer, &wished, Reason::Unavailable, &why, to),
             Ok(Some(row)) => {
                 if let Some(first) = rows::answered(&row) {
                     self.say(down::Body::Step(charge_point::first_answer(&first)));
@@ -118,7 +132,7 @@ impl Guest {
                 }
                 return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
             }
-            Ok(None) if !self.may_ask(&PeerId::Driver(driver.clone()), to) => return,
+            Ok(None) if !self.may_ask(&peer, to) => return,
             Ok(None) => {}
         }
         let request = Request {
@@ -140,7 +154,7 @@ impl Guest {
     async fn tell_release(&self, first: &charge_point::Answered) {
         let Some(session_id) = first.session.as_ref().map(ToString::to_string) else { return };
         let read = move |conn: &mut store::Conn| SessionRow::find(conn, &session_id);
-        let session = self.links.shared.ledger.read("session", read).await.ok().flatten();
+        let session = self.links.shared.ledger.look_up("session", read).await.ok().flatten();
         if let Some(released) = session.filter(|row| row.state == i32::from(SessionState::Released)) {
             self.say(down::Body::Step(wire_messages::Step {
                 progress: wire_messages::Progress::Released.into(),
@@ -150,7 +164,16 @@ impl Guest {
         }
     }
 
-    fn refuse_request(&self, wished: &wire_messages::RequestSupply, reason: Reason, detail: &str, to: u64) {
+    /// What the loop never hears of is counted in the audit here (SPEC 8.1).
+    fn refuse_request(
+        &self,
+        peer: &PeerId,
+        wished: &wire_messages::RequestSupply,
+        reason: Reason,
+        detail: &str,
+        to: u64,
+    ) {
+        self.refused(peer, reason);
         self.say(down::Body::Step(wire_messages::Step {
             request_id: wished.request_id.clone(),
             charging_point_id: wished.charging_point_id.chars().take(64).collect(),
@@ -197,7 +220,7 @@ impl Guest {
         wire_messages::ChargingPointList { offers }
     }
 
-    async fn history(&self, driver: DriverId, limit: u32, to: u64) {
+    async fn history(self, driver: DriverId, limit: u32, to: u64, under_way: Arc<()>) {
         let driver_id = driver.to_string();
         let size = if limit == 0 { 100 } else { limit.min(TICKETS) };
         let read = move |conn: &mut store::Conn| {
@@ -210,44 +233,32 @@ impl Guest {
         match self.links.shared.ledger.read("history", read).await {
             Ok((tickets, corrections, totals)) => {
                 let currency = tickets.first().map(|row| row.currency.clone());
-                self.say_list(down::Body::History(wire_messages::History {
+                let history = down::Body::History(wire_messages::History {
                     tickets: grpc::tickets(&tickets, &corrections),
                     total_sessions: rows::unsigned(totals.sessions),
                     total_energy_wh: rows::unsigned(totals.energy_wh),
                     total_amount_minor: totals.amount_minor,
                     currency: currency.unwrap_or_else(|| self.links.shared.settings.currency.to_string()),
-                }));
+                });
+                self.say_list(history, under_way);
                 self.answer(to, Reason::Unspecified, "");
             }
             Err(error) => self.answer(to, Reason::Unavailable, &error.to_string()),
         }
     }
 
-    async fn ticket_received(&self, driver: &DriverId, session_id: String, to: u64) {
-        let at_ms = self.links.shared.clock.wall_ms();
-        let write = Write::TicketAcknowledged { session_id, driver_id: driver.to_string(), at_ms };
-        match self.links.shared.ledger.write("ticket received", vec![write]).await {
-            Ok(_) => self.answer(to, Reason::Unspecified, ""),
-            Err(error) => self.answer(to, Reason::Unavailable, &error.to_string()),
+    async fn ticket_received(self, driver: DriverId, session: String, to: u64) {
+        if session.len() > LONGEST_ID {
+            return self.answer(to, Reason::Invalid, "a session's id has at most 128 characters");
         }
-    }
-
-    /// A ticket stays due until its driver has acknowledged it (SPEC 3.9).
-    pub(super) async fn send_due_tickets(&self, driver: &DriverId) {
-        let driver_id = driver.to_string();
-        let read = move |conn: &mut store::Conn| {
-            let due = TicketRow::due(conn, &driver_id)?;
-            let ids: Vec<_> = due.iter().map(|row| row.session_id.as_str()).collect();
-            let corrections = CorrectionRow::of(conn, &ids)?;
-            Ok((due, corrections))
-        };
-        match self.links.shared.ledger.read("due tickets", read).await {
-            // No more than its outbox takes; the others come when these are acknowledged, or with his next link.
-            Ok((due, corrections)) => {
-                let some = grpc::tickets(&due, &corrections).into_iter().take(super::OUTBOX / 2);
-                some.for_each(|ticket| self.say(down::Body::Ticket(ticket)));
+        let at_ms = self.links.shared.clock.wall_ms();
+        let write = Write::TicketAcknowledged { session_id: session.clone(), driver_id: driver.to_string(), at_ms };
+        match self.links.shared.ledger.write("ticket received", vec![write]).await {
+            Ok(_) => {
+                self.answer(to, Reason::Unspecified, "");
+                self.links.drive.send(Message::TicketReceived { driver, session }).await;
             }
-            Err(error) => tracing::warn!(driver.id = %driver, %error, "his due tickets could not be read"),
+            Err(error) => self.answer(to, Reason::Unavailable, &error.to_string()),
         }
     }
 }
@@ -259,7 +270,7 @@ mod tests {
     #[test]
     fn one_list_is_under_way_until_the_link_has_taken_it() {
         let conversation = Conversation::new("D1".parse().unwrap());
-        let under_way = || Arc::strong_count(&conversation.listing) > 1;
+        let under_way = || conversation.is_listing();
         let listed = Listed { message: vec![7; 3], _under_way: Arc::clone(&conversation.listing) };
         let (sender, posted) = mesh::link::outbox(4);
         sender.try_send(Bytes::from_owner(listed)).unwrap();

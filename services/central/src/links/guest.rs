@@ -1,35 +1,27 @@
 //! One connection, from its Hello to its end: nothing counts before it is proven.
 
 use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use mesh::{
-    clock::Now,
-    link::{Handler, Outbox},
-};
+use mesh::{clock::Now, link::Handler};
 use prost::Message as _;
 use proto::{
     PeerId,
-    link::v1::{self as wire_messages, Down, Part, Reason, Up, down, up},
+    link::v1::{self as wire_messages, Part, Reason, Up, down, up},
 };
 use wire::{Admit, Closed, Event, Link, Unintelligible};
 
-use super::{BUSY, Links, contact::Contact, door::Place, driver, part};
+use super::{BUSY, contact::Contact, door::Place, driver, part, voice::Voice};
 use crate::{
-    charge_point::{LinkNo, Sign},
+    charge_point::Sign,
     drive::{Arrival, Message},
 };
 
 /// One connection, as far as it has come.
 pub(super) struct Guest {
-    pub(super) links: Arc<Links>,
-    pub(super) link: LinkNo,
-    address: SocketAddr,
-    pub(super) from: Arc<str>,
-    pub(super) outbox: Outbox,
+    pub(super) voice: Voice,
     place: Arc<Place>,
     pub(super) stage: Stage,
     unintelligible: Unheard,
@@ -41,7 +33,8 @@ pub(super) enum Stage {
     /// Nothing is known.
     Knocking,
     /// Says it is this, and asks for a first contact.
-    Stranger(Contact),
+    /// Boxed: an idle link is as large as the largest of these.
+    Stranger(Box<Contact>),
     /// Named a key of this peer; the handshake proves it, its first message makes it count.
     Claims {
         peer: PeerId,
@@ -81,20 +74,20 @@ impl Handler for Guest {
 }
 
 impl Guest {
-    pub(super) fn new(links: Arc<Links>, link: LinkNo, address: SocketAddr, outbox: Outbox, place: Arc<Place>) -> Self {
-        let (from, stage) = (address.to_string().into(), Stage::Knocking);
-        Self { links, link, address, from, outbox, place, stage, unintelligible: Unheard::default(), is_old: false }
+    pub(super) fn new(voice: Voice, place: Arc<Place>) -> Self {
+        let (stage, unintelligible) = (Stage::Knocking, Unheard::default());
+        Self { voice, place, stage, unintelligible, is_old: false }
     }
 
     /// In clear, and unproven: at most it chooses the key with which the handshake is answered.
     async fn hello(&mut self, hello: &wire::Hello, link: &mut Link) {
-        let links = Arc::clone(&self.links);
+        let links = Arc::clone(&self.voice.links);
         let clock = links.shared.clock;
         match links.door.handshake_turn(clock.mono()) {
             Some(wait) if wait.is_zero() => {}
             Some(wait) => tokio::time::sleep(wait).await,
             None => {
-                links.refuse("BUSY", self.address.ip());
+                links.refuse("BUSY", self.voice.address);
                 return link.admit(Admit::Busy(BUSY), clock.mono());
             }
         }
@@ -113,7 +106,8 @@ impl Guest {
         });
         match admitted {
             Some((ours, peer, None)) => {
-                self.stage = Stage::Stranger(self.contact(peer));
+                let contact = Contact::new(self.voice.clone(), Arc::clone(&self.place), peer);
+                self.stage = Stage::Stranger(Box::new(contact));
                 link.admit(Admit::FirstContact(ours), clock.mono());
             }
             Some((ours, peer, Some(key))) => {
@@ -121,7 +115,7 @@ impl Guest {
                 link.admit(Admit::Key(ours, &key), clock.mono());
             }
             None => {
-                links.refuse("UNKNOWN_KEY", self.address.ip());
+                links.refuse("UNKNOWN_KEY", self.voice.address);
                 link.admit(Admit::UnknownKey, clock.mono());
             }
         }
@@ -140,8 +134,8 @@ impl Guest {
             // A status link: life signs and its key state, nothing else (SPEC 4.7).
             (Stage::Stranger(contact), up::Body::KeyInstalled(installed)) if contact.place.is_proven() => {
                 let PeerId::ChargingPoint(at) = contact.peer.clone() else { return };
-                let inputs = vec![part::key_installed(installed, self.link, message.id)];
-                self.links.drive.send(Message::FromPart { at, link: self.link, inputs }).await;
+                let inputs = vec![part::key_installed(installed, self.voice.link, message.id)];
+                self.voice.links.drive.send(Message::FromPart { at, link: self.voice.link, inputs }).await;
             }
             (Stage::Stranger(_), _) if self.place.is_proven() => {
                 self.answer(message.id, Reason::NoKey, "this link carries only signs of life: authenticate");
@@ -151,7 +145,7 @@ impl Guest {
             }
             (Stage::Part(_) | Stage::Driver(_), up::Body::Unsupported(_)) => self.is_not_understood(),
             (Stage::Part(_), body) => self.part_says(body, message.id, now).await,
-            (Stage::Driver(_), body) => Box::pin(self.driver_says(body, message.id)).await,
+            (Stage::Driver(_), body) => self.driver_says(body, message.id).await,
             (Stage::Knocking | Stage::Claims { .. } | Stage::Stranger(_), _) => self.out_of_order(link, now),
         }
     }
@@ -159,7 +153,7 @@ impl Guest {
     /// Whoever proved his key begins with `Opened`, whoever has none with `Authenticate`. Nothing else keeps the
     /// connection of somebody unknown: anyone can open a channel and give signs of life.
     fn out_of_order(&self, link: &mut Link, now: Now) {
-        self.links.refuse("OUT_OF_ORDER", self.address.ip());
+        self.voice.links.refuse("OUT_OF_ORDER", self.voice.address);
         link.close(now.mono);
     }
 
@@ -171,36 +165,23 @@ impl Guest {
         }
         self.place.proven();
         self.stage = match &peer {
-            PeerId::ChargingPoint(id) => Stage::Part(part::Conversation::new(id.clone(), part, &self.links.shared)),
+            PeerId::ChargingPoint(id) => {
+                self.voice.epoch = Some(self.voice.links.shared.directory.epoch(id));
+                Stage::Part(part::Conversation::new(id.clone(), part, &self.voice.links.shared))
+            }
             PeerId::Driver(id) => Stage::Driver(driver::Conversation::new(id.clone())),
         };
         let arrival = Arrival {
-            link: self.link,
-            peer: peer.clone(),
+            link: self.voice.link,
+            peer,
             part,
             key_no,
-            from: self.from.clone(),
+            from: self.voice.from.clone(),
             highest_epoch: opened.highest_epoch,
-            outbox: self.outbox.clone(),
+            outbox: self.voice.outbox.clone(),
         };
-        self.links.drive.send(Message::Arrived(Box::new(arrival))).await;
+        self.voice.links.drive.send(Message::Arrived(Box::new(arrival))).await;
         self.answer(to, Reason::Unspecified, "");
-        if let PeerId::Driver(id) = peer {
-            self.send_due_tickets(&id).await;
-        }
-    }
-
-    fn contact(&self, peer: PeerId) -> Contact {
-        Contact {
-            links: Arc::clone(&self.links),
-            place: Arc::clone(&self.place),
-            peer,
-            link: self.link,
-            address: self.address.ip(),
-            from: self.from.clone(),
-            outbox: self.outbox.clone(),
-            asking: Arc::new(AtomicBool::new(false)),
-        }
     }
 
     fn is_unproven(&self) -> bool {
@@ -211,19 +192,11 @@ impl Guest {
         }
     }
 
-    /// Every message to a charging point carries its epoch (SPEC 4.9); a driver has none.
-    fn epoch(&self) -> u64 {
-        match &self.stage {
-            Stage::Part(conversation) => conversation.epoch.get(),
-            Stage::Stranger(contact) => contact.epoch(),
-            Stage::Knocking | Stage::Claims { .. } | Stage::Driver(_) => 0,
-        }
-    }
-
     pub(super) fn say(&self, body: down::Body) {
-        let message = Down { epoch: self.epoch(), body: Some(body) };
-        // Full or closed: whoever does not listen is told when he comes back.
-        let _told = self.outbox.try_send(message.encode_to_vec().into());
+        match &self.stage {
+            Stage::Stranger(contact) => contact.voice().say(body),
+            Stage::Knocking | Stage::Claims { .. } | Stage::Part(_) | Stage::Driver(_) => self.voice.say(body),
+        }
     }
 
     pub(super) fn answer(&self, to: u64, reason: Reason, detail: &str) {
@@ -233,18 +206,9 @@ impl Guest {
         }
     }
 
-    /// Whether it may ask for something that costs a row; it is told where not.
-    pub(super) fn may_ask(&self, peer: &PeerId, to: u64) -> bool {
-        let may = self.links.may_ask(peer, self.address.ip());
-        if !may {
-            self.answer(to, Reason::TooManyAttempts, "");
-        }
-        may
-    }
-
     /// The peer does not know a kind of message that it was sent: its software is older than this.
     fn is_not_understood(&mut self) {
-        self.links.not_known.inc();
+        self.voice.links.not_known.inc();
         let peer = match &self.stage {
             Stage::Part(conversation) => conversation.id.to_string(),
             Stage::Driver(conversation) => conversation.id.to_string(),
@@ -280,8 +244,8 @@ impl Guest {
         }
         self.flush_unheard().await;
         if let Stage::Part(conversation) = &self.stage {
-            let sign = Sign::Intelligible { link: self.link };
-            self.links.drive.send(Message::Sign { at: conversation.id.clone(), sign }).await;
+            let sign = Sign::Intelligible { link: self.voice.link };
+            self.voice.links.drive.send(Message::Sign { at: conversation.id.clone(), sign }).await;
         }
     }
 
@@ -290,7 +254,7 @@ impl Guest {
         if count == 0 {
             return;
         }
-        let (link, from) = (self.link, self.from.clone());
+        let (link, from) = (self.voice.link, self.voice.from.clone());
         let message = match &self.stage {
             Stage::Part(conversation) => {
                 let sign = Sign::Unintelligible { link, count };
@@ -300,25 +264,25 @@ impl Guest {
                 Message::DriverUnintelligible { driver: conversation.id.clone(), count, from }
             }
             Stage::Knocking | Stage::Stranger(_) | Stage::Claims { .. } => {
-                return self.links.refuse("UNINTELLIGIBLE", self.address.ip());
+                return self.voice.links.refuse("UNINTELLIGIBLE", self.voice.address);
             }
         };
         // The peer is told, so that it can say so on its own screen, and where the keys do not agree it cannot read that
         // either: both ends know within a life sign.
         self.unsupported(0);
-        self.links.drive.send(message).await;
+        self.voice.links.drive.send(message).await;
     }
 
     pub(super) async fn leave(mut self, closed: Option<Closed>) {
         self.flush_unheard().await;
         let proven = self.place.is_proven();
         if !proven && let Some(reason) = failure(closed) {
-            self.links.refuse(reason, self.address.ip());
+            self.voice.links.refuse(reason, self.voice.address);
         }
         let detail = closed.map_or_else(|| "given up for another of its address".to_owned(), |why| why.to_string());
         if !matches!(self.stage, Stage::Knocking | Stage::Claims { .. }) {
             let answered = closed == Some(Closed::ByUs);
-            self.links.drive.send(Message::Left { link: self.link, answered, detail: detail.into() }).await;
+            self.voice.links.drive.send(Message::Left { link: self.voice.link, answered, detail: detail.into() }).await;
         }
     }
 }

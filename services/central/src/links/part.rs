@@ -1,21 +1,23 @@
 //! What a proven monitor or engine says, as inputs for its charging point.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mesh::clock::Now;
 use proto::{
     ChargingPointId, DriverId, Energy, PeerId,
     link::v1::{self as wire_messages, Part, Reason, up},
 };
-use store::central::RequestRow;
 
-use super::guest::{Guest, Stage};
+use super::{
+    guest::{Guest, Stage},
+    voice::{Aside, Voice},
+};
 use crate::{
     charge_point::{Input, LinkNo, Order, Origin, Reply, Request, Sign, reconcile},
     drive::Message,
     secrets,
     session::{Final, SessionId},
-    shared::{Epoch, Shared},
+    shared::Shared,
     telemetry::Streams,
 };
 
@@ -23,20 +25,22 @@ use crate::{
 pub(super) struct Conversation {
     pub(super) id: ChargingPointId,
     part: Part,
-    pub(super) epoch: Epoch,
     streams: Option<Arc<Streams>>,
+    aside: Aside,
 }
 
 impl Conversation {
     pub(super) fn new(id: ChargingPointId, part: Part, shared: &Shared) -> Self {
         let streams = (part == Part::Engine).then(|| shared.telemetry.of(&id));
-        let epoch = shared.directory.epoch(&id);
-        Self { id, part, epoch, streams }
+        Self { id, part, streams, aside: Aside::default() }
     }
 }
 
 /// Of a text that is shown and audited.
 const LONGEST_DETAIL: usize = 256;
+
+/// How long a reading waits for the key that it was sealed under.
+const OLDER_KEY: Duration = Duration::from_millis(300);
 
 /// Sessions in one report of an engine's journal; an engine that holds more reports them in portions.
 const MOST_HELD: usize = 256;
@@ -93,8 +97,8 @@ pub(super) fn fresh_session() -> SessionId {
 
 impl Guest {
     pub(super) async fn part_says(&mut self, body: up::Body, to: u64, now: Now) {
-        let Stage::Part(conversation) = &self.stage else { return };
-        let (link, id, part) = (self.link, conversation.id.clone(), conversation.part);
+        let Self { voice, stage: Stage::Part(conversation), .. } = self else { return };
+        let (link, id, part) = (voice.link, conversation.id.clone(), conversation.part);
         let reply = Reply::Link { link, to };
         if let Some(why) = is_too_long(&body) {
             return self.answer(to, Reason::Invalid, &why);
@@ -109,7 +113,9 @@ impl Guest {
                 let (healthy, detail) = (health.healthy, clipped(&health.detail));
                 return self.sign(id, Sign::Health { link, healthy, detail }, to).await;
             }
-            (Part::Engine, up::Body::ManualSupply(wished)) => return self.manual(id, wished, to).await,
+            (Part::Engine, up::Body::ManualSupply(wished)) => {
+                return conversation.aside.run(voice, to, voice.clone().manual(id, wished, to));
+            }
             (Part::Engine, up::Body::AskAnswer(answer)) => {
                 self.answer(to, Reason::Unspecified, "");
                 let (session, detail) = (SessionId::new(&answer.session_id), clipped(&answer.detail));
@@ -136,11 +142,11 @@ impl Guest {
                 reconcile(&held.sessions, reply)
             }
             (Part::Monitor, up::Body::SetMaintenance(wished)) => {
-                if !self.may_ask(&PeerId::ChargingPoint(id.clone()), to) {
+                if !self.voice.may_ask(&PeerId::ChargingPoint(id.clone()), to) {
                     return;
                 }
-                let by =
-                    Origin::new(format!("charging-point/{id}"), self.from.clone()).because("at the charging point");
+                let by = Origin::new(format!("charging-point/{id}"), self.voice.from.clone())
+                    .because("at the charging point");
                 vec![Input::Order { order: Order::Maintenance { on: wished.on }, by, reply }]
             }
             (Part::Monitor, up::Body::KeyInstalled(installed)) => vec![key_installed(installed, link, to)],
@@ -152,11 +158,11 @@ impl Guest {
                 return self.unsupported(to);
             }
         };
-        self.links.drive.send(Message::FromPart { at: id, link, inputs }).await;
+        self.voice.links.drive.send(Message::FromPart { at: id, link, inputs }).await;
     }
 
     async fn sign(&self, at: ChargingPointId, sign: Sign, to: u64) {
-        self.links.drive.send(Message::Sign { at, sign }).await;
+        self.voice.links.drive.send(Message::Sign { at, sign }).await;
         // Sensed at once, and nothing of it is durable.
         self.answer(to, Reason::Unspecified, "");
     }
@@ -165,48 +171,58 @@ impl Guest {
     async fn meters_held(&self, id: &ChargingPointId, held: &wire_messages::SessionsHeld) {
         for session in held.sessions.iter().filter(|held| held.state() == wire_messages::SessionState::Supplying) {
             let sign = Sign::Meter {
-                link: self.link,
+                link: self.voice.link,
                 session: SessionId::new(&session.session_id),
                 meter: Energy::from_wh(session.meter_wh),
                 power_w: 0,
             };
-            self.links.drive.send(Message::Sign { at: id.clone(), sign }).await;
+            self.voice.links.drive.send(Message::Sign { at: id.clone(), sign }).await;
         }
     }
 
     /// Telemetry: opened and counted here, and nothing else (SPEC 3.4).
     async fn reading(&mut self, sealed: &wire_messages::SealedReading, to: u64, now: Now) {
         let Stage::Part(Conversation { id, streams: Some(streams), .. }) = &self.stage else { return };
-        let shared = &self.links.shared;
-        let key = shared.reading_key(streams, &PeerId::ChargingPoint(id.clone()), sealed.key_no).await;
-        let understood = shared.telemetry.take(streams, sealed, key.as_deref());
+        let (shared, id) = (&self.voice.links.shared, PeerId::ChargingPoint(id.clone()));
+        // An older key comes from the store, which may be slow; a link that waited for it would be taken for dead.
+        let key = tokio::time::timeout(OLDER_KEY, shared.reading_key(streams, &id, sealed.key_no)).await;
+        let understood = shared.telemetry.take(streams, sealed, key.ok().flatten().as_deref());
         self.answer(to, Reason::Unspecified, "");
         if !understood {
             self.not_understood(1, now).await;
         }
     }
+}
 
-    async fn manual(&self, at: ChargingPointId, wished: wire_messages::ManualSupply, to: u64) {
+impl Voice {
+    async fn manual(self, at: ChargingPointId, wished: wire_messages::ManualSupply, to: u64) {
+        let peer = PeerId::ChargingPoint(at.clone());
         let (driver, request_id) = (wished.driver_id, wished.request_id);
         let driver = match driver.as_str() {
             "" => None,
             id => match id.parse::<DriverId>() {
                 Ok(driver) => Some(driver),
-                Err(error) => return self.answer(to, Reason::UnknownDriver, &error.to_string()),
+                Err(error) => {
+                    self.refused(&peer, Reason::UnknownDriver);
+                    return self.answer(to, Reason::UnknownDriver, &error.to_string());
+                }
             },
         };
         if request_id.is_empty() || request_id.len() > super::driver::LONGEST_ID {
+            self.refused(&peer, Reason::Invalid);
             return self.answer(to, Reason::Invalid, "the request's id must have 1 to 128 characters");
         }
-        let requester = PeerId::ChargingPoint(at.clone()).to_string();
-        match self.first_answer(requester, request_id.clone()).await {
-            Err(why) => return self.answer(to, Reason::Unavailable, &why),
+        match self.first_answer(&peer, request_id.clone()).await {
+            Err(why) => {
+                self.refused(&peer, Reason::Unavailable);
+                return self.answer(to, Reason::Unavailable, &why);
+            }
             Ok(Some(row)) if row.reason != 0 => {
                 return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
             }
             // Authorised: the charging point's own session says what has become of it.
             Ok(Some(_)) => {}
-            Ok(None) if !self.may_ask(&PeerId::ChargingPoint(at.clone()), to) => return,
+            Ok(None) if !self.may_ask(&peer, to) => return,
             Ok(None) => {}
         }
         let request = Request {
@@ -222,16 +238,6 @@ impl Guest {
             reply: Reply::Link { link: self.link, to },
         };
         self.links.drive.send(Message::Request { at, request: Box::new(request) }).await;
-    }
-
-    /// What was answered to a request of this id, if anything was (SPEC 3.2).
-    pub(super) async fn first_answer(
-        &self,
-        requester: String,
-        request_id: String,
-    ) -> Result<Option<RequestRow>, String> {
-        let read = move |conn: &mut store::Conn| RequestRow::find(conn, &requester, &request_id);
-        self.links.shared.ledger.read("request", read).await.map_err(|error| error.to_string())
     }
 }
 

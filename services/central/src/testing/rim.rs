@@ -1,10 +1,11 @@
 //! Test-only: Central without its network. The real loop, store and services in one process; links are outboxes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mesh::{
     link::{Outbox, Posted, outbox},
     process::Context,
+    visitors::Visitors,
 };
 use proto::{
     ChargingPointId, DriverId, PeerId,
@@ -29,6 +30,7 @@ use crate::{
     settings::Settings,
     shared::{Directory, Shared},
     telemetry::Telemetry,
+    visitors,
 };
 
 pub(crate) struct Rim {
@@ -65,6 +67,7 @@ impl Rim {
             points: Arc::default(),
             sessions: Arc::default(),
             telemetry: Telemetry::new(&ctx.metrics),
+            visitors: Visitors::new(ctx.clock, Duration::from_millis(10)),
             pins: secrets.pins(),
             link_keys: secrets.link,
             key_encryption: Arc::new(secrets.key_encryption),
@@ -73,6 +76,7 @@ impl Rim {
         let (drive, inbox) = drive::channel();
         let looping = Drive::load(Arc::clone(&shared), &ctx).await.unwrap();
         tokio::spawn(looping.run(inbox, ctx.clone()));
+        tokio::spawn(visitors::note(shared.visitors.clone(), Arc::clone(&shared), ctx.stop.clone()));
         let orders = Orders::new(Arc::clone(&shared), drive.clone(), &ctx, stagger);
         let sessions = SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
         let (links, ends) = (1.into(), std::sync::Mutex::default());

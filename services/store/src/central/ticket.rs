@@ -80,12 +80,13 @@ impl TicketRow {
         Ok(on!(conn, |c| tickets::table.find(session_id).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// What a driver has not acknowledged, oldest first.
-    pub fn due(conn: &mut Conn, driver_id: &str) -> Result<Vec<Self>, StoreError> {
+    /// What a driver has not acknowledged, oldest first, at most `limit`.
+    pub fn due(conn: &mut Conn, driver_id: &str, limit: i64) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| tickets::table
             .filter(tickets::driver_id.eq(driver_id))
             .filter(tickets::acknowledged_at_ms.is_null())
             .order((tickets::billed_at_ms, tickets::session_id))
+            .limit(limit)
             .select(Self::as_select())
             .load(c))?)
     }

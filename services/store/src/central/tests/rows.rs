@@ -96,10 +96,10 @@ on_both! {
         bed.submit(&mut hand, [Write::OpenSession(row.clone()), Write::Ticket(ticket(&row, 10))]).await.unwrap();
         let acknowledge = |driver: &str, at_ms| Write::TicketAcknowledged { session_id: "s1".into(), driver_id: driver.into(), at_ms };
         bed.unguarded([acknowledge("bob", 5)]).await.unwrap();
-        assert_eq!(bed.read(|c| TicketRow::due(c, "ada")).await.len(), 1, "it is not bob's");
+        assert_eq!(bed.read(|c| TicketRow::due(c, "ada", 9)).await.len(), 1, "it is not bob's");
         bed.unguarded([acknowledge("ada", 6)]).await.unwrap();
         bed.unguarded([acknowledge("ada", 7)]).await.unwrap();
-        let (due, found) = bed.read(|c| Ok((TicketRow::due(c, "ada")?, TicketRow::find(c, "s1")?))).await;
+        let (due, found) = bed.read(|c| Ok((TicketRow::due(c, "ada", 9)?, TicketRow::find(c, "s1")?))).await;
         assert_eq!((due.len(), found.unwrap().acknowledged_at_ms), (0, Some(6)));
     }
 

@@ -1,0 +1,291 @@
+//! Links over TCP into the running loop and store; only Registry is away.
+
+use std::{collections::BTreeSet, sync::mpsc as blocking};
+
+use mesh::{certs::Authority, clock::Now, link::Handler, visitors::Visitors};
+use prost::Message as _;
+use proto::link::v1::{
+    ConfirmSupply, Down, ListChargingPoints, ManualSupply, Opened, Part, ReadClock, RequestSupply, SessionState,
+    StopSupply, TicketReceived, Up, down, up,
+};
+use store::central::{SessionRow, TicketRow, Write};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use wire::{Event, LinkKey, Proof};
+
+use super::*;
+use crate::{allowance::Limit, settings::Settings, testing::Rim};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Far below the three life signs after which a peer takes Central for dead.
+const PROMPTLY: Duration = Duration::from_secs(1);
+
+/// Central with its links.
+struct Town {
+    rim: Rim,
+    links: Arc<Links>,
+    _folder: tempfile::TempDir,
+}
+
+/// The far end of a link that proved its key.
+struct Peer {
+    outbox: Outbox,
+    heard: mpsc::UnboundedReceiver<down::Body>,
+    next_id: u64,
+    at_central: JoinHandle<()>,
+}
+
+struct Ears(mpsc::UnboundedSender<down::Body>);
+
+impl Handler for Ears {
+    async fn handle(&mut self, event: Event, _: &mut Link, _: Now) {
+        if let Event::Message(bytes) = event {
+            drop(self.0.send(Down::decode(bytes).unwrap().body.unwrap()));
+        }
+    }
+}
+
+impl Town {
+    async fn new(settings: Settings) -> Self {
+        let rim = Rim::new(settings, 10).await;
+        let drive = rim.drive.clone();
+        Self::whose_links_tell(rim, drive)
+    }
+
+    fn whose_links_tell(rim: Rim, drive: Driver) -> Self {
+        mesh::process::install_cryptography();
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create(&folder.path().join("authority"), "mesh.test", DAY).unwrap();
+        let identity = folder.path().join("central");
+        authority.issue_role(proto::Caller::Central, &identity, &[], DAY, false).unwrap();
+        let identity = mesh::identity::Identity::load(&identity).unwrap();
+        let nobody = mesh::client::Target::new("registry", ["127.0.0.1:1".to_owned()]);
+        let channel = mesh::client::channel(&identity, nobody, &mesh::client::Settings::default());
+        let verifier = Verifier::new(channel, Arc::clone(&rim.shared), drive.clone());
+        let visitors: &Visitors = &rim.shared.visitors;
+        let port = Port::new(&rim.ctx, wire::Settings::default(), visitors);
+        let bounds = Bounds { links: 100, unproven: 100, unproven_per_address: 100, handshakes_per_second: 3_000 };
+        let links = Links::new(Arc::clone(&rim.shared), drive, verifier, bounds, port, &rim.ctx);
+        Self { rim, links, _folder: folder }
+    }
+
+    /// Enrolled, granted its first key, and linked under it.
+    async fn driver(&self, id: &str) -> Peer {
+        let driver = PeerId::Driver(self.rim.driver(id).await);
+        self.rim.authenticate(driver.clone()).await;
+        self.link(&driver, Part::Driver).await
+    }
+
+    async fn link(&self, peer: &PeerId, part: Part) -> Peer {
+        let (shared, clock) = (&self.rim.shared, self.rim.shared.clock);
+        self.rim.until(|| shared.directory.usable(peer, 1).is_some()).await;
+        let key = LinkKey::clone(&shared.directory.usable(peer, 1).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (near, (far, address)) = (near.unwrap(), far.unwrap());
+        let at_central = tokio::spawn(Arc::clone(&self.links).serve(far, address, self.rim.ctx.stop.clone()));
+        let proof = Proof::Key { responder: shared.pins[0], key_no: 1, key };
+        let link = Link::initiator(wire::Settings::default(), part, peer.as_str(), proof, clock.mono());
+        let ((outbox, posted), (tell, heard)) = (outbox(256), mpsc::unbounded_channel());
+        tokio::spawn(async move { mesh::link::run(near, link, posted, &mut Ears(tell), clock).await });
+        let mut linked = Peer { outbox, heard, next_id: 1, at_central };
+        let to = linked.say(up::Body::Opened(Opened::default()));
+        assert_eq!(linked.answer_to(to).await, Reason::Unspecified);
+        linked
+    }
+
+    async fn write_tickets(&self, driver: &str, count: usize) {
+        self.rim.charging_points(1).await;
+        let bill = |n| {
+            let (session_id, driver_id) = (format!("s{n:03}"), Some(driver.to_owned()));
+            let session = SessionRow {
+                session_id: session_id.clone(),
+                driver_id: driver_id.clone(),
+                cp_id: "CP001".into(),
+                state: SessionState::Billed.into(),
+                ..SessionRow::default()
+            };
+            let ticket = TicketRow { session_id, driver_id, currency: "EUR".into(), ..TicketRow::default() };
+            [Write::OpenSession(session), Write::Ticket(ticket)]
+        };
+        self.rim.write((0..count).flat_map(bill).collect()).await;
+    }
+
+    async fn until_refused(&self, who: &str, reason: Reason) {
+        let counted = async {
+            loop {
+                let entries = self.rim.audited("CALL_REFUSED").await;
+                if entries.iter().any(|entry| entry.actor == who && entry.outcome == reason.code()) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), counted).await.expect(reason.code());
+    }
+}
+
+impl Peer {
+    fn say(&mut self, body: up::Body) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.outbox.try_send(Up { id, body: Some(body) }.encode_to_vec().into()).unwrap();
+        id
+    }
+
+    async fn hear(&mut self) -> down::Body {
+        tokio::time::timeout(Duration::from_secs(20), self.heard.recv()).await.unwrap().expect("the link is up")
+    }
+
+    async fn answer_to(&mut self, id: u64) -> Reason {
+        loop {
+            match self.hear().await {
+                down::Body::Answer(answer) if answer.to == id => return answer.reason(),
+                _ => {}
+            }
+        }
+    }
+
+    async fn ask(&mut self, body: up::Body) -> Reason {
+        let id = self.say(body);
+        self.answer_to(id).await
+    }
+
+    async fn ticket(&mut self) -> String {
+        loop {
+            if let down::Body::Ticket(ticket) = self.hear().await {
+                return ticket.session_id;
+            }
+        }
+    }
+
+    async fn reads_the_clock(&mut self) {
+        self.say(up::Body::ReadClock(ReadClock {}));
+        while !matches!(self.hear().await, down::Body::Clock(_)) {}
+    }
+}
+
+fn requested(id: &str, at: &str) -> up::Body {
+    let (request_id, charging_point_id) = (id.to_owned(), at.to_owned());
+    up::Body::RequestSupply(RequestSupply { request_id, charging_point_id, energy_wh: 1_000 })
+}
+
+fn received(session: &str) -> up::Body {
+    up::Body::TicketReceived(TicketReceived { session_id: session.to_owned() })
+}
+
+#[tokio::test]
+async fn all_that_is_due_comes_on_one_link_as_it_is_acknowledged_spec_3_9() {
+    let town = Town::new(Settings { tickets_again: DAY, ..Settings::default() }).await;
+    town.write_tickets("D1", 150).await;
+    let (mut driver, mut held) = (town.driver("D1").await, BTreeSet::new());
+    while held.len() < 150 {
+        let session = driver.ticket().await;
+        driver.say(received(&session));
+        assert!(held.insert(session), "none comes twice");
+    }
+}
+
+#[tokio::test]
+async fn what_is_billed_before_the_loop_knows_a_link_is_sent_on_it_spec_9() {
+    let (held, mut inbox) = crate::drive::channel();
+    let town = Town::whose_links_tell(Rim::new(Settings::default(), 10).await, held);
+    let mut driver = town.driver("D1").await;
+    town.write_tickets("D1", 1).await;
+    while let Ok(message) = inbox.try_recv() {
+        town.rim.drive.send(message).await;
+    }
+    assert_eq!(driver.ticket().await, "s000");
+}
+
+#[tokio::test]
+async fn a_ticket_that_a_full_disk_did_not_take_is_sent_again_on_the_same_link_spec_9() {
+    let town = Town::new(Settings { tickets_again: Duration::from_millis(50), ..Settings::default() }).await;
+    town.write_tickets("D1", 1).await;
+    let mut driver = town.driver("D1").await;
+    for _ in 0..3 {
+        assert_eq!(driver.ticket().await, "s000");
+    }
+    assert_eq!(driver.ask(received("s000")).await, Reason::Unspecified);
+    let again = async { while driver.ticket().await == "s000" {} };
+    let _some_were_under_way = tokio::time::timeout(Duration::from_millis(100), again).await;
+    assert!(tokio::time::timeout(Duration::from_millis(300), driver.ticket()).await.is_err(), "it is acknowledged");
+}
+
+#[tokio::test]
+async fn a_link_goes_on_while_the_database_keeps_its_questions_waiting_spec_9() {
+    let town = Town::new(Settings::default()).await;
+    let id = town.rim.charging_points(1).await.remove(0);
+    let point = PeerId::ChargingPoint(id.clone());
+    town.rim.authenticate(point.clone()).await;
+    let (mut driver, mut engine) = (town.driver("D1").await, town.link(&point, Part::Engine).await);
+    let (end, ended) = blocking::channel::<()>();
+    let ended = Arc::new(Mutex::new(ended));
+    let slow = |_| {
+        let (ledger, ended) = (town.rim.shared.ledger.clone(), Arc::clone(&ended));
+        let wait = move |_: &mut store::Conn| Ok(ended.lock().unwrap().recv().is_err());
+        tokio::spawn(async move { ledger.look_up("slow", wait).await })
+    };
+    let slow: Vec<_> = (0..8).map(slow).collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let asked = driver.say(requested("r1", "CP002"));
+    let manual = ManualSupply { request_id: "m1".into(), ..ManualSupply::default() };
+    let wished = engine.say(up::Body::ManualSupply(manual));
+    for peer in [&mut driver, &mut engine] {
+        tokio::time::timeout(PROMPTLY, peer.reads_the_clock()).await.expect("its handler waits for nothing");
+    }
+    for _ in 0..200 {
+        driver.say(requested("r2", "CP002"));
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    }
+    let too_much = async {
+        loop {
+            if let down::Body::Answer(answer) = driver.hear().await {
+                return (answer.to != asked).then(|| answer.reason());
+            }
+        }
+    };
+    assert_eq!(too_much.await, Some(Reason::Overloaded), "and no more is kept than a driver may ask");
+    drop(end);
+    assert_eq!(driver.answer_to(asked).await, Reason::UnknownChargingPoint);
+    assert_ne!(engine.answer_to(wished).await, Reason::Overloaded);
+    for slow in slow {
+        assert!(slow.await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn lists_are_under_the_allowance_of_whoever_asks_for_them_spec_8_2() {
+    let requests = Limit { burst: 2, every: Duration::from_secs(3600) };
+    let town = Town::new(Settings { requests, ..Settings::default() }).await;
+    let mut driver = town.driver("D1").await;
+    for expected in [Reason::Unspecified, Reason::Unspecified, Reason::TooManyAttempts] {
+        assert_eq!(driver.ask(up::Body::ListChargingPoints(ListChargingPoints {})).await, expected);
+    }
+    assert_eq!(driver.ask(up::Body::ListHistory(Default::default())).await, Reason::TooManyAttempts);
+    town.until_refused("driver/D1", Reason::TooManyAttempts).await;
+}
+
+#[tokio::test]
+async fn what_is_refused_before_it_is_decided_is_counted_in_the_audit_spec_8_1() {
+    let town = Town::new(Settings::default()).await;
+    let mut driver = town.driver("D1").await;
+    assert_eq!(driver.ask(requested("", "CP001")).await, Reason::Invalid);
+    town.until_refused("driver/D1", Reason::Invalid).await;
+    assert_eq!(driver.ask(requested("r1", "no such thing")).await, Reason::UnknownChargingPoint);
+    town.until_refused("driver/D1", Reason::UnknownChargingPoint).await;
+    for word in [
+        up::Body::StopSupply(StopSupply { session_id: "s9".into() }),
+        up::Body::ConfirmSupply(ConfirmSupply { session_id: "s9".into(), accepted: true }),
+    ] {
+        assert_eq!(driver.ask(word).await, Reason::NotFound);
+    }
+    town.until_refused("driver/D1", Reason::NotFound).await;
+
+    let id = town.rim.charging_points(1).await.remove(0);
+    let point = PeerId::ChargingPoint(id);
+    town.rim.authenticate(point.clone()).await;
+    let mut engine = town.link(&point, Part::Engine).await;
+    let manual = ManualSupply { driver_id: "no such thing".into(), ..ManualSupply::default() };
+    assert_eq!(engine.ask(up::Body::ManualSupply(manual)).await, Reason::UnknownDriver);
+    town.until_refused("charging-point/CP001", Reason::UnknownDriver).await;
+}

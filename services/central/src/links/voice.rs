@@ -1,0 +1,91 @@
+//! Speaks on one link: from its handler, or from beside it, which is where the database is waited for. A handler that
+//! waits acknowledges nothing, and its peer takes Central for dead after three life signs (SPEC 2.4).
+
+use std::{future::Future, net::IpAddr, sync::Arc};
+
+use mesh::link::Outbox;
+use prost::Message as _;
+use proto::{
+    PeerId,
+    link::v1::{Answer, Down, Reason, down},
+};
+use store::central::RequestRow;
+use tokio::sync::Semaphore;
+
+use super::Links;
+use crate::{charge_point::LinkNo, shared::Epoch};
+
+/// Questions of one link that may wait for the database: as much as a driver of ours keeps unanswered.
+const WAITING: usize = 64;
+
+#[derive(Clone)]
+pub(super) struct Voice {
+    pub(super) links: Arc<Links>,
+    pub(super) link: LinkNo,
+    pub(super) address: IpAddr,
+    pub(super) from: Arc<str>,
+    pub(super) outbox: Outbox,
+    /// Every message to a proven charging point carries it (SPEC 4.9); nobody else has one.
+    pub(super) epoch: Option<Epoch>,
+}
+
+impl Voice {
+    pub(super) fn say(&self, body: down::Body) {
+        let epoch = self.epoch.as_ref().map(Epoch::get).unwrap_or_default();
+        // Full or closed: whoever does not listen is told when he comes back.
+        let _told = self.outbox.try_send(Down { epoch, body: Some(body) }.encode_to_vec().into());
+    }
+
+    pub(super) fn answer(&self, to: u64, reason: Reason, detail: &str) {
+        if to != 0 {
+            self.say(down::Body::Answer(Answer { to, reason: reason.into(), detail: detail.to_owned() }));
+        }
+    }
+
+    /// Whether it may ask for something that costs a row or much work; it is told where not.
+    pub(super) fn may_ask(&self, peer: &PeerId, to: u64) -> bool {
+        let may = self.links.may_ask(peer, self.address);
+        if !may {
+            self.answer(to, Reason::TooManyAttempts, "");
+        }
+        may
+    }
+
+    /// Counted in the audit (SPEC 8.1), where no turn of the loop writes an entry of it.
+    pub(super) fn refused(&self, peer: &PeerId, reason: Reason) {
+        self.links.port.refuse_peer(reason.code(), peer.to_string(), self.address);
+    }
+
+    /// What was answered to a request of this id, if anything was (SPEC 3.2).
+    pub(super) async fn first_answer(
+        &self,
+        requester: &PeerId,
+        request_id: String,
+    ) -> Result<Option<RequestRow>, String> {
+        let requester = requester.to_string();
+        let read = move |conn: &mut store::Conn| RequestRow::find(conn, &requester, &request_id);
+        self.links.shared.ledger.look_up("request", read).await.map_err(|error| error.to_string())
+    }
+}
+
+/// What a link asked for that waits for the database, one after another, in the order in which it came.
+#[derive(Default)]
+pub(super) struct Aside(Option<Arc<Semaphore>>);
+
+impl Aside {
+    /// Runs `work` beside the handler, or says that too much waits already.
+    pub(super) fn run(&mut self, voice: &Voice, to: u64, work: impl Future<Output = ()> + Send + 'static) {
+        let turns = self.0.get_or_insert_with(|| Arc::new(Semaphore::new(1)));
+        if Arc::strong_count(turns) > WAITING {
+            return voice.answer(to, Reason::Overloaded, "too much of yours waits for the database already");
+        }
+        let (turns, outbox) = (Arc::clone(turns), voice.outbox.clone());
+        tokio::spawn(async move {
+            let turn = turns.acquire().await;
+            // Whoever has gone asks again when he is back.
+            if turn.is_ok() && !outbox.is_closed() {
+                work.await;
+            }
+        });
+    }
+}
