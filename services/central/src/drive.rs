@@ -60,6 +60,16 @@ impl Driver {
         }
     }
 
+    /// Where nothing can wait: if there is no room now, as soon as there is.
+    pub(crate) fn post(&self, message: Message) {
+        if let Err(mpsc::error::TrySendError::Full(message)) = self.0.try_send(message)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let sender = self.0.clone();
+            runtime.spawn(async move { sender.send(message).await });
+        }
+    }
+
     /// Whether so much waits that newcomers are better told to come later (SPEC 4.2).
     pub(crate) fn is_overloaded(&self) -> bool {
         self.0.capacity() < INBOX / 4

@@ -74,7 +74,7 @@ impl Guest {
                 voice.answer(to, Reason::Overloaded, "the answer to your last list is under way");
             }
             up::Body::ListChargingPoints(_) | up::Body::ListHistory(_)
-                if !voice.may_ask(&PeerId::Driver(id.clone()), to) => {}
+                if !voice.may_ask(&PeerId::Driver(conversation.id.clone()), to) => {}
             up::Body::ListChargingPoints(_) => {
                 let offers = down::Body::ChargingPoints(voice.available());
                 voice.say_list(offers, Arc::clone(&conversation.listing));

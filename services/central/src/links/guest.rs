@@ -27,6 +27,8 @@ pub(super) struct Guest {
     unintelligible: Unheard,
     /// It has said that it does not know a message.
     is_old: bool,
+    /// The loop knows of its end, or never knew of it.
+    has_left: bool,
 }
 
 pub(super) enum Stage {
@@ -76,7 +78,7 @@ impl Handler for Guest {
 impl Guest {
     pub(super) fn new(voice: Voice, place: Arc<Place>) -> Self {
         let (stage, unintelligible) = (Stage::Knocking, Unheard::default());
-        Self { voice, place, stage, unintelligible, is_old: false }
+        Self { voice, place, stage, unintelligible, is_old: false, has_left: false }
     }
 
     /// In clear, and unproven: at most it chooses the key with which the handshake is answered.
@@ -280,9 +282,25 @@ impl Guest {
             self.voice.links.refuse(reason, self.voice.address);
         }
         let detail = closed.map_or_else(|| "given up for another of its address".to_owned(), |why| why.to_string());
-        if !matches!(self.stage, Stage::Knocking | Stage::Claims { .. }) {
+        self.has_left = true;
+        if self.is_told() {
             let answered = closed == Some(Closed::ByUs);
             self.voice.links.drive.send(Message::Left { link: self.voice.link, answered, detail: detail.into() }).await;
+        }
+    }
+
+    /// Whether the loop has been told of it, or may be.
+    fn is_told(&self) -> bool {
+        !matches!(self.stage, Stage::Knocking | Stage::Claims { .. })
+    }
+}
+
+/// Whose task ends by a fault of this program ends for the loop too, which would take it for alive for ever.
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if !self.has_left && self.is_told() {
+            let detail = "its task was cut off by a fault of Central".into();
+            self.voice.links.drive.post(Message::Left { link: self.voice.link, answered: false, detail });
         }
     }
 }

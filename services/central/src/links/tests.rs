@@ -120,7 +120,7 @@ impl Town {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), counted).await.expect(reason.code());
+        tokio::time::timeout(Duration::from_secs(20), counted).await.expect("an entry of it");
     }
 }
 
@@ -138,9 +138,10 @@ impl Peer {
 
     async fn answer_to(&mut self, id: u64) -> Reason {
         loop {
-            match self.hear().await {
-                down::Body::Answer(answer) if answer.to == id => return answer.reason(),
-                _ => {}
+            if let down::Body::Answer(answer) = self.hear().await
+                && answer.to == id
+            {
+                return answer.reason();
             }
         }
     }
@@ -288,4 +289,21 @@ async fn what_is_refused_before_it_is_decided_is_counted_in_the_audit_spec_8_1()
     let manual = ManualSupply { driver_id: "no such thing".into(), ..ManualSupply::default() };
     assert_eq!(engine.ask(up::Body::ManualSupply(manual)).await, Reason::UnknownDriver);
     town.until_refused("charging-point/CP001", Reason::UnknownDriver).await;
+}
+
+#[tokio::test]
+async fn a_link_whose_task_is_cut_off_ends_for_the_loop_too_spec_2_4() {
+    let town = Town::new(Settings::default()).await;
+    let driver = town.driver("D1").await;
+    driver.at_central.abort();
+    let down = async {
+        loop {
+            let entries = town.rim.audited("LINK_DOWN").await;
+            if entries.iter().any(|entry| entry.object == "driver/D1" && entry.parameters.contains("cut off")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), down).await.unwrap();
 }
