@@ -2,7 +2,8 @@
 //! loop.
 //!
 //! Guarantees: until a peer's first sealed message has opened, nothing is owned, stored or told; unknown ids and wrong
-//! keys get the same answer after the same work; a link that takes or sends too slowly holds up itself alone.
+//! keys get the same answer after the same work; a link that takes or sends too slowly holds up itself alone; none stops
+//! acknowledging because the database is slow.
 
 mod allowances;
 mod attempts;
