@@ -70,7 +70,7 @@ async fn a_first_contact_ends_and_a_status_link_that_is_in_use_does_not_spec_4_7
     }
     rim.orders.one(&id, Order::Revoke, ana()).await;
     let monitor = rim.arrive(peers[0].clone(), Part::Monitor, 1).await;
-    rim.drive.send(Message::Left { link: monitor, detail: "".into() }).await;
+    rim.drive.send(Message::Left { link: monitor, answered: true, detail: "".into() }).await;
     let status = verified(&rim, &peers[0]).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(!status.is_closed());
