@@ -131,6 +131,10 @@ impl Authority {
         &self.0.parts.database
     }
 
+    pub(crate) fn health(&self) -> &Health {
+        &self.0.parts.health
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.parts.metrics
     }
@@ -214,6 +218,12 @@ impl Authority {
         self.database().read(name, queries).await.map_err(unavailable)
     }
 
+    /// An identity as it stands, and the hash of its credential.
+    async fn known(&self, peer: &PeerId) -> Result<Option<(Identity, Option<String>)>, Refusal> {
+        let peer = peer.clone();
+        self.read("identity", move |conn| Ok(known(conn, &peer)?)).await
+    }
+
     pub(crate) fn understood<T>(&self, row: Result<T, StoreError>) -> Result<T, Refusal> {
         row.map_err(unavailable)
     }
@@ -223,6 +233,18 @@ impl Authority {
 fn known(conn: &mut Conn, peer: &PeerId) -> Result<Option<(Identity, Option<String>)>, StoreError> {
     let row = IdentityRow::find(conn, rows::kind_no(Kind::of(peer)), peer.as_str())?;
     row.map(|row| Ok((rows::identity(&row)?, row.credential_hash))).transpose()
+}
+
+/// Carries `work` out to its end, whether or not whoever asked still waits: what has become durable must be told, and
+/// it is the caller who says how long he waits (SPEC 1.2, 7.3).
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let broken = |error: tokio::task::JoinError| {
+        tracing::error!(error = error.to_string(), "an order was not carried out to its end");
+        Err(refuse(Reason::Unavailable, "the order was not carried out to its end; try again"))
+    };
+    tokio::spawn(work).await.unwrap_or_else(broken)
 }
 
 /// The store's troubles in words for the caller; what they were goes to the log.

@@ -11,7 +11,7 @@ use store::{
     registry::{RequestRow, Revision},
 };
 
-use super::{Authority, unavailable};
+use super::{Authority, to_the_end, unavailable};
 use crate::{
     audit::{Actor, Entry},
     credential::{Nonce, same},
@@ -89,20 +89,25 @@ impl Authority {
         self.read("answered", move |conn| first_answer(conn, &asked)).await
     }
 
-    /// Decides and makes durable, or repeats the first answer. `decide` may run more than once.
+    /// Decides and makes durable, or repeats the first answer; whoever asked may go meanwhile. `decide` may run more
+    /// than once.
     pub(super) async fn order<A, F>(&self, asked: Asked, decide: F) -> Result<Answered<A>, Refusal>
     where
         A: Message + Default + 'static,
         F: FnMut(&mut Conn, i64) -> Result<Decided<A>, Abort<Refusal>> + Send + 'static,
     {
-        let result = self.decide(asked.clone(), decide).await;
-        self.metrics().decided(asked.order, result.as_ref().err());
-        if let Err(why) = &result
-            && why.reason != Reason::Unavailable
-        {
-            self.refused(&asked, why).await;
-        }
-        result
+        let authority = self.clone();
+        let work = async move {
+            let result = authority.decide(asked.clone(), decide).await;
+            authority.metrics().decided(asked.order, result.as_ref().err());
+            if let Err(why) = &result
+                && why.reason != Reason::Unavailable
+            {
+                authority.refused(&asked, why).await;
+            }
+            result
+        };
+        to_the_end(work).await
     }
 
     async fn decide<A, F>(&self, asked: Asked, mut decide: F) -> Result<Answered<A>, Refusal>

@@ -3,7 +3,7 @@
 use proto::{PeerId, registry::v1 as contract};
 use store::{Abort, Conn, registry::IdentityRow};
 
-use super::{Asked, Authority, Decided, known, prove::Shown, unavailable};
+use super::{Asked, Authority, Decided, known, prove::Shown, to_the_end, unavailable};
 use crate::{
     audit::{Action, Actor, Entry},
     enrolment::{self, Change, Identity, State, wrong_credential},
@@ -67,11 +67,15 @@ impl Authority {
             crate::chain::append(conn, &[Entry::done(now_ms, &actor, Action::Left, peer.to_string())])?;
             Ok((Identity { state: State::Removed, ..shown.identity.clone() }, revision))
         };
-        let result = self.database().transaction("leave", work).await.map_err(unavailable)?;
-        self.metrics().decided("Leave", result.as_ref().err());
-        let (identity, revision) = result?;
-        self.changed(revision);
-        Ok(identity)
+        let authority = self.clone();
+        let leaving = async move {
+            let result = authority.database().transaction("leave", work).await.map_err(unavailable)?;
+            authority.metrics().decided("Leave", result.as_ref().err());
+            let (identity, revision) = result?;
+            authority.changed(revision);
+            Ok(identity)
+        };
+        to_the_end(leaving).await
     }
 
     /// In order of kind and id; `page_token` is where the page before ended.

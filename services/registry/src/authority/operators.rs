@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use prost::Message;
 use proto::{
     OperatorName,
     link::v1::Reason,
@@ -10,7 +11,7 @@ use proto::{
 };
 use store::{Abort, Conn, StoreError, registry::OperatorRow};
 
-use super::{Asked, Authority, Decided};
+use super::{Asked, Authority, Decided, to_the_end};
 use crate::{
     audit::{Action, Entry},
     refusal::{Refusal, refuse},
@@ -27,7 +28,7 @@ impl Authority {
             return Err(refuse(Reason::Invalid, format!("say whether {name} is a viewer or an operator")));
         }
         let (now_ms, actor, added) = (self.now().wall_ms, asked.actor.clone(), name.clone());
-        let answered = self.order(asked, move |conn, revision| {
+        let decide = move |conn: &mut Conn, revision| {
             let known = OperatorRow::find(conn, added.as_str())?;
             let same = known.is_some_and(|row| !row.removed && row.role == role as i32);
             let row = OperatorRow {
@@ -46,10 +47,8 @@ impl Authority {
                 row.save(conn)?;
             }
             Ok(Decided::new(told(row), entry))
-        });
-        let answer = answered.await?.answer;
-        self.refresh_denied().await;
-        Ok(answer)
+        };
+        self.order_of_operators(asked, decide).await
     }
 
     /// Also whom nobody added: a certificate is enough to operate, so it must be enough to be removed.
@@ -60,7 +59,7 @@ impl Authority {
         force: bool,
     ) -> Result<contract::RemoveOperatorResponse, Refusal> {
         let (now_ms, actor, removed) = (self.now().wall_ms, asked.actor.clone(), name.clone());
-        let answered = self.order(asked, move |conn, revision| {
+        let decide = move |conn: &mut Conn, revision| {
             let known = OperatorRow::find(conn, removed.as_str())?;
             let changed = !known.as_ref().is_some_and(|row| row.removed);
             let unknown = known.is_none();
@@ -81,10 +80,23 @@ impl Authority {
             let entry =
                 changed.then(|| Entry::done(now_ms, &actor, Action::OperatorRemoved, format!("operator/{removed}")));
             Ok(Decided::new(contract::RemoveOperatorResponse { changed, unknown }, entry))
-        });
-        let answer = answered.await?.answer;
-        self.refresh_denied().await;
-        Ok(answer)
+        };
+        self.order_of_operators(asked, decide).await
+    }
+
+    /// What is ordered holds at our own server as well, also where whoever ordered it has gone.
+    async fn order_of_operators<A, F>(&self, asked: Asked, decide: F) -> Result<A, Refusal>
+    where
+        A: Message + Default + 'static,
+        F: FnMut(&mut Conn, i64) -> Result<Decided<A>, Abort<Refusal>> + Send + 'static,
+    {
+        let authority = self.clone();
+        let work = async move {
+            let answer = authority.order(asked, decide).await?.answer;
+            authority.refresh_denied().await;
+            Ok(answer)
+        };
+        to_the_end(work).await
     }
 
     pub(crate) async fn list_operators(&self) -> Result<contract::ListOperatorsResponse, Refusal> {

@@ -7,7 +7,7 @@ use store::{
     registry::{pins, replace_pins},
 };
 
-use super::{Authority, unavailable};
+use super::{Authority, to_the_end, unavailable};
 use crate::{
     audit::{Action, Actor, Entry},
     refusal::{Refusal, refuse},
@@ -41,10 +41,14 @@ impl Authority {
             crate::chain::append(conn, std::slice::from_ref(&entry))?;
             Ok::<_, store::Abort<Refusal>>(())
         };
-        self.database().transaction("pins", work).await.map_err(unavailable)??;
-        self.0.pins.send_replace(fresh);
-        self.0.appended.notify_one();
-        Ok(())
+        let authority = self.clone();
+        let reporting = async move {
+            authority.database().transaction("pins", work).await.map_err(unavailable)??;
+            authority.0.pins.send_replace(fresh);
+            authority.0.appended.notify_one();
+            Ok(())
+        };
+        to_the_end(reporting).await
     }
 
     pub(super) async fn load_pins(&self) -> Result<(), StoreError> {

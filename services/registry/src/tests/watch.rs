@@ -55,6 +55,48 @@ fn shown(event: &IdentityEvent) -> String {
     }
 }
 
+/// Nobody writes until the answer is dropped.
+async fn occupied(network: &Network) -> std::sync::mpsc::Sender<()> {
+    let (release, released) = std::sync::mpsc::channel();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (database, mut begun) = (network.database().await, Some(begun));
+    let work = move |_: &mut store::Conn| {
+        let _told = begun.take().map(|begun| begun.send(()));
+        let _until_dropped = released.recv();
+        Ok::<_, store::Abort<()>>(())
+    };
+    tokio::spawn(async move { database.transaction("test", work).await });
+    has_begun.await.unwrap();
+    release
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_caller_has_gone_is_pushed_and_kept_to_all_the_same_spec_1_2() {
+    let network = Network::start().await;
+    network.enrolled("CP-1").await;
+    let mut following = follow(&network, 0, vec![]).await;
+    following.synchronised().await;
+    let mut bob = IdentitiesClient::new(network.person(Caller::Operator, "bob"));
+    bob.list(ListIdentitiesRequest::default()).await.unwrap();
+
+    let release = occupied(&network).await;
+    let remove = RemoveRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
+    let expel = RemoveOperatorRequest { request_id: request_id(), name: "bob".into(), force: false };
+    let (mut identities, mut operators) = (network.operator(), network.operators());
+    let patience = Duration::from_millis(500);
+    let (removed, expelled) = tokio::join!(
+        tokio::time::timeout(patience, identities.remove(remove)),
+        tokio::time::timeout(patience, operators.remove(expel)),
+    );
+    assert!(removed.is_err() && expelled.is_err(), "they were answered while nothing could be written");
+    drop(release);
+
+    let mut events = vec![shown(&following.next().await), shown(&following.next().await)];
+    events.sort();
+    assert_eq!(events, ["CP-1 Removed 1", "bob removed=true"]);
+    until(async || bob.clone().list(ListIdentitiesRequest::default()).await.is_err()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_since_a_revision_is_sent_then_each_as_it_is_made_spec_1_2() {
     let mut network = Network::start().await;
