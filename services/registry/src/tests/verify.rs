@@ -42,6 +42,25 @@ async fn wrong_attempts_are_limited_by_address_and_id_and_others_go_on_design_4(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_removed_while_his_credential_waits_for_its_hash_is_not_enrolled_spec_7_4() {
+    let flags = ["--hashes-at-once", "1", "--hashes-waiting", "16", "--hash-memory", "65536", "--hash-passes", "3"];
+    let network = Network::with(&flags).await;
+    let credential = network.enrolled("CP-1").await;
+    let shown = (0..8).map(|_| {
+        let kind = Kind::ChargingPoint as i32;
+        let (id, credential, address) = ("CP-1".into(), credential.clone().into_bytes(), String::new());
+        let (mut central, request) = (network.central(), VerifyRequest { kind, id, credential, address });
+        async move { central.verify(request).await.unwrap().into_inner().reason() }
+    });
+    let mut shown: tokio::task::JoinSet<_> = shown.collect();
+    assert_eq!(shown.join_next().await.unwrap().unwrap(), Reason::Unspecified);
+    // All others have been read by now, and wait.
+    let remove = RemoveRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
+    network.operator().remove(remove).await.unwrap();
+    assert_eq!(shown.join_all().await.pop(), Some(Reason::NotEnrolled));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn more_hashes_than_may_wait_are_refused_as_overload_and_leave_no_mark_design_4() {
     // Hashes that take long enough to meet, one at a time and none waiting.
     let flags = [
