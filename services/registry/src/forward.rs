@@ -2,7 +2,8 @@
 //! mark of how far it went, so it is as durable and has no bound of its own; Central being away delays nothing here.
 //!
 //! A batch is marked as sent before it goes and as acknowledged after; one in between goes again, the same entries
-//! under the same request id, so Central takes it once.
+//! under the same request id, so Central takes it once. The id names the chain too: a new or restored database numbers
+//! other entries with the same numbers.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use store::{
     registry::{AuditRow, ForwardingRow, last_number},
 };
 use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 
 use crate::{authority::Authority, chain::WRITER, refusal::Refusal};
 
@@ -22,16 +24,28 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Until the process stops.
 pub(crate) async fn forward(authority: Authority, central: mesh::client::Channel, stop: CancellationToken) {
     let mut central = AuditClient::new(central);
+    let component = authority.health().component("audit at Central");
+    component.ready();
     let mut pause = FIRST_PAUSE;
     loop {
         let idle = async {
             match step(&authority, &mut central).await {
-                Ok(true) => pause = FIRST_PAUSE,
-                Ok(false) => {
+                Ok(more) => {
+                    component.ready();
                     pause = FIRST_PAUSE;
-                    authority.appended().await;
+                    if !more {
+                        authority.appended().await;
+                    }
                 }
-                Err(why) => {
+                Err(held) => {
+                    let why = match held {
+                        // Health knows of who is away already.
+                        Held::Away(why) => why,
+                        Held::Refused(why) => {
+                            component.degraded(format!("Central refuses Registry's audit, which stays here: {why}"));
+                            why
+                        }
+                    };
                     tracing::debug!(why, pause_ms = pause.as_millis(), "the audit waits for Central");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -44,20 +58,46 @@ pub(crate) async fn forward(authority: Authority, central: mesh::client::Channel
     }
 }
 
+/// Why a batch stays here.
+enum Held {
+    Away(String),
+    /// As it is, Central will not take it.
+    Refused(String),
+}
+
+impl From<StoreError> for Held {
+    fn from(error: StoreError) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+impl From<Status> for Held {
+    fn from(status: Status) -> Self {
+        use Code::{Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
+        let why = status.message().to_owned();
+        let passes = matches!(status.code(), Cancelled | DeadlineExceeded | ResourceExhausted | Unavailable);
+        if passes { Self::Away(why) } else { Self::Refused(why) }
+    }
+}
+
 /// Sends one batch; false where there is none.
-async fn step(authority: &Authority, central: &mut AuditClient<mesh::client::Channel>) -> Result<bool, String> {
-    let batch = authority.transaction("audit batch", next).await.map_err(|error| error.to_string())?;
+async fn step(authority: &Authority, central: &mut AuditClient<mesh::client::Channel>) -> Result<bool, Held> {
+    let batch = authority.transaction("audit batch", next).await?;
     let Some(Batch { mark, rows, waiting }) = batch else { return Ok(false) };
     authority.metrics().unforwarded(waiting);
-    let request_id = format!("{WRITER}/{}-{}", mark.acknowledged + 1, mark.sent);
+    let request_id = request_id(&mark, &rows);
     let entries = rows.into_iter().map(told).collect();
-    let answer = central.append(AppendAuditRequest { request_id, entries }).await;
-    answer.map_err(|status| status.message().to_owned())?;
+    central.append(AppendAuditRequest { request_id, entries }).await?;
     let done = ForwardingRow { sent: mark.sent, acknowledged: mark.sent };
-    let acknowledged = authority.transaction("audit acknowledged", move |conn| Ok(done.save(conn)?));
-    acknowledged.await.map_err(|error| error.to_string())?;
+    authority.transaction("audit acknowledged", move |conn| Ok(done.save(conn)?)).await?;
     authority.metrics().unforwarded(mark.acknowledged + waiting - mark.sent);
     Ok(true)
+}
+
+/// The last entry's hash is over all before it, and over no address, which may be pruned before the batch goes again.
+fn request_id(mark: &ForwardingRow, rows: &[AuditRow]) -> String {
+    let hash: String = rows.last().map(|row| row.hash.chars().take(32).collect()).unwrap_or_default();
+    format!("{WRITER}/{}-{}/{hash}", mark.acknowledged + 1, mark.sent)
 }
 
 struct Batch {

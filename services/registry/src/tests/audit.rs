@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use proto::central::v1::{
@@ -120,6 +123,8 @@ struct Central {
     batches: Arc<Mutex<BTreeMap<String, Vec<AuditEntry>>>>,
     /// Answers so many with an error after having taken them.
     fails: Arc<Mutex<u32>>,
+    /// Takes nothing.
+    refuses: Arc<AtomicBool>,
 }
 
 impl Central {
@@ -145,11 +150,16 @@ impl audit_server::Audit for Central {
 
     async fn append(&self, request: Request<AppendAuditRequest>) -> Result<Response<AppendAuditResponse>, Status> {
         let AppendAuditRequest { request_id, entries } = request.into_inner();
-        self.batches.lock().unwrap().insert(request_id, entries);
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(mesh::status::refuse(proto::link::v1::Reason::Invalid, "not like this"));
+        }
+        if self.batches.lock().unwrap().insert(request_id, entries.clone()).is_some_and(|first| first != entries) {
+            return Err(mesh::status::refuse(proto::link::v1::Reason::Invalid, "other content under this request id"));
+        }
         let mut fails = self.fails.lock().unwrap();
         if *fails > 0 {
             *fails -= 1;
-            return Err(Status::internal("taken, but the answer is lost"));
+            return Err(Status::deadline_exceeded("taken, but the answer is lost"));
         }
         Ok(Response::new(AppendAuditResponse {}))
     }
@@ -192,6 +202,40 @@ async fn the_audit_reaches_central_whole_and_once_however_often_central_is_away_
     assert_eq!(central.numbers(), Vec::from_iter(1..=expected), "each once");
     let metrics = network.ctx.metrics.encode().unwrap();
     assert!(metrics.contains("chargemesh_registry_decisions_total{order=\"Enrol\",outcome=\"OK\"} 1"), "{metrics}");
+    ctx.stop.cancel();
+    ctx.ended().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_of_a_new_database_reaches_central_and_a_refusal_shows_spec_8_1() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("registry.db");
+    let url = format!("sqlite:{}", file.display());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut network = Network::at(dir, url, &[], &port.to_string()).await;
+    let central = Central::default();
+    let (ctx, _) = central.start(&network, port).await;
+    network.enrolled("CP-1").await;
+    let has = |id: &str| {
+        let object = format!("charging-point/{id}");
+        central.batches.lock().unwrap().values().flatten().any(|entry| entry.object == object)
+    };
+    until(async || has("CP-1")).await;
+
+    network.stop().await;
+    for end in ["", "-wal", "-shm"] {
+        let _where_it_is = std::fs::remove_file(format!("{}{end}", file.display()));
+    }
+    Database::migrate(&network.url, SCHEMA).await.unwrap();
+    central.refuses.store(true, Ordering::Relaxed);
+    network.restart().await;
+    let state = |network: &Network| network.ctx.health.report().components.remove("audit at Central");
+    let is_degraded = |state: Option<mesh::health::State>| matches!(state, Some(mesh::health::State::Degraded { .. }));
+    until(async || is_degraded(state(&network))).await;
+
+    central.refuses.store(false, Ordering::Relaxed);
+    network.enrolled("CP-2").await;
+    until(async || has("CP-2") && state(&network) == Some(mesh::health::State::Ready)).await;
     ctx.stop.cancel();
     ctx.ended().await.unwrap();
 }
