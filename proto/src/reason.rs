@@ -22,7 +22,7 @@ impl Reason {
             Self::DriverBusy => "the driver has a supply already",
             Self::RefusedByChargingPoint => "the charging point itself refused",
             Self::NotConfirmed => "the driver did not confirm",
-            Self::Unavailable => "Central cannot make it durable now; try again",
+            Self::Unavailable => "it cannot be made durable now; try again",
             Self::Overloaded => "Central is overloaded; try again later",
             Self::Invalid => "the request is not valid",
             Self::NotFound => "there is no such thing",
