@@ -62,6 +62,11 @@ pub enum Tell {
         key_no: u64,
     },
     Link(LinkNo, down::Body),
+    /// No key now; the credential may be shown again soon.
+    Refuse {
+        link: LinkNo,
+        reason: Reason,
+    },
     /// Every link it has.
     CloseAll,
 }
@@ -85,6 +90,10 @@ impl Account {
     pub fn decide(&self, input: &Input, settings: &Settings, now: Now) -> Decision {
         let mut made = Decision { next: self.clone(), changes: Vec::new(), tell_after: Vec::new() };
         match input {
+            // Verified before he was removed, or enrolled again a moment ago: Registry is asked once more.
+            Input::Grant { link, .. } if self.removed => {
+                made.tell_after.push(Tell::Refuse { link: *link, reason: Reason::Unavailable });
+            }
             Input::Grant { link, .. } if self.keys.revoked => {
                 let (key_state, reason) = (KeyState::Revoked.into(), Reason::CredentialVoid.into());
                 let standing = link::Standing { key_state, reason, ..link::Standing::default() };
@@ -128,15 +137,21 @@ impl Account {
 
 impl Decision {
     fn identity(&mut self, identity: &Identity, now: Now) {
-        let (gone, action) = match identity {
-            Identity::Enrolled { incarnation } if *incarnation > self.next.keys.incarnation => {
-                (self.next.keys.enrolled(*incarnation), Action::Enrolled)
-            }
-            Identity::Void if !self.next.keys.revoked => (self.next.keys.revoke(), Action::CredentialVoid),
-            Identity::Removed if !self.next.removed => (self.next.keys.renew(), Action::Removed),
-            Identity::Enrolled { .. } | Identity::Void | Identity::Removed => return,
+        // A crash may have come between the mirror and what it means for keys.
+        let left_over = self.next.removed && self.next.keys.usable().next().is_some();
+        if !identity.is_news_to(&self.next.keys, self.next.removed && !left_over) {
+            return;
+        }
+        let (was_removed, keys) = (self.next.removed && !left_over, &mut self.next.keys);
+        let (gone, action) = match *identity {
+            Identity::Enrolled { incarnation } => (keys.enrolled(incarnation), Action::Enrolled),
+            Identity::Void { incarnation } => (keys.voided(incarnation), Action::CredentialVoid),
+            Identity::Removed { incarnation } => (keys.removed(incarnation), Action::Removed),
         };
-        self.next.removed = *identity == Identity::Removed;
+        self.next.removed = matches!(identity, Identity::Removed { .. });
+        if was_removed && self.next.removed {
+            return;
+        }
         self.keys(gone, now);
         self.audit(action, &Origin::new("registry", ""), now);
         self.tell_after.push(Tell::CloseAll);
@@ -214,9 +229,17 @@ mod tests {
         assert_eq!(decided(&mut account, &rotate), [Tell::Grant { link: LinkNo(2), key_no: 2 }]);
         decided(&mut account, &proven(2));
         assert_eq!(account.keys.usable().map(|(no, _)| no).collect::<Vec<_>>(), [2]);
-        assert_eq!(decided(&mut account, &Input::Identity(Identity::Removed)), [Tell::CloseAll]);
+        let removed = Input::Identity(Identity::Removed { incarnation: 1 });
+        assert_eq!(decided(&mut account, &removed), [Tell::CloseAll]);
         assert!(account.removed && account.keys.usable().next().is_none());
-        assert_eq!(decided(&mut account, &Input::Identity(Identity::Removed)), [], "the same again changes nothing");
+        assert_eq!(decided(&mut account, &removed), [], "the same again changes nothing");
+        for late in [Identity::Enrolled { incarnation: 1 }, Identity::Void { incarnation: 1 }] {
+            assert_eq!(decided(&mut account, &Input::Identity(late)), [], "it was before the removal");
+        }
+        assert_eq!(decided(&mut account, &grant), [Tell::Refuse { link: LinkNo(1), reason: Reason::Unavailable }]);
+        assert!(account.removed && account.keys.staged().is_none());
+        decided(&mut account, &Input::Identity(Identity::Enrolled { incarnation: 2 }));
+        assert_eq!(decided(&mut account, &grant), [Tell::Grant { link: LinkNo(1), key_no: 3 }]);
     }
 
     #[test]
@@ -248,7 +271,7 @@ mod tests {
     #[test]
     fn a_void_credential_gets_no_key_spec_4_7() {
         let mut account = Account::new("D1".parse().unwrap(), Keyring::default(), false);
-        decided(&mut account, &Input::Identity(Identity::Void));
+        decided(&mut account, &Input::Identity(Identity::Void { incarnation: 0 }));
         let grant = Input::Grant { link: LinkNo(1), material: material(), from: Origin::central() };
         assert!(matches!(decided(&mut account, &grant)[..], [Tell::Link(_, down::Body::Standing(_))]));
     }

@@ -64,6 +64,9 @@ pub struct Keyring {
     pub incarnation: u64,
     /// Void until the id is enrolled anew (SPEC 4.7, revoke).
     pub revoked: bool,
+    /// Registry has said that the credential is worth nothing there either. Before, whoever has it could enrol anew with
+    /// it, so a new enrolment is no restoration.
+    pub void: bool,
     last_no: u64,
     /// Active, staged and the latest retired ones.
     keys: Vec<Key>,
@@ -78,9 +81,25 @@ const RETIRED_AT_HAND: usize = 3;
 
 impl Keyring {
     pub fn stored(incarnation: u64, revoked: bool, last_no: u64, keys: Vec<Key>) -> Self {
-        let mut ring = Self { incarnation, revoked, last_no, keys };
+        let mut ring = Self { incarnation, revoked, void: false, last_no, keys };
         ring.forget();
         ring
+    }
+
+    /// As Registry last said.
+    pub fn with_void(self, void: bool) -> Self {
+        Self { void, ..self }
+    }
+
+    /// The enrolment that is revoked here and could still be renewed at Registry, by whoever has its credential.
+    pub fn to_be_void(&self) -> Option<u64> {
+        (self.revoked && !self.void).then_some(self.incarnation)
+    }
+
+    /// Whether an enrolment is a new one that counts: while Registry has not been seen to refuse the credential, one that
+    /// is revoked is enrolled anew by whoever has it (SPEC 4.7).
+    pub fn takes(&self, incarnation: u64) -> bool {
+        incarnation > self.incarnation && self.to_be_void().is_none()
     }
 
     pub fn state(&self) -> KeyState {
@@ -177,12 +196,24 @@ impl Keyring {
         self.end(Stage::Revoked, |k| k.stage != Stage::Retired || k.usable_until.is_some())
     }
 
+    /// Registry says that the credential of this enrolment is void.
+    pub fn voided(&mut self, incarnation: u64) -> Vec<Key> {
+        (self.incarnation, self.void) = (incarnation.max(self.incarnation), true);
+        if self.revoked { Vec::new() } else { self.revoke() }
+    }
+
+    /// Registry says that this enrolment is over.
+    pub fn removed(&mut self, incarnation: u64) -> Vec<Key> {
+        (self.incarnation, self.void) = (incarnation.max(self.incarnation), true);
+        self.renew()
+    }
+
     /// A new enrolment: what the one before was granted is void, and a revocation is over.
     pub fn enrolled(&mut self, incarnation: u64) -> Vec<Key> {
-        if incarnation <= self.incarnation {
+        if !self.takes(incarnation) {
             return Vec::new();
         }
-        (self.incarnation, self.revoked) = (incarnation, false);
+        (self.incarnation, self.revoked, self.void) = (incarnation, false, false);
         self.end(Stage::Revoked, |_| true)
     }
 
@@ -291,10 +322,23 @@ mod tests {
         let mut ring = ring();
         assert!(ring.revoke().iter().all(|k| k.stage == Stage::Revoked && k.material.is_none()));
         assert_eq!((ring.state(), ring.openable().count()), (KeyState::Revoked, 0));
-        ring.enrolled(0);
-        assert_eq!(ring.state(), KeyState::Revoked);
+        ring.voided(1);
         ring.enrolled(1);
+        assert_eq!(ring.state(), KeyState::Revoked);
+        ring.enrolled(2);
         assert_eq!(ring.state(), KeyState::Deleted);
+    }
+
+    #[test]
+    fn whoever_enrols_anew_before_the_credential_is_void_undoes_no_revocation_spec_4_7() {
+        let mut ring = ring();
+        ring.revoke();
+        assert!(ring.enrolled(1).is_empty());
+        assert_eq!((ring.state(), ring.to_be_void()), (KeyState::Revoked, Some(0)));
+        ring.voided(1);
+        assert_eq!((ring.state(), ring.to_be_void(), ring.takes(1)), (KeyState::Revoked, None, false));
+        ring.enrolled(2);
+        assert_eq!((ring.state(), ring.incarnation), (KeyState::Deleted, 2), "an operator restored it");
     }
 
     #[test]

@@ -4,21 +4,18 @@
 //! Registry may be away for as long as it likes: the mirror stands, reconnects by key go on, and first contacts are told
 //! so. A stream that breaks is taken up where the mirror ends.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use mesh::{client::Channel, clock::Now, health::Component, link::Backoff, policy::DenyList, process::Context};
 use proto::{
     PeerId,
     link::v1::{KeyState, Reason},
     registry::v1::{
-        IdentityEvent, IdentityState, Kind, PinsRequest, ReissueRequest, TokenCreated, VerifyRequest, VoidRequest,
-        WatchRequest, identities_client::IdentitiesClient, identity_event::Event,
+        IdentityEvent, IdentityState, Kind, PinsRequest, VerifyRequest, WatchRequest,
+        identities_client::IdentitiesClient, identity_event::Event,
     },
 };
-use store::{
-    Conn,
-    central::{ChargingPointRow, IdentityRow, OperatorRow, Write},
-};
+use store::central::{ChargingPointRow, IdentityRow, OperatorRow, Write};
 use tokio::sync::Semaphore;
 use tonic::Status;
 use wire::PublicKey;
@@ -29,14 +26,19 @@ use crate::{
     shared::Shared,
 };
 
+mod void;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use void::void;
+
 /// Credentials that are with Registry at the same time.
 const AT_ONCE: usize = 64;
 /// Events of the mirror in one transaction.
 const BATCH: usize = 256;
 /// What Registry hands out as this Central's link keys is looked at this often.
 const PINS_EVERY: Duration = Duration::from_secs(5);
-/// What was revoked here is looked at this often, until it is void at Registry.
-const VOID_EVERY: Duration = Duration::from_secs(2);
 
 /// What Registry says of a credential.
 #[derive(Debug)]
@@ -81,24 +83,22 @@ impl Verifier {
             return Verdict::Refused(reason);
         }
         // Its enrolment may be so young that the stream has not told of it.
-        if let Some(identity) = answer.identity
-            && let Err(why) = self.mirror(identity).await
-        {
-            return Verdict::Unreachable(why);
+        match answer.identity {
+            None => {}
+            Some(identity) => match self.mirror(identity).await {
+                Ok(Mirrored::Taken) => {}
+                Ok(Mirrored::Late) => {
+                    let why = "its identity has changed at Registry while it was asked; try again";
+                    return Verdict::Unreachable(why.to_owned());
+                }
+                Err(why) => return Verdict::Unreachable(why),
+            },
         }
         Verdict::Verified { void: reason == Reason::CredentialVoid }
     }
 
-    /// A one-use token for a new enrolment of a revoked id.
-    ///
-    /// # Errors
-    /// What Registry says, or that it cannot be reached.
-    pub(crate) async fn reissue(&self, request_id: String, peer: &PeerId) -> Result<TokenCreated, Status> {
-        let request = ReissueRequest { request_id, kind: kind(peer).into(), id: peer.as_str().to_owned() };
-        Ok(self.client.clone().reissue(request).await?.into_inner())
-    }
-
-    async fn mirror(&self, identity: proto::registry::v1::Identity) -> Result<(), String> {
+    /// An answer can be older than what the stream has told meanwhile; then that stands, and is told again.
+    async fn mirror(&self, identity: proto::registry::v1::Identity) -> Result<Mirrored, String> {
         let (wanted_kind, id) = (identity.kind, identity.id.clone());
         let known = self.shared.ledger.read("identity", move |conn| IdentityRow::find(conn, wanted_kind, &id)).await;
         let known = known.map_err(|error| error.to_string())?;
@@ -107,7 +107,11 @@ impl Verifier {
         let is_known =
             known.as_ref().is_some_and(|known| (known.incarnation, known.state) == (row.incarnation, row.state));
         if is_known && row.state != i32::from(IdentityState::Enrolled) {
-            return Ok(());
+            return Ok(Mirrored::Taken);
+        }
+        if let Some(known) = known.filter(|known| row.is_behind(known)) {
+            self.drive.send(Message::Identities(vec![known])).await;
+            return Ok(Mirrored::Late);
         }
         if !is_known {
             let now = self.shared.clock.now();
@@ -116,8 +120,15 @@ impl Verifier {
         }
         // Where the stream has made it durable, it may not have told the loop yet; told again it changes nothing.
         self.drive.send(Message::Identities(vec![row])).await;
-        Ok(())
+        Ok(Mirrored::Taken)
     }
+}
+
+/// What became of an identity in an answer of Registry's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mirrored {
+    Taken,
+    Late,
 }
 
 /// Follows Registry until the process stops.
@@ -178,7 +189,7 @@ async fn stream(verifier: &Verifier, denied: &DenyList, component: &Component, p
                 Some(Ok(None)) | None => break,
             }
         }
-        take(verifier, denied, std::mem::take(&mut batch)).await?;
+        take(&verifier.shared, &verifier.drive, denied, std::mem::take(&mut batch)).await?;
         if synchronised {
             is_synchronised = true;
             component.ready();
@@ -205,8 +216,8 @@ fn are_ours(ours: &[PublicKey], told: &[Vec<u8>]) -> bool {
 }
 
 /// Durable first, then told.
-async fn take(verifier: &Verifier, denied: &DenyList, events: Vec<IdentityEvent>) -> Result<(), String> {
-    let now = verifier.shared.clock.now();
+async fn take(shared: &Shared, drive: &Driver, denied: &DenyList, events: Vec<IdentityEvent>) -> Result<(), String> {
+    let now = shared.clock.now();
     let (mut writes, mut identities, mut operators) = (Vec::new(), Vec::new(), Vec::new());
     let mut revision = 0;
     for event in events {
@@ -214,7 +225,7 @@ async fn take(verifier: &Verifier, denied: &DenyList, events: Vec<IdentityEvent>
         match event.event {
             Some(Event::Identity(identity)) => {
                 let row = row_of(identity, crate::rows::signed(event.revision));
-                writes.extend(mirror_writes(&row, &verifier.shared.settings, now));
+                writes.extend(mirror_writes(&row, &shared.settings, now));
                 identities.push(row);
             }
             Some(Event::Operator(operator)) => {
@@ -231,10 +242,10 @@ async fn take(verifier: &Verifier, denied: &DenyList, events: Vec<IdentityEvent>
         }
     }
     writes.push(Write::Mirrored(revision));
-    verifier.shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
+    shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
     deny(denied, &operators);
     if !identities.is_empty() {
-        verifier.drive.send(Message::Identities(identities)).await;
+        drive.send(Message::Identities(identities)).await;
     }
     Ok(())
 }
@@ -259,44 +270,6 @@ pub(crate) async fn load_denied(shared: &Shared, denied: &DenyList) -> Result<()
     let operators = shared.ledger.read("operators", OperatorRow::all).await?;
     deny(denied, &operators);
     Ok(())
-}
-
-/// What was revoked here becomes void at Registry, however often it takes (SPEC 4.7).
-pub(crate) async fn void(verifier: Verifier, ctx: Context) {
-    while ctx.stop.run_until_cancelled(tokio::time::sleep(VOID_EVERY)).await.is_some() {
-        let revoked = |point: &proto::central::v1::ChargingPoint| {
-            point.view.as_ref().is_some_and(|view| view.key_state() == KeyState::Revoked)
-        };
-        let revoked: BTreeSet<String> =
-            verifier.shared.points.some(usize::MAX, revoked).into_iter().map(|point| point.id.clone()).collect();
-        if revoked.is_empty() {
-            continue;
-        }
-        match still_enrolled(&verifier.shared, revoked).await {
-            Ok(rows) => {
-                for row in rows {
-                    let request_id = format!("void/{}/{}", row.id, row.incarnation);
-                    let request = VoidRequest { request_id, kind: row.kind, id: row.id.clone() };
-                    if let Err(status) = verifier.client.clone().void(request).await {
-                        tracing::debug!(cp.id = row.id, why = status.message(), "its credential is not void yet");
-                    }
-                }
-            }
-            Err(error) => tracing::debug!(%error, "the mirror could not be read"),
-        }
-    }
-}
-
-async fn still_enrolled(shared: &Shared, ids: BTreeSet<String>) -> Result<Vec<IdentityRow>, store::StoreError> {
-    let read = move |conn: &mut Conn| {
-        let mut rows = Vec::new();
-        for id in &ids {
-            rows.extend(IdentityRow::find(conn, Kind::ChargingPoint.into(), id)?);
-        }
-        rows.retain(|row| row.state == i32::from(IdentityState::Enrolled));
-        Ok(rows)
-    };
-    shared.ledger.read("voids", read).await
 }
 
 fn row_of(identity: proto::registry::v1::Identity, revision: i64) -> IdentityRow {
@@ -340,19 +313,5 @@ fn kind(peer: &PeerId) -> Kind {
     match peer {
         PeerId::ChargingPoint(_) => Kind::ChargingPoint,
         PeerId::Driver(_) => Kind::Driver,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pins_of_another_central_are_told_from_its_own_spec_4_4() {
-        let ours = [[1; 32], [2; 32]].map(PublicKey::from_bytes);
-        assert!(are_ours(&ours, &[vec![1; 32], vec![2; 32]]));
-        for other in [vec![], vec![vec![1; 32]], vec![vec![3; 32], vec![2; 32]]] {
-            assert!(!are_ours(&ours, &other), "{other:?}");
-        }
     }
 }

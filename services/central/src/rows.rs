@@ -6,10 +6,11 @@ use mesh::clock::Now;
 use proto::{
     ChargingPointId, DriverId, Energy, Money, PeerId, Price,
     link::v1::{Reason, SessionState},
+    registry::v1::Kind,
 };
 use store::central::{
-    AuditEntry, ChargingPointRow, DiscrepancyRow, Event as EventRow, KeyEncryption, KeyRow, KeyState as StoredKeyState,
-    RequestRow, SessionRow, TicketRow, Write,
+    AuditEntry, ChargingPointRow, DiscrepancyRow, Event as EventRow, IdentityRow, KeyEncryption, KeyRow,
+    KeyState as StoredKeyState, RequestRow, SessionRow, TicketRow, Write,
 };
 use wire::LinkKey;
 
@@ -311,6 +312,15 @@ pub(crate) fn ticket(row: &TicketRow) -> Ticket {
         disputed: energy(row.disputed_wh),
         meter_start: energy(row.meter_start_wh),
         meter_end: energy(row.meter_end_wh),
+    }
+}
+
+/// Whom a mirrored identity is of.
+pub(crate) fn peer(identity: &IdentityRow) -> Option<PeerId> {
+    match Kind::try_from(identity.kind).ok()? {
+        Kind::ChargingPoint => identity.id.parse().ok().map(PeerId::ChargingPoint),
+        Kind::Driver => identity.id.parse().ok().map(PeerId::Driver),
+        Kind::Unspecified => None,
     }
 }
 

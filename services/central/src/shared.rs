@@ -3,7 +3,7 @@
 //! Written by the loop alone, after the store has it; each lock is held for one look-up.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +13,7 @@ use std::{
 use mesh::{clock::Clock, visitors::Visitors};
 use proto::{ChargingPointId, PeerId, central::v1 as contract};
 use store::central::KeyRow;
+use tokio::sync::watch;
 use wire::{LinkKey, PublicKey, StaticKey};
 
 use crate::{
@@ -53,6 +54,25 @@ pub(crate) struct Shared {
 pub(crate) struct Directory {
     epochs: RwLock<HashMap<ChargingPointId, Epoch>>,
     holders: RwLock<HashMap<PeerId, Holder>>,
+    unvoided: Unvoided,
+}
+
+/// Charging points that are revoked and whose credential may still be worth something at Registry, and of which
+/// enrolment it is.
+#[derive(Debug, Default)]
+pub(crate) struct Unvoided(watch::Sender<BTreeMap<ChargingPointId, u64>>);
+
+impl Unvoided {
+    pub(crate) fn put(&self, id: &ChargingPointId, incarnation: Option<u64>) {
+        self.0.send_if_modified(|all| match incarnation {
+            Some(incarnation) => all.insert(id.clone(), incarnation) != Some(incarnation),
+            None => all.remove(id).is_some(),
+        });
+    }
+
+    pub(crate) fn follow(&self) -> watch::Receiver<BTreeMap<ChargingPointId, u64>> {
+        self.0.subscribe()
+    }
 }
 
 /// Under which epoch a charging point is held now; every message to it carries it (SPEC 4.9).
@@ -106,6 +126,10 @@ impl Directory {
         let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);
         let held = holders.get(holder)?;
         held.openable.iter().all(|(no, _)| key_no < *no).then_some(held.incarnation)
+    }
+
+    pub(crate) fn unvoided(&self) -> &Unvoided {
+        &self.unvoided
     }
 
     pub(crate) fn publish(&self, holder: &PeerId, keys: &Keyring) {

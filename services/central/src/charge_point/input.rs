@@ -233,8 +233,12 @@ pub enum Identity {
         incarnation: u64,
     },
     /// Its credential is void.
-    Void,
-    Removed,
+    Void {
+        incarnation: u64,
+    },
+    Removed {
+        incarnation: u64,
+    },
 }
 
 /// What an order came to.

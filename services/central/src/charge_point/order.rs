@@ -7,10 +7,23 @@ use proto::link::v1::{self as link, KeyState, Reason, down};
 use wire::LinkKey;
 
 use super::{Identity, LinkNo, Notice, Order, Origin, Outcome, Reply, Tell, draft::Draft};
-use crate::audit::Action;
+use crate::{audit::Action, key::Keyring};
 
 /// How often a charging point may switch its own maintenance.
 const SWITCHED_EVERY: Duration = Duration::from_secs(1);
+
+impl Identity {
+    /// Registry's words can come late and twice, beside each other on its stream and with its answers. An enrolment goes
+    /// from enrolled to void to removed, so that what came before is told from what comes next.
+    pub fn is_news_to(&self, keys: &Keyring, removed: bool) -> bool {
+        let known = (keys.incarnation, if removed { 2 } else { u8::from(keys.void) });
+        match *self {
+            Self::Enrolled { incarnation } => keys.takes(incarnation),
+            Self::Void { incarnation } => (incarnation, 1) > known,
+            Self::Removed { incarnation } => (incarnation, 2) > known,
+        }
+    }
+}
 
 impl Draft<'_> {
     pub(super) fn order(&mut self, order: &Order, by: &Origin, reply: Reply) {
@@ -190,6 +203,10 @@ impl Draft<'_> {
 
     /// Its credential was verified on this link: a fresh key, or how it stands (SPEC 4.4, 4.7).
     pub(super) fn grant(&mut self, to: LinkNo, material: &Arc<LinkKey>, from: &Origin) {
+        if self.point.record.removed {
+            // Verified before it was removed, or enrolled again a moment ago: Registry is asked once more.
+            return self.refuse_key(to, Reason::Unavailable, "its enrolment changes just now".to_owned());
+        }
         if self.point.record.keys.revoked {
             let standing = link::Standing {
                 key_state: KeyState::Revoked.into(),
@@ -226,8 +243,11 @@ impl Draft<'_> {
 
     pub(super) fn identity(&mut self, identity: &Identity) {
         let registry = Origin::new("registry", "");
+        if !identity.is_news_to(&self.point.record.keys, self.point.record.removed) {
+            return;
+        }
         match identity {
-            Identity::Enrolled { incarnation } if *incarnation > self.point.record.keys.incarnation => {
+            Identity::Enrolled { incarnation } => {
                 let void = self.made.next.keys.enrolled(*incarnation);
                 self.keys_changed(void);
                 self.made.next.removed = false;
@@ -237,13 +257,19 @@ impl Draft<'_> {
                 self.end_for_good(Reason::KeyRevoked);
                 self.close_links();
             }
-            Identity::Enrolled { .. } => {}
-            Identity::Void => {
+            Identity::Void { incarnation } => {
                 let _idempotent = self.revoke(&registry);
+                let _none_left = self.made.next.keys.voided(*incarnation);
+                self.made.next.removed = false;
+                if self.point.record.removed || *incarnation > self.point.record.keys.incarnation {
+                    self.change_point();
+                }
             }
-            Identity::Removed if self.point.record.removed => {}
-            Identity::Removed => {
-                let gone = self.made.next.keys.renew();
+            Identity::Removed { incarnation } => {
+                let gone = self.made.next.keys.removed(*incarnation);
+                if self.point.record.removed {
+                    return;
+                }
                 self.keys_changed(gone);
                 self.made.next.removed = true;
                 self.change_point();

@@ -101,6 +101,9 @@ impl ChargePoint {
                 "ALARM: is its key cloned? Its link was taken over again and again; held until an operator releases it"
                     .to_owned()
             }
+            Some(Cause::KeyRevoked) if self.record.keys.to_be_void().is_some() => {
+                "its key was revoked; at Registry its credential is not void yet".to_owned()
+            }
             Some(Cause::KeyRevoked) => "its key was revoked, until an operator restores it".to_owned(),
             Some(Cause::NoKey) => "no valid key".to_owned(),
             Some(Cause::Maintenance) => said("maintenance", &self.record.maintenance),

@@ -189,6 +189,7 @@ impl Drive {
                 }
             }
             Tell::Link(link, body) => self.send(link, 0, body),
+            Tell::Refuse { link, reason } => self.refuse_contact(link, reason),
             Tell::CloseAll => {
                 let peer = PeerId::Driver(driver.clone());
                 self.links.values().filter(|linked| linked.peer == peer).for_each(|linked| linked.outbox.close());

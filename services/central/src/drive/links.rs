@@ -117,10 +117,11 @@ impl Drive {
 
     /// Registry's word about an identity, already in the mirror. Taken again without harm.
     pub(super) fn identity(&mut self, row: &IdentityRow) {
+        let incarnation = rows::unsigned(row.incarnation);
         let identity = match IdentityState::try_from(row.state) {
-            Ok(IdentityState::Enrolled) => Identity::Enrolled { incarnation: rows::unsigned(row.incarnation) },
-            Ok(IdentityState::Void) => Identity::Void,
-            Ok(IdentityState::Removed) => Identity::Removed,
+            Ok(IdentityState::Enrolled) => Identity::Enrolled { incarnation },
+            Ok(IdentityState::Void) => Identity::Void { incarnation },
+            Ok(IdentityState::Removed) => Identity::Removed { incarnation },
             Ok(IdentityState::Unspecified) | Err(_) => return,
         };
         match Kind::try_from(row.kind) {
@@ -137,7 +138,7 @@ impl Drive {
         let Ok(id) = row.id.parse() else { return };
         let number = match self.index.get(&id).copied() {
             Some(number) => number,
-            None if identity == Identity::Removed => return,
+            None if matches!(identity, Identity::Removed { .. }) => return,
             None => {
                 let now = self.now();
                 let new = crate::registry::new_row(row, &self.shared.settings, now);

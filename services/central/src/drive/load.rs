@@ -17,7 +17,7 @@ use super::{Drive, accounts::Holder, notes::Notes};
 use crate::{
     account::Account,
     charge_point::{ChargePoint, Record},
-    key::{Key, Keyring},
+    key::{Key, Keyring, Stage},
     rows,
     session::Session,
     shared::Shared,
@@ -42,20 +42,12 @@ fn read(conn: &mut Conn) -> Result<Loaded, StoreError> {
         *highest = key.key_no.max(*highest);
     }
     for identity in &identities {
-        if let Some(peer) = peer(identity).map(|peer| peer.to_string()) {
+        if let Some(peer) = rows::peer(identity).map(|peer| peer.to_string()) {
             // The newest may be deleted or revoked, and its number must not come again.
             last.insert(peer.clone(), KeyRow::last_no(conn, &peer)?);
         }
     }
     Ok(Loaded { points, keys, last, sessions: SessionRow::unsettled(conn)?, identities })
-}
-
-fn peer(identity: &IdentityRow) -> Option<PeerId> {
-    match Kind::try_from(identity.kind).ok()? {
-        Kind::ChargingPoint => identity.id.parse().ok().map(PeerId::ChargingPoint),
-        Kind::Driver => identity.id.parse().ok().map(PeerId::Driver),
-        Kind::Unspecified => None,
-    }
 }
 
 impl Drive {
@@ -106,10 +98,14 @@ impl Drive {
                 Err(error) => tracing::error!(%error, "a session cannot be read; a person must look at it"),
             }
         }
+        let is_point = |identity: &&IdentityRow| identity.kind == i32::from(Kind::ChargingPoint);
+        let mirrored: HashMap<_, _> =
+            loaded.identities.iter().filter(is_point).map(|identity| (identity.id.as_str(), identity)).collect();
         for row in &loaded.points {
             let holder = format!("charging-point/{}", row.cp_id);
             let last = loaded.last.get(&holder).copied().unwrap_or_default();
-            let keys = ring(row, last, keys.remove(&holder).unwrap_or_default());
+            let keys =
+                ring(row, mirrored.get(row.cp_id.as_str()).copied(), last, keys.remove(&holder).unwrap_or_default());
             match rows::record(row, keys, sessions.remove(&row.cp_id).unwrap_or_default()) {
                 Ok(record) => drop(drive.add_point(ChargePoint::new(record, now), row.since_ms, now)),
                 Err(error) => tracing::error!(%error, "a charging point cannot be read; a person must look at it"),
@@ -123,25 +119,29 @@ impl Drive {
 
     fn load_drivers(&mut self, loaded: &Loaded, keys: &mut HashMap<String, Vec<Key>>) {
         for row in &loaded.identities {
-            let Some(PeerId::Driver(id)) = peer(row) else { continue };
+            let Some(PeerId::Driver(id)) = rows::peer(row) else { continue };
             let holder = format!("driver/{id}");
             let last = loaded.last.get(&holder).copied().unwrap_or_default();
-            let revoked = row.state == i32::from(IdentityState::Void);
+            let removed = row.state == i32::from(IdentityState::Removed);
             let keys = keys.remove(&holder).unwrap_or_default();
             // A crash may have come between the mirror and what it means for keys: then it is done again.
-            let removed = row.state == i32::from(IdentityState::Removed) && keys.is_empty();
+            let left_over = keys.iter().any(|key| matches!(key.stage, Stage::Staged | Stage::Active));
+            let void = row.state == i32::from(IdentityState::Void) && !left_over;
             let incarnation = keys.iter().map(|key| key.incarnation).max();
             let incarnation = incarnation.unwrap_or_else(|| rows::unsigned(row.incarnation));
-            let ring = Keyring::stored(incarnation, revoked && keys.is_empty(), rows::unsigned(last), keys);
+            let ring = Keyring::stored(incarnation, void, rows::unsigned(last), keys).with_void(void);
             self.shared.directory.publish(&PeerId::Driver(id.clone()), &ring);
             self.accounts.insert(id.clone(), Holder::new(Account::new(id, ring, removed)));
         }
     }
 }
 
-fn ring(row: &ChargingPointRow, last_no: i64, keys: Vec<Key>) -> Keyring {
+fn ring(row: &ChargingPointRow, mirrored: Option<&IdentityRow>, last_no: i64, keys: Vec<Key>) -> Keyring {
     let revoked = row.key_state == i32::from(KeyState::Revoked);
-    Keyring::stored(rows::unsigned(row.incarnation), revoked, rows::unsigned(last_no), keys)
+    let void = mirrored.is_some_and(|identity| {
+        identity.incarnation >= row.incarnation && identity.state != i32::from(IdentityState::Enrolled)
+    });
+    Keyring::stored(rows::unsigned(row.incarnation), revoked, rows::unsigned(last_no), keys).with_void(revoked && void)
 }
 
 /// One charging point as it is on disk now.
@@ -151,13 +151,15 @@ pub(super) async fn one(shared: &Arc<Shared>, id: &ChargingPointId) -> Option<Re
         let holder = format!("charging-point/{wanted}");
         let row = ChargingPointRow::find(conn, &wanted)?;
         let (keys, last) = (KeyRow::of(conn, &holder)?, KeyRow::last_no(conn, &holder)?);
+        let mirrored = IdentityRow::find(conn, Kind::ChargingPoint.into(), &wanted)?;
         let sessions = SessionRow::unsettled(conn)?.into_iter().filter(|session| session.cp_id == wanted).collect();
-        Ok((row, keys, last, sessions))
+        Ok((row, mirrored, keys, last, sessions))
     };
-    let (row, keys, last, sessions): (Option<ChargingPointRow>, Vec<KeyRow>, i64, Vec<SessionRow>) =
+    let (row, mirrored, keys, last, sessions): (_, _, Vec<KeyRow>, _, Vec<SessionRow>) =
         shared.ledger.look_up("reload", read).await.ok()?;
+    let row: Option<ChargingPointRow> = row;
     let (row, now) = (row?, shared.clock.now());
     let keys = keys.iter().filter(|key| key.wrapped.is_some()).map(|key| rows::key(key, &shared.key_encryption));
     let sessions = sessions.iter().filter_map(|row| rows::session(row, &shared.settings, now).ok()).collect();
-    rows::record(&row, ring(&row, last, keys.collect()), sessions).ok()
+    rows::record(&row, ring(&row, mirrored.as_ref(), last, keys.collect()), sessions).ok()
 }

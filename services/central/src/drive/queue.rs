@@ -134,9 +134,9 @@ mod tests {
     fn a_charging_point_that_floods_keeps_out_neither_its_removal_nor_a_stop_spec_7_4() {
         let mut waiting = flooded();
         assert!(waiting.push(stop()).is_ok() && waiting.push(order(Reply::Order(1))).is_ok());
-        assert!(waiting.push(Input::Identity(Identity::Removed)).is_ok());
+        assert!(waiting.push(Input::Identity(Identity::Removed { incarnation: 1 })).is_ok());
         assert!(matches!(waiting.pop(false), Some(Input::Order { reply: Reply::Order(1), .. })));
-        assert!(matches!(waiting.pop(false), Some(Input::Identity(Identity::Removed))));
+        assert!(matches!(waiting.pop(false), Some(Input::Identity(Identity::Removed { .. }))));
         let next: Vec<_> = [(); 2].into_iter().filter_map(|()| waiting.pop(false)).collect();
         assert!(next.iter().any(|input| matches!(input, Input::StopByDriver { .. })), "they take turns");
     }
@@ -145,7 +145,7 @@ mod tests {
     fn orders_without_end_keep_out_no_word_of_registrys() {
         let mut waiting = Waiting::default();
         while waiting.push(order(Reply::Order(1))).is_ok() {}
-        assert!(waiting.push(Input::Identity(Identity::Void)).is_ok());
+        assert!(waiting.push(Input::Identity(Identity::Void { incarnation: 1 })).is_ok());
         assert!(waiting.pop(false).is_some() && waiting.push(order(Reply::Order(1))).is_ok(), "a place is free again");
         assert!(waiting.push(order(Reply::Order(1))).is_err());
     }

@@ -184,6 +184,7 @@ impl Drive {
         self.engage(number);
         let point = &mut self.points[number];
         let record = &point.core.record;
+        self.shared.directory.unvoided().put(&record.id, record.keys.to_be_void().filter(|_| !record.removed));
         if record.removed {
             self.shared.points.remove(&record.id);
             if let Some(before) = point.shown.take() {

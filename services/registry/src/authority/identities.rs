@@ -26,8 +26,10 @@ impl Authority {
     }
 
     pub(crate) async fn make_void(&self, asked: Asked, peer: PeerId) -> Result<contract::VoidResponse, Refusal> {
-        let changed = self.change(asked, peer, Action::CredentialVoid, enrolment::make_void).await?;
-        Ok(contract::VoidResponse { changed })
+        let changed = self.change(asked, peer.clone(), Action::CredentialVoid, enrolment::make_void).await?;
+        // Read after it, since a repeated answer may be old.
+        let identity = self.known(&peer).await?.map(|(identity, _)| rows::told(&identity));
+        Ok(contract::VoidResponse { changed, identity })
     }
 
     async fn change(

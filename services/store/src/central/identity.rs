@@ -50,12 +50,17 @@ impl IdentityRow {
         Ok(on!(conn, |c| mirrors::table.find(REGISTRY).select(mirrors::revision).first(c).optional())?.unwrap_or(0))
     }
 
-    /// A revision that is older than the one here changes nothing.
+    /// Whether `known` is later. An answer that came beside the stream has no revision of its own, so it has that of what
+    /// was known when it came; of two with the same, the one that has come further is later: an enrolment goes from
+    /// enrolled to void to removed, and then there is only the next one (SPEC 7.4).
+    pub fn is_behind(&self, known: &Self) -> bool {
+        (known.revision, known.incarnation, known.state) > (self.revision, self.incarnation, self.state)
+    }
+
+    /// What is older than what is here changes nothing.
     pub(super) fn mirror(&self, conn: &mut Conn) -> Result<(), StoreError> {
         use identities as t;
-        let known: Option<i64> =
-            on!(conn, |c| t::table.find((self.kind, &self.id)).select(t::revision).first(c).optional())?;
-        if known.is_some_and(|known| known > self.revision) {
+        if Self::find(conn, self.kind, &self.id)?.is_some_and(|known| self.is_behind(&known)) {
             return Ok(());
         }
         on!(conn, |c| diesel::insert_into(t::table)

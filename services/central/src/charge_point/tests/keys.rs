@@ -66,10 +66,42 @@ fn a_revocation_lasts_until_the_id_is_enrolled_anew_spec_4_7() {
     world.order(Order::Renew);
     world.order(Order::Resume);
     assert_eq!(world.record(0).keys.state(), KeyState::Revoked);
+    world.input(0, Input::Identity(Identity::Void { incarnation: 0 }));
+    assert_eq!(world.record(0).keys.state(), KeyState::Revoked);
     world.input(0, Input::Identity(Identity::Enrolled { incarnation: 1 }));
     assert_eq!(world.record(0).keys.state(), KeyState::Deleted);
     world.input(0, Input::Grant { link: LinkNo(31), material: material(), from: Origin::central() });
     assert!(world.take_told().contains(&"link 31: key 2".to_owned()));
+}
+
+#[test]
+fn who_enrols_anew_before_registry_knows_of_a_revocation_gets_no_key_spec_4_7() {
+    let mut world = World::ready();
+    world.order(Order::Revoke);
+    let detail = |world: &World| world.points[0].view(&world.settings, world.now).detail;
+    assert!(detail(&world).contains("not void yet"), "{}", detail(&world));
+    world.input(0, Input::Identity(Identity::Enrolled { incarnation: 1 }));
+    world.input(0, Input::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
+    assert!(world.take_told().contains(&"link 30: standing REVOKED".to_owned()));
+    assert_eq!(world.record(0).keys.to_be_void(), Some(0));
+    world.input(0, Input::Identity(Identity::Void { incarnation: 1 }));
+    assert!(!detail(&world).contains("not void yet"), "{}", detail(&world));
+    world.input(0, Input::Identity(Identity::Enrolled { incarnation: 1 }));
+    assert_eq!(world.record(0).keys.state(), KeyState::Revoked, "late");
+    world.input(0, Input::Identity(Identity::Enrolled { incarnation: 2 }));
+    assert_eq!(world.record(0).keys.state(), KeyState::Deleted, "restored");
+}
+
+#[test]
+fn who_was_verified_before_a_removal_gets_no_key_after_it_spec_7_4() {
+    let mut world = World::ready();
+    world.input(0, Input::Identity(Identity::Removed { incarnation: 3 }));
+    world.take_told();
+    world.input(0, Input::Identity(Identity::Enrolled { incarnation: 3 }));
+    world.input(0, Input::Identity(Identity::Void { incarnation: 3 }));
+    world.input(0, Input::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
+    assert_eq!(world.take_told(), ["link 30: standing UNSPECIFIED", "close link 30"]);
+    assert!(world.record(0).removed && world.record(0).keys.staged().is_none());
 }
 
 #[test]
@@ -87,7 +119,7 @@ fn a_revoked_charging_point_with_a_status_link_is_out_of_order_and_not_disconnec
 #[test]
 fn a_removal_ends_links_and_supply_at_once_spec_7_4() {
     let mut world = World::supplying();
-    world.input(0, Input::Identity(Identity::Removed));
+    world.input(0, Input::Identity(Identity::Removed { incarnation: 0 }));
     assert_eq!(world.take_told(), ["D1: SETTLING REMOVED", "engine: stop s1 REMOVED", "close link 2", "close link 1"]);
     assert!(world.record(0).removed && world.record(0).keys.usable().next().is_none());
 }

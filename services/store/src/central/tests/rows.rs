@@ -165,6 +165,21 @@ on_both! {
         assert!(bed.database.read("test", move |c| SessionRow::list(c, &SessionFilter::default(), &foreign)).await.is_err());
     }
 
+    async fn a_late_answer_is_no_news_to_the_mirror_spec_7_4(bed: Bed) {
+        let row = |incarnation, state, revision| {
+            IdentityRow { kind: 2, id: "D1".into(), state, incarnation, revision, ..Default::default() }
+        };
+        let steps = [
+            (row(1, 1, 0), true), (row(1, 3, 5), true), (row(1, 1, 5), false), (row(1, 2, 5), false),
+            (row(2, 1, 5), true), (row(1, 3, 5), false), (row(2, 2, 5), true), (row(2, 1, 5), false),
+        ];
+        for (step, is_news) in steps {
+            bed.unguarded([Write::Identity(step.clone())]).await.unwrap();
+            let known = bed.read(|c| Ok(IdentityRow::find(c, 2, "D1")?.unwrap())).await;
+            assert_eq!(known == step, is_news, "{step:?}");
+        }
+    }
+
     async fn the_mirror_of_identities_never_goes_back(bed: Bed) {
         let identity = IdentityRow { kind: 1, id: "CP-1".into(), state: 1, city: "Graz".into(), revision: 5, ..Default::default() };
         let operator = OperatorRow { name: "ada".into(), role: 2, removed: true, revision: 6 };

@@ -1,0 +1,219 @@
+//! Central as the client of a Registry that a test holds in its hands.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use mesh::{
+    certs::Authority,
+    client::{Settings as ClientSettings, Target, channel},
+    health::State,
+    identity::Identity,
+    server::{Limits, Server},
+};
+use proto::{
+    Caller, ChargingPointId,
+    registry::v1::{self as contract, identities_server, identities_server::IdentitiesServer, *},
+};
+use tonic::{Request, Response};
+
+use super::*;
+use crate::{
+    charge_point::Order,
+    testing::{Rim, ana},
+};
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Knows one charging point.
+#[derive(Clone)]
+struct Registry {
+    identity: Arc<Mutex<contract::Identity>>,
+    voided: Arc<Mutex<Vec<String>>>,
+    away: Arc<AtomicBool>,
+    /// Does what is asked, and answers that it is away.
+    mute: Arc<AtomicBool>,
+}
+
+impl Registry {
+    fn new(id: &ChargingPointId) -> Self {
+        let (kind, state) = (Kind::ChargingPoint.into(), IdentityState::Enrolled.into());
+        let identity = contract::Identity { kind, id: id.to_string(), state, incarnation: 1, ..Default::default() };
+        let identity = Arc::new(Mutex::new(identity));
+        Self { identity, voided: Arc::default(), away: Arc::default(), mute: Arc::default() }
+    }
+
+    /// Serves, and whoever asks it on behalf of `rim`.
+    async fn start(&self, rim: &Rim) -> Verifier {
+        mesh::process::install_cryptography();
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create(&folder.path().join("authority"), "mesh.test", YEAR).unwrap();
+        let identity = |role, name| {
+            authority.issue_role(role, &folder.path().join(name), &[], YEAR, false).unwrap();
+            Identity::load(&folder.path().join(name)).unwrap()
+        };
+        let (own, central) = (identity(Caller::Registry, "registry"), identity(Caller::Central, "central"));
+        let server = Server::new(&rim.ctx, &own, Limits::default()).add_service(IdentitiesServer::new(self.clone()));
+        let address = server.start("grpc", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let channel = channel(&central, Target::new("registry", [address.to_string()]), &ClientSettings::default());
+        Verifier::new(channel, Arc::clone(&rim.shared), rim.drive.clone())
+    }
+
+    fn now(&self) -> contract::Identity {
+        self.identity.lock().unwrap().clone()
+    }
+
+    /// Enrols it anew; what its stream says of it.
+    fn enrols(&self) -> IdentityEvent {
+        let mut identity = self.identity.lock().unwrap();
+        identity.set_state(IdentityState::Enrolled);
+        identity.incarnation += 1;
+        let event = Some(Event::Identity(identity.clone()));
+        IdentityEvent { revision: 10 * identity.incarnation, event }
+    }
+}
+
+#[tonic::async_trait]
+impl identities_server::Identities for Registry {
+    type WatchStream = tokio_stream::Empty<Result<IdentityEvent, Status>>;
+
+    async fn void(&self, request: Request<VoidRequest>) -> Result<Response<VoidResponse>, Status> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(Status::deadline_exceeded("away"));
+        }
+        let (mut voided, id) = (self.voided.lock().unwrap(), request.into_inner().request_id);
+        let changed = !voided.contains(&id);
+        if changed {
+            voided.push(id);
+            self.identity.lock().unwrap().set_state(IdentityState::Void);
+        }
+        if self.mute.load(Ordering::Relaxed) {
+            return Err(Status::deadline_exceeded("done, but the answer is lost"));
+        }
+        Ok(Response::new(VoidResponse { changed, identity: Some(self.now()) }))
+    }
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+        Ok(Response::new(VerifyResponse { reason: Reason::Unspecified.into(), identity: Some(self.now()) }))
+    }
+
+    async fn enrol(&self, _: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn remove(&self, _: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list(&self, _: Request<ListIdentitiesRequest>) -> Result<Response<ListIdentitiesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn watch(&self, _: Request<tonic::Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn reissue(&self, _: Request<ReissueRequest>) -> Result<Response<TokenCreated>, Status> {
+        Ok(Response::new(TokenCreated::default()))
+    }
+
+    async fn readmit(&self, _: Request<ReadmitRequest>) -> Result<Response<ReadmitResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn create_token(&self, _: Request<CreateTokenRequest>) -> Result<Response<TokenCreated>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_tokens(&self, _: Request<ListTokensRequest>) -> Result<Response<ListTokensResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn revoke_token(&self, _: Request<RevokeTokenRequest>) -> Result<Response<RevokeTokenResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn pins(&self, _: Request<PinsRequest>) -> Result<Response<PinsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// One charging point under key 1, its Registry, and what Central does to make void what is revoked.
+async fn revocable() -> (Rim, ChargingPointId, Registry, Verifier) {
+    let rim = Rim::new(Settings::default(), 10).await;
+    let id = rim.charging_points(1).await.remove(0);
+    rim.authenticate(PeerId::ChargingPoint(id.clone())).await;
+    rim.both_parts(&id, 1).await;
+    let registry = Registry::new(&id);
+    let verifier = registry.start(&rim).await;
+    tokio::spawn(void(verifier.clone(), rim.ctx.clone()));
+    (rim, id, registry, verifier)
+}
+
+fn detail(rim: &Rim, id: &ChargingPointId) -> String {
+    rim.shown(id).view.unwrap_or_default().detail
+}
+
+async fn told(rim: &Rim, events: Vec<IdentityEvent>) {
+    take(&rim.shared, &rim.drive, &DenyList::default(), events).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_the_credential_undoes_no_revocation_while_registry_is_away_spec_4_7() {
+    let (rim, id, registry, verifier) = revocable().await;
+    registry.away.store(true, Ordering::Relaxed);
+    rim.orders.one(&id, Order::Revoke, ana()).await;
+    let component = || rim.ctx.health.report().components.remove("revocations at Registry");
+    rim.until(|| matches!(component(), Some(State::Degraded { reason }) if reason.contains("CP001"))).await;
+    assert!(verifier.reissue("r".to_owned(), &PeerId::ChargingPoint(id.clone())).await.is_err(), "not void yet");
+
+    told(&rim, vec![registry.enrols()]).await;
+    // Its turn comes after Registry's word.
+    rim.orders.one(&id, Order::Resume, ana()).await;
+    assert_eq!(rim.key_state(&id), KeyState::Revoked);
+    assert!(detail(&rim, &id).contains("not void yet"), "{}", detail(&rim, &id));
+
+    registry.away.store(false, Ordering::Relaxed);
+    rim.until(|| !detail(&rim, &id).contains("not void yet") && component() == Some(State::Ready)).await;
+    assert_eq!((registry.now().state(), registry.now().incarnation), (IdentityState::Void, 2));
+    assert_eq!(rim.key_state(&id), KeyState::Revoked);
+
+    verifier.reissue("r".to_owned(), &PeerId::ChargingPoint(id.clone())).await.unwrap();
+    told(&rim, vec![registry.enrols()]).await;
+    rim.until(|| rim.key_state(&id) == KeyState::Deleted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_restoration_stands_though_central_never_heard_that_it_was_void_spec_4_7() {
+    let (rim, id, registry, _) = revocable().await;
+    registry.mute.store(true, Ordering::Relaxed);
+    rim.orders.one(&id, Order::Revoke, ana()).await;
+    rim.until(|| registry.now().state() == IdentityState::Void).await;
+    told(&rim, vec![registry.enrols()]).await;
+    registry.mute.store(false, Ordering::Relaxed);
+    rim.until(|| rim.key_state(&id) == KeyState::Deleted).await;
+    assert_eq!(registry.now().state(), IdentityState::Enrolled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_comes_after_a_removal_is_worth_nothing_spec_7_4() {
+    let (rim, id, registry, verifier) = revocable().await;
+    let mut removed = registry.now();
+    removed.set_state(IdentityState::Removed);
+    told(&rim, vec![IdentityEvent { revision: 7, event: Some(Event::Identity(removed)) }]).await;
+    let verdict = verifier.verify(&PeerId::ChargingPoint(id.clone()), b"", "192.0.2.1".parse().unwrap()).await;
+    assert!(matches!(verdict, Verdict::Unreachable(_)), "{verdict:?}");
+    let read = move |conn: &mut store::Conn| IdentityRow::find(conn, Kind::ChargingPoint.into(), id.as_str());
+    let mirrored = rim.shared.ledger.read("test", read).await.unwrap().unwrap();
+    assert_eq!(mirrored.state, i32::from(IdentityState::Removed));
+}
+
+#[test]
+fn the_pins_of_another_central_are_told_from_its_own_spec_4_4() {
+    let ours = [[1; 32], [2; 32]].map(PublicKey::from_bytes);
+    assert!(are_ours(&ours, &[vec![1; 32], vec![2; 32]]));
+    for other in [vec![], vec![vec![1; 32]], vec![vec![3; 32], vec![2; 32]]] {
+        assert!(!are_ours(&ours, &other), "{other:?}");
+    }
+}
