@@ -30,7 +30,12 @@ use proto::{ChargingPointId, DriverId, PeerId};
 use store::central::{Committed, Refusal, Turn};
 use tokio::sync::{mpsc, oneshot};
 
-use self::{accounts::Holder, due::Due, notes::Notes, points::Point};
+use self::{
+    accounts::{Holder, Untaken},
+    due::Due,
+    notes::Notes,
+    points::Point,
+};
 use crate::{
     charge_point::{Input, LinkNo, Outcome, Reply, Tell},
     session::SessionId,
@@ -112,6 +117,7 @@ pub(crate) struct Drive {
     turns: FuturesUnordered<BoxFuture<'static, Done>>,
     notes: Notes,
     due: Due,
+    untaken: Untaken,
     next_sweep: Instant,
     /// Closed sessions that are still on the board, oldest first.
     closed: std::collections::VecDeque<SessionId>,
@@ -217,12 +223,8 @@ impl Drive {
 
     fn next_wake(&self) -> Instant {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let notes = self.notes.again_at();
-        [Some(self.next_sweep), timer, notes, self.due.again_at()]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.next_sweep)
+        let queued = [self.notes.again_at(), self.due.again_at(), self.untaken.again_at()];
+        [Some(self.next_sweep), timer].into_iter().chain(queued).flatten().min().unwrap_or(self.next_sweep)
     }
 
     /// What is due by now.
@@ -236,6 +238,7 @@ impl Drive {
             self.timer_rang(point, at, now);
         }
         self.ring_due(now.mono);
+        self.offer_untaken(now);
         if self.next_sweep <= now.mono {
             self.next_sweep = now.mono + self.shared.settings.sweep_every();
             self.sweep(now);

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use mesh::clock::Now;
@@ -13,17 +14,17 @@ use proto::{
 use store::central::{Committed, Refusal, Turn, TurnId, Write};
 use wire::LinkKey;
 
-use super::{Done, Drive, notes::About};
+use super::{Done, Drive, RETRY, notes::About};
 use crate::{
     account::{Account, Change, Decision, Input, Tell},
     audit::{Action, Entry},
-    charge_point::{self, LinkNo, Origin, Stage},
+    charge_point::{self, Identity, LinkNo, Origin, Stage},
     key::Keyring,
     repeats::Repeats,
     rows, secrets,
 };
 
-/// Inputs that may wait for a driver's turn.
+/// Inputs that may wait for a driver's turn, Registry's word aside.
 const QUEUE: usize = 16;
 
 pub(super) struct Holder {
@@ -36,8 +37,27 @@ pub(super) struct Holder {
     pub(super) points: BTreeSet<usize>,
     unnoted: Repeats,
     unnoted_from: Arc<str>,
+    /// Registry's word always finds a place, and goes before all else.
+    first: VecDeque<Identity>,
     queue: VecDeque<Input>,
-    turn: Option<Box<Decision>>,
+    turn: Option<(Input, Box<Decision>)>,
+}
+
+/// Registry's word on drivers that the store did not take. Never given up: it is in the mirror already, so Registry will
+/// not say it again.
+#[derive(Debug, Default)]
+pub(super) struct Untaken(VecDeque<(Instant, DriverId, Identity)>);
+
+impl Untaken {
+    /// When the first of them is tried again.
+    pub(super) fn again_at(&self) -> Option<Instant> {
+        self.0.front().map(|(at, ..)| *at)
+    }
+
+    fn due(&mut self, now: Instant) -> Option<(DriverId, Identity)> {
+        let (_, driver, identity) = self.0.pop_front_if(|(at, ..)| *at <= now)?;
+        Some((driver, identity))
+    }
 }
 
 impl Holder {
@@ -49,6 +69,7 @@ impl Holder {
             points: BTreeSet::new(),
             unnoted: Repeats::default(),
             unnoted_from: "".into(),
+            first: VecDeque::new(),
             queue: VecDeque::new(),
             turn: None,
         }
@@ -122,19 +143,33 @@ impl Drive {
 
     pub(super) fn offer_account(&mut self, driver: &DriverId, input: Input) {
         let holder = self.holder(driver);
-        if holder.turn.is_some() || !holder.queue.is_empty() {
-            if holder.queue.len() < QUEUE {
-                holder.queue.push_back(input);
-            }
-            return;
+        match input {
+            Input::Identity(identity) => holder.first.push_back(identity),
+            _ if holder.queue.len() < QUEUE => holder.queue.push_back(input),
+            Input::Grant { link, .. } => self.refuse_contact(link, Reason::Overloaded),
+            // Said again: by the next link, or the next sweep.
+            Input::Proven { .. } | Input::Rotate { .. } | Input::Expire => {}
         }
-        self.begin_account(driver, &input);
+        self.next_of_account(driver);
     }
 
-    fn begin_account(&mut self, driver: &DriverId, input: &Input) {
+    /// Gives turns as long as nothing has to be made durable first.
+    fn next_of_account(&mut self, driver: &DriverId) {
+        loop {
+            let holder = self.holder(driver);
+            if holder.turn.is_some() {
+                return;
+            }
+            let first = holder.first.pop_front().map(Input::Identity);
+            let Some(input) = first.or_else(|| holder.queue.pop_front()) else { return };
+            self.begin_account(driver, input);
+        }
+    }
+
+    fn begin_account(&mut self, driver: &DriverId, input: Input) {
         let (now, shared) = (self.now(), self.shared.clone());
         let holder = self.holder(driver);
-        let decision = holder.account.decide(input, &shared.settings, now);
+        let decision = holder.account.decide(&input, &shared.settings, now);
         if decision.changes.is_empty() {
             return self.account_decided(driver, decision);
         }
@@ -145,17 +180,21 @@ impl Drive {
             Change::Event(event) => Write::Event(rows::event_row(event, "")),
         });
         let turn = Turn { id: TurnId::random(), name: "driver key", guard: None, writes: writes.collect() };
-        holder.turn = Some(Box::new(decision));
+        holder.turn = Some((input, Box::new(decision)));
         let driver = driver.clone();
         self.submit(turn, move |result| Done::Account(driver, result));
     }
 
     pub(super) fn account_done(&mut self, driver: &DriverId, result: Result<Committed, Refusal>) {
-        let Some(decision) = self.holder(driver).turn.take() else { return };
+        let Some((input, decision)) = self.holder(driver).turn.take() else { return };
         match result {
             Ok(_) => self.account_decided(driver, *decision),
             Err(refusal) => {
                 tracing::warn!(driver.id = %driver, error = %refusal, "a driver's key could not be changed");
+                if let Input::Identity(identity) = input {
+                    let at = self.shared.clock.mono() + RETRY;
+                    self.untaken.0.push_back((at, driver.clone(), identity));
+                }
                 // Whoever waits for a key comes again.
                 for tell in decision.tell_after {
                     if let Tell::Grant { link, .. } = tell {
@@ -164,11 +203,13 @@ impl Drive {
                 }
             }
         }
-        // Those that change nothing make no turn that would come back here.
-        while self.holder(driver).turn.is_none()
-            && let Some(input) = self.holder(driver).queue.pop_front()
-        {
-            self.begin_account(driver, &input);
+        self.next_of_account(driver);
+    }
+
+    /// What the store did not take is tried again.
+    pub(super) fn offer_untaken(&mut self, now: Now) {
+        while let Some((driver, identity)) = self.untaken.due(now.mono) {
+            self.offer_account(&driver, Input::Identity(identity));
         }
     }
 
@@ -236,5 +277,58 @@ impl Drive {
         let entry = Entry::new(Action::Unintelligible, &who).with("messages", count);
         let write = Write::Audit(rows::audit(&entry.by(&Origin::new(who, from), now)));
         self.notes.add(About::Driver(driver.clone()), write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use proto::registry::v1::{IdentityState, Kind};
+    use store::central::IdentityRow;
+
+    use super::*;
+    use crate::{settings::Settings, testing::Rim};
+
+    fn removed() -> IdentityRow {
+        let (kind, state) = (Kind::Driver.into(), IdentityState::Removed.into());
+        IdentityRow { kind, id: "D1".into(), state, incarnation: 1, ..IdentityRow::default() }
+    }
+
+    /// A loop that the test turns, and a driver in it.
+    async fn drive(rim: &Rim) -> (Drive, DriverId) {
+        let driver = rim.driver("D1").await;
+        (Drive::load(Arc::clone(&rim.shared), &rim.ctx).await.unwrap(), driver)
+    }
+
+    #[tokio::test]
+    async fn registrys_word_on_a_driver_is_never_given_up_spec_7_4() {
+        let rim = Rim::new(Settings::default(), 10).await;
+        let (mut drive, driver) = drive(&rim).await;
+        drive.identity(&removed());
+        drive.account_done(&driver, Err(Refusal::Unavailable("away".to_owned())));
+        assert!(!drive.holder(&driver).account.removed);
+        let at = drive.next_wake();
+        assert!(drive.untaken.again_at().is_some_and(|again| at <= again));
+        drive.turns.clear();
+        drive.offer_untaken(Now { mono: at, ..drive.now() });
+        let done = drive.turns.next().await.expect("its turn");
+        drive.done(done);
+        assert!(drive.holder(&driver).account.removed && drive.untaken.again_at().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_driver_whose_turns_wait_keeps_out_no_word_of_registrys_spec_7_4() {
+        let rim = Rim::new(Settings::default(), 10).await;
+        let (mut drive, driver) = drive(&rim).await;
+        for _ in 0..2 * QUEUE {
+            let (link, _) = rim.link();
+            drive.offer_account(&driver, Input::Grant { link, material: fresh_key(), from: Origin::central() });
+        }
+        drive.identity(&removed());
+        while let Some(done) = drive.turns.next().await {
+            drive.done(done);
+        }
+        let account = &drive.holder(&driver).account;
+        assert!(account.removed && account.keys.staged().is_none(), "and who waited for a key gets none");
     }
 }

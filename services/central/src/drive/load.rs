@@ -13,7 +13,11 @@ use store::{
     central::{ChargingPointRow, IdentityRow, KeyRow, SessionRow},
 };
 
-use super::{Drive, accounts::Holder, notes::Notes};
+use super::{
+    Drive,
+    accounts::{Holder, Untaken},
+    notes::Notes,
+};
 use crate::{
     account::Account,
     charge_point::{ChargePoint, Record},
@@ -82,6 +86,7 @@ impl Drive {
             turns: Default::default(),
             notes: Notes::default(),
             due: Default::default(),
+            untaken: Untaken::default(),
             next_sweep: now.mono + shared.settings.sweep_every(),
             closed: Default::default(),
             states,
