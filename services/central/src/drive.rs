@@ -194,6 +194,7 @@ impl Drive {
                 self.word(&driver, link, &session, to, (word, from));
             }
             Message::Order { at, order, by, answer } => self.order(&at, order, by, answer),
+            Message::ShutOut(rows) => rows.iter().for_each(|row| self.shut_out(row)),
             Message::Identities(rows) => rows.iter().for_each(|row| self.identity(row)),
             Message::TicketReceived { driver, session } => self.ticket_received(&driver, &session),
             Message::DriverUnintelligible { driver, count, from } => self.driver_unintelligible(&driver, count, &from),

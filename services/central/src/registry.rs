@@ -215,7 +215,8 @@ fn are_ours(ours: &[PublicKey], told: &[Vec<u8>]) -> bool {
     ours.iter().map(|pin| &pin.as_bytes()[..]).eq(told.iter().map(Vec::as_slice))
 }
 
-/// Durable first, then told.
+/// Who is removed is out first, since that waits for no disk (SPEC 7.3, 7.4). All else is durable first, then told; what
+/// cannot be made durable comes again with the next stream.
 async fn take(shared: &Shared, drive: &Driver, denied: &DenyList, events: Vec<IdentityEvent>) -> Result<(), String> {
     let now = shared.clock.now();
     let (mut writes, mut identities, mut operators) = (Vec::new(), Vec::new(), Vec::new());
@@ -242,8 +243,13 @@ async fn take(shared: &Shared, drive: &Driver, denied: &DenyList, events: Vec<Id
         }
     }
     writes.push(Write::Mirrored(revision));
-    shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
     deny(denied, &operators);
+    let is_removed = |row: &&IdentityRow| row.state == i32::from(IdentityState::Removed);
+    let removed: Vec<_> = identities.iter().filter(is_removed).cloned().collect();
+    if !removed.is_empty() {
+        drive.send(Message::ShutOut(removed)).await;
+    }
+    shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
     if !identities.is_empty() {
         drive.send(Message::Identities(identities)).await;
     }

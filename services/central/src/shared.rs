@@ -54,6 +54,8 @@ pub(crate) struct Shared {
 pub(crate) struct Directory {
     epochs: RwLock<HashMap<ChargingPointId, Epoch>>,
     holders: RwLock<HashMap<PeerId, Holder>>,
+    /// Whom Registry removed, and as which incarnation.
+    removed: RwLock<HashMap<PeerId, u64>>,
     unvoided: Unvoided,
 }
 
@@ -111,8 +113,10 @@ impl Directory {
 
     /// The key with which `holder` may open a link.
     pub(crate) fn usable(&self, holder: &PeerId, key_no: u64) -> Option<Arc<LinkKey>> {
+        let removed = self.removed.read().unwrap_or_else(PoisonError::into_inner).get(holder).copied();
         let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);
-        find(&holders.get(holder)?.usable, key_no)
+        let held = holders.get(holder)?;
+        find(&held.usable, key_no).filter(|_| removed.is_none_or(|incarnation| held.incarnation > incarnation))
     }
 
     /// The key under which `holder` sealed a reading.
@@ -126,6 +130,13 @@ impl Directory {
         let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);
         let held = holders.get(holder)?;
         held.openable.iter().all(|(no, _)| key_no < *no).then_some(held.incarnation)
+    }
+
+    /// No link is opened by a key of that enrolment any more, whatever is published of it.
+    pub(crate) fn shut_out(&self, holder: &PeerId, incarnation: u64) {
+        let mut removed = self.removed.write().unwrap_or_else(PoisonError::into_inner);
+        let last = removed.entry(holder.clone()).or_default();
+        *last = incarnation.max(*last);
     }
 
     pub(crate) fn unvoided(&self) -> &Unvoided {

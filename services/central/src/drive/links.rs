@@ -115,6 +115,22 @@ impl Drive {
         self.send(to, 0, down::Body::Standing(standing));
     }
 
+    /// Whom Registry removed is out before anything of it is durable: its links end, and none is opened by a key of that
+    /// enrolment. Harmless to repeat (SPEC 7.4).
+    pub(super) fn shut_out(&mut self, row: &IdentityRow) {
+        let Some(peer) = rows::peer(row) else { return };
+        let incarnation = rows::unsigned(row.incarnation);
+        let known = match &peer {
+            PeerId::ChargingPoint(id) => self.index.get(id).map(|number| &self.points[*number].core.record.keys),
+            PeerId::Driver(id) => self.accounts.get(id).map(|holder| &holder.account.keys),
+        };
+        if known.is_some_and(|keys| keys.incarnation > incarnation) {
+            return;
+        }
+        self.shared.directory.shut_out(&peer, incarnation);
+        self.links.values().filter(|linked| linked.peer == peer).for_each(|linked| linked.outbox.close());
+    }
+
     /// Registry's word about an identity, already in the mirror. Taken again without harm.
     pub(super) fn identity(&mut self, row: &IdentityRow) {
         let incarnation = rows::unsigned(row.incarnation);
@@ -124,6 +140,9 @@ impl Drive {
             Ok(IdentityState::Removed) => Identity::Removed { incarnation },
             Ok(IdentityState::Unspecified) | Err(_) => return,
         };
+        if matches!(identity, Identity::Removed { .. }) {
+            self.shut_out(row);
+        }
         match Kind::try_from(row.kind) {
             Ok(Kind::ChargingPoint) => self.charging_point_identity(row, identity),
             Ok(Kind::Driver) => {

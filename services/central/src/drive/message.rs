@@ -71,6 +71,8 @@ pub(crate) enum Message {
         by: Origin,
         answer: oneshot::Sender<Outcome>,
     },
+    /// Of them, those whom Registry removed: they are out at once, whenever that can be made durable.
+    ShutOut(Vec<IdentityRow>),
     /// Registry's word, already in the mirror.
     Identities(Vec<IdentityRow>),
     /// A ticket is on its driver's disk, and that is durable here.

@@ -14,6 +14,7 @@ use mesh::{
 };
 use proto::{
     Caller, ChargingPointId,
+    link::v1::Part,
     registry::v1::{self as contract, identities_server, identities_server::IdentitiesServer, *},
 };
 use tonic::{Request, Response};
@@ -21,6 +22,7 @@ use tonic::{Request, Response};
 use super::*;
 use crate::{
     charge_point::Order,
+    drive::Arrival,
     testing::{Rim, ana},
 };
 
@@ -207,6 +209,50 @@ async fn a_verification_that_comes_after_a_removal_is_worth_nothing_spec_7_4() {
     let read = move |conn: &mut store::Conn| IdentityRow::find(conn, Kind::ChargingPoint.into(), id.as_str());
     let mirrored = rim.shared.ledger.read("test", read).await.unwrap().unwrap();
     assert_eq!(mirrored.state, i32::from(IdentityState::Removed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_removed_is_out_while_nothing_can_be_written_spec_7_3_spec_7_4() {
+    let rim = Rim::new(Settings::default(), 10).await;
+    let driver = PeerId::Driver(rim.driver("D1").await);
+    rim.authenticate(driver.clone()).await;
+    rim.until(|| rim.shared.directory.usable(&driver, 1).is_some()).await;
+    let (link, outbox) = rim.link();
+    let (peer, from, part) = (driver.clone(), "192.0.2.1:8".into(), Part::Driver);
+    let arrival = Arrival { link, peer, part, key_no: 1, from, highest_epoch: 0, outbox: outbox.clone() };
+    rim.drive.send(Message::Arrived(Box::new(arrival))).await;
+
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (database, (begun, has_begun)) = (rim.shared.ledger.database.clone(), tokio::sync::oneshot::channel());
+    let mut begun = Some(begun);
+    let occupied = move |_: &mut store::Conn| {
+        let _told = begun.take().map(|begun: tokio::sync::oneshot::Sender<()>| begun.send(()));
+        let _until_dropped = released.recv();
+        Ok::<_, store::Abort<()>>(())
+    };
+    tokio::spawn(async move { database.transaction("test", occupied).await });
+    has_begun.await.unwrap();
+
+    let identity = contract::Identity {
+        kind: Kind::Driver.into(),
+        id: "D1".into(),
+        state: IdentityState::Removed.into(),
+        incarnation: 1,
+        ..Default::default()
+    };
+    let operator = contract::Operator { name: "bob".into(), role: 0, removed: true };
+    let events = vec![
+        IdentityEvent { revision: 7, event: Some(Event::Identity(identity)) },
+        IdentityEvent { revision: 8, event: Some(Event::Operator(operator)) },
+    ];
+    let (denied, bob) = (DenyList::default(), "bob".parse().unwrap());
+    let (shared, drive, list) = (Arc::clone(&rim.shared), rim.drive.clone(), denied.clone());
+    let taken = tokio::spawn(async move { take(&shared, &drive, &list, events).await });
+    rim.until(|| outbox.is_closed() && denied.contains(&bob)).await;
+    assert!(rim.shared.directory.usable(&driver, 1).is_none(), "nor does it come back");
+    drop(release);
+    taken.await.unwrap().unwrap();
+    rim.until(|| rim.shared.directory.openable(&driver, 1).is_none()).await;
 }
 
 #[test]
