@@ -60,7 +60,7 @@ fn origin<T>(request: &Request<T>) -> Result<Origin, Status> {
 }
 
 /// The only way from the store's errors to a status.
-fn unread(error: StoreError) -> Status {
+pub(crate) fn unread(error: StoreError) -> Status {
     match error {
         StoreError::Unavailable(why) | StoreError::Contended(why) => refuse(Reason::Unavailable, why),
         StoreError::Rejected(why) => refuse(Reason::Invalid, why),

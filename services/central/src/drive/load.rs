@@ -168,3 +168,70 @@ pub(super) async fn one(shared: &Arc<Shared>, id: &ChargingPointId) -> Option<Re
     let sessions = sessions.iter().filter_map(|row| rows::session(row, &shared.settings, now).ok()).collect();
     rows::record(&row, ring(&row, mirrored.as_ref(), last, keys.collect()), sessions).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use proto::link::v1::Part;
+
+    use super::*;
+    use crate::{
+        charge_point::Order,
+        registry::mirror_writes,
+        settings::Settings,
+        testing::{Rim, ana},
+    };
+
+    /// What Registry says as Central ends, so that the mirror has it and nothing else.
+    async fn mirrored(rim: &Rim, kind: Kind, id: &str, state: IdentityState, incarnation: i64, revision: i64) {
+        let row = IdentityRow {
+            kind: kind.into(),
+            id: id.to_owned(),
+            state: state.into(),
+            incarnation,
+            revision,
+            ..IdentityRow::default()
+        };
+        rim.write(mirror_writes(&row, &rim.shared.settings, rim.shared.clock.now())).await;
+    }
+
+    async fn started(rim: &Rim) -> Drive {
+        let mut drive = Drive::load(Arc::clone(&rim.shared), &rim.ctx).await.unwrap();
+        while let Some(done) = drive.turns.next().await {
+            drive.done(done);
+        }
+        drive
+    }
+
+    #[tokio::test]
+    async fn a_revocation_that_registry_does_not_know_of_yet_outlasts_a_restart_spec_4_7() {
+        let rim = Rim::new(Settings::default(), 10).await;
+        let id = rim.charging_points(1).await.remove(0);
+        rim.authenticate(PeerId::ChargingPoint(id.clone())).await;
+        rim.both_parts(&id, 1).await;
+        rim.orders.one(&id, Order::Revoke, ana()).await;
+        for (state, revision, to_be_void) in [(IdentityState::Enrolled, 5, Some(1)), (IdentityState::Void, 6, None)] {
+            mirrored(&rim, Kind::ChargingPoint, id.as_str(), state, 2, revision).await;
+            let drive = started(&rim).await;
+            let keys = &drive.points[0].core.record.keys;
+            assert_eq!((keys.state(), keys.to_be_void()), (KeyState::Revoked, to_be_void), "{state:?}");
+            assert_eq!((keys.takes(2), keys.takes(3)), (false, to_be_void.is_none()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drivers_removal_that_a_crash_left_half_done_is_done_at_the_next_start_and_once_spec_7_4() {
+        let rim = Rim::new(Settings::default(), 10).await;
+        let driver = rim.driver("D1").await;
+        let peer = PeerId::Driver(driver.clone());
+        rim.authenticate(peer.clone()).await;
+        rim.until(|| rim.shared.directory.usable(&peer, 1).is_some()).await;
+        rim.arrive(peer.clone(), Part::Driver, 1).await;
+        mirrored(&rim, Kind::Driver, "D1", IdentityState::Removed, 1, 5).await;
+        for _ in 0..2 {
+            let mut drive = started(&rim).await;
+            assert!(drive.holder(&driver).account.removed && rim.shared.directory.usable(&peer, 1).is_none());
+            assert_eq!(rim.audited("REMOVED").await.len(), 1);
+        }
+    }
+}

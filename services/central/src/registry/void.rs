@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 use mesh::{process::Context, status::reason_of};
 use proto::{
     ChargingPointId, PeerId,
-    link::v1::Reason,
+    link::v1::{KeyState, Reason},
     registry::v1::{IdentityState, Kind, ReissueRequest, TokenCreated, VoidRequest},
 };
-use store::central::IdentityRow;
+use store::central::{ChargingPointRow, IdentityRow};
 use tonic::{Code, Status};
 
 use super::{Verifier, kind};
@@ -26,9 +26,14 @@ impl Verifier {
     /// What Registry says, or that it cannot be reached.
     pub(crate) async fn reissue(&self, request_id: String, peer: &PeerId) -> Result<TokenCreated, Status> {
         if let PeerId::ChargingPoint(id) = peer {
-            let unvoided = self.shared.directory.unvoided().follow().borrow().get(id).copied();
-            if let Some(incarnation) = unvoided {
-                self.void(id, incarnation).await?;
+            // Also where it is void already: so Registry remembers that it was asked, and asked again after a crash it
+            // makes nothing void.
+            let wanted = id.to_string();
+            let read = move |conn: &mut store::Conn| ChargingPointRow::find(conn, &wanted);
+            let row = self.shared.ledger.read("restore", read).await.map_err(crate::grpc::unread)?;
+            let revoked = row.filter(|row| row.key_state == i32::from(KeyState::Revoked));
+            if let Some(row) = revoked {
+                self.void(id, crate::rows::unsigned(row.incarnation)).await?;
             }
         }
         let request = ReissueRequest { request_id, kind: kind(peer).into(), id: peer.as_str().to_owned() };
