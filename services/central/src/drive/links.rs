@@ -167,8 +167,8 @@ impl Drive {
                 self.add_point(charge_point::ChargePoint::new(record, now), now.wall_ms, now)
             }
         };
-        if matches!(identity, Identity::Removed | Identity::Void) {
-            self.close_contact(number, &identity);
+        if matches!(identity, Identity::Void { .. }) {
+            self.close_contact(number);
         }
         let returns = self.points[number].core.record.removed && matches!(identity, Identity::Enrolled { .. });
         self.offer(number, Input::Identity(identity));
@@ -177,11 +177,11 @@ impl Drive {
         }
     }
 
-    /// What was verified is void by now. The core closes its own links, and leaves a status link to who is void alone.
-    fn close_contact(&self, number: usize, identity: &Identity) {
+    /// What was verified is void by now. The core closes its own links, and leaves a status link to who is void.
+    fn close_contact(&self, number: usize) {
         let core = &self.points[number].core;
         let contact = self.contacts.get(&PeerId::ChargingPoint(core.record.id.clone()));
-        if let Some(link) = contact.filter(|link| *identity == Identity::Removed || !core.is_monitor(**link)) {
+        if let Some(link) = contact.filter(|link| !core.is_monitor(**link)) {
             self.close(*link);
         }
     }
