@@ -145,3 +145,43 @@ impl Authority {
         result.map_err(|refusal| StoreError::Rejected(refusal.detail))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use store::registry::{AuditEntry, append_audit};
+
+    use super::*;
+
+    /// The request id under which the first entry of a database of its own goes.
+    async fn first_request(at_ms: i64) -> String {
+        let dir = tempfile::TempDir::new().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("registry.db").display());
+        store::Database::migrate(&url, store::registry::SCHEMA).await.unwrap();
+        let database = store::Database::open(&url, store::registry::SCHEMA).await.unwrap();
+        let entry = AuditEntry {
+            at_ms,
+            actor: "registry".into(),
+            address: String::new(),
+            action: "ROLE_STARTED".into(),
+            object: "registry".into(),
+            parameters: "{}".into(),
+            outcome: "ok".into(),
+        };
+        let work = move |conn: &mut Conn| {
+            append_audit(conn, WRITER, std::slice::from_ref(&entry))?;
+            let ids =
+                [next(conn)?, next(conn)?].map(|batch| batch.map(|Batch { mark, rows, .. }| request_id(&mark, &rows)));
+            Ok::<_, Abort<Refusal>>(ids)
+        };
+        let [first, again] = database.transaction("test", work).await.unwrap().unwrap();
+        assert_eq!(first, again, "what is repeated goes under the same id");
+        first.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_same_numbers_of_another_database_are_another_request_spec_8_1() {
+        let (one, other) = (first_request(1).await, first_request(2).await);
+        assert!(one.starts_with("registry/1-1/") && other.starts_with("registry/1-1/"), "{one} {other}");
+        assert_ne!(one, other);
+    }
+}
