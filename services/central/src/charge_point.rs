@@ -41,7 +41,9 @@ pub use input::{
 };
 pub use noted::Noted;
 pub use sense::Sensed;
-pub use told::{confirm_request, first_answer, step_of, ticket as ticket_message, unknown_charging_point};
+pub use told::{
+    confirm_request, first_answer, step_of, stop as stop_message, ticket as ticket_message, unknown_charging_point,
+};
 
 use crate::{
     key::Keyring,

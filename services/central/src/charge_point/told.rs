@@ -101,7 +101,7 @@ pub(super) fn release(session: &str, reason: Reason) -> down::Body {
     down::Body::Release(link::Release { session_id: session.to_owned(), reason: reason.into() })
 }
 
-pub(super) fn stop(session: &str, reason: Reason) -> down::Body {
+pub fn stop(session: &str, reason: Reason) -> down::Body {
     down::Body::Stop(link::Stop { session_id: session.to_owned(), reason: reason.into() })
 }
 

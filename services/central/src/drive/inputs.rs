@@ -37,7 +37,7 @@ impl Drive {
         } else {
             request.known = true;
         }
-        match self.index.get(at).copied().filter(|n| !self.points[*n].core.record.removed) {
+        match self.index.get(at).copied().filter(|n| !self.points[*n].is_gone()) {
             Some(number) => {
                 if let Reply::Link { link, .. } = request.reply
                     && request.manual
@@ -87,7 +87,7 @@ impl Drive {
     }
 
     pub(super) fn order(&mut self, at: &ChargingPointId, order: Order, by: Origin, answer: oneshot::Sender<Outcome>) {
-        let Some(number) = self.index.get(at).copied().filter(|n| !self.points[*n].core.record.removed) else {
+        let Some(number) = self.index.get(at).copied().filter(|n| !self.points[*n].is_gone()) else {
             let failed = Outcome::Failed(Reason::UnknownChargingPoint, at.to_string());
             // Whoever asked may have gone.
             return drop(answer.send(failed));

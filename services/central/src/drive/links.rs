@@ -115,8 +115,8 @@ impl Drive {
         self.send(to, 0, down::Body::Standing(standing));
     }
 
-    /// Whom Registry removed is out before anything of it is durable: its links end, and none is opened by a key of that
-    /// enrolment. Harmless to repeat (SPEC 7.4).
+    /// Whom Registry removed is out before anything of it is durable: a supply is told to stop, its links end, none is
+    /// opened by a key of that enrolment, and it is not shown. Harmless to repeat (SPEC 7.4).
     pub(super) fn shut_out(&mut self, row: &IdentityRow) {
         let Some(peer) = rows::peer(row) else { return };
         let incarnation = rows::unsigned(row.incarnation);
@@ -128,6 +128,16 @@ impl Drive {
             return;
         }
         self.shared.directory.shut_out(&peer, incarnation);
+        if let PeerId::ChargingPoint(id) = &peer
+            && let Some(number) = self.index.get(id).copied()
+        {
+            self.points[number].out = Some(incarnation);
+            if let Some(open) = &self.points[number].core.record.open {
+                let stop = charge_point::stop_message(open.id.as_str(), Reason::Removed);
+                self.tell(Some(number), charge_point::Tell::Engine(stop));
+            }
+            self.touch(number);
+        }
         self.links.values().filter(|linked| linked.peer == peer).for_each(|linked| linked.outbox.close());
     }
 
@@ -170,7 +180,7 @@ impl Drive {
         if matches!(identity, Identity::Void { .. }) {
             self.close_contact(number);
         }
-        let returns = self.points[number].core.record.removed && matches!(identity, Identity::Enrolled { .. });
+        let returns = self.points[number].is_gone() && matches!(identity, Identity::Enrolled { .. });
         self.offer(number, Input::Identity(identity));
         if returns {
             self.settle_anew(number, row);

@@ -30,6 +30,8 @@ pub(super) struct Point {
     fetching: bool,
     /// Registry's word that the store did not take yet.
     untaken: Vec<Identity>,
+    /// The last enrolment that Registry removed, whether or not that is durable here.
+    pub(super) out: Option<u64>,
     turn: Option<InFlight>,
     timer: Option<Instant>,
     not_before: Instant,
@@ -61,6 +63,7 @@ impl Point {
             waiting: Waiting::default(),
             fetching: false,
             untaken: Vec::new(),
+            out: None,
             turn: None,
             timer: None,
             not_before: now.mono,
@@ -72,6 +75,11 @@ impl Point {
             engaged: Vec::new(),
             since_ms,
         }
+    }
+
+    /// Removed: neither shown nor known to anybody.
+    pub(super) fn is_gone(&self) -> bool {
+        self.core.record.removed || self.out.is_some_and(|out| self.core.record.keys.incarnation <= out)
     }
 }
 

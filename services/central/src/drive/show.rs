@@ -183,9 +183,9 @@ impl Drive {
         let now = self.now();
         self.engage(number);
         let point = &mut self.points[number];
-        let record = &point.core.record;
-        self.shared.directory.unvoided().put(&record.id, record.keys.to_be_void().filter(|_| !record.removed));
-        if record.removed {
+        let (record, gone) = (&point.core.record, point.is_gone());
+        self.shared.directory.unvoided().put(&record.id, record.keys.to_be_void().filter(|_| !gone));
+        if gone {
             self.shared.points.remove(&record.id);
             if let Some(before) = point.shown.take() {
                 count(&self.states, before.state, -1);

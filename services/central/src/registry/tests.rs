@@ -211,6 +211,21 @@ async fn a_verification_that_comes_after_a_removal_is_worth_nothing_spec_7_4() {
     assert_eq!(mirrored.state, i32::from(IdentityState::Removed));
 }
 
+/// Nobody writes until the answer is dropped.
+async fn occupied(rim: &Rim) -> std::sync::mpsc::Sender<()> {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (database, (begun, has_begun)) = (rim.shared.ledger.database.clone(), tokio::sync::oneshot::channel());
+    let mut begun = Some(begun);
+    let work = move |_: &mut store::Conn| {
+        let _told = begun.take().map(|begun: tokio::sync::oneshot::Sender<()>| begun.send(()));
+        let _until_dropped = released.recv();
+        Ok::<_, store::Abort<()>>(())
+    };
+    tokio::spawn(async move { database.transaction("test", work).await });
+    has_begun.await.unwrap();
+    release
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_removed_is_out_while_nothing_can_be_written_spec_7_3_spec_7_4() {
     let rim = Rim::new(Settings::default(), 10).await;
@@ -222,17 +237,7 @@ async fn who_is_removed_is_out_while_nothing_can_be_written_spec_7_3_spec_7_4() 
     let arrival = Arrival { link, peer, part, key_no: 1, from, highest_epoch: 0, outbox: outbox.clone() };
     rim.drive.send(Message::Arrived(Box::new(arrival))).await;
 
-    let (release, released) = std::sync::mpsc::channel::<()>();
-    let (database, (begun, has_begun)) = (rim.shared.ledger.database.clone(), tokio::sync::oneshot::channel());
-    let mut begun = Some(begun);
-    let occupied = move |_: &mut store::Conn| {
-        let _told = begun.take().map(|begun: tokio::sync::oneshot::Sender<()>| begun.send(()));
-        let _until_dropped = released.recv();
-        Ok::<_, store::Abort<()>>(())
-    };
-    tokio::spawn(async move { database.transaction("test", occupied).await });
-    has_begun.await.unwrap();
-
+    let release = occupied(&rim).await;
     let identity = contract::Identity {
         kind: Kind::Driver.into(),
         id: "D1".into(),
@@ -253,6 +258,26 @@ async fn who_is_removed_is_out_while_nothing_can_be_written_spec_7_3_spec_7_4() 
     drop(release);
     taken.await.unwrap().unwrap();
     rim.until(|| rim.shared.directory.openable(&driver, 1).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_charging_point_is_shown_and_ordered_no_more_while_nothing_can_be_written_spec_7_4() {
+    let (rim, id, registry, _) = revocable().await;
+    let release = occupied(&rim).await;
+    let mut removed = registry.now();
+    removed.set_state(IdentityState::Removed);
+    let event = IdentityEvent { revision: 7, event: Some(Event::Identity(removed)) };
+    let (shared, drive) = (Arc::clone(&rim.shared), rim.drive.clone());
+    let taken = tokio::spawn(async move { take(&shared, &drive, &DenyList::default(), vec![event]).await });
+    rim.until(|| rim.shared.points.get(&id).is_none()).await;
+    let outcome = rim.orders.one(&id, Order::Stop, ana()).await;
+    assert!(matches!(outcome, crate::charge_point::Outcome::Failed(Reason::UnknownChargingPoint, _)), "{outcome:?}");
+    assert!(rim.shared.directory.usable(&PeerId::ChargingPoint(id.clone()), 1).is_none());
+    drop(release);
+    taken.await.unwrap().unwrap();
+
+    told(&rim, vec![registry.enrols()]).await;
+    rim.until(|| rim.key_state(&id) == KeyState::Deleted).await;
 }
 
 #[test]
