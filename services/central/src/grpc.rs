@@ -74,7 +74,7 @@ fn unwritten(refusal: Refusal) -> Status {
         Refusal::ChargingPointBusy => Reason::Occupied,
         Refusal::Fenced | Refusal::AlreadyBilled => Reason::Fenced,
         Refusal::Repeated(_) | Refusal::RepeatedOrder(_) | Refusal::Rejected(_) => Reason::Invalid,
-        Refusal::Unavailable(_) => Reason::Unavailable,
+        Refusal::CorrectedMeanwhile | Refusal::Unavailable(_) => Reason::Unavailable,
     };
     refuse(reason, refusal)
 }

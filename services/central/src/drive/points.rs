@@ -396,7 +396,9 @@ fn translate(refusal: Refused) -> (Refusal, bool) {
             Some(first) => (Refusal::Repeated(first), false),
             None => (Refusal::Unavailable("its first answer is not readable".to_owned()), false),
         },
-        Refused::RepeatedOrder(_) => (Refusal::Unavailable("an order in a turn of a charging point".to_owned()), false),
+        Refused::RepeatedOrder(_) | Refused::CorrectedMeanwhile => {
+            (Refusal::Unavailable("an order in a turn of a charging point".to_owned()), false)
+        }
         Refused::AlreadyBilled => (Refusal::AlreadyBilled, true),
         Refused::Fenced => (Refusal::Fenced, true),
         Refused::Unavailable(why) => (Refusal::Unavailable(why), false),

@@ -95,6 +95,7 @@ fn try_write(conn: &mut Conn, write: &Write) -> Result<Result<(), Refusal>, Stor
     match write {
         Write::OpenSession(row) => row.open(conn),
         Write::Ticket(row) => Ok(if row.bill(conn)? { Ok(()) } else { Err(Refusal::AlreadyBilled) }),
+        Write::Correction(row) => Ok(if row.append(conn)? { Ok(()) } else { Err(Refusal::CorrectedMeanwhile) }),
         Write::Request(row) => Ok(match row.answer(conn)? {
             None => Ok(()),
             Some(first) => Err(Refusal::Repeated(Box::new(first))),
@@ -107,7 +108,6 @@ fn try_write(conn: &mut Conn, write: &Write) -> Result<Result<(), Refusal>, Stor
         | Write::ChargingPoint(_)
         | Write::UpdateSession(_)
         | Write::TicketAcknowledged { .. }
-        | Write::Correction(_)
         | Write::Discrepancy(_)
         | Write::UpdateOrder(_)
         | Write::Key(_)
@@ -128,7 +128,6 @@ fn carry_out<'a>(conn: &mut Conn, write: &'a Write, applied: &mut Applied<'a>) -
         Write::TicketAcknowledged { session_id, driver_id, at_ms } => {
             ticket::acknowledge(conn, session_id, driver_id, *at_ms)
         }
-        Write::Correction(row) => row.append(conn),
         Write::Discrepancy(row) => row.note(conn),
         Write::UpdateOrder(row) => row.update(conn),
         Write::Key(row) => row.put(conn),
@@ -145,6 +144,6 @@ fn carry_out<'a>(conn: &mut Conn, write: &'a Write, applied: &mut Applied<'a>) -
             applied.audit.push(entry);
             Ok(())
         }
-        Write::OpenSession(_) | Write::Ticket(_) | Write::Request(_) | Write::Order(_) => Ok(()),
+        Write::OpenSession(_) | Write::Ticket(_) | Write::Correction(_) | Write::Request(_) | Write::Order(_) => Ok(()),
     }
 }

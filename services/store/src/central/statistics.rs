@@ -103,9 +103,9 @@ impl StatisticRow {
         }
         for (id, currency, _, energy_wh, amount_minor, settled_wh) in corrected {
             let row = entry(&mut rows, id, currency);
-            row.energy_wh += energy_wh;
-            row.amount_minor += amount_minor;
-            row.disputed_wh -= settled_wh;
+            row.energy_wh = row.energy_wh.saturating_add(energy_wh);
+            row.amount_minor = row.amount_minor.saturating_add(amount_minor);
+            row.disputed_wh = row.disputed_wh.saturating_sub(settled_wh);
         }
         for (id, currency, discrepancy_wh) in late {
             entry(&mut rows, id, currency).discrepancy_wh = discrepancy_wh;
@@ -137,8 +137,8 @@ impl TicketTotals {
             .first(c))?;
         Ok(Self {
             sessions,
-            energy_wh: energy + energy_delta.unwrap_or(0),
-            amount_minor: amount + amount_delta.unwrap_or(0),
+            energy_wh: energy.saturating_add(energy_delta.unwrap_or(0)),
+            amount_minor: amount.saturating_add(amount_delta.unwrap_or(0)),
         })
     }
 }

@@ -30,7 +30,7 @@ pub struct TicketRow {
     pub acknowledged_at_ms: Option<i64>,
 }
 
-/// A later entry that names a ticket. The committer gives the number, from 1.
+/// A later entry that names a ticket, numbered from 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = corrections)]
 pub struct CorrectionRow {
@@ -159,15 +159,19 @@ impl CorrectionRow {
         Ok(found)
     }
 
-    /// Appends it under the next number of its ticket.
-    pub(super) fn append(&self, conn: &mut Conn) -> Result<(), StoreError> {
-        let last: Option<i32> = on!(conn, |c| corrections::table
-            .filter(corrections::session_id.eq(&self.session_id))
-            .select(diesel::dsl::max(corrections::number))
-            .first(c))?;
-        let row = Self { number: last.unwrap_or(0) + 1, ..self.clone() };
-        on!(conn, |c| diesel::insert_into(corrections::table).values(&row).execute(c))?;
-        Ok(())
+    /// The number of the next one, after all of this ticket's.
+    pub fn next_number(before: &[Self]) -> i32 {
+        before.iter().map(|row| row.number).max().unwrap_or(0).saturating_add(1)
+    }
+
+    /// Appends it under its number; false: another has taken that, and what it was decided upon has changed.
+    pub(super) fn append(&self, conn: &mut Conn) -> Result<bool, StoreError> {
+        let inserted = on!(conn, |c| diesel::insert_into(corrections::table)
+            .values(self)
+            .on_conflict((corrections::session_id, corrections::number))
+            .do_nothing()
+            .execute(c))?;
+        Ok(inserted == 1)
     }
 }
 

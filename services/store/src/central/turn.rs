@@ -74,7 +74,7 @@ pub enum Write {
         driver_id: String,
         at_ms: i64,
     },
-    /// Appended under the ticket's next number.
+    /// Under the number that was the next when it was decided. Refused with `CorrectedMeanwhile`.
     Correction(CorrectionRow),
     /// The first of a session counts.
     Discrepancy(DiscrepancyRow),
@@ -102,7 +102,7 @@ pub enum Write {
 impl Write {
     /// Whether a rule of the rows may say no to it.
     pub(super) fn is_refusable(&self) -> bool {
-        matches!(self, Self::OpenSession(_) | Self::Ticket(_) | Self::Request(_) | Self::Order(_))
+        matches!(self, Self::OpenSession(_) | Self::Ticket(_) | Self::Correction(_) | Self::Request(_) | Self::Order(_))
     }
 }
 
@@ -127,6 +127,8 @@ pub enum Refusal {
     Repeated(Box<RequestRow>),
     #[error("the order was given before")]
     RepeatedOrder(Box<OrderRow>),
+    #[error("the ticket has been corrected meanwhile")]
+    CorrectedMeanwhile,
     #[error("the session was billed before")]
     AlreadyBilled,
     #[error("the charging point is owned by another, or has changed meanwhile")]

@@ -111,11 +111,11 @@ on_both! {
             bed.submit(&mut hand, [Write::OpenSession(row), Write::Ticket(bill)]).await.unwrap();
         }
         let correction = CorrectionRow {
-            session_id: "s1".into(), operator: "eve".into(), reason: "meter".into(), energy_delta_wh: -500,
+            session_id: "s1".into(), number: 1, operator: "eve".into(), reason: "meter".into(), energy_delta_wh: -500,
             amount_delta_minor: -50, settled_wh: 60, ..Default::default()
         };
         bed.unguarded([Write::Correction(correction.clone())]).await.unwrap();
-        bed.unguarded([Write::Correction(correction)]).await.unwrap();
+        bed.unguarded([Write::Correction(CorrectionRow { number: 2, ..correction })]).await.unwrap();
         let late = DiscrepancyRow { session_id: "s3".into(), cp_id: "CP-1".into(), energy_delta_wh: 7, ..Default::default() };
         bed.unguarded([Write::Discrepancy(late.clone())]).await.unwrap();
         bed.unguarded([Write::Discrepancy(DiscrepancyRow { energy_delta_wh: 9, ..late })]).await.unwrap();
@@ -131,6 +131,38 @@ on_both! {
         assert_eq!(sums.1, [StatisticRow {
             id: "ada".into(), currency: "EUR".into(), sessions: 1, energy_wh: 2000, amount_minor: 200, disputed_wh: 100, discrepancy_wh: 0,
         }]);
+    }
+
+    async fn a_correction_that_was_decided_upon_what_has_changed_is_refused_spec_3_8(bed: Bed) {
+        let mut hand = bed.owned("CP-1").await;
+        let row = session("s1", "CP-1", Some("ada"), 4);
+        bed.submit(&mut hand, [Write::OpenSession(row.clone()), Write::Ticket(ticket(&row, 1000))]).await.unwrap();
+        let seen = bed.read(|c| CorrectionRow::of(c, &["s1"])).await;
+        let number = CorrectionRow::next_number(&seen);
+        let settle = |n: i32| {
+            let (session_id, settled_wh) = ("s1".into(), 60);
+            let order = OrderRow { order_id: format!("o{n}"), request_id: format!("r{n}"), state: OrderState::Done.into(), ..Default::default() };
+            let row = CorrectionRow { session_id, number, settled_wh, ..Default::default() };
+            bed.unguarded([Write::Order(order), Write::Correction(row), Write::Audit(entry("SETTLED", "CP-1"))])
+        };
+        let answers = futures::future::join_all((0..20).map(settle)).await;
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+        let refused = answers.iter().flat_map(|answer| answer.as_ref().err());
+        assert!(refused.into_iter().all(|refusal| *refusal == Refusal::CorrectedMeanwhile), "{answers:?}");
+        let (rows, orders) = bed.read(|c| Ok((CorrectionRow::of(c, &["s1"])?, (0..20).filter_map(|n| OrderRow::find(c, &format!("o{n}")).unwrap()).count()))).await;
+        assert_eq!((rows.len(), orders), (1, 1), "nothing of a refused turn is left");
+    }
+
+    async fn sums_beyond_all_measure_are_the_largest_there_is_spec_7_1(bed: Bed) {
+        let mut hand = bed.owned("CP-1").await;
+        let row = session("s1", "CP-1", Some("ada"), 4);
+        bed.submit(&mut hand, [Write::OpenSession(row.clone()), Write::Ticket(ticket(&row, 1000))]).await.unwrap();
+        let (energy_delta_wh, amount_delta_minor) = (i64::MAX, i64::MAX);
+        let row = CorrectionRow { session_id: "s1".into(), number: 1, energy_delta_wh, amount_delta_minor, ..Default::default() };
+        bed.unguarded([Write::Correction(row)]).await.unwrap();
+        let (totals, sums) = bed.read(|c| Ok((TicketTotals::of_driver(c, "ada")?, StatisticRow::list(c, StatisticsBy::Driver, 0, 0)?))).await;
+        assert_eq!((totals.energy_wh, totals.amount_minor), (i64::MAX, i64::MAX));
+        assert_eq!((sums[0].energy_wh, sums[0].amount_minor), (i64::MAX, i64::MAX));
     }
 
     async fn lists_come_in_pages_that_later_rows_do_not_shift(bed: Bed) {
