@@ -1,5 +1,5 @@
-//! The way to the disk: the store's committer, with its audit entries handed to whoever follows them live, and the
-//! database's state told to health (SPEC 9.1: down is degraded, and it recovers by itself).
+//! The way to the disk: the store's committer, with the database's state told to health (SPEC 9.1:
+//! down is degraded, and it recovers by itself).
 
 use std::{
     sync::{
@@ -24,15 +24,11 @@ use store::{
 };
 use tokio::sync::broadcast;
 
-/// How many audit entries a live follower may lag behind before it reads from the database.
-const FOLLOWED: usize = 4096;
-
 /// Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     committer: Committer,
     pub database: Database,
-    audit: broadcast::Sender<Arc<AuditRow>>,
     health: Arc<DatabaseHealth>,
 }
 
@@ -46,20 +42,14 @@ impl Ledger {
     pub(crate) fn new(committer: Committer, database: Database, ctx: &Context) -> Self {
         let component = ctx.health.component("database");
         let health = Arc::new(DatabaseHealth { component, failing: AtomicBool::new(false) });
-        Self { committer, database, audit: broadcast::channel(FOLLOWED).0, health }
+        Self { committer, database, health }
     }
 
     /// Returns when the turn is on disk, or is not and why.
     pub(crate) async fn submit(self, turn: Turn) -> Result<Committed, Refusal> {
         let result = self.committer.submit(turn).await;
         match &result {
-            Ok(committed) => {
-                self.works();
-                for row in &committed.audit {
-                    // Nobody follows: nothing is lost, the entry is in the database.
-                    drop(self.audit.send(Arc::new(row.clone())));
-                }
-            }
+            Ok(_) => self.works(),
             Err(Refusal::Unavailable(why)) => self.fails(why),
             Err(Refusal::Rejected(why)) => {
                 tracing::error!(error = %why, "the database rejects what Central wrote: a fault of this program");
@@ -102,7 +92,7 @@ impl Ledger {
 
     /// Audit entries from now on.
     pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<AuditRow>> {
-        self.audit.subscribe()
+        self.committer.follow()
     }
 
     fn works(&self) {

@@ -97,8 +97,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         owner: secrets.writer,
     });
     if let Some(path) = &config.audit_file {
-        let (entries, file, ctx_of_it) = (shared.ledger.follow(), upkeep::audit_file(path)?, ctx.clone());
-        spawn(&ctx, "audit file", upkeep::follow(entries, file, ctx_of_it));
+        let file = upkeep::AuditFile::open(path, &shared).await?;
+        spawn(&ctx, "audit file", file.follow(Arc::clone(&shared), ctx.clone()));
     }
     note_role(&shared, Action::RoleStarted).await;
 

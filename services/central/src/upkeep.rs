@@ -1,24 +1,24 @@
 //! What goes on beside the decisions: signed checkpoints over the audit, components that fail and recover, the audit in
 //! a plain file, retention.
 
+mod audit_file;
+
 use std::{
     collections::{BTreeMap, VecDeque},
-    io::Write as _,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use mesh::{
     health::{Component, State},
-    process::{Context, Misuse},
+    process::Context,
 };
 use store::{
     Abort, Conn, StoreError,
-    central::{AuditRow, KeyRow, OrderRow, OutboxRow, RequestRow, Write, audit},
+    central::{KeyRow, OrderRow, OutboxRow, RequestRow, Write, audit},
 };
-use tokio::sync::broadcast::{Receiver, error::RecvError};
 
+pub(crate) use self::audit_file::AuditFile;
 use crate::{
     audit::{Action, Entry},
     charge_point::Origin,
@@ -96,67 +96,6 @@ fn changed(name: &str, before: Option<&State>, now: &State) -> Option<Entry> {
     }
 }
 
-/// The file that the audit is followed into.
-///
-/// # Errors
-/// Where it cannot be opened.
-pub(crate) fn audit_file(path: &PathBuf) -> anyhow::Result<std::fs::File> {
-    std::fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(|error| Misuse::new(format!("cannot write the audit to {}: {error}", path.display())).into())
-}
-
-/// Follows the audit into a plain file until the process stops (SPEC 8.3).
-pub(crate) async fn follow(mut from: Receiver<Arc<AuditRow>>, mut file: std::fs::File, ctx: Context) {
-    let component = ctx.health.component("audit file");
-    component.ready();
-    loop {
-        let row = tokio::select! {
-            biased;
-            row = from.recv() => row,
-            // What is written while the process ends comes first.
-            () = ctx.stop.cancelled(), if from.is_empty() => return,
-        };
-        let line = match row {
-            Ok(row) => line(&row),
-            Err(RecvError::Lagged(missed)) => {
-                format!("# {missed} entries came faster than this file was written: see `chargemesh audit list`\n")
-            }
-            Err(RecvError::Closed) => return,
-        };
-        match file.write_all(line.as_bytes()) {
-            Ok(()) => component.ready(),
-            Err(error) => component.degraded(format!("the audit cannot be written to its file: {error}")),
-        }
-    }
-}
-
-/// `time | address | who | ACTION | k=v, …`. What came from outside cannot break the line.
-fn line(row: &AuditRow) -> String {
-    let parameters = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&row.parameters);
-    let parameters = parameters.unwrap_or_default();
-    let said = parameters.iter().map(|(name, value)| {
-        let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-        format!("{name}={text}")
-    });
-    let all: Vec<_> = [format!("object={}", row.object)]
-        .into_iter()
-        .chain(said)
-        .chain([format!("outcome={}", row.outcome)])
-        .map(|part| plain(&part))
-        .collect();
-    let address = row.address.as_deref().filter(|address| !address.is_empty()).unwrap_or("-");
-    let time = mesh::clock::in_words(row.at_ms.div_euclid(1000));
-    let time = format!("{}.{:03}Z", time.trim_end_matches('Z'), row.at_ms.rem_euclid(1000));
-    format!("{time} | {} | {} | {} | {}\n", plain(address), plain(&row.actor), plain(&row.action), all.join(", "))
-}
-
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if mesh::screen::is_unseen(c) || c == '|' { ' ' } else { c }).collect()
-}
-
 /// Forgets what is past its retention, once an hour; but for the audit's addresses, which wait for a checkpoint.
 pub(crate) async fn prune(retention: Retention, shared: Arc<Shared>, ctx: Context) {
     while ctx.stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
@@ -204,24 +143,5 @@ mod tests {
         assert_eq!(action(Some(&down), &State::Degraded { reason: "other words".into() }), None);
         assert_eq!(action(Some(&down), &State::Ready), Some(Action::ComponentRecovered));
         assert_eq!(action(None, &State::Ready), None);
-    }
-
-    #[test]
-    fn an_entry_is_one_line_whatever_it_says_spec_8_3() {
-        let row = AuditRow {
-            at_ms: 1_763_694_305_007,
-            address: Some("192.0.2.1:7".into()),
-            actor: "driver/D1".into(),
-            action: "SUPPLY_REFUSED".into(),
-            object: "charging-point/CP1".into(),
-            parameters: r#"{"detail":"a\nb | c\u202ed","count":3}"#.into(),
-            outcome: "BROKEN".into(),
-            ..AuditRow::default()
-        };
-        assert_eq!(
-            line(&row),
-            "2025-11-21T03:05:05.007Z | 192.0.2.1:7 | driver/D1 | SUPPLY_REFUSED | object=charging-point/CP1, \
-             count=3, detail=a b   c d, outcome=BROKEN\n"
-        );
     }
 }

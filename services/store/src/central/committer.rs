@@ -5,9 +5,9 @@
 //! When the commit itself fails the database is asked whether it arrived before anything is reported, for as long as
 //! that takes. A database that is gone is `Unavailable` to whoever asks meanwhile, and is found again by itself.
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
     AuditRow, Committed, Event, OutboxRow, Refusal, Turn, TurnId,
@@ -36,6 +36,8 @@ impl Default for CommitterSettings {
     }
 }
 
+/// How many audit entries whoever follows them may lag behind.
+const FOLLOWED: usize = 4096;
 /// A group that loses races is run again so often.
 const RUNS: u32 = 5;
 /// Between two questions whether a commit arrived.
@@ -47,6 +49,7 @@ const LAST_QUESTIONS: u32 = 10;
 #[derive(Clone, Debug)]
 pub struct Committer {
     queue: mpsc::Sender<Job>,
+    audit: broadcast::Sender<Arc<AuditRow>>,
 }
 
 #[derive(Debug)]
@@ -60,9 +63,16 @@ impl Committer {
     /// processes that run may share it. The thread ends when every clone is dropped and the queue is empty.
     pub fn start(database: &Database, writer: &str, settings: CommitterSettings) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel(settings.queue);
-        let writer = Writer { database: database.clone(), name: writer.to_owned(), open: None, jobs };
+        let audit = broadcast::channel(FOLLOWED).0;
+        let told = audit.clone();
+        let writer = Writer { database: database.clone(), name: writer.to_owned(), open: None, jobs, audit: told };
         thread::Builder::new().name("committer".into()).spawn(move || writer.run(settings.group))?;
-        Ok(Self { queue })
+        Ok(Self { queue, audit })
+    }
+
+    /// Audit entries from now on, each once it is on disk, whether or not whoever submitted it still waits.
+    pub fn follow(&self) -> broadcast::Receiver<Arc<AuditRow>> {
+        self.audit.subscribe()
     }
 
     /// Returns when the turn is on disk, or is not and why. A caller that goes away does not take its turn along.
@@ -79,6 +89,7 @@ struct Writer {
     name: String,
     open: Option<Open>,
     jobs: mpsc::Receiver<Job>,
+    audit: broadcast::Sender<Arc<AuditRow>>,
 }
 
 struct Open {
@@ -122,8 +133,20 @@ impl Writer {
                     Err(_) => Outcome::Refused,
                 };
                 self.database.inner.observer.transaction(turn.name, outcome, took);
+                if let Ok(committed) = &answer {
+                    self.tell(&committed.audit);
+                }
                 // Whoever does not wait any more has lost nothing: what was done is on disk.
                 let _ = asker.send(answer);
+            }
+        }
+    }
+
+    fn tell(&self, audit: &[AuditRow]) {
+        if self.audit.receiver_count() > 0 {
+            for row in audit {
+                // Nobody follows any more: nothing is lost, the entry is in the database.
+                drop(self.audit.send(Arc::new(row.clone())));
             }
         }
     }

@@ -44,6 +44,15 @@ on_both! {
         assert_eq!(numbers, (1..=21).collect::<Vec<_>>());
     }
 
+    async fn an_entry_is_told_though_nobody_waits_for_its_turn_any_more_spec_8_3(bed: Bed) {
+        let mut told = bed.committer.follow();
+        let given_up = futures::FutureExt::now_or_never(bed.unguarded([Write::Audit(entry("GRANT", "CP-1"))]));
+        assert_eq!(given_up, None, "it is not on disk before it is waited for");
+        let row = tokio::time::timeout(std::time::Duration::from_secs(60), told.recv()).await.unwrap().unwrap();
+        let page = bed.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await;
+        assert_eq!(page.rows, [(*row).clone()], "and it is on disk when it is told");
+    }
+
     async fn a_zombie_is_fenced_spec_4_9(bed: Bed) {
         let mut old = bed.owned("CP-1").await;
         let mut new = bed.claimed("CP-1", "central-2").await;
