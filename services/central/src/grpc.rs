@@ -33,12 +33,31 @@ use crate::{
 
 /// A request id stands for one request of an operator's: the same method with the same content (SPEC 7.3).
 fn same_request(first: &OrderRow, method: &str, body: &str) -> Result<(), Status> {
-    if (first.method.as_str(), first.body.as_str()) == (method, body) {
-        return Ok(());
-    }
+    if (first.method.as_str(), first.body.as_str()) == (method, body) { Ok(()) } else { Err(used(first, method)) }
+}
+
+/// That `first` has its request id already.
+fn used(first: &OrderRow, method: &str) -> Status {
     let other = if first.method == method { " with other content" } else { "" };
     let text = format!("the request_id {:?} was used for {}{other}; choose another", first.request_id, first.method);
-    Err(refuse(Reason::Invalid, text))
+    refuse(Reason::Invalid, text)
+}
+
+/// What came first under a request id.
+async fn given_before(shared: &Shared, by: &Origin, request_id: &str) -> Result<Option<OrderRow>, Status> {
+    let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
+    let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
+    shared.ledger.read("order", read).await.map_err(unread)
+}
+
+/// SHA-256 in hexadecimal, over each part with its length.
+fn digest(parts: impl IntoIterator<Item = Vec<u8>>) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(&part);
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What an operator was refused is an entry as what he was granted (SPEC 8.1). Hands the status on.

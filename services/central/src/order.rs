@@ -58,6 +58,24 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// What it decides about a charging point: of two orders with one subject the later one counts. A key order is no
+    /// answer to another one: who revokes and then rotates has revoked.
+    pub fn subject(&self) -> &'static str {
+        match self {
+            Self::Stop | Self::Resume => "Stop",
+            Self::Maintenance { .. }
+            | Self::Rotate
+            | Self::Renew
+            | Self::Revoke
+            | Self::Release
+            | Self::SetPrice { .. }
+            | Self::SetRatedPower { .. }
+            | Self::Move { .. } => self.method(),
+        }
+    }
+}
+
 /// Which charging points an order reaches, and which of those named do not exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selected {
@@ -150,13 +168,15 @@ pub fn check_expectation(matched: usize, expected: u32, many: usize) -> Result<(
 pub struct Progress {
     answer: Answer,
     remaining: Vec<ChargingPointId>,
+    /// Asked, and not answered yet: perhaps done.
+    asked: BTreeSet<ChargingPointId>,
 }
 
 impl Progress {
     pub fn new(order_id: String, selected: Selected) -> Self {
         let matched = u32::try_from(selected.ids.len()).unwrap_or(u32::MAX);
         let answer = Answer { order_id, matched, left: matched, ..Answer::default() };
-        let mut progress = Self { answer, remaining: selected.ids };
+        let mut progress = Self { answer, remaining: selected.ids, asked: BTreeSet::new() };
         for id in selected.unknown {
             progress.fail(id, Reason::UnknownChargingPoint, "");
         }
@@ -165,15 +185,16 @@ impl Progress {
 
     /// As it was kept.
     pub fn resumed(answer: Answer, remaining: Vec<ChargingPointId>) -> Self {
-        Self { answer, remaining }
+        Self { answer, remaining, asked: BTreeSet::new() }
     }
 
     pub fn answer(&self) -> &Answer {
         &self.answer
     }
 
-    pub fn remaining(&self) -> &[ChargingPointId] {
-        &self.remaining
+    /// What a restart has still to reach, soonest what may have been reached.
+    pub fn remaining(&self) -> Vec<&ChargingPointId> {
+        self.asked.iter().chain(&self.remaining).collect()
     }
 
     /// The next ones to reach; none when it is done or cancelled.
@@ -182,10 +203,13 @@ impl Progress {
             return Vec::new();
         }
         let size = size.min(self.remaining.len());
-        self.remaining.drain(..size).collect()
+        let portion: Vec<_> = self.remaining.drain(..size).collect();
+        self.asked.extend(portion.iter().cloned());
+        portion
     }
 
     pub fn reached(&mut self, id: &ChargingPointId, outcome: &Outcome) {
+        self.asked.remove(id);
         self.answer.left = self.answer.left.saturating_sub(1);
         match outcome {
             Outcome::Done => self.answer.done += 1,
@@ -194,9 +218,19 @@ impl Progress {
         }
     }
 
+    /// Leaves to a later order what that is about, and says which ones; what has been asked already comes before it.
+    pub fn overtaken(&mut self, later: &BTreeSet<ChargingPointId>) -> Vec<ChargingPointId> {
+        self.remaining.extract_if(.., |id| later.contains(id)).collect()
+    }
+
+    /// Whether there is something to be left as it was.
+    pub fn is_cancellable(&self) -> bool {
+        !self.answer.cancelled && !self.remaining.is_empty()
+    }
+
     /// What has not been reached yet stays as it was.
     pub fn cancel(&mut self) {
-        self.answer.cancelled |= !self.remaining.is_empty();
+        self.answer.cancelled = true;
         self.remaining.clear();
     }
 
@@ -278,6 +312,27 @@ mod tests {
         assert!(progress.portion(30).is_empty());
         let answer = progress.answer();
         assert_eq!((answer.matched, answer.done, answer.left, answer.cancelled), (100, 30, 70, true));
+    }
+
+    #[test]
+    fn what_has_been_asked_and_has_not_answered_is_reached_again_after_a_restart_spec_7_3() {
+        let selected = select(Some(&selector(Which::All(true))), &all(3)).unwrap();
+        let ids = selected.ids.clone();
+        let mut progress = Progress::new("o1".into(), selected);
+        progress.portion(2);
+        progress.reached(&ids[0], &Outcome::Done);
+        assert_eq!(progress.remaining(), [&ids[1], &ids[2]]);
+        let later: BTreeSet<_> = ids.iter().cloned().collect();
+        assert_eq!(progress.overtaken(&later), [ids[2].clone()], "what is asked first is done first");
+        assert_eq!((progress.remaining(), progress.answer().left), (vec![&ids[1]], 2));
+        assert!(!progress.is_cancellable());
+    }
+
+    #[test]
+    fn of_two_orders_with_one_subject_the_later_one_counts_spec_7_3() {
+        assert_eq!(Kind::Stop.subject(), Kind::Resume.subject());
+        assert_eq!(Kind::SetPrice { price_e4: 1 }.subject(), Kind::SetPrice { price_e4: 2 }.subject());
+        assert_ne!(Kind::Revoke.subject(), Kind::Rotate.subject());
     }
 
     #[test]

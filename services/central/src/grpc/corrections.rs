@@ -17,7 +17,7 @@ use serde::Serialize;
 use store::central::{CorrectionRow, OrderRow, OrderState, Refusal, TicketRow, Write};
 use tonic::Status;
 
-use super::{convert, orders::fresh_id, same_request, unread, unwritten};
+use super::{convert, given_before, orders::fresh_id, same_request, unread, unwritten};
 use crate::{
     audit::{Action, Entry},
     charge_point::Origin,
@@ -179,7 +179,7 @@ impl Corrections {
     async fn append(&self, asked: &Asked, request_id: &str, by: &Origin) -> Result<Ticket, Status> {
         for _ in 0..TRIES {
             // Before it is looked at: what it corrected is corrected, what it settled is not in dispute any more.
-            if let Some(first) = self.given_before(by, request_id).await? {
+            if let Some(first) = given_before(&self.shared, by, request_id).await? {
                 same_request(&first, asked.method(), &asked.at_rest())?;
                 return self.ticket(asked.session_id()).await;
             }
@@ -230,12 +230,6 @@ impl Corrections {
             ..OrderRow::default()
         };
         vec![Write::Order(order), Write::Correction(correction), Write::Audit(rows::audit(&entry.by(by, now)))]
-    }
-
-    async fn given_before(&self, by: &Origin, request_id: &str) -> Result<Option<OrderRow>, Status> {
-        let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
-        let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
-        self.shared.ledger.read("order", read).await.map_err(unread)
     }
 
     async fn find(&self, session_id: &str) -> Result<(TicketRow, Vec<CorrectionRow>), Status> {

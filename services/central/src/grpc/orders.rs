@@ -1,39 +1,44 @@
 //! Orders under way: accepted once per request id, reached in portions, gone on with after a restart, cancellable
 //! (SPEC 7.3).
+//!
+//! Of two orders with one subject the later one counts, also where the former is still under way: it leaves the
+//! charging points of the later one alone, which says so in its row and so does after a restart, however far the
+//! former one's row had come.
 
+mod at_rest;
+mod course;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream::FuturesUnordered};
 use mesh::{process::Context, status::refuse};
 use proto::{
     ChargingPointId, Price,
-    central::v1::{Order as Answer, OrderFailure, Selector},
+    central::v1::{Order as Answer, Selector},
     link::v1::Reason,
 };
-use serde::{Deserialize, Serialize};
 use store::central::{OrderRow, OrderState, PageRequest, Refusal, Write};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 use wire::LinkKey;
 
-use super::{refused, unread, unwritten};
+use self::at_rest::{Body, answer_of, described, json, kept};
+use super::{given_before, refused, unread, unwritten, used};
 use crate::{
     audit::{Action, Entry},
     charge_point::{Order, Origin, Outcome},
     drive::{Driver, Message},
-    order::{self, Kind, Objection, Progress},
+    order::{self, Kind, Objection, Progress, Selected},
     rows, secrets,
     shared::Shared,
 };
 
-/// How long one charging point may take to be reached.
+/// How long is waited for a charging point before others are gone on with, and an order is answered as it stands.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
@@ -47,70 +52,71 @@ struct Inner {
     ctx: Context,
     /// Charging points that a staggered order reaches per second.
     stagger: usize,
+    patience: Duration,
     under_way: Mutex<HashMap<String, Arc<UnderWay>>>,
+}
+
+/// What was asked for, past the charging points.
+#[derive(Debug)]
+struct Given {
+    request_id: String,
+    kind: Kind,
+    content: String,
 }
 
 #[derive(Debug)]
 struct UnderWay {
     kind: Kind,
+    /// As it was given.
     row: OrderRow,
     by: Origin,
     progress: Mutex<Progress>,
+    /// What it did, not written yet.
+    entries: Mutex<Vec<Write>>,
+    /// Held while its row is written, so that the later one is of the later state.
+    writing: tokio::sync::Mutex<()>,
     done: watch::Sender<bool>,
-}
-
-/// What an answer looks like at rest.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Kept {
-    matched: u32,
-    done: u32,
-    unchanged: u32,
-    cancelled: bool,
-    failures: Vec<(String, i32, String)>,
-    #[serde(default)]
-    failed: u32,
-    #[serde(default)]
-    left: u32,
-}
-
-/// What was ordered, at rest.
-#[derive(Debug, Serialize, Deserialize)]
-struct Body {
-    kind: Kind,
-    address: String,
-    /// Why, as the operator said it.
-    #[serde(default)]
-    reason: String,
 }
 
 impl Orders {
     pub(crate) fn new(shared: Arc<Shared>, drive: Driver, ctx: &Context, stagger: usize) -> Self {
-        let (ctx, under_way) = (ctx.clone(), Mutex::default());
-        Self(Arc::new(Inner { shared, drive, ctx, stagger: stagger.max(1), under_way }))
+        Self::with_patience(shared, drive, ctx, (stagger, PATIENCE))
     }
 
-    /// Goes on with what a former process had begun.
+    fn with_patience(
+        shared: Arc<Shared>,
+        drive: Driver,
+        ctx: &Context,
+        (stagger, patience): (usize, Duration),
+    ) -> Self {
+        let (ctx, under_way) = (ctx.clone(), Mutex::default());
+        Self(Arc::new(Inner { shared, drive, ctx, stagger: stagger.max(1), patience, under_way }))
+    }
+
+    /// Goes on with what a former process had begun, but for what later orders were about.
     ///
     /// # Errors
     /// Where the database cannot be read.
     pub(crate) async fn resume(&self) -> Result<(), store::StoreError> {
-        for row in self.0.shared.ledger.read("orders", OrderRow::running).await? {
-            let body: Result<Body, _> = serde_json::from_str(&row.body);
-            let remaining: Result<Vec<ChargingPointId>, _> = serde_json::from_str(&row.remaining);
-            let (Ok(body), Ok(remaining)) = (body, remaining) else {
+        for (row, later) in self.0.shared.ledger.read("orders", at_rest::running).await? {
+            let Some((body, remaining)) = at_rest::begun(&row) else {
                 tracing::error!(order.id = row.order_id, "an order cannot be read and is not gone on with");
                 continue;
             };
             let by = Origin::new(row.operator.clone(), body.address).because(body.reason).under(row.order_id.as_str());
             let progress = Progress::resumed(answer_of(&row), remaining);
-            let under_way = self.register(UnderWay::new(body.kind, row, by, progress));
+            let under_way = Arc::new(UnderWay::new(body.kind, row, by, progress));
+            for (order_id, ids) in later {
+                self.overtake(&under_way, &ids, &order_id);
+            }
+            self.lock().insert(under_way.row.order_id.clone(), Arc::clone(&under_way));
             self.spawn(async move |orders| orders.run(&under_way).await);
         }
         Ok(())
     }
 
     /// Gives an order, or answers the one that came first under its request id. Over few charging points, and for a
-    /// stop, it is done when this returns. A refusal is an entry too (SPEC 8.1).
+    /// stop, it is done when this returns, unless one takes long. A refusal is an entry too (SPEC 8.1).
     pub(crate) async fn give(
         &self,
         request_id: String,
@@ -135,64 +141,109 @@ impl Orders {
         by: Origin,
     ) -> Result<Answer, Status> {
         order::check_reason(&by.reason).map_err(|objection| objected(&objection))?;
-        if let Some(first) = self.given_before(&by, &request_id, kind.method()).await? {
-            return Ok(first);
+        let content = at_rest::content(&kind, selector.as_ref(), expected, &by.reason);
+        let asked = (kind.method(), content.as_str());
+        if let Some(first) = given_before(&self.0.shared, &by, &request_id).await? {
+            return self.answer_to(first, asked).await;
         }
         let all: Vec<_> = self.0.shared.points.all().into_iter().map(|(id, point)| (id, point.city.clone())).collect();
         let selected = order::select(selector.as_ref(), &all).map_err(|objection| objected(&objection))?;
         order::check_expectation(selected.ids.len(), expected, self.many())
             .map_err(|objection| objected(&objection))?;
-        let progress = Progress::new(fresh_id(), selected);
-        let row = self.row(request_id, &kind, &by, &progress);
-        let entry = Entry::new(Action::OrderGiven, format!("order/{}", row.order_id))
-            .with("method", kind.method())
-            .with("matched", progress.answer().matched)
-            .by(&by, self.0.shared.clock.now());
-        let by = by.under(row.order_id.as_str());
-        let unknown = progress.answer().failures.iter().map(|failure| {
-            let outcome = Outcome::Failed(failure.reason(), failure.detail.clone());
-            self.reached(kind.method(), &failure.id, &outcome, &by)
-        });
-        let order = [Write::Order(row.clone()), Write::Audit(rows::audit(&entry))];
-        let writes = order.into_iter().chain(unknown.flatten()).collect();
-        let under_way = self.register(UnderWay::new(kind, row, by, progress));
-        match self.begin(&under_way, writes).await {
-            Ok(()) => Ok(self.answer_of(&under_way).await),
-            Err(Refusal::RepeatedOrder(first)) => self.answer_to(*first, under_way.kind.method()).await,
+        let given = Given { request_id, kind: kind.clone(), content: content.clone() };
+        match self.begin(given, selected, &by).await {
+            Ok(under_way) => Ok(self.answer_of(&under_way).await),
+            Err(Refusal::RepeatedOrder(first)) => self.answer_to(*first, asked).await,
             Err(refusal) => Err(unwritten(refusal)),
         }
     }
 
     /// Writes an order and carries it out, whether or not whoever gave it waits for the answer.
-    async fn begin(&self, under_way: &Arc<UnderWay>, writes: Vec<Write>) -> Result<(), Refusal> {
+    async fn begin(&self, given: Given, selected: Selected, by: &Origin) -> Result<Arc<UnderWay>, Refusal> {
+        let ids: BTreeSet<_> = selected.ids.iter().cloned().collect();
+        let progress = Progress::new(fresh_id(), selected);
+        let (under_way, overtaken) = self.register(given, progress, by);
+        let writes = self.first_writes(&under_way, by);
         let (begun, answer) = oneshot::channel();
-        let under_way = Arc::clone(under_way);
         self.spawn(async move |orders| {
-            let written = orders.0.shared.ledger.write("order", writes).await.map(|_| ());
-            let is_written = written.is_ok();
-            if !is_written {
-                orders.lock().remove(&under_way.row.order_id);
+            let order_id = under_way.row.order_id.clone();
+            let written = orders.0.shared.ledger.write("order", writes).await;
+            if let Err(refusal) = written {
+                orders.lock().remove(&order_id);
+                // Nobody may be waiting any more.
+                let _ = begun.send(Err(refusal));
+                return;
             }
-            // Nobody may be waiting any more.
-            let _ = begun.send(written);
-            if is_written {
-                orders.run(&under_way).await;
-            }
+            overtaken.iter().for_each(|former| orders.overtake(former, &ids, &order_id));
+            let _ = begun.send(Ok(Arc::clone(&under_way)));
+            orders.run(&under_way).await;
         });
         answer.await.unwrap_or_else(|_| Err(Refusal::Unavailable("this process is ending".to_owned())))
     }
 
+    /// Before its row is written, so that whoever reads of an order that is not done finds it here. With those under
+    /// way that it overtakes.
+    fn register(&self, given: Given, progress: Progress, by: &Origin) -> (Arc<UnderWay>, Vec<Arc<UnderWay>>) {
+        let mut all = self.lock();
+        let same = |former: &&Arc<UnderWay>| former.kind.subject() == given.kind.subject();
+        let overtaken: Vec<_> = all.values().filter(same).cloned().collect();
+        let row = self.row(&given, &progress, by, &overtaken);
+        let by = by.clone().under(row.order_id.as_str());
+        let under_way = Arc::new(UnderWay::new(given.kind, row, by, progress));
+        all.insert(under_way.row.order_id.clone(), Arc::clone(&under_way));
+        (under_way, overtaken)
+    }
+
+    fn row(&self, given: &Given, progress: &Progress, by: &Origin, overtaken: &[Arc<UnderWay>]) -> OrderRow {
+        let ids = progress.remaining().into_iter().filter(|_| !overtaken.is_empty());
+        let body = Body {
+            kind: given.kind.clone(),
+            address: by.address.to_string(),
+            reason: by.reason.to_string(),
+            content: given.content.clone(),
+            overtakes: overtaken.iter().map(|former| former.row.order_id.clone()).collect(),
+            ids: ids.cloned().collect(),
+        };
+        OrderRow {
+            order_id: progress.answer().order_id.clone(),
+            operator: by.actor.to_string(),
+            request_id: given.request_id.clone(),
+            method: given.kind.method().to_owned(),
+            at_ms: self.0.shared.clock.wall_ms(),
+            state: OrderState::Running.into(),
+            body: json(&body),
+            remaining: json(&progress.remaining()),
+            answer: kept(progress.answer()),
+        }
+    }
+
+    /// The order, that it was given, and which of those it names there are not.
+    fn first_writes(&self, under_way: &UnderWay, by: &Origin) -> Vec<Write> {
+        let answer = under_way.answer();
+        let entry = Entry::new(Action::OrderGiven, format!("order/{}", answer.order_id))
+            .with("method", under_way.kind.method())
+            .with("matched", answer.matched)
+            .by(by, self.0.shared.clock.now());
+        let order = [Write::Order(under_way.row.clone()), Write::Audit(rows::audit(&entry))];
+        let unknown = answer.failures.iter().filter_map(|failure| {
+            let outcome = Outcome::Failed(failure.reason(), failure.detail.clone());
+            self.reached(under_way, &failure.id, &outcome)
+        });
+        order.into_iter().chain(unknown).collect()
+    }
+
     /// What has not been reached yet stays as it was.
     pub(crate) async fn cancel(&self, order_id: &str, by: &Origin) -> Result<Answer, Status> {
-        let under_way = self.lock().get(order_id).cloned();
-        if let Some(under_way) = under_way {
-            under_way.lock().cancel();
-            let entry = Entry::new(Action::OrderCancelled, format!("order/{order_id}"));
-            let entry = rows::audit(&entry.by(by, self.0.shared.clock.now()));
-            self.0.shared.ledger.write("cancel", vec![Write::Audit(entry)]).await.map_err(unwritten)?;
-            return Ok(under_way.answer());
-        }
-        self.get(order_id).await
+        let Some(under_way) = self.lock().get(order_id).cloned() else { return self.get(order_id).await };
+        let (of_it, by) = (Arc::clone(&under_way), by.clone());
+        let (cancelled, answer) = oneshot::channel();
+        // Whether or not whoever wants it waits for the answer.
+        self.spawn(async move |orders| {
+            let _ = cancelled.send(orders.cancelled(&of_it, &by).await);
+        });
+        let ending = |_| Err(Refusal::Unavailable("this process is ending".to_owned()));
+        answer.await.unwrap_or_else(ending).map_err(unwritten)?;
+        Ok(under_way.answer())
     }
 
     /// How far an order has come.
@@ -219,29 +270,22 @@ impl Orders {
 
     /// One charging point, once; the answer is its own.
     pub(crate) async fn one(&self, at: &ChargingPointId, order: Order, by: Origin) -> Outcome {
-        let (answer, answered) = oneshot::channel();
-        self.0.drive.send(Message::Order { at: at.clone(), order, by, answer }).await;
-        match tokio::time::timeout(PATIENCE, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Outcome::Failed(Reason::Unavailable, "nobody answered for it in time".to_owned()),
-        }
+        let late =
+            |_| Outcome::Failed(Reason::Unavailable, "no answer for it in time; it may still be done".to_owned());
+        tokio::time::timeout(self.0.patience, self.ask(at, order, by)).await.unwrap_or_else(late)
     }
 
-    async fn given_before(&self, by: &Origin, request_id: &str, method: &str) -> Result<Option<Answer>, Status> {
-        let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
-        let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
-        let row = self.0.shared.ledger.read("order", read).await.map_err(unread)?;
-        match row {
-            Some(row) => self.answer_to(row, method).await.map(Some),
-            None => Ok(None),
-        }
+    async fn ask(&self, at: &ChargingPointId, order: Order, by: Origin) -> Outcome {
+        let (answer, answered) = oneshot::channel();
+        self.0.drive.send(Message::Order { at: at.clone(), order, by, answer }).await;
+        let nobody = |_| Outcome::Failed(Reason::Unavailable, "nobody answered for it".to_owned());
+        answered.await.unwrap_or_else(nobody)
     }
 
     /// What is done when its first answer is given is done when a later one is, too.
-    async fn answer_to(&self, row: OrderRow, method: &str) -> Result<Answer, Status> {
-        if row.method != method {
-            let text = format!("the request_id {:?} was used for {}; choose another", row.request_id, row.method);
-            return Err(refuse(Reason::Invalid, text));
+    async fn answer_to(&self, row: OrderRow, (method, content): (&str, &str)) -> Result<Answer, Status> {
+        if row.method != method || !at_rest::is_content(&row, content) {
+            return Err(used(&row, method));
         }
         let under_way = self.lock().get(&row.order_id).cloned();
         if let Some(under_way) = under_way {
@@ -254,34 +298,23 @@ impl Orders {
         Ok(answer_of(&latest.unwrap_or(row)))
     }
 
-    fn row(&self, request_id: String, kind: &Kind, by: &Origin, progress: &Progress) -> OrderRow {
-        let body = Body { kind: kind.clone(), address: by.address.to_string(), reason: by.reason.to_string() };
-        OrderRow {
-            order_id: progress.answer().order_id.clone(),
-            operator: by.actor.to_string(),
-            request_id,
-            method: kind.method().to_owned(),
-            at_ms: self.0.shared.clock.wall_ms(),
-            state: OrderState::Running.into(),
-            body: json(&body),
-            remaining: json(&progress.remaining()),
-            answer: kept(progress.answer()),
-        }
-    }
-
-    /// Over few charging points, and for a stop, when it is done; where this process ends before, as it is.
+    /// Over few charging points, and for a stop, when it is done; where one of them takes long, or this process ends
+    /// before, as it is.
     async fn answer_of(&self, under_way: &UnderWay) -> Answer {
         if !under_way.kind.is_staggered(under_way.answer().matched as usize, self.many()) {
-            self.0.ctx.stop.clone().run_until_cancelled(under_way.ended()).await;
+            self.0.ctx.stop.clone().run_until_cancelled(self.ended(under_way)).await;
         }
         under_way.answer()
     }
 
-    /// Before its row is written, so that whoever reads of an order that is not done finds it here.
-    fn register(&self, under_way: UnderWay) -> Arc<UnderWay> {
-        let under_way = Arc::new(under_way);
-        self.lock().insert(under_way.row.order_id.clone(), Arc::clone(&under_way));
-        under_way
+    /// For as long as it gets on.
+    async fn ended(&self, under_way: &UnderWay) {
+        let mut left = None;
+        while left.replace(under_way.answer().left) != Some(under_way.answer().left) {
+            if tokio::time::timeout(self.0.patience, under_way.ended()).await.is_ok() {
+                return;
+            }
+        }
     }
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Self) -> F) {
@@ -290,82 +323,6 @@ impl Orders {
             work.await;
             Ok(())
         });
-    }
-
-    async fn run(&self, under_way: &UnderWay) {
-        self.0.ctx.stop.clone().run_until_cancelled(self.carry_out(under_way)).await;
-        self.lock().remove(&under_way.row.order_id);
-    }
-
-    async fn carry_out(&self, under_way: &UnderWay) {
-        let matched = under_way.lock().answer().matched as usize;
-        let staggered = under_way.kind.is_staggered(matched, self.many());
-        let size = if staggered { self.0.stagger } else { usize::MAX };
-        loop {
-            let portion = under_way.lock().portion(size);
-            if portion.is_empty() {
-                break;
-            }
-            let mut reached: FuturesUnordered<_> = portion
-                .into_iter()
-                .map(|id| async move {
-                    let order = under_way.kind.order(fresh_key());
-                    let outcome = self.one(&id, order, under_way.by.clone()).await;
-                    (id, outcome)
-                })
-                .collect();
-            let mut entries = Vec::new();
-            while let Some((id, outcome)) = reached.next().await {
-                entries.extend(self.reached(&under_way.row.method, id.as_str(), &outcome, &under_way.by));
-                under_way.lock().reached(&id, &outcome);
-            }
-            drop(reached);
-            self.note(entries).await;
-            if staggered {
-                self.keep(under_way, OrderState::Running).await;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-        let cancelled = under_way.answer().cancelled;
-        self.keep(under_way, if cancelled { OrderState::Cancelled } else { OrderState::Done }).await;
-        under_way.done.send_replace(true);
-    }
-
-    /// An order that changed nothing at a charging point: that too concerns it (SPEC 8.3). What it changed is an entry
-    /// of the charging point's own.
-    fn reached(&self, method: &str, id: &str, outcome: &Outcome, by: &Origin) -> Option<Write> {
-        let entry = |action| Entry::new(action, format!("charging-point/{id}")).with("method", method);
-        let entry = match outcome {
-            Outcome::Done => return None,
-            Outcome::Unchanged => entry(Action::OrderUnchanged),
-            Outcome::Failed(reason, detail) => entry(Action::OrderRefused).outcome(*reason, detail),
-        };
-        Some(Write::Audit(rows::audit(&entry.by(by, self.0.shared.clock.now()))))
-    }
-
-    async fn note(&self, entries: Vec<Write>) {
-        if entries.is_empty() {
-            return;
-        }
-        if let Err(error) = self.0.shared.ledger.write("order", entries).await {
-            tracing::warn!(%error, "an order's failures could not be noted");
-        }
-    }
-
-    async fn keep(&self, under_way: &UnderWay, state: OrderState) {
-        let row = {
-            let progress = under_way.lock();
-            OrderRow {
-                state: state.into(),
-                remaining: json(&progress.remaining()),
-                answer: kept(progress.answer()),
-                ..under_way.row.clone()
-            }
-        };
-        if let Err(error) = self.0.shared.ledger.write("order", vec![Write::UpdateOrder(row)]).await {
-            // A restart would reach some again, which is as if it were said twice.
-            tracing::warn!(order.id = under_way.row.order_id, %error, "an order's progress could not be kept");
-        }
     }
 
     fn many(&self) -> usize {
@@ -379,7 +336,8 @@ impl Orders {
 
 impl UnderWay {
     fn new(kind: Kind, row: OrderRow, by: Origin, progress: Progress) -> Self {
-        Self { kind, row, by, progress: Mutex::new(progress), done: watch::channel(false).0 }
+        let (progress, entries, writing) = (Mutex::new(progress), Mutex::default(), tokio::sync::Mutex::default());
+        Self { kind, row, by, progress, entries, writing, done: watch::channel(false).0 }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
@@ -394,6 +352,21 @@ impl UnderWay {
             (true, false) => OrderState::Done,
         };
         described(&self.row, state.into(), answer)
+    }
+
+    /// Its row, as far as it has come.
+    fn at_rest(&self, progress: &Progress, state: OrderState) -> OrderRow {
+        let (remaining, answer) = (json(&progress.remaining()), kept(progress.answer()));
+        OrderRow { state: state.into(), remaining, answer, ..self.row.clone() }
+    }
+
+    fn note(&self, entries: impl IntoIterator<Item = Write>) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).extend(entries);
+    }
+
+    /// To be written; they are here no more.
+    fn entries(&self) -> Vec<Write> {
+        std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn ended(&self) {
@@ -429,47 +402,6 @@ fn fresh_key() -> Arc<LinkKey> {
 
 pub(super) fn fresh_id() -> String {
     format!("o-{:024x}", rand::random::<u128>() >> 32)
-}
-
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
-fn kept(answer: &Answer) -> String {
-    let failures = answer.failures.iter().map(|f| (f.id.clone(), f.reason, f.detail.clone())).collect();
-    let Answer { matched, done, unchanged, cancelled, failed, left, .. } = *answer;
-    json(&Kept { matched, done, unchanged, cancelled, failures, failed, left })
-}
-
-fn answer_of(row: &OrderRow) -> Answer {
-    let kept: Kept = serde_json::from_str(&row.answer).unwrap_or_default();
-    let failure = |(id, reason, detail)| OrderFailure { id, reason, detail };
-    let answer = Answer {
-        matched: kept.matched,
-        done: kept.done,
-        unchanged: kept.unchanged,
-        cancelled: kept.cancelled || row.state == i32::from(OrderState::Cancelled),
-        failures: kept.failures.into_iter().map(failure).collect(),
-        failed: kept.failed,
-        left: kept.left,
-        ..Answer::default()
-    };
-    described(row, row.state, answer)
-}
-
-/// With what was ordered, by whom and why. The states of rows are those of the contract.
-fn described(row: &OrderRow, state: i32, answer: Answer) -> Answer {
-    let reason = serde_json::from_str::<Body>(&row.body).map(|body| body.reason).unwrap_or_default();
-    Answer {
-        order_id: row.order_id.clone(),
-        state,
-        method: row.method.clone(),
-        operator: row.operator.clone(),
-        request_id: row.request_id.clone(),
-        at_ms: row.at_ms,
-        reason,
-        ..answer
-    }
 }
 
 fn objected(objection: &Objection) -> Status {

@@ -62,6 +62,12 @@ impl OrderRow {
             .load(c))?)
     }
 
+    /// Those whose body names `order_id`.
+    pub fn naming(conn: &mut Conn, order_id: &str) -> Result<Vec<Self>, StoreError> {
+        let named = format!("%\"{order_id}\"%");
+        Ok(on!(conn, |c| orders::table.filter(orders::body.like(&named)).select(Self::as_select()).load(c))?)
+    }
+
     /// Those of these methods, newest first.
     pub fn list(conn: &mut Conn, methods: &[&str], page: &PageRequest) -> Result<Page<Self>, StoreError> {
         let cursor = page.cursor()?;

@@ -8,6 +8,7 @@ use proto::{
     link::v1::SessionState,
 };
 use store::central::{SessionRow, TicketRow};
+use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::*;
 use crate::testing::{Rim, ana, asked_by_ana};
@@ -194,6 +195,186 @@ async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_s
     assert!(settle("c2", "").await.unwrap_err().message().contains("reason"));
     assert_eq!(settle("c2", "works").await.unwrap().into_inner().corrections.len(), 2);
     assert_eq!(settle("c2", "works").await.unwrap().into_inner().corrections.len(), 2);
+}
+
+/// Orders whose charging points answer when the test says so. One that is left alone is as good as killed.
+struct Slow {
+    orders: Orders,
+    asked: mpsc::Receiver<Message>,
+}
+
+type Asked = (ChargingPointId, Order, oneshot::Sender<Outcome>);
+
+impl Slow {
+    fn new(rim: &Rim) -> Self {
+        let ((drive, asked), patience) = (crate::drive::channel(), Duration::from_millis(50));
+        Self { orders: Orders::with_patience(Arc::clone(&rim.shared), drive, &rim.ctx, (10, patience)), asked }
+    }
+
+    /// What the next one is asked.
+    async fn next(&mut self) -> Asked {
+        loop {
+            let next = tokio::time::timeout(Duration::from_secs(60), self.asked.recv()).await.unwrap().unwrap();
+            if let Message::Order { at, order, answer, .. } = next {
+                return (at, order, answer);
+            }
+        }
+    }
+
+    async fn these(&mut self, count: usize) -> Vec<Asked> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            all.push(self.next().await);
+        }
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        all
+    }
+
+    async fn ended(&self, order_id: &str) -> Answer {
+        loop {
+            let answer = self.orders.get(order_id).await.unwrap();
+            if answer.state() != Running && !self.orders.lock().contains_key(order_id) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn price(order: &Order) -> u32 {
+    let Order::SetPrice(price) = order else { panic!("{order:?} sets no price") };
+    price.e4()
+}
+
+fn p(price_e4: u32) -> Kind {
+    Kind::SetPrice { price_e4 }
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_3() {
+    let rim = rim(3).await;
+    let mut before = Slow::new(&rim);
+    let given = before.orders.give("r1".into(), all(), 0, p(1), ana()).await.unwrap();
+    assert_eq!((given.state(), given.left), (Running, 3), "nobody has answered, which is no failure");
+    let mut asked = before.these(3).await;
+    asked.remove(0).2.send(Outcome::Done).unwrap();
+    // What is kept is kept before the order has ended.
+    let (id, ids) = (given.order_id.clone(), async || {
+        let (id, read) = (given.order_id.clone(), rim.shared.ledger.clone());
+        let row = read.read("test", move |conn| OrderRow::find(conn, &id)).await.unwrap().unwrap();
+        serde_json::from_str::<Vec<String>>(&row.remaining).unwrap()
+    });
+    while ids().await.len() == 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(ids().await, ["CP002", "CP003"]);
+    let mut after = Slow::new(&rim);
+    after.orders.resume().await.unwrap();
+    for (at, order, answer) in after.these(2).await {
+        assert!(at.as_str() != "CP001" && price(&order) == 1, "{at}");
+        answer.send(Outcome::Done).unwrap();
+    }
+    let done = after.ended(&id).await;
+    assert_eq!((done.state(), done.done, done.left), (Done, 3, 0));
+    assert!(matches!(after.asked.try_recv(), Err(TryRecvError::Empty)));
+}
+
+#[tokio::test]
+async fn a_restart_sets_no_older_price_over_a_newer_one_spec_7_3() {
+    let rim = rim(3).await;
+    let mut before = Slow::new(&rim);
+    let older = before.orders.give("r1".into(), all(), 0, p(1), ana()).await.unwrap();
+    let _of_older = before.these(3).await;
+    let newer = before.orders.give("r2".into(), these(&["CP001"]), 0, p(2), ana()).await.unwrap();
+    let (at, order, answer) = before.next().await;
+    assert_eq!((at.as_str(), price(&order)), ("CP001", 2));
+    answer.send(Outcome::Done).unwrap();
+    before.ended(&newer.order_id).await;
+    // Killed with every outcome of the older one unwritten.
+    let mut after = Slow::new(&rim);
+    after.orders.resume().await.unwrap();
+    for (at, order, answer) in after.these(2).await {
+        assert!(at.as_str() != "CP001" && price(&order) == 1, "{at}");
+        answer.send(Outcome::Done).unwrap();
+    }
+    let done = after.ended(&older.order_id).await;
+    assert_eq!((done.state(), done.matched, done.done, done.left), (Done, 3, 2, 1), "one is left to the newer");
+    assert!(matches!(after.asked.try_recv(), Err(TryRecvError::Empty)));
+    let overtaken = rim.audited("ORDER_UNCHANGED").await;
+    assert_eq!(overtaken.iter().map(|row| row.object.as_str()).collect::<Vec<_>>(), ["charging-point/CP001"]);
+    assert!(overtaken[0].parameters.contains(&newer.order_id), "{}", overtaken[0].parameters);
+}
+
+#[tokio::test]
+async fn a_staggered_order_leaves_to_a_later_one_whom_it_has_not_reached_spec_7_3() {
+    let rim = rim(60).await;
+    let mut slow = Slow::new(&rim);
+    slow.orders.give("r1".into(), all(), 60, Kind::Resume, ana()).await.unwrap();
+    let first = slow.these(10).await;
+    slow.orders.give("r2".into(), these(&["CP060"]), 0, Kind::Stop, ana()).await.unwrap();
+    let (at, order, answer) = slow.next().await;
+    assert!(at.as_str() == "CP060" && matches!(order, Order::Stop), "{at}: {order:?}");
+    answer.send(Outcome::Done).unwrap();
+    first.into_iter().for_each(|(.., answer)| answer.send(Outcome::Unchanged).unwrap());
+    let mut resumed = 10;
+    while resumed < 59 {
+        let (at, _, answer) = slow.next().await;
+        assert_ne!(at.as_str(), "CP060", "it was stopped later");
+        answer.send(Outcome::Unchanged).unwrap();
+        resumed += 1;
+    }
+}
+
+#[tokio::test]
+async fn one_that_takes_long_is_under_way_and_holds_up_nobody_spec_7_3() {
+    let rim = rim(2).await;
+    let mut slow = Slow::new(&rim);
+    let orders = slow.orders.clone();
+    let give = || orders.give("r1".into(), all(), 0, Kind::Renew, ana());
+    let answered = async {
+        let mut asked = slow.these(2).await;
+        asked.remove(0).2.send(Outcome::Done).unwrap();
+        asked
+    };
+    let (given, mut late) = futures::join!(give(), answered);
+    let given = given.unwrap();
+    assert_eq!((given.state(), given.failed), (Running, 0), "{given:?}");
+    late.remove(0).2.send(Outcome::Done).unwrap();
+    slow.ended(&given.order_id).await;
+    let again = give().await.unwrap();
+    assert_eq!((again.state(), again.done, again.failed, again.left), (Done, 2, 0, 0));
+}
+
+#[tokio::test]
+async fn another_order_under_a_request_id_that_was_used_is_refused_spec_7_3() {
+    let rim = rim(2).await;
+    let one = || these(&["CP001"]);
+    rim.orders.give("r1".into(), one(), 1, p(1_234), ana()).await.unwrap();
+    let again = rim.orders.give("r1".into(), one(), 1, p(1_234), ana()).await.unwrap();
+    assert_eq!((again.state(), again.done), (Done, 1));
+    let other = [(one(), 1, p(5_678)), (all(), 1, p(1_234)), (one(), 0, p(1_234)), (one(), 1, Kind::Stop)];
+    for (selector, expected, kind) in other {
+        let refused = rim.orders.give("r1".into(), selector, expected, kind, ana()).await.unwrap_err();
+        assert!(refused.message().contains("was used for SetPrice"), "{}", refused.message());
+    }
+    let why = rim.orders.give("r1".into(), one(), 1, p(1_234), ana().because("other")).await.unwrap_err();
+    assert!(why.message().contains("with other content"), "{}", why.message());
+}
+
+#[tokio::test]
+async fn an_order_is_cancelled_with_its_entry_or_not_at_all_spec_8_1() {
+    let rim = rim(60).await;
+    let mut before = Slow::new(&rim);
+    let given = before.orders.give("r1".into(), all(), 60, Kind::Rotate, ana()).await.unwrap();
+    let _asked = before.these(10).await;
+    before.orders.cancel(&given.order_id, &ana()).await.unwrap();
+    before.orders.cancel(&given.order_id, &ana()).await.unwrap();
+    assert_eq!(rim.audited("ORDER_CANCELLED").await.len(), 1);
+    let mut after = Slow::new(&rim);
+    after.orders.resume().await.unwrap();
+    let cancelled = after.ended(&given.order_id).await;
+    assert_eq!((cancelled.state(), cancelled.left), (Cancelled, 60), "whoever had not answered is not asked again");
+    assert!(matches!(after.asked.try_recv(), Err(TryRecvError::Empty)));
 }
 
 #[tokio::test]

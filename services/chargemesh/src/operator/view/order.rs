@@ -75,6 +75,8 @@ impl OrderView {
         }
         if self.cancelled {
             text += &format!(", {} left as they were by its cancellation", self.left);
+        } else if self.left > 0 && self.state == state_name(OrderState::Done) {
+            text += &format!(", {} left to a later order", self.left);
         } else if self.left > 0 {
             let id = &self.order_id;
             text += &format!(", {} follow one after another (see: chargemesh orders get {id}", self.left);
@@ -135,6 +137,8 @@ mod tests {
         {
             assert!(said.contains(part), "{part}: {said}");
         }
+        order.set_state(OrderState::Done);
+        assert!(OrderView::from(order.clone()).sentence().contains("63 left to a later order"));
         order.set_state(OrderState::Cancelled);
         let said = OrderView::from(Order { cancelled: true, ..order }).sentence();
         assert!(said.contains("63 left as they were"), "{said}");

@@ -1,0 +1,159 @@
+//! The course of an order: portion after portion, each outcome written soon after it is known, until all is.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use proto::ChargingPointId;
+use store::central::{OrderState, Refusal, Write};
+
+use super::{Orders, UnderWay, fresh_key};
+use crate::{
+    audit::{Action, Entry},
+    charge_point::{Origin, Outcome},
+    rows,
+};
+
+/// Outcomes that come within it go to the disk together.
+const MOMENT: Duration = Duration::from_millis(50);
+/// Between two portions.
+const PACE: Duration = Duration::from_secs(1);
+/// Between two tries to write.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Orders {
+    pub(super) async fn run(&self, under_way: &UnderWay) {
+        let course = self.carry_out(under_way);
+        if self.0.ctx.stop.clone().run_until_cancelled(course).await.is_none()
+            && let Err(error) = self.write(under_way, false).await
+        {
+            tracing::warn!(order.id = under_way.row.order_id, %error, "an order's progress could not be kept");
+        }
+        self.lock().remove(&under_way.row.order_id);
+    }
+
+    async fn carry_out(&self, under_way: &UnderWay) {
+        let matched = under_way.lock().answer().matched as usize;
+        let staggered = under_way.kind.is_staggered(matched, self.many());
+        let size = if staggered { self.0.stagger } else { usize::MAX };
+        let mut asked = FuturesUnordered::new();
+        loop {
+            let portion = under_way.lock().portion(size);
+            if portion.is_empty() && asked.is_empty() {
+                break;
+            }
+            asked.extend(portion.into_iter().map(|id| self.reach(under_way, id)));
+            self.collect(under_way, &mut asked).await;
+            if !under_way.lock().remaining().is_empty() {
+                tokio::time::sleep(PACE).await;
+            }
+        }
+        self.keep(under_way, true).await;
+    }
+
+    async fn reach(&self, under_way: &UnderWay, id: ChargingPointId) -> (ChargingPointId, Outcome) {
+        let outcome = self.ask(&id, under_way.kind.order(fresh_key()), under_way.by.clone()).await;
+        (id, outcome)
+    }
+
+    /// Until all have answered. What takes long is not given up, for it may be done, and holds up nobody else.
+    async fn collect<F>(&self, under_way: &UnderWay, asked: &mut FuturesUnordered<F>)
+    where
+        F: Future<Output = (ChargingPointId, Outcome)>,
+    {
+        let patience = tokio::time::Instant::now() + self.0.patience;
+        while let Ok(Some(first)) = tokio::time::timeout_at(patience, asked.next()).await {
+            self.outcome(under_way, first);
+            let moment = tokio::time::Instant::now() + MOMENT;
+            while let Ok(Some(next)) = tokio::time::timeout_at(moment, asked.next()).await {
+                self.outcome(under_way, next);
+            }
+            // The last ones are written with its end.
+            if !under_way.lock().remaining().is_empty() {
+                self.keep(under_way, false).await;
+            }
+        }
+    }
+
+    fn outcome(&self, under_way: &UnderWay, (id, outcome): (ChargingPointId, Outcome)) {
+        let entry = self.reached(under_way, id.as_str(), &outcome);
+        under_way.note(entry);
+        under_way.lock().reached(&id, &outcome);
+    }
+
+    /// An order that changed nothing at a charging point: that too concerns it (SPEC 8.3). What it changed is an entry
+    /// of the charging point's own.
+    pub(super) fn reached(&self, under_way: &UnderWay, id: &str, outcome: &Outcome) -> Option<Write> {
+        let entry = |action| concerning(under_way, id, action);
+        let entry = match outcome {
+            Outcome::Done => return None,
+            Outcome::Unchanged => entry(Action::OrderUnchanged),
+            Outcome::Failed(reason, detail) => entry(Action::OrderRefused).outcome(*reason, detail),
+        };
+        Some(Write::Audit(rows::audit(&entry.by(&under_way.by, self.0.shared.clock.now()))))
+    }
+
+    /// Leaves to a later order what that is about.
+    pub(super) fn overtake(&self, under_way: &UnderWay, ids: &BTreeSet<ChargingPointId>, later: &str) {
+        let now = self.0.shared.clock.now();
+        let left = under_way.lock().overtaken(ids);
+        under_way.note(left.iter().map(|id| {
+            let entry = concerning(under_way, id.as_str(), Action::OrderUnchanged).with("overtaken_by", later);
+            Write::Audit(rows::audit(&entry.by(&under_way.by, now)))
+        }));
+    }
+
+    /// On disk before anybody is told, and before what is left is left.
+    pub(super) async fn cancelled(&self, under_way: &UnderWay, by: &Origin) -> Result<(), Refusal> {
+        let _writing = under_way.writing.lock().await;
+        let row = {
+            let mut progress = under_way.lock().clone();
+            if *under_way.done.borrow() || !progress.is_cancellable() {
+                return Ok(());
+            }
+            progress.cancel();
+            under_way.at_rest(&progress, OrderState::Running)
+        };
+        let entry = Entry::new(Action::OrderCancelled, format!("order/{}", row.order_id));
+        let entry = rows::audit(&entry.by(by, self.0.shared.clock.now()));
+        self.0.shared.ledger.write("cancel", vec![Write::UpdateOrder(row), Write::Audit(entry)]).await?;
+        under_way.lock().cancel();
+        Ok(())
+    }
+
+    /// Until it is written, unless that never helps: a restart is to reach nobody again who has been reached.
+    async fn keep(&self, under_way: &UnderWay, is_end: bool) {
+        while let Err(refusal) = self.write(under_way, is_end).await {
+            tracing::warn!(order.id = under_way.row.order_id, error = %refusal, "an order's progress is not kept yet");
+            if !matches!(refusal, Refusal::Unavailable(_)) {
+                under_way.done.send_replace(is_end);
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn write(&self, under_way: &UnderWay, is_end: bool) -> Result<(), Refusal> {
+        let _writing = under_way.writing.lock().await;
+        let row = {
+            let progress = under_way.lock();
+            let state = match (is_end, progress.answer().cancelled) {
+                (false, _) => OrderState::Running,
+                (true, true) => OrderState::Cancelled,
+                (true, false) => OrderState::Done,
+            };
+            under_way.at_rest(&progress, state)
+        };
+        let entries = under_way.entries();
+        let writes = std::iter::once(Write::UpdateOrder(row)).chain(entries.iter().cloned()).collect();
+        if let Err(refusal) = self.0.shared.ledger.write("order", writes).await {
+            under_way.note(entries);
+            return Err(refusal);
+        }
+        under_way.done.send_replace(is_end);
+        Ok(())
+    }
+}
+
+fn concerning(under_way: &UnderWay, id: &str, action: Action) -> Entry {
+    Entry::new(action, format!("charging-point/{id}")).with("method", under_way.kind.method())
+}
