@@ -9,10 +9,10 @@ use proto::{
     central::v1::{charging_points_server::ChargingPoints, *},
     link::v1::{KeyState, Reason, State},
 };
-use store::central::{PageRequest, Write};
+use store::central::{OrderRow, OrderState, PageRequest, Refusal, Write};
 use tonic::{Request, Response, Status};
 
-use super::{Orders, origin, refused, unwritten};
+use super::{Orders, given_before, orders::fresh_id, origin, refused, same_request, unwritten};
 use crate::{
     audit::{Action, Entry},
     charge_point::Origin,
@@ -30,6 +30,7 @@ pub(crate) struct ChargingPointsService {
     pub registry: Verifier,
 }
 
+const RESTORE: &str = "Restore";
 const PAGE: usize = 1_000;
 const LONGEST_PAGE: usize = 10_000;
 
@@ -56,20 +57,45 @@ impl ChargingPointsService {
         self.give(&request, (request_id, selector.as_ref(), *expected), (kind, reason)).await
     }
 
-    /// A one-use token for a new enrolment of what was revoked (SPEC 4.7).
+    /// A one-use token for a new enrolment of what was revoked (SPEC 4.7). Registry answers one that it made as long as
+    /// it may be shown, also when the token has been used and nothing is revoked any more.
     async fn restored(&self, by: &Origin, request_id: String, id: &str) -> Result<RestoreResponse, Status> {
         let id = parse(id)?;
+        if let Some(first) = given_before(&self.shared, by, &request_id).await? {
+            same_request(&first, RESTORE, id.as_str())?;
+            return self.reissued(request_id, id).await.map(|(_, restored)| restored);
+        }
         let point = self.shared.points.get(&id).ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
         let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
         if key_state != KeyState::Revoked {
             return Err(refuse(Reason::NotAllowed, format!("{id} is not revoked, so there is nothing to restore")));
         }
-        let token = self.registry.reissue(request_id, &PeerId::ChargingPoint(id.clone())).await?;
-        let entry = Entry::new(Action::Restored, format!("charging-point/{id}")).with("token", &token.token_id);
-        let entry = rows::audit(&entry.by(by, self.shared.clock.now()));
-        self.shared.ledger.write("restore", vec![Write::Audit(entry)]).await.map_err(unwritten)?;
+        let (token_id, restored) = self.reissued(request_id.clone(), id.clone()).await?;
+        let now = self.shared.clock.now();
+        let entry = Entry::new(Action::Restored, format!("charging-point/{id}")).with("token", &token_id);
+        // Without the token, which is nowhere at rest.
+        let order = OrderRow {
+            order_id: fresh_id(),
+            operator: by.actor.to_string(),
+            request_id,
+            method: RESTORE.to_owned(),
+            at_ms: now.wall_ms,
+            state: OrderState::Done.into(),
+            body: id.to_string(),
+            ..OrderRow::default()
+        };
+        let writes = vec![Write::Order(order), Write::Audit(rows::audit(&entry.by(by, now)))];
+        match self.shared.ledger.write("restore", writes).await {
+            Ok(_) => Ok(restored),
+            Err(Refusal::RepeatedOrder(first)) => same_request(&first, RESTORE, id.as_str()).map(|()| restored),
+            Err(refusal) => Err(unwritten(refusal)),
+        }
+    }
+
+    async fn reissued(&self, request_id: String, id: ChargingPointId) -> Result<(String, RestoreResponse), Status> {
+        let token = self.registry.reissue(request_id, &PeerId::ChargingPoint(id)).await?;
         let (enrolment_token, expires_at_ms) = (token.token, token.expires_at_ms);
-        Ok(RestoreResponse { enrolment_token, expires_at_ms })
+        Ok((token.token_id, RestoreResponse { enrolment_token, expires_at_ms }))
     }
 }
 
@@ -201,7 +227,7 @@ impl ChargingPoints for ChargingPointsService {
         let object = format!("charging-point/{}", order::clipped(&id));
         match self.restored(&by, request_id, &id).await {
             Ok(restored) => Ok(Response::new(restored)),
-            Err(status) => Err(refused(&self.shared, &by, "Restore", &object, status).await),
+            Err(status) => Err(refused(&self.shared, &by, RESTORE, &object, status).await),
         }
     }
 
@@ -262,7 +288,51 @@ pub(super) fn parse(id: &str) -> Result<ChargingPointId, Status> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use mesh::{
+        certs::Authority,
+        client::{Channel, Settings, Target, channel},
+        identity::Identity,
+    };
+
     use super::*;
+    use crate::testing::{Rim, asked_by_ana};
+
+    /// There is no Registry: what gets as far is unavailable.
+    fn nowhere() -> Channel {
+        mesh::process::install_cryptography();
+        let (folder, day) = (tempfile::tempdir().unwrap(), Duration::from_secs(24 * 3600));
+        let authority = Authority::create(&folder.path().join("authority"), "mesh.test", day).unwrap();
+        let central = folder.path().join("central");
+        authority.issue_role(proto::Caller::Central, &central, &[], day, false).unwrap();
+        let settings = Settings { call_timeout: Duration::from_millis(200), ..Settings::default() };
+        channel(&Identity::load(&central).unwrap(), Target::new("registry", ["127.0.0.1:1"]), &settings)
+    }
+
+    #[tokio::test]
+    async fn a_restore_that_is_said_again_is_registrys_to_answer_and_no_other_entry_spec_7_3() {
+        let rim = Rim::new(crate::settings::Settings::default(), 10).await;
+        rim.charging_points(2).await;
+        let (shared, orders) = (Arc::clone(&rim.shared), rim.orders.clone());
+        let registry = Verifier::new(nowhere(), Arc::clone(&rim.shared), rim.drive.clone());
+        let service = ChargingPointsService { shared, orders, registry };
+        let restore = |request_id: &str, id: &str| {
+            let request = RestoreRequest { request_id: request_id.into(), id: id.into() };
+            service.restore(asked_by_ana(request))
+        };
+        let refused = restore("r1", "CP001").await.unwrap_err();
+        assert!(refused.message().contains("is not revoked"), "{}", refused.message());
+        // As the restore of what was revoked then left it.
+        let (operator, method, body) = ("operator/ana".into(), RESTORE.into(), "CP001".into());
+        let (request_id, state) = ("r1".into(), OrderState::Done.into());
+        let row = OrderRow { operator, request_id, method, body, state, ..OrderRow::default() };
+        rim.write(vec![Write::Order(row)]).await;
+        let again = restore("r1", "CP001").await.unwrap_err();
+        assert!(!again.message().contains("is not revoked"), "{}", again.message());
+        assert!(restore("r1", "CP002").await.unwrap_err().message().contains("with other content"));
+        assert_eq!(rim.audited("RESTORED").await, []);
+    }
 
     #[test]
     fn a_watcher_of_a_city_hears_nothing_of_what_was_never_in_it_spec_13() {
