@@ -243,7 +243,7 @@ async fn lines_are_cut_and_disks_filled_by_hand_and_all_recovers_when_they_are_n
     let stop = ["charging-points", "stop", "CP-1", "--data", up.data()];
     let refused = chargemesh(&stop).await?;
     assert_eq!(refused.status.code(), Some(1), "{}", refused.out);
-    assert!(refused.err.contains("cannot make it durable"), "{}", refused.err);
+    assert!(refused.err.contains("cannot be made durable"), "{}", refused.err);
     up.ctl(&["free-disk", "central"]).await?;
     let stopped = chargemesh(&stop).await?;
     assert!(stopped.status.success(), "{}", stopped.err);
