@@ -124,6 +124,8 @@ pub(crate) struct Drive {
     states: Family<[(&'static str, &'static str); 1], Gauge>,
     /// Charging points that are held: somebody must look whether a key was cloned (SPEC 4.9).
     held: Gauge,
+    /// What cannot be read now is read by the next process.
+    ending: bool,
 }
 
 impl std::fmt::Debug for Drive {
@@ -169,6 +171,7 @@ impl Drive {
     }
 
     async fn finish(&mut self) {
+        self.ending = true;
         while let Some(done) = self.turns.next().await {
             self.done(done);
             self.show_all();

@@ -11,6 +11,9 @@ use crate::{
     session::{Final, Session, SessionId},
 };
 
+/// An engine that holds more ended sessions than this reports them in portions, whose last is no whole report.
+const PORTION: usize = 255;
+
 impl Draft<'_> {
     /// Plugged in. Answered the same when it comes again.
     pub(super) fn started(&mut self, id: &SessionId, meter: Energy, at: i64, reply: Reply) {
@@ -99,6 +102,12 @@ impl Draft<'_> {
     /// has lost settles.
     pub(super) fn held(&mut self, sessions: &[SessionId], reply: Reply) {
         self.answer(reply, Outcome::Done);
+        if sessions.len() < PORTION {
+            // It was not known whether they had begun, and they had not.
+            let unbegun = |settling: &&Session| settling.started_at.is_none() && !sessions.contains(&settling.id);
+            let unbegun: Vec<_> = self.point.record.settling.iter().filter(unbegun).cloned().collect();
+            unbegun.iter().for_each(|session| self.release(session, Reason::ReservationExpired));
+        }
         let Some(open) = self.point.running().filter(|open| !sessions.contains(&open.id)) else { return };
         match open.state {
             SessionState::Reserved => self.tell_supply(&open),

@@ -54,6 +54,13 @@ impl Untaken {
         self.0.front().map(|(at, ..)| *at)
     }
 
+    /// Said again, it is still tried once.
+    fn push(&mut self, at: Instant, driver: DriverId, identity: Identity) {
+        if !self.0.iter().any(|(_, waiting, known)| *waiting == driver && *known == identity) {
+            self.0.push_back((at, driver, identity));
+        }
+    }
+
     fn due(&mut self, now: Instant) -> Option<(DriverId, Identity)> {
         let (_, driver, identity) = self.0.pop_front_if(|(at, ..)| *at <= now)?;
         Some((driver, identity))
@@ -192,8 +199,7 @@ impl Drive {
             Err(refusal) => {
                 tracing::warn!(driver.id = %driver, error = %refusal, "a driver's key could not be changed");
                 if let Input::Identity(identity) = input {
-                    let at = self.shared.clock.mono() + RETRY;
-                    self.untaken.0.push_back((at, driver.clone(), identity));
+                    self.untaken.push(self.shared.clock.mono() + RETRY, driver.clone(), identity);
                 }
                 // Whoever waits for a key comes again.
                 for tell in decision.tell_after {

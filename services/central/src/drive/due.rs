@@ -15,7 +15,7 @@ use store::{
     central::{CorrectionRow, TicketRow},
 };
 
-use super::{Done, Drive, RETRY};
+use super::{Done, Drive};
 use crate::grpc;
 
 /// Sent to a driver before he has acknowledged any of them: half of what he keeps unanswered.
@@ -170,8 +170,9 @@ impl Drive {
                 (sent, more, now + self.shared.settings.tickets_again)
             }
             Err(error) => {
-                tracing::warn!(driver.id = %driver, %error, "his due tickets could not be read");
-                (Vec::new(), true, now + RETRY)
+                // That the database is away is said once, by health.
+                tracing::debug!(driver.id = %driver, %error, "his due tickets could not be read");
+                (Vec::new(), true, now + self.shared.settings.tickets_again)
             }
         };
         if self.due.answered(driver, sent, more, again_at) {

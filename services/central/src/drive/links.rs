@@ -138,7 +138,20 @@ impl Drive {
             }
             self.touch(number);
         }
-        self.links.values().filter(|linked| linked.peer == peer).for_each(|linked| linked.outbox.close());
+        self.links_of(&peer).into_iter().flatten().for_each(|link| self.close(link));
+    }
+
+    /// Those that are not closing already.
+    fn links_of(&self, peer: &PeerId) -> [Option<LinkNo>; 3] {
+        let contact = self.contacts.get(peer).copied();
+        match peer {
+            PeerId::ChargingPoint(id) => {
+                let signs = self.index.get(id).map(|number| &self.points[*number].core.signs);
+                let link = |linked: &Option<charge_point::Linked>| linked.as_ref().map(|linked| linked.link);
+                [contact, signs.and_then(|s| link(&s.monitor)), signs.and_then(|s| link(&s.engine))]
+            }
+            PeerId::Driver(id) => [contact, self.accounts.get(id).and_then(|holder| holder.link), None],
+        }
     }
 
     /// Registry's word about an identity, already in the mirror. Taken again without harm.

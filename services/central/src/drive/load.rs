@@ -86,6 +86,7 @@ impl Drive {
             turns: Default::default(),
             notes: Notes::default(),
             due: Default::default(),
+            ending: false,
             untaken: Untaken::default(),
             next_sweep: now.mono + shared.settings.sweep_every(),
             closed: Default::default(),

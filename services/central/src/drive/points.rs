@@ -171,7 +171,9 @@ impl Drive {
         if let Input::Identity(identity) = input {
             // Never given up: it is Registry's, and in the mirror already.
             let point = &mut self.points[number];
-            point.untaken.push(identity.clone());
+            if !point.untaken.contains(identity) {
+                point.untaken.push(identity.clone());
+            }
             point.not_before = now.mono + RETRY;
             return self.arm(number, now);
         }
@@ -296,7 +298,12 @@ impl Drive {
 
     pub(super) fn reloaded(&mut self, number: usize, record: Option<Box<Record>>) {
         self.points[number].turn = None;
-        let Some(record) = record else { return self.reload(number) };
+        let Some(record) = record else {
+            if !self.ending {
+                self.reload(number);
+            }
+            return;
+        };
         let now = self.now();
         let core = &mut self.points[number].core;
         (core.record, core.pending) = (*record, charge_point::Pending::loaded(now));

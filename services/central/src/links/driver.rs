@@ -82,8 +82,8 @@ impl Guest {
             }
             up::Body::ListHistory(wished) => {
                 let under_way = Arc::clone(&conversation.listing);
-                let history = voice.clone().history(id, wished.limit, to, under_way);
-                conversation.aside.run(voice, to, history);
+                // In nobody's way: there is one at a time.
+                tokio::spawn(voice.clone().history(id, wished.limit, to, under_way));
             }
             up::Body::TicketReceived(received) => {
                 conversation.aside.run(voice, to, voice.clone().ticket_received(id, received.session_id, to));

@@ -24,8 +24,10 @@ pub struct Keeping {
     retry_at: Option<Instant>,
     trouble: Option<String>,
     gated: VecDeque<(u64, up::Body)>,
-    /// The newest meter value that has not been told.
-    value: Option<(u64, up::Body)>,
+    /// Meter values that have not been told: the newest, and the newest that the write under way will release.
+    values: VecDeque<(u64, up::Body)>,
+    /// What the last write that was begun goes up to.
+    begun_to: u64,
     /// The end that the process before did not live to keep.
     cut_off: Option<u64>,
 }
@@ -42,7 +44,8 @@ impl Keeping {
             retry_at: None,
             trouble: None,
             gated: VecDeque::new(),
-            value: None,
+            values: VecDeque::new(),
+            begun_to: 0,
             cut_off: None,
         }
     }
@@ -94,21 +97,24 @@ impl Keeping {
         self.gated.push_back((number, body));
     }
 
-    /// Holds a meter value back until its register, `number`, is written; a newer one takes its place.
+    /// Holds a meter value back until its register, `number`, is written. A newer one takes its place, unless the write
+    /// under way is about to release it: a disk that is slower than the meter would otherwise silence it.
     pub fn gate_value(&mut self, number: u64, body: up::Body) {
-        self.value = Some((number, body));
+        self.values.retain(|(number, _)| *number <= self.begun_to);
+        self.values.push_back((number, body));
     }
 
     /// A value that says no more than the journal. Where that cannot be written it is told all the same: what runs is
     /// metered in memory then (SPEC 9, disk full).
     pub fn released_value(&mut self) -> Option<up::Body> {
         let (written, in_trouble) = (self.written, self.trouble.is_some());
-        self.value.take_if(|(number, _)| *number <= written || in_trouble).map(|(_, body)| body)
+        let free = self.values.iter().take_while(|(number, _)| *number <= written || in_trouble).count();
+        self.values.drain(..free).next_back().map(|(_, body)| body)
     }
 
     /// The session is over: its final value is the one to be told.
     pub fn drop_value(&mut self) {
-        self.value = None;
+        self.values.clear();
     }
 
     /// The next write, unless one is under way. Records stay queued until it has succeeded.
@@ -119,6 +125,7 @@ impl Keeping {
         self.writing = true;
         let durable = self.durable_to > self.written;
         let upto = self.queue.back().map_or(self.last, |(number, _)| *number);
+        self.begun_to = upto;
         Some((self.queue.iter().map(|(_, record)| record.clone()).collect(), upto, durable))
     }
 

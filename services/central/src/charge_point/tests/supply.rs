@@ -315,9 +315,12 @@ fn a_reservation_whose_engine_stays_away_settles_and_is_billed_only_if_it_began_
     waits.engine_up(LinkNo(20), 1);
     reports(&mut waits, &[held("s1", SessionState::Reserved, 0)]);
     assert_eq!(waits.take_told(), ["D1: RELEASED RESERVATION_EXPIRED", "engine: release s1 RESERVATION_EXPIRED"]);
+    let mut forgot = lost();
+    forgot.engine_up(LinkNo(20), 1);
+    reports(&mut forgot, &[]);
     let mut silent = lost();
     silent.pass(15 * 60_000);
-    for world in [waits, silent] {
+    for world in [waits, forgot, silent] {
         assert_eq!((world.session("s1").state, world.store.tickets.len()), (SessionState::Released, 0));
     }
 }

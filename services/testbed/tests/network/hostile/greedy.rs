@@ -14,6 +14,7 @@ use proto::{
 use testbed::{
     network::{Network, PATIENCE},
     operator::{fresh_id, order},
+    wait::until,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -55,8 +56,12 @@ async fn a_charging_point_that_says_all_it_can_is_stopped_and_removed_all_the_sa
     network.operator.identities.clone().remove(request).await?;
     timeout(PATIENCE, switching).await.context("its monitor's link is not closed")??;
     timeout(PATIENCE, ending).await.context("its engine's link is not closed")??;
-    let removed = network.operator.audited("REMOVED", "charging-point/GREEDY").await?;
-    ensure!(removed.len() == 2, "by Registry, and by Central: {removed:?}");
+    until("both entries, by Registry and by Central", PATIENCE, async || {
+        let removed = network.operator.audited("REMOVED", "charging-point/GREEDY").await;
+        let removed = removed.map_err(|error| error.to_string())?;
+        if removed.len() == 2 { Ok(()) } else { Err(format!("{removed:?}")) }
+    })
+    .await?;
     let mut noted = 0;
     for action in ["MAINTENANCE_ON", "MAINTENANCE_OFF", "FAULT", "RECOVERY"] {
         noted += network.operator.audited(action, "charging-point/GREEDY").await?.len();
