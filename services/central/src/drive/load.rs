@@ -162,7 +162,7 @@ pub(super) async fn one(shared: &Arc<Shared>, id: &ChargingPointId) -> Option<Re
         Ok((row, mirrored, keys, last, sessions))
     };
     let (row, mirrored, keys, last, sessions): (_, _, Vec<KeyRow>, _, Vec<SessionRow>) =
-        shared.ledger.look_up("reload", read).await.ok()?;
+        shared.ledger.read("reload", read).await.ok()?;
     let row: Option<ChargingPointRow> = row;
     let (row, now) = (row?, shared.clock.now());
     let keys = keys.iter().filter(|key| key.wrapped.is_some()).map(|key| rows::key(key, &shared.key_encryption));

@@ -65,7 +65,7 @@ fn open(path: &Path) -> Journal {
 
 fn open_at(path: &Path, settings: Settings, now_ms: i64) -> Journal {
     for _ in 0..10_000 {
-        match Journal::open(path, settings.clone(), now_ms) {
+        match Journal::open(path, settings, now_ms) {
             Err(JournalError::InUse { .. }) => std::thread::sleep(std::time::Duration::from_millis(1)),
             opened => return opened.unwrap(),
         }
