@@ -61,11 +61,13 @@ impl ChargingPointsService {
     /// it may be shown, also when the token has been used and nothing is revoked any more.
     async fn restored(&self, by: &Origin, request_id: String, id: &str) -> Result<RestoreResponse, Status> {
         let id = parse(id)?;
+        // Seen before its request is looked for: under a request id that is still unknown then, nothing was restored.
+        let point = self.shared.points.get(&id);
         if let Some(first) = given_before(&self.shared, by, &request_id).await? {
             same_request(&first, RESTORE, id.as_str())?;
             return self.reissued(request_id, id).await.map(|(_, restored)| restored);
         }
-        let point = self.shared.points.get(&id).ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
+        let point = point.ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
         let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
         if key_state != KeyState::Revoked {
             return Err(refuse(Reason::NotAllowed, format!("{id} is not revoked, so there is nothing to restore")));

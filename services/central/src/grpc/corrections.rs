@@ -178,12 +178,12 @@ impl Corrections {
     /// Decides and appends, anew where another came between the two: both were decided upon the same ticket.
     async fn append(&self, asked: &Asked, request_id: &str, by: &Origin) -> Result<Ticket, Status> {
         for _ in 0..TRIES {
-            // Before it is looked at: what it corrected is corrected, what it settled is not in dispute any more.
+            // The ticket first: under a request id that is unknown after it was read, it was read without that request.
+            let (ticket, before) = self.find(asked.session_id()).await?;
             if let Some(first) = given_before(&self.shared, by, request_id).await? {
                 same_request(&first, asked.method(), &asked.at_rest())?;
                 return self.ticket(asked.session_id()).await;
             }
-            let (ticket, before) = self.find(asked.session_id()).await?;
             let decided = asked.decide(&ticket, &before).map_err(|(reason, why)| refuse(reason, why))?;
             let writes = self.writes(asked, (&ticket, CorrectionRow::next_number(&before), decided), request_id, by);
             match self.shared.ledger.write("correction", writes).await {
