@@ -39,7 +39,8 @@ impl Monitor {
         }
     }
 
-    /// Tells Central of every change, once it can be told; each opening of a link tells the present verdict.
+    /// Tells Central of every change, at once or as soon as a link is the one to speak on: it may have been greeted with
+    /// the verdict before, and not have answered yet.
     fn judge(&mut self, now: Now) {
         let health = self.health();
         let verdict = (health.healthy, health.detail.clone());
@@ -51,8 +52,6 @@ impl Monitor {
             return;
         }
         self.told_health = Some(verdict);
-        if self.way.reachable() {
-            self.way.replace(up::Body::EngineHealth(health), now.mono);
-        }
+        self.way.replace(up::Body::EngineHealth(health), now.mono);
     }
 }

@@ -168,6 +168,21 @@ fn every_change_of_the_engines_health_is_told_at_once_and_again_at_each_opening_
 }
 
 #[test]
+fn a_verdict_that_changes_between_the_greeting_of_a_link_and_its_first_word_is_told_spec_2_3() {
+    let mut rig = Rig::new(Settings { token: Some(token()), ..settings() });
+    rig.welcome();
+    rig.open();
+    rig.grant(1);
+    rig.open();
+    assert_eq!(rig.verdicts().last().map(|(healthy, _)| *healthy), Some(false), "the greeting's");
+    rig.input(Input::Paired);
+    rig.report(true);
+    rig.view(&[]);
+    rig.wait(S(11));
+    assert_eq!(rig.verdicts().last(), Some(&(true, String::new())));
+}
+
+#[test]
 fn a_verdict_is_repeated_until_answered_spec_4_2() {
     let mut rig = Rig::ready();
     rig.report(false);
