@@ -1,6 +1,9 @@
 //! Central as a whole while its database is not migrated yet.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
 use mesh::{
@@ -144,6 +147,7 @@ async fn whoever_says_nothing_to_a_central_that_waits_holds_few_connections_and_
     let central = Waiting::start();
     central.until_it_waits().await;
     let link = central.address("link").unwrap();
+    let begun = Instant::now();
     let mut silent = Vec::new();
     for _ in 0..300 {
         silent.push(TcpStream::connect(link).await.unwrap());
@@ -154,10 +158,11 @@ async fn whoever_says_nothing_to_a_central_that_waits_holds_few_connections_and_
     let at_once =
         futures::future::join_all(silent.iter_mut().map(|stream| ended(stream, Duration::from_secs(1)))).await;
     let cut_off = at_once.iter().filter(|ended| **ended).count();
-    assert!((44..300).contains(&cut_off), "{cut_off} were cut off without a word");
+    assert!(cut_off >= 44, "{cut_off} were cut off without a word");
     for stream in &mut silent {
         assert!(ended(stream, Duration::from_secs(20)).await);
     }
+    assert!(begun.elapsed() >= Duration::from_secs(2), "who was let in had time to say something");
     assert_eq!(call(link).await.0, [0x15, 0], "then there is room for whoever speaks");
     central.stop().await;
 }
