@@ -98,7 +98,12 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     });
     if let Some(path) = &config.audit_file {
         let file = upkeep::AuditFile::open(path, &shared).await?;
-        spawn(&ctx, "audit file", file.follow(Arc::clone(&shared), ctx.clone()));
+        // On a thread of its own: it waits for a disk.
+        let (runtime, follow) = (tokio::runtime::Handle::current(), file.follow(Arc::clone(&shared), ctx.clone()));
+        ctx.spawn(
+            "audit file",
+            async move { Ok(tokio::task::spawn_blocking(move || runtime.block_on(follow)).await?) },
+        );
     }
     note_role(&shared, Action::RoleStarted).await;
 

@@ -208,6 +208,11 @@ impl Progress {
         portion
     }
 
+    /// Nobody is to be asked any more, and whoever was has answered.
+    pub fn is_over(&self) -> bool {
+        self.asked.is_empty() && (self.answer.cancelled || self.remaining.is_empty())
+    }
+
     pub fn reached(&mut self, id: &ChargingPointId, outcome: &Outcome) {
         self.asked.remove(id);
         self.answer.left = self.answer.left.saturating_sub(1);

@@ -272,14 +272,15 @@ impl Orders {
     pub(crate) async fn one(&self, at: &ChargingPointId, order: Order, by: Origin) -> Outcome {
         let late =
             |_| Outcome::Failed(Reason::Unavailable, "no answer for it in time; it may still be done".to_owned());
-        tokio::time::timeout(self.0.patience, self.ask(at, order, by)).await.unwrap_or_else(late)
+        let answered = tokio::time::timeout(self.0.patience, self.ask(at, order, by)).await;
+        answered.map_or_else(late, |outcome| outcome.unwrap_or_else(unanswered))
     }
 
-    async fn ask(&self, at: &ChargingPointId, order: Order, by: Origin) -> Outcome {
+    /// None: the loop ended without having done it.
+    async fn ask(&self, at: &ChargingPointId, order: Order, by: Origin) -> Option<Outcome> {
         let (answer, answered) = oneshot::channel();
         self.0.drive.send(Message::Order { at: at.clone(), order, by, answer }).await;
-        let nobody = |_| Outcome::Failed(Reason::Unavailable, "nobody answered for it".to_owned());
-        answered.await.unwrap_or_else(nobody)
+        answered.await.ok()
     }
 
     /// What is done when its first answer is given is done when a later one is, too.
@@ -394,6 +395,10 @@ impl Kind {
             }
         }
     }
+}
+
+fn unanswered() -> Outcome {
+    Outcome::Failed(Reason::Unavailable, "nobody answered for it".to_owned())
 }
 
 fn fresh_key() -> Arc<LinkKey> {

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use proto::ChargingPointId;
 use store::central::{OrderState, Refusal, Write};
 
-use super::{Orders, UnderWay, fresh_key};
+use super::{Orders, UnderWay, fresh_key, unanswered};
 use crate::{
     audit::{Action, Entry},
     charge_point::{Origin, Outcome},
@@ -21,44 +21,48 @@ const PACE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Orders {
+    /// To its end, or to that of the process: then with what was asked before, so that none is asked twice.
     pub(super) async fn run(&self, under_way: &UnderWay) {
-        let course = self.carry_out(under_way);
-        if self.0.ctx.stop.clone().run_until_cancelled(course).await.is_none()
-            && let Err(error) = self.write(under_way, false).await
-        {
-            tracing::warn!(order.id = under_way.row.order_id, %error, "an order's progress could not be kept");
-        }
-        self.lock().remove(&under_way.row.order_id);
-    }
-
-    async fn carry_out(&self, under_way: &UnderWay) {
         let matched = under_way.lock().answer().matched as usize;
         let staggered = under_way.kind.is_staggered(matched, self.many());
         let size = if staggered { self.0.stagger } else { usize::MAX };
         let mut asked = FuturesUnordered::new();
         loop {
-            let portion = under_way.lock().portion(size);
+            let portion = if self.is_stopping() { Vec::new() } else { under_way.lock().portion(size) };
             if portion.is_empty() && asked.is_empty() {
                 break;
             }
             asked.extend(portion.into_iter().map(|id| self.reach(under_way, id)));
             self.collect(under_way, &mut asked).await;
             if !under_way.lock().remaining().is_empty() {
-                tokio::time::sleep(PACE).await;
+                self.pause(PACE).await;
             }
         }
-        self.keep(under_way, true).await;
+        let is_end = under_way.lock().is_over();
+        self.keep(under_way, is_end).await;
+        self.lock().remove(&under_way.row.order_id);
     }
 
-    async fn reach(&self, under_way: &UnderWay, id: ChargingPointId) -> (ChargingPointId, Outcome) {
+    fn is_stopping(&self) -> bool {
+        self.0.ctx.stop.is_cancelled()
+    }
+
+    /// Not beyond the stop of this process.
+    async fn pause(&self, length: Duration) {
+        self.0.ctx.stop.clone().run_until_cancelled(tokio::time::sleep(length)).await;
+    }
+
+    /// Without an outcome where this process ended before anybody took it up.
+    async fn reach(&self, under_way: &UnderWay, id: ChargingPointId) -> (ChargingPointId, Option<Outcome>) {
         let outcome = self.ask(&id, under_way.kind.order(fresh_key()), under_way.by.clone()).await;
+        let outcome = if self.is_stopping() { outcome } else { outcome.or_else(|| Some(unanswered())) };
         (id, outcome)
     }
 
     /// Until all have answered. What takes long is not given up, for it may be done, and holds up nobody else.
     async fn collect<F>(&self, under_way: &UnderWay, asked: &mut FuturesUnordered<F>)
     where
-        F: Future<Output = (ChargingPointId, Outcome)>,
+        F: Future<Output = (ChargingPointId, Option<Outcome>)>,
     {
         let patience = tokio::time::Instant::now() + self.0.patience;
         while let Ok(Some(first)) = tokio::time::timeout_at(patience, asked.next()).await {
@@ -74,7 +78,8 @@ impl Orders {
         }
     }
 
-    fn outcome(&self, under_way: &UnderWay, (id, outcome): (ChargingPointId, Outcome)) {
+    fn outcome(&self, under_way: &UnderWay, (id, outcome): (ChargingPointId, Option<Outcome>)) {
+        let Some(outcome) = outcome else { return };
         let entry = self.reached(under_way, id.as_str(), &outcome);
         under_way.note(entry);
         under_way.lock().reached(&id, &outcome);
@@ -120,7 +125,7 @@ impl Orders {
         Ok(())
     }
 
-    /// Until it is written, unless that never helps: a restart is to reach nobody again who has been reached.
+    /// Until it is written, unless that never helps or this process ends: a restart is to reach nobody again who has been reached.
     async fn keep(&self, under_way: &UnderWay, is_end: bool) {
         while let Err(refusal) = self.write(under_way, is_end).await {
             tracing::warn!(order.id = under_way.row.order_id, error = %refusal, "an order's progress is not kept yet");
@@ -128,7 +133,10 @@ impl Orders {
                 under_way.done.send_replace(is_end);
                 return;
             }
-            tokio::time::sleep(RETRY).await;
+            if self.is_stopping() {
+                return;
+            }
+            self.pause(RETRY).await;
         }
     }
 

@@ -280,6 +280,34 @@ async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_
 }
 
 #[tokio::test]
+async fn a_stop_keeps_what_was_asked_before_and_asks_nobody_else_spec_7_3() {
+    let rim = rim(60).await;
+    let mut before = Slow::new(&rim);
+    let given = before.orders.give("r1".into(), all(), 60, p(1), ana()).await.unwrap();
+    let asked = before.these(10).await;
+    rim.ctx.stop.cancel();
+    // The loop ends with its turns in flight: nine are done, the tenth was not taken up.
+    for (n, (_, _, answer)) in asked.into_iter().enumerate() {
+        match n {
+            0..5 => answer.send(Outcome::Done).unwrap(),
+            5..9 => answer.send(Outcome::Unchanged).unwrap(),
+            _ => drop(answer),
+        }
+    }
+    while before.orders.lock().contains_key(&given.order_id) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(matches!(before.asked.try_recv(), Err(TryRecvError::Empty)), "no portion is begun any more");
+    let kept = before.orders.get(&given.order_id).await.unwrap();
+    assert_eq!((kept.state(), kept.done, kept.unchanged, kept.failed, kept.left), (Running, 5, 4, 0, 51));
+    assert_eq!(rim.audited("ORDER_UNCHANGED").await.len(), 4);
+    let (of_it, at_rest) = (given.order_id.clone(), rim.shared.ledger.clone());
+    let row = at_rest.read("test", move |conn| OrderRow::find(conn, &of_it)).await.unwrap().unwrap();
+    let remaining = serde_json::from_str::<Vec<String>>(&row.remaining).unwrap();
+    assert_eq!((remaining.len(), remaining[0].as_str()), (51, "CP010"), "who may have been asked comes first");
+}
+
+#[tokio::test]
 async fn a_restart_sets_no_older_price_over_a_newer_one_spec_7_3() {
     let rim = rim(3).await;
     let mut before = Slow::new(&rim);
