@@ -270,6 +270,9 @@ async fn central_comes_back_during_a_supply_and_sees_it_go_on_spec_9() -> anyhow
 async fn registry_dies_and_whoever_holds_a_key_goes_on_working_and_reconnecting_spec_9() -> anyhow::Result<()> {
     let (mut network, mut post, driver) = one_of_each(&[], &[]).await?;
     network.registry.kill();
+    post.monitor.kill();
+    post.engine.kill();
+    network.until_state("CP-1", State::Disconnected).await?;
     post.monitor.restart()?;
     post.engine.restart()?;
     network.until_state("CP-1", State::Available).await?;

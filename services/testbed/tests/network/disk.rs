@@ -58,6 +58,8 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     linked(&driver).await?;
     let folder = network.path("CP-1/engine");
     on_small_disk(&mut post.engine, &folder, 1);
+    post.engine.kill();
+    network.until_state("CP-1", State::Broken).await?;
     post.engine.restart()?;
     network.until_state("CP-1", State::Available).await?;
 
@@ -94,6 +96,8 @@ async fn a_monitor_with_a_full_disk_says_so_and_rotates_all_the_same_spec_9_4_6(
     let folder = network.path("CP-1/data");
     post.monitor.kill();
     on_small_disk(&mut post.monitor, &folder, 1);
+    post.engine.kill();
+    network.until_state("CP-1", State::Disconnected).await?;
     post.monitor.restart()?;
     post.engine.restart()?;
     network.until_state("CP-1", State::Available).await?;
