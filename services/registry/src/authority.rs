@@ -96,6 +96,8 @@ struct Inner {
     /// The revision of the last change that was made here.
     head: watch::Sender<i64>,
     pins: watch::Sender<Vec<Pin>>,
+    /// After which change the operators were removed who are turned away.
+    denied_as_of: Mutex<i64>,
     /// Wakes whoever hands the audit on.
     appended: Notify,
 }
@@ -119,6 +121,7 @@ impl Authority {
             attempts: Mutex::new(attempts),
             head: watch::channel(head).0,
             pins: watch::channel(Vec::new()).0,
+            denied_as_of: Mutex::default(),
             appended: Notify::new(),
             parts,
         }));

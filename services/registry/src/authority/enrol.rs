@@ -67,8 +67,14 @@ impl Authority {
             place: request.place.trim().to_owned(),
             price_e4: request.price_e4,
         };
-        let proof = self.prove(&asker, shows, &peer).await?;
-        self.foresee(&asker, &asked, &wish, &proof).await?;
+        let proof = match self.prove(&asker, shows, &peer).await {
+            Ok(proof) => proof,
+            // By the same request, said before, that has come to its end meanwhile.
+            Err(why) => return self.answered(&asked).await?.ok_or(why).and_then(|first| self.show(&peer, first)),
+        };
+        if let Some(first) = self.foresee(&asker, &asked, &wish, &proof).await? {
+            return self.show(&peer, first);
+        }
         self.carry_out(asked, wish, proof).await.and_then(|answered| self.show(&peer, answered))
     }
 
@@ -90,11 +96,21 @@ impl Authority {
         }
     }
 
-    /// Decides without effect, so that no hash is spent on what will be refused.
-    async fn foresee(&self, asker: &Asker, asked: &Asked, wish: &Wish, proof: &Proof) -> Result<(), Refusal> {
+    /// Decides without effect, so that no hash is spent on what will be refused. The first answer, where what would be
+    /// refused has come to its end meanwhile.
+    async fn foresee(
+        &self,
+        asker: &Asker,
+        asked: &Asked,
+        wish: &Wish,
+        proof: &Proof,
+    ) -> Result<Option<Answered<contract::Identity>>, Refusal> {
         let (wish, proof, now_ms) = (wish.clone(), proof.clone(), self.now().wall_ms);
         let foreseen = self.read("enrolment", move |conn| decide(conn, &wish, &proof, now_ms).map(drop)).await;
-        let Err(why) = foreseen else { return Ok(()) };
+        let Err(why) = foreseen else { return Ok(None) };
+        if let Some(first) = self.answered(asked).await? {
+            return Ok(Some(first));
+        }
         self.metrics().decided(asked.order, Some(&why));
         match asker {
             Asker::Operator(_) => self.refused(asked, &why).await,

@@ -11,10 +11,7 @@ use store::{
 use tokio_util::sync::CancellationToken;
 
 use super::Authority;
-use crate::{
-    audit::{Entry, stopped},
-    refusal::Refusal,
-};
+use crate::{audit::Entry, refusal::Refusal};
 
 /// How often the components are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -42,9 +39,6 @@ impl Authority {
             }
         };
         tokio::join!(self.0.parts.visitors.tell(stop.clone(), write), self.watch_components(&stop), tidying);
-        if let Err(error) = self.write(vec![stopped(self.now().wall_ms)]).await {
-            tracing::warn!(error = error.to_string(), "the stop is missing in the audit");
-        }
     }
 
     /// Notes each component that fails or recovers, the database too, as soon as it takes entries again.

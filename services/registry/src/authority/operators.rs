@@ -1,7 +1,7 @@
 //! Who operates. A person is known by his certificate; this list says who was removed and is refused at once, whatever
 //! his certificate says (SPEC 7.3), and who was added, so that operators can be listed.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::PoisonError, time::Duration};
 
 use prost::Message;
 use proto::{
@@ -9,13 +9,19 @@ use proto::{
     link::v1::Reason,
     registry::v1::{self as contract, OperatorRole},
 };
-use store::{Abort, Conn, StoreError, registry::OperatorRow};
+use store::{
+    Abort, Conn, StoreError,
+    registry::{OperatorRow, head},
+};
 
 use super::{Asked, Authority, Decided, to_the_end};
 use crate::{
     audit::{Action, Entry},
     refusal::{Refusal, refuse},
 };
+
+/// Between two tries to read the list anew.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 impl Authority {
     pub(crate) async fn add_operator(
@@ -104,20 +110,28 @@ impl Authority {
         Ok(contract::ListOperatorsResponse { operators: rows.into_iter().map(told).collect() })
     }
 
+    /// As of the change that is the last one on disk, unless a later one is here already.
     pub(super) async fn load_denied(&self) -> Result<(), StoreError> {
         let removed = |conn: &mut Conn| {
+            // Before the rows, which are as new or newer.
+            let revision = head(conn)?;
             let rows = OperatorRow::all(conn)?.into_iter().filter(|row| row.removed);
-            Ok(rows.filter_map(|row| row.name.parse().ok()).collect::<HashSet<OperatorName>>())
+            Ok((revision, rows.filter_map(|row| row.name.parse().ok()).collect::<HashSet<OperatorName>>()))
         };
-        let names = self.database().read("removed operators", removed).await?;
-        self.0.parts.denied.replace(names);
+        let (revision, names) = self.database().read("removed operators", removed).await?;
+        let mut denied_as_of = self.0.denied_as_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if *denied_as_of <= revision {
+            *denied_as_of = revision;
+            self.0.parts.denied.replace(names);
+        }
         Ok(())
     }
 
     /// From what is on disk, because a repeated request may be older than a later order.
     async fn refresh_denied(&self) {
-        if let Err(error) = self.load_denied().await {
-            tracing::error!(error = error.to_string(), "the list of removed operators is not fresh; restart Registry");
+        while let Err(error) = self.load_denied().await {
+            tracing::warn!(error = error.to_string(), "the list of removed operators is not fresh yet");
+            tokio::time::sleep(READ_AGAIN).await;
         }
     }
 }

@@ -126,6 +126,22 @@ async fn of_many_who_show_a_one_use_token_at_once_exactly_one_is_enrolled_spec_7
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_enrolment_that_is_said_many_times_at_once_gets_one_answer_spec_7_3() {
+    let network = Network::start().await;
+    let door = network.own_door();
+    for n in 0..4 {
+        let wish = body(&format!("CP-{n}"), &network.token(1).await);
+        let mut tries = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let (door, wish) = (door.clone(), wish.clone());
+            tries.spawn(async move { post(&door, &wish).await.unwrap().credential.expose().to_owned() });
+        }
+        let credentials: std::collections::BTreeSet<_> = tries.join_all().await.into_iter().collect();
+        assert_eq!(credentials.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_id_is_enrolled_twice_only_by_its_credential_or_an_operators_token_for_it_spec_7_4() {
     let network = Network::start().await;
     let first = network.enrolled("CP-1").await;

@@ -33,6 +33,23 @@ async fn a_removed_operator_is_refused_at_once_whatever_his_certificate_says_spe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn operators_who_are_removed_at_once_are_all_refused_spec_7_3() {
+    let network = Network::start().await;
+    let names: Vec<_> = (0..8).map(|n| format!("op{n}")).collect();
+    let mut removals = tokio::task::JoinSet::new();
+    for name in names.clone() {
+        let mut operators = network.operators();
+        let remove = RemoveOperatorRequest { request_id: request_id(), name, force: false };
+        removals.spawn(async move { operators.remove(remove).await.unwrap() });
+    }
+    removals.join_all().await;
+    for name in &names {
+        let mut his = IdentitiesClient::new(network.person(Caller::Operator, name));
+        his.list(ListIdentitiesRequest::default()).await.expect_err(name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_operator_operates_by_his_certificate_and_is_listed_by_a_flag_spec_7_2() {
     let mut network = Network::with(&["--first-operator", "anna"]).await;
     let listed =
