@@ -38,10 +38,9 @@ pub enum Input {
         key_no: u64,
         from: Origin,
     },
-    /// The key is old; tell the new one on this link.
+    /// The key is old.
     Rotate {
         material: Arc<LinkKey>,
-        link: Option<LinkNo>,
     },
     /// The key's life is over.
     Expire,
@@ -57,8 +56,9 @@ pub enum Change {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tell {
+    /// Without a link on the one that it has then, if any.
     Grant {
-        link: LinkNo,
+        link: Option<LinkNo>,
         key_no: u64,
     },
     Link(LinkNo, down::Body),
@@ -114,12 +114,12 @@ impl Account {
                 }
                 made.keys(changed, now);
             }
-            Input::Rotate { material, link } => {
+            Input::Rotate { material } => {
                 if self.keys.state() == KeyState::Active {
                     made.stage(material, settings, now);
                     let staged = made.next.keys.staged().map(|key| key.no);
                     made.audit_key(Action::KeyRotationOrdered, staged, &Origin::central().because(AGE), now);
-                    made.tell_staged(*link);
+                    made.tell_staged(None);
                 }
             }
             Input::Expire => {
@@ -163,7 +163,7 @@ impl Decision {
     }
 
     fn tell_staged(&mut self, link: Option<LinkNo>) {
-        if let (Some(link), Some(key_no)) = (link, self.next.keys.staged().map(|key| key.no)) {
+        if let Some(key_no) = self.next.keys.staged().map(|key| key.no) {
             self.tell_after.push(Tell::Grant { link, key_no });
         }
     }
@@ -222,11 +222,11 @@ mod tests {
     fn a_driver_is_granted_a_key_rotates_it_and_loses_it_with_its_identity_spec_4_4() {
         let mut account = Account::new("D1".parse().unwrap(), Keyring::default(), false);
         let grant = Input::Grant { link: LinkNo(1), material: material(), from: Origin::central() };
-        assert_eq!(decided(&mut account, &grant), [Tell::Grant { link: LinkNo(1), key_no: 1 }]);
+        assert_eq!(decided(&mut account, &grant), [Tell::Grant { link: Some(LinkNo(1)), key_no: 1 }]);
         decided(&mut account, &proven(1));
         assert_eq!(account.keys.state(), KeyState::Active);
-        let rotate = Input::Rotate { material: material(), link: Some(LinkNo(2)) };
-        assert_eq!(decided(&mut account, &rotate), [Tell::Grant { link: LinkNo(2), key_no: 2 }]);
+        let rotate = Input::Rotate { material: material() };
+        assert_eq!(decided(&mut account, &rotate), [Tell::Grant { link: None, key_no: 2 }]);
         decided(&mut account, &proven(2));
         assert_eq!(account.keys.usable().map(|(no, _)| no).collect::<Vec<_>>(), [2]);
         let removed = Input::Identity(Identity::Removed { incarnation: 1 });
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(decided(&mut account, &grant), [Tell::Refuse { link: LinkNo(1), reason: Reason::Unavailable }]);
         assert!(account.removed && account.keys.staged().is_none());
         decided(&mut account, &Input::Identity(Identity::Enrolled { incarnation: 2 }));
-        assert_eq!(decided(&mut account, &grant), [Tell::Grant { link: LinkNo(1), key_no: 3 }]);
+        assert_eq!(decided(&mut account, &grant), [Tell::Grant { link: Some(LinkNo(1)), key_no: 3 }]);
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
         let mut account = Account::new("D1".parse().unwrap(), Keyring::default(), false);
         let from = Origin::new("driver/D1", "192.0.2.5:1");
         let grant = Input::Grant { link: LinkNo(1), material: material(), from };
-        let rotate = Input::Rotate { material: material(), link: None };
+        let rotate = Input::Rotate { material: material() };
         let expected = [
             (grant, Action::KeyGranted, "1", "192.0.2.5:1"),
             (proven(1), Action::KeyProven, "1", "192.0.2.5:1"),

@@ -112,6 +112,8 @@ pub struct Pending {
     pub settling_saved_at: Option<Instant>,
     /// When the charging point itself last switched its maintenance on or off.
     pub switched_at: Option<Instant>,
+    /// Something in the engine's report was not taken, so it is to be said again.
+    pub report_refused: bool,
 }
 
 impl Pending {

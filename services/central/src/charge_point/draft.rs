@@ -164,6 +164,10 @@ impl<'a> Draft<'a> {
             | Input::StopByDriver { reply, .. }
             | Input::Order { reply, .. }
             | Input::KeyInstalled { reply, .. } => {
+                // Where it is one of a whole report, that is answered behind it.
+                let is_reported =
+                    matches!(input, Input::Started { .. } | Input::Ended { .. } | Input::EndedLong { .. });
+                self.made.pending.report_refused |= is_reported && *reply == Reply::None;
                 let (reason, detail) = in_reasons(refusal);
                 self.answer(*reply, Outcome::Failed(reason, detail));
             }

@@ -259,9 +259,9 @@ pub enum Tell {
     Link(LinkNo, down::Body),
     /// To whoever waits for it.
     Answer(Reply, Outcome),
-    /// The key `key_no` of the charging point's ring, to a link of its monitor.
+    /// The key `key_no` of the charging point's ring, to a link of its monitor: without one to that which it has then.
     Grant {
-        link: LinkNo,
+        link: Option<LinkNo>,
         key_no: u64,
     },
     /// In order: what was told before goes out first.

@@ -138,9 +138,8 @@ impl Draft<'_> {
         self.audit(by, entry);
         self.keys_changed(granted);
         self.change_point();
-        let staged = self.made.next.keys.staged().map(|key| key.no);
-        if let (Some(monitor), Some(key_no)) = (self.point.signs.monitor.as_ref(), staged) {
-            self.after(Tell::Grant { link: monitor.link, key_no });
+        if let Some(key_no) = self.made.next.keys.staged().map(|key| key.no) {
+            self.after(Tell::Grant { link: None, key_no });
         }
         Outcome::Done
     }
@@ -222,7 +221,7 @@ impl Draft<'_> {
         if let Some(key_no) = self.made.next.keys.staged().map(|key| key.no) {
             let entry = self.entry(Action::KeyGranted).with("key_no", key_no);
             self.audit(from, entry);
-            self.after(Tell::Grant { link: to, key_no });
+            self.after(Tell::Grant { link: Some(to), key_no });
         }
     }
 

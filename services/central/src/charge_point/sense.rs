@@ -117,7 +117,7 @@ impl ChargePoint {
     fn monitor_up(&mut self, new: Linked, settings: &Settings, now: Now, sensed: &mut Sensed) {
         if let Some(staged) = self.record.keys.staged().filter(|staged| staged.no != new.key_no) {
             // A rotation that this monitor has not heard of, or has lost.
-            sensed.tell.push(Tell::Grant { link: new.link, key_no: staged.no });
+            sensed.tell.push(Tell::Grant { link: Some(new.link), key_no: staged.no });
         }
         self.note_link(Action::LinkUp, "monitor", &new, "", now, sensed);
         self.new_key_proven(new.key_no);

@@ -101,6 +101,10 @@ impl Draft<'_> {
     /// What is open here and not in the engine's journal: a reservation it never heard of is told again; a supply it
     /// has lost settles.
     pub(super) fn held(&mut self, sessions: &[SessionId], reply: Reply) {
+        if std::mem::take(&mut self.made.pending.report_refused) {
+            let why = "not all of this report could be kept; say it again".to_owned();
+            return self.answer(reply, Outcome::Failed(Reason::Unavailable, why));
+        }
         self.answer(reply, Outcome::Done);
         if sessions.len() < PORTION {
             // It was not known whether they had begun, and they had not.
@@ -111,6 +115,8 @@ impl Draft<'_> {
         let Some(open) = self.point.running().filter(|open| !sessions.contains(&open.id)) else { return };
         match open.state {
             SessionState::Reserved => self.tell_supply(&open),
+            // It has begun since that report, and its start waits behind it.
+            SessionState::Supplying if self.point.begun().is_some() => {}
             SessionState::Supplying => self.settle(&open, Reason::Fault, "the engine knows nothing of it"),
             SessionState::Unspecified | SessionState::Settling | SessionState::Billed | SessionState::Released => {}
         }

@@ -107,7 +107,7 @@ impl Drive {
         self.offer_account(driver, Input::Proven { key_no, from });
         if let Some(key_no) = staged {
             // A rotation that he has not heard of, or has lost.
-            self.tell_account(driver, Tell::Grant { link, key_no });
+            self.tell_account(driver, Tell::Grant { link: Some(link), key_no });
         }
         self.tell_how_things_stand(driver);
     }
@@ -203,7 +203,7 @@ impl Drive {
                 }
                 // Whoever waits for a key comes again.
                 for tell in decision.tell_after {
-                    if let Tell::Grant { link, .. } = tell {
+                    if let Tell::Grant { link: Some(link), .. } = tell {
                         self.refuse_contact(link, Reason::Unavailable);
                     }
                 }
@@ -230,8 +230,9 @@ impl Drive {
     fn tell_account(&mut self, driver: &DriverId, tell: Tell) {
         match tell {
             Tell::Grant { link, key_no } => {
-                let key = self.accounts.get(driver).and_then(|holder| holder.account.keys.granted(key_no));
-                if let Some(grant) = key.and_then(|key| self.grant_message(key)) {
+                let Some(holder) = self.accounts.get(driver) else { return };
+                let grant = holder.account.keys.granted(key_no).and_then(|key| self.grant_message(key));
+                if let (Some(grant), Some(link)) = (grant, link.or(holder.link)) {
                     self.send(link, 0, grant);
                 }
             }
@@ -260,7 +261,7 @@ impl Drive {
             let settings = self.shared.settings.clone();
             let holder = self.holder(driver);
             let unnoted = holder.unnoted.flush(now.mono);
-            let (keys, link) = (&holder.account.keys, holder.link);
+            let keys = &holder.account.keys;
             let expired = keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);
             let rotate = keys.rotation_due_at(&settings, stagger).is_some_and(|at| at <= now.wall_ms);
             holder.account.keys.end_overlap(now);
@@ -272,7 +273,7 @@ impl Drive {
             if expired {
                 self.offer_account(driver, Input::Expire);
             } else if rotate {
-                self.offer_account(driver, Input::Rotate { material: fresh_key(), link });
+                self.offer_account(driver, Input::Rotate { material: fresh_key() });
             }
         }
     }

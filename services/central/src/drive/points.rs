@@ -306,7 +306,9 @@ impl Drive {
         };
         let now = self.now();
         let core = &mut self.points[number].core;
-        (core.record, core.pending) = (*record, charge_point::Pending::loaded(now));
+        let report_refused = core.pending.report_refused;
+        (core.record, core.pending) =
+            (*record, charge_point::Pending { report_refused, ..charge_point::Pending::loaded(now) });
         self.publish_epoch(number);
         self.publish_keys(number);
         self.touch(number);
@@ -335,6 +337,7 @@ impl Drive {
         match fetched {
             Ok(input) => self.offer(number, input),
             Err((reply, why)) => {
+                self.points[number].core.pending.report_refused |= reply == Reply::None;
                 self.answer(reply, &Outcome::Failed(proto::link::v1::Reason::Unavailable, why));
                 self.next_input(number);
             }

@@ -78,7 +78,8 @@ impl Drive {
             Tell::Answer(reply, outcome) => self.answer(reply, &outcome),
             Tell::Grant { link, key_no } => {
                 let key = point.and_then(|core| core.record.keys.granted(key_no));
-                if let Some(grant) = key.and_then(|key| self.grant_message(key)) {
+                let link = link.or_else(|| point.and_then(|core| link_of(&core.signs.monitor)));
+                if let (Some(grant), Some(link)) = (key.and_then(|key| self.grant_message(key)), link) {
                     self.send(link, epoch, grant);
                 }
             }

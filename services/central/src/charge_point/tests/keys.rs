@@ -6,7 +6,7 @@ use super::*;
 fn a_rotation_is_told_on_the_old_link_and_shows_no_gap_spec_4_6() {
     let mut world = World::ready();
     world.order(Order::Rotate { material: material() });
-    assert_eq!(world.take_told(), ["link 1: key 2", "answer: done"]);
+    assert_eq!(world.take_told(), ["monitor: key 2", "answer: done"]);
     assert_eq!(world.record(0).keys.state(), KeyState::Rotating);
     world.monitor_up(LinkNo(8), 2);
     assert_eq!((world.state(0), world.record(0).keys.state()), (State::Available, KeyState::Active));

@@ -259,6 +259,34 @@ fn a_supply_that_began_and_ended_while_the_database_was_away_is_billed_spec_9() 
 }
 
 #[test]
+fn a_report_of_which_a_part_could_not_be_kept_is_to_be_said_again_spec_9() {
+    let mut world = World::supplying();
+    let whole = [held("s1", SessionState::Settling, 1_900)];
+    let report = |world: &mut World| {
+        world.take_told();
+        reconcile(&whole, engine_reply()).into_iter().for_each(|input| world.input(0, input));
+        world.take_told().last().cloned()
+    };
+    world.store.fail = Some("gone".into());
+    assert_eq!(report(&mut world).as_deref(), Some("answer: UNAVAILABLE"));
+    world.store.fail = None;
+    assert_eq!(report(&mut world).as_deref(), Some("answer: done"));
+    assert_eq!(world.ticket("s1").map(|t| t.energy.wh()), Some(900));
+    assert_eq!(report(&mut world).as_deref(), Some("answer: done"));
+}
+
+#[test]
+fn a_report_from_before_a_supply_began_ends_it_not_spec_3_8() {
+    let mut world = World::reserved();
+    let (session, reply) = (SessionId::new("s1"), engine_reply());
+    let started = Input::Started { session, meter: Energy::from_wh(1_000), at: 1, reply };
+    world.points[0].hear(&started, world.now);
+    world.input(0, Input::Held { sessions: Vec::new(), reply });
+    world.input(0, started);
+    assert_eq!(world.state(0), State::Supplying);
+}
+
+#[test]
 fn what_follows_a_start_that_could_not_be_stored_is_billed_from_it_spec_3_7() {
     type Then = fn(&mut World);
     let dies: Then = |world| world.healthy(false);
