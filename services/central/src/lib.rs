@@ -74,7 +74,7 @@ use self::{
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
     let secrets = Secrets::open(&config.data.join("identity"))?;
-    let lock = lock(&config)?;
+    ctx.hold(lock(&config)?);
     let identity = Identity::open(&ctx, &config.identity)?;
     let doors = Doors::open(&config, &ctx, &identity).await?;
     let Some(database) = open(&ctx, &config.database_url(), &doors).await? else { return Ok(()) };
@@ -97,13 +97,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         owner: secrets.writer,
     });
     if let Some(path) = &config.audit_file {
-        let file = upkeep::AuditFile::open(path, &shared).await?;
-        // On a thread of its own: it waits for a disk.
-        let (runtime, follow) = (tokio::runtime::Handle::current(), file.follow(Arc::clone(&shared), ctx.clone()));
-        ctx.spawn(
-            "audit file",
-            async move { Ok(tokio::task::spawn_blocking(move || runtime.block_on(follow)).await?) },
-        );
+        upkeep::follow_audit(upkeep::AuditFile::open(path, &shared).await?, &shared, &ctx);
     }
     note_role(&shared, Action::RoleStarted).await;
 
@@ -135,14 +129,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
     spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
-    let keep_addresses = config.retention.keep_addresses;
     spawn(&ctx, "prune", upkeep::prune(config.retention.clone(), Arc::clone(&shared), ctx.clone()));
-    let ending = ctx.clone();
-    spawn(&ctx, "checkpoints", async move {
-        upkeep::checkpoints(file, config.checkpoint_every, keep_addresses, shared, ending).await;
-        // Held until nothing is written any more.
-        drop(lock);
-    });
+    upkeep::checkpoint(file, (config.checkpoint_every, config.retention.keep_addresses), shared, &ctx);
     Ok(())
 }
 

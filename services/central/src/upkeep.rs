@@ -32,36 +32,50 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Entries about components that may wait for the database.
 const UNWRITTEN: usize = 100;
 
-/// Writes checkpoints until the process stops, and one at the end. An address may only go once a checkpoint says so, so
-/// they go here.
-pub(crate) async fn checkpoints(
+/// Writes checkpoints until the process stops, and one at the end, when nobody else writes any more. An address may only
+/// go once a checkpoint says so, so they go here.
+pub(crate) fn checkpoint(
     mut file: audit::Checkpoints,
-    every: Duration,
-    keep_addresses: Duration,
+    (every, keep_addresses): (Duration, Duration),
     shared: Arc<Shared>,
-    ctx: Context,
+    ctx: &Context,
 ) {
     let component = ctx.health.component("audit checkpoints");
     component.ready();
-    let mut prune_at = shared.clock.mono() + PRUNE_EVERY;
-    while ctx.stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-        checkpoint(&mut file, &shared, &component).await;
-        let now = shared.clock.now();
-        if now.mono >= prune_at {
-            prune_at = now.mono + PRUNE_EVERY;
-            let gone = file.prune_addresses(&shared.ledger.database, before(now.wall_ms, keep_addresses), now.wall_ms);
-            say_pruned(gone.await);
+    let (of_last, last_component, stop) = (Arc::clone(&shared), component.clone(), ctx.stop.clone());
+    let work = async move {
+        let mut prune_at = shared.clock.mono() + PRUNE_EVERY;
+        while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+            write_checkpoint(&mut file, &shared, &component).await;
+            let now = shared.clock.now();
+            if now.mono >= prune_at {
+                prune_at = now.mono + PRUNE_EVERY;
+                let until = before(now.wall_ms, keep_addresses);
+                say_pruned(file.prune_addresses(&shared.ledger.database, until, now.wall_ms).await);
+            }
         }
-    }
-    crate::note_role(&shared, Action::RoleStopped).await;
-    checkpoint(&mut file, &shared, &component).await;
+        Ok(file)
+    };
+    ctx.spawn_and_finally("checkpoints", work, async move |mut file| {
+        crate::note_role(&of_last, Action::RoleStopped).await;
+        write_checkpoint(&mut file, &of_last, &last_component).await;
+    });
 }
 
-async fn checkpoint(file: &mut audit::Checkpoints, shared: &Shared, component: &Component) {
+async fn write_checkpoint(file: &mut audit::Checkpoints, shared: &Shared, component: &Component) {
     match file.write(&shared.ledger.database, shared.clock.wall_ms()).await {
         Ok(_) => component.ready(),
         Err(error) => component.degraded(format!("the audit has no fresh checkpoint: {error}")),
     }
+}
+
+/// Follows the audit into its file until the last entry of this process is there.
+pub(crate) fn follow_audit(file: AuditFile, shared: &Arc<Shared>, ctx: &Context) {
+    // On a thread of its own: it waits for a disk.
+    let (runtime, follow) = (tokio::runtime::Handle::current(), file.follow(Arc::clone(shared), ctx.clone()));
+    let work = async move { Ok(tokio::task::spawn_blocking(move || runtime.block_on(follow)).await?) };
+    let shared = Arc::clone(shared);
+    ctx.spawn_and_finally("audit file", work, async move |file: AuditFile| file.end(&shared).await);
 }
 
 /// Audits each component's failures and recoveries (SPEC 8.1), its database's too, as soon as that takes entries again.

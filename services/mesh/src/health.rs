@@ -135,8 +135,9 @@ impl Health {
         self.0.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refresh(&self) {
-        let worst = self.components().values().map(State::readiness).max().unwrap_or(Readiness::Ready);
+    /// While they are held, so that the last verdict is of the last state.
+    fn publish(&self, components: &BTreeMap<String, State>) {
+        let worst = components.values().map(State::readiness).max().unwrap_or(Readiness::Ready);
         self.0.readiness.send_if_modified(|now| {
             let changes = *now != Readiness::Stopping && *now != worst;
             if changes {
@@ -177,16 +178,19 @@ impl Component {
 
     /// The part is gone for good, with its state.
     pub fn forget(&self) {
-        self.health.components().remove(&self.name);
-        self.health.refresh();
+        let mut components = self.health.components();
+        components.remove(&self.name);
+        self.health.publish(&components);
     }
 
     fn set(&self, state: State) {
-        let before = self.health.components().insert(self.name.clone(), state.clone());
+        let mut components = self.health.components();
+        let before = components.insert(self.name.clone(), state.clone());
         if before.as_ref() == Some(&state) {
             return;
         }
-        self.health.refresh();
+        self.health.publish(&components);
+        drop(components);
         let component = &self.name;
         match (before, state) {
             (Some(State::Degraded { .. }), State::Ready) => tracing::info!(component, "works again"),

@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -140,6 +141,44 @@ impl Context {
         self.tasks.spawn(name.into(), self.stop.clone(), work);
     }
 
+    /// Done when every task has ended, however the process ends but for a hard stop; what was given later is done
+    /// first. A failure is one of the process.
+    pub fn finally<F>(&self, name: impl Into<String>, work: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.tasks.finally(name.into(), self.stop.clone(), work);
+    }
+
+    /// As `spawn`, and `last` is done with what it left, as `finally` does.
+    pub fn spawn_and_finally<T, F, L>(&self, name: &'static str, work: F, last: impl FnOnce(T) -> L + Send + 'static)
+    where
+        T: Send + 'static,
+        F: Future<Output = anyhow::Result<T>> + Send + 'static,
+        L: Future<Output = ()> + Send + 'static,
+    {
+        let (leave, left) = oneshot::channel();
+        self.spawn(name, async move {
+            // Nobody takes it where the process is stopped hard.
+            let _ = leave.send(work.await?);
+            Ok(())
+        });
+        self.finally(name, async move {
+            if let Ok(left) = left.await {
+                last(left).await;
+            }
+            Ok(())
+        });
+    }
+
+    /// Keeps `lock` until nothing of this process runs any more.
+    pub fn hold(&self, lock: std::fs::File) {
+        self.finally("lock", async move {
+            drop(lock);
+            Ok(())
+        });
+    }
+
     /// Where `chargemesh ctl` expects this process.
     pub fn control_socket(&self) -> Option<&Path> {
         self.control_socket.as_deref()
@@ -168,7 +207,7 @@ impl Context {
         self.addresses.known.lock().unwrap_or_else(PoisonError::into_inner).get(listener).cloned()
     }
 
-    /// Until all tasks have ended; their first failure.
+    /// Until all tasks have ended, and what was to be done finally is; their first failure.
     ///
     /// # Errors
     /// The failure that stopped the process.

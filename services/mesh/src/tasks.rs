@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use tokio::task::AbortHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -24,10 +24,25 @@ struct Inner {
     tracker: TaskTracker,
     running: Mutex<BTreeMap<u64, (String, Option<AbortHandle>)>>,
     numbers: AtomicU64,
+    /// What is done after all the others, the latest first.
+    last: Mutex<Vec<Last>>,
     failure: Mutex<Option<anyhow::Error>>,
 }
 
+struct Last {
+    name: String,
+    stop: CancellationToken,
+    work: BoxFuture<'static, anyhow::Result<()>>,
+}
+
 impl Tasks {
+    pub(crate) fn finally<F>(&self, name: String, stop: CancellationToken, work: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.last().push(Last { name, stop, work: work.boxed() });
+    }
+
     pub(crate) fn spawn<F>(&self, name: String, stop: CancellationToken, work: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -62,17 +77,30 @@ impl Tasks {
         self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Until every task has ended.
+    /// Until every task has ended, and then what was to be done finally, one after another.
     pub(crate) async fn ended(&self) {
-        self.0.tracker.close();
-        self.0.tracker.wait().await;
-        self.0.tracker.reopen();
+        loop {
+            self.0.tracker.close();
+            self.0.tracker.wait().await;
+            self.0.tracker.reopen();
+            let Some(Last { name, stop, work }) = self.last().pop() else { return };
+            self.spawn(name, stop, work);
+        }
     }
 
-    /// Ends what still runs, at its next await, and names it.
+    /// Ends what still runs, at its next await, and names it and what was to come after it.
     pub(crate) fn abort(&self) -> Vec<String> {
         let running = std::mem::take(&mut *self.running());
-        running.into_values().map(|(name, handle)| (handle.iter().for_each(AbortHandle::abort), name).1).collect()
+        let ended = running.into_values().map(|(name, handle)| {
+            handle.iter().for_each(AbortHandle::abort);
+            name
+        });
+        // Kept to the end of the process, with what they hold.
+        ended.chain(self.last().iter().rev().map(|last| last.name.clone())).collect()
+    }
+
+    fn last(&self) -> MutexGuard<'_, Vec<Last>> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<u64, (String, Option<AbortHandle>)>> {

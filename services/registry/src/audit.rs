@@ -141,6 +141,9 @@ pub(crate) async fn started(authority: &Authority) -> Result<(), store::StoreErr
 }
 
 /// The role ends.
-pub(crate) fn stopped(now_ms: i64) -> Entry {
-    Entry::done(now_ms, &Actor::registry(), Action::RoleStopped, "registry")
+pub(crate) async fn stopped(authority: &Authority) {
+    let entry = Entry::done(authority.now().wall_ms, &Actor::registry(), Action::RoleStopped, "registry");
+    if let Err(error) = authority.write(vec![entry]).await {
+        tracing::warn!(error = error.to_string(), "the stop is missing in the audit");
+    }
 }

@@ -3,39 +3,37 @@
 use std::{io::Write as _, path::Path};
 
 use mesh::{
-    clock::Clock,
     health::Component,
     process::{Context, Misuse},
 };
-use store::{
-    Database,
-    audit::{AuditKey, Checkpoints},
-};
+use store::audit::{AuditKey, Checkpoints};
 
-use crate::{Config, secret};
+use crate::{Config, audit, authority::Authority, secret};
 
-/// Opens the file and writes to it until the process stops, and once more then.
+/// Opens the file and writes to it until the process stops, and once more when nobody else writes any more.
 ///
 /// # Errors
 /// Where the key or the file cannot be used.
-pub(crate) fn start(ctx: &Context, config: &Config, database: &Database) -> anyhow::Result<()> {
+pub(crate) fn start(ctx: &Context, config: &Config, authority: &Authority) -> anyhow::Result<()> {
     let key = secret::read_or_make(&config.data.join("audit.key"), AuditKey::generate)?;
     let key = AuditKey::parse(&key).map_err(|error| Misuse::new(error.to_string()))?;
     publish(&config.data.join("audit.pub"), &key.public())?;
     tracing::info!(public_key = key.public(), "audit checkpoints are signed");
     let file = config.data.join("audit.checkpoints");
     let mut checkpoints = Checkpoints::open(&file, key).map_err(|error| Misuse::new(error.to_string()))?;
-    let (database, every, clock, stop) = (database.clone(), config.checkpoint_every, ctx.clock, ctx.stop.clone());
+    let (every, stop) = (config.checkpoint_every, ctx.stop.clone());
     let component = ctx.health.component("audit checkpoints");
     component.ready();
-    ctx.spawn("audit checkpoints", async move {
-        loop {
-            let stopping = stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none();
-            write(&mut checkpoints, &database, clock, &component).await;
-            if stopping {
-                return Ok(());
-            }
+    let (authority, ending, last_component) = (authority.clone(), authority.clone(), component.clone());
+    let work = async move {
+        while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+            write(&mut checkpoints, &authority, &component).await;
         }
+        Ok(checkpoints)
+    };
+    ctx.spawn_and_finally("audit checkpoints", work, async move |mut checkpoints| {
+        audit::stopped(&ending).await;
+        write(&mut checkpoints, &ending, &last_component).await;
     });
     Ok(())
 }
@@ -51,8 +49,8 @@ fn publish(path: &Path, public: &str) -> anyhow::Result<()> {
         .map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())).into())
 }
 
-async fn write(checkpoints: &mut Checkpoints, database: &Database, clock: Clock, component: &Component) {
-    match checkpoints.write(database, clock.wall_ms()).await {
+async fn write(checkpoints: &mut Checkpoints, authority: &Authority, component: &Component) {
+    match checkpoints.write(authority.database(), authority.now().wall_ms).await {
         Ok(_) => component.ready(),
         Err(error) => component.degraded(error.to_string()),
     }

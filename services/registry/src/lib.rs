@@ -141,7 +141,7 @@ pub(crate) struct Behind {
 /// A sentence that names what cannot be used.
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
-    let lock = mesh::process::lock(&config.data, "Registry")?;
+    ctx.hold(mesh::process::lock(&config.data, "Registry")?);
     let identity = Identity::open(&ctx, &config.identity)?;
     let (denied, visitors) = (DenyList::default(), Visitors::new(ctx.clock, config.limits.visitors_counted_for));
     let awaited = open_doors(&config, &ctx, &identity, &denied, &visitors).await?;
@@ -168,7 +168,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let grpc = Grpc { authority: authority.clone(), stop: ctx.stop.clone() };
     awaited.arrived(Behind { authority: authority.clone(), grpc });
 
-    checkpoints::start(&ctx, &config, &database)?;
+    checkpoints::start(&ctx, &config, &authority)?;
     if let Some(central) = central(&config, &ctx, &identity) {
         let (authority, stop) = (authority.clone(), ctx.stop.clone());
         ctx.spawn("audit forwarding", async move {
@@ -179,8 +179,6 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let (stop, every) = (ctx.stop.clone(), config.tidy_every);
     ctx.spawn("keeping", async move {
         authority.keep(every, stop).await;
-        // Held until nothing is kept any more.
-        drop(lock);
         Ok(())
     });
     Ok(())

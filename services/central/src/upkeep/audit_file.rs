@@ -80,31 +80,34 @@ impl AuditFile {
     }
 
     /// Until the process stops.
-    pub(crate) async fn follow(mut self, shared: Arc<Shared>, ctx: Context) {
+    pub(crate) async fn follow(mut self, shared: Arc<Shared>, ctx: Context) -> Self {
         let component = ctx.health.component("audit file");
         let mut bell = shared.ledger.follow();
-        loop {
-            let is_last = ctx.stop.is_cancelled();
+        while !ctx.stop.is_cancelled() {
             if let Err(why) = self.catch_up(&shared).await {
                 component.degraded(format!("the audit cannot be written to its file: {why}"));
-                if ctx.stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
-                    return;
-                }
+                ctx.stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                 continue;
             }
             component.ready();
-            if is_last {
-                return self.keep_mark();
-            }
             tokio::select! {
                 rung = bell.recv() => if matches!(rung, Err(RecvError::Closed)) {
-                    return;
+                    return self;
                 },
                 () = ctx.stop.cancelled() => {}
             }
             // Once for all that has come meanwhile.
             while bell.try_recv().is_ok() {}
         }
+        self
+    }
+
+    /// With the last entry of this process.
+    pub(crate) async fn end(mut self, shared: &Shared) {
+        if let Err(why) = self.catch_up(shared).await {
+            tracing::warn!(why, "the audit's file lacks its last entries until the next start");
+        }
+        self.keep_mark();
     }
 
     async fn catch_up(&mut self, shared: &Shared) -> Result<(), String> {

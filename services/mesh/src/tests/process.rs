@@ -1,6 +1,11 @@
 //! A process from its start to its exit code.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use clap::Parser;
 use nix::sys::signal::{Signal, raise};
@@ -131,6 +136,35 @@ async fn the_first_failing_task_stops_the_process_and_is_named() {
     ctx.spawn("disk", async { Err(anyhow::anyhow!("no space left")) });
     let error = tokio::time::timeout(Duration::from_secs(5), ctx.ended()).await.unwrap().unwrap_err();
     assert_eq!(format!("{error:#}"), "disk failed: no space left");
+}
+
+#[tokio::test]
+async fn what_is_done_finally_is_done_when_every_task_has_ended_and_the_lock_goes_last() {
+    let (dir, ctx) = (tempfile::tempdir().unwrap(), Context::detached("test"));
+    let (said, folder) = (Arc::new(Mutex::new(Vec::new())), dir.path().to_owned());
+    let say = |what: &'static str| {
+        let (said, folder) = (Arc::clone(&said), folder.clone());
+        async move {
+            said.lock().unwrap().push((what, lock(&folder, "test").is_err()));
+            Ok(())
+        }
+    };
+    ctx.hold(lock(dir.path(), "test").unwrap());
+    ctx.finally("after the entry", say("after the entry"));
+    let (of_stop, last) = (ctx.stop.clone(), say("the entry"));
+    ctx.spawn_and_finally("audit", async move { Ok(of_stop.cancelled().await) }, async move |()| {
+        last.await.unwrap();
+    });
+    let (of_stop, slow) = (ctx.stop.clone(), say("what was under way"));
+    ctx.spawn("drive", async move {
+        of_stop.cancelled().await;
+        tokio::task::yield_now().await;
+        slow.await
+    });
+    ctx.stop.cancel();
+    ctx.ended().await.unwrap();
+    assert_eq!(*said.lock().unwrap(), [("what was under way", true), ("the entry", true), ("after the entry", true)]);
+    lock(dir.path(), "test").unwrap();
 }
 
 #[tokio::test]
