@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -35,13 +35,15 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 struct DatabaseHealth {
     component: Component,
+    /// Asked at every turn; what is said follows it.
     failing: AtomicBool,
+    saying: Mutex<()>,
 }
 
 impl Ledger {
     pub(crate) fn new(committer: Committer, database: Database, ctx: &Context) -> Self {
         let component = ctx.health.component("database");
-        let health = Arc::new(DatabaseHealth { component, failing: AtomicBool::new(false) });
+        let health = Arc::new(DatabaseHealth { component, failing: AtomicBool::new(false), saying: Mutex::new(()) });
         Self { committer, database, health }
     }
 
@@ -96,12 +98,17 @@ impl Ledger {
     }
 
     fn works(&self) {
+        if !self.health.failing.load(Ordering::Relaxed) {
+            return;
+        }
+        let _one_at_a_time = self.health.saying.lock().unwrap_or_else(PoisonError::into_inner);
         if self.health.failing.swap(false, Ordering::Relaxed) {
             self.health.component.ready();
         }
     }
 
     fn fails(&self, why: &str) {
+        let _one_at_a_time = self.health.saying.lock().unwrap_or_else(PoisonError::into_inner);
         self.health.failing.store(true, Ordering::Relaxed);
         self.health.component.degraded(format!("nothing can be made durable, so control is refused: {why}"));
     }

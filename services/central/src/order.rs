@@ -15,6 +15,8 @@ use crate::charge_point::Outcome;
 const FAILURES: usize = 1_000;
 /// Characters of a text that is shown and audited.
 pub const LONGEST: usize = 500;
+/// Of a city or a place, in bytes.
+const LONGEST_NAME: usize = 200;
 
 /// What is ordered, as it is kept with the order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +120,22 @@ pub fn object(selector: Option<&Selector>) -> String {
 /// Of a text that nobody has looked at yet.
 pub fn clipped(text: &str) -> String {
     text.chars().take(LONGEST).collect()
+}
+
+/// Where a charging point is moved to: names of one line, as at its enrolment.
+///
+/// # Errors
+/// Says which name cannot be.
+pub fn check_move(city: &str, place: &str) -> Result<(), String> {
+    if city.is_empty() {
+        return Err("say to which city".to_owned());
+    }
+    for (what, name) in [("city", city), ("place", place)] {
+        if name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
+            return Err(format!("the {what} must be one line of at most {LONGEST_NAME} bytes"));
+        }
+    }
+    Ok(())
 }
 
 /// Looks the selector's charging points up among `all` (id and city).
@@ -331,6 +349,15 @@ mod tests {
         assert_eq!(progress.overtaken(&later), [ids[2].clone()], "what is asked first is done first");
         assert_eq!((progress.remaining(), progress.answer().left), (vec![&ids[1]], 2));
         assert!(!progress.is_cancellable());
+    }
+
+    #[test]
+    fn a_charging_point_moves_to_a_name_of_one_line_spec_7_1() {
+        assert!(check_move("Elche", "").is_ok() && check_move(&"x".repeat(200), &"y".repeat(200)).is_ok());
+        for (city, place, says) in [("", "", "which city"), ("a\nb", "", "city"), ("Elche", "a\u{1b}[2J", "place")] {
+            assert!(check_move(city, place).unwrap_err().contains(says));
+        }
+        assert!(check_move(&"x".repeat(201), "").unwrap_err().contains("at most 200 bytes"));
     }
 
     #[test]

@@ -120,9 +120,20 @@ fn is_contention(message: &str) -> bool {
 
 /// Mistakes of ours rather than troubles of the database's.
 fn is_fault(message: &str) -> bool {
-    ["syntax error", "no such table", "no such column", "does not exist", "datatype mismatch", "invalid byte sequence"]
-        .iter()
-        .any(|text| message.contains(text))
+    [
+        "syntax error",
+        "no such table",
+        "no such column",
+        "does not exist",
+        "datatype mismatch",
+        "invalid byte sequence",
+        "exceeds btree",
+        "index row requires",
+        "out of range",
+        "value too long",
+    ]
+    .iter()
+    .any(|text| message.contains(text))
 }
 
 impl StoreError {

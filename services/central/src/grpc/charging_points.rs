@@ -12,7 +12,7 @@ use proto::{
 use store::central::{OrderRow, OrderState, PageRequest, Refusal, Write};
 use tonic::{Request, Response, Status};
 
-use super::{Orders, given_before, orders::fresh_id, origin, refused, same_request, unwritten};
+use super::{Orders, digest, given_before, orders::fresh_id, origin, refused, same_request, unwritten};
 use crate::{
     audit::{Action, Entry},
     charge_point::Origin,
@@ -65,14 +65,14 @@ impl ChargingPointsService {
         let point = self.shared.points.get(&id);
         if let Some(first) = given_before(&self.shared, by, &request_id).await? {
             same_request(&first, RESTORE, id.as_str())?;
-            return self.reissued(request_id, id).await.map(|(_, restored)| restored);
+            return self.reissued(by, &request_id, id).await.map(|(_, restored)| restored);
         }
         let point = point.ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
         let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
         if key_state != KeyState::Revoked {
             return Err(refuse(Reason::NotAllowed, format!("{id} is not revoked, so there is nothing to restore")));
         }
-        let (token_id, restored) = self.reissued(request_id.clone(), id.clone()).await?;
+        let (token_id, restored) = self.reissued(by, &request_id, id.clone()).await?;
         let now = self.shared.clock.now();
         let entry = Entry::new(Action::Restored, format!("charging-point/{id}")).with("token", &token_id);
         // Without the token, which is nowhere at rest.
@@ -94,7 +94,14 @@ impl ChargingPointsService {
         }
     }
 
-    async fn reissued(&self, request_id: String, id: ChargingPointId) -> Result<(String, RestoreResponse), Status> {
+    async fn reissued(
+        &self,
+        by: &Origin,
+        request_id: &str,
+        id: ChargingPointId,
+    ) -> Result<(String, RestoreResponse), Status> {
+        // At Registry all are Central's requests, whoever's they are here.
+        let request_id = format!("restore/{}", digest([by.actor.as_bytes().to_vec(), request_id.as_bytes().to_vec()]));
         let token = self.registry.reissue(request_id, &PeerId::ChargingPoint(id)).await?;
         let (enrolment_token, expires_at_ms) = (token.token, token.expires_at_ms);
         Ok((token.token_id, RestoreResponse { enrolment_token, expires_at_ms }))
@@ -251,9 +258,9 @@ impl ChargingPoints for ChargingPointsService {
 
     async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<Order>, Status> {
         let MoveRequest { request_id, id, city, place } = request.get_ref();
-        if city.is_empty() {
+        if let Err(why) = order::check_move(city, place) {
             let (by, object) = (origin(&request)?, format!("charging-point/{}", order::clipped(id)));
-            let status = refuse(Reason::Invalid, "say to which city");
+            let status = refuse(Reason::Invalid, why);
             return Err(refused(&self.shared, &by, "Move", &object, status).await);
         }
         let which = Some(selector::Which::Ids(Ids { ids: vec![id.clone()] }));

@@ -143,19 +143,30 @@ impl Orders {
         order::check_reason(&by.reason).map_err(|objection| objected(&objection))?;
         let content = at_rest::content(&kind, selector.as_ref(), expected, &by.reason);
         let asked = (kind.method(), content.as_str());
+        // Before its request is looked for: who is enrolled meanwhile makes no other order of one that was given.
+        let all: Vec<_> = self.0.shared.points.all().into_iter().map(|(id, point)| (id, point.city.clone())).collect();
         if let Some(first) = given_before(&self.0.shared, &by, &request_id).await? {
             return self.answer_to(first, asked).await;
         }
-        let all: Vec<_> = self.0.shared.points.all().into_iter().map(|(id, point)| (id, point.city.clone())).collect();
-        let selected = order::select(selector.as_ref(), &all).map_err(|objection| objected(&objection))?;
-        order::check_expectation(selected.ids.len(), expected, self.many())
-            .map_err(|objection| objected(&objection))?;
+        let selected = order::select(selector.as_ref(), &all).and_then(|selected| {
+            order::check_expectation(selected.ids.len(), expected, self.many()).map(|()| selected)
+        });
+        let selected = selected.map_err(|objection| match self.is_being_taken_up(&by, &request_id) {
+            true => refuse(Reason::Unavailable, "this order is being taken up; say it again in a moment"),
+            false => objected(&objection),
+        })?;
         let given = Given { request_id, kind: kind.clone(), content: content.clone() };
         match self.begin(given, selected, &by).await {
             Ok(under_way) => Ok(self.answer_of(&under_way).await),
             Err(Refusal::RepeatedOrder(first)) => self.answer_to(*first, asked).await,
             Err(refusal) => Err(unwritten(refusal)),
         }
+    }
+
+    /// Said before, and not on disk yet.
+    fn is_being_taken_up(&self, by: &Origin, request_id: &str) -> bool {
+        let is_it = |row: &OrderRow| row.operator == *by.actor && row.request_id == request_id;
+        self.lock().values().any(|under_way| is_it(&under_way.row))
     }
 
     /// Writes an order and carries it out, whether or not whoever gave it waits for the answer.
@@ -249,16 +260,27 @@ impl Orders {
     /// How far an order has come.
     pub(crate) async fn get(&self, order_id: &str) -> Result<Answer, Status> {
         let wanted = order_id.to_owned();
-        let row =
-            self.0.shared.ledger.read("order", move |conn| OrderRow::find(conn, &wanted)).await.map_err(unread)?;
+        let read = move |conn: &mut store::Conn| OrderRow::find(conn, &wanted);
+        let mut row = self.0.shared.ledger.read("order", read.clone()).await.map_err(unread)?;
+        if row.as_ref().is_some_and(|row| self.has_ended_since(row)) {
+            row = self.0.shared.ledger.read("order", read).await.map_err(unread)?;
+        }
         let row = row.filter(|row| order::METHODS.contains(&row.method.as_str()));
         row.map(|row| self.latest(&row)).ok_or_else(|| refuse(Reason::NotFound, format!("no order {order_id}")))
+    }
+
+    /// Its row says otherwise, and is to be read again.
+    fn has_ended_since(&self, row: &OrderRow) -> bool {
+        row.state == i32::from(OrderState::Running) && !self.lock().contains_key(&row.order_id)
     }
 
     /// Newest first, and the token of the next page.
     pub(crate) async fn list(&self, page: PageRequest) -> Result<(Vec<Answer>, String), Status> {
         let read = move |conn: &mut store::Conn| OrderRow::list(conn, &order::METHODS, &page);
-        let page = self.0.shared.ledger.read("orders", read).await.map_err(unread)?;
+        let mut page = self.0.shared.ledger.read("orders", read.clone()).await.map_err(unread)?;
+        if page.rows.iter().any(|row| self.has_ended_since(row)) {
+            page = self.0.shared.ledger.read("orders", read).await.map_err(unread)?;
+        }
         Ok((page.rows.iter().map(|row| self.latest(row)).collect(), page.next))
     }
 
@@ -273,7 +295,8 @@ impl Orders {
         let late =
             |_| Outcome::Failed(Reason::Unavailable, "no answer for it in time; it may still be done".to_owned());
         let answered = tokio::time::timeout(self.0.patience, self.ask(at, order, by)).await;
-        answered.map_or_else(late, |outcome| outcome.unwrap_or_else(unanswered))
+        let nobody = || Outcome::Failed(Reason::Unavailable, "nobody answered for it".to_owned());
+        answered.map_or_else(late, |outcome| outcome.unwrap_or_else(nobody))
     }
 
     /// None: the loop ended without having done it.
@@ -395,10 +418,6 @@ impl Kind {
             }
         }
     }
-}
-
-fn unanswered() -> Outcome {
-    Outcome::Failed(Reason::Unavailable, "nobody answered for it".to_owned())
 }
 
 fn fresh_key() -> Arc<LinkKey> {

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use proto::ChargingPointId;
 use store::central::{OrderState, Refusal, Write};
 
-use super::{Orders, UnderWay, fresh_key, unanswered};
+use super::{Orders, UnderWay, fresh_key};
 use crate::{
     audit::{Action, Entry},
     charge_point::{Origin, Outcome},
@@ -52,10 +52,9 @@ impl Orders {
         self.0.ctx.stop.clone().run_until_cancelled(tokio::time::sleep(length)).await;
     }
 
-    /// Without an outcome where this process ended before anybody took it up.
+    /// Without an outcome where the loop ended before it took it up: the next process does.
     async fn reach(&self, under_way: &UnderWay, id: ChargingPointId) -> (ChargingPointId, Option<Outcome>) {
         let outcome = self.ask(&id, under_way.kind.order(fresh_key()), under_way.by.clone()).await;
-        let outcome = if self.is_stopping() { outcome } else { outcome.or_else(|| Some(unanswered())) };
         (id, outcome)
     }
 
