@@ -114,9 +114,11 @@ impl Down {
         let asked = control::ask(&network.control_socket, &Request::new("stop", Value::Null)).await;
         match (asked, status::holder(&self.data)) {
             (Ok(_), _) => {}
-            // It listens only when Registry and Central have answered; a replay never does.
+            // It listens from when it is ready until it is told to end; a replay never does.
+            (Err(ControlError::NotThere { .. }), Some(pid)) if network.is_ending(pid) => {}
             (Err(ControlError::NotThere { .. }), Some(pid)) => {
-                kill(pid, Signal::SIGTERM).with_context(|| format!("cannot end process {pid}"))?;
+                let told = status::once(&self.data, pid, || kill(pid, Signal::SIGTERM).map_err(Into::into));
+                told.with_context(|| format!("cannot end process {pid}"))?;
             }
             (Err(error), _) => return Err(error.into()),
         }

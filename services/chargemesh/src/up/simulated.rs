@@ -132,30 +132,35 @@ impl Running {
         Ok(Some(path))
     }
 
-    // ---- Live (SPEC 1.8)
+    // ---- Live (SPEC 1.8): what fails leaves the plan as it was, and may be said again
 
     pub(super) async fn add_point(&self, wish: PointWish) -> Result<SimulatedPoint, String> {
         let mut plan = self.plan.lock().await;
-        let point = plan.add_charging_point(wish)?;
+        let mut next = plan.clone();
+        let point = next.add_charging_point(wish)?;
         let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(in_words)?;
         self.start_point(&point, &known).await.map_err(in_words)?;
-        plan.write(&self.network.layout.data).map_err(in_words)?;
+        next.write(&self.network.layout.data).map_err(in_words)?;
+        *plan = next;
         Ok(point)
     }
 
     pub(super) async fn add_driver(&self, id: Option<String>) -> Result<SimulatedDriver, String> {
         let mut plan = self.plan.lock().await;
-        let driver = plan.add_driver(id)?;
+        let mut next = plan.clone();
+        let driver = next.add_driver(id)?;
         let known = self.network.enrolled(Kind::Driver).await.map_err(in_words)?;
         self.start_driver(&driver, &known).await.map_err(in_words)?;
-        plan.write(&self.network.layout.data).map_err(in_words)?;
+        next.write(&self.network.layout.data).map_err(in_words)?;
+        *plan = next;
         Ok(driver)
     }
 
     /// Its processes end, its identity is removed, its folder goes.
     pub(super) async fn remove_point(&self, id: &str) -> Result<(), String> {
         let mut plan = self.plan.lock().await;
-        let point = plan.remove_charging_point(id)?;
+        let mut next = plan.clone();
+        let point = next.remove_charging_point(id)?;
         let names = [format!("{}/engine", point.id).into(), format!("{}/monitor", point.id).into()];
         self.network.supervisor.end(&names, true).await;
         self.network.lines.forget(&names[0]);
@@ -163,13 +168,15 @@ impl Running {
         if known.iter().any(|i| i.id == id) {
             self.network.remove_identity(Kind::ChargingPoint, id).await.map_err(in_words)?;
         }
-        plan.write(&self.network.layout.data).map_err(in_words)?;
+        next.write(&self.network.layout.data).map_err(in_words)?;
+        *plan = next;
         forget(&self.network.layout.data.join("charging-points").join(id))
     }
 
     pub(super) async fn remove_driver(&self, id: &str) -> Result<(), String> {
         let mut plan = self.plan.lock().await;
-        let driver = plan.remove_driver(id)?;
+        let mut next = plan.clone();
+        let driver = next.remove_driver(id)?;
         let name = format!("driver/{}", driver.id).into();
         self.network.supervisor.end(std::slice::from_ref(&name), true).await;
         self.network.lines.forget(&name);
@@ -177,7 +184,8 @@ impl Running {
         if known.iter().any(|i| i.id == id) {
             self.network.remove_identity(Kind::Driver, id).await.map_err(in_words)?;
         }
-        plan.write(&self.network.layout.data).map_err(in_words)?;
+        next.write(&self.network.layout.data).map_err(in_words)?;
+        *plan = next;
         forget(&self.network.layout.data.join("drivers").join(id))
     }
 }

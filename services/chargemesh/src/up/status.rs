@@ -84,6 +84,8 @@ impl Columns for PartStatus {
 
 const STATUS: &str = "up.json";
 const LOCK: &str = "lock";
+/// The process that was told to end by a signal: a second one would end it at once.
+const TOLD: &str = "told-to-end";
 
 impl NetworkStatus {
     /// Whether a part has no process yet, and none that ended.
@@ -94,6 +96,11 @@ impl NetworkStatus {
     /// Whether a supervisor holds the folder now.
     pub(crate) fn is_running(&self) -> bool {
         is_locked(&self.folder)
+    }
+
+    /// Whether `pid` supervises it, was ready, and listens no more.
+    pub(crate) fn is_ending(&self, pid: Pid) -> bool {
+        self.ready && !self.control_socket.as_os_str().is_empty() && i32::try_from(self.pid) == Ok(pid.as_raw())
     }
 
     pub(crate) fn write(&self, data: &Path) -> anyhow::Result<()> {
@@ -137,6 +144,7 @@ impl FolderLock {
             Ok(mut lock) => {
                 // Who holds it, for `down`; the status file may still be of the one before.
                 lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(cannot)?;
+                drop(fs::remove_file(data.join(TOLD)));
                 Ok(Self(lock))
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -157,6 +165,16 @@ impl FolderLock {
 pub(crate) fn holder(data: &Path) -> Option<Pid> {
     let text = fs::read_to_string(data.join(LOCK)).ok()?;
     text.parse().ok().filter(|pid| *pid > 1 && is_locked(data)).map(Pid::from_raw)
+}
+
+/// Does what ends `pid`, unless it was done before.
+pub(crate) fn once(data: &Path, pid: Pid, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mark = data.join(TOLD);
+    if fs::read_to_string(&mark).is_ok_and(|told| told == pid.to_string()) {
+        return Ok(());
+    }
+    end()?;
+    replace(&mark, pid.to_string().as_bytes(), 0o644)
 }
 
 pub(crate) fn is_locked(data: &Path) -> bool {
@@ -196,6 +214,26 @@ mod tests {
         drop(lock);
         assert!(!is_locked(folder.path()));
         assert_eq!(holder(folder.path()), None, "a number that was left behind is nobody's");
+    }
+
+    #[test]
+    fn a_process_is_told_to_end_by_one_signal_however_often_it_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = std::cell::Cell::new(0);
+        let end = || {
+            told.set(told.get() + 1);
+            Ok(())
+        };
+        let denied = || Err(io::ErrorKind::PermissionDenied.into());
+        assert!(once(folder.path(), Pid::from_raw(7), denied).is_err(), "and one that failed is none");
+        for _ in 0..3 {
+            once(folder.path(), Pid::from_raw(7), end).unwrap();
+        }
+        assert_eq!(told.get(), 1);
+        let lock = FolderLock::take(folder.path()).unwrap();
+        once(folder.path(), Pid::from_raw(7), end).unwrap();
+        assert_eq!(told.get(), 2, "the next one that holds the folder");
+        drop(lock);
     }
 
     #[test]
