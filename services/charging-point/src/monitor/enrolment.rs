@@ -148,6 +148,8 @@ impl Monitor {
                 match standing.state {
                     StandingState::Enrolled | StandingState::Void => {
                         if self.stored.pins != before {
+                            // The engine as well: no grant may follow, where the key that both hold is good.
+                            self.assign();
                             self.reach(now);
                         } else if self.stored.pins.is_empty() {
                             self.ask_registry_soon(now);

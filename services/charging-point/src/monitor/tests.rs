@@ -136,10 +136,18 @@ fn a_key_that_central_does_not_know_leads_to_the_older_one_and_then_to_a_first_c
     assert_eq!(back.disk.keys.len(), 2, "a message in clear takes no key away");
     unknown(&mut back);
     assert_eq!(back.asks, 1, "Registry is asked how we stand");
-    let trust = Trust { pins: vec![Blob(vec![8; 32])], roots: Vec::new() };
-    back.input(Input::Standing(Ok(Box::new(standing(StandingState::Enrolled, trust)))));
+    back.input(Input::Standing(Ok(Box::new(standing(StandingState::Enrolled, trust(8))))));
     assert_eq!(back.disk.pins, [Blob(vec![8; 32])], "Central has a new key: learnt with the credential");
     assert_eq!(back.dials.last().unwrap().1, 0);
+}
+
+#[test]
+fn pins_that_are_learnt_from_registry_reach_the_engine_spec_4_4() {
+    let mut rig = Rig::ready();
+    rig.input(Input::Standing(Ok(Box::new(standing(StandingState::Enrolled, trust(8))))));
+    let Some(from_monitor::Body::Assignment(assignment)) = rig.told.last() else { panic!("{:?}", rig.told) };
+    let grant = assignment.key.as_ref().unwrap();
+    assert_eq!((grant.key_no, grant.pins.as_slice()), (1, &[vec![8; 32]][..]));
 }
 
 // ---- Health (1.4, 2.3)

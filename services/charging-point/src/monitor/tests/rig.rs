@@ -109,9 +109,8 @@ impl Rig {
     }
 
     pub(super) fn welcome(&mut self) {
-        let trust = Trust { pins: vec![Blob(vec![9; 32])], roots: vec![Blob(vec![1, 2, 3])] };
         let enrolled =
-            Enrolled { credential: SecretText::new(CREDENTIAL), standing: standing(StandingState::Enrolled, trust) };
+            Enrolled { credential: SecretText::new(CREDENTIAL), standing: standing(StandingState::Enrolled, trust(9)) };
         self.input(Input::Enrolled(Ok(Box::new(enrolled))));
     }
 
@@ -228,6 +227,10 @@ impl Rig {
     pub(super) fn warnings(&self) -> String {
         self.monitor.status().warnings.join("; ")
     }
+}
+
+pub(super) fn trust(pin: u8) -> Trust {
+    Trust { pins: vec![Blob(vec![pin; 32])], roots: vec![Blob(vec![1, 2, 3])] }
 }
 
 pub(super) fn standing(state: StandingState, trust: Trust) -> RegistryStanding {
