@@ -206,6 +206,13 @@ impl Trips {
         self.confirms.values().map(|(asked, _)| asked)
     }
 
+    /// Another file is worked off: what is under way is of no line of it.
+    pub(crate) fn forget_lines(&mut self) {
+        for request in self.requests.values_mut() {
+            request.line = None;
+        }
+    }
+
     fn order(&mut self, order: Order, now: Now) {
         match order {
             Order::Request(request) => self.request(request, now),

@@ -147,6 +147,7 @@ impl Drive {
         let path = std::path::absolute(&path).unwrap_or(path);
         if !resume || self.position.file.as_ref() != Some(&path) {
             self.position.done = 0;
+            self.trips.forget_lines();
             for request in &mut self.position.requests {
                 request.line = None;
             }

@@ -2,7 +2,7 @@
 
 use proto::{
     enrolment::{Blob, Kind, Standing as RegistryStanding, StandingState, Trust},
-    link::v1::{Clock, Down, KeyGrant, Reason, Standing, down},
+    link::v1::{Clock, Down, KeyGrant, Progress, Reason, Standing, Step, down},
 };
 use tempfile::TempDir;
 
@@ -62,6 +62,48 @@ async fn ended_tries_are_not_begun_again_by_time_spec_4_7() {
     drive.asked(Ask::Word(Word::Authenticate, None)).await.unwrap();
     assert_eq!(drive.dial_at.is_some(), drive.status()["authenticates_again"] == true);
     assert!(drive.dial_at.is_some());
+}
+
+#[tokio::test]
+async fn another_file_begins_at_its_first_line_though_a_line_of_the_one_before_is_under_way_spec_3_10() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, "CP-1\nCP-2\nCP-3").unwrap();
+        path
+    };
+    for restarts in [false, true] {
+        let (mut drive, _told) = drive(&folder);
+        drive.load(file("first"), false).await.unwrap();
+        drive.queue.as_mut().unwrap().over(1, drive.clock.mono());
+        let request = Request { line: Some(2), ..new_request("CP-2".parse().unwrap(), Energy::ZERO, None) };
+        let id = request.id.clone();
+        drive.trips.handle(Input::Order(Order::Request(request)), drive.clock.now());
+        drive.carry_out().await.unwrap();
+        if restarts {
+            (drive, _) = self::drive(&folder);
+        }
+        drive.load(file("second"), restarts).await.unwrap();
+        let now = drive.clock.now();
+        for (progress, reason) in [(Progress::Authorised, Reason::Unspecified), (Progress::Released, Reason::Broken)] {
+            drive.trips.handle(Input::Down(Box::new(step(&id, progress, reason))), now);
+            drive.carry_out().await.unwrap();
+        }
+        assert_eq!((drive.trips.requests().count(), drive.position.done), (0, 0), "restarted: {restarts}");
+        let next = drive.queue.as_mut().unwrap().next(now.mono + Duration::from_secs(4));
+        assert_eq!(next.map(|wish| wish.line), Some(1), "restarted: {restarts}");
+    }
+}
+
+fn step(request_id: &str, progress: Progress, reason: Reason) -> Down {
+    let step = Step {
+        request_id: request_id.to_owned(),
+        session_id: "s1".to_owned(),
+        progress: progress.into(),
+        reason: reason.into(),
+        ..Step::default()
+    };
+    Down { epoch: 0, body: Some(down::Body::Step(step)) }
 }
 
 fn registered(state: StandingState, pin: u8) -> RegistryStanding {
