@@ -293,10 +293,12 @@ impl Trips {
     }
 
     /// Everything unanswered again, and every request that is not over: its answer, repeated, and Central's view of it
-    /// say what was missed.
+    /// say what was missed. A supply that he confirmed, and of which no request speaks, may have ended unsaid; Central
+    /// says at each opening which ones have not (SPEC 9).
     fn link_open(&mut self, now: Now) {
         self.open = true;
         self.unsent.clear();
+        self.running.retain(|session, _| self.requests.values().any(|r| r.session.as_ref() == Some(session)));
         for request in self.requests.values().map(request_body).collect::<Vec<_>>() {
             if !self.unanswered.values().any(|u| u.body == request) {
                 self.ask(request, now);

@@ -258,6 +258,33 @@ fn the_end_is_known_by_the_session_where_central_leaves_the_request_out() {
 }
 
 #[test]
+fn a_confirmed_supply_that_ended_while_he_was_away_is_not_shown_any_more_spec_9_driver() {
+    for still_runs in [false, true] {
+        let mut bench = Bench::new(SETTINGS);
+        bench.handle(Input::LinkOpen);
+        bench.step("manual-1", Progress::Authorised, Reason::Unspecified);
+        assert_eq!(bench.trips.running().count(), 1);
+        bench.handle(Input::LinkLost);
+        bench.handle(Input::LinkOpen);
+        if still_runs {
+            bench.step("manual-1", Progress::Supplying, Reason::Unspecified);
+        }
+        assert_eq!(bench.trips.running().count(), usize::from(still_runs));
+    }
+}
+
+#[test]
+fn a_supply_of_his_request_is_known_over_a_lost_link() {
+    let mut bench = Bench::new(SETTINGS);
+    bench.handle(Input::LinkOpen);
+    bench.handle(Input::Order(Order::Request(request("r1", None))));
+    bench.step("r1", Progress::Supplying, Reason::Unspecified);
+    bench.handle(Input::LinkLost);
+    bench.handle(Input::LinkOpen);
+    assert_eq!(bench.trips.running().count(), 1);
+}
+
+#[test]
 fn stop_means_the_only_session_or_the_named_one_spec_3_5() {
     let mut bench = Bench::new(SETTINGS);
     bench.handle(Input::LinkOpen);
