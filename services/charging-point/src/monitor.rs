@@ -202,11 +202,10 @@ impl Monitor {
         if self.stored.credential.is_some() {
             self.membership = Membership::Enrolled;
             self.reach(now);
-        } else if let Some(token) = self.settings.token.clone() {
-            let broken_off = self.stored.enrolling.take();
-            if let Err(why) = self.enrol(token, broken_off, now) {
-                self.membership = Membership::NotEnrolled(why);
-            }
+        } else if let Some(token) = self.settings.token.clone()
+            && let Err(why) = self.enrol(token, now)
+        {
+            self.membership = Membership::NotEnrolled(why);
         }
     }
 
@@ -230,7 +229,7 @@ impl Monitor {
     /// What a person wants, at once or not at all.
     pub fn act(&mut self, action: Action, now: Now) -> Result<(), String> {
         let done = match action {
-            Action::Enrol(token) => self.enrol(token, None, now),
+            Action::Enrol(token) => self.enrol(token, now),
             Action::Remove => self.remove(),
             Action::Authenticate => self.authenticate_by_hand(now),
             Action::Maintenance(on) => self.maintenance(on, now),

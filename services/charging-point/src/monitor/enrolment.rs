@@ -15,14 +15,14 @@ use super::{Command, Membership, Monitor, registry::RegistryError};
 const SOON: Duration = Duration::from_secs(2);
 
 impl Monitor {
-    /// `broken_off`: the request that the process before did not see answered.
-    pub(super) fn enrol(&mut self, token: SecretText, broken_off: Option<String>, now: Now) -> Result<(), String> {
+    /// A request that was not seen answered is repeated with its id, since Registry gives that the credential again; for
+    /// another token the id is a fresh one (SPEC 7.3).
+    pub(super) fn enrol(&mut self, token: SecretText, now: Now) -> Result<(), String> {
         let id = self.stored.id.clone().or_else(|| self.settings.id.clone());
         id.ok_or("no id to enrol as; start the monitor with --id")?;
         let parsed: EnrolmentToken = token.expose().parse().map_err(|error| format!("{error}"))?;
-        let fresh = format!("{:016x}{:016x}", self.chance.draw_long(), self.chance.draw_long());
-        let request_id = broken_off.unwrap_or(fresh);
-        self.stored.enrolling = Some(request_id.clone());
+        let fresh = || format!("{:016x}{:016x}", self.chance.draw_long(), self.chance.draw_long());
+        let request_id = self.stored.enrolling.get_or_insert_with(fresh).clone();
         self.unsaved = true;
         if !parsed.pins.is_empty() && self.stored.pins.is_empty() {
             self.stored.pins = parsed.pins.iter().map(|pin| proto::enrolment::Blob(pin.to_vec())).collect();
@@ -193,7 +193,7 @@ impl Monitor {
         self.assign();
         if let Some(token) = self.settings.token.clone() {
             // Refused until an operator readmits the id; then it comes back by itself.
-            drop(self.enrol(token, None, now));
+            drop(self.enrol(token, now));
         }
     }
 

@@ -40,6 +40,21 @@ fn it_enrols_with_its_token_however_long_registry_takes_spec_1_7() {
 }
 
 #[test]
+fn a_token_that_is_typed_again_repeats_the_request_whose_answer_was_lost_spec_7_3() {
+    let mut rig = Rig::new(settings());
+    rig.act(Action::Enrol(token())).unwrap();
+    rig.input(Input::Enrolled(Err(unreachable())));
+    let mut back = Rig::restarted(settings(), rig.disk.clone(), rig.now);
+    back.act(Action::Enrol(token())).unwrap();
+    rig.act(Action::Enrol(token())).unwrap();
+    assert_eq!(rig.enrols[1].request_id, rig.enrols[0].request_id);
+    assert_eq!(back.enrols[0].request_id, rig.enrols[0].request_id, "over a restart as well");
+    rig.input(Input::Enrolled(Err(refused(Reason::TokenExpired))));
+    rig.act(Action::Enrol(token())).unwrap();
+    assert_ne!(rig.enrols[2].request_id, rig.enrols[0].request_id, "it was answered");
+}
+
+#[test]
 fn a_refused_token_is_reported_and_not_tried_again() {
     let mut rig = Rig::new(Settings { token: Some(token()), ..settings() });
     rig.input(Input::Enrolled(Err(refused(Reason::TokenExpired))));
