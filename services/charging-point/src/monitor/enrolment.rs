@@ -56,10 +56,11 @@ impl Monitor {
     }
 
     pub(super) fn enrolled(&mut self, result: Result<Box<Enrolled>, RegistryError>, now: Now) {
-        let Membership::Enrolling { again_at, trouble, .. } = &mut self.membership else { return };
         match result {
+            // Whatever became of the wish meanwhile: nobody else has this credential.
             Ok(enrolled) => self.welcome(*enrolled, now),
             Err(error @ RegistryError::Unreachable(_)) => {
+                let Membership::Enrolling { again_at, trouble, .. } = &mut self.membership else { return };
                 *again_at = Some(now.mono + self.settings.registry_again);
                 *trouble = Some(error.to_string());
                 self.registry_trouble = Some(error.to_string());
@@ -89,6 +90,11 @@ impl Monitor {
     }
 
     fn welcome(&mut self, enrolled: Enrolled, now: Now) {
+        let is_known = self.stored.credential.as_ref().is_some_and(|c| c.expose() == enrolled.credential.expose());
+        if is_known && matches!(self.membership, Membership::Enrolled) {
+            // The answer to a request that was made twice.
+            return;
+        }
         let Ok(id) = enrolled.standing.id.parse::<ChargingPointId>() else {
             self.notice = Some("Registry answered with an id that is not one".to_owned());
             return;

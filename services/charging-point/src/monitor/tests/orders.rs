@@ -153,6 +153,20 @@ fn a_token_that_is_refused_takes_nothing_from_an_identity_in_force() {
 }
 
 #[test]
+fn a_credential_is_taken_though_the_refusal_of_another_token_came_before_it_and_once_spec_7_4() {
+    let mut rig = Rig::new(settings());
+    rig.act(Action::Enrol(token())).unwrap();
+    rig.act(Action::Enrol(token())).unwrap();
+    rig.input(Input::Enrolled(Err(refused(Reason::TokenExpired))));
+    rig.welcome();
+    assert_eq!(rig.monitor.status().enrolment, "ENROLLED");
+    rig.open();
+    rig.grant(1);
+    rig.welcome();
+    assert_eq!((rig.disk.keys.len(), rig.credentials_shown()), (1, 1));
+}
+
+#[test]
 fn removed_at_registry_it_waits_saying_so_and_comes_back_when_readmitted_spec_7_4() {
     let mut rig = Rig::ready();
     rig.stands(KeyState::Deleted, Reason::NotEnrolled, 0);
