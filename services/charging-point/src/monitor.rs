@@ -31,7 +31,8 @@ use proto::{
     ChargingPointId, Price,
     enrolment::{EnrolBody, Enrolled, SecretText, Standing as RegistryStanding, Trust},
     link::v1::{
-        Authenticate, EngineReport, FromEngine, FromMonitor, Opened, Part, Reason, SetMaintenance, View, down, up,
+        Authenticate, EngineHealth, EngineReport, FromEngine, FromMonitor, Opened, Part, Reason, SetMaintenance, View,
+        down, up,
     },
 };
 
@@ -146,7 +147,9 @@ pub struct Monitor {
     /// The engine: whether paired, or why not, and its last report.
     paired: Result<(), String>,
     report: Option<EngineReport>,
-    told_health: Option<(bool, String)>,
+    told_health: Option<EngineHealth>,
+    /// The verdict with which a link was greeted that is not the one to speak on yet.
+    greeted: Option<EngineHealth>,
     /// Closed by hand.
     disconnected: bool,
     asking_registry: bool,
@@ -177,6 +180,7 @@ impl Monitor {
             paired: Err("the engine has not paired yet".to_owned()),
             report: None,
             told_health: None,
+            greeted: None,
             disconnected: false,
             asking_registry: false,
             ask_registry_at: None,
@@ -300,7 +304,10 @@ impl Monitor {
             match heard {
                 Heard::Open { link, first_contact: true } => self.show_credential(link),
                 Heard::Open { link, first_contact: false } => self.greet(link, now),
-                Heard::Proven(key_no) => self.key_proven(key_no, now),
+                Heard::Proven(key_no) => {
+                    self.key_proven(key_no, now);
+                    self.judge_again(now);
+                }
                 Heard::Lost(why) => self.notice = Some(format!("the link to Central ended: {why}")),
                 Heard::Failed { keys, .. } => {
                     if keys {
@@ -335,7 +342,8 @@ impl Monitor {
         };
         self.way.greet(link, up::Body::Opened(opened));
         let health = self.health();
-        self.told_health = Some((health.healthy, health.detail.clone()));
+        self.told_health = Some(health.clone());
+        self.greeted = (!self.way.speaks_on(link)).then(|| health.clone());
         self.way.replace_on(link, up::Body::EngineHealth(health), now.mono);
     }
 

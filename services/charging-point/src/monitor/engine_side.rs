@@ -43,15 +43,23 @@ impl Monitor {
     /// the verdict before, and not have answered yet.
     fn judge(&mut self, now: Now) {
         let health = self.health();
-        let verdict = (health.healthy, health.detail.clone());
-        if self.told_health.as_ref() == Some(&verdict) {
+        if self.told_health.as_ref() == Some(&health) {
             return;
         }
         // An engine that has just paired reports within a moment: that it has not yet is no news.
         if self.paired.is_ok() && self.report.is_none() && self.told_health.is_some() {
             return;
         }
-        self.told_health = Some(verdict);
+        self.told_health = Some(health.clone());
         self.way.replace(up::Body::EngineHealth(health), now.mono);
+    }
+
+    /// Central has heard the greeting of a new link. What was said since on the one before may have overtaken that, and
+    /// been answered: the greeting's verdict would stand.
+    pub(super) fn judge_again(&mut self, now: Now) {
+        let greeted = self.greeted.take();
+        if let Some(told) = self.told_health.clone().filter(|told| greeted.is_some_and(|greeted| greeted != *told)) {
+            self.way.replace(up::Body::EngineHealth(told), now.mono);
+        }
     }
 }

@@ -206,6 +206,24 @@ fn a_verdict_that_changes_between_the_greeting_of_a_link_and_its_first_word_is_t
 }
 
 #[test]
+fn a_verdict_told_on_the_old_link_after_the_new_one_was_greeted_is_told_on_that_as_well_spec_2_3() {
+    let mut rig = Rig::ready();
+    rig.report(false);
+    let old = rig.last();
+    rig.grant(2);
+    rig.held(2);
+    rig.open();
+    rig.report(true);
+    let (link, told) = rig.ups.last().cloned().unwrap();
+    assert_eq!(link, old, "the one to speak on");
+    rig.down_on(old, down::Body::Answer(Answer { to: told.id, ..Answer::default() }));
+    rig.ups.clear();
+    rig.view(&[]);
+    assert_eq!(rig.verdicts(), [(true, String::new())]);
+    assert!(rig.ups.iter().all(|(link, _)| *link == rig.last()));
+}
+
+#[test]
 fn a_verdict_is_repeated_until_answered_spec_4_2() {
     let mut rig = Rig::ready();
     rig.report(false);

@@ -127,8 +127,12 @@ impl Rig {
     }
 
     pub(super) fn down(&mut self, body: down::Body) {
+        self.down_on(self.last(), body);
+    }
+
+    pub(super) fn down_on(&mut self, link: u64, body: down::Body) {
         let bytes = Down { epoch: 1 << 32, body: Some(body) }.encode_to_vec();
-        self.input(Input::Link(LinkNo(self.last()), LinkEvent::Message(bytes.into())));
+        self.input(Input::Link(LinkNo(link), LinkEvent::Message(bytes.into())));
     }
 
     pub(super) fn view(&mut self, causes: &[Cause]) {
