@@ -318,14 +318,13 @@ impl Engine {
             self.way.forget_epoch();
         }
         let life_sign = Duration::from_millis(u64::from(assignment.life_sign_ms.max(1)));
-        let fresh = self.identity.as_ref().is_none_or(|i| i.key_no != grant.key_no || i.id != id);
-        if fresh || self.withdrawn.is_some() {
-            let mut sealer = Sealer::new(&key, grant.key_no, &id, self.stream_id);
-            if self.spoiled {
-                sealer.spoil();
-            }
-            self.sealer = Some(sealer);
+        // Made anew even for a key number that is known: a Central that was restored may have granted it again, with
+        // another key (SPEC 10.5). The sequence goes on, so no nonce comes twice.
+        let mut sealer = Sealer::new(&key, grant.key_no, &id, self.stream_id);
+        if self.spoiled {
+            sealer.spoil();
         }
+        self.sealer = Some(sealer);
         self.withdrawn = None;
         self.identity = Some(Identity { id: id.clone(), key_no: grant.key_no, life_sign });
         let pins = pins(&grant.pins);

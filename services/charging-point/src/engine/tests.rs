@@ -316,6 +316,24 @@ fn a_rotation_during_a_supply_loses_no_reading_spec_4_6() {
 }
 
 #[test]
+fn a_key_number_that_a_restored_central_grants_again_seals_readings_under_its_new_key_spec_10_5() {
+    let mut rig = Rig::supplying(settings());
+    rig.wait(S(3));
+    rig.cut();
+    rig.assign_key(1, [4; 32]);
+    rig.ups.clear();
+    rig.reconnect_now();
+    rig.wait(S(3));
+    let sealed = |body| if let up::Body::Reading(sealed) = body { Some(sealed) } else { None };
+    let sealed: Vec<_> = rig.sent().into_iter().filter_map(sealed).collect();
+    assert!(!sealed.is_empty());
+    let mut opener = Opener::new("CP-1");
+    for reading in &sealed {
+        opener.open(reading, &LinkKey::from_bytes([4; 32])).unwrap();
+    }
+}
+
+#[test]
 fn readings_of_an_outage_are_kept_within_bounds_and_sent_under_the_key_of_the_day_spec_5_2() {
     let mut rig = Rig::supplying(Settings { readings_kept: 20, ..settings() });
     rig.cut();

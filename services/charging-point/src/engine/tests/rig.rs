@@ -112,7 +112,11 @@ impl Rig {
     }
 
     pub(super) fn assign(&mut self, key_no: u64) {
-        let grant = KeyGrant { key_no, key: KEY.to_vec(), expires_at_ms: 0, pins: vec![vec![9; 32]] };
+        self.assign_key(key_no, KEY);
+    }
+
+    pub(super) fn assign_key(&mut self, key_no: u64, key: [u8; 32]) {
+        let grant = KeyGrant { key_no, key: key.to_vec(), expires_at_ms: 0, pins: vec![vec![9; 32]] };
         let assignment = Assignment {
             charging_point_id: "CP-1".to_owned(),
             key: Some(grant),
