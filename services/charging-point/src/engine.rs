@@ -223,6 +223,7 @@ impl Engine {
             Input::Paired => {
                 self.paired = true;
                 self.report();
+                self.begin_if_plugged(now);
             }
             Input::Unpaired(why) => {
                 self.paired = false;

@@ -84,6 +84,17 @@ fn a_reservation_does_not_begin_without_central_and_begins_when_it_is_back() {
 }
 
 #[test]
+fn a_reservation_that_was_plugged_in_while_the_monitor_was_away_begins_when_it_is_back_spec_9() {
+    let mut rig = Rig::ready(settings());
+    rig.supply("s1", 0);
+    rig.input(Input::Unpaired("no sign of life".to_owned()));
+    assert!(rig.act(Action::Plug).unwrap_err().contains("the monitor is gone"));
+    assert_eq!(rig.state(), "RESERVED");
+    rig.input(Input::Paired);
+    assert_eq!(rig.state(), "SUPPLYING");
+}
+
+#[test]
 fn the_monitor_gone_the_supply_goes_on_and_nothing_new_is_accepted_spec_9() {
     let mut rig = Rig::supplying(settings());
     rig.input(Input::Unpaired("no sign of life".to_owned()));
