@@ -149,8 +149,9 @@ impl Keeping {
         self.trouble = Some(why);
     }
 
+    /// Nothing while a write is under way, however late it is.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.retry_at
+        self.retry_at.filter(|_| !self.writing)
     }
 
     /// Messages whose records are on disk.

@@ -42,7 +42,8 @@ struct Installing {
 
 impl Keys {
     pub(super) fn due(&self) -> Option<Instant> {
-        [self.authenticate_at, self.installing.as_ref().map(|i| i.until)].into_iter().flatten().min()
+        let until = self.installing.as_ref().filter(|i| !i.held).map(|i| i.until);
+        [self.authenticate_at, until].into_iter().flatten().min()
     }
 
     pub(super) fn is_revoked(&self) -> bool {

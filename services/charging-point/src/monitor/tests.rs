@@ -99,6 +99,18 @@ fn an_engine_that_does_not_answer_holds_a_key_up_for_five_seconds_only() {
 }
 
 #[test]
+fn nothing_is_due_for_a_key_whose_save_hangs() {
+    let mut rig = Rig::ready();
+    rig.disk_hangs = true;
+    rig.grant(2);
+    rig.now.mono += S(6);
+    rig.input(Input::Timeout);
+    assert!(rig.monitor.poll_timeout().is_none_or(|at| at > rig.now.mono));
+    rig.input(Input::Saved(Ok(())));
+    assert_eq!(rig.dials.last().unwrap().1, 2, "the engine is waited for no longer");
+}
+
+#[test]
 fn a_restart_reconnects_by_key_and_shows_no_credential_spec_4_4() {
     let rig = Rig::ready();
     let mut back = Rig::restarted(settings(), rig.disk, rig.now);

@@ -166,6 +166,20 @@ fn a_full_disk_is_reported_and_nothing_new_is_accepted_until_it_is_mended_spec_9
 }
 
 #[test]
+fn nothing_is_due_for_a_write_that_is_under_way_again_spec_9_disk_full() {
+    let mut rig = Rig::ready(settings());
+    rig.slow = Some(None);
+    rig.act(Action::Plug).unwrap();
+    rig.supply("s1", 0);
+    rig.slow = Some(None);
+    rig.input(Input::WriteFailed("no space left on device".to_owned()));
+    rig.pass(S(2));
+    rig.input(Input::Timeout);
+    assert!(matches!(rig.slow, Some(Some(_))), "tried again");
+    assert!(rig.engine.poll_timeout().is_none_or(|at| at > rig.now.mono));
+}
+
+#[test]
 fn an_orderly_stop_ends_the_supply_with_its_final_value() {
     let mut rig = Rig::supplying(settings());
     rig.wait(S(50));

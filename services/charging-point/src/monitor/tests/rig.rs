@@ -48,6 +48,8 @@ pub(super) struct Rig {
     pub(super) now: Now,
     pub(super) disk: Stored,
     pub(super) disk_works: bool,
+    /// A save gets no answer.
+    pub(super) disk_hangs: bool,
     /// Link and what it proves: 0 is a first contact.
     pub(super) dials: Vec<(u64, u64)>,
     pub(super) closed: Vec<u64>,
@@ -69,6 +71,7 @@ impl Rig {
             now,
             disk,
             disk_works: true,
+            disk_hangs: false,
             dials: Vec::new(),
             closed: Vec::new(),
             ups: Vec::new(),
@@ -185,6 +188,7 @@ impl Rig {
                 Command::Link(Order::Send(link, bytes)) => self.ups.push((link.0, Up::decode(bytes).unwrap())),
                 Command::Link(Order::Close(link)) => self.closed.push(link.0),
                 Command::Tell(message) => self.told.extend(message.body),
+                Command::Save(_) if self.disk_hangs => {}
                 Command::Save(stored) if self.disk_works => {
                     self.disk = *stored;
                     self.monitor.handle(Input::Saved(Ok(())), self.now);
