@@ -83,12 +83,19 @@ struct Inner {
     dir: PathBuf,
     clock: Clock,
     current: ArcSwapOption<Material>,
-    /// Of the files looked at last, whether they were good or not.
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Seen>,
     expiry: Gauge,
     component: Option<Component>,
     /// Whose it must be; a command's is whoever's.
     role: Option<&'static str>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Of the files in use.
+    used: Option<Stamp>,
+    /// Of files that were not good, and of which that was said.
+    refused: Option<Stamp>,
 }
 
 /// Changes with every replacement of a file.
@@ -168,24 +175,25 @@ impl Identity {
         self.0.current.load_full().map_or_else(|| self.material().map(Arc::new), Ok)
     }
 
-    /// Reads the files again if they changed since.
+    /// Reads the files again if they are not those in use: what failed may have been the reading alone.
     fn refresh(&self) {
-        if *self.seen() == Some(stamp(&self.0.dir)) {
+        let now = Some(stamp(&self.0.dir));
+        if self.seen().used == now {
             return;
         }
         let Err(error) = self.read() else { return };
-        if self.0.current.load().is_some() {
-            tracing::warn!(error = error.to_string(), "keeping the identity in use: the new files are not good");
-        } else {
+        if self.0.current.load().is_none() {
             self.waits(&error);
+        } else if std::mem::replace(&mut self.seen().refused, now) != now {
+            tracing::warn!(error = error.to_string(), "keeping the identity in use: the new files are not good");
         }
     }
 
     fn read(&self) -> Result<(), IdentityError> {
         // Stamped before it is read: a file that changes in between is read once more.
         let now = stamp(&self.0.dir);
-        *self.seen() = Some(now);
         let material = self.material()?;
+        self.seen().used = Some(now);
         self.0.expiry.set(material.validity.not_after);
         let until = crate::clock::in_words(material.validity.not_after);
         tracing::info!(identity = material.uri, until, "identity read");
@@ -242,7 +250,7 @@ impl Identity {
         self.0.clock.wall_ms().div_euclid(1000)
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Option<Stamp>> {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -97,6 +97,24 @@ async fn bad_files_never_replace_good_ones() {
     assert_ne!(fs::read(folder.join("cert.pem")).unwrap(), good);
 }
 
+#[tokio::test]
+async fn good_files_that_could_not_be_read_at_first_are_read_though_they_do_not_change_again() {
+    let network = Network::new();
+    let (identity, folder) = (network.identity(Caller::Operator), network.folder(Caller::Operator));
+    let before = identity.client().unwrap();
+    network.authority.renew(&folder).unwrap();
+    let path = folder.join("cert.pem");
+    let (good, made) = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    let reads_as = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(made).unwrap();
+    };
+    reads_as(&vec![b'x'; good.len()]);
+    assert!(Arc::ptr_eq(&identity.client().unwrap(), &before), "the old ones stay");
+    reads_as(&good);
+    assert!(!Arc::ptr_eq(&identity.client().unwrap(), &before));
+}
+
 fn open(network: &Network, lifetime: Duration) -> (Context, anyhow::Result<Identity>) {
     let (ctx, folder) = (Context::detached("central"), network.dir.path().join("opened"));
     network.issue(Caller::Central, "", &folder, lifetime);
