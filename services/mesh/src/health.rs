@@ -114,7 +114,9 @@ impl Health {
     }
 
     pub fn report(&self) -> Report {
-        Report { status: *self.0.readiness.borrow(), components: self.components().clone() }
+        // One after the other: who publishes holds the components.
+        let components = self.components().clone();
+        Report { status: self.readiness(), components }
     }
 
     pub fn readiness(&self) -> Readiness {
@@ -205,6 +207,24 @@ impl Component {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_looks_holds_up_nobody_who_says_how_it_is_and_the_last_verdict_is_of_the_last_state() {
+        let health = Health::default();
+        let store = health.component("store");
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..20_000).for_each(|_| drop(health.report())));
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for n in 0..10_000 {
+                        if n % 2 == 0 { store.degraded("gone") } else { store.ready() }
+                    }
+                });
+            }
+        });
+        let state = health.report().components["store"].clone();
+        assert_eq!(health.readiness(), state.readiness());
+    }
 
     #[test]
     fn a_part_that_is_down_makes_the_role_degraded_and_never_unready_spec_9_1() {

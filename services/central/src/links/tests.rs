@@ -16,8 +16,8 @@ use super::*;
 use crate::{allowance::Limit, settings::Settings, testing::Rim};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Far below the three life signs after which a peer takes Central for dead.
-const PROMPTLY: Duration = Duration::from_secs(1);
+/// For a handler that would wait for ever, however busy the machine is.
+const PROMPTLY: Duration = Duration::from_secs(30);
 
 /// Central with its links.
 struct Town {
@@ -207,9 +207,9 @@ async fn a_ticket_that_a_full_disk_did_not_take_is_sent_again_on_the_same_link_s
         assert_eq!(driver.ticket().await, "s000");
     }
     assert_eq!(driver.ask(received("s000")).await, Reason::Unspecified);
-    let again = async { while driver.ticket().await == "s000" {} };
-    let _some_were_under_way = tokio::time::timeout(Duration::from_millis(100), again).await;
-    assert!(tokio::time::timeout(Duration::from_millis(300), driver.ticket()).await.is_err(), "it is acknowledged");
+    // One may have been under way.
+    let silence = async { while tokio::time::timeout(Duration::from_millis(500), driver.ticket()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), silence).await.expect("it is acknowledged");
 }
 
 #[tokio::test]
@@ -221,13 +221,20 @@ async fn a_link_goes_on_while_the_database_keeps_its_questions_waiting_spec_9() 
     let (mut driver, mut engine) = (town.driver("D1").await, town.link(&point, Part::Engine).await);
     let (end, ended) = blocking::channel::<()>();
     let ended = Arc::new(Mutex::new(ended));
+    let (begin, mut begun) = mpsc::unbounded_channel();
     let slow = |_| {
-        let (ledger, ended) = (town.rim.shared.ledger.clone(), Arc::clone(&ended));
-        let wait = move |_: &mut store::Conn| Ok(ended.lock().unwrap().recv().is_err());
+        let (ledger, ended, begin) = (town.rim.shared.ledger.clone(), Arc::clone(&ended), begin.clone());
+        let wait = move |_: &mut store::Conn| {
+            begin.send(()).unwrap();
+            Ok(ended.lock().unwrap().recv().is_err())
+        };
         tokio::spawn(async move { ledger.look_up("slow", wait).await })
     };
     let slow: Vec<_> = (0..8).map(slow).collect();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // All that there are at once.
+    for _ in 0..4 {
+        begun.recv().await.unwrap();
+    }
     let asked = driver.say(requested("r1", "CP002"));
     let manual = ManualSupply { request_id: "m1".into(), ..ManualSupply::default() };
     let wished = engine.say(up::Body::ManualSupply(manual));

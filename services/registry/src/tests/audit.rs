@@ -177,12 +177,17 @@ impl audit_server::Audit for Central {
     }
 }
 
+/// A port that nobody listens on yet. Below the range that others are given, or one of them could have it meanwhile.
+fn silent_port() -> SocketAddr {
+    let random = || SocketAddr::from(([127, 0, 0, 1], rand::random_range(12_000..32_000)));
+    std::iter::repeat_with(random).find(|port| std::net::TcpListener::bind(port).is_ok()).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_reaches_central_whole_and_once_however_often_central_is_away_spec_8_1() {
     let dir = TempDir::new().unwrap();
     let url = format!("sqlite:{}", dir.path().join("registry.db").display());
-    // A port that nobody listens on yet.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = silent_port();
     let mut network = Network::at(dir, url, &[], &port.to_string()).await;
     network.enrolled("CP-1").await;
 
@@ -211,7 +216,7 @@ async fn the_audit_of_a_new_database_reaches_central_and_a_refusal_shows_spec_8_
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("registry.db");
     let url = format!("sqlite:{}", file.display());
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = silent_port();
     let mut network = Network::at(dir, url, &[], &port.to_string()).await;
     let central = Central::default();
     let (ctx, _) = central.start(&network, port).await;

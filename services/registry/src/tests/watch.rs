@@ -83,7 +83,8 @@ async fn an_order_whose_caller_has_gone_is_pushed_and_kept_to_all_the_same_spec_
     let remove = RemoveRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
     let expel = RemoveOperatorRequest { request_id: request_id(), name: "bob".into(), force: false };
     let (mut identities, mut operators) = (network.operator(), network.operators());
-    let patience = Duration::from_millis(500);
+    // Time enough to reach a busy Registry.
+    let patience = Duration::from_secs(2);
     let (removed, expelled) = tokio::join!(
         tokio::time::timeout(patience, identities.remove(remove)),
         tokio::time::timeout(patience, operators.remove(expel)),
