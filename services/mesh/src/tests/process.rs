@@ -152,7 +152,11 @@ async fn what_is_done_finally_is_done_when_every_task_has_ended_and_the_lock_goe
     ctx.hold(lock(dir.path(), "test").unwrap());
     ctx.finally("after the entry", say("after the entry"));
     let (of_stop, last) = (ctx.stop.clone(), say("the entry"));
-    ctx.spawn_and_finally("audit", async move { Ok(of_stop.cancelled().await) }, async move |()| {
+    let audit = async move {
+        of_stop.cancelled().await;
+        Ok(())
+    };
+    ctx.spawn_and_finally("audit", audit, async move |()| {
         last.await.unwrap();
     });
     let (of_stop, slow) = (ctx.stop.clone(), say("what was under way"));
