@@ -152,6 +152,8 @@ pub struct Signs {
     pub pace: Pace,
     /// The open reservation as its engine says that it has begun, until the store knows.
     pub begun: Option<Session>,
+    /// On which of its links.
+    pub begun_on: Option<LinkNo>,
     /// The engine's link on which it has said what its journal holds.
     pub accounted: Option<LinkNo>,
     /// The supply whose driver was told of a fault.
@@ -279,6 +281,12 @@ impl ChargePoint {
     fn begun(&self) -> Option<&Session> {
         let open = self.record.open.as_ref().filter(|open| open.state == SessionState::Reserved)?;
         self.signs.begun.as_ref().filter(|begun| begun.id == open.id)
+    }
+
+    /// It has begun, and the engine that says so has not been replaced since.
+    fn has_begun_on_this_link(&self) -> bool {
+        let present = self.signs.engine.as_ref().map(|engine| engine.link);
+        self.begun().is_some() && present.is_some() && self.signs.begun_on == present
     }
 
     /// The driver who is to be told of this charging point.

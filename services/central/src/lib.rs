@@ -74,7 +74,8 @@ use self::{
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
     let secrets = Secrets::open(&config.data.join("identity"))?;
-    ctx.hold(lock(&config)?);
+    // Two committers under one name would spoil each other's audit chain.
+    ctx.hold(mesh::process::lock(&config.data, "Central")?);
     let identity = Identity::open(&ctx, &config.identity)?;
     let doors = Doors::open(&config, &ctx, &identity).await?;
     let Some(database) = open(&ctx, &config.database_url(), &doors).await? else { return Ok(()) };
@@ -139,17 +140,6 @@ fn spawn(ctx: &Context, name: &'static str, work: impl Future<Output = ()> + Sen
         work.await;
         Ok(())
     });
-}
-
-/// One process at a time: two committers under one name would spoil each other's audit chain.
-fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
-    let path = config.data.join("lock");
-    let cannot = |why: String| Misuse::new(format!("cannot use the data folder {}: {why}", config.data.display()));
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|error| cannot(error.to_string()))?;
-    file.try_lock()
-        .map_err(|_| cannot("another Central uses it; give another with --data, or stop that one".into()))?;
-    Ok(file)
 }
 
 /// The database as soon as it is there and migrated; nothing where the process stops before.

@@ -149,7 +149,9 @@ pub struct Monitor {
     report: Option<EngineReport>,
     told_health: Option<EngineHealth>,
     /// The verdict with which a link was greeted that is not the one to speak on yet.
-    greeted: Option<EngineHealth>,
+    greeted: Option<(LinkNo, EngineHealth)>,
+    /// Of the enrolment that this process took last.
+    incarnation: u64,
     /// Closed by hand.
     disconnected: bool,
     asking_registry: bool,
@@ -181,6 +183,7 @@ impl Monitor {
             report: None,
             told_health: None,
             greeted: None,
+            incarnation: 0,
             disconnected: false,
             asking_registry: false,
             ask_registry_at: None,
@@ -343,7 +346,7 @@ impl Monitor {
         self.way.greet(link, up::Body::Opened(opened));
         let health = self.health();
         self.told_health = Some(health.clone());
-        self.greeted = (!self.way.speaks_on(link)).then(|| health.clone());
+        self.greeted = (!self.way.speaks_on(link)).then(|| (link, health.clone()));
         self.way.replace_on(link, up::Body::EngineHealth(health), now.mono);
     }
 

@@ -103,6 +103,7 @@ impl ChargePoint {
             && let Some(open) = self.record.open.as_ref().filter(reserved)
         {
             self.signs.begun = Some(open.start(meter, at, now));
+            self.signs.begun_on = self.signs.engine.as_ref().map(|engine| engine.link);
         }
     }
 

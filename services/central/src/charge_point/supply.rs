@@ -116,7 +116,7 @@ impl Draft<'_> {
         match open.state {
             SessionState::Reserved => self.tell_supply(&open),
             // It has begun since that report, and its start waits behind it.
-            SessionState::Supplying if self.point.begun().is_some() => {}
+            SessionState::Supplying if self.point.has_begun_on_this_link() => {}
             SessionState::Supplying => self.settle(&open, Reason::Fault, "the engine knows nothing of it"),
             SessionState::Unspecified | SessionState::Settling | SessionState::Billed | SessionState::Released => {}
         }

@@ -242,8 +242,10 @@ impl Drive {
         self.next_input(number);
     }
 
-    fn committed(&mut self, number: usize, decision: Decision, committed: &Committed) {
+    fn committed(&mut self, number: usize, mut decision: Decision, committed: &Committed) {
         let now = self.now();
+        // Noted while this was on its way to the disk.
+        decision.pending.report_refused |= self.points[number].core.pending.report_refused;
         let guarded = committed.version > 0;
         let hold = guarded
             .then(|| Hold { epoch: rows::unsigned(committed.epoch), version: rows::unsigned(committed.version) });

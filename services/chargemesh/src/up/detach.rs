@@ -14,7 +14,10 @@ use mesh::{
     control::{self, ControlError, Request},
     process::Misuse,
 };
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 
 use super::status::{self, FolderLock, NetworkStatus};
@@ -26,6 +29,8 @@ use crate::{
 const LOG: &str = "up.log";
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const DOWN_WITHIN: Duration = Duration::from_secs(90);
+/// A network that ends has ended by then; one whose control socket was taken away has not begun to.
+const SOCKET_GONE: Duration = Duration::from_secs(45);
 
 /// Starts the same command again without a terminal, waits until it is up, and says so.
 pub(super) fn detach(data: &Path) -> ExitCode {
@@ -115,20 +120,36 @@ impl Down {
         match (asked, status::holder(&self.data)) {
             (Ok(_), _) => {}
             // It listens from when it is ready until it is told to end; a replay never does.
-            (Err(ControlError::NotThere { .. }), Some(pid)) if network.is_ending(pid) => {}
-            (Err(ControlError::NotThere { .. }), Some(pid)) => {
-                let told = status::once(&self.data, pid, || kill(pid, Signal::SIGTERM).map_err(Into::into));
-                told.with_context(|| format!("cannot end process {pid}"))?;
+            (Err(ControlError::NotThere { .. }), Some(pid)) if network.is_ending(pid) => {
+                if self.ends_within(&network, SOCKET_GONE).await {
+                    return self.ended();
+                }
+                self.signal(pid)?;
             }
+            (Err(ControlError::NotThere { .. }), Some(pid)) => self.signal(pid)?,
             (Err(error), _) => return Err(error.into()),
         }
-        let pause = Duration::from_millis(100);
-        for _ in 0..DOWN_WITHIN.as_millis() / pause.as_millis() {
-            if !network.is_running() {
-                return self.output.said("the network has ended", &json!({ "stopped": true }));
-            }
-            tokio::time::sleep(pause).await;
+        if self.ends_within(&network, DOWN_WITHIN).await {
+            return self.ended();
         }
         anyhow::bail!("process {} has not ended after {DOWN_WITHIN:?}", network.pid)
+    }
+
+    async fn ends_within(&self, network: &NetworkStatus, limit: Duration) -> bool {
+        let ended = async {
+            while network.is_running() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(limit, ended).await.is_ok()
+    }
+
+    fn ended(&self) -> anyhow::Result<()> {
+        self.output.said("the network has ended", &json!({ "stopped": true }))
+    }
+
+    fn signal(&self, pid: Pid) -> anyhow::Result<()> {
+        let told = status::once(&self.data, pid, || kill(pid, Signal::SIGTERM).map_err(Into::into));
+        told.with_context(|| format!("cannot end process {pid}"))
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Pure but for reading and writing that file.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::Arc};
 
 use mesh::process::Misuse;
 use proto::{ChargingPointId, DriverId, OperatorName};
@@ -36,11 +36,25 @@ pub(crate) struct SimulatedPoint {
     pub(crate) price_e4: u32,
 }
 
+impl SimulatedPoint {
+    /// The names of its processes.
+    pub(crate) fn parts(&self) -> [Arc<str>; 2] {
+        [format!("{}/engine", self.id).into(), format!("{}/monitor", self.id).into()]
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SimulatedDriver {
     pub(crate) id: DriverId,
     /// Of his chance.
     pub(crate) seed: u64,
+}
+
+impl SimulatedDriver {
+    /// The name of his process.
+    pub(crate) fn parts(&self) -> [Arc<str>; 1] {
+        [format!("driver/{}", self.id).into()]
+    }
 }
 
 /// What a person may say of a new charging point.

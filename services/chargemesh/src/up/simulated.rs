@@ -1,6 +1,6 @@
 //! Simulated charging points and drivers: real processes of the one binary, enrolled by themselves through a token.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use proto::registry::v1::{Identity, Kind};
@@ -50,8 +50,7 @@ impl Running {
         let folder = layout.data.join("charging-points").join(point.id.as_str());
         let pairing = layout.run.join(format!("{}-pairing.sock", point.id));
         let place = pairing.display().to_string();
-        let monitor = format!("{}/monitor", point.id);
-        let engine = format!("{}/engine", point.id);
+        let [engine, monitor] = point.parts();
         let (registry, central) = self.far(&monitor).await?;
 
         let mut own = flags([
@@ -85,7 +84,7 @@ impl Running {
 
     async fn start_driver(&self, driver: &SimulatedDriver, known: &[Identity]) -> anyhow::Result<()> {
         let folder = self.network.layout.data.join("drivers").join(driver.id.as_str());
-        let name = format!("driver/{}", driver.id);
+        let [name] = driver.parts();
         let (registry, central) = self.far(&name).await?;
         let mut own = flags([
             ("--data", &folder),
@@ -139,8 +138,11 @@ impl Running {
         let mut next = plan.clone();
         let point = next.add_charging_point(wish)?;
         let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(in_words)?;
-        self.start_point(&point, &known).await.map_err(in_words)?;
-        next.write(&self.network.layout.data).map_err(in_words)?;
+        let started = self.start_point(&point, &known).await;
+        if let Err(error) = started.and_then(|()| next.write(&self.network.layout.data)) {
+            self.end(&point.parts()).await;
+            return Err(in_words(error));
+        }
         *plan = next;
         Ok(point)
     }
@@ -150,10 +152,19 @@ impl Running {
         let mut next = plan.clone();
         let driver = next.add_driver(id)?;
         let known = self.network.enrolled(Kind::Driver).await.map_err(in_words)?;
-        self.start_driver(&driver, &known).await.map_err(in_words)?;
-        next.write(&self.network.layout.data).map_err(in_words)?;
+        let started = self.start_driver(&driver, &known).await;
+        if let Err(error) = started.and_then(|()| next.write(&self.network.layout.data)) {
+            self.end(&driver.parts()).await;
+            return Err(in_words(error));
+        }
         *plan = next;
         Ok(driver)
+    }
+
+    /// Its processes, for good, and their lines.
+    async fn end(&self, parts: &[Arc<str>]) {
+        self.network.supervisor.end(parts, true).await;
+        parts.iter().for_each(|part| self.network.lines.forget(part));
     }
 
     /// Its processes end, its identity is removed, its folder goes.
@@ -161,9 +172,7 @@ impl Running {
         let mut plan = self.plan.lock().await;
         let mut next = plan.clone();
         let point = next.remove_charging_point(id)?;
-        let names = [format!("{}/engine", point.id).into(), format!("{}/monitor", point.id).into()];
-        self.network.supervisor.end(&names, true).await;
-        self.network.lines.forget(&names[0]);
+        self.end(&point.parts()).await;
         let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(in_words)?;
         if known.iter().any(|i| i.id == id) {
             self.network.remove_identity(Kind::ChargingPoint, id).await.map_err(in_words)?;
@@ -177,9 +186,7 @@ impl Running {
         let mut plan = self.plan.lock().await;
         let mut next = plan.clone();
         let driver = next.remove_driver(id)?;
-        let name = format!("driver/{}", driver.id).into();
-        self.network.supervisor.end(std::slice::from_ref(&name), true).await;
-        self.network.lines.forget(&name);
+        self.end(&driver.parts()).await;
         let known = self.network.enrolled(Kind::Driver).await.map_err(in_words)?;
         if known.iter().any(|i| i.id == id) {
             self.network.remove_identity(Kind::Driver, id).await.map_err(in_words)?;

@@ -57,8 +57,8 @@ impl Monitor {
     /// Central has heard the greeting of a new link. What was said since on the one before may have overtaken that, and
     /// been answered: the greeting's verdict would stand.
     pub(super) fn judge_again(&mut self, now: Now) {
-        let greeted = self.greeted.take();
-        if let Some(told) = self.told_health.clone().filter(|told| greeted.is_some_and(|greeted| greeted != *told)) {
+        let Some((_, greeted)) = self.greeted.take_if(|(link, _)| self.way.speaks_on(*link)) else { return };
+        if let Some(told) = self.told_health.clone().filter(|told| *told != greeted) {
             self.way.replace(up::Body::EngineHealth(told), now.mono);
         }
     }

@@ -91,10 +91,12 @@ impl Monitor {
 
     fn welcome(&mut self, enrolled: Enrolled, now: Now) {
         let is_known = self.stored.credential.as_ref().is_some_and(|c| c.expose() == enrolled.credential.expose());
-        if is_known && matches!(self.membership, Membership::Enrolled) {
-            // The answer to a request that was made twice.
+        let is_repeated = is_known && matches!(self.membership, Membership::Enrolled);
+        if is_repeated || enrolled.standing.incarnation < self.incarnation {
+            // The answer to a request that was made twice, or to one before the last that was answered.
             return;
         }
+        self.incarnation = enrolled.standing.incarnation;
         let Ok(id) = enrolled.standing.id.parse::<ChargingPointId>() else {
             self.notice = Some("Registry answered with an id that is not one".to_owned());
             return;

@@ -236,6 +236,27 @@ fn a_verdict_told_on_the_old_link_after_the_new_one_was_greeted_is_told_on_that_
 }
 
 #[test]
+fn the_first_word_of_one_link_settles_nothing_of_a_later_ones_greeting_spec_2_3() {
+    let mut rig = Rig::ready();
+    rig.cut(rig.last());
+    rig.wait(S(1));
+    rig.open();
+    let unproven = rig.last();
+    rig.report(false);
+    rig.input(Input::Standing(Ok(Box::new(standing(StandingState::Enrolled, trust(8))))));
+    rig.open();
+    let later = rig.last();
+    assert_ne!(later, unproven);
+    rig.down_on(unproven, down::Body::View(View::default()));
+    rig.report(true);
+    let told = rig.ups.last().cloned().unwrap().1;
+    rig.down_on(unproven, down::Body::Answer(Answer { to: told.id, ..Answer::default() }));
+    rig.ups.clear();
+    rig.down_on(later, down::Body::View(View::default()));
+    assert_eq!(rig.verdicts(), [(true, String::new())]);
+}
+
+#[test]
 fn a_verdict_is_repeated_until_answered_spec_4_2() {
     let mut rig = Rig::ready();
     rig.report(false);

@@ -129,10 +129,16 @@ impl Authority {
 
     /// From what is on disk, because a repeated request may be older than a later order.
     async fn refresh_denied(&self) {
-        while let Err(error) = self.load_denied().await {
-            tracing::warn!(error = error.to_string(), "the list of removed operators is not fresh yet");
+        let Err(error) = self.load_denied().await else { return };
+        tracing::warn!(error = error.to_string(), "the list of removed operators is not fresh yet");
+        let authority = self.clone();
+        // Whoever ordered it is answered: it is on disk.
+        tokio::spawn(async move {
             tokio::time::sleep(READ_AGAIN).await;
-        }
+            while authority.load_denied().await.is_err() {
+                tokio::time::sleep(READ_AGAIN).await;
+            }
+        });
     }
 }
 

@@ -287,6 +287,18 @@ fn a_report_from_before_a_supply_began_ends_it_not_spec_3_8() {
 }
 
 #[test]
+fn an_engine_that_comes_back_without_what_it_had_begun_is_not_still_supplying_spec_3_8() {
+    let mut world = World::reserved();
+    world.store.fail = Some("gone".into());
+    world.started("s1", 1_000);
+    world.store.fail = None;
+    world.link_down(ENGINE);
+    world.engine_up(LinkNo(40), 1);
+    reports(&mut world, &[]);
+    assert_eq!(world.session("s1").state, SessionState::Settling);
+}
+
+#[test]
 fn what_follows_a_start_that_could_not_be_stored_is_billed_from_it_spec_3_7() {
     type Then = fn(&mut World);
     let dies: Then = |world| world.healthy(false);

@@ -153,6 +153,20 @@ fn a_token_that_is_refused_takes_nothing_from_an_identity_in_force() {
 }
 
 #[test]
+fn a_late_answer_to_an_earlier_enrolment_replaces_no_later_one_spec_7_4() {
+    let mut rig = Rig::new(settings());
+    let enrolled = |credential: &str, incarnation| {
+        let standing = RegistryStanding { incarnation, ..standing(StandingState::Enrolled, trust(9)) };
+        Input::Enrolled(Ok(Box::new(Enrolled { credential: SecretText::new(credential), standing })))
+    };
+    rig.act(Action::Enrol(token())).unwrap();
+    rig.act(Action::Enrol(token())).unwrap();
+    rig.input(enrolled("cmc1.cp-CP-1.second.tag", 2));
+    rig.input(enrolled("cmc1.cp-CP-1.first.tag", 1));
+    assert_eq!(rig.disk.credential.as_ref().map(|c| c.expose().to_owned()).as_deref(), Some("cmc1.cp-CP-1.second.tag"));
+}
+
+#[test]
 fn a_credential_is_taken_though_the_refusal_of_another_token_came_before_it_and_once_spec_7_4() {
     let mut rig = Rig::new(settings());
     rig.act(Action::Enrol(token())).unwrap();
