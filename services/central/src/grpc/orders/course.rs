@@ -124,7 +124,8 @@ impl Orders {
         Ok(())
     }
 
-    /// Until it is written, unless that never helps or this process ends: a restart is to reach nobody again who has been reached.
+    /// Until it is written, unless that never helps or this process ends: a restart is to reach nobody again who has
+    /// been reached.
     async fn keep(&self, under_way: &UnderWay, is_end: bool) {
         while let Err(refusal) = self.write(under_way, is_end).await {
             tracing::warn!(order.id = under_way.row.order_id, error = %refusal, "an order's progress is not kept yet");
