@@ -98,15 +98,17 @@ async fn rim() -> Rim {
     rim
 }
 
+/// Half a kilowatt-hour is owed.
+async fn settle(corrections: &Corrections, request_id: String) -> Result<Ticket, Status> {
+    let (session_id, reason) = ("s-1".into(), "meter fault".into());
+    corrections.settle(SettleDisputeRequest { request_id, session_id, owed_wh: 500, reason }, ana()).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispute_that_many_settle_at_once_is_settled_once_spec_3_8() {
     let rim = rim().await;
     let corrections = Corrections { shared: Arc::clone(&rim.shared) };
-    let settle = |n: u32| {
-        let (request_id, session_id, reason) = (format!("r{n}"), "s-1".into(), "meter fault".into());
-        corrections.settle(SettleDisputeRequest { request_id, session_id, owed_wh: 500, reason }, ana())
-    };
-    let answers = futures::future::join_all((0..10).map(settle)).await;
+    let answers = futures::future::join_all((0..10).map(|n| settle(&corrections, format!("r{n}")))).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
     for refused in answers.iter().flat_map(|answer| answer.as_ref().err()) {
         assert!(refused.message().contains("nothing of this ticket is in dispute"), "{}", refused.message());
@@ -120,11 +122,7 @@ async fn a_dispute_that_many_settle_at_once_is_settled_once_spec_3_8() {
 async fn a_settlement_said_many_times_at_once_under_one_request_id_gets_one_answer_spec_7_3() {
     let rim = rim().await;
     let corrections = Corrections { shared: Arc::clone(&rim.shared) };
-    let settle = || {
-        let (request_id, session_id, reason) = ("r1".into(), "s-1".into(), "meter fault".into());
-        corrections.settle(SettleDisputeRequest { request_id, session_id, owed_wh: 500, reason }, ana())
-    };
-    for answer in futures::future::join_all((0..10).map(|_| settle())).await {
+    for answer in futures::future::join_all((0..10).map(|_| settle(&corrections, "r1".to_owned()))).await {
         assert_eq!(answer.unwrap().corrections.len(), 1);
     }
 }

@@ -241,6 +241,13 @@ impl Slow {
     }
 }
 
+/// Whom a restart has still to reach, as it is on disk.
+async fn remaining(rim: &Rim, order_id: &str) -> Vec<String> {
+    let (id, ledger) = (order_id.to_owned(), rim.shared.ledger.clone());
+    let row = ledger.read("test", move |conn| OrderRow::find(conn, &id)).await.unwrap().unwrap();
+    serde_json::from_str(&row.remaining).unwrap()
+}
+
 fn price(order: &Order) -> u32 {
     let Order::SetPrice(price) = order else { panic!("{order:?} sets no price") };
     price.e4()
@@ -259,15 +266,11 @@ async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_
     let mut asked = before.these(3).await;
     asked.remove(0).2.send(Outcome::Done).unwrap();
     // What is kept is kept before the order has ended.
-    let (id, ids) = (given.order_id.clone(), async || {
-        let (id, read) = (given.order_id.clone(), rim.shared.ledger.clone());
-        let row = read.read("test", move |conn| OrderRow::find(conn, &id)).await.unwrap().unwrap();
-        serde_json::from_str::<Vec<String>>(&row.remaining).unwrap()
-    });
-    while ids().await.len() == 3 {
+    let id = given.order_id.clone();
+    while remaining(&rim, &id).await.len() == 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(ids().await, ["CP002", "CP003"]);
+    assert_eq!(remaining(&rim, &id).await, ["CP002", "CP003"]);
     let mut after = Slow::new(&rim);
     after.orders.resume().await.unwrap();
     for (at, order, answer) in after.these(2).await {
@@ -301,9 +304,7 @@ async fn a_stop_keeps_what_was_asked_before_and_asks_nobody_else_spec_7_3() {
     let kept = before.orders.get(&given.order_id).await.unwrap();
     assert_eq!((kept.state(), kept.done, kept.unchanged, kept.failed, kept.left), (Running, 5, 4, 0, 51));
     assert_eq!(rim.audited("ORDER_UNCHANGED").await.len(), 4);
-    let (of_it, at_rest) = (given.order_id.clone(), rim.shared.ledger.clone());
-    let row = at_rest.read("test", move |conn| OrderRow::find(conn, &of_it)).await.unwrap().unwrap();
-    let remaining = serde_json::from_str::<Vec<String>>(&row.remaining).unwrap();
+    let remaining = remaining(&rim, &given.order_id).await;
     assert_eq!((remaining.len(), remaining[0].as_str()), (51, "CP010"), "who may have been asked comes first");
 }
 
