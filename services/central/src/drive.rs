@@ -27,7 +27,7 @@ use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh::{clock::Alarm, link::Outbox, process::Context};
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use proto::{ChargingPointId, DriverId, PeerId};
-use store::central::{Committed, Refusal, Turn};
+use store::central::{CommitRefusal, Committed, Turn};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
@@ -83,12 +83,12 @@ impl Driver {
 
 /// What ends as a future of the store.
 enum Done {
-    Point(usize, Result<Committed, Refusal>),
+    Point(usize, Result<Committed, CommitRefusal>),
     Reloaded(usize, Option<Box<crate::charge_point::Record>>),
     /// A session that was not at hand, as the input it belongs to; or whom to tell why it could not be read.
     Fetched(usize, Box<Result<Input, (Reply, String)>>),
-    Account(DriverId, Result<Committed, Refusal>),
-    Notes(Result<Committed, Refusal>),
+    Account(DriverId, Result<Committed, CommitRefusal>),
+    Notes(Result<Committed, CommitRefusal>),
     /// Tickets that are due to a driver.
     Due(DriverId, Box<due::Read>),
     /// An answer about what does not exist: told when it is durable, or not.
@@ -216,7 +216,7 @@ impl Drive {
         }
     }
 
-    fn submit(&self, turn: Turn, done: impl FnOnce(Result<Committed, Refusal>) -> Done + Send + 'static) {
+    fn submit(&self, turn: Turn, done: impl FnOnce(Result<Committed, CommitRefusal>) -> Done + Send + 'static) {
         let ledger = self.shared.ledger.clone();
         self.turns.push(Box::pin(async move { done(ledger.submit(turn).await) }));
     }

@@ -20,7 +20,7 @@ use mesh::{
 use proto::link::v1::Reason;
 use store::{
     StoreError,
-    central::{OrderRow, Refusal, Write},
+    central::{CommitRefusal, OrderRow, RowWrite},
 };
 use tonic::{Request, Status};
 
@@ -66,7 +66,7 @@ async fn refused(shared: &Shared, by: &Origin, method: &'static str, object: &st
     let by = by.clone().because(order::clipped(&by.reason));
     let entry = Entry::new(Action::OrderRefused, object).with("method", method);
     let entry = entry.outcome(reason, &order::clipped(status.message())).by(&by, shared.clock.now());
-    if let Err(error) = shared.ledger.write("refusal", vec![Write::Audit(rows::audit(&entry))]).await {
+    if let Err(error) = shared.ledger.write("refusal", vec![RowWrite::Audit(rows::audit(&entry))]).await {
         tracing::warn!(%error, order.method = method, "a refusal could not be noted");
     }
     status
@@ -87,13 +87,13 @@ pub(crate) fn unread(error: StoreError) -> Status {
 }
 
 /// The only way from the store's refusals to a status.
-fn unwritten(refusal: Refusal) -> Status {
+fn unwritten(refusal: CommitRefusal) -> Status {
     let reason = match &refusal {
-        Refusal::DriverBusy => Reason::DriverBusy,
-        Refusal::ChargingPointBusy => Reason::Occupied,
-        Refusal::Fenced | Refusal::AlreadyBilled => Reason::Fenced,
-        Refusal::Repeated(_) | Refusal::RepeatedOrder(_) | Refusal::Rejected(_) => Reason::Invalid,
-        Refusal::CorrectedMeanwhile | Refusal::Unavailable(_) => Reason::Unavailable,
+        CommitRefusal::DriverBusy => Reason::DriverBusy,
+        CommitRefusal::ChargingPointBusy => Reason::Occupied,
+        CommitRefusal::Fenced | CommitRefusal::AlreadyBilled => Reason::Fenced,
+        CommitRefusal::Repeated(_) | CommitRefusal::RepeatedOrder(_) | CommitRefusal::Rejected(_) => Reason::Invalid,
+        CommitRefusal::CorrectedMeanwhile | CommitRefusal::Unavailable(_) => Reason::Unavailable,
     };
     refuse(reason, refusal)
 }

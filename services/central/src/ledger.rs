@@ -19,8 +19,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
 use store::{
-    Database, Observer, Outcome, StoreError,
-    central::{AuditRow, Committed, Committer, Refusal, Turn, TurnId, Write},
+    Database, Observer, StoreError, TransactionOutcome,
+    central::{AuditRow, CommitRefusal, Committed, Committer, RowWrite, Turn, TurnId},
 };
 use tokio::sync::broadcast;
 
@@ -48,12 +48,12 @@ impl Ledger {
     }
 
     /// Returns when the turn is on disk, or is not and why.
-    pub(crate) async fn submit(self, turn: Turn) -> Result<Committed, Refusal> {
+    pub(crate) async fn submit(self, turn: Turn) -> Result<Committed, CommitRefusal> {
         let result = self.committer.submit(turn).await;
         match &result {
             Ok(_) => self.works(),
-            Err(Refusal::Unavailable(why)) => self.fails(why),
-            Err(Refusal::Rejected(why)) => {
+            Err(CommitRefusal::Unavailable(why)) => self.fails(why),
+            Err(CommitRefusal::Rejected(why)) => {
                 tracing::error!(error = %why, "the database rejects what Central wrote: a fault of this program");
             }
             Err(_) => {}
@@ -62,7 +62,7 @@ impl Ledger {
     }
 
     /// What belongs to no charging point.
-    pub(crate) async fn write(&self, name: &'static str, writes: Vec<Write>) -> Result<Committed, Refusal> {
+    pub(crate) async fn write(&self, name: &'static str, writes: Vec<RowWrite>) -> Result<Committed, CommitRefusal> {
         self.clone().submit(Turn { id: TurnId::random(), name, guard: None, writes }).await
     }
 
@@ -143,12 +143,12 @@ impl Observed {
 }
 
 impl Observer for Observed {
-    fn transaction(&self, name: &'static str, outcome: Outcome, _took: Duration) {
+    fn transaction(&self, name: &'static str, outcome: TransactionOutcome, _took: Duration) {
         let outcome = match outcome {
-            Outcome::Committed => "committed",
-            Outcome::Refused => "refused",
-            Outcome::Retried => "retried",
-            Outcome::Failed => "failed",
+            TransactionOutcome::Committed => "committed",
+            TransactionOutcome::Refused => "refused",
+            TransactionOutcome::Retried => "retried",
+            TransactionOutcome::Failed => "failed",
         };
         self.transactions.get_or_create(&TransactionLabels { name, outcome }).inc();
     }

@@ -52,8 +52,8 @@ use proto::central::v1::{
     audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
 };
 use store::{
-    Database, OpenError,
-    central::{Committer, CommitterSettings, Write, audit::Checkpoints},
+    Database, OpenDatabaseError,
+    central::{Committer, CommitterSettings, RowWrite, audit::Checkpoints},
 };
 
 pub use config::{Config, KeyConfig, LinkConfig, Retention, SupplyConfig};
@@ -146,7 +146,7 @@ fn spawn(ctx: &Context, name: &'static str, work: impl Future<Output = ()> + Sen
 async fn open(ctx: &Context, url: &str, doors: &Doors) -> anyhow::Result<Option<Database>> {
     let observed = Arc::new(Observed::new(&ctx.metrics));
     let open = || Database::open_observed(url, store::central::SCHEMA, observed.clone());
-    let passes = |error: &OpenError| error.is_transient() || matches!(error, OpenError::TooOld { .. });
+    let passes = |error: &OpenDatabaseError| error.is_transient() || matches!(error, OpenDatabaseError::TooOld { .. });
     Ok(doors.awaited.opened(&ctx.stop, open, passes).await?)
 }
 
@@ -154,7 +154,7 @@ async fn open(ctx: &Context, url: &str, doors: &Doors) -> anyhow::Result<Option<
 async fn note_role(shared: &Shared, action: Action) {
     let entry = Entry::new(action, "central").with("version", env!("CARGO_PKG_VERSION"));
     let entry = rows::audit(&entry.by(&Origin::central(), shared.clock.now()));
-    if let Err(error) = shared.ledger.write("role", vec![Write::Audit(entry)]).await {
+    if let Err(error) = shared.ledger.write("role", vec![RowWrite::Audit(entry)]).await {
         tracing::warn!(%error, "the start or stop of this role could not be noted");
     }
 }

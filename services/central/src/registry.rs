@@ -15,7 +15,7 @@ use proto::{
         identities_client::IdentitiesClient, identity_event::Event,
     },
 };
-use store::central::{ChargingPointRow, IdentityRow, OperatorRow, Write};
+use store::central::{ChargingPointRow, MirroredIdentityRow, MirroredOperatorRow, RowWrite};
 use tokio::sync::Semaphore;
 use tonic::Status;
 use wire::PublicKey;
@@ -100,7 +100,8 @@ impl Verifier {
     /// An answer can be older than what the stream has told meanwhile; then that stands, and is told again.
     async fn mirror(&self, identity: proto::registry::v1::Identity) -> Result<Mirrored, String> {
         let (wanted_kind, id) = (identity.kind, identity.id.clone());
-        let known = self.shared.ledger.read("identity", move |conn| IdentityRow::find(conn, wanted_kind, &id)).await;
+        let known =
+            self.shared.ledger.read("identity", move |conn| MirroredIdentityRow::find(conn, wanted_kind, &id)).await;
         let known = known.map_err(|error| error.to_string())?;
         let revision = known.as_ref().map_or(0, |row| row.revision);
         let row = row_of(identity, revision);
@@ -158,7 +159,8 @@ pub(crate) async fn follow(verifier: Verifier, denied: DenyList, ctx: Context) {
 
 async fn stream(verifier: &Verifier, denied: &DenyList, component: &Component, pins: &Component) -> Result<(), String> {
     let shared = &verifier.shared;
-    let since = shared.ledger.read("revision", IdentityRow::revision).await.map_err(|error| error.to_string())?;
+    let since =
+        shared.ledger.read("revision", MirroredIdentityRow::revision).await.map_err(|error| error.to_string())?;
     let link_keys = shared.pins.iter().map(|pin| pin.as_bytes().to_vec()).collect();
     let first = WatchRequest { since_revision: crate::rows::unsigned(since), link_keys };
     // The stream of requests stays open: its end would say that this Central has gone.
@@ -230,21 +232,21 @@ async fn take(shared: &Shared, drive: &Driver, denied: &DenyList, events: Vec<Id
                 identities.push(row);
             }
             Some(Event::Operator(operator)) => {
-                let row = OperatorRow {
+                let row = MirroredOperatorRow {
                     name: operator.name.clone(),
                     role: operator.role,
                     removed: operator.removed,
                     revision: crate::rows::signed(event.revision),
                 };
-                writes.push(Write::Operator(row.clone()));
+                writes.push(RowWrite::Operator(row.clone()));
                 operators.push(row);
             }
             Some(Event::Synchronised(_)) | None => {}
         }
     }
-    writes.push(Write::Mirrored(revision));
+    writes.push(RowWrite::Mirrored(revision));
     deny(denied, &operators);
-    let is_removed = |row: &&IdentityRow| row.state == i32::from(IdentityState::Removed);
+    let is_removed = |row: &&MirroredIdentityRow| row.state == i32::from(IdentityState::Removed);
     let removed: Vec<_> = identities.iter().filter(is_removed).cloned().collect();
     if !removed.is_empty() {
         drive.send(Message::ShutOut(removed)).await;
@@ -257,7 +259,7 @@ async fn take(shared: &Shared, drive: &Driver, denied: &DenyList, events: Vec<Id
 }
 
 /// Operators who were removed are refused at once (SPEC 7.3).
-fn deny(denied: &DenyList, operators: &[OperatorRow]) {
+fn deny(denied: &DenyList, operators: &[MirroredOperatorRow]) {
     for row in operators {
         let Ok(name) = row.name.parse() else { continue };
         if row.removed {
@@ -273,13 +275,13 @@ fn deny(denied: &DenyList, operators: &[OperatorRow]) {
 /// # Errors
 /// Where the database cannot be read.
 pub(crate) async fn load_denied(shared: &Shared, denied: &DenyList) -> Result<(), store::StoreError> {
-    let operators = shared.ledger.read("operators", OperatorRow::all).await?;
+    let operators = shared.ledger.read("operators", MirroredOperatorRow::all).await?;
     deny(denied, &operators);
     Ok(())
 }
 
-fn row_of(identity: proto::registry::v1::Identity, revision: i64) -> IdentityRow {
-    IdentityRow {
+fn row_of(identity: proto::registry::v1::Identity, revision: i64) -> MirroredIdentityRow {
+    MirroredIdentityRow {
         kind: identity.kind,
         id: identity.id,
         state: identity.state,
@@ -292,15 +294,15 @@ fn row_of(identity: proto::registry::v1::Identity, revision: i64) -> IdentityRow
     }
 }
 
-pub(crate) fn mirror_writes(row: &IdentityRow, settings: &Settings, now: Now) -> Vec<Write> {
+pub(crate) fn mirror_writes(row: &MirroredIdentityRow, settings: &Settings, now: Now) -> Vec<RowWrite> {
     let new = row.kind == i32::from(Kind::ChargingPoint) && row.state != i32::from(IdentityState::Removed);
-    let point = new.then(|| Write::AddChargingPoint(new_row(row, settings, now)));
-    [Write::Identity(row.clone())].into_iter().chain(point).collect()
+    let point = new.then(|| RowWrite::AddChargingPoint(new_row(row, settings, now)));
+    [RowWrite::Identity(row.clone())].into_iter().chain(point).collect()
 }
 
 /// A charging point as Central first hears of it: city and price come from Registry, and Central rules over them
 /// afterwards (DESIGN 3).
-pub(crate) fn new_row(row: &IdentityRow, settings: &Settings, now: Now) -> ChargingPointRow {
+pub(crate) fn new_row(row: &MirroredIdentityRow, settings: &Settings, now: Now) -> ChargingPointRow {
     let price = if row.price_e4 == 0 { i64::from(settings.price.e4()) } else { row.price_e4 };
     ChargingPointRow {
         cp_id: row.id.clone(),

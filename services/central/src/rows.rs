@@ -9,8 +9,8 @@ use proto::{
     registry::v1::Kind,
 };
 use store::central::{
-    AuditEntry, ChargingPointRow, DiscrepancyRow, Event as EventRow, IdentityRow, KeyEncryption, KeyRow,
-    KeyState as StoredKeyState, RequestRow, SessionRow, TicketRow, Write,
+    AuditEntry, ChargingPointRow, DiscrepancyRow, KeyEncryption, KeyRow, KeyState as StoredKeyState,
+    MirroredIdentityRow, OutboxEvent, RequestRow, RowWrite, SessionRow, TicketRow,
 };
 use wire::LinkKey;
 
@@ -29,22 +29,28 @@ use crate::{
 pub(crate) struct BadRow(String, &'static str, String);
 
 /// The writes of a decision about the charging point `record`.
-pub(crate) fn writes(changes: &[Change], record: &Record, since_ms: i64, kek: &KeyEncryption, now: Now) -> Vec<Write> {
+pub(crate) fn writes(
+    changes: &[Change],
+    record: &Record,
+    since_ms: i64,
+    kek: &KeyEncryption,
+    now: Now,
+) -> Vec<RowWrite> {
     let holder = PeerId::ChargingPoint(record.id.clone());
     changes
         .iter()
         .flat_map(|change| match change {
-            Change::Point => vec![Write::ChargingPoint(charging_point(record, since_ms))],
-            Change::OpenSession(session) => vec![Write::OpenSession(session_row(session, now))],
-            Change::UpdateSession(session) => vec![Write::UpdateSession(session_row(session, now))],
+            Change::Point => vec![RowWrite::ChargingPoint(charging_point(record, since_ms))],
+            Change::OpenSession(session) => vec![RowWrite::OpenSession(session_row(session, now))],
+            Change::UpdateSession(session) => vec![RowWrite::UpdateSession(session_row(session, now))],
             Change::Discrepancy { session, reported_end } => {
-                vec![Write::Discrepancy(discrepancy(session, *reported_end, now))]
+                vec![RowWrite::Discrepancy(discrepancy(session, *reported_end, now))]
             }
-            Change::Ticket(ticket) => vec![Write::Ticket(ticket_row(ticket, now))],
-            Change::Answered(answered) => vec![Write::Request(request(answered, now))],
-            Change::Key(key) => vec![Write::Key(key_row(&holder, key, kek, now))],
-            Change::Event(event) => vec![Write::Event(event_row(event, record.id.as_str()))],
-            Change::Audit(entry) => vec![Write::Audit(audit(entry))],
+            Change::Ticket(ticket) => vec![RowWrite::Ticket(ticket_row(ticket, now))],
+            Change::Answered(answered) => vec![RowWrite::Request(request(answered, now))],
+            Change::Key(key) => vec![RowWrite::Key(key_row(&holder, key, kek, now))],
+            Change::Event(event) => vec![RowWrite::Event(event_row(event, record.id.as_str()))],
+            Change::Audit(entry) => vec![RowWrite::Audit(audit(entry))],
         })
         .collect()
 }
@@ -64,7 +70,7 @@ pub(crate) fn charging_point(record: &Record, since_ms: i64) -> ChargingPointRow
         stop_reason: reason(&record.stopped),
         maintenance_by: by(&record.maintenance),
         maintenance_reason: reason(&record.maintenance),
-        held: record.held,
+        quarantined: record.held,
         key_state: record.keys.state().into(),
         since_ms,
         ..ChargingPointRow::default()
@@ -89,7 +95,7 @@ pub(crate) fn record(row: &ChargingPointRow, keys: Keyring, sessions: Vec<Sessio
         rated_power_w: u32::try_from(row.rated_power_w).unwrap_or_default(),
         stopped: notice(&row.stopped_by, &row.stop_reason),
         maintenance: notice(&row.maintenance_by, &row.maintenance_reason),
-        held: row.held,
+        held: row.quarantined,
         removed: row.removed,
         keys,
         open: open.into_iter().next(),
@@ -272,8 +278,8 @@ pub(crate) fn key(row: &KeyRow, kek: &KeyEncryption) -> Key {
     Key::stored(unsigned(row.key_no), unsigned(row.incarnation), stage, material, granted)
 }
 
-pub(crate) fn event_row(event: &Event, charging_point: &str) -> EventRow {
-    EventRow {
+pub(crate) fn event_row(event: &Event, charging_point: &str) -> OutboxEvent {
+    OutboxEvent {
         event_id: format!("{:032x}", rand::random::<u128>()),
         cp_id: charging_point.to_owned(),
         kind: event.kind.to_owned(),
@@ -316,7 +322,7 @@ pub(crate) fn ticket(row: &TicketRow) -> Ticket {
 }
 
 /// Whom a mirrored identity is of.
-pub(crate) fn peer(identity: &IdentityRow) -> Option<PeerId> {
+pub(crate) fn peer(identity: &MirroredIdentityRow) -> Option<PeerId> {
     match Kind::try_from(identity.kind).ok()? {
         Kind::ChargingPoint => identity.id.parse().ok().map(PeerId::ChargingPoint),
         Kind::Driver => identity.id.parse().ok().map(PeerId::Driver),

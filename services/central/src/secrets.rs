@@ -197,7 +197,7 @@ mod tests {
             id: store::central::TurnId::random(),
             name: "keys",
             guard: None,
-            writes: vec![store::central::Write::Key(row)],
+            writes: vec![store::central::RowWrite::Key(row)],
         };
         committer.submit(turn).await.unwrap();
         first.check(&database, dir.path()).await.unwrap();

@@ -15,7 +15,7 @@ use mesh::{
 };
 use store::{
     Abort, Conn, StoreError,
-    central::{KeyRow, OrderRow, OutboxRow, RequestRow, Write, audit},
+    central::{KeyRow, OrderRow, OutboxRow, RequestRow, RowWrite, audit},
 };
 
 pub(crate) use self::audit_file::AuditFile;
@@ -88,7 +88,7 @@ pub(crate) async fn components(shared: Arc<Shared>, ctx: Context) {
             if unwritten.len() < UNWRITTEN
                 && let Some(entry) = changed(name, known.get(name), state)
             {
-                unwritten.push_back(Write::Audit(rows::audit(&entry.by(&Origin::central(), now))));
+                unwritten.push_back(RowWrite::Audit(rows::audit(&entry.by(&Origin::central(), now))));
             }
         }
         known = present;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh::visitors::{Refused, Visit, Visitors};
-use store::central::Write;
+use store::central::RowWrite;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,7 +20,7 @@ pub(crate) async fn note(visitors: Visitors, shared: Arc<Shared>, stop: Cancella
         let now = shared.clock.now();
         let entry = |visit| {
             let (entry, origin) = entry(visit);
-            Write::Audit(rows::audit(&entry.by(&origin, now)))
+            RowWrite::Audit(rows::audit(&entry.by(&origin, now)))
         };
         shared.ledger.write("visitors", visits.into_iter().map(entry).collect()).await.map(drop)
     };

@@ -8,7 +8,7 @@ use mesh::{
     process::{Context, Misuse},
 };
 use prometheus_client::metrics::{family::Family, histogram::Histogram};
-use store::{Abort, Conn, Database, Observer, OpenError, Outcome, registry::claim_secret};
+use store::{Abort, Conn, Database, Observer, OpenDatabaseError, TransactionOutcome, registry::claim_secret};
 use zeroize::Zeroizing;
 
 use crate::{Behind, Config, credential::Mint, refusal::Refusal, secret};
@@ -20,7 +20,7 @@ use crate::{Behind, Config, credential::Mint, refusal::Refusal, secret};
 pub(crate) async fn open(ctx: &Context, url: &str, awaited: &Awaited<Behind>) -> anyhow::Result<Option<Database>> {
     let watch = Arc::new(Watch::new(ctx, ctx.health.component("database")));
     let open = || Database::open_observed(url, store::registry::SCHEMA, watch.clone());
-    let passes = |error: &OpenError| error.is_transient() || matches!(error, OpenError::TooOld { .. });
+    let passes = |error: &OpenDatabaseError| error.is_transient() || matches!(error, OpenDatabaseError::TooOld { .. });
     Ok(awaited.opened(&ctx.stop, open, passes).await?)
 }
 
@@ -61,12 +61,12 @@ impl Watch {
 }
 
 impl Observer for Watch {
-    fn transaction(&self, name: &'static str, outcome: Outcome, took: Duration) {
+    fn transaction(&self, name: &'static str, outcome: TransactionOutcome, took: Duration) {
         let outcome = match outcome {
-            Outcome::Committed => "committed",
-            Outcome::Refused => "refused",
-            Outcome::Retried => "retried",
-            Outcome::Failed => "failed",
+            TransactionOutcome::Committed => "committed",
+            TransactionOutcome::Refused => "refused",
+            TransactionOutcome::Retried => "retried",
+            TransactionOutcome::Failed => "failed",
         };
         self.seconds.get_or_create(&[("name", name), ("outcome", outcome)]).observe(took.as_secs_f64());
         if outcome == "failed" {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::OpenError;
+use crate::OpenDatabaseError;
 
 /// A parsed address. `Debug` and `Display` show no password.
 #[derive(Clone)]
@@ -28,10 +28,12 @@ pub(crate) struct PostgresAddress {
 }
 
 impl Address {
-    pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
+    pub(crate) fn parse(url: &str) -> Result<Self, OpenDatabaseError> {
         if let Some(path) = url.strip_prefix("sqlite:") {
             if path.is_empty() || path.contains(":memory:") {
-                return Err(OpenError::Address("sqlite: needs the path of a file, as sqlite:data/central.db".into()));
+                return Err(OpenDatabaseError::Address(
+                    "sqlite: needs the path of a file, as sqlite:data/central.db".into(),
+                ));
             }
             return Ok(Self::Sqlite(PathBuf::from(path)));
         }
@@ -40,13 +42,13 @@ impl Address {
         }
         // The text may hold a password, so no more than the scheme is repeated.
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        Err(OpenError::Address(format!(
+        Err(OpenDatabaseError::Address(format!(
             "the scheme {scheme:?} is not known; write sqlite:PATH or postgres://USER@HOST/NAME"
         )))
     }
 
     /// Before the first connection: what is missing on this host is no reason to wait for another.
-    pub(crate) fn check_files(&self) -> Result<(), OpenError> {
+    pub(crate) fn check_files(&self) -> Result<(), OpenDatabaseError> {
         match self {
             Self::Sqlite(_) => Ok(()),
             Self::Postgres(address) => crate::postgres::check_files(address),
@@ -62,7 +64,7 @@ impl Address {
 }
 
 impl PostgresAddress {
-    fn parse(url: &str) -> Result<Self, OpenError> {
+    fn parse(url: &str) -> Result<Self, OpenDatabaseError> {
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let (mut roots, mut cert, mut key, mut kept) = (None, None, None, Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -78,33 +80,35 @@ impl PostgresAddress {
         let identity = match (cert, key) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
-            _ => return Err(OpenError::Address("sslcert and sslkey go together".into())),
+            _ => return Err(OpenDatabaseError::Address("sslcert and sslkey go together".into())),
         };
         let text = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
         // The error of the parser names the parameter, never its value.
         let mut config: tokio_postgres::Config =
-            text.parse().map_err(|error: tokio_postgres::Error| OpenError::Address(chain(&error)))?;
+            text.parse().map_err(|error: tokio_postgres::Error| OpenDatabaseError::Address(chain(&error)))?;
         forbid_plaintext(&mut config, roots.is_some(), kept.contains(&"sslmode=disable"))?;
         bound_waits(&mut config);
         Ok(Self { config, roots, identity })
     }
 }
 
-fn forbid_plaintext(config: &mut tokio_postgres::Config, roots: bool, disabled: bool) -> Result<(), OpenError> {
+fn forbid_plaintext(config: &mut tokio_postgres::Config, roots: bool, disabled: bool) -> Result<(), OpenDatabaseError> {
     use tokio_postgres::config::{Host, SslMode};
     if roots {
         config.ssl_mode(SslMode::Require);
         return Ok(());
     }
     if config.get_ssl_mode() == SslMode::Require {
-        return Err(OpenError::Address("sslmode=require needs sslrootcert=FILE, the authorities to trust".into()));
+        return Err(OpenDatabaseError::Address(
+            "sslmode=require needs sslrootcert=FILE, the authorities to trust".into(),
+        ));
     }
     let local = config.get_hosts().iter().all(|host| match host {
         Host::Tcp(name) => matches!(name.as_str(), "localhost" | "127.0.0.1" | "::1"),
         Host::Unix(_) => true,
     });
     if !local && !disabled {
-        return Err(OpenError::Address(
+        return Err(OpenDatabaseError::Address(
             "a database on another host needs sslrootcert=FILE (or, in the clear, sslmode=disable)".into(),
         ));
     }
@@ -120,8 +124,9 @@ fn bound_waits(config: &mut tokio_postgres::Config) {
     config.application_name("chargemesh");
 }
 
-fn percent_decoded(text: &str) -> Result<String, OpenError> {
-    let bad = || OpenError::Address(format!("{text:?} holds a % that is not followed by two hexadecimal digits"));
+fn percent_decoded(text: &str) -> Result<String, OpenDatabaseError> {
+    let bad =
+        || OpenDatabaseError::Address(format!("{text:?} holds a % that is not followed by two hexadecimal digits"));
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

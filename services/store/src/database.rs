@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Conn, Observer, OpenError, Outcome, Schema, StoreError,
+    Conn, Observer, OpenDatabaseError, Schema, StoreError, TransactionOutcome,
     address::Address,
     connection::Use,
     observe::{Stopwatch, Unobserved},
@@ -37,39 +37,39 @@ impl<R> From<StoreError> for Abort<R> {
 
 /// The right to the connection of what takes long; given back with the last clone.
 #[derive(Clone)]
-pub(crate) struct Alone {
-    inner: Arc<Inner>,
+pub(crate) struct ExclusiveReader {
+    inner: Arc<OpenDatabase>,
     permit: Arc<OwnedSemaphorePermit>,
 }
 
 /// Cheap to clone; connections are shared.
 #[derive(Clone)]
 pub struct Database {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<OpenDatabase>,
 }
 
-pub(crate) struct Inner {
+pub(crate) struct OpenDatabase {
     pub(crate) address: Address,
     pub(crate) schema: Schema,
     pub(crate) observer: Arc<dyn Observer>,
-    readers: Lane,
+    readers: ConnectionPool,
     /// For look-ups that a link waits for.
-    lookups: Lane,
+    lookups: ConnectionPool,
     /// For what takes long: one at a time.
-    alone: Lane,
+    alone: ConnectionPool,
     /// SQLite has one writer; PostgreSQL as many as it reads with.
-    writers: Lane,
+    writers: ConnectionPool,
     #[cfg(test)]
-    pub(crate) faults: crate::central::Faults,
+    pub(crate) faults: crate::central::InjectedFaults,
 }
 
-struct Lane {
+struct ConnectionPool {
     purpose: Use,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Conn>>,
 }
 
-impl Lane {
+impl ConnectionPool {
     fn new(purpose: Use, width: usize) -> Self {
         Self { purpose, permits: Arc::new(Semaphore::new(width)), idle: Mutex::default() }
     }
@@ -89,36 +89,41 @@ impl Lane {
 
 impl Database {
     /// Opens `sqlite:PATH` or `postgres://…` where a migrated `schema` is.
-    pub async fn open(url: &str, schema: Schema) -> Result<Self, OpenError> {
+    pub async fn open(url: &str, schema: Schema) -> Result<Self, OpenDatabaseError> {
         Self::open_observed(url, schema, Arc::new(Unobserved)).await
     }
 
     /// As [`open`](Self::open); every transaction is told to `observer`.
-    pub async fn open_observed(url: &str, schema: Schema, observer: Arc<dyn Observer>) -> Result<Self, OpenError> {
+    pub async fn open_observed(
+        url: &str,
+        schema: Schema,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, OpenDatabaseError> {
         let address = Address::parse(url)?;
         address.check_files()?;
         if address.sqlite_path().is_some_and(|path| !path.exists()) {
             let at = address.to_string();
-            return Err(OpenError::TooOld { at, schema: schema.name, found: 0, needed: schema.version });
+            return Err(OpenDatabaseError::TooOld { at, schema: schema.name, found: 0, needed: schema.version });
         }
         let width = if address.sqlite_path().is_some() { 1 } else { READERS };
         let database = Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(OpenDatabase {
                 address,
                 schema,
                 observer,
-                readers: Lane::new(Use::Read, READERS),
-                lookups: Lane::new(Use::Read, READERS),
-                alone: Lane::new(Use::Read, 1),
-                writers: Lane::new(Use::Write, width),
+                readers: ConnectionPool::new(Use::Read, READERS),
+                lookups: ConnectionPool::new(Use::Read, READERS),
+                alone: ConnectionPool::new(Use::Read, 1),
+                writers: ConnectionPool::new(Use::Write, width),
                 #[cfg(test)]
                 faults: Default::default(),
             }),
         };
         let inner = Arc::clone(&database.inner);
         blocking(move || {
-            let mut conn =
-                inner.establish(Use::Read).map_err(|error| OpenError::of(&error, &inner.address.to_string()))?;
+            let mut conn = inner
+                .establish(Use::Read)
+                .map_err(|error| OpenDatabaseError::of(&error, &inner.address.to_string()))?;
             inner.schema.check(&mut conn, &inner.address)?;
             inner.readers.give(conn);
             Ok(())
@@ -128,17 +133,17 @@ impl Database {
     }
 
     /// Makes or upgrades the schema; a SQLite file and its folder are made where missing. Names what ran.
-    pub async fn migrate(url: &str, schema: Schema) -> Result<Vec<String>, OpenError> {
+    pub async fn migrate(url: &str, schema: Schema) -> Result<Vec<String>, OpenDatabaseError> {
         let address = Address::parse(url)?;
         address.check_files()?;
         blocking(move || {
-            let unusable = |why: String| OpenError::Unusable { at: address.to_string(), why };
+            let unusable = |why: String| OpenDatabaseError::Unusable { at: address.to_string(), why };
             if let Some(folder) = address.sqlite_path().and_then(|path| path.parent()) {
                 std::fs::create_dir_all(folder)
                     .map_err(|error| unusable(format!("cannot make the folder {}: {error}", folder.display())))?;
             }
-            let mut conn =
-                Conn::establish(&address, Use::Write).map_err(|error| OpenError::of(&error, &address.to_string()))?;
+            let mut conn = Conn::establish(&address, Use::Write)
+                .map_err(|error| OpenDatabaseError::of(&error, &address.to_string()))?;
             schema.migrate(&mut conn, &address)
         })
         .await
@@ -162,7 +167,12 @@ impl Database {
         self.read_on(|inner| &inner.lookups, name, queries).await
     }
 
-    async fn read_on<T, F>(&self, lane: fn(&Inner) -> &Lane, name: &'static str, queries: F) -> Result<T, StoreError>
+    async fn read_on<T, F>(
+        &self,
+        lane: fn(&OpenDatabase) -> &ConnectionPool,
+        name: &'static str,
+        queries: F,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
@@ -183,9 +193,9 @@ impl Database {
     }
 
     /// For what takes long; none: somebody else is at it.
-    pub(crate) fn alone(&self) -> Option<Alone> {
+    pub(crate) fn alone(&self) -> Option<ExclusiveReader> {
         let permit = Arc::clone(&self.inner.alone.permits).try_acquire_owned().ok()?;
-        Some(Alone { inner: Arc::clone(&self.inner), permit: Arc::new(permit) })
+        Some(ExclusiveReader { inner: Arc::clone(&self.inner), permit: Arc::new(permit) })
     }
 
     /// Runs `work` in one transaction: committed when it returns `Ok`, rolled back otherwise. It is run again when it
@@ -206,10 +216,10 @@ impl Database {
                 let result = inner.run_once(&mut work);
                 let again = matches!(result, Err(StoreError::Contended(_))) && run < RUNS;
                 let outcome = match &result {
-                    Ok(Ok(_)) => Outcome::Committed,
-                    Ok(Err(_)) => Outcome::Refused,
-                    Err(_) if again => Outcome::Retried,
-                    Err(_) => Outcome::Failed,
+                    Ok(Ok(_)) => TransactionOutcome::Committed,
+                    Ok(Err(_)) => TransactionOutcome::Refused,
+                    Err(_) if again => TransactionOutcome::Retried,
+                    Err(_) => TransactionOutcome::Failed,
                 };
                 inner.observer.transaction(name, outcome, watch.took());
                 if !again {
@@ -222,7 +232,7 @@ impl Database {
     }
 }
 
-impl Alone {
+impl ExclusiveReader {
     pub(crate) async fn read<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -237,7 +247,7 @@ impl Alone {
     }
 }
 
-impl Inner {
+impl OpenDatabase {
     pub(crate) fn establish(&self, purpose: Use) -> Result<Conn, StoreError> {
         #[cfg_attr(not(test), expect(unused_mut, reason = "a test limits its pages"))]
         let mut conn = Conn::establish(&self.address, purpose)?;
@@ -247,7 +257,7 @@ impl Inner {
     }
 
     /// A connection in a new transaction: a kept one, or where that has died meanwhile a fresh one.
-    fn begun(&self, lane: &Lane) -> Result<Conn, StoreError> {
+    fn begun(&self, lane: &ConnectionPool) -> Result<Conn, StoreError> {
         let begin = |conn: &mut Conn| match lane.purpose {
             Use::Read => conn.begin_read(),
             Use::Write => conn.begin_write(),
@@ -270,20 +280,20 @@ impl Inner {
 
     fn read_observed<T>(
         &self,
-        lane: &Lane,
+        lane: &ConnectionPool,
         name: &'static str,
         queries: impl FnOnce(&mut Conn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let watch = Stopwatch::start();
         let result = self.read_once(lane, queries);
-        let outcome = if result.is_ok() { Outcome::Committed } else { Outcome::Failed };
+        let outcome = if result.is_ok() { TransactionOutcome::Committed } else { TransactionOutcome::Failed };
         self.observer.transaction(name, outcome, watch.took());
         result
     }
 
     fn read_once<T>(
         &self,
-        lane: &Lane,
+        lane: &ConnectionPool,
         queries: impl FnOnce(&mut Conn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut conn = self.begun(lane)?;

@@ -4,7 +4,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 /// A database that could not be opened or migrated.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum OpenDatabaseError {
     #[error("not a database address: {0}")]
     Address(String),
     #[error("{0}; the address of the database names this file")]
@@ -30,7 +30,7 @@ pub enum OpenError {
     Migration { at: String, why: String },
 }
 
-impl OpenError {
+impl OpenDatabaseError {
     /// Of a first look at the database `at`.
     pub(crate) fn of(error: &StoreError, at: &str) -> Self {
         let (at, why) = (at.to_owned(), error.to_string());
@@ -147,8 +147,8 @@ impl StoreError {
 mod tests {
     use super::*;
 
-    fn opened(text: &str) -> OpenError {
-        OpenError::of(&StoreError::Unavailable(text.into()), "postgres://db:5432/central")
+    fn opened(text: &str) -> OpenDatabaseError {
+        OpenDatabaseError::of(&StoreError::Unavailable(text.into()), "postgres://db:5432/central")
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub mod testing;
 
 pub use connection::Conn;
 pub use database::{Abort, Database};
-pub use error::{OpenError, StoreError};
-pub use observe::{Observer, Outcome};
+pub use error::{OpenDatabaseError, StoreError};
+pub use observe::{Observer, TransactionOutcome};
 pub use page::{Page, PageRequest};
 pub use schema_version::Schema;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum TransactionOutcome {
     Committed,
     /// Dropped out by a rule of the rows (driver busy, fenced, repeated, …).
     Refused,
@@ -16,7 +16,7 @@ pub enum Outcome {
 /// Receives the name, the end and the duration of every transaction and turn. Called on the store's own threads, so
 /// it must not block.
 pub trait Observer: Send + Sync + 'static {
-    fn transaction(&self, name: &'static str, outcome: Outcome, took: Duration);
+    fn transaction(&self, name: &'static str, outcome: TransactionOutcome, took: Duration);
 
     /// A group commit of so many turns.
     fn group(&self, turns: usize, took: Duration);
@@ -27,7 +27,7 @@ pub trait Observer: Send + Sync + 'static {
 pub(crate) struct Unobserved;
 
 impl Observer for Unobserved {
-    fn transaction(&self, _: &'static str, _: Outcome, _: Duration) {}
+    fn transaction(&self, _: &'static str, _: TransactionOutcome, _: Duration) {}
     fn group(&self, _: usize, _: Duration) {}
 }
 

@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
 
 use crate::{
-    OpenError, StoreError,
+    OpenDatabaseError, StoreError,
     address::{PostgresAddress, chain},
 };
 
@@ -81,10 +81,12 @@ pub(crate) fn connect(address: &PostgresAddress) -> Result<PgConnection, StoreEr
 }
 
 /// What is wrong with the files that the address names.
-pub(crate) fn check_files(address: &PostgresAddress) -> Result<(), OpenError> {
+pub(crate) fn check_files(address: &PostgresAddress) -> Result<(), OpenDatabaseError> {
     let Some(roots) = &address.roots else { return Ok(()) };
     client_config(roots, address.identity.as_ref()).map(drop).map_err(|error| match error {
-        StoreError::Unavailable(why) | StoreError::Contended(why) | StoreError::Rejected(why) => OpenError::File(why),
+        StoreError::Unavailable(why) | StoreError::Contended(why) | StoreError::Rejected(why) => {
+            OpenDatabaseError::File(why)
+        }
     })
 }
 

@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _};
 
 use crate::{
-    Conn, OpenError, StoreError,
+    Conn, OpenDatabaseError, StoreError,
     address::Address,
     connection::{Backend, on},
 };
@@ -45,38 +45,41 @@ struct Found {
 }
 
 #[derive(QueryableByName)]
-struct Count {
+struct CountRow {
     #[diesel(sql_type = diesel::sql_types::BigInt)]
     count: i64,
 }
 
 impl Schema {
     /// Refuses what this program cannot serve.
-    pub(crate) fn check(&self, conn: &mut Conn, address: &Address) -> Result<(), OpenError> {
+    pub(crate) fn check(&self, conn: &mut Conn, address: &Address) -> Result<(), OpenDatabaseError> {
         let at = address.to_string();
-        let found = found(conn).map_err(|error| OpenError::of(&error, &at))?;
+        let found = found(conn).map_err(|error| OpenDatabaseError::of(&error, &at))?;
         match found {
-            None => Err(OpenError::TooOld { at, schema: self.name, found: 0, needed: self.version }),
+            None => Err(OpenDatabaseError::TooOld { at, schema: self.name, found: 0, needed: self.version }),
             Some(found) if found.name != self.name => {
-                Err(OpenError::Foreign { at, found: found.name, wanted: self.name })
+                Err(OpenDatabaseError::Foreign { at, found: found.name, wanted: self.name })
             }
-            Some(found) if found.serves_from > self.version => {
-                Err(OpenError::TooNew { at, schema: self.name, serves_from: found.serves_from, known: self.version })
-            }
+            Some(found) if found.serves_from > self.version => Err(OpenDatabaseError::TooNew {
+                at,
+                schema: self.name,
+                serves_from: found.serves_from,
+                known: self.version,
+            }),
             Some(found) if found.version < self.version => {
-                Err(OpenError::TooOld { at, schema: self.name, found: found.version, needed: self.version })
+                Err(OpenDatabaseError::TooOld { at, schema: self.name, found: found.version, needed: self.version })
             }
             Some(_) => Ok(()),
         }
     }
 
     /// Runs what is pending; names what ran. A schema that is too new, or another service's, is left alone.
-    pub(crate) fn migrate(&self, conn: &mut Conn, address: &Address) -> Result<Vec<String>, OpenError> {
+    pub(crate) fn migrate(&self, conn: &mut Conn, address: &Address) -> Result<Vec<String>, OpenDatabaseError> {
         match self.check(conn, address) {
-            Ok(()) | Err(OpenError::TooOld { .. }) => {}
+            Ok(()) | Err(OpenDatabaseError::TooOld { .. }) => {}
             Err(error) => return Err(error),
         }
-        let failed = |why: String| OpenError::Migration { at: address.to_string(), why };
+        let failed = |why: String| OpenDatabaseError::Migration { at: address.to_string(), why };
         // Two that migrate at once take turns; the lock goes with the connection.
         if let Backend::Postgres(_) = conn.0 {
             conn.execute("SELECT pg_advisory_lock(4877261)").map_err(|error| failed(error.to_string()))?;
@@ -96,13 +99,13 @@ fn found(conn: &mut Conn) -> Result<Option<Found>, StoreError> {
     let exists = match &mut conn.0 {
         Backend::Sqlite(c) => {
             diesel::sql_query("SELECT count(*) AS count FROM sqlite_master WHERE name = 'schema_version'")
-                .get_result::<Count>(c)?
+                .get_result::<CountRow>(c)?
         }
         Backend::Postgres(c) => diesel::sql_query(
             "SELECT count(*) AS count FROM information_schema.tables
              WHERE table_name = 'schema_version' AND table_schema = current_schema()",
         )
-        .get_result::<Count>(&mut **c)?,
+        .get_result::<CountRow>(&mut **c)?,
     };
     if exists.count == 0 {
         return Ok(None);

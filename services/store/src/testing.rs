@@ -144,7 +144,7 @@ impl Postgres {
     fn initialise(&self, tls: Option<(&str, &str)>) -> Result<(), String> {
         let wrong = |error: std::io::Error| format!("cannot write in {}: {error}", self.folder.display());
         fs::write(self.folder.join("password"), "test\n").map_err(wrong)?;
-        let account = Account::choose(&self.folder)?;
+        let account = ServerUser::choose(&self.folder)?;
         let data = self.folder.join("data");
         let made = account
             .command(&self.bin.join("initdb"))
@@ -171,7 +171,7 @@ impl Postgres {
     }
 
     fn launch(&mut self) -> Result<(), String> {
-        let account = Account::choose(&self.folder)?;
+        let account = ServerUser::choose(&self.folder)?;
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "keeper"]).arg(&self.folder).args(account.prefix()).arg(self.bin.join("postgres"));
         command.arg("-D").arg(self.folder.join("data"));
@@ -229,7 +229,7 @@ impl Drop for Postgres {
 }
 
 /// Who runs the server: PostgreSQL refuses uid 0.
-enum Account {
+enum ServerUser {
     /// We are not root.
     Own,
     /// Root, shown as nobody in a user namespace: no account is needed, and no file changes its owner.
@@ -238,7 +238,7 @@ enum Account {
     Other { uid: u32, gid: u32 },
 }
 
-impl Account {
+impl ServerUser {
     fn choose(folder: &Path) -> Result<Self, String> {
         if !nix::unistd::Uid::effective().is_root() {
             return Ok(Self::Own);

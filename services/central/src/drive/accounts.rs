@@ -11,7 +11,7 @@ use proto::{
     DriverId, PeerId,
     link::v1::{Progress, Reason},
 };
-use store::central::{Committed, Refusal, Turn, TurnId, Write};
+use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
 use wire::LinkKey;
 
 use super::{Done, Drive, RETRY, notes::About};
@@ -182,9 +182,9 @@ impl Drive {
         }
         let peer = holder.account.peer();
         let writes = decision.changes.iter().map(|change| match change {
-            Change::Key(key) => Write::Key(rows::key_row(&peer, key, &shared.key_encryption, now)),
-            Change::Audit(entry) => Write::Audit(rows::audit(entry)),
-            Change::Event(event) => Write::Event(rows::event_row(event, "")),
+            Change::Key(key) => RowWrite::Key(rows::key_row(&peer, key, &shared.key_encryption, now)),
+            Change::Audit(entry) => RowWrite::Audit(rows::audit(entry)),
+            Change::Event(event) => RowWrite::Event(rows::event_row(event, "")),
         });
         let turn = Turn { id: TurnId::random(), name: "driver key", guard: None, writes: writes.collect() };
         holder.turn = Some((input, Box::new(decision)));
@@ -192,7 +192,7 @@ impl Drive {
         self.submit(turn, move |result| Done::Account(driver, result));
     }
 
-    pub(super) fn account_done(&mut self, driver: &DriverId, result: Result<Committed, Refusal>) {
+    pub(super) fn account_done(&mut self, driver: &DriverId, result: Result<Committed, CommitRefusal>) {
         let Some((input, decision)) = self.holder(driver).turn.take() else { return };
         match result {
             Ok(_) => self.account_decided(driver, *decision),
@@ -282,7 +282,7 @@ impl Drive {
         let who = PeerId::Driver(driver.clone()).to_string();
         let from = self.holder(driver).unnoted_from.clone();
         let entry = Entry::new(Action::Unintelligible, &who).with("messages", count);
-        let write = Write::Audit(rows::audit(&entry.by(&Origin::new(who, from), now)));
+        let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(who, from), now)));
         self.notes.add(About::Driver(driver.clone()), write);
     }
 }
@@ -291,14 +291,14 @@ impl Drive {
 mod tests {
     use futures::StreamExt as _;
     use proto::registry::v1::{IdentityState, Kind};
-    use store::central::IdentityRow;
+    use store::central::MirroredIdentityRow;
 
     use super::*;
     use crate::{settings::Settings, testing::Rim};
 
-    fn removed() -> IdentityRow {
+    fn removed() -> MirroredIdentityRow {
         let (kind, state) = (Kind::Driver.into(), IdentityState::Removed.into());
-        IdentityRow { kind, id: "D1".into(), state, incarnation: 1, ..IdentityRow::default() }
+        MirroredIdentityRow { kind, id: "D1".into(), state, incarnation: 1, ..MirroredIdentityRow::default() }
     }
 
     /// A loop that the test turns, and a driver in it.
@@ -312,7 +312,7 @@ mod tests {
         let rim = Rim::new(Settings::default(), 10).await;
         let (mut drive, driver) = drive(&rim).await;
         drive.identity(&removed());
-        drive.account_done(&driver, Err(Refusal::Unavailable("away".to_owned())));
+        drive.account_done(&driver, Err(CommitRefusal::Unavailable("away".to_owned())));
         assert!(!drive.holder(&driver).account.removed);
         let at = drive.next_wake();
         assert!(drive.untaken.again_at().is_some_and(|again| at <= again));

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use proto::{ChargingPointId, DriverId, PeerId, link::v1::Reason};
-use store::central::{RequestRow, Turn, TurnId, Write};
+use store::central::{RequestRow, RowWrite, Turn, TurnId};
 use tokio::sync::oneshot;
 
 use super::{Done, Drive, Word};
@@ -114,7 +114,7 @@ impl Drive {
             .with("request", &request.request_id)
             .outcome(reason, "")
             .by(&request.from, now);
-        let writes = vec![Write::Request(row), Write::Audit(rows::audit(&entry))];
+        let writes = vec![RowWrite::Request(row), RowWrite::Audit(rows::audit(&entry))];
         let tells = charge_point::unknown_charging_point(request, at);
         let turn = Turn { id: TurnId::random(), name: "refuse", guard: None, writes };
         // Durable or not, it is refused; repeated, it gets the same answer.

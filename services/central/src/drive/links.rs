@@ -8,7 +8,7 @@ use proto::{
     link::v1::{self as link, KeyState, Reason, down},
     registry::v1::{IdentityState, Kind},
 };
-use store::central::{IdentityRow, Write};
+use store::central::{MirroredIdentityRow, RowWrite};
 
 use super::{Arrival, Drive, Linked, accounts::fresh_key, notes::About};
 use crate::{
@@ -117,7 +117,7 @@ impl Drive {
 
     /// Whom Registry removed is out before anything of it is durable: a supply is told to stop, its links end, none is
     /// opened by a key of that enrolment, and it is not shown. Harmless to repeat (SPEC 7.4).
-    pub(super) fn shut_out(&mut self, row: &IdentityRow) {
+    pub(super) fn shut_out(&mut self, row: &MirroredIdentityRow) {
         let Some(peer) = rows::peer(row) else { return };
         let incarnation = rows::unsigned(row.incarnation);
         let known = match &peer {
@@ -155,7 +155,7 @@ impl Drive {
     }
 
     /// Registry's word about an identity, already in the mirror. Taken again without harm.
-    pub(super) fn identity(&mut self, row: &IdentityRow) {
+    pub(super) fn identity(&mut self, row: &MirroredIdentityRow) {
         let incarnation = rows::unsigned(row.incarnation);
         let identity = match IdentityState::try_from(row.state) {
             Ok(IdentityState::Enrolled) => Identity::Enrolled { incarnation },
@@ -176,7 +176,7 @@ impl Drive {
         }
     }
 
-    fn charging_point_identity(&mut self, row: &IdentityRow, identity: Identity) {
+    fn charging_point_identity(&mut self, row: &MirroredIdentityRow, identity: Identity) {
         let Ok(id) = row.id.parse() else { return };
         let number = match self.index.get(&id).copied() {
             Some(number) => number,
@@ -211,7 +211,7 @@ impl Drive {
 
     /// Who was removed and is enrolled again may stand elsewhere, at another price; while it is enrolled, what operators
     /// say here counts (DESIGN 3).
-    fn settle_anew(&mut self, number: usize, row: &IdentityRow) {
+    fn settle_anew(&mut self, number: usize, row: &MirroredIdentityRow) {
         let new = crate::registry::new_row(row, &self.shared.settings, self.now());
         let price = u32::try_from(new.price_e4).map_or(self.shared.settings.price, Price::from_e4);
         let moved = Order::Move { city: new.city.into(), place: Some(new.place.into()) };
@@ -227,7 +227,7 @@ impl Drive {
         if void {
             entry = entry.outcome(Reason::CredentialVoid, "");
         }
-        let write = Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from.clone()), now)));
+        let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from.clone()), now)));
         self.notes.add(self.about(peer), write);
     }
 
@@ -237,7 +237,7 @@ impl Drive {
         if !detail.is_empty() {
             entry = entry.with("detail", detail);
         }
-        let write = Write::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from), now)));
+        let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from), now)));
         self.notes.add(self.about(peer), write);
     }
 
@@ -259,7 +259,7 @@ mod tests {
         let rim = Rim::new(Settings::default(), 100).await;
         let id = rim.charging_points(1).await.remove(0);
         let told = |state: IdentityState, incarnation: i64, place: &str, price_e4: i64| {
-            let row = IdentityRow {
+            let row = MirroredIdentityRow {
                 kind: Kind::ChargingPoint.into(),
                 id: id.to_string(),
                 state: state.into(),
@@ -268,7 +268,7 @@ mod tests {
                 price_e4,
                 incarnation,
                 revision: incarnation + 1,
-                ..IdentityRow::default()
+                ..MirroredIdentityRow::default()
             };
             rim.drive.send(Message::Identities(vec![row]))
         };

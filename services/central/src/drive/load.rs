@@ -10,7 +10,7 @@ use proto::{
 };
 use store::{
     Conn, StoreError,
-    central::{ChargingPointRow, IdentityRow, KeyRow, SessionRow},
+    central::{ChargingPointRow, KeyRow, MirroredIdentityRow, SessionRow},
 };
 
 use super::{
@@ -33,13 +33,13 @@ struct Loaded {
     /// Highest number per holder, of those whose keys are all gone too.
     last: HashMap<String, i64>,
     sessions: Vec<SessionRow>,
-    identities: Vec<IdentityRow>,
+    identities: Vec<MirroredIdentityRow>,
 }
 
 fn read(conn: &mut Conn) -> Result<Loaded, StoreError> {
     let points = ChargingPointRow::all(conn)?;
     let keys = KeyRow::usable(conn)?;
-    let identities = IdentityRow::all(conn)?;
+    let identities = MirroredIdentityRow::all(conn)?;
     let mut last: HashMap<String, i64> = HashMap::new();
     for key in &keys {
         let highest = last.entry(key.holder.clone()).or_default();
@@ -104,7 +104,7 @@ impl Drive {
                 Err(error) => tracing::error!(%error, "a session cannot be read; a person must look at it"),
             }
         }
-        let is_point = |identity: &&IdentityRow| identity.kind == i32::from(Kind::ChargingPoint);
+        let is_point = |identity: &&MirroredIdentityRow| identity.kind == i32::from(Kind::ChargingPoint);
         let mirrored: HashMap<_, _> =
             loaded.identities.iter().filter(is_point).map(|identity| (identity.id.as_str(), identity)).collect();
         for row in &loaded.points {
@@ -142,7 +142,7 @@ impl Drive {
     }
 }
 
-fn ring(row: &ChargingPointRow, mirrored: Option<&IdentityRow>, last_no: i64, keys: Vec<Key>) -> Keyring {
+fn ring(row: &ChargingPointRow, mirrored: Option<&MirroredIdentityRow>, last_no: i64, keys: Vec<Key>) -> Keyring {
     let revoked = row.key_state == i32::from(KeyState::Revoked);
     let void = mirrored.is_some_and(|identity| {
         identity.incarnation >= row.incarnation && identity.state != i32::from(IdentityState::Enrolled)
@@ -157,7 +157,7 @@ pub(super) async fn one(shared: &Arc<Shared>, id: &ChargingPointId) -> Option<Re
         let holder = format!("charging-point/{wanted}");
         let row = ChargingPointRow::find(conn, &wanted)?;
         let (keys, last) = (KeyRow::of(conn, &holder)?, KeyRow::last_no(conn, &holder)?);
-        let mirrored = IdentityRow::find(conn, Kind::ChargingPoint.into(), &wanted)?;
+        let mirrored = MirroredIdentityRow::find(conn, Kind::ChargingPoint.into(), &wanted)?;
         let sessions = SessionRow::unsettled(conn)?.into_iter().filter(|session| session.cp_id == wanted).collect();
         Ok((row, mirrored, keys, last, sessions))
     };
@@ -185,13 +185,13 @@ mod tests {
 
     /// What Registry says as Central ends, so that the mirror has it and nothing else.
     async fn mirrored(rim: &Rim, kind: Kind, id: &str, state: IdentityState, incarnation: i64, revision: i64) {
-        let row = IdentityRow {
+        let row = MirroredIdentityRow {
             kind: kind.into(),
             id: id.to_owned(),
             state: state.into(),
             incarnation,
             revision,
-            ..IdentityRow::default()
+            ..MirroredIdentityRow::default()
         };
         rim.write(mirror_writes(&row, &rim.shared.settings, rim.shared.clock.now())).await;
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesh::link::Outbox;
 use proto::{ChargingPointId, DriverId, PeerId, link::v1::Part};
-use store::central::IdentityRow;
+use store::central::MirroredIdentityRow;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -72,9 +72,9 @@ pub(crate) enum Message {
         answer: oneshot::Sender<Outcome>,
     },
     /// Of them, those whom Registry removed: they are out at once, whenever that can be made durable.
-    ShutOut(Vec<IdentityRow>),
+    ShutOut(Vec<MirroredIdentityRow>),
     /// Registry's word, already in the mirror.
-    Identities(Vec<IdentityRow>),
+    Identities(Vec<MirroredIdentityRow>),
     /// A ticket is on its driver's disk, and that is durable here.
     TicketReceived {
         driver: DriverId,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use proto::DriverId;
-use store::central::{Committed, Refusal, Turn, TurnId, Write};
+use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
 
 use super::{Done, Drive, RETRY};
 
@@ -30,16 +30,16 @@ pub(super) enum About {
 
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    waiting: VecDeque<(About, Write)>,
+    waiting: VecDeque<(About, RowWrite)>,
     /// How many of `waiting` are about whom.
     shares: HashMap<About, usize>,
-    in_flight: Vec<(About, Write)>,
+    in_flight: Vec<(About, RowWrite)>,
     again_at: Option<Instant>,
     lost: u64,
 }
 
 impl Notes {
-    pub(super) fn add(&mut self, about: About, write: Write) {
+    pub(super) fn add(&mut self, about: About, write: RowWrite) {
         let share = self.shares.entry(about.clone()).or_default();
         if *share >= SHARE || self.waiting.len() >= WAITING {
             self.lost += 1;
@@ -53,7 +53,7 @@ impl Notes {
         self.again_at.filter(|_| !self.waiting.is_empty())
     }
 
-    fn take(&mut self) -> Vec<(About, Write)> {
+    fn take(&mut self) -> Vec<(About, RowWrite)> {
         let taken: Vec<_> = self.waiting.drain(..self.waiting.len().min(AT_ONCE)).collect();
         for (about, _) in &taken {
             if let Some(share) = self.shares.get_mut(about) {
@@ -67,7 +67,7 @@ impl Notes {
     }
 
     /// The disk did not take them: they are the next again.
-    fn put_back(&mut self, taken: Vec<(About, Write)>) {
+    fn put_back(&mut self, taken: Vec<(About, RowWrite)>) {
         for (about, write) in taken.into_iter().rev() {
             *self.shares.entry(about.clone()).or_default() += 1;
             self.waiting.push_front((about, write));
@@ -88,7 +88,7 @@ impl Drive {
         self.submit(turn, Done::Notes);
     }
 
-    pub(super) fn notes_done(&mut self, result: Result<Committed, Refusal>) {
+    pub(super) fn notes_done(&mut self, result: Result<Committed, CommitRefusal>) {
         let written = std::mem::take(&mut self.notes.in_flight);
         match result {
             Ok(_) => {
@@ -101,7 +101,7 @@ impl Drive {
                     self.notes.lost = 0;
                 }
             }
-            Err(Refusal::Unavailable(_)) => {
+            Err(CommitRefusal::Unavailable(_)) => {
                 self.notes.again_at = Some(self.shared.clock.mono() + RETRY);
                 self.notes.put_back(written);
             }
@@ -115,8 +115,8 @@ mod tests {
     use super::*;
     use crate::{event::Event, rows, testing::at};
 
-    fn write() -> Write {
-        Write::Event(rows::event_row(&Event::state("CP1", "BROKEN", &[], at(0)), "CP1"))
+    fn write() -> RowWrite {
+        RowWrite::Event(rows::event_row(&Event::state("CP1", "BROKEN", &[], at(0)), "CP1"))
     }
 
     #[test]

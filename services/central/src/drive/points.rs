@@ -7,7 +7,7 @@ use proto::{
     DriverId,
     link::v1::{KeyState, View},
 };
-use store::central::{Committed, Guard, Refusal as Refused, SessionRow, Turn, TurnId};
+use store::central::{CommitRefusal, Committed, Guard, SessionRow, Turn, TurnId};
 
 use super::{Done, Drive, RETRY, notes::About, queue::Waiting, show::Announced};
 use crate::{
@@ -210,12 +210,12 @@ impl Drive {
         let record = &point.core.record;
         let cp_id = record.id.to_string();
         let guard = match decision.claim {
-            Some(claim) => Guard::Claim {
+            Some(claim) => Guard::Takeover {
                 cp_id,
                 owner: self.shared.owner.clone(),
                 expected_owner: (claim == Claim::Unowned).then(|| record.owner.as_ref().to_owned()),
             },
-            None => Guard::Held { cp_id, epoch: rows::signed(record.epoch), version: rows::signed(record.version) },
+            None => Guard::Owned { cp_id, epoch: rows::signed(record.epoch), version: rows::signed(record.version) },
         };
         // Entries and events alone change nothing that a zombie could spoil, and cost no version.
         let guarded = decision.changes.iter().any(|c| !matches!(c, Change::Audit(_) | Change::Event(_)));
@@ -223,7 +223,7 @@ impl Drive {
         Turn { id: TurnId::random(), name: name_of(input), guard: guarded.then_some(guard), writes }
     }
 
-    pub(super) fn point_done(&mut self, number: usize, result: Result<Committed, Refused>) {
+    pub(super) fn point_done(&mut self, number: usize, result: Result<Committed, CommitRefusal>) {
         let Some(InFlight::Turn(turning)) = self.points[number].turn.take() else { return };
         let Turning { input, decision, decisions } = *turning;
         match result {
@@ -400,21 +400,21 @@ impl Drive {
 }
 
 /// The store's refusal in the core's terms, and whether what is in memory is out of date.
-fn translate(refusal: Refused) -> (Refusal, bool) {
+fn translate(refusal: CommitRefusal) -> (Refusal, bool) {
     match refusal {
-        Refused::DriverBusy => (Refusal::DriverBusy, false),
-        Refused::ChargingPointBusy => (Refusal::ChargingPointBusy, true),
-        Refused::Repeated(row) => match rows::answered(&row) {
+        CommitRefusal::DriverBusy => (Refusal::DriverBusy, false),
+        CommitRefusal::ChargingPointBusy => (Refusal::ChargingPointBusy, true),
+        CommitRefusal::Repeated(row) => match rows::answered(&row) {
             Some(first) => (Refusal::Repeated(first), false),
             None => (Refusal::Unavailable("its first answer is not readable".to_owned()), false),
         },
-        Refused::RepeatedOrder(_) | Refused::CorrectedMeanwhile => {
+        CommitRefusal::RepeatedOrder(_) | CommitRefusal::CorrectedMeanwhile => {
             (Refusal::Unavailable("an order in a turn of a charging point".to_owned()), false)
         }
-        Refused::AlreadyBilled => (Refusal::AlreadyBilled, true),
-        Refused::Fenced => (Refusal::Fenced, true),
-        Refused::Unavailable(why) => (Refusal::Unavailable(why), false),
-        Refused::Rejected(why) => (Refusal::Unavailable(why), true),
+        CommitRefusal::AlreadyBilled => (Refusal::AlreadyBilled, true),
+        CommitRefusal::Fenced => (Refusal::Fenced, true),
+        CommitRefusal::Unavailable(why) => (Refusal::Unavailable(why), false),
+        CommitRefusal::Rejected(why) => (Refusal::Unavailable(why), true),
     }
 }
 

@@ -212,7 +212,7 @@ impl Drive {
             let state = view.state().as_str_name().trim_start_matches("STATE_");
             let event = Event::state(record.id.as_str(), state, &causes, now);
             tracing::debug!(cp.id = %record.id, state, "state");
-            let write = store::central::Write::Event(rows::event_row(&event, record.id.as_str()));
+            let write = store::central::RowWrite::Event(rows::event_row(&event, record.id.as_str()));
             self.notes.add(About::Point(number), write);
         }
         let point = &self.points[number];

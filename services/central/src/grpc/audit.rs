@@ -10,8 +10,8 @@ use proto::{
     link::v1::Reason,
 };
 use store::central::{
-    AuditEntry as Unnumbered, AuditFilter as Filter, AuditOrder, AuditRow, OrderRow, OrderState, PageRequest, Refusal,
-    Write, audit,
+    AuditEntry as Unnumbered, AuditFilter as Filter, AuditOrder, AuditRow, CommitRefusal, OrderRow, OrderState,
+    PageRequest, RowWrite, audit,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
@@ -106,11 +106,11 @@ impl Audit for AuditService {
             body: content.clone(),
             ..OrderRow::default()
         };
-        let appended = entries.into_iter().map(|entry| Write::Audit(theirs(entry, &caller)));
-        let writes = std::iter::once(Write::Order(order)).chain(appended).collect();
+        let appended = entries.into_iter().map(|entry| RowWrite::Audit(theirs(entry, &caller)));
+        let writes = std::iter::once(RowWrite::Order(order)).chain(appended).collect();
         match self.shared.ledger.write("append audit", writes).await {
             Ok(_) => Ok(Response::new(AppendAuditResponse {})),
-            Err(Refusal::RepeatedOrder(first)) => {
+            Err(CommitRefusal::RepeatedOrder(first)) => {
                 same_request(&first, "Append", &content)?;
                 Ok(Response::new(AppendAuditResponse {}))
             }

@@ -9,7 +9,7 @@ use proto::{
     central::v1::{charging_points_server::ChargingPoints, *},
     link::v1::{KeyState, Reason, State},
 };
-use store::central::{OrderRow, OrderState, PageRequest, Refusal, Write};
+use store::central::{CommitRefusal, OrderRow, OrderState, PageRequest, RowWrite};
 use tonic::{Request, Response, Status};
 
 use super::{Orders, digest, given_before, orders::fresh_id, origin, refused, same_request, unwritten};
@@ -86,10 +86,10 @@ impl ChargingPointsService {
             body: id.to_string(),
             ..OrderRow::default()
         };
-        let writes = vec![Write::Order(order), Write::Audit(rows::audit(&entry.by(by, now)))];
+        let writes = vec![RowWrite::Order(order), RowWrite::Audit(rows::audit(&entry.by(by, now)))];
         match self.shared.ledger.write("restore", writes).await {
             Ok(_) => Ok(restored),
-            Err(Refusal::RepeatedOrder(first)) => same_request(&first, RESTORE, id.as_str()).map(|()| restored),
+            Err(CommitRefusal::RepeatedOrder(first)) => same_request(&first, RESTORE, id.as_str()).map(|()| restored),
             Err(refusal) => Err(unwritten(refusal)),
         }
     }
@@ -336,7 +336,7 @@ mod tests {
         let (operator, method, body) = ("operator/ana".into(), RESTORE.into(), "CP001".into());
         let (request_id, state) = ("r1".into(), OrderState::Done.into());
         let row = OrderRow { operator, request_id, method, body, state, ..OrderRow::default() };
-        rim.write(vec![Write::Order(row)]).await;
+        rim.write(vec![RowWrite::Order(row)]).await;
         let again = restore("r1", "CP001").await.unwrap_err();
         assert!(!again.message().contains("is not revoked"), "{}", again.message());
         assert!(restore("r1", "CP002").await.unwrap_err().message().contains("with other content"));

@@ -14,7 +14,7 @@ use proto::{
     link::v1::{Reason, Ticket},
 };
 use serde::Serialize;
-use store::central::{CorrectionRow, OrderRow, OrderState, Refusal, TicketRow, Write};
+use store::central::{CommitRefusal, CorrectionRow, OrderRow, OrderState, RowWrite, TicketRow};
 use tonic::Status;
 
 use super::{convert, given_before, orders::fresh_id, same_request, unread, unwritten};
@@ -188,11 +188,11 @@ impl Corrections {
             let writes = self.writes(asked, (&ticket, CorrectionRow::next_number(&before), decided), request_id, by);
             match self.shared.ledger.write("correction", writes).await {
                 Ok(_) => return self.ticket(asked.session_id()).await,
-                Err(Refusal::CorrectedMeanwhile | Refusal::RepeatedOrder(_)) => {}
+                Err(CommitRefusal::CorrectedMeanwhile | CommitRefusal::RepeatedOrder(_)) => {}
                 Err(refusal) => return Err(unwritten(refusal)),
             }
         }
-        Err(unwritten(Refusal::CorrectedMeanwhile))
+        Err(unwritten(CommitRefusal::CorrectedMeanwhile))
     }
 
     fn writes(
@@ -201,7 +201,7 @@ impl Corrections {
         (ticket, number, decided): (&TicketRow, i32, Decided),
         request_id: &str,
         by: &Origin,
-    ) -> Vec<Write> {
+    ) -> Vec<RowWrite> {
         let now = self.shared.clock.now();
         let Decided { energy_delta_wh, amount_delta_minor, settled_wh } = decided;
         let correction = CorrectionRow {
@@ -229,7 +229,7 @@ impl Corrections {
             body: asked.at_rest(),
             ..OrderRow::default()
         };
-        vec![Write::Order(order), Write::Correction(correction), Write::Audit(rows::audit(&entry.by(by, now)))]
+        vec![RowWrite::Order(order), RowWrite::Correction(correction), RowWrite::Audit(rows::audit(&entry.by(by, now)))]
     }
 
     async fn find(&self, session_id: &str) -> Result<(TicketRow, Vec<CorrectionRow>), Status> {

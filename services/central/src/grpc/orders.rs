@@ -22,7 +22,7 @@ use proto::{
     central::v1::{Order as Answer, Selector},
     link::v1::Reason,
 };
-use store::central::{OrderRow, OrderState, PageRequest, Refusal, Write};
+use store::central::{CommitRefusal, OrderRow, OrderState, PageRequest, RowWrite};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 use wire::LinkKey;
@@ -72,7 +72,7 @@ struct UnderWay {
     by: Origin,
     progress: Mutex<Progress>,
     /// What it did, not written yet.
-    entries: Mutex<Vec<Write>>,
+    entries: Mutex<Vec<RowWrite>>,
     /// Held while its row is written, so that the later one is of the later state.
     writing: tokio::sync::Mutex<()>,
     done: watch::Sender<bool>,
@@ -158,7 +158,7 @@ impl Orders {
         let given = Given { request_id, kind: kind.clone(), content: content.clone() };
         match self.begin(given, selected, &by).await {
             Ok(under_way) => Ok(self.answer_of(&under_way).await),
-            Err(Refusal::RepeatedOrder(first)) => self.answer_to(*first, asked).await,
+            Err(CommitRefusal::RepeatedOrder(first)) => self.answer_to(*first, asked).await,
             Err(refusal) => Err(unwritten(refusal)),
         }
     }
@@ -170,7 +170,7 @@ impl Orders {
     }
 
     /// Writes an order and carries it out, whether or not whoever gave it waits for the answer.
-    async fn begin(&self, given: Given, selected: Selected, by: &Origin) -> Result<Arc<UnderWay>, Refusal> {
+    async fn begin(&self, given: Given, selected: Selected, by: &Origin) -> Result<Arc<UnderWay>, CommitRefusal> {
         let ids: BTreeSet<_> = selected.ids.iter().cloned().collect();
         let progress = Progress::new(fresh_id(), selected);
         let (under_way, overtaken) = self.register(given, progress, by);
@@ -189,7 +189,7 @@ impl Orders {
             let _ = begun.send(Ok(Arc::clone(&under_way)));
             orders.run(&under_way).await;
         });
-        answer.await.unwrap_or_else(|_| Err(Refusal::Unavailable("this process is ending".to_owned())))
+        answer.await.unwrap_or_else(|_| Err(CommitRefusal::Unavailable("this process is ending".to_owned())))
     }
 
     /// Before its row is written, so that whoever reads of an order that is not done finds it here. With those under
@@ -229,13 +229,13 @@ impl Orders {
     }
 
     /// The order, that it was given, and which of those it names there are not.
-    fn first_writes(&self, under_way: &UnderWay, by: &Origin) -> Vec<Write> {
+    fn first_writes(&self, under_way: &UnderWay, by: &Origin) -> Vec<RowWrite> {
         let answer = under_way.answer();
         let entry = Entry::new(Action::OrderGiven, format!("order/{}", answer.order_id))
             .with("method", under_way.kind.method())
             .with("matched", answer.matched)
             .by(by, self.0.shared.clock.now());
-        let order = [Write::Order(under_way.row.clone()), Write::Audit(rows::audit(&entry))];
+        let order = [RowWrite::Order(under_way.row.clone()), RowWrite::Audit(rows::audit(&entry))];
         let unknown = answer.failures.iter().filter_map(|failure| {
             let outcome = Outcome::Failed(failure.reason(), failure.detail.clone());
             self.reached(under_way, &failure.id, &outcome)
@@ -252,7 +252,7 @@ impl Orders {
         self.spawn(async move |orders| {
             let _ = cancelled.send(orders.cancelled(&of_it, &by).await);
         });
-        let ending = |_| Err(Refusal::Unavailable("this process is ending".to_owned()));
+        let ending = |_| Err(CommitRefusal::Unavailable("this process is ending".to_owned()));
         answer.await.unwrap_or_else(ending).map_err(unwritten)?;
         Ok(under_way.answer())
     }
@@ -384,12 +384,12 @@ impl UnderWay {
         OrderRow { state: state.into(), remaining, answer, ..self.row.clone() }
     }
 
-    fn note(&self, entries: impl IntoIterator<Item = Write>) {
+    fn note(&self, entries: impl IntoIterator<Item = RowWrite>) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).extend(entries);
     }
 
     /// To be written; they are here no more.
-    fn entries(&self) -> Vec<Write> {
+    fn entries(&self) -> Vec<RowWrite> {
         std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -9,7 +9,7 @@ use proto::{
     DriverId, Energy, PeerId,
     link::v1::{self as wire_messages, Down, Reason, SessionState, State, down, up},
 };
-use store::central::{CorrectionRow, PageRequest, SessionRow, TicketFilter, TicketRow, TicketTotals, Write};
+use store::central::{CorrectionRow, PageRequest, RowWrite, SessionRow, TicketFilter, TicketRow, TicketTotals};
 
 use super::{
     guest::{Guest, Stage},
@@ -252,7 +252,7 @@ impl Voice {
             return self.answer(to, Reason::Invalid, "a session's id has at most 128 characters");
         }
         let at_ms = self.links.shared.clock.wall_ms();
-        let write = Write::TicketAcknowledged { session_id: session.clone(), driver_id: driver.to_string(), at_ms };
+        let write = RowWrite::TicketAcknowledged { session_id: session.clone(), driver_id: driver.to_string(), at_ms };
         match self.links.shared.ledger.write("ticket received", vec![write]).await {
             Ok(_) => {
                 self.answer(to, Reason::Unspecified, "");

@@ -8,7 +8,7 @@ use proto::link::v1::{
     ConfirmSupply, Down, ListChargingPoints, ManualSupply, Opened, Part, ReadClock, RequestSupply, SessionState,
     StopSupply, TicketReceived, Up, down, up,
 };
-use store::central::{SessionRow, TicketRow, Write};
+use store::central::{RowWrite, SessionRow, TicketRow};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use wire::{Event, LinkKey, Proof};
 
@@ -105,7 +105,7 @@ impl Town {
                 ..SessionRow::default()
             };
             let ticket = TicketRow { session_id, driver_id, currency: "EUR".into(), ..TicketRow::default() };
-            [Write::OpenSession(session), Write::Ticket(ticket)]
+            [RowWrite::OpenSession(session), RowWrite::Ticket(ticket)]
         };
         self.rim.write((0..count).flat_map(bill).collect()).await;
     }

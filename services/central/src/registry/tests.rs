@@ -206,7 +206,7 @@ async fn a_verification_that_comes_after_a_removal_is_worth_nothing_spec_7_4() {
     told(&rim, vec![IdentityEvent { revision: 7, event: Some(Event::Identity(removed)) }]).await;
     let verdict = verifier.verify(&PeerId::ChargingPoint(id.clone()), b"", "192.0.2.1".parse().unwrap()).await;
     assert!(matches!(verdict, Verdict::Unreachable(_)), "{verdict:?}");
-    let read = move |conn: &mut store::Conn| IdentityRow::find(conn, Kind::ChargingPoint.into(), id.as_str());
+    let read = move |conn: &mut store::Conn| MirroredIdentityRow::find(conn, Kind::ChargingPoint.into(), id.as_str());
     let mirrored = rim.shared.ledger.read("test", read).await.unwrap().unwrap();
     assert_eq!(mirrored.state, i32::from(IdentityState::Removed));
 }

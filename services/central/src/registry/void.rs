@@ -9,7 +9,7 @@ use proto::{
     link::v1::{KeyState, Reason},
     registry::v1::{IdentityState, Kind, ReissueRequest, TokenCreated, VoidRequest},
 };
-use store::central::{ChargingPointRow, IdentityRow};
+use store::central::{ChargingPointRow, MirroredIdentityRow};
 use tonic::{Code, Status};
 
 use super::{Verifier, kind};
@@ -45,12 +45,12 @@ impl Verifier {
     async fn void(&self, id: &ChargingPointId, incarnation: u64) -> Result<(), Status> {
         let kind = Kind::ChargingPoint.into();
         let request = VoidRequest { request_id: format!("void/{id}/{incarnation}"), kind, id: id.to_string() };
-        let voided = |incarnation| IdentityRow {
+        let voided = |incarnation| MirroredIdentityRow {
             kind,
             id: id.to_string(),
             state: IdentityState::Void.into(),
             incarnation: crate::rows::signed(incarnation),
-            ..IdentityRow::default()
+            ..MirroredIdentityRow::default()
         };
         let identity = match self.client.clone().void(request).await {
             Ok(answer) => answer.into_inner().identity,

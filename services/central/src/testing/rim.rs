@@ -16,7 +16,8 @@ use proto::{
 use store::{
     Database,
     central::{
-        AuditFilter, AuditOrder, AuditRow, Committer, CommitterSettings, IdentityRow, PageRequest, SCHEMA, Write,
+        AuditFilter, AuditOrder, AuditRow, Committer, CommitterSettings, MirroredIdentityRow, PageRequest, RowWrite,
+        SCHEMA,
     },
 };
 
@@ -86,7 +87,7 @@ impl Rim {
     /// As Registry enrols them.
     async fn enrol(&self, kind: Kind, ids: &[String], incarnation: i64) {
         let now = self.shared.clock.now();
-        let row = |id: &String| IdentityRow {
+        let row = |id: &String| MirroredIdentityRow {
             kind: kind.into(),
             id: id.clone(),
             state: IdentityState::Enrolled.into(),
@@ -94,7 +95,7 @@ impl Rim {
             place: "Plaza".into(),
             incarnation,
             revision: incarnation,
-            ..IdentityRow::default()
+            ..MirroredIdentityRow::default()
         };
         let rows: Vec<_> = ids.iter().map(row).collect();
         let writes = rows.iter().flat_map(|row| registry::mirror_writes(row, &self.shared.settings, now)).collect();
@@ -117,13 +118,13 @@ impl Rim {
 
     /// As Registry removes it.
     pub(crate) async fn remove(&self, id: &ChargingPointId) {
-        let removed = IdentityRow {
+        let removed = MirroredIdentityRow {
             kind: Kind::ChargingPoint.into(),
             id: id.to_string(),
             state: IdentityState::Removed.into(),
             incarnation: 1,
             revision: 2,
-            ..IdentityRow::default()
+            ..MirroredIdentityRow::default()
         };
         self.drive.send(Message::Identities(vec![removed])).await;
     }
@@ -187,7 +188,7 @@ impl Rim {
         self.shared.ledger.read("audit", read).await.unwrap().rows
     }
 
-    pub(crate) async fn write(&self, writes: Vec<Write>) {
+    pub(crate) async fn write(&self, writes: Vec<RowWrite>) {
         self.shared.ledger.write("test", writes).await.unwrap();
     }
 

@@ -211,11 +211,11 @@ mod tests {
         rows,
         testing::Rim,
     };
-    use store::central::Write;
+    use store::central::RowWrite;
 
-    fn said(n: usize, rim: &Rim) -> Write {
+    fn said(n: usize, rim: &Rim) -> RowWrite {
         let entry = Entry::new(Action::Login, format!("driver/D{n}"));
-        Write::Audit(rows::audit(&entry.by(&Origin::central(), rim.shared.clock.now())))
+        RowWrite::Audit(rows::audit(&entry.by(&Origin::central(), rim.shared.clock.now())))
     }
 
     fn lines_of(path: &Path) -> Vec<String> {

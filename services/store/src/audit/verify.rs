@@ -18,7 +18,7 @@ use super::{
     schema::audit,
     writer::Head,
 };
-use crate::{Conn, Database, StoreError, connection::on, database::Alone};
+use crate::{Conn, Database, StoreError, connection::on, database::ExclusiveReader};
 
 /// Rows held in memory at a time.
 const STRIDE: i64 = 1000;
@@ -85,7 +85,11 @@ pub async fn verify(
     if found.first_bad.is_some() { look(&alone, checkpoints, trusted).await } else { Ok(found) }
 }
 
-async fn look(alone: &Alone, checkpoints: &Path, trusted: &[String]) -> Result<Verification, CheckpointError> {
+async fn look(
+    alone: &ExclusiveReader,
+    checkpoints: &Path,
+    trusted: &[String],
+) -> Result<Verification, CheckpointError> {
     let (path, trusted) = (checkpoints.to_owned(), trusted.to_vec());
     // The file is read first: a checkpoint that is written meanwhile is over entries not seen here.
     let kept = alone.clone();

@@ -5,8 +5,8 @@
 //! neighbours go on. Refusals are rare, and a savepoint costs two more questions to the database.
 
 use super::{
-    AuditEntry, Event, Guard, Refusal, Turn, Write,
-    charging_point::{self, Hold},
+    AuditEntry, CommitRefusal, Guard, OutboxEvent, RowWrite, Turn,
+    charging_point::{self, RowVersion},
     identity, outbox, ticket,
 };
 use crate::{Conn, StoreError};
@@ -15,17 +15,17 @@ use crate::{Conn, StoreError};
 #[derive(Debug)]
 pub(super) struct Applied<'a> {
     pub(super) cp_id: &'a str,
-    pub(super) hold: Hold,
-    pub(super) events: Vec<&'a Event>,
+    pub(super) row_version: RowVersion,
+    pub(super) events: Vec<&'a OutboxEvent>,
     pub(super) audit: Vec<&'a AuditEntry>,
 }
 
 /// A rule said no.
 #[derive(Debug)]
-pub(super) struct Refused {
-    pub(super) refusal: Refusal,
+pub(super) struct DroppedTurn {
+    pub(super) refusal: CommitRefusal,
     /// Something of the turn is in the transaction, which must not be committed.
-    pub(super) stains: bool,
+    pub(super) left_writes: bool,
 }
 
 pub(super) fn apply<'a>(
@@ -33,7 +33,7 @@ pub(super) fn apply<'a>(
     turn: &'a Turn,
     generation: i64,
     careful: bool,
-) -> Result<Result<Applied<'a>, Refused>, StoreError> {
+) -> Result<Result<Applied<'a>, DroppedTurn>, StoreError> {
     let refusable = turn.writes.iter().filter(|write| write.is_refusable()).count();
     let savepoint = careful && refusable + usize::from(turn.guard.is_some()) > 1;
     if savepoint {
@@ -43,29 +43,29 @@ pub(super) fn apply<'a>(
     if savepoint {
         conn.execute(if result.is_ok() { "RELEASE SAVEPOINT turn" } else { "ROLLBACK TO SAVEPOINT turn" })?;
     }
-    Ok(result.map_err(|refused| Refused { stains: refused.stains && !savepoint, ..refused }))
+    Ok(result.map_err(|refused| DroppedTurn { left_writes: refused.left_writes && !savepoint, ..refused }))
 }
 
 fn apply_in_order<'a>(
     conn: &mut Conn,
     turn: &'a Turn,
     generation: i64,
-) -> Result<Result<Applied<'a>, Refused>, StoreError> {
-    let (cp_id, hold) = match &turn.guard {
-        None => ("", Hold { epoch: 0, version: 0 }),
-        Some(guard) => match stand(conn, guard, turn, generation)? {
-            Some(held) => held,
-            None => return Ok(Err(Refused { refusal: Refusal::Fenced, stains: false })),
+) -> Result<Result<Applied<'a>, DroppedTurn>, StoreError> {
+    let (cp_id, row_version) = match &turn.guard {
+        None => ("", RowVersion { epoch: 0, version: 0 }),
+        Some(guard) => match check_guard(conn, guard, turn, generation)? {
+            Some(owned) => owned,
+            None => return Ok(Err(DroppedTurn { refusal: CommitRefusal::Fenced, left_writes: false })),
         },
     };
-    let mut stains = turn.guard.is_some();
+    let mut left_writes = turn.guard.is_some();
     for write in turn.writes.iter().filter(|write| write.is_refusable()) {
         if let Err(refusal) = try_write(conn, write)? {
-            return Ok(Err(Refused { refusal, stains }));
+            return Ok(Err(DroppedTurn { refusal, left_writes }));
         }
-        stains = true;
+        left_writes = true;
     }
-    let mut applied = Applied { cp_id, hold, events: Vec::new(), audit: Vec::new() };
+    let mut applied = Applied { cp_id, row_version, events: Vec::new(), audit: Vec::new() };
     for write in turn.writes.iter().filter(|write| !write.is_refusable()) {
         carry_out(conn, write, &mut applied)?;
     }
@@ -77,73 +77,79 @@ fn stand<'a>(
     guard: &'a Guard,
     turn: &Turn,
     generation: i64,
-) -> Result<Option<(&'a str, Hold)>, StoreError> {
+) -> Result<Option<(&'a str, RowVersion)>, StoreError> {
     let id = turn.id.to_string();
-    let (cp_id, hold) = match guard {
-        Guard::Held { cp_id, epoch, version } => {
-            let hold = Hold { epoch: *epoch, version: *version };
-            (cp_id, charging_point::guard(conn, cp_id, hold, &id)?)
+    let (cp_id, row_version) = match guard {
+        Guard::Owned { cp_id, epoch, version } => {
+            let row_version = RowVersion { epoch: *epoch, version: *version };
+            (cp_id, charging_point::guard(conn, cp_id, row_version, &id)?)
         }
-        Guard::Claim { cp_id, owner, expected_owner } => {
-            (cp_id, charging_point::claim(conn, cp_id, owner, expected_owner.as_deref(), generation, &id)?)
+        Guard::Takeover { cp_id, owner, expected_owner } => {
+            (cp_id, charging_point::take_over(conn, cp_id, owner, expected_owner.as_deref(), generation, &id)?)
         }
     };
-    Ok(hold.map(|hold| (cp_id.as_str(), hold)))
+    Ok(row_version.map(|row_version| (cp_id.as_str(), row_version)))
 }
 
-fn try_write(conn: &mut Conn, write: &Write) -> Result<Result<(), Refusal>, StoreError> {
+fn try_write(conn: &mut Conn, write: &RowWrite) -> Result<Result<(), CommitRefusal>, StoreError> {
     match write {
-        Write::OpenSession(row) => row.open(conn),
-        Write::Ticket(row) => Ok(if row.bill(conn)? { Ok(()) } else { Err(Refusal::AlreadyBilled) }),
-        Write::Correction(row) => Ok(if row.append(conn)? { Ok(()) } else { Err(Refusal::CorrectedMeanwhile) }),
-        Write::Request(row) => Ok(match row.answer(conn)? {
+        RowWrite::OpenSession(row) => row.open(conn),
+        RowWrite::Ticket(row) => Ok(if row.bill(conn)? { Ok(()) } else { Err(CommitRefusal::AlreadyBilled) }),
+        RowWrite::Correction(row) => {
+            Ok(if row.append(conn)? { Ok(()) } else { Err(CommitRefusal::CorrectedMeanwhile) })
+        }
+        RowWrite::Request(row) => Ok(match row.answer(conn)? {
             None => Ok(()),
-            Some(first) => Err(Refusal::Repeated(Box::new(first))),
+            Some(first) => Err(CommitRefusal::Repeated(Box::new(first))),
         }),
-        Write::Order(row) => Ok(match row.accept(conn)? {
+        RowWrite::Order(row) => Ok(match row.accept(conn)? {
             None => Ok(()),
-            Some(first) => Err(Refusal::RepeatedOrder(Box::new(first))),
+            Some(first) => Err(CommitRefusal::RepeatedOrder(Box::new(first))),
         }),
-        Write::AddChargingPoint(_)
-        | Write::ChargingPoint(_)
-        | Write::UpdateSession(_)
-        | Write::TicketAcknowledged { .. }
-        | Write::Discrepancy(_)
-        | Write::UpdateOrder(_)
-        | Write::Key(_)
-        | Write::Identity(_)
-        | Write::Operator(_)
-        | Write::Mirrored(_)
-        | Write::Event(_)
-        | Write::Published { .. }
-        | Write::Audit(_) => Ok(Ok(())),
+        RowWrite::AddChargingPoint(_)
+        | RowWrite::ChargingPoint(_)
+        | RowWrite::UpdateSession(_)
+        | RowWrite::TicketAcknowledged { .. }
+        | RowWrite::Discrepancy(_)
+        | RowWrite::UpdateOrder(_)
+        | RowWrite::Key(_)
+        | RowWrite::Identity(_)
+        | RowWrite::Operator(_)
+        | RowWrite::Mirrored(_)
+        | RowWrite::Event(_)
+        | RowWrite::Published { .. }
+        | RowWrite::Audit(_) => Ok(Ok(())),
     }
 }
 
-fn carry_out<'a>(conn: &mut Conn, write: &'a Write, applied: &mut Applied<'a>) -> Result<(), StoreError> {
+fn carry_out<'a>(conn: &mut Conn, write: &'a RowWrite, applied: &mut Applied<'a>) -> Result<(), StoreError> {
     match write {
-        Write::AddChargingPoint(row) => row.add(conn),
-        Write::ChargingPoint(row) => row.update(conn),
-        Write::UpdateSession(row) => row.update(conn),
-        Write::TicketAcknowledged { session_id, driver_id, at_ms } => {
+        RowWrite::AddChargingPoint(row) => row.add(conn),
+        RowWrite::ChargingPoint(row) => row.update(conn),
+        RowWrite::UpdateSession(row) => row.update(conn),
+        RowWrite::TicketAcknowledged { session_id, driver_id, at_ms } => {
             ticket::acknowledge(conn, session_id, driver_id, *at_ms)
         }
-        Write::Discrepancy(row) => row.note(conn),
-        Write::UpdateOrder(row) => row.update(conn),
-        Write::Key(row) => row.put(conn),
-        Write::Identity(row) => row.mirror(conn),
-        Write::Operator(row) => row.mirror(conn),
-        Write::Mirrored(revision) => identity::mirrored(conn, *revision),
-        Write::Published { writer, sequence, at_ms } => outbox::published(conn, writer, *sequence, *at_ms),
+        RowWrite::Discrepancy(row) => row.note(conn),
+        RowWrite::UpdateOrder(row) => row.update(conn),
+        RowWrite::Key(row) => row.put(conn),
+        RowWrite::Identity(row) => row.mirror(conn),
+        RowWrite::Operator(row) => row.mirror(conn),
+        RowWrite::Mirrored(revision) => identity::mirrored(conn, *revision),
+        RowWrite::Published { writer, sequence, at_ms } => outbox::published(conn, writer, *sequence, *at_ms),
         // Numbered and written together at the group's end, once it is known which turns are in it.
-        Write::Event(event) => {
+        RowWrite::Event(event) => {
             applied.events.push(event);
             Ok(())
         }
-        Write::Audit(entry) => {
+        RowWrite::Audit(entry) => {
             applied.audit.push(entry);
             Ok(())
         }
-        Write::OpenSession(_) | Write::Ticket(_) | Write::Correction(_) | Write::Request(_) | Write::Order(_) => Ok(()),
+        RowWrite::OpenSession(_)
+        | RowWrite::Ticket(_)
+        | RowWrite::Correction(_)
+        | RowWrite::Request(_)
+        | RowWrite::Order(_) => Ok(()),
     }
 }

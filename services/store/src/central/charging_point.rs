@@ -31,7 +31,7 @@ pub struct ChargingPointRow {
     pub maintenance_by: Option<String>,
     pub maintenance_reason: String,
     pub weather_blocked: bool,
-    pub held: bool,
+    pub quarantined: bool,
     /// `proto::link::v1::KeyState`.
     pub key_state: i32,
     /// Lifetime register, as last accepted.
@@ -73,7 +73,7 @@ impl ChargingPointRow {
                 t::maintenance_by.eq(&self.maintenance_by),
                 t::maintenance_reason.eq(&self.maintenance_reason),
                 t::weather_blocked.eq(self.weather_blocked),
-                t::held.eq(self.held),
+                t::quarantined.eq(self.quarantined),
                 t::key_state.eq(self.key_state),
                 t::meter_wh.eq(self.meter_wh),
                 t::unintelligible.eq(self.unintelligible),
@@ -90,32 +90,37 @@ impl ChargingPointRow {
 
 /// The epoch with which a charging point is owned, and its version after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hold {
+pub(super) struct RowVersion {
     pub(super) epoch: i64,
     pub(super) version: i64,
 }
 
 /// The one statement that fences zombies and answers "did my commit arrive?". Nothing: fenced.
-pub(super) fn guard(conn: &mut Conn, cp_id: &str, hold: Hold, turn: &str) -> Result<Option<Hold>, StoreError> {
+pub(super) fn guard(
+    conn: &mut Conn,
+    cp_id: &str,
+    seen: RowVersion,
+    turn: &str,
+) -> Result<Option<RowVersion>, StoreError> {
     use charging_points as t;
     let changed = on!(conn, |c| diesel::update(
-        t::table.filter(t::cp_id.eq(cp_id)).filter(t::epoch.eq(hold.epoch)).filter(t::version.eq(hold.version))
+        t::table.filter(t::cp_id.eq(cp_id)).filter(t::epoch.eq(seen.epoch)).filter(t::version.eq(seen.version))
     )
     .set((t::version.eq(t::version + 1), t::last_turn.eq(turn)))
     .execute(c))?;
-    Ok((changed == 1).then_some(Hold { version: hold.version + 1, ..hold }))
+    Ok((changed == 1).then_some(RowVersion { version: seen.version + 1, ..seen }))
 }
 
 /// Takes a charging point over: the next epoch, and no lower than the generation's first. Nothing: there is none, or
 /// it is not (any more) `expected_owner`'s.
-pub(super) fn claim(
+pub(super) fn take_over(
     conn: &mut Conn,
     cp_id: &str,
     owner: &str,
     expected_owner: Option<&str>,
     generation: i64,
     turn: &str,
-) -> Result<Option<Hold>, StoreError> {
+) -> Result<Option<RowVersion>, StoreError> {
     use charging_points as t;
     // Between the two statements another replica may claim, so the update names what was seen.
     loop {
@@ -125,7 +130,7 @@ pub(super) fn claim(
         if expected_owner.is_some_and(|expected| expected != was) {
             return Ok(None);
         }
-        let next = Hold { epoch: epoch.max(generation << 32) + 1, version: version + 1 };
+        let next = RowVersion { epoch: epoch.max(generation << 32) + 1, version: version + 1 };
         let changed = on!(conn, |c| diesel::update(
             t::table.filter(t::cp_id.eq(cp_id)).filter(t::epoch.eq(epoch)).filter(t::version.eq(version))
         )

@@ -10,12 +10,12 @@ use std::{sync::Arc, thread, time::Duration};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    AuditRow, Committed, Event, OutboxRow, Refusal, Turn, TurnId,
+    AuditRow, CommitRefusal, Committed, OutboxEvent, OutboxRow, Turn, TurnId,
     apply::{Applied, apply},
     generation::current_generation,
 };
 use crate::{
-    Conn, Database, Outcome, StoreError,
+    Conn, Database, StoreError, TransactionOutcome,
     audit::writer::{self, Head},
     connection::Use,
     observe::Stopwatch,
@@ -55,7 +55,7 @@ pub struct Committer {
 #[derive(Debug)]
 struct Job {
     turn: Turn,
-    answer: oneshot::Sender<Result<Committed, Refusal>>,
+    answer: oneshot::Sender<Result<Committed, CommitRefusal>>,
 }
 
 impl Committer {
@@ -76,8 +76,8 @@ impl Committer {
     }
 
     /// Returns when the turn is on disk, or is not and why. A caller that goes away does not take its turn along.
-    pub async fn submit(&self, turn: Turn) -> Result<Committed, Refusal> {
-        let stopped = || Refusal::Unavailable("the committer has stopped".into());
+    pub async fn submit(&self, turn: Turn) -> Result<Committed, CommitRefusal> {
+        let stopped = || CommitRefusal::Unavailable("the committer has stopped".into());
         let (answer, answered) = oneshot::channel();
         self.queue.send(Job { turn, answer }).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
@@ -111,7 +111,7 @@ impl From<StoreError> for Failure {
     }
 }
 
-type Answers = Vec<Result<Committed, Refusal>>;
+type Answers = Vec<Result<Committed, CommitRefusal>>;
 
 impl Writer {
     fn run(mut self, limit: usize) {
@@ -128,9 +128,9 @@ impl Writer {
             self.database.inner.observer.group(turns.len(), took);
             for ((turn, asker), answer) in turns.iter().zip(askers).zip(answers) {
                 let outcome = match &answer {
-                    Ok(_) => Outcome::Committed,
-                    Err(Refusal::Unavailable(_) | Refusal::Rejected(_)) => Outcome::Failed,
-                    Err(_) => Outcome::Refused,
+                    Ok(_) => TransactionOutcome::Committed,
+                    Err(CommitRefusal::Unavailable(_) | CommitRefusal::Rejected(_)) => TransactionOutcome::Failed,
+                    Err(_) => TransactionOutcome::Refused,
                 };
                 self.database.inner.observer.transaction(turn.name, outcome, took);
                 if let Ok(committed) = &answer {
@@ -163,10 +163,10 @@ impl Writer {
                 Err(StoreError::Rejected(_)) if turns.len() > 1 => {
                     return turns.chunks(1).flat_map(|alone| self.settle(alone)).collect();
                 }
-                Err(StoreError::Rejected(why)) => return refuse(turns, &Refusal::Rejected(why)),
+                Err(StoreError::Rejected(why)) => return refuse(turns, &CommitRefusal::Rejected(why)),
                 Err(StoreError::Unavailable(why) | StoreError::Contended(why)) => {
                     tracing::warn!(turns = turns.len(), error = %why, "the database takes nothing now");
-                    return refuse(turns, &Refusal::Unavailable(why));
+                    return refuse(turns, &CommitRefusal::Unavailable(why));
                 }
             }
         }
@@ -222,7 +222,7 @@ impl Writer {
                 Err(_) => {}
             }
             while let Ok(job) = self.jobs.try_recv() {
-                let _ = job.answer.send(Err(Refusal::Unavailable(error.to_string())));
+                let _ = job.answer.send(Err(CommitRefusal::Unavailable(error.to_string())));
             }
             thread::sleep(RECONNECT);
         }
@@ -261,7 +261,7 @@ fn carry_out(
     for turn in turns {
         let result = apply(conn, turn, *generation, careful)?;
         // A group of one is rolled back whole anyway.
-        if turns.len() > 1 && result.as_ref().is_err_and(|refused| refused.stains) {
+        if turns.len() > 1 && result.as_ref().is_err_and(|refused| refused.left_writes) {
             return Ok(None);
         }
         results.push(result.map_err(|refused| refused.refusal));
@@ -277,7 +277,7 @@ fn carry_out(
 fn write_ends(
     conn: &mut Conn,
     head: &mut Head,
-    results: Vec<Result<Applied<'_>, Refusal>>,
+    results: Vec<Result<Applied<'_>, CommitRefusal>>,
 ) -> Result<Answers, Failure> {
     let before = (head.audit_number, head.outbox_sequence);
     let mut events = Vec::new();
@@ -287,7 +287,7 @@ fn write_ends(
             result.map(|applied| {
                 events.extend(applied.events.iter().map(|event| in_sequence(event, &applied, head)));
                 let audit = applied.audit.iter().map(|entry| AuditRow::next(entry, head)).collect();
-                Committed { epoch: applied.hold.epoch, version: applied.hold.version, audit }
+                Committed { epoch: applied.row_version.epoch, version: applied.row_version.version, audit }
             })
         })
         .collect();
@@ -303,7 +303,7 @@ fn write_ends(
     }
 }
 
-fn in_sequence(event: &Event, applied: &Applied<'_>, head: &mut Head) -> OutboxRow {
+fn in_sequence(event: &OutboxEvent, applied: &Applied<'_>, head: &mut Head) -> OutboxRow {
     head.outbox_sequence += 1;
     OutboxRow {
         writer: head.writer.clone(),
@@ -311,7 +311,7 @@ fn in_sequence(event: &Event, applied: &Applied<'_>, head: &mut Head) -> OutboxR
         event_id: event.event_id.clone(),
         cp_id: event.cp_id.clone(),
         // An event of another charging point than the guard's has no epoch to be ordered by.
-        epoch: if event.cp_id == applied.cp_id { applied.hold.epoch } else { 0 },
+        epoch: if event.cp_id == applied.cp_id { applied.row_version.epoch } else { 0 },
         kind: event.kind.clone(),
         at_ms: event.at_ms,
         body: event.body.clone(),
@@ -319,7 +319,7 @@ fn in_sequence(event: &Event, applied: &Applied<'_>, head: &mut Head) -> OutboxR
     }
 }
 
-fn refuse(turns: &[Turn], refusal: &Refusal) -> Answers {
+fn refuse(turns: &[Turn], refusal: &CommitRefusal) -> Answers {
     turns.iter().map(|_| Err(refusal.clone())).collect()
 }
 
@@ -333,14 +333,14 @@ pub(crate) mod faults {
     use crate::{Conn, StoreError};
 
     #[derive(Default)]
-    pub(crate) struct Faults {
+    pub(crate) struct InjectedFaults {
         /// Pages a SQLite file may have, 0 for no limit: a full disk.
         pub(crate) page_limit: AtomicU32,
         /// The next commit arrives, but its answer is lost.
         pub(crate) lose_answer: AtomicBool,
     }
 
-    impl Faults {
+    impl InjectedFaults {
         pub(crate) fn limit_pages(&self, conn: &mut Conn) -> Result<(), StoreError> {
             match self.page_limit.load(SeqCst) {
                 0 => Ok(()),

@@ -9,7 +9,7 @@ const REGISTRY: &str = "registry";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = identities)]
-pub struct IdentityRow {
+pub struct MirroredIdentityRow {
     /// `proto::registry::v1::Kind`.
     pub kind: i32,
     pub id: String,
@@ -25,7 +25,7 @@ pub struct IdentityRow {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = operators)]
-pub struct OperatorRow {
+pub struct MirroredOperatorRow {
     pub name: String,
     /// `proto::registry::v1::OperatorRole`.
     pub role: i32,
@@ -33,7 +33,7 @@ pub struct OperatorRow {
     pub revision: i64,
 }
 
-impl IdentityRow {
+impl MirroredIdentityRow {
     pub fn all(conn: &mut Conn) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| identities::table
             .order((identities::kind, identities::id))
@@ -81,7 +81,7 @@ impl IdentityRow {
     }
 }
 
-impl OperatorRow {
+impl MirroredOperatorRow {
     pub fn all(conn: &mut Conn) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| operators::table.order(operators::name).select(Self::as_select()).load(c))?)
     }

@@ -27,18 +27,18 @@ pub use crate::{
 };
 pub use charging_point::ChargingPointRow;
 #[cfg(test)]
-pub(crate) use committer::faults::Faults;
+pub(crate) use committer::faults::InjectedFaults;
 pub use committer::{Committer, CommitterSettings};
 pub use generation::raise_generation;
-pub use identity::{IdentityRow, OperatorRow};
+pub use identity::{MirroredIdentityRow, MirroredOperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
 pub use order::{OrderRow, OrderState};
-pub use outbox::{Event, OutboxRow};
+pub use outbox::{OutboxEvent, OutboxRow};
 pub use request::RequestRow;
 pub use session::{SessionFilter, SessionRow};
 pub use statistics::{StatisticRow, StatisticsBy};
 pub use ticket::{CorrectionRow, DiscrepancyRow, TicketFilter, TicketRow, TicketTotals};
-pub use turn::{Committed, Guard, Refusal, Turn, TurnId, Write};
+pub use turn::{CommitRefusal, Committed, Guard, RowWrite, Turn, TurnId};
 
 use crate::Schema;
 

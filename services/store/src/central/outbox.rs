@@ -8,7 +8,7 @@ use crate::{Conn, StoreError, connection::on};
 
 /// As a turn writes it; the epoch is that of the turn's guard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Event {
+pub struct OutboxEvent {
     /// Unique; consumers drop repeats by it.
     pub event_id: String,
     /// Empty: of no charging point.

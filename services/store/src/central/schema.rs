@@ -25,7 +25,7 @@ diesel::table! {
         maintenance_by -> Nullable<Text>,
         maintenance_reason -> Text,
         weather_blocked -> Bool,
-        held -> Bool,
+        quarantined -> Bool,
         key_state -> Integer,
         meter_wh -> BigInt,
         unintelligible -> BigInt,

@@ -3,7 +3,7 @@
 
 use diesel::prelude::*;
 
-use super::{Refusal, schema::sessions};
+use super::{CommitRefusal, schema::sessions};
 use crate::{Conn, Page, PageRequest, StoreError, connection::on, page::Cursor};
 
 /// The numbers of `proto::link::v1::SessionState` that the indexes name.
@@ -92,7 +92,7 @@ impl SessionRow {
     }
 
     /// Opens it, unless its driver or its charging point has one open already.
-    pub(super) fn open(&self, conn: &mut Conn) -> Result<Result<(), Refusal>, StoreError> {
+    pub(super) fn open(&self, conn: &mut Conn) -> Result<Result<(), CommitRefusal>, StoreError> {
         let inserted =
             on!(conn, |c| diesel::insert_into(sessions::table).values(self).on_conflict_do_nothing().execute(c))?;
         if inserted == 1 {
@@ -104,14 +104,14 @@ impl SessionRow {
             .count()
             .get_result(c))?;
         if busy > 0 {
-            return Ok(Err(Refusal::ChargingPointBusy));
+            return Ok(Err(CommitRefusal::ChargingPointBusy));
         }
         let known: i64 =
             on!(conn, |c| sessions::table.filter(sessions::session_id.eq(&self.session_id)).count().get_result(c))?;
         if known > 0 {
             return Err(StoreError::Rejected(format!("the session {:?} exists already", self.session_id)));
         }
-        Ok(Err(Refusal::DriverBusy))
+        Ok(Err(CommitRefusal::DriverBusy))
     }
 
     pub(super) fn update(&self, conn: &mut Conn) -> Result<(), StoreError> {

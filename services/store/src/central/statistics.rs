@@ -1,4 +1,4 @@
-//! Sums per charging point and per driver (SPEC 7.1), corrections included.
+//! GroupSums per charging point and per driver (SPEC 7.1), corrections included.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub struct StatisticRow {
 }
 
 /// id, currency, count, and three sums.
-type Sums = (Option<String>, String, i64, i64, i64, i64);
+type GroupSums = (Option<String>, String, i64, i64, i64, i64);
 
 // PostgreSQL sums BIGINT to NUMERIC, which diesel would need a decimal type for.
 const ENERGY: &str = "CAST(COALESCE(SUM(tickets.energy_wh), 0) AS BIGINT)";
@@ -50,7 +50,7 @@ const DISCREPANCY: &str = "CAST(COALESCE(SUM(discrepancies.energy_delta_wh), 0) 
 macro_rules! grouped {
     ($conn:expr, $from:expr, $until:expr, $by:expr, $id:expr) => {{
         let billed = tickets::billed_at_ms.ge($from).and(tickets::billed_at_ms.lt($until));
-        let billed_sums: Vec<Sums> = on!($conn, |c| tickets::table
+        let billed_sums: Vec<GroupSums> = on!($conn, |c| tickets::table
             .filter(billed)
             .group_by(($by, tickets::currency))
             .select((
@@ -62,7 +62,7 @@ macro_rules! grouped {
                 sql::<BigInt>(DISPUTED),
             ))
             .load(c))?;
-        let corrected: Vec<Sums> = on!($conn, |c| corrections::table
+        let corrected: Vec<GroupSums> = on!($conn, |c| corrections::table
             .inner_join(tickets::table)
             .filter(billed)
             .group_by(($by, tickets::currency))

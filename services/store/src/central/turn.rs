@@ -5,8 +5,8 @@ use std::fmt;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{
-    AuditEntry, AuditRow, ChargingPointRow, CorrectionRow, DiscrepancyRow, Event, IdentityRow, KeyRow, OperatorRow,
-    OrderRow, RequestRow, SessionRow, TicketRow,
+    AuditEntry, AuditRow, ChargingPointRow, CorrectionRow, DiscrepancyRow, KeyRow, MirroredIdentityRow,
+    MirroredOperatorRow, OrderRow, OutboxEvent, RequestRow, SessionRow, TicketRow,
 };
 
 /// Names a turn, so that "did it arrive?" has an answer.
@@ -54,11 +54,11 @@ pub struct Turn {
     pub name: &'static str,
     /// `None`: what is written belongs to no charging point.
     pub guard: Option<Guard>,
-    pub writes: Vec<Write>,
+    pub writes: Vec<RowWrite>,
 }
 
 #[derive(Clone, Debug)]
-pub enum Write {
+pub enum RowWrite {
     /// New to Central; one that is known stays as it is.
     AddChargingPoint(ChargingPointRow),
     /// Everything but owner, epoch, version and last turn.
@@ -85,11 +85,11 @@ pub enum Write {
     UpdateOrder(OrderRow),
     /// Inserted or replaced; put the one that retires before the one that becomes active.
     Key(KeyRow),
-    Identity(IdentityRow),
-    Operator(OperatorRow),
+    Identity(MirroredIdentityRow),
+    Operator(MirroredOperatorRow),
     /// All of Registry's changes up to this revision are here.
     Mirrored(i64),
-    Event(Event),
+    Event(OutboxEvent),
     /// The broker has it.
     Published {
         writer: String,
@@ -99,7 +99,7 @@ pub enum Write {
     Audit(AuditEntry),
 }
 
-impl Write {
+impl RowWrite {
     /// Whether a rule of the rows may say no to it.
     pub(super) fn is_refusable(&self) -> bool {
         matches!(self, Self::OpenSession(_) | Self::Ticket(_) | Self::Correction(_) | Self::Request(_) | Self::Order(_))
@@ -118,7 +118,7 @@ pub struct Committed {
 
 /// Why a turn was dropped whole. Nothing of it is on disk.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum CommitRefusal {
     #[error("the driver has an open session")]
     DriverBusy,
     #[error("the charging point has an open session")]

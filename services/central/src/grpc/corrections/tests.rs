@@ -94,7 +94,7 @@ async fn rim() -> Rim {
     let (session_id, cp_id, currency) = (of_it.session_id.clone(), of_it.cp_id.clone(), of_it.currency.clone());
     let state = proto::link::v1::SessionState::Billed.into();
     let session = SessionRow { session_id, cp_id, currency, state, ..SessionRow::default() };
-    rim.write(vec![Write::OpenSession(session), Write::Ticket(of_it)]).await;
+    rim.write(vec![RowWrite::OpenSession(session), RowWrite::Ticket(of_it)]).await;
     rim
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use proto::ChargingPointId;
-use store::central::{OrderState, Refusal, Write};
+use store::central::{CommitRefusal, OrderState, RowWrite};
 
 use super::{Orders, UnderWay, fresh_key};
 use crate::{
@@ -86,14 +86,14 @@ impl Orders {
 
     /// An order that changed nothing at a charging point: that too concerns it (SPEC 8.3). What it changed is an entry
     /// of the charging point's own.
-    pub(super) fn reached(&self, under_way: &UnderWay, id: &str, outcome: &Outcome) -> Option<Write> {
+    pub(super) fn reached(&self, under_way: &UnderWay, id: &str, outcome: &Outcome) -> Option<RowWrite> {
         let entry = |action| concerning(under_way, id, action);
         let entry = match outcome {
             Outcome::Done => return None,
             Outcome::Unchanged => entry(Action::OrderUnchanged),
             Outcome::Failed(reason, detail) => entry(Action::OrderRefused).outcome(*reason, detail),
         };
-        Some(Write::Audit(rows::audit(&entry.by(&under_way.by, self.0.shared.clock.now()))))
+        Some(RowWrite::Audit(rows::audit(&entry.by(&under_way.by, self.0.shared.clock.now()))))
     }
 
     /// Leaves to a later order what that is about.
@@ -102,12 +102,12 @@ impl Orders {
         let left = under_way.lock().overtaken(ids);
         under_way.note(left.iter().map(|id| {
             let entry = concerning(under_way, id.as_str(), Action::OrderUnchanged).with("overtaken_by", later);
-            Write::Audit(rows::audit(&entry.by(&under_way.by, now)))
+            RowWrite::Audit(rows::audit(&entry.by(&under_way.by, now)))
         }));
     }
 
     /// On disk before anybody is told, and before what is left is left.
-    pub(super) async fn cancelled(&self, under_way: &UnderWay, by: &Origin) -> Result<(), Refusal> {
+    pub(super) async fn cancelled(&self, under_way: &UnderWay, by: &Origin) -> Result<(), CommitRefusal> {
         let _writing = under_way.writing.lock().await;
         let row = {
             let mut progress = under_way.lock().clone();
@@ -119,7 +119,7 @@ impl Orders {
         };
         let entry = Entry::new(Action::OrderCancelled, format!("order/{}", row.order_id));
         let entry = rows::audit(&entry.by(by, self.0.shared.clock.now()));
-        self.0.shared.ledger.write("cancel", vec![Write::UpdateOrder(row), Write::Audit(entry)]).await?;
+        self.0.shared.ledger.write("cancel", vec![RowWrite::UpdateOrder(row), RowWrite::Audit(entry)]).await?;
         under_way.lock().cancel();
         Ok(())
     }
@@ -129,7 +129,7 @@ impl Orders {
     async fn keep(&self, under_way: &UnderWay, is_end: bool) {
         while let Err(refusal) = self.write(under_way, is_end).await {
             tracing::warn!(order.id = under_way.row.order_id, error = %refusal, "an order's progress is not kept yet");
-            if !matches!(refusal, Refusal::Unavailable(_)) {
+            if !matches!(refusal, CommitRefusal::Unavailable(_)) {
                 under_way.done.send_replace(is_end);
                 return;
             }
@@ -140,7 +140,7 @@ impl Orders {
         }
     }
 
-    async fn write(&self, under_way: &UnderWay, is_end: bool) -> Result<(), Refusal> {
+    async fn write(&self, under_way: &UnderWay, is_end: bool) -> Result<(), CommitRefusal> {
         let _writing = under_way.writing.lock().await;
         let row = {
             let progress = under_way.lock();
@@ -152,7 +152,7 @@ impl Orders {
             under_way.at_rest(&progress, state)
         };
         let entries = under_way.entries();
-        let writes = std::iter::once(Write::UpdateOrder(row)).chain(entries.iter().cloned()).collect();
+        let writes = std::iter::once(RowWrite::UpdateOrder(row)).chain(entries.iter().cloned()).collect();
         if let Err(refusal) = self.0.shared.ledger.write("order", writes).await {
             under_way.note(entries);
             return Err(refusal);

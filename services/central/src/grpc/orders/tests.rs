@@ -22,16 +22,16 @@ fn all() -> Option<Selector> {
     Some(Selector { which: Some(Which::All(true)) })
 }
 
-fn billed(session_id: &str) -> Write {
+fn billed(session_id: &str) -> RowWrite {
     let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
     let state = SessionState::Billed.into();
-    Write::OpenSession(SessionRow { session_id, cp_id, currency, state, ..Default::default() })
+    RowWrite::OpenSession(SessionRow { session_id, cp_id, currency, state, ..Default::default() })
 }
 
-fn ticket(session_id: &str) -> Write {
+fn ticket(session_id: &str) -> RowWrite {
     let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
     let (energy_wh, disputed_wh, price_e4, amount_minor) = (10_000, 500, 3_950, 395);
-    Write::Ticket(TicketRow {
+    RowWrite::Ticket(TicketRow {
         session_id,
         cp_id,
         currency,

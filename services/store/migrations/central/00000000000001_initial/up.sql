@@ -49,7 +49,7 @@ CREATE TABLE charging_points (
     maintenance_by TEXT,
     maintenance_reason TEXT NOT NULL,
     weather_blocked BOOLEAN NOT NULL,
-    held BOOLEAN NOT NULL,
+    quarantined BOOLEAN NOT NULL,
     key_state INTEGER NOT NULL,
     meter_wh BIGINT NOT NULL,
     unintelligible BIGINT NOT NULL,

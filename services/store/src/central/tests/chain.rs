@@ -6,7 +6,7 @@ use crate::audit::{AuditKey, Checkpoint, CheckpointError, Checkpoints, Verificat
 impl Bed {
     async fn write_entries(&self, count: usize) {
         for n in 0..count {
-            self.unguarded([Write::Audit(entry("STOP", &format!("CP-{n}")))]).await.unwrap();
+            self.unguarded([RowWrite::Audit(entry("STOP", &format!("CP-{n}")))]).await.unwrap();
         }
     }
 
@@ -182,8 +182,8 @@ on_both! {
         // Somebody who knows how entries are chained writes the last two again.
         bed.sql("UPDATE writers SET audit_number = 2, audit_hash = (SELECT hash FROM audit WHERE number = 2)").await;
         bed.sql("DELETE FROM audit WHERE number > 2").await;
-        bed.unguarded([Write::Audit(entry("NOTHING", "CP-2"))]).await.unwrap();
-        bed.unguarded([Write::Audit(entry("HAPPENED", "CP-3"))]).await.unwrap();
+        bed.unguarded([RowWrite::Audit(entry("NOTHING", "CP-2"))]).await.unwrap();
+        bed.unguarded([RowWrite::Audit(entry("HAPPENED", "CP-3"))]).await.unwrap();
         assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 3)));
     }
 
@@ -319,7 +319,7 @@ on_both! {
         bed.checkpoint(&key).await.unwrap();
         bed.sql("UPDATE writers SET audit_number = 1, audit_hash = (SELECT hash FROM audit WHERE number = 1)").await;
         bed.sql("DELETE FROM audit WHERE number = 2").await;
-        bed.unguarded([Write::Audit(entry("NOTHING", "CP-1"))]).await.unwrap();
+        bed.unguarded([RowWrite::Audit(entry("NOTHING", "CP-1"))]).await.unwrap();
         bed.checkpoint(&key).await.unwrap();
         assert_eq!(bed.first_bad(&key).await.map(|(_, number)| number), Some(1), "in the segment that ends there");
     }
@@ -327,9 +327,9 @@ on_both! {
     async fn the_audit_is_filtered_by_time_actor_action_and_object_spec_8_3(bed: Bed) {
         let wanted = AuditEntry { at_ms: 50, actor: "operator/eve".into(), action: "RESUME".into(), object: "CP-9".into(), ..entry("", "") };
         bed.unguarded([
-            Write::Audit(entry("STOP", "CP-1")),
-            Write::Audit(wanted.clone()),
-            Write::Audit(AuditEntry { at_ms: 51, ..wanted.clone() }),
+            RowWrite::Audit(entry("STOP", "CP-1")),
+            RowWrite::Audit(wanted.clone()),
+            RowWrite::Audit(AuditEntry { at_ms: 51, ..wanted.clone() }),
         ]).await.unwrap();
         let filter = AuditFilter {
             from_ms: 50, until_ms: 51, actor: wanted.actor.clone(), action: wanted.action.clone(), object: wanted.object.clone(),

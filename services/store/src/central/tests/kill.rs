@@ -21,13 +21,14 @@ async fn a_process_that_writes_until_it_is_killed() {
         let committer = committer.clone();
         tokio::spawn(async move {
             let cp_id = format!("CP-{n}");
-            let guard = Guard::Claim { cp_id: cp_id.clone(), owner: "central-1".into(), expected_owner: None };
+            let guard = Guard::Takeover { cp_id: cp_id.clone(), owner: "central-1".into(), expected_owner: None };
             let done = committer.submit(turn(Some(guard), [])).await.unwrap();
             let mut hand = Hand { cp_id, epoch: done.epoch, version: done.version };
             loop {
                 let id = format!("{}-{}", hand.cp_id, hand.version);
                 let row = session(&id, &hand.cp_id, None, 4);
-                let writes = [Write::Ticket(ticket(&row, 1)), Write::Audit(entry("END", &id)), Write::OpenSession(row)];
+                let writes =
+                    [RowWrite::Ticket(ticket(&row, 1)), RowWrite::Audit(entry("END", &id)), RowWrite::OpenSession(row)];
                 // A ticket needs its session, so they are two turns.
                 let [bill, audit, open] = writes;
                 let done = committer.submit(turn(Some(hand.guard()), [open])).await.unwrap();

@@ -65,22 +65,22 @@ impl Bed {
     /// Adds a charging point and claims it.
     async fn owned(&self, cp_id: &str) -> Hand {
         let row = ChargingPointRow { cp_id: cp_id.into(), city: "Graz".into(), price_e4: 3950, ..Default::default() };
-        self.unguarded([Write::AddChargingPoint(row)]).await.unwrap();
+        self.unguarded([RowWrite::AddChargingPoint(row)]).await.unwrap();
         self.claimed(cp_id, "central-1").await
     }
 
     async fn claimed(&self, cp_id: &str, owner: &str) -> Hand {
-        let guard = Guard::Claim { cp_id: cp_id.into(), owner: owner.into(), expected_owner: None };
+        let guard = Guard::Takeover { cp_id: cp_id.into(), owner: owner.into(), expected_owner: None };
         let done = self.committer.submit(turn(Some(guard), [])).await.unwrap();
         Hand { cp_id: cp_id.into(), epoch: done.epoch, version: done.version }
     }
 
-    async fn unguarded(&self, writes: impl Into<Vec<Write>>) -> Result<Committed, Refusal> {
+    async fn unguarded(&self, writes: impl Into<Vec<RowWrite>>) -> Result<Committed, CommitRefusal> {
         self.committer.submit(turn(None, writes)).await
     }
 
     /// A turn under `hand`, which follows the version.
-    async fn submit(&self, hand: &mut Hand, writes: impl Into<Vec<Write>>) -> Result<Committed, Refusal> {
+    async fn submit(&self, hand: &mut Hand, writes: impl Into<Vec<RowWrite>>) -> Result<Committed, CommitRefusal> {
         let result = self.committer.submit(turn(Some(hand.guard()), writes)).await;
         if let Ok(done) = &result {
             hand.version = done.version;
@@ -114,11 +114,11 @@ struct Hand {
 
 impl Hand {
     fn guard(&self) -> Guard {
-        Guard::Held { cp_id: self.cp_id.clone(), epoch: self.epoch, version: self.version }
+        Guard::Owned { cp_id: self.cp_id.clone(), epoch: self.epoch, version: self.version }
     }
 }
 
-fn turn(guard: Option<Guard>, writes: impl Into<Vec<Write>>) -> Turn {
+fn turn(guard: Option<Guard>, writes: impl Into<Vec<RowWrite>>) -> Turn {
     Turn { id: TurnId::random(), name: "test", guard, writes: writes.into() }
 }
 

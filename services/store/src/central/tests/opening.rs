@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use diesel::{prelude::*, sql_types::Text};
 
 use super::*;
-use crate::{OpenError, connection::on};
+use crate::{OpenDatabaseError, connection::on};
 
 #[derive(QueryableByName)]
 struct Column {
@@ -71,7 +71,7 @@ on_both! {
         Database::open(&bed.url, SCHEMA).await.expect("newer, but it serves this program");
         bed.sql("UPDATE schema_version SET serves_from = 7").await;
         for error in [Database::open(&bed.url, SCHEMA).await.unwrap_err(), Database::migrate(&bed.url, SCHEMA).await.unwrap_err()] {
-            assert!(matches!(&error, OpenError::TooNew { serves_from: 7, .. }), "{error}");
+            assert!(matches!(&error, OpenDatabaseError::TooNew { serves_from: 7, .. }), "{error}");
             assert!(error.to_string().contains("too new"), "{error}");
         }
     }
@@ -79,13 +79,13 @@ on_both! {
     async fn an_older_database_says_to_run_migrate(bed: Bed) {
         bed.sql("UPDATE schema_version SET version = 0").await;
         let error = Database::open(&bed.url, SCHEMA).await.unwrap_err();
-        assert!(matches!(&error, OpenError::TooOld { found: 0, .. }) && error.to_string().contains("chargemesh migrate"), "{error}");
+        assert!(matches!(&error, OpenDatabaseError::TooOld { found: 0, .. }) && error.to_string().contains("chargemesh migrate"), "{error}");
     }
 
     async fn another_services_database_is_refused(bed: Bed) {
         bed.sql("UPDATE schema_version SET name = 'registry'").await;
         for error in [Database::open(&bed.url, SCHEMA).await.unwrap_err(), Database::migrate(&bed.url, SCHEMA).await.unwrap_err()] {
-            assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+            assert!(matches!(error, OpenDatabaseError::Foreign { .. }), "{error}");
         }
     }
 }
@@ -94,7 +94,7 @@ on_both! {
 async fn a_missing_or_unwritable_file_is_said_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let missing = format!("sqlite:{}", folder.path().join("none.db").display());
-    assert!(matches!(Database::open(&missing, SCHEMA).await.unwrap_err(), OpenError::TooOld { .. }));
+    assert!(matches!(Database::open(&missing, SCHEMA).await.unwrap_err(), OpenDatabaseError::TooOld { .. }));
     let file = folder.path().join("file");
     std::fs::write(&file, "not a database, but long enough to be looked at as one, page header and all").unwrap();
     let not_one = format!("sqlite:{}", file.display());

@@ -7,9 +7,9 @@ on_both! {
     async fn a_commit_whose_answer_was_lost_is_asked_for_before_anything_is_reported(bed: Bed) {
         let mut hand = bed.owned("CP-1").await;
         bed.database.inner.faults.lose_answer.store(true, SeqCst);
-        let done = bed.submit(&mut hand, [Write::Audit(entry("START", "CP-1"))]).await.expect("it arrived");
+        let done = bed.submit(&mut hand, [RowWrite::Audit(entry("START", "CP-1"))]).await.expect("it arrived");
         assert_eq!(bed.read(|c| ChargingPointRow::find(c, "CP-1")).await.unwrap().version, done.version);
-        bed.submit(&mut hand, [Write::Audit(entry("END", "CP-1"))]).await.expect("and the chain goes on");
+        bed.submit(&mut hand, [RowWrite::Audit(entry("END", "CP-1"))]).await.expect("and the chain goes on");
         assert_eq!(bed.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await.rows.len(), 2);
     }
 
@@ -31,9 +31,9 @@ async fn a_full_disk_is_unavailable_leaves_nothing_half_written_and_recovers_by_
     // As full as it is now.
     bed.database.inner.faults.page_limit.store(1, SeqCst);
     let committer = Committer::start(&bed.database, "central-2", CommitterSettings::default()).unwrap();
-    let large = || Write::Audit(AuditEntry { parameters: "x".repeat(200_000), ..entry("LARGE", "CP-1") });
+    let large = || RowWrite::Audit(AuditEntry { parameters: "x".repeat(200_000), ..entry("LARGE", "CP-1") });
     let refused = committer.submit(turn(Some(hand.guard()), [large()])).await;
-    assert!(matches!(&refused, Err(Refusal::Unavailable(why)) if why.contains("full")), "{refused:?}");
+    assert!(matches!(&refused, Err(CommitRefusal::Unavailable(why)) if why.contains("full")), "{refused:?}");
     let (cp, page) = bed
         .read(|c| {
             let page = AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())?;
@@ -77,8 +77,8 @@ async fn a_database_that_is_gone_is_unavailable_and_comes_back_by_itself_spec_9(
     .unwrap();
     crashed.store(true, SeqCst);
     // The crash came in the middle of a stream of commits; one whose end is unknown is not answered before it is known.
-    let refused = bed.unguarded([Write::Audit(entry("X", "CP-1"))]).await;
-    assert!(matches!(refused, Err(Refusal::Unavailable(_))), "{refused:?}");
+    let refused = bed.unguarded([RowWrite::Audit(entry("X", "CP-1"))]).await;
+    assert!(matches!(refused, Err(CommitRefusal::Unavailable(_))), "{refused:?}");
     assert!(bed.database.read("test", ChargingPointRow::all).await.is_err());
     let server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
     hand.version = steady.await.unwrap();
@@ -90,10 +90,10 @@ async fn a_database_that_is_gone_is_unavailable_and_comes_back_by_itself_spec_9(
 }
 
 #[derive(Default)]
-struct Watched(std::sync::Mutex<Vec<(&'static str, crate::Outcome)>>);
+struct Watched(std::sync::Mutex<Vec<(&'static str, crate::TransactionOutcome)>>);
 
 impl crate::Observer for Watched {
-    fn transaction(&self, name: &'static str, outcome: crate::Outcome, _: std::time::Duration) {
+    fn transaction(&self, name: &'static str, outcome: crate::TransactionOutcome, _: std::time::Duration) {
         self.0.lock().unwrap().push((name, outcome));
     }
 
@@ -104,18 +104,18 @@ impl crate::Observer for Watched {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_transaction_is_told_by_its_name_and_its_end() {
-    use crate::Outcome::{Committed, Failed, Refused};
+    use crate::TransactionOutcome::{Committed, Failed, Refused};
     let bed = Bed::sqlite().await;
     let watched = std::sync::Arc::new(Watched::default());
     let database = Database::open_observed(&bed.url, SCHEMA, watched.clone()).await.unwrap();
     let committer = Committer::start(&database, "central-2", CommitterSettings::default()).unwrap();
-    let named = |name, guard: Option<Guard>, writes: Vec<Write>| {
+    let named = |name, guard: Option<Guard>, writes: Vec<RowWrite>| {
         committer.submit(Turn { id: TurnId::random(), name, guard, writes })
     };
-    named("audit", None, vec![Write::Audit(entry("X", "CP-1"))]).await.unwrap();
-    let nobody = Guard::Held { cp_id: "CP-1".into(), epoch: 0, version: 0 };
+    named("audit", None, vec![RowWrite::Audit(entry("X", "CP-1"))]).await.unwrap();
+    let nobody = Guard::Owned { cp_id: "CP-1".into(), epoch: 0, version: 0 };
     named("fenced", Some(nobody), vec![]).await.unwrap_err();
-    named("broken", None, vec![Write::UpdateSession(session("s", "CP-1", None, 1))]).await.unwrap_err();
+    named("broken", None, vec![RowWrite::UpdateSession(session("s", "CP-1", None, 1))]).await.unwrap_err();
     database.read("list", ChargingPointRow::all).await.unwrap();
     let refused: Result<(), _> = database.transaction("rule", |_| Err(crate::Abort::Refused("no"))).await.unwrap();
     assert_eq!(refused, Err("no"));

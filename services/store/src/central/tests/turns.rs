@@ -5,7 +5,7 @@ on_both! {
         let mut hand = bed.owned("CP-1").await;
         let before = hand.version;
         let row = session("s1", "CP-1", Some("ada"), 1);
-        let done = bed.submit(&mut hand, [Write::OpenSession(row.clone()), Write::Audit(entry("GRANT", "CP-1"))]).await.unwrap();
+        let done = bed.submit(&mut hand, [RowWrite::OpenSession(row.clone()), RowWrite::Audit(entry("GRANT", "CP-1"))]).await.unwrap();
         assert_eq!((done.epoch, done.version), (hand.epoch, before + 1));
         assert_eq!(done.audit.len(), 1);
         let found = bed.read(|c| Ok((SessionRow::find(c, "s1")?, ChargingPointRow::find(c, "CP-1")?))).await;
@@ -22,13 +22,13 @@ on_both! {
         let turns = hands.iter().enumerate().map(|(n, hand)| {
             let driver = if n % 2 == 0 { "busy".to_owned() } else { format!("driver-{n}") };
             let row = session(&format!("s{n}"), &hand.cp_id, Some(&driver), 1);
-            let (event, audit) = (Event { event_id: format!("e{n}"), cp_id: hand.cp_id.clone(), ..Default::default() }, entry("GRANT", &hand.cp_id));
-            bed.committer.submit(turn(Some(hand.guard()), [Write::Audit(audit), Write::Event(event), Write::OpenSession(row)]))
+            let (event, audit) = (OutboxEvent { event_id: format!("e{n}"), cp_id: hand.cp_id.clone(), ..Default::default() }, entry("GRANT", &hand.cp_id));
+            bed.committer.submit(turn(Some(hand.guard()), [RowWrite::Audit(audit), RowWrite::Event(event), RowWrite::OpenSession(row)]))
         });
         let answers = futures::future::join_all(turns).await;
         let granted = answers.iter().filter(|answer| answer.is_ok()).count();
         assert_eq!(granted, 21, "twenty drivers of their own, and the busy one once");
-        assert!(answers.iter().flat_map(|answer| answer.as_ref().err()).all(|refusal| *refusal == Refusal::DriverBusy));
+        assert!(answers.iter().flat_map(|answer| answer.as_ref().err()).all(|refusal| *refusal == CommitRefusal::DriverBusy));
         let (open, cps, lag, page) = bed.read(|c| Ok((
             SessionRow::unsettled(c)?,
             ChargingPointRow::all(c)?,
@@ -46,7 +46,7 @@ on_both! {
 
     async fn an_entry_is_told_though_nobody_waits_for_its_turn_any_more_spec_8_3(bed: Bed) {
         let mut told = bed.committer.follow();
-        let given_up = futures::FutureExt::now_or_never(bed.unguarded([Write::Audit(entry("GRANT", "CP-1"))]));
+        let given_up = futures::FutureExt::now_or_never(bed.unguarded([RowWrite::Audit(entry("GRANT", "CP-1"))]));
         assert_eq!(given_up, None, "it is not on disk before it is waited for");
         let row = tokio::time::timeout(std::time::Duration::from_secs(60), told.recv()).await.unwrap().unwrap();
         let page = bed.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await;
@@ -58,22 +58,22 @@ on_both! {
         let mut new = bed.claimed("CP-1", "central-2").await;
         assert!(new.epoch > old.epoch);
         let ticketless = session("s1", "CP-1", None, 1);
-        assert_eq!(bed.submit(&mut old, [Write::OpenSession(ticketless.clone())]).await, Err(Refusal::Fenced));
-        assert!(bed.submit(&mut new, [Write::OpenSession(ticketless)]).await.is_ok());
+        assert_eq!(bed.submit(&mut old, [RowWrite::OpenSession(ticketless.clone())]).await, Err(CommitRefusal::Fenced));
+        assert!(bed.submit(&mut new, [RowWrite::OpenSession(ticketless)]).await.is_ok());
         let mut stale = Hand { version: new.version - 1, ..new.clone() };
-        assert_eq!(bed.submit(&mut stale, []).await, Err(Refusal::Fenced), "another turn came between");
+        assert_eq!(bed.submit(&mut stale, []).await, Err(CommitRefusal::Fenced), "another turn came between");
     }
 
     async fn a_claim_may_ask_for_the_owner_it_saw_design_3(bed: Bed) {
         bed.owned("CP-1").await;
         let claim = |expected: &str| {
-            let guard = Guard::Claim { cp_id: "CP-1".into(), owner: "central-2".into(), expected_owner: Some(expected.into()) };
+            let guard = Guard::Takeover { cp_id: "CP-1".into(), owner: "central-2".into(), expected_owner: Some(expected.into()) };
             bed.committer.submit(turn(Some(guard), []))
         };
-        assert_eq!(claim("").await, Err(Refusal::Fenced), "central-1 owns it");
+        assert_eq!(claim("").await, Err(CommitRefusal::Fenced), "central-1 owns it");
         assert!(claim("central-1").await.is_ok());
-        let unknown = Guard::Claim { cp_id: "CP-9".into(), owner: "central-2".into(), expected_owner: None };
-        assert_eq!(bed.committer.submit(turn(Some(unknown), [])).await, Err(Refusal::Fenced));
+        let unknown = Guard::Takeover { cp_id: "CP-9".into(), owner: "central-2".into(), expected_owner: None };
+        assert_eq!(bed.committer.submit(turn(Some(unknown), [])).await, Err(CommitRefusal::Fenced));
     }
 
     async fn a_raised_generation_orders_before_every_epoch_spec_10_5(bed: Bed) {
@@ -83,7 +83,7 @@ on_both! {
         assert_eq!(raised, Ok(2));
         // A committer reads it when it opens its connection, as after the restart that follows a restore.
         let committer = Committer::start(&bed.database, "central-2", CommitterSettings::default()).unwrap();
-        let guard = Guard::Claim { cp_id: "CP-1".into(), owner: "central-2".into(), expected_owner: None };
+        let guard = Guard::Takeover { cp_id: "CP-1".into(), owner: "central-2".into(), expected_owner: None };
         let after = committer.submit(turn(Some(guard), [])).await.unwrap();
         assert_eq!(after.epoch, (2 << 32) + 1);
     }
@@ -91,17 +91,17 @@ on_both! {
     async fn a_driver_has_one_open_session_in_the_whole_network_spec_3_2(bed: Bed) {
         let (mut one, mut two) = (bed.owned("CP-1").await, bed.owned("CP-2").await);
         let first = session("s1", "CP-1", Some("ada"), 1);
-        bed.submit(&mut one, [Write::OpenSession(first.clone())]).await.unwrap();
-        let second = Write::OpenSession(session("s2", "CP-2", Some("ada"), 1));
-        assert_eq!(bed.submit(&mut two, [second.clone()]).await, Err(Refusal::DriverBusy));
+        bed.submit(&mut one, [RowWrite::OpenSession(first.clone())]).await.unwrap();
+        let second = RowWrite::OpenSession(session("s2", "CP-2", Some("ada"), 1));
+        assert_eq!(bed.submit(&mut two, [second.clone()]).await, Err(CommitRefusal::DriverBusy));
         assert_eq!(
-            bed.submit(&mut one, [Write::OpenSession(session("s3", "CP-1", Some("bob"), 1))]).await,
-            Err(Refusal::ChargingPointBusy)
+            bed.submit(&mut one, [RowWrite::OpenSession(session("s3", "CP-1", Some("bob"), 1))]).await,
+            Err(CommitRefusal::ChargingPointBusy)
         );
         // Settling frees the driver (SPEC 3.8).
-        bed.submit(&mut one, [Write::UpdateSession(SessionRow { state: 3, ..first })]).await.unwrap();
+        bed.submit(&mut one, [RowWrite::UpdateSession(SessionRow { state: 3, ..first })]).await.unwrap();
         bed.submit(&mut two, [second]).await.unwrap();
-        let own = [Write::OpenSession(session("s4", "CP-1", None, 1))];
+        let own = [RowWrite::OpenSession(session("s4", "CP-1", None, 1))];
         bed.submit(&mut one, own).await.expect("a charging point's own account is nobody's driver");
     }
 
@@ -111,13 +111,13 @@ on_both! {
             requester: "driver/ada".into(), request_id: "r1".into(), cp_id: "CP-1".into(), reason: 5,
             detail: "first".into(), ..Default::default()
         };
-        bed.unguarded([Write::Request(first.clone())]).await.unwrap();
+        bed.unguarded([RowWrite::Request(first.clone())]).await.unwrap();
         let again = RequestRow { reason: 0, session_id: Some("s1".into()), detail: "second".into(), ..first.clone() };
-        let writes = [Write::OpenSession(session("s1", "CP-1", Some("ada"), 1)), Write::Request(again.clone())];
-        assert_eq!(bed.submit(&mut hand, writes).await, Err(Refusal::Repeated(Box::new(first.clone()))));
+        let writes = [RowWrite::OpenSession(session("s1", "CP-1", Some("ada"), 1)), RowWrite::Request(again.clone())];
+        assert_eq!(bed.submit(&mut hand, writes).await, Err(CommitRefusal::Repeated(Box::new(first.clone()))));
         assert_eq!(bed.read(|c| SessionRow::find(c, "s1")).await, None, "the whole turn was dropped");
         let other = RequestRow { requester: "driver/bob".into(), ..again };
-        bed.unguarded([Write::Request(other)]).await.expect("an id is unique for its driver only");
+        bed.unguarded([RowWrite::Request(other)]).await.expect("an id is unique for its driver only");
     }
 
     async fn a_repeated_order_gets_the_first_answer_spec_7_3(bed: Bed) {
@@ -125,11 +125,11 @@ on_both! {
             order_id: "o1".into(), operator: "ada".into(), request_id: "r1".into(), state: OrderState::Running.into(),
             ..Default::default()
         };
-        bed.unguarded([Write::Order(first.clone())]).await.unwrap();
+        bed.unguarded([RowWrite::Order(first.clone())]).await.unwrap();
         let again = OrderRow { order_id: "o2".into(), ..first.clone() };
-        assert_eq!(bed.unguarded([Write::Order(again)]).await, Err(Refusal::RepeatedOrder(Box::new(first.clone()))));
+        assert_eq!(bed.unguarded([RowWrite::Order(again)]).await, Err(CommitRefusal::RepeatedOrder(Box::new(first.clone()))));
         let done = OrderRow { state: OrderState::Done.into(), answer: "{}".into(), ..first };
-        bed.unguarded([Write::UpdateOrder(done.clone())]).await.unwrap();
+        bed.unguarded([RowWrite::UpdateOrder(done.clone())]).await.unwrap();
         let (found, running) = bed.read(|c| Ok((OrderRow::find(c, "o1")?, OrderRow::running(c)?))).await;
         assert_eq!((found, running), (Some(done), vec![]));
     }
@@ -137,12 +137,12 @@ on_both! {
     async fn there_is_exactly_one_ticket_per_session_spec_3_7(bed: Bed) {
         let mut hand = bed.owned("CP-1").await;
         let open = session("s1", "CP-1", Some("ada"), 2);
-        bed.submit(&mut hand, [Write::OpenSession(open.clone())]).await.unwrap();
+        bed.submit(&mut hand, [RowWrite::OpenSession(open.clone())]).await.unwrap();
         let billed = SessionRow { state: 4, ..open.clone() };
-        let bill = |wh| [Write::UpdateSession(billed.clone()), Write::Ticket(ticket(&open, wh))];
+        let bill = |wh| [RowWrite::UpdateSession(billed.clone()), RowWrite::Ticket(ticket(&open, wh))];
         bed.submit(&mut hand, bill(1000)).await.unwrap();
         let before = hand.version;
-        assert_eq!(bed.submit(&mut hand, bill(2000)).await, Err(Refusal::AlreadyBilled));
+        assert_eq!(bed.submit(&mut hand, bill(2000)).await, Err(CommitRefusal::AlreadyBilled));
         let (found, version) = bed.read(|c| Ok((TicketRow::find(c, "s1")?, ChargingPointRow::find(c, "CP-1")?))).await;
         assert_eq!(found.map(|ticket| ticket.energy_wh), Some(1000));
         assert_eq!(version.map(|cp| cp.version), Some(before));
@@ -150,13 +150,13 @@ on_both! {
 
     async fn a_turn_that_breaks_a_constraint_falls_alone(bed: Bed) {
         let hand = bed.owned("CP-1").await;
-        let good = bed.committer.submit(turn(Some(hand.guard()), [Write::Audit(entry("GOOD", "CP-1"))]));
-        let bad = bed.unguarded([Write::UpdateSession(session("nowhere", "CP-1", None, 1))]);
-        let foreign = bed.unguarded([Write::Ticket(ticket(&session("unheard", "CP-1", None, 4), 1))]);
+        let good = bed.committer.submit(turn(Some(hand.guard()), [RowWrite::Audit(entry("GOOD", "CP-1"))]));
+        let bad = bed.unguarded([RowWrite::UpdateSession(session("nowhere", "CP-1", None, 1))]);
+        let foreign = bed.unguarded([RowWrite::Ticket(ticket(&session("unheard", "CP-1", None, 4), 1))]);
         let (good, bad, foreign) = futures::join!(good, bad, foreign);
         assert!(good.is_ok());
-        assert!(matches!(bad, Err(Refusal::Rejected(_))), "{bad:?}");
-        assert!(matches!(foreign, Err(Refusal::Rejected(_))), "{foreign:?}");
+        assert!(matches!(bad, Err(CommitRefusal::Rejected(_))), "{bad:?}");
+        assert!(matches!(foreign, Err(CommitRefusal::Rejected(_))), "{foreign:?}");
     }
 
     async fn two_committers_under_different_names_race_without_harm(bed: Bed) {
@@ -170,10 +170,10 @@ on_both! {
             // Three drivers for thirty charging points, wanted in opposite orders by both.
             let driver = if n % 2 == 0 { n % 3 } else { (30 - n) % 3 };
             let row = session(&format!("s{n}"), &hand.cp_id, Some(&format!("driver-{driver}")), 1);
-            committer.submit(turn(Some(hand.guard()), [Write::OpenSession(row), Write::Audit(entry("GRANT", &hand.cp_id))]))
+            committer.submit(turn(Some(hand.guard()), [RowWrite::OpenSession(row), RowWrite::Audit(entry("GRANT", &hand.cp_id))]))
         });
         let answers = futures::future::join_all(race).await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
-        assert!(answers.iter().flat_map(|answer| answer.as_ref().err()).all(|refusal| *refusal == Refusal::DriverBusy), "{answers:?}");
+        assert!(answers.iter().flat_map(|answer| answer.as_ref().err()).all(|refusal| *refusal == CommitRefusal::DriverBusy), "{answers:?}");
     }
 }

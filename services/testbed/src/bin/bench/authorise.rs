@@ -17,7 +17,7 @@ use proto::{
 use store::{
     Database,
     audit::AuditEntry,
-    central::{Committer, CommitterSettings, RequestRow, SCHEMA, Turn, TurnId, Write},
+    central::{Committer, CommitterSettings, RequestRow, RowWrite, SCHEMA, Turn, TurnId},
 };
 use testbed::{
     fleet,
@@ -292,7 +292,7 @@ async fn serve(
 /// Rows as an authorisation, or its end, writes them.
 fn commit(kind: u8, engine: u32, driver: u32) -> Turn {
     let entry = |action: &str| {
-        Write::Audit(AuditEntry {
+        RowWrite::Audit(AuditEntry {
             at_ms: 1_700_000_000_000,
             actor: format!("driver/driver-{driver}"),
             address: "127.0.0.1:50000".into(),
@@ -312,7 +312,7 @@ fn commit(kind: u8, engine: u32, driver: u32) -> Turn {
             reason: 0,
             detail: String::new(),
         };
-        vec![Write::Request(request), entry("SUPPLY_REQUESTED"), entry("SUPPLY_AUTHORISED")]
+        vec![RowWrite::Request(request), entry("SUPPLY_REQUESTED"), entry("SUPPLY_AUTHORISED")]
     } else {
         vec![entry("SUPPLY_RELEASED")]
     };
