@@ -34,7 +34,7 @@ actions! {
     Held = "HELD",
     Released = "HOLD_RELEASED",
     Login = "LOGIN",
-    StrangersRefused = "STRANGERS_REFUSED",
+    UnauthenticatedRefused = "UNAUTHENTICATED_REFUSED",
     CallRefused = "CALL_REFUSED",
     Unintelligible = "UNINTELLIGIBLE",
     Intelligible = "INTELLIGIBLE",

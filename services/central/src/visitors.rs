@@ -40,7 +40,7 @@ fn entry(visit: Visit) -> (Entry, Origin) {
         }
         Visit::Refused(Refused { what, reason, who: None, from, count }) => {
             let from = if from.is_empty() { "unknown".to_owned() } else { from };
-            let mut entry = Entry::new(Action::StrangersRefused, what).with("count", count).with("from", from);
+            let mut entry = Entry::new(Action::UnauthenticatedRefused, what).with("count", count).with("from", from);
             reason.clone_into(&mut entry.outcome);
             (entry, Origin::central())
         }
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(entry_of.parameters, [("count", "7".to_owned())]);
 
         let (entry_of, origin) = entry(refused(None, "192.0.2.0/24"));
-        assert_eq!((entry_of.action, &*origin.actor), (Action::StrangersRefused, "central"));
+        assert_eq!((entry_of.action, &*origin.actor), (Action::UnauthenticatedRefused, "central"));
         assert_eq!(entry_of.parameters, [("count", "7".to_owned()), ("from", "192.0.2.0/24".to_owned())]);
     }
 

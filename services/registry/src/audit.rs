@@ -1,5 +1,5 @@
-//! What Registry writes to its audit (SPEC 8.1): the one list of actions, and an entry before the store numbers and
-//! chains it. Never a secret.
+//! Registry's audit entries before the store numbers and chains them, and the one list of their actions (SPEC 8.1). An
+//! entry never contains a secret.
 
 use std::net::IpAddr;
 
@@ -8,15 +8,15 @@ use mesh::{
     visitors::{Refused, Visit},
 };
 
-use crate::{authority::Authority, refusal::Refusal};
+use crate::{error::Error, identity_service::IdentityService};
 
 macro_rules! actions {
     ($($name:ident = $text:literal),* $(,)?) => {
-        /// The action of an entry, as it is shown and filtered.
+        /// What an entry says was done, as shown and filtered.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub(crate) enum Action { $($name),* }
+        pub(crate) enum RegistryAction { $($name),* }
 
-        impl Action {
+        impl RegistryAction {
             pub(crate) const TEXTS: &'static [&'static str] = &[$($text),*];
 
             pub(crate) fn as_str(self) -> &'static str {
@@ -43,15 +43,15 @@ actions! {
     OperatorRemoved = "OPERATOR_REMOVED",
     PinsChanged = "PINS_CHANGED",
     OrderRefused = "ORDER_REFUSED",
-    StrangersRefused = "STRANGERS_REFUSED",
+    UnauthenticatedRefused = "UNAUTHENTICATED_REFUSED",
     CallRefused = "CALL_REFUSED",
     Login = "LOGIN",
 }
 
-/// Who does something, and from where: the original address, also through the dashboard.
+/// Who did something, and from which address. For a person at the dashboard this is the person's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Actor {
-    /// `operator/anna`, `central`, `token/1f3a…`, `charging-point/CP-1`, `registry`.
+    /// Such as `operator/anna`, `central`, `token/1f3a…`, `charging-point/CP-1` or `registry`.
     pub(crate) name: String,
     pub(crate) address: Option<IpAddr>,
 }
@@ -62,53 +62,54 @@ impl Actor {
     }
 }
 
-/// One entry, not yet numbered.
+/// An audit entry that has no number yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct RegistryEntry {
     pub(crate) at_ms: i64,
     pub(crate) actor: Actor,
-    pub(crate) action: Action,
+    pub(crate) action: RegistryAction,
     pub(crate) object: String,
     pub(crate) parameters: Vec<(&'static str, String)>,
-    /// `ok`, or the code of a reason.
+    /// `ok`, or the code of the refusal's reason.
     pub(crate) outcome: &'static str,
 }
 
-impl Entry {
-    pub(crate) fn done(at_ms: i64, actor: &Actor, action: Action, object: impl Into<String>) -> Self {
+impl RegistryEntry {
+    pub(crate) fn done(at_ms: i64, actor: &Actor, action: RegistryAction, object: impl Into<String>) -> Self {
         let (actor, object, parameters) = (actor.clone(), object.into(), Vec::new());
         Self { at_ms, actor, action, object, parameters, outcome: "ok" }
     }
 
-    /// An order of somebody who proved who he is.
-    pub(crate) fn refused(at_ms: i64, actor: &Actor, order: &'static str, object: String, why: &Refusal) -> Self {
-        let entry = Self::done(at_ms, actor, Action::OrderRefused, object).with("order", order);
+    /// A request of an authenticated caller was refused.
+    pub(crate) fn refused(at_ms: i64, actor: &Actor, method: &'static str, object: String, why: &Error) -> Self {
+        let entry = Self::done(at_ms, actor, RegistryAction::OrderRefused, object).with("method", method);
         Self { outcome: why.reason.code(), ..entry }
     }
 
-    /// A component of this role failed or recovered.
+    /// A component of this process failed or recovered.
     pub(crate) fn component(at_ms: i64, name: &str, turn: Turn) -> Self {
         let entry = |action| Self::done(at_ms, &Actor::registry(), action, format!("component/{name}"));
         match turn {
-            Turn::Failed { reason } => entry(Action::ComponentFailed).with("reason", reason),
-            Turn::Recovered => entry(Action::ComponentRecovered),
+            Turn::Failed { reason } => entry(RegistryAction::ComponentFailed).with("reason", reason),
+            Turn::Recovered => entry(RegistryAction::ComponentRecovered),
         }
     }
 
-    /// Who logged in or was turned away.
+    /// A caller logged in, or callers were refused.
     pub(crate) fn visit(at_ms: i64, visit: Visit) -> Self {
         match visit {
             Visit::Login { who, from, count } => {
                 let actor = Actor { name: who.clone(), address: Some(from) };
-                Self::done(at_ms, &actor, Action::Login, who).with("count", count.to_string())
+                Self::done(at_ms, &actor, RegistryAction::Login, who).with("count", count.to_string())
             }
             Visit::Refused(Refused { what, reason, who: Some(who), from, count }) => {
                 let actor = Actor { name: who, address: from.parse().ok() };
-                let entry = Self::done(at_ms, &actor, Action::CallRefused, what).with("count", count.to_string());
+                let entry =
+                    Self::done(at_ms, &actor, RegistryAction::CallRefused, what).with("count", count.to_string());
                 Self { outcome: reason, ..entry }
             }
             Visit::Refused(Refused { what, reason, who: None, from, count }) => {
-                let entry = Self::done(at_ms, &Actor::registry(), Action::StrangersRefused, what)
+                let entry = Self::done(at_ms, &Actor::registry(), RegistryAction::UnauthenticatedRefused, what)
                     .with("from", if from.is_empty() { "unknown".into() } else { from })
                     .with("count", count.to_string());
                 Self { outcome: reason, ..entry }
@@ -129,21 +130,22 @@ impl Entry {
     }
 }
 
-/// The role is up; what it does from here on is in the audit.
+/// Audits the start of Registry.
 ///
 /// # Errors
-/// Where the database cannot be written.
-pub(crate) async fn started(authority: &Authority) -> Result<(), store::StoreError> {
-    let now_ms = authority.now().wall_ms;
+/// If the database cannot be written.
+pub(crate) async fn started(service: &IdentityService) -> Result<(), store::StoreError> {
+    let now_ms = service.now().wall_ms;
     let version = env!("CARGO_PKG_VERSION");
-    let entry = Entry::done(now_ms, &Actor::registry(), Action::RoleStarted, "registry").with("version", version);
-    authority.write(vec![entry]).await
+    let entry = RegistryEntry::done(now_ms, &Actor::registry(), RegistryAction::RoleStarted, "registry")
+        .with("version", version);
+    service.write(vec![entry]).await
 }
 
-/// The role ends.
-pub(crate) async fn stopped(authority: &Authority) {
-    let entry = Entry::done(authority.now().wall_ms, &Actor::registry(), Action::RoleStopped, "registry");
-    if let Err(error) = authority.write(vec![entry]).await {
-        tracing::warn!(error = error.to_string(), "the stop is missing in the audit");
+/// Audits the stop of Registry.
+pub(crate) async fn stopped(service: &IdentityService) {
+    let entry = RegistryEntry::done(service.now().wall_ms, &Actor::registry(), RegistryAction::RoleStopped, "registry");
+    if let Err(error) = service.write(vec![entry]).await {
+        tracing::warn!(error = error.to_string(), "the audit entry of the stop could not be written");
     }
 }

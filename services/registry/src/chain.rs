@@ -1,22 +1,22 @@
-//! Registry's own audit chain, in its own database. From there it goes on to Central, see `forward`.
+//! Registry's audit chain, kept in its own database. The module `forward` copies it to Central.
 
 use store::{
     Conn, StoreError,
     registry::{AuditEntry, append_audit},
 };
 
-use crate::audit::Entry;
+use crate::audit::RegistryEntry;
 
-/// Names Registry's chain for good.
+/// The name of Registry's chain. It never changes, because every entry's hash covers it.
 pub(crate) const WRITER: &str = "registry";
 
-/// Numbers and chains `entries` inside the transaction that does the thing.
-pub(crate) fn append(conn: &mut Conn, entries: &[Entry]) -> Result<(), StoreError> {
+/// Numbers and chains `entries` in the transaction of the change that they describe.
+pub(crate) fn append(conn: &mut Conn, entries: &[RegistryEntry]) -> Result<(), StoreError> {
     let entries: Vec<_> = entries.iter().map(entry).collect();
     append_audit(conn, WRITER, &entries).map(drop)
 }
 
-fn entry(entry: &Entry) -> AuditEntry {
+fn entry(entry: &RegistryEntry) -> AuditEntry {
     AuditEntry {
         at_ms: entry.at_ms,
         actor: entry.actor.name.clone(),

@@ -1,4 +1,4 @@
-//! Signed checkpoints over Registry's own chain leave its database for a file (SPEC 8.2).
+//! Writes signed checkpoints of Registry's audit chain to a file outside the database (SPEC 8.2).
 
 use std::{io::Write as _, path::Path};
 
@@ -8,13 +8,13 @@ use mesh::{
 };
 use store::audit::{AuditKey, Checkpoints};
 
-use crate::{Config, audit, authority::Authority, secret};
+use crate::{Config, audit, identity_service::IdentityService, secret};
 
-/// Opens the file and writes to it until the process stops, and once more when nobody else writes any more.
+/// Opens the file, then writes checkpoints until the process stops, and a last one after all other tasks have ended.
 ///
 /// # Errors
-/// Where the key or the file cannot be used.
-pub(crate) fn start(ctx: &Context, config: &Config, authority: &Authority) -> anyhow::Result<()> {
+/// If the key or the file cannot be used.
+pub(crate) fn start(ctx: &Context, config: &Config, service: &IdentityService) -> anyhow::Result<()> {
     let key = secret::read_or_make(&config.data.join("audit.key"), AuditKey::generate)?;
     let key = AuditKey::parse(&key).map_err(|error| Misuse::new(error.to_string()))?;
     publish(&config.data.join("audit.pub"), &key.public())?;
@@ -24,10 +24,10 @@ pub(crate) fn start(ctx: &Context, config: &Config, authority: &Authority) -> an
     let (every, stop) = (config.checkpoint_every, ctx.stop.clone());
     let component = ctx.health.component("audit checkpoints");
     component.ready();
-    let (authority, ending, last_component) = (authority.clone(), authority.clone(), component.clone());
+    let (service, ending, last_component) = (service.clone(), service.clone(), component.clone());
     let work = async move {
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-            write(&mut checkpoints, &authority, &component).await;
+            write(&mut checkpoints, &service, &component).await;
         }
         Ok(checkpoints)
     };
@@ -38,7 +38,8 @@ pub(crate) fn start(ctx: &Context, config: &Config, authority: &Authority) -> an
     Ok(())
 }
 
-/// Beside the secret, for whoever verifies without it; former keys stay in it.
+/// Appends the public key to the file of public keys, for verification without the secret key. Earlier keys stay in
+/// the file.
 fn publish(path: &Path, public: &str) -> anyhow::Result<()> {
     let known = std::fs::read_to_string(path).unwrap_or_default();
     if known.lines().any(|line| line.trim() == public) {
@@ -49,8 +50,8 @@ fn publish(path: &Path, public: &str) -> anyhow::Result<()> {
         .map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())).into())
 }
 
-async fn write(checkpoints: &mut Checkpoints, authority: &Authority, component: &Component) {
-    match checkpoints.write(authority.database(), authority.now().wall_ms).await {
+async fn write(checkpoints: &mut Checkpoints, service: &IdentityService, component: &Component) {
+    match checkpoints.write(service.database(), service.now().wall_ms).await {
         Ok(_) => component.ready(),
         Err(error) => component.degraded(error.to_string()),
     }

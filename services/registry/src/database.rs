@@ -1,4 +1,4 @@
-//! Registry's database: waited for, watched, and held to its secret.
+//! Opens Registry's database, observes it, and checks that it belongs to the configured secret.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,48 +11,53 @@ use prometheus_client::metrics::{family::Family, histogram::Histogram};
 use store::{Abort, Conn, Database, Observer, OpenDatabaseError, TransactionOutcome, registry::claim_secret};
 use zeroize::Zeroizing;
 
-use crate::{Behind, Config, credential::Mint, refusal::Refusal, secret};
+use crate::{Config, RegistryServices, credential::SecretIssuer, error::Error, secret};
 
-/// Opens it as soon as it is there and migrated; nothing where the process stops before.
+/// Waits until the database is reachable and migrated; `None` if the process stops first.
 ///
 /// # Errors
-/// Where waiting cannot help.
-pub(crate) async fn open(ctx: &Context, url: &str, awaited: &Awaited<Behind>) -> anyhow::Result<Option<Database>> {
-    let watch = Arc::new(Watch::new(ctx, ctx.health.component("database")));
+/// If waiting cannot help.
+pub(crate) async fn open(
+    ctx: &Context,
+    url: &str,
+    awaited: &Awaited<RegistryServices>,
+) -> anyhow::Result<Option<Database>> {
+    let watch = Arc::new(DatabaseObserver::new(ctx, ctx.health.component("database")));
     let open = || Database::open_observed(url, store::registry::SCHEMA, watch.clone());
     let passes = |error: &OpenDatabaseError| error.is_transient() || matches!(error, OpenDatabaseError::TooOld { .. });
     Ok(awaited.opened(&ctx.stop, open, passes).await?)
 }
 
-/// The secret of the configured file, if it is the one that this database knows.
+/// Reads or creates the secret file and checks it against the fingerprint in this database.
 ///
 /// # Errors
-/// Where it is another: every credential would be refused, and nobody would know why.
-pub(crate) async fn mint(database: &Database, config: &Config) -> anyhow::Result<Mint> {
+/// If the database belongs to another secret: every credential would be refused without a visible reason.
+pub(crate) async fn secret_issuer(database: &Database, config: &Config) -> anyhow::Result<SecretIssuer> {
     let path = config.secret_file.clone().unwrap_or_else(|| config.data.join("secret"));
-    let text = secret::read_or_make(&path, || Zeroizing::new(hex::encode(crate::authority::random::<32>()) + "\n"))?;
-    let mint = Mint::new(&*secret::bytes(&path, &text)?);
-    let fingerprint = hex::encode(mint.digest(&[b"fingerprint"]));
+    let text =
+        secret::read_or_make(&path, || Zeroizing::new(hex::encode(crate::identity_service::random::<32>()) + "\n"))?;
+    let secret_issuer = SecretIssuer::new(&*secret::bytes(&path, &text)?);
+    let fingerprint = hex::encode(secret_issuer.digest(&[b"fingerprint"]));
     let fresh = fingerprint.clone();
-    let claim = move |conn: &mut Conn| Ok::<_, Abort<Refusal>>(claim_secret(conn, &fresh)?);
+    let claim = move |conn: &mut Conn| Ok::<_, Abort<Error>>(claim_secret(conn, &fresh)?);
     let known = database.transaction("secret", claim).await?.unwrap_or_default();
     if known != fingerprint {
         let text = format!(
-            "the secret in {} is not the one that the credentials in this database were made with; put that one back",
+            "the secret in {} is not the one from which the credentials in this database were derived; put that one back",
             path.display()
         );
         return Err(Misuse::new(text).into());
     }
-    Ok(mint)
+    Ok(secret_issuer)
 }
 
-/// Turns what the store tells into metrics and health.
-struct Watch {
+/// Turns what the store reports into metrics and health.
+struct DatabaseObserver {
     seconds: Family<[(&'static str, &'static str); 2], Histogram>,
     component: Component,
 }
 
-impl Watch {
+impl DatabaseObserver {
     fn new(ctx: &Context, component: Component) -> Self {
         let seconds = Family::new_with_constructor(mesh::metrics::seconds as fn() -> Histogram);
         let seconds = ctx.metrics.register("store_transaction_seconds", "Transactions by name and outcome", seconds);
@@ -60,7 +65,7 @@ impl Watch {
     }
 }
 
-impl Observer for Watch {
+impl Observer for DatabaseObserver {
     fn transaction(&self, name: &'static str, outcome: TransactionOutcome, took: Duration) {
         let outcome = match outcome {
             TransactionOutcome::Committed => "committed",
@@ -70,7 +75,7 @@ impl Observer for Watch {
         };
         self.seconds.get_or_create(&[("name", name), ("outcome", outcome)]).observe(took.as_secs_f64());
         if outcome == "failed" {
-            self.component.degraded("the database cannot be used now; enrolment and orders are refused");
+            self.component.degraded("the database cannot be used now; enrolments and orders are refused");
         } else {
             self.component.ready();
         }

@@ -1,6 +1,6 @@
-//! Who is enrolled, and what may be done with an identity (SPEC 7.4, 4.7). Pure: rows and the time go in, changed rows
-//! or a refusal come out; who calls has checked secrets and hashes, and makes the change durable against the very rows
-//! that were read.
+//! Who is enrolled, and what may be done with an identity (SPEC 7.4, 4.7). Pure: records and the time go in, changed
+//! records or an error come out. The caller has checked secrets and hashes, and writes the change in the transaction
+//! in which it read the records.
 //!
 //! ```text
 //!            enrol                    void
@@ -18,70 +18,70 @@
 use proto::{PeerId, enrolment::Kind, link::v1::Reason};
 
 use crate::{
-    refusal::{Refusal, refuse},
-    token::{Permits, Token, within},
+    error::{Error, refuse},
+    token::{Permits, TokenRecord, within},
 };
 
-/// Longest name of a city or a place, in bytes.
+/// Maximum length of the name of a city or a place, in bytes.
 const MAX_NAME: usize = 200;
 
-/// An identity as its row tells it.
+/// An identity as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct IdentityRecord {
     pub(crate) peer: PeerId,
-    pub(crate) state: State,
-    /// Drivers have neither city, place nor price.
+    pub(crate) state: EnrolmentState,
+    /// Empty for a driver, as are place and price.
     pub(crate) city: String,
     pub(crate) place: String,
     pub(crate) price_e4: u32,
     pub(crate) enrolled_at_ms: i64,
     pub(crate) incarnation: u64,
-    /// Of the last change; the store gives it.
+    /// The revision of the last change, assigned by the store.
     pub(crate) revision: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum EnrolmentState {
     Enrolled,
-    /// The credential is right but worth nothing until an operator restores it.
+    /// The credential is right but is refused until an operator restores the identity.
     Void,
     Removed,
-    /// Removed, and may be enrolled again.
+    /// Removed, but may be enrolled again.
     Readmitted,
 }
 
-/// What somebody who enrols says of himself.
+/// What an enrolment request says about the identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct EnrolmentDetails {
     pub(crate) peer: PeerId,
-    /// Empty: as the token or the earlier enrolment says; likewise the two below.
+    /// Empty (or 0): taken from the token or from the earlier enrolment. The same holds for place and price.
     pub(crate) city: String,
     pub(crate) place: String,
     pub(crate) price_e4: u32,
 }
 
-/// Why he may.
+/// Why the enrolment is allowed.
 #[derive(Clone, Debug)]
 pub(crate) enum Permission<'a> {
     /// A token whose secret was right.
-    Token(&'a Token),
-    /// The credential he has, which was right.
+    Token(&'a TokenRecord),
+    /// The identity's current credential, which was right.
     OldCredential,
-    /// An operator in person, for an id that is not enrolled: no more than he could do with a token of his.
+    /// An operator who enrols an id that is not enrolled, which is no more than a token would permit.
     Operator,
 }
 
-/// An enrolment that was allowed.
+/// The outcome of an allowed enrolment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Enrolment {
-    pub(crate) identity: Identity,
+pub(crate) struct AllowedEnrolment {
+    pub(crate) identity: IdentityRecord,
     /// The token with one use less.
-    pub(crate) token: Option<Token>,
+    pub(crate) token: Option<TokenRecord>,
 }
 
-impl Wish {
-    /// Names are anyone's text, but short and on one line.
-    pub(crate) fn check(&self) -> Result<(), Refusal> {
+impl EnrolmentDetails {
+    /// The names may be any text of one short line.
+    pub(crate) fn check(&self) -> Result<(), Error> {
         for (what, name) in [("city", &self.city), ("place", &self.place)] {
             if name.len() > MAX_NAME || name.chars().any(char::is_control) {
                 let detail = format!("the {what} must be one line of at most {MAX_NAME} bytes");
@@ -92,83 +92,89 @@ impl Wish {
     }
 }
 
-/// Enrols, or says why not. The permission is judged first, so that a stranger learns nothing of an id.
+/// Enrols. The permission is checked first, so that a caller without one learns nothing about an id.
 pub(crate) fn enrol(
-    known: Option<&Identity>,
-    wish: &Wish,
+    known: Option<&IdentityRecord>,
+    details: &EnrolmentDetails,
     permission: Permission<'_>,
     now_ms: i64,
-) -> Result<Enrolment, Refusal> {
-    wish.check()?;
-    let id = wish.peer.as_str();
+) -> Result<AllowedEnrolment, Error> {
+    details.check()?;
+    let id = details.peer.as_str();
     let (city, token) = match permission {
-        Permission::Operator => (new(known, id).map(|()| wish.city.as_str())?, None),
-        Permission::OldCredential => (renewed(known, id).map(|()| wish.city.as_str())?, None),
+        Permission::Operator => (new(known, id).map(|()| details.city.as_str())?, None),
+        Permission::OldCredential => (renewed(known, id).map(|()| details.city.as_str())?, None),
         Permission::Token(token) => {
             token.alive(now_ms)?;
             let city = match &token.permits {
                 Permits::Anyone { kind, pattern, city } => {
-                    let city = within((*kind, pattern, city), &wish.peer, &wish.city)?;
+                    let city = within((*kind, pattern, city), &details.peer, &details.city)?;
                     new(known, id).map(|()| city)?
                 }
                 Permits::One { peer, revision } => {
-                    reissued(known, &wish.peer, peer, *revision).map(|()| wish.city.as_str())?
+                    reissued(known, &details.peer, peer, *revision).map(|()| details.city.as_str())?
                 }
             };
             (city, Some(token.used()))
         }
     };
-    Ok(Enrolment { identity: enrolled(known, wish, city, now_ms), token })
+    Ok(AllowedEnrolment { identity: enrolled(known, details, city, now_ms), token })
 }
 
-/// An id that nobody has, or that may be had again.
-fn new(known: Option<&Identity>, id: &str) -> Result<(), Refusal> {
+/// The id must be new, or readmitted after a removal.
+fn new(known: Option<&IdentityRecord>, id: &str) -> Result<(), Error> {
     match known.map(|known| known.state) {
-        None | Some(State::Readmitted) => Ok(()),
-        Some(State::Removed) => Err(removed(id)),
-        Some(State::Enrolled | State::Void) => Err(refuse(
+        None | Some(EnrolmentState::Readmitted) => Ok(()),
+        Some(EnrolmentState::Removed) => Err(removed(id)),
+        Some(EnrolmentState::Enrolled | EnrolmentState::Void) => Err(refuse(
             Reason::AlreadyEnrolled,
-            format!("{id} is enrolled already; show its credential, or a one-use token that an operator made for it"),
+            format!(
+                "{id} is enrolled already; present its credential, or a one-use token that an operator created for it"
+            ),
         )),
     }
 }
 
-fn renewed(known: Option<&Identity>, id: &str) -> Result<(), Refusal> {
+fn renewed(known: Option<&IdentityRecord>, id: &str) -> Result<(), Error> {
     match known.map(|known| known.state) {
-        Some(State::Enrolled) => Ok(()),
-        Some(State::Void) => Err(void(id)),
-        Some(State::Removed | State::Readmitted) | None => Err(not_enrolled(id)),
+        Some(EnrolmentState::Enrolled) => Ok(()),
+        Some(EnrolmentState::Void) => Err(void(id)),
+        Some(EnrolmentState::Removed | EnrolmentState::Readmitted) | None => Err(not_enrolled(id)),
     }
 }
 
-fn reissued(known: Option<&Identity>, peer: &PeerId, bound: &PeerId, revision: u64) -> Result<(), Refusal> {
+fn reissued(known: Option<&IdentityRecord>, peer: &PeerId, bound: &PeerId, revision: u64) -> Result<(), Error> {
     if peer != bound {
         return Err(refuse(Reason::TokenInvalid, format!("this token is for {bound} alone, not for {peer}")));
     }
     match known {
-        Some(known) if known.state == State::Removed => Err(removed(peer.as_str())),
-        Some(known) if known.revision == revision && matches!(known.state, State::Enrolled | State::Void) => Ok(()),
+        Some(known) if known.state == EnrolmentState::Removed => Err(removed(peer.as_str())),
+        Some(known)
+            if known.revision == revision && matches!(known.state, EnrolmentState::Enrolled | EnrolmentState::Void) =>
+        {
+            Ok(())
+        }
         Some(_) | None => Err(refuse(
             Reason::TokenSpent,
-            format!("{peer} has changed since this token was made for it; ask for another"),
+            format!("{peer} has changed since this token was created for it; ask for another"),
         )),
     }
 }
 
-fn enrolled(known: Option<&Identity>, wish: &Wish, city: &str, now_ms: i64) -> Identity {
-    let before = |pick: fn(&Identity) -> &str| known.map(pick).unwrap_or_default().to_owned();
+fn enrolled(known: Option<&IdentityRecord>, details: &EnrolmentDetails, city: &str, now_ms: i64) -> IdentityRecord {
+    let before = |pick: fn(&IdentityRecord) -> &str| known.map(pick).unwrap_or_default().to_owned();
     let or = |new: &str, old: String| if new.is_empty() { old } else { new.to_owned() };
-    let (city, place, price_e4) = match Kind::of(&wish.peer) {
+    let (city, place, price_e4) = match Kind::of(&details.peer) {
         Kind::Driver => (String::new(), String::new(), 0),
         Kind::ChargingPoint => (
             or(city, before(|known| &known.city)),
-            or(&wish.place, before(|known| &known.place)),
-            if wish.price_e4 == 0 { known.map_or(0, |known| known.price_e4) } else { wish.price_e4 },
+            or(&details.place, before(|known| &known.place)),
+            if details.price_e4 == 0 { known.map_or(0, |known| known.price_e4) } else { details.price_e4 },
         ),
     };
-    Identity {
-        peer: wish.peer.clone(),
-        state: State::Enrolled,
+    IdentityRecord {
+        peer: details.peer.clone(),
+        state: EnrolmentState::Enrolled,
         city,
         place,
         price_e4,
@@ -178,87 +184,96 @@ fn enrolled(known: Option<&Identity>, wish: &Wish, city: &str, now_ms: i64) -> I
     }
 }
 
-/// What a change did: the changed identity, or nothing where it was so before.
-pub(crate) type Change = Result<Option<Identity>, Refusal>;
+/// The changed identity, or `None` if it was in that state already.
+pub(crate) type IdentityChange = Result<Option<IdentityRecord>, Error>;
 
 /// Removes by an operator's order, whatever the state of the credential.
-pub(crate) fn remove(known: Option<&Identity>, id: &str) -> Change {
+pub(crate) fn remove(known: Option<&IdentityRecord>, id: &str) -> IdentityChange {
     match known {
         None => Err(not_enrolled(id)),
         Some(known) => match known.state {
-            State::Enrolled | State::Void => Ok(Some(Identity { state: State::Removed, ..known.clone() })),
-            // An operator who removes what was readmitted takes the permission back.
-            State::Readmitted => Ok(Some(Identity { state: State::Removed, ..known.clone() })),
-            State::Removed => Ok(None),
+            EnrolmentState::Enrolled | EnrolmentState::Void => {
+                Ok(Some(IdentityRecord { state: EnrolmentState::Removed, ..known.clone() }))
+            }
+            // Removing a readmitted id takes the readmission back.
+            EnrolmentState::Readmitted => Ok(Some(IdentityRecord { state: EnrolmentState::Removed, ..known.clone() })),
+            EnrolmentState::Removed => Ok(None),
         },
     }
 }
 
-/// Removes itself, by its right credential. A void one cannot, or a thief could undo what a revocation leaves open.
-pub(crate) fn leave(known: Option<&Identity>, id: &str) -> Change {
+/// Removes an identity at its own request. A void credential is not enough: a thief could otherwise undo what the
+/// operator's revocation left open.
+pub(crate) fn leave(known: Option<&IdentityRecord>, id: &str) -> IdentityChange {
     renewed(known, id)?;
     remove(known, id)
 }
 
-pub(crate) fn make_void(known: Option<&Identity>, id: &str) -> Change {
+pub(crate) fn make_void(known: Option<&IdentityRecord>, id: &str) -> IdentityChange {
     match known {
-        Some(known) if known.state == State::Enrolled => Ok(Some(Identity { state: State::Void, ..known.clone() })),
-        Some(known) if known.state == State::Void => Ok(None),
+        Some(known) if known.state == EnrolmentState::Enrolled => {
+            Ok(Some(IdentityRecord { state: EnrolmentState::Void, ..known.clone() }))
+        }
+        Some(known) if known.state == EnrolmentState::Void => Ok(None),
         Some(_) | None => Err(not_enrolled(id)),
     }
 }
 
-pub(crate) fn readmit(known: Option<&Identity>, id: &str) -> Change {
+pub(crate) fn readmit(known: Option<&IdentityRecord>, id: &str) -> IdentityChange {
     match known.map(|known| (known, known.state)) {
-        Some((known, State::Removed)) => Ok(Some(Identity { state: State::Readmitted, ..known.clone() })),
-        Some((_, State::Readmitted)) => Ok(None),
-        Some((_, State::Enrolled | State::Void)) => {
+        Some((known, EnrolmentState::Removed)) => {
+            Ok(Some(IdentityRecord { state: EnrolmentState::Readmitted, ..known.clone() }))
+        }
+        Some((_, EnrolmentState::Readmitted)) => Ok(None),
+        Some((_, EnrolmentState::Enrolled | EnrolmentState::Void)) => {
             Err(refuse(Reason::AlreadyEnrolled, format!("{id} is enrolled; only a removed id can be readmitted")))
         }
-        None => Err(refuse(Reason::NotFound, format!("{id} was never enrolled; nothing keeps it from it"))),
+        None => {
+            Err(refuse(Reason::NotFound, format!("{id} was never enrolled; it can be enrolled without a readmission")))
+        }
     }
 }
 
-/// Allows one new credential for an identity as it stands.
+/// Creates a token that allows one new credential for the identity as it is now.
 pub(crate) fn reissue(
-    known: Option<&Identity>,
+    known: Option<&IdentityRecord>,
     peer: &PeerId,
     token_id: String,
     by: String,
     now_ms: i64,
-) -> Result<Token, Refusal> {
+) -> Result<TokenRecord, Error> {
     match known {
-        Some(known) if matches!(known.state, State::Enrolled | State::Void) => {
-            Ok(Token::for_one(token_id, peer.clone(), known.revision, by, now_ms))
+        Some(known) if matches!(known.state, EnrolmentState::Enrolled | EnrolmentState::Void) => {
+            Ok(TokenRecord::for_one(token_id, peer.clone(), known.revision, by, now_ms))
         }
-        Some(known) if known.state == State::Removed => Err(removed(peer.as_str())),
+        Some(known) if known.state == EnrolmentState::Removed => Err(removed(peer.as_str())),
         Some(_) | None => Err(not_enrolled(peer.as_str())),
     }
 }
 
-/// What a shown credential is worth, `right` being whether its hash is the identity's.
-pub(crate) fn verified(known: Option<&Identity>, id: &str, right: bool) -> Result<(), Refusal> {
+/// Whether a presented credential is valid. `right` says whether it matched the identity's hash.
+pub(crate) fn verified(known: Option<&IdentityRecord>, id: &str, right: bool) -> Result<(), Error> {
     match known.map(|known| known.state) {
-        None | Some(State::Removed | State::Readmitted) => Err(not_enrolled(id)),
-        Some(State::Enrolled | State::Void) if !right => Err(wrong_credential(id)),
-        Some(State::Enrolled) => Ok(()),
-        Some(State::Void) => Err(void(id)),
+        None | Some(EnrolmentState::Removed | EnrolmentState::Readmitted) => Err(not_enrolled(id)),
+        Some(EnrolmentState::Enrolled | EnrolmentState::Void) if !right => Err(wrong_credential(id)),
+        Some(EnrolmentState::Enrolled) => Ok(()),
+        Some(EnrolmentState::Void) => Err(void(id)),
     }
 }
 
-pub(crate) fn wrong_credential(id: &str) -> Refusal {
+pub(crate) fn wrong_credential(id: &str) -> Error {
     refuse(Reason::WrongCredential, format!("this is not the credential of {id}"))
 }
 
-fn not_enrolled(id: &str) -> Refusal {
+fn not_enrolled(id: &str) -> Error {
     refuse(Reason::NotEnrolled, format!("{id} is not enrolled"))
 }
 
-fn void(id: &str) -> Refusal {
+fn void(id: &str) -> Error {
     refuse(Reason::CredentialVoid, format!("the credential of {id} is void until an operator restores it"))
 }
 
-fn removed(id: &str) -> Refusal {
+fn removed(id: &str) -> Error {
     refuse(Reason::NotReadmitted, format!("{id} was removed; an operator must readmit it first"))
 }
 

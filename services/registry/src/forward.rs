@@ -1,9 +1,10 @@
-//! Hands Registry's audit on to Central, so that one audit shows all (SPEC 8.1). The queue is the audit itself with a
-//! mark of how far it went, so it is as durable and has no bound of its own; Central being away delays nothing here.
+//! Copies Registry's audit to Central, so that one audit shows everything (SPEC 8.1). The queue is the audit itself
+//! plus a mark of how far it was forwarded: it is as durable as the audit, and an unreachable Central delays nothing
+//! here.
 //!
-//! A batch is marked as sent before it goes and as acknowledged after; one in between goes again, the same entries
-//! under the same request id, so Central takes it once. The id names the chain too: a new or restored database numbers
-//! other entries with the same numbers.
+//! A batch is marked as sent before it is sent and as acknowledged afterwards. A batch between the two is sent again,
+//! with the same entries under the same request id, so that Central stores it once. The id also names the chain,
+//! because a new or restored database gives the same numbers to other entries.
 
 use std::time::Duration;
 
@@ -15,38 +16,40 @@ use store::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::{authority::Authority, chain::WRITER, refusal::Refusal};
+use crate::{chain::WRITER, error::Error, identity_service::IdentityService};
 
 const BATCH: i64 = 200;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Until the process stops.
-pub(crate) async fn forward(authority: Authority, central: mesh::client::Channel, stop: CancellationToken) {
+/// Runs until the process stops.
+pub(crate) async fn forward(service: IdentityService, central: mesh::client::Channel, stop: CancellationToken) {
     let mut central = AuditClient::new(central);
-    let component = authority.health().component("audit at Central");
+    let component = service.health().component("audit at Central");
     component.ready();
     let mut pause = FIRST_PAUSE;
     loop {
         let idle = async {
-            match step(&authority, &mut central).await {
+            match step(&service, &mut central).await {
                 Ok(more) => {
                     component.ready();
                     pause = FIRST_PAUSE;
                     if !more {
-                        authority.appended().await;
+                        service.appended().await;
                     }
                 }
                 Err(held) => {
                     let why = match held {
-                        // Health knows of who is away already.
-                        Held::Away(why) => why,
-                        Held::Refused(why) => {
-                            component.degraded(format!("Central refuses Registry's audit, which stays here: {why}"));
+                        // Health shows an unreachable Central already.
+                        BatchError::Away(why) => why,
+                        BatchError::Refused(why) => {
+                            component.degraded(format!(
+                                "Central refuses Registry's audit entries, which are kept here: {why}"
+                            ));
                             why
                         }
                     };
-                    tracing::debug!(why, pause_ms = pause.as_millis(), "the audit waits for Central");
+                    tracing::debug!(why, pause_ms = pause.as_millis(), "audit entries wait for Central");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -58,20 +61,20 @@ pub(crate) async fn forward(authority: Authority, central: mesh::client::Channel
     }
 }
 
-/// Why a batch stays here.
-enum Held {
+/// Why a batch was not accepted.
+enum BatchError {
     Away(String),
-    /// As it is, Central will not take it.
+    /// Central will never accept it as it is.
     Refused(String),
 }
 
-impl From<StoreError> for Held {
+impl From<StoreError> for BatchError {
     fn from(error: StoreError) -> Self {
         Self::Away(error.to_string())
     }
 }
 
-impl From<Status> for Held {
+impl From<Status> for BatchError {
     fn from(status: Status) -> Self {
         use Code::{Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
         let why = status.message().to_owned();
@@ -80,21 +83,22 @@ impl From<Status> for Held {
     }
 }
 
-/// Sends one batch; false where there is none.
-async fn step(authority: &Authority, central: &mut AuditClient<mesh::client::Channel>) -> Result<bool, Held> {
-    let batch = authority.transaction("audit batch", next).await?;
+/// Sends one batch; false if there is nothing to send.
+async fn step(service: &IdentityService, central: &mut AuditClient<mesh::client::Channel>) -> Result<bool, BatchError> {
+    let batch = service.transaction("audit batch", next).await?;
     let Some(Batch { mark, rows, waiting }) = batch else { return Ok(false) };
-    authority.metrics().unforwarded(waiting);
+    service.metrics().unforwarded(waiting);
     let request_id = request_id(&mark, &rows);
     let entries = rows.into_iter().map(told).collect();
     central.append(AppendAuditRequest { request_id, entries }).await?;
     let done = ForwardingRow { sent: mark.sent, acknowledged: mark.sent };
-    authority.transaction("audit acknowledged", move |conn| Ok(done.save(conn)?)).await?;
-    authority.metrics().unforwarded(mark.acknowledged + waiting - mark.sent);
+    service.transaction("audit acknowledged", move |conn| Ok(done.save(conn)?)).await?;
+    service.metrics().unforwarded(mark.acknowledged + waiting - mark.sent);
     Ok(true)
 }
 
-/// The last entry's hash is over all before it, and over no address, which may be pruned before the batch goes again.
+/// The last entry's hash covers all entries before it and no address. Addresses may be pruned before the batch is sent
+/// again, which must not change the id.
 fn request_id(mark: &ForwardingRow, rows: &[AuditRow]) -> String {
     let hash: String = rows.last().map(|row| row.hash.chars().take(32).collect()).unwrap_or_default();
     format!("{WRITER}/{}-{}/{hash}", mark.acknowledged + 1, mark.sent)
@@ -103,12 +107,12 @@ fn request_id(mark: &ForwardingRow, rows: &[AuditRow]) -> String {
 struct Batch {
     mark: ForwardingRow,
     rows: Vec<AuditRow>,
-    /// Entries that Central has not acknowledged, these included.
+    /// Number of entries that Central has not acknowledged, including this batch.
     waiting: i64,
 }
 
-/// The batch that is under way, or the next.
-fn next(conn: &mut Conn) -> Result<Option<Batch>, Abort<Refusal>> {
+/// The batch that was sent without an acknowledgement, or else the next one.
+fn next(conn: &mut Conn) -> Result<Option<Batch>, Abort<Error>> {
     let mark = ForwardingRow::get(conn)?;
     let under_way = mark.sent - mark.acknowledged;
     let limit = if under_way > 0 { under_way } else { BATCH };
@@ -134,12 +138,12 @@ fn told(row: AuditRow) -> AuditEntry {
     }
 }
 
-impl Authority {
-    /// One transaction in which nothing is refused.
+impl IdentityService {
+    /// A transaction that refuses nothing.
     async fn transaction<T, F>(&self, name: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnMut(&mut Conn) -> Result<T, Abort<Refusal>> + Send + 'static,
+        F: FnMut(&mut Conn) -> Result<T, Abort<Error>> + Send + 'static,
     {
         let result = self.database().transaction(name, work).await?;
         result.map_err(|refusal| StoreError::Rejected(refusal.detail))
@@ -152,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// The request id under which the first entry of a database of its own goes.
+    /// The request id under which the first entry of a new database is sent.
     async fn first_request(at_ms: i64) -> String {
         let dir = tempfile::TempDir::new().unwrap();
         let url = format!("sqlite:{}", dir.path().join("registry.db").display());
@@ -171,7 +175,7 @@ mod tests {
             append_audit(conn, WRITER, std::slice::from_ref(&entry))?;
             let ids =
                 [next(conn)?, next(conn)?].map(|batch| batch.map(|Batch { mark, rows, .. }| request_id(&mark, &rows)));
-            Ok::<_, Abort<Refusal>>(ids)
+            Ok::<_, Abort<Error>>(ids)
         };
         let [first, again] = database.transaction("test", work).await.unwrap().unwrap();
         assert_eq!(first, again, "what is repeated goes under the same id");

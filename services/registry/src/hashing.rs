@@ -1,6 +1,6 @@
-//! Argon2id, bounded (DESIGN 4): so many at once on threads where blocking is allowed, so many more may wait, and the
-//! next one is told to come back later. A hash that has begun keeps its place until it ends, even if nobody waits for
-//! it any more, so that hanging up buys nothing.
+//! Argon2id with a bounded number of hashes (DESIGN 4): some run at once on blocking threads, some more may wait, and
+//! further ones are refused as overload. A hash that has begun keeps its permits until it ends, even if its caller
+//! hangs up, so that hanging up cannot be used to start more.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -8,24 +8,24 @@ use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as
 use proto::{enrolment::Secret, link::v1::Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::refusal::{Refusal, refuse};
+use crate::error::{Error, refuse};
 
-/// What a hash costs, and how many there may be.
+/// The cost of a hash, and how many hashes may run and wait.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Credentials")]
 pub struct HashConfig {
-    /// Memory of one hash of a credential (Argon2id), in KiB; credentials that exist keep what they were hashed with
+    /// Memory for one credential hash (Argon2id), in KiB; existing hashes keep the memory they were made with
     #[arg(long, env = "CHARGEMESH_REGISTRY_HASH_MEMORY", value_name = "KIB", default_value_t = 19 * 1024,
           value_parser = clap::value_parser!(u32).range(8..=4 * 1024 * 1024))]
     pub hash_memory: u32,
-    /// Passes over that memory
+    /// Number of passes over that memory, for new hashes
     #[arg(long, env = "CHARGEMESH_REGISTRY_HASH_PASSES", value_name = "N", default_value_t = 2,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub hash_passes: u32,
-    /// Hashes at once; not given: as many as half of the processors, at least one
+    /// Maximum number of hashes computed at the same time; default: half of the processors, at least one
     #[arg(long, env = "CHARGEMESH_REGISTRY_HASHES_AT_ONCE", value_name = "N")]
     pub hashes_at_once: Option<NonZeroUsize>,
-    /// Hashes that may wait for their turn; beyond that the answer is "overloaded"
+    /// Maximum number of hashes that wait; further requests are answered with OVERLOADED
     #[arg(long, env = "CHARGEMESH_REGISTRY_HASHES_WAITING", value_name = "N", default_value_t = 64)]
     pub hashes_waiting: usize,
 }
@@ -37,17 +37,17 @@ pub(crate) struct Hashing {
     running: Arc<Semaphore>,
 }
 
-/// A hash that failed for a reason of ours.
+/// A hash could not be computed for a reason on our side.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot hash a credential: {0}")]
 pub(crate) struct HashError(String);
 
-/// The two places that a hash holds.
+/// The permits that a hash holds: one to wait or run, one to run.
 type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Hashing {
     /// # Errors
-    /// Where Argon2 refuses the costs.
+    /// If Argon2 refuses the costs.
     pub(crate) fn new(config: &HashConfig) -> Result<Self, HashError> {
         let params = Params::new(config.hash_memory, config.hash_passes, 1, None).map_err(failed)?;
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -59,14 +59,14 @@ impl Hashing {
         })
     }
 
-    /// In PHC form, with a salt of its own.
-    pub(crate) async fn hash(&self, secret: Secret) -> Result<String, Refusal> {
+    /// The hash in PHC form, with a fresh salt.
+    pub(crate) async fn hash(&self, secret: Secret) -> Result<String, Error> {
         let argon2 = self.argon2.clone();
         self.run(move || Ok(argon2.hash_password(secret.as_bytes()).map_err(failed)?.to_string())).await
     }
 
     /// Whether the secret is the one that was hashed.
-    pub(crate) async fn matches(&self, secret: Secret, hash: String) -> Result<bool, Refusal> {
+    pub(crate) async fn matches(&self, secret: Secret, hash: String) -> Result<bool, Error> {
         let argon2 = self.argon2.clone();
         self.run(move || match argon2.verify_password(secret.as_bytes(), hash.as_str()) {
             Ok(()) => Ok(true),
@@ -79,7 +79,7 @@ impl Hashing {
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, HashError> + Send + 'static,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, Error> {
         let places = self.places().await?;
         let done = tokio::task::spawn_blocking(move || {
             let result = work();
@@ -96,7 +96,7 @@ impl Hashing {
         }
     }
 
-    async fn places(&self) -> Result<Places, Refusal> {
+    async fn places(&self) -> Result<Places, Error> {
         let overloaded = || refuse(Reason::Overloaded, "too many credentials are being checked; try again in a moment");
         let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| overloaded())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| overloaded())?;
@@ -134,7 +134,7 @@ mod tests {
             let hashing = hashing.clone();
             async move { hashing.places().await.map(drop) }
         });
-        // The second has its place in the queue as soon as no third gets one.
+        // The second hash is queued as soon as a third one gets no permit.
         while hashing.admitted.available_permits() > 0 {
             tokio::task::yield_now().await;
         }

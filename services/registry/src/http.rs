@@ -1,5 +1,5 @@
-//! The HTTPS door (SPEC 7.4, 13): enrolment for those who have no certificate of the mesh. Its JSON is
-//! [`proto::enrolment`]'s.
+//! The HTTPS API (SPEC 7.4, 13): enrolment for charging points and drivers, which have no certificate of the mesh. The
+//! JSON types are in [`proto::enrolment`].
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,50 +21,53 @@ use proto::{
 use serde::Serialize;
 
 use crate::{
-    Behind,
+    RegistryServices,
     audit::Actor,
-    authority::{Asker, Authority},
-    refusal::{Refusal, refuse},
+    error::{Error, refuse},
+    identity_service::{Enroller, IdentityService},
     rows,
 };
 
-/// A wish to enrol: a token with two roots and two pins, and a little text.
+/// Maximum size of an enrolment request: a token with two roots and two pins, and some text.
 const MAX_BODY: usize = 32 * 1024;
 
-pub(crate) fn router(awaited: Awaited<Behind>) -> Router {
+pub(crate) fn router(awaited: Awaited<RegistryServices>) -> Router {
     Router::new()
         .route("/v1/{collection}", post(enrol))
         .route("/v1/{collection}/{id}", get(standing).delete(leave))
-        .fallback(async || Refused::not_found("there is nothing here; see /v1/charging-points and /v1/drivers"))
+        .fallback(async || ErrorResponse::not_found("there is nothing here; see /v1/charging-points and /v1/drivers"))
         .method_not_allowed_fallback(async || {
-            Refused(StatusCode::METHOD_NOT_ALLOWED, refuse(Reason::Invalid, "POST to enrol, GET or DELETE with an id"))
+            ErrorResponse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                refuse(Reason::Invalid, "POST to enrol, GET or DELETE with an id"),
+            )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(awaited)
 }
 
 type From = ConnectInfo<SocketAddr>;
-type Answer<T> = Result<(StatusCode, Secret<T>), Refused>;
+type JsonResult<T> = Result<(StatusCode, NoStore<T>), ErrorResponse>;
 
-/// Before anything else of a request is looked at. Why the database is awaited stands in the log and at `/readyz`:
-/// strangers need not learn where it is.
-impl FromRequestParts<Awaited<Behind>> for Authority {
-    type Rejection = Refused;
+/// Refuses every request while the database is not open yet. Why it is not open stands in the log and at `/readyz`
+/// only, because an unauthenticated caller must not learn where the database is.
+impl FromRequestParts<Awaited<RegistryServices>> for IdentityService {
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(_: &mut Parts, awaited: &Awaited<Behind>) -> Result<Self, Refused> {
+    async fn from_request_parts(_: &mut Parts, awaited: &Awaited<RegistryServices>) -> Result<Self, ErrorResponse> {
         let behind = awaited.get();
         let not_yet = |_| refuse(Reason::Unavailable, "Registry's database cannot be used yet; try again").into();
-        behind.map(|behind| behind.authority.clone()).map_err(not_yet)
+        behind.map(|behind| behind.service.clone()).map_err(not_yet)
     }
 }
 
 async fn enrol(
-    authority: Authority,
+    service: IdentityService,
     ConnectInfo(from): From,
     Path(collection): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Answer<Enrolled> {
+) -> JsonResult<Enrolled> {
     let kind = kind(&collection)?;
     let body = json(&headers, body)?;
     let request = EnrolRequest {
@@ -77,79 +80,80 @@ async fn enrol(
         price_e4: body.price_e4,
         old_credential: body.old_credential.expose().to_owned(),
     };
-    let enrolled = authority.enrol(Asker::Bearer(Some(address(from))), request).await?;
+    let enrolled = service.enrol(Enroller::Bearer(Some(address(from))), request).await?;
     let credential = SecretText::new(enrolled.credential.as_str());
-    let standing = told(&authority, kind, &enrolled.identity);
-    Ok((StatusCode::CREATED, Secret(Enrolled { credential, standing })))
+    let standing = told(&service, kind, &enrolled.identity);
+    Ok((StatusCode::CREATED, NoStore(Enrolled { credential, standing })))
 }
 
 async fn standing(
-    authority: Authority,
+    service: IdentityService,
     ConnectInfo(from): From,
     Path((collection, id)): Path<(String, String)>,
     headers: HeaderMap,
-) -> Answer<Standing> {
+) -> JsonResult<Standing> {
     let (kind, peer) = peer(&collection, &id)?;
-    let shown = authority.shown("STANDING", &peer, bearer(&headers)?, Some(address(from))).await?;
-    Ok((StatusCode::OK, Secret(told(&authority, kind, &rows::told(&shown.identity)))))
+    let verified = service.verify_credential("STANDING", &peer, bearer(&headers)?, Some(address(from))).await?;
+    Ok((StatusCode::OK, NoStore(told(&service, kind, &rows::told(&verified.identity)))))
 }
 
 async fn leave(
-    authority: Authority,
+    service: IdentityService,
     ConnectInfo(from): From,
     Path((collection, id)): Path<(String, String)>,
     headers: HeaderMap,
-) -> Answer<Standing> {
+) -> JsonResult<Standing> {
     let (kind, peer) = peer(&collection, &id)?;
     let address = Some(address(from));
-    let shown = authority.shown("LEAVE", &peer, bearer(&headers)?, address).await?;
-    let left = authority.leave(shown, Actor { name: peer.to_string(), address }).await?;
-    Ok((StatusCode::OK, Secret(told(&authority, kind, &rows::told(&left)))))
+    let verified = service.verify_credential("LEAVE", &peer, bearer(&headers)?, address).await?;
+    let left = service.leave(verified, Actor { name: peer.to_string(), address }).await?;
+    Ok((StatusCode::OK, NoStore(told(&service, kind, &rows::told(&left)))))
 }
 
 fn address(from: SocketAddr) -> IpAddr {
     from.ip().to_canonical()
 }
 
-fn kind(collection: &str) -> Result<Kind, Refused> {
+fn kind(collection: &str) -> Result<Kind, ErrorResponse> {
     let unknown = "there is no such collection; enrol at /v1/charging-points or /v1/drivers";
-    Kind::from_collection(collection).ok_or_else(|| Refused::not_found(unknown))
+    Kind::from_collection(collection).ok_or_else(|| ErrorResponse::not_found(unknown))
 }
 
-fn peer(collection: &str, id: &str) -> Result<(Kind, PeerId), Refused> {
+fn peer(collection: &str, id: &str) -> Result<(Kind, PeerId), ErrorResponse> {
     let kind = kind(collection)?;
     let peer = kind.peer(id).map_err(|error| refuse(Reason::Invalid, error.to_string()))?;
     Ok((kind, peer))
 }
 
-/// The credential of `Authorization: Bearer …`.
-fn bearer(headers: &HeaderMap) -> Result<&str, Refused> {
+/// The credential of the header `Authorization: Bearer …`.
+fn bearer(headers: &HeaderMap) -> Result<&str, ErrorResponse> {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let credential =
         value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let missing = || refuse(Reason::WrongCredential, "show the credential as \"Authorization: Bearer cmc1…\"");
+    let missing = || refuse(Reason::WrongCredential, "send the credential as \"Authorization: Bearer cmc1…\"");
     Ok(credential.ok_or_else(missing)?.1)
 }
 
 fn json(
     headers: &HeaderMap,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Result<EnrolBody, Refused> {
+) -> Result<EnrolBody, ErrorResponse> {
     let invalid = |detail: String| refuse(Reason::Invalid, detail);
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
-        let refusal = invalid("send JSON, and say so: Content-Type: application/json".into());
-        return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal));
+        let refusal = invalid("send JSON, with the header Content-Type: application/json".into());
+        return Err(ErrorResponse(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal));
     }
-    let body = body.map_err(|error| Refused(error.status(), invalid(format!("at most {MAX_BODY} bytes: {error}"))))?;
-    // The parser's words name fields and places, never the secrets between them.
+    let body =
+        body.map_err(|error| ErrorResponse(error.status(), invalid(format!("at most {MAX_BODY} bytes: {error}"))))?;
+    // The parser's position is safe to show; its message is not, see `category`.
     serde_json::from_slice(&body).map_err(|error| {
         let at = format!("line {}, column {}", error.line(), error.column());
-        invalid(format!("this is no wish to enrol ({at}): {}", category(&error))).into()
+        invalid(format!("this is not a valid enrolment request ({at}): {}", category(&error))).into()
     })
 }
 
-/// serde's own message can quote a value, which may be a token.
+/// A fixed sentence in place of serde's message, which can quote a value and so a token.
 fn category(error: &serde_json::Error) -> &'static str {
     match error.classify() {
         serde_json::error::Category::Eof => "the JSON ends too early",
@@ -162,15 +166,15 @@ fn category(error: &serde_json::Error) -> &'static str {
     }
 }
 
-fn told(authority: &Authority, kind: Kind, identity: &contract::Identity) -> Standing {
+fn told(service: &IdentityService, kind: Kind, identity: &contract::Identity) -> Standing {
     let state = match identity.state() {
         IdentityState::Enrolled => StandingState::Enrolled,
         IdentityState::Void => StandingState::Void,
         IdentityState::Removed | IdentityState::Unspecified => StandingState::Removed,
     };
     let trust = Trust {
-        pins: authority.pins().into_iter().map(|pin| Blob(pin.to_vec())).collect(),
-        roots: authority.roots().into_iter().map(Blob).collect(),
+        pins: service.pins().into_iter().map(|pin| Blob(pin.to_vec())).collect(),
+        roots: service.roots().into_iter().map(Blob).collect(),
     };
     Standing {
         kind,
@@ -185,31 +189,31 @@ fn told(authority: &Authority, kind: Kind, identity: &contract::Identity) -> Sta
     }
 }
 
-/// An answer that no cache may keep.
-struct Secret<T>(T);
+/// A response that no cache may store.
+struct NoStore<T>(T);
 
-impl<T: Serialize> IntoResponse for Secret<T> {
+impl<T: Serialize> IntoResponse for NoStore<T> {
     fn into_response(self) -> Response {
         ([(header::CACHE_CONTROL, "no-store")], axum::Json(self.0)).into_response()
     }
 }
 
-/// Why not, with its status.
-pub(crate) struct Refused(StatusCode, Refusal);
+/// An error with the HTTP status under which it is sent.
+pub(crate) struct ErrorResponse(StatusCode, Error);
 
-impl Refused {
+impl ErrorResponse {
     fn not_found(detail: &str) -> Self {
         Self(StatusCode::NOT_FOUND, refuse(Reason::NotFound, detail))
     }
 }
 
-impl std::convert::From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
+impl std::convert::From<Error> for ErrorResponse {
+    fn from(refusal: Error) -> Self {
         Self(status_of(refusal.reason), refusal)
     }
 }
 
-/// The status under which a refusal travels. Reasons that no refusal here has are faults of ours.
+/// The HTTP status of each reason. A reason that Registry never gives is an internal error.
 #[expect(clippy::wildcard_enum_match_arm, reason = "reasons of supplies and keys never come from Registry")]
 fn status_of(reason: Reason) -> StatusCode {
     match reason {
@@ -228,7 +232,7 @@ fn status_of(reason: Reason) -> StatusCode {
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let Self(status, refusal) = self;
         let message = format!("{}: {}", refusal.reason.in_words(), refusal.detail);

@@ -1,21 +1,22 @@
-//! Registry: the identity authority (SPEC 1.2). It enrols and removes charging points, drivers and operators, issues
-//! credentials once and keeps only their Argon2id hashes, verifies credentials for Central, and pushes every change.
+//! Registry: the service that knows identities (SPEC 1.2). It enrols and removes charging points, drivers and
+//! operators, issues each credential once and keeps only its Argon2id hash, verifies credentials for Central, and
+//! sends every change to Central.
 //!
 //! ```text
-//!  operators, Central ─▶ grpc.rs ─┐                                      ┌─▶ store: the change, its answer, its audit
-//!  who enrols, HTTPS ──▶ http.rs ─┤ authority ▶ enrolment.rs, token.rs ──┤
-//!                                 │             (pure)                   └─▶ watch.rs ─▶ Central's mirror
+//!  operators, Central ─▶ grpc.rs ─┐                                               ┌─▶ store: change, answer, audit
+//!  enrolling, HTTPS ───▶ http.rs ─┤ identity_service.rs ▶ enrolment.rs, token.rs ─┤
+//!                                 │                       (pure)                  └─▶ watch.rs ─▶ Central's mirror
 //!  every minute ──────────────────┘
 //!  audit in the store ─▶ forward.rs ─▶ Central's audit
 //! ```
 //!
-//! * `enrolment`, `token`, `attempts` decide, and touch neither clock nor store.
-//! * `credential` makes secrets and tells ours from others'; `hashing` bounds what they cost.
-//! * `authority` makes decisions durable, then tells.
+//! * `enrolment`, `token` and `attempts` decide, without clock and store.
+//! * `credential` derives secrets and recognises its own; `hashing` limits what checking them costs.
+//! * `identity_service` makes decisions durable, then announces them.
 //!
-//! A person operates by his certificate: any operator certificate of the mesh is accepted unless its name is on the
-//! list of the removed. So the first operator (SPEC 7.2) is made by the command that makes his certificate, `chargemesh
-//! certs issue operator NAME`, and needs no entry here; [`Config::first_operator`] only has him listed.
+//! A certificate makes an operator: every operator certificate of the mesh is accepted unless its name is on the list
+//! of removed operators. So the first operator (SPEC 7.2) is created by `chargemesh certs issue operator NAME` and
+//! needs no entry here; [`Config::first_operator`] only adds the name to the list of operators.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -34,19 +35,19 @@ use proto::{
 
 mod attempts;
 mod audit;
-mod authority;
 mod chain;
 mod checkpoints;
 mod credential;
 mod database;
 mod enrolment;
-mod first;
+mod error;
+mod first_operator;
 mod forward;
 mod grpc;
 mod hashing;
 mod http;
+mod identity_service;
 mod metrics;
-mod refusal;
 mod rows;
 mod secret;
 mod token;
@@ -55,35 +56,35 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use authority::AttemptConfig;
 pub use hashing::HashConfig;
+pub use identity_service::AttemptConfig;
 
-use authority::{Authority, Parts};
 use grpc::Grpc;
+use identity_service::{Dependencies, IdentityService};
 
-/// What can stand in its audit as what was done.
-pub const AUDIT_ACTIONS: &[&str] = audit::Action::TEXTS;
+/// The texts of all actions that Registry's audit can contain.
+pub const AUDIT_ACTIONS: &[&str] = audit::RegistryAction::TEXTS;
 
-/// All that Registry can be told.
+/// Registry's settings.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Folder for what Registry keeps: its secret, its audit key and checkpoints, and its database if no other is given
+    /// Data folder: the secret, the audit key and checkpoints, and the database if no other is given
     #[arg(long, env = "CHARGEMESH_REGISTRY_DATA", value_name = "DIR", default_value = "data/registry")]
     pub data: PathBuf,
-    /// Database: sqlite:PATH or postgres://…; not given: registry.db in the data folder
+    /// Database: sqlite:PATH or postgres://…; default: registry.db in the data folder
     #[arg(long, env = "CHARGEMESH_REGISTRY_DATABASE", value_name = "URL", hide_env_values = true)]
     pub database: Option<String>,
-    /// Where to serve gRPC (mutual TLS)
+    /// Address on which gRPC is served (mutual TLS)
     #[arg(long, env = "CHARGEMESH_REGISTRY_GRPC_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:7543")]
     pub grpc_address: SocketAddr,
-    /// Where to serve enrolment (HTTPS)
+    /// Address on which enrolment is served (HTTPS)
     #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:7580")]
     pub https_address: SocketAddr,
-    /// File with the secret that credentials are made with (64 hexadecimal digits); not given: `secret` in the data
-    /// folder, made where missing. Without it no credential of this Registry is worth anything
+    /// File with the secret from which credentials are derived (64 hexadecimal digits); default: `secret` in the data
+    /// folder, created if missing. If it is lost, every credential becomes invalid
     #[arg(long, env = "CHARGEMESH_REGISTRY_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Central's gRPC addresses, to which the audit is handed on; an empty one: the audit stays here
+    /// Addresses of Central's gRPC, to which the audit is copied; an empty address keeps the audit here
     #[arg(
         long,
         env = "CHARGEMESH_CENTRAL",
@@ -93,14 +94,14 @@ pub struct Config {
         default_value = "127.0.0.1:7443"
     )]
     pub central: Vec<String>,
-    /// Name of the first operator, to be listed; his certificate is what lets him operate
+    /// Name of the first operator, added to the list of operators; access itself comes from the operator's certificate
     #[arg(long, env = "CHARGEMESH_REGISTRY_FIRST_OPERATOR", value_name = "NAME")]
     pub first_operator: Option<OperatorName>,
-    /// How often at least a signed checkpoint over the audit is written to a file
+    /// Longest time between two signed checkpoints of the audit
     #[arg(long, env = "CHARGEMESH_REGISTRY_CHECKPOINT_EVERY", value_name = "DURATION", default_value = "10s",
           value_parser = mesh::duration::parse_some)]
     pub checkpoint_every: Duration,
-    /// How often what is past its time (answers, nonces, dead tokens) is forgotten
+    /// Time between two deletions of what has expired (stored answers, nonces, tokens)
     #[arg(long, env = "CHARGEMESH_REGISTRY_TIDY_EVERY", value_name = "DURATION", default_value = "1m",
           value_parser = mesh::duration::parse_some)]
     pub tidy_every: Duration,
@@ -123,22 +124,23 @@ fn address_or_none(text: &str) -> Result<String, String> {
 }
 
 impl Config {
-    /// Where the database is.
+    /// The configured database, or the default in the data folder.
     pub fn database_url(&self) -> String {
         self.database.clone().unwrap_or_else(|| format!("sqlite:{}", self.data.join("registry.db").display()))
     }
 }
 
-/// What stands behind the doors.
-pub(crate) struct Behind {
-    authority: Authority,
+/// What requests are served with, once the database is open.
+pub(crate) struct RegistryServices {
+    service: IdentityService,
     grpc: Grpc,
 }
 
-/// Builds, connects and spawns, in the order in which data flows; behind open doors, since the database may be awaited.
+/// Builds, connects and spawns everything, in the order in which data flows. The servers start first, because the
+/// database may not be reachable yet.
 ///
 /// # Errors
-/// A sentence that names what cannot be used.
+/// A sentence that names the setting or file that cannot be used.
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
     ctx.hold(mesh::process::lock(&config.data, "Registry")?);
@@ -146,53 +148,53 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let (denied, visitors) = (DenyList::default(), Visitors::new(ctx.clock, config.limits.visitors_counted_for));
     let awaited = open_doors(&config, &ctx, &identity, &denied, &visitors).await?;
     let Some(database) = database::open(&ctx, &config.database_url(), &awaited).await? else { return Ok(()) };
-    let mint = database::mint(&database, &config).await?;
-    let parts = Parts {
+    let secret_issuer = database::secret_issuer(&database, &config).await?;
+    let parts = Dependencies {
         database: database.clone(),
-        mint,
+        secret_issuer,
         hashing: hashing::Hashing::new(&config.hash).map_err(|error| Misuse::new(error.to_string()))?,
         attempts: config.attempts.clone(),
         clock: ctx.clock,
-        metrics: metrics::Metrics::new(&ctx.metrics),
+        metrics: metrics::RegistryMetrics::new(&ctx.metrics),
         denied,
         roots: roots(&identity),
         visitors,
         health: ctx.health.clone(),
     };
-    let authority = Authority::open(parts).await.context("cannot read the database")?;
+    let service = IdentityService::open(parts).await.context("cannot read the database")?;
     if let Some(name) = &config.first_operator {
-        first::make_known(&authority, name).await?;
+        first_operator::add_if_unknown(&service, name).await?;
     }
-    audit::started(&authority).await?;
+    audit::started(&service).await?;
 
-    let grpc = Grpc { authority: authority.clone(), stop: ctx.stop.clone() };
-    awaited.arrived(Behind { authority: authority.clone(), grpc });
+    let grpc = Grpc { service: service.clone(), stop: ctx.stop.clone() };
+    awaited.arrived(RegistryServices { service: service.clone(), grpc });
 
-    checkpoints::start(&ctx, &config, &authority)?;
+    checkpoints::start(&ctx, &config, &service)?;
     if let Some(central) = central(&config, &ctx, &identity) {
-        let (authority, stop) = (authority.clone(), ctx.stop.clone());
+        let (service, stop) = (service.clone(), ctx.stop.clone());
         ctx.spawn("audit forwarding", async move {
-            forward::forward(authority, central, stop).await;
+            forward::forward(service, central, stop).await;
             Ok(())
         });
     }
     let (stop, every) = (ctx.stop.clone(), config.tidy_every);
     ctx.spawn("keeping", async move {
-        authority.keep(every, stop).await;
+        service.keep(every, stop).await;
         Ok(())
     });
     Ok(())
 }
 
-/// From the start, so that whoever knocks while the database is awaited hears so (SPEC 9.1).
+/// Starts both servers at once, so that a caller is told that the database is not reachable yet (SPEC 9.1).
 async fn open_doors(
     config: &Config,
     ctx: &Context,
     identity: &Identity,
     denied: &DenyList,
     visitors: &Visitors,
-) -> anyhow::Result<Awaited<Behind>> {
-    let awaited = Awaited::<Behind>::new(&ctx.health, "database");
+) -> anyhow::Result<Awaited<RegistryServices>> {
+    let awaited = Awaited::<RegistryServices>::new(&ctx.health, "database");
     mesh::server::Server::new(ctx, identity, config.limits.clone())
         .deny_list(denied)
         .visitors(visitors)
@@ -213,8 +215,8 @@ fn central(config: &Config, ctx: &Context, identity: &Identity) -> Option<mesh::
     Some(mesh::client::channel(identity, target, &config.client).watched_by(&ctx.health))
 }
 
-/// The roots as they are when they are asked for, so that a token carries a rolled authority too.
-fn roots(identity: &Identity) -> authority::Roots {
+/// Reads the roots at every call, so that a token also carries the root of a rolled certificate authority.
+fn roots(identity: &Identity) -> identity_service::Roots {
     use rustls_pki_types::{CertificateDer, pem::PemObject as _};
     let identity = identity.clone();
     Arc::new(move || {

@@ -1,28 +1,28 @@
-//! What is counted. No id is a label (SPEC 10.9).
+//! Registry's metrics. No id is a label (SPEC 10.9).
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use proto::link::v1::Reason;
 
 use crate::{
-    refusal::Refusal,
+    error::Error,
     rows::{kind_of, state_name},
 };
 
 type Labels = [(&'static str, &'static str); 2];
 
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub(crate) struct RegistryMetrics {
     decisions: Family<Labels, Counter>,
     identities: Family<Labels, Gauge>,
     unforwarded: Gauge,
 }
 
-impl Metrics {
+impl RegistryMetrics {
     pub(crate) fn new(metrics: &mesh::metrics::Metrics) -> Self {
         Self {
             decisions: metrics.register(
                 "registry_decisions",
-                "Orders, enrolments and verifications, by outcome",
+                "Decisions by gRPC method and outcome",
                 Family::default(),
             ),
             identities: metrics.register("registry_identities", "Identities by kind and state", Family::default()),
@@ -34,17 +34,17 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn decided(&self, order: &'static str, refusal: Option<&Refusal>) {
+    pub(crate) fn decided(&self, method: &'static str, refusal: Option<&Error>) {
         let outcome = refusal.map_or("OK", |refusal| refusal.reason.code());
-        self.decisions.get_or_create(&[("order", order), ("outcome", outcome)]).inc();
+        self.decisions.get_or_create(&[("method", method), ("outcome", outcome)]).inc();
     }
 
     pub(crate) fn verified(&self, reason: Reason) {
         let outcome = if reason == Reason::Unspecified { "OK" } else { reason.code() };
-        self.decisions.get_or_create(&[("order", "Verify"), ("outcome", outcome)]).inc();
+        self.decisions.get_or_create(&[("method", "Verify"), ("outcome", outcome)]).inc();
     }
 
-    /// Counts of `(kind, state)` as the store has them.
+    /// Sets the gauge from the store's counts per kind and state.
     pub(crate) fn identities(&self, counts: &[(i32, i32, i64)]) {
         self.identities.clear();
         for (kind, state, count) in counts {

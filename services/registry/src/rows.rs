@@ -1,4 +1,4 @@
-//! Between the store's rows and what is decided on.
+//! Converts between the store's rows, the records that decisions are made on, and the messages of the API.
 
 use proto::{enrolment::Kind, registry::v1 as contract};
 use store::{
@@ -7,11 +7,11 @@ use store::{
 };
 
 use crate::{
-    enrolment::{Identity, State},
-    token::{Permits, Token},
+    enrolment::{EnrolmentState, IdentityRecord},
+    token::{Permits, TokenRecord},
 };
 
-/// The contract's number, also the rows'.
+/// The number of the kind in the API and in rows.
 pub(crate) fn kind_no(kind: Kind) -> i32 {
     match kind {
         Kind::ChargingPoint => contract::Kind::ChargingPoint as i32,
@@ -23,35 +23,37 @@ pub(crate) fn kind_of(no: i32) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind_no(*kind) == no)
 }
 
-fn state_no(state: State) -> i32 {
+fn state_no(state: EnrolmentState) -> i32 {
     match state {
-        State::Enrolled => 1,
-        State::Void => 2,
-        State::Removed => 3,
-        State::Readmitted => 4,
+        EnrolmentState::Enrolled => 1,
+        EnrolmentState::Void => 2,
+        EnrolmentState::Removed => 3,
+        EnrolmentState::Readmitted => 4,
     }
 }
 
-fn state_of(no: i32) -> Option<State> {
-    [State::Enrolled, State::Void, State::Removed, State::Readmitted].into_iter().find(|state| state_no(*state) == no)
+fn state_of(no: i32) -> Option<EnrolmentState> {
+    [EnrolmentState::Enrolled, EnrolmentState::Void, EnrolmentState::Removed, EnrolmentState::Readmitted]
+        .into_iter()
+        .find(|state| state_no(*state) == no)
 }
 
 /// The name of a state in metrics.
 pub(crate) fn state_name(no: i32) -> &'static str {
     match state_of(no) {
-        Some(State::Enrolled) => "enrolled",
-        Some(State::Void) => "void",
-        Some(State::Removed) => "removed",
-        Some(State::Readmitted) => "readmitted",
+        Some(EnrolmentState::Enrolled) => "enrolled",
+        Some(EnrolmentState::Void) => "void",
+        Some(EnrolmentState::Removed) => "removed",
+        Some(EnrolmentState::Readmitted) => "readmitted",
         None => "unknown",
     }
 }
 
 /// # Errors
-/// Where the row says what this program does not know.
-pub(crate) fn identity(row: &IdentityRow) -> Result<Identity, StoreError> {
+/// If the row contains a value that this program does not know.
+pub(crate) fn identity(row: &IdentityRow) -> Result<IdentityRecord, StoreError> {
     let read = || {
-        Some(Identity {
+        Some(IdentityRecord {
             peer: kind_of(row.kind)?.peer(&row.id).ok()?,
             state: state_of(row.state)?,
             city: row.city.clone(),
@@ -62,12 +64,12 @@ pub(crate) fn identity(row: &IdentityRow) -> Result<Identity, StoreError> {
             revision: u64::try_from(row.revision).ok()?,
         })
     };
-    read().ok_or_else(|| StoreError::Rejected(format!("cannot understand {row:?}")))
+    read().ok_or_else(|| StoreError::Rejected(format!("{row:?} is not readable")))
 }
 
-/// With the credential's hash, which only an identity that is in has.
-pub(crate) fn identity_row(identity: &Identity, revision: i64, hash: Option<String>) -> IdentityRow {
-    let kept = matches!(identity.state, State::Enrolled | State::Void);
+/// `hash` is the credential's hash; it is stored only while the identity is enrolled or void.
+pub(crate) fn identity_row(identity: &IdentityRecord, revision: i64, hash: Option<String>) -> IdentityRow {
+    let kept = matches!(identity.state, EnrolmentState::Enrolled | EnrolmentState::Void);
     IdentityRow {
         kind: kind_no(Kind::of(&identity.peer)),
         id: identity.peer.as_str().to_owned(),
@@ -83,8 +85,8 @@ pub(crate) fn identity_row(identity: &Identity, revision: i64, hash: Option<Stri
 }
 
 /// # Errors
-/// Where the row says what this program does not know.
-pub(crate) fn token(row: &TokenRow) -> Result<Token, StoreError> {
+/// If the row contains a value that this program does not know.
+pub(crate) fn token(row: &TokenRow) -> Result<TokenRecord, StoreError> {
     let read = || {
         let permits = match row.bound_revision {
             Some(revision) => Permits::One {
@@ -95,7 +97,7 @@ pub(crate) fn token(row: &TokenRow) -> Result<Token, StoreError> {
                 Permits::Anyone { kind: kind_of(row.kind), pattern: row.id_pattern.clone(), city: row.city.clone() }
             }
         };
-        Some(Token {
+        Some(TokenRecord {
             id: row.id.clone(),
             permits,
             uses_left: u32::try_from(row.uses_left).ok()?,
@@ -104,10 +106,10 @@ pub(crate) fn token(row: &TokenRow) -> Result<Token, StoreError> {
             revoked: row.revoked,
         })
     };
-    read().ok_or_else(|| StoreError::Rejected(format!("cannot understand {row:?}")))
+    read().ok_or_else(|| StoreError::Rejected(format!("{row:?} is not readable")))
 }
 
-pub(crate) fn token_row(token: &Token, created_at_ms: i64, secret_hash: String) -> TokenRow {
+pub(crate) fn token_row(token: &TokenRecord, created_at_ms: i64, secret_hash: String) -> TokenRow {
     let (kind, id_pattern, city, bound_revision) = match &token.permits {
         Permits::Anyone { kind, pattern, city } => (kind.map_or(0, kind_no), pattern.clone(), city.clone(), None),
         Permits::One { peer, revision } => (
@@ -132,12 +134,12 @@ pub(crate) fn token_row(token: &Token, created_at_ms: i64, secret_hash: String) 
     }
 }
 
-/// As the contract tells it.
-pub(crate) fn told(identity: &Identity) -> contract::Identity {
+/// The identity as the API shows it.
+pub(crate) fn told(identity: &IdentityRecord) -> contract::Identity {
     let state = match identity.state {
-        State::Enrolled => contract::IdentityState::Enrolled,
-        State::Void => contract::IdentityState::Void,
-        State::Removed | State::Readmitted => contract::IdentityState::Removed,
+        EnrolmentState::Enrolled => contract::IdentityState::Enrolled,
+        EnrolmentState::Void => contract::IdentityState::Void,
+        EnrolmentState::Removed | EnrolmentState::Readmitted => contract::IdentityState::Removed,
     };
     contract::Identity {
         kind: kind_no(Kind::of(&identity.peer)),
@@ -148,6 +150,6 @@ pub(crate) fn told(identity: &Identity) -> contract::Identity {
         price_e4: identity.price_e4,
         enrolled_at_ms: identity.enrolled_at_ms,
         incarnation: identity.incarnation,
-        may_enrol: identity.state == State::Readmitted,
+        may_enrol: identity.state == EnrolmentState::Readmitted,
     }
 }

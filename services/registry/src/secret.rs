@@ -1,4 +1,4 @@
-//! Files that hold secrets of this Registry: made where missing, readable by the owner alone.
+//! The files that hold Registry's secrets: created if missing, readable by their owner alone.
 
 use std::{
     fs::OpenOptions,
@@ -10,8 +10,8 @@ use std::{
 use mesh::process::Misuse;
 use zeroize::Zeroizing;
 
-/// The text of `path`; `make` gives the first one. Whole and on disk before it is used, or what depends on it would
-/// be lost with it.
+/// Reads `path`, or creates it with the text from `make`. A new file is completely on disk before it is used, because
+/// what depends on it would be lost with it.
 ///
 /// # Errors
 /// A sentence that names the file.
@@ -24,7 +24,7 @@ pub(crate) fn read_or_make(path: &Path, make: impl FnOnce() -> Zeroizing<String>
     }
     let text = make();
     let draft = path.with_extension("new");
-    // What an interrupted start left.
+    // An interrupted start may have left this file.
     drop(std::fs::remove_file(&draft));
     let written = OpenOptions::new()
         .write(true)
@@ -38,11 +38,11 @@ pub(crate) fn read_or_make(path: &Path, make: impl FnOnce() -> Zeroizing<String>
             None => Ok(()),
         });
     written.map_err(|error| misuse("write", error))?;
-    tracing::info!(file = %path.display(), "made a new secret; keep a copy, credentials depend on it");
+    tracing::info!(file = %path.display(), "created a new secret; keep a backup, all credentials depend on it");
     Ok(text)
 }
 
-/// Thirty-two bytes from hexadecimal text.
+/// Reads 32 bytes from hexadecimal text.
 ///
 /// # Errors
 /// A sentence that names the file.

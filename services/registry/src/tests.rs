@@ -1,4 +1,4 @@
-//! Registry as a whole: real mutual TLS and HTTPS on free ports, each test with an authority and a database of its own.
+//! Registry as a whole: real mutual TLS and HTTPS on free ports, each test with its own certificate authority and a database of its own.
 
 use std::{path::Path, sync::Mutex, time::Duration};
 
@@ -20,12 +20,12 @@ use tonic::Status;
 use crate::Config;
 
 mod audit;
-mod doors;
+mod awaiting_database;
 mod enrol;
+mod https;
 mod operators;
 mod postgresql;
 mod verify;
-mod waits;
 mod watch;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -33,13 +33,13 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// As the binary has it.
 #[derive(Parser)]
 #[command(args_override_self = true)]
-struct Cli {
+struct RegistryCli {
     #[command(flatten)]
     config: Config,
 }
 
 /// A mesh with one Registry.
-struct Network {
+struct RegistryNetwork {
     dir: TempDir,
     certificates: Certificates,
     url: String,
@@ -49,7 +49,7 @@ struct Network {
     central: String,
 }
 
-impl Network {
+impl RegistryNetwork {
     async fn start() -> Self {
         Self::with(&[]).await
     }
@@ -102,7 +102,7 @@ impl Network {
         // Cheap hashes: their strength is not what is tested here.
         args.extend(["--hash-memory", "8", "--hash-passes", "1"]);
         args.extend(&self.extra);
-        Cli::try_parse_from(args).unwrap().config
+        RegistryCli::try_parse_from(args).unwrap().config
     }
 
     async fn run(&mut self) {
@@ -152,7 +152,7 @@ impl Network {
         https("registry", &address, roots_pem, &Settings::default()).unwrap()
     }
 
-    /// As somebody who has the authority's roots.
+    /// As somebody who has the roots of the certificate authority.
     fn own_door(&self) -> Https {
         self.door(&self.certificates.roots_pem().unwrap())
     }
@@ -165,7 +165,7 @@ impl Network {
 
     /// Enrolled by an operator; its credential.
     async fn enrolled(&self, id: &str) -> String {
-        let request = EnrolRequest { request_id: request_id(), ..wish(id) };
+        let request = EnrolRequest { request_id: request_id(), ..enrol_request(id) };
         self.operator().enrol(request).await.unwrap().into_inner().credential
     }
 
@@ -181,13 +181,13 @@ impl Network {
     }
 }
 
-impl Drop for Network {
+impl Drop for RegistryNetwork {
     fn drop(&mut self) {
         self.ctx.stop.cancel();
     }
 }
 
-fn wish(id: &str) -> EnrolRequest {
+fn enrol_request(id: &str) -> EnrolRequest {
     EnrolRequest {
         kind: Kind::ChargingPoint as i32,
         id: id.into(),

@@ -1,22 +1,22 @@
-//! Enrolment tokens (SPEC 7.4): what one permits, and what using it leaves of it. Pure.
+//! Enrolment tokens (SPEC 7.4): what a token permits, and what is left after a use. Pure.
 //!
-//! A token is either for *anyone* within its limits, or for *one* identity exactly as that identity stood when an
-//! operator allowed its reissue or restore. Whatever happens to the identity in between (a void, a removal, an
-//! enrolment) makes such a token worthless, so that no old permission outlives a revocation.
+//! A token is either for *anyone* within its limits, or for *one* identity in the exact state in which an operator
+//! allowed its reissue or restore. Any later change of that identity (void, removal, enrolment) makes such a token
+//! worthless, so that no old permission outlives a revocation.
 
 use proto::{PeerId, enrolment::Kind, link::v1::Reason};
 
-use crate::refusal::{Refusal, refuse};
+use crate::error::{Error, refuse};
 
-/// Longest life of a token.
+/// Maximum lifetime of a token, in seconds.
 pub(crate) const MAX_LIFETIME_S: u32 = 366 * 24 * 3600;
 const DAY_S: u32 = 24 * 3600;
-/// Characters of an id and a `*` between any two.
+/// The 64 characters of an id, each between two `*`.
 const MAX_PATTERN: usize = 129;
 
-/// A token as its row tells it; its secret has been checked by whoever loaded it.
+/// A token as stored. The caller has checked its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Token {
+pub(crate) struct TokenRecord {
     pub(crate) id: String,
     pub(crate) permits: Permits,
     pub(crate) uses_left: u32,
@@ -29,32 +29,32 @@ pub(crate) struct Token {
 pub(crate) enum Permits {
     /// New identities within limits.
     Anyone {
-        /// Nothing: either kind.
+        /// `None`: charging points and drivers.
         kind: Option<Kind>,
-        /// `*` stands for any run of characters; empty: any id.
+        /// `*` matches any run of characters; an empty pattern matches every id.
         pattern: String,
-        /// Empty: any city, and drivers too, who have none.
+        /// Empty: any city, and also drivers, which have no city.
         city: String,
     },
-    /// A new credential for this identity as it stood at this revision.
+    /// A new credential for this identity, as long as its revision is still this one.
     One { peer: PeerId, revision: u64 },
 }
 
-/// What an operator asks of a new token for anyone.
+/// The limits that an operator gives to a new token for anyone.
 #[derive(Clone, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct TokenLimits {
     pub(crate) kind: Option<Kind>,
     pub(crate) pattern: String,
     pub(crate) city: String,
-    /// 0: one.
+    /// 0: one use.
     pub(crate) uses: u32,
     /// 0: one day.
     pub(crate) lifetime_s: u32,
 }
 
-impl Token {
-    pub(crate) fn for_anyone(id: String, limits: Limits, created_by: String, now_ms: i64) -> Result<Self, Refusal> {
-        let Limits { kind, pattern, city, uses, lifetime_s } = limits;
+impl TokenRecord {
+    pub(crate) fn for_anyone(id: String, limits: TokenLimits, created_by: String, now_ms: i64) -> Result<Self, Error> {
+        let TokenLimits { kind, pattern, city, uses, lifetime_s } = limits;
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-*".contains(&b);
         if pattern.len() > MAX_PATTERN || !pattern.bytes().all(allowed) {
             return Err(refuse(Reason::Invalid, format!("{pattern:?} is no id pattern: letters, digits, . _ - and *")));
@@ -63,13 +63,16 @@ impl Token {
             return Err(refuse(Reason::Invalid, "a driver has no city; leave the city of a token for drivers empty"));
         }
         if lifetime_s > MAX_LIFETIME_S {
-            return Err(refuse(Reason::Invalid, format!("a token lives at most {MAX_LIFETIME_S} s, not {lifetime_s}")));
+            return Err(refuse(
+                Reason::Invalid,
+                format!("the lifetime of a token is at most {MAX_LIFETIME_S} s, not {lifetime_s}"),
+            ));
         }
         let permits = Permits::Anyone { kind, pattern, city };
         Ok(Self::new(id, permits, uses.max(1), lifetime_s, created_by, now_ms))
     }
 
-    /// For a reissue or a restore: one use, one day.
+    /// For a reissue or a restore: one use within one day.
     pub(crate) fn for_one(id: String, peer: PeerId, revision: u64, created_by: String, now_ms: i64) -> Self {
         Self::new(id, Permits::One { peer, revision }, 1, DAY_S, created_by, now_ms)
     }
@@ -80,8 +83,8 @@ impl Token {
         Self { id, permits, uses_left, expires_at_ms, created_by, revoked: false }
     }
 
-    /// Whether it may still be used at all. What it permits is asked afterwards.
-    pub(crate) fn alive(&self, now_ms: i64) -> Result<(), Refusal> {
+    /// Whether the token can be used at all. What it permits is checked separately.
+    pub(crate) fn alive(&self, now_ms: i64) -> Result<(), Error> {
         if self.revoked {
             return Err(refuse(Reason::TokenInvalid, format!("token {} was revoked; ask for another", self.id)));
         }
@@ -100,12 +103,12 @@ impl Token {
     }
 }
 
-/// Whether `peer` in `city` is within what a token for anyone permits; answers the city that applies.
+/// Whether a token for anyone permits `peer` in `city`; returns the city that applies.
 pub(crate) fn within<'a>(
     (kind, pattern, token_city): (Option<Kind>, &str, &'a str),
     peer: &PeerId,
     city: &'a str,
-) -> Result<&'a str, Refusal> {
+) -> Result<&'a str, Error> {
     let no = |what: String| Err(refuse(Reason::TokenInvalid, what));
     if kind.is_some_and(|kind| kind != Kind::of(peer)) {
         return no(format!("this token is not for {}", Kind::of(peer).collection()));
@@ -121,7 +124,7 @@ pub(crate) fn within<'a>(
     }
 }
 
-/// Whether `text` is like `pattern`, in which `*` stands for any run of characters, none included.
+/// Whether `text` matches `pattern`, in which `*` stands for any run of characters, even an empty one.
 pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
@@ -134,7 +137,7 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
         if parts.peek().is_none() {
             return rest.ends_with(part);
         }
-        // The earliest place leaves the most for what follows.
+        // The earliest match leaves the most text for the remaining parts.
         match rest.find(part) {
             Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
             None => return false,
@@ -166,7 +169,7 @@ mod tests {
         }
     }
 
-    /// The definition, by trying everything.
+    /// The definition of the pattern, by trying every split.
     fn slow(pattern: &[u8], text: &[u8]) -> bool {
         match pattern.split_first() {
             None => text.is_empty(),
@@ -184,14 +187,14 @@ mod tests {
 
     #[test]
     fn limits_that_make_no_sense_are_refused_with_the_value() {
-        let limits = Limits { kind: None, pattern: String::new(), city: String::new(), uses: 0, lifetime_s: 0 };
-        let make = |limits| Token::for_anyone("t".into(), limits, "op".into(), 0);
+        let limits = TokenLimits { kind: None, pattern: String::new(), city: String::new(), uses: 0, lifetime_s: 0 };
+        let make = |limits| TokenRecord::for_anyone("t".into(), limits, "op".into(), 0);
         let token = make(limits.clone()).unwrap();
         assert_eq!((token.uses_left, token.expires_at_ms), (1, 86_400_000));
         for bad in [
-            Limits { pattern: "CP 1".into(), ..limits.clone() },
-            Limits { kind: Some(Kind::Driver), city: "Oslo".into(), ..limits.clone() },
-            Limits { lifetime_s: MAX_LIFETIME_S + 1, ..limits },
+            TokenLimits { pattern: "CP 1".into(), ..limits.clone() },
+            TokenLimits { kind: Some(Kind::Driver), city: "Oslo".into(), ..limits.clone() },
+            TokenLimits { lifetime_s: MAX_LIFETIME_S + 1, ..limits },
         ] {
             assert_eq!(make(bad).unwrap_err().reason, Reason::Invalid);
         }

@@ -1,7 +1,7 @@
-//! `Identities.Watch`: all that changed since a revision, `synchronised`, then each change as it is made.
+//! `Identities.Watch`: every change since a revision, then the mark `synchronised`, then each new change.
 //!
-//! Each stream reads from the database what is newer than it has sent, whenever the head moves; so it misses nothing,
-//! a slow reader only sees fewer steps in between, and nothing is queued without bound.
+//! Whenever the head revision rises, each stream reads from the database what it has not sent yet. So no change is
+//! missed, a slow reader only skips intermediate states, and nothing is queued without bound.
 
 use proto::{
     link::v1::Reason,
@@ -15,8 +15,8 @@ use tonic::{Status, Streaming};
 
 use crate::{
     audit::Actor,
-    authority::{Authority, told},
-    refusal::Refusal,
+    error::Error,
+    identity_service::{IdentityService, told},
     rows,
 };
 
@@ -25,35 +25,35 @@ const AHEAD: usize = 64;
 
 type Item = Result<IdentityEvent, Status>;
 
-/// Begins a stream for one Central.
+/// Starts the stream of one Central.
 ///
 /// # Errors
-/// Where the first message does not come, or its link keys are none.
+/// If the first message does not come or its link keys are invalid.
 pub(crate) async fn watch(
-    authority: Authority,
+    service: IdentityService,
     actor: Actor,
     mut from: Streaming<WatchRequest>,
     stop: CancellationToken,
 ) -> Result<ReceiverStream<Item>, Status> {
     let first = from.message().await?;
-    let first = first.ok_or_else(|| mesh::status::refuse(Reason::Invalid, "the first message names a revision"))?;
-    authority.report_pins(actor.clone(), first.link_keys).await.map_err(crate::grpc::status)?;
+    let first = first.ok_or_else(|| mesh::status::refuse(Reason::Invalid, "the first message must name a revision"))?;
+    service.report_pins(actor.clone(), first.link_keys).await.map_err(crate::grpc::status)?;
     let (to, events) = mpsc::channel(AHEAD);
-    let stream = Stream { authority, to, sent: i64::try_from(first.since_revision).unwrap_or(i64::MAX) };
+    let stream = IdentityStream { service, to, sent: i64::try_from(first.since_revision).unwrap_or(i64::MAX) };
     tokio::spawn(stop.run_until_cancelled_owned(stream.run(actor, from)));
     Ok(ReceiverStream::new(events))
 }
 
-struct Stream {
-    authority: Authority,
+struct IdentityStream {
+    service: IdentityService,
     to: mpsc::Sender<Item>,
-    /// Everything up to here.
+    /// Everything up to this revision was sent.
     sent: i64,
 }
 
-impl Stream {
+impl IdentityStream {
     async fn run(mut self, actor: Actor, mut from: Streaming<WatchRequest>) {
-        let mut moves = self.authority.head();
+        let mut moves = self.service.head();
         let result = async {
             self.begin().await?;
             loop {
@@ -62,22 +62,22 @@ impl Stream {
                     moved = moves.changed() => if moved.is_err() { return Ok(()) },
                     () = self.to.closed() => return Ok(()),
                     message = from.next() => match message {
-                        // Later messages carry new link keys alone.
-                        Some(Ok(message)) => self.authority.report_pins(actor.clone(), message.link_keys).await?,
+                        // Later messages carry new link keys only.
+                        Some(Ok(message)) => self.service.report_pins(actor.clone(), message.link_keys).await?,
                         Some(Err(_)) => return Ok(()),
-                        // Half-closed: Central has nothing more to say, and still listens.
+                        // Half-closed: Central sends nothing more but still listens.
                         None => self.listen_only(&mut moves).await?,
                     },
                 }
             }
         };
-        let result: Result<(), Refusal> = result.await;
+        let result: Result<(), Error> = result.await;
         if let Err(why) = result {
             drop(self.to.send(Err(crate::grpc::status(why))).await);
         }
     }
 
-    async fn listen_only(&mut self, moves: &mut tokio::sync::watch::Receiver<i64>) -> Result<(), Refusal> {
+    async fn listen_only(&mut self, moves: &mut tokio::sync::watch::Receiver<i64>) -> Result<(), Error> {
         loop {
             self.catch_up().await?;
             tokio::select! {
@@ -87,12 +87,16 @@ impl Stream {
         }
     }
 
-    /// What is there already, then the mark that it was all.
-    async fn begin(&mut self) -> Result<(), Refusal> {
-        let last = self.authority.query("head", head).await?;
+    /// Sends the existing changes, then the mark that they are complete.
+    async fn begin(&mut self) -> Result<(), Error> {
+        let last = self.service.query("head", head).await?;
         if self.sent > last {
-            // Our database is older than what Central has seen of it: everything is said again.
-            tracing::warn!(since = self.sent, head = last, "Central has seen later revisions; is this an old backup?");
+            // This database is older than what Central has seen of it, so everything is sent again.
+            tracing::warn!(
+                since = self.sent,
+                head = last,
+                "Central has seen later revisions than this database has; was an old backup restored?"
+            );
             self.sent = 0;
         }
         self.catch_up().await?;
@@ -100,10 +104,10 @@ impl Stream {
         Ok(())
     }
 
-    async fn catch_up(&mut self) -> Result<(), Refusal> {
+    async fn catch_up(&mut self) -> Result<(), Error> {
         loop {
             let since = self.sent;
-            let changes = self.authority.query("changes", move |conn| changed_since(conn, since, BATCH)).await?;
+            let changes = self.service.query("changes", move |conn| changed_since(conn, since, BATCH)).await?;
             if changes.is_empty() || self.to.is_closed() {
                 return Ok(());
             }
@@ -111,7 +115,7 @@ impl Stream {
                 let revision = change.revision();
                 let event = match change {
                     Changed::Identity(row) => {
-                        Event::Identity(rows::told(&self.authority.understood(rows::identity(&row))?))
+                        Event::Identity(rows::told(&self.service.understood(rows::identity(&row))?))
                     }
                     Changed::Operator(row) => Event::Operator(told(row)),
                 };
@@ -123,7 +127,7 @@ impl Stream {
 
     async fn tell(&self, revision: i64, event: Event) {
         let revision = u64::try_from(revision).unwrap_or(0);
-        // A reader that is gone ends the stream at the next turn.
+        // If the reader is gone, the next turn of the loop ends the stream.
         drop(self.to.send(Ok(IdentityEvent { revision, event: Some(event) })).await);
     }
 }

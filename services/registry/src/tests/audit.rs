@@ -18,7 +18,7 @@ use tonic::{Request, Response};
 
 use super::*;
 
-pub(super) async fn rows(network: &Network) -> Vec<AuditRow> {
+pub(super) async fn rows(network: &RegistryNetwork) -> Vec<AuditRow> {
     network.database().await.read("test", |conn| AuditRow::after(conn, crate::chain::WRITER, 0, 1000)).await.unwrap()
 }
 
@@ -29,10 +29,10 @@ pub(super) fn parameter(row: &AuditRow, name: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_is_done_is_audited_with_who_and_from_where_and_no_secret_spec_8_1() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let token = network.token(1).await;
     let credential = network.enrolled("CP-1").await;
-    let refused = EnrolRequest { request_id: request_id(), ..wish("CP-1") };
+    let refused = EnrolRequest { request_id: request_id(), ..enrol_request("CP-1") };
     network.operator().enrol(refused).await.unwrap_err();
     let remove = RemoveRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
     network.operator().remove(remove).await.unwrap();
@@ -66,7 +66,7 @@ async fn everything_that_is_done_is_audited_with_who_and_from_where_and_no_secre
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chain_is_whole_and_checkpoints_in_a_file_cover_it_spec_8_2() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     network.enrolled("CP-1").await;
     network.stop().await;
     let data = network.path("data");
@@ -78,7 +78,7 @@ async fn the_chain_is_whole_and_checkpoints_in_a_file_cover_it_spec_8_2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_that_fails_and_recovers_is_two_entries_spec_8_1() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let entries = async |count: usize| {
         let found = async {
             loop {
@@ -105,7 +105,7 @@ async fn a_component_that_fails_and_recovers_is_two_entries_spec_8_1() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_public_audit_key_lies_beside_the_checkpoints_and_former_ones_stay_spec_8_2() {
-    let mut network = Network::start().await;
+    let mut network = RegistryNetwork::start().await;
     let public = network.path("data").join("audit.pub");
     let first = std::fs::read_to_string(&public).unwrap();
     network.restart().await;
@@ -128,7 +128,7 @@ struct Central {
 }
 
 impl Central {
-    async fn start(&self, network: &Network, address: SocketAddr) -> (Context, SocketAddr) {
+    async fn start(&self, network: &RegistryNetwork, address: SocketAddr) -> (Context, SocketAddr) {
         let ctx = Context::detached("central");
         let identity = Identity::load(&network.path("central")).unwrap();
         let server = mesh::server::Server::new(&ctx, &identity, mesh::server::Limits::default());
@@ -188,7 +188,7 @@ async fn the_audit_reaches_central_whole_and_once_however_often_central_is_away_
     let dir = TempDir::new().unwrap();
     let url = format!("sqlite:{}", dir.path().join("registry.db").display());
     let port = silent_port();
-    let mut network = Network::at(dir, url, &[], &port.to_string()).await;
+    let mut network = RegistryNetwork::at(dir, url, &[], &port.to_string()).await;
     network.enrolled("CP-1").await;
 
     let central = Central::default();
@@ -206,7 +206,7 @@ async fn the_audit_reaches_central_whole_and_once_however_often_central_is_away_
     tokio::time::timeout(Duration::from_secs(30), all).await.expect("handed on in time");
     assert_eq!(central.numbers(), Vec::from_iter(1..=expected), "each once");
     let metrics = network.ctx.metrics.encode().unwrap();
-    assert!(metrics.contains("chargemesh_registry_decisions_total{order=\"Enrol\",outcome=\"OK\"} 1"), "{metrics}");
+    assert!(metrics.contains("chargemesh_registry_decisions_total{method=\"Enrol\",outcome=\"OK\"} 1"), "{metrics}");
     ctx.stop.cancel();
     ctx.ended().await.unwrap();
 }
@@ -217,7 +217,7 @@ async fn the_audit_of_a_new_database_reaches_central_and_a_refusal_shows_spec_8_
     let file = dir.path().join("registry.db");
     let url = format!("sqlite:{}", file.display());
     let port = silent_port();
-    let mut network = Network::at(dir, url, &[], &port.to_string()).await;
+    let mut network = RegistryNetwork::at(dir, url, &[], &port.to_string()).await;
     let central = Central::default();
     let (ctx, _) = central.start(&network, port).await;
     network.enrolled("CP-1").await;
@@ -234,7 +234,7 @@ async fn the_audit_of_a_new_database_reaches_central_and_a_refusal_shows_spec_8_
     Database::migrate(&network.url, SCHEMA).await.unwrap();
     central.refuses.store(true, Ordering::Relaxed);
     network.restart().await;
-    let state = |network: &Network| network.ctx.health.report().components.remove("audit at Central");
+    let state = |network: &RegistryNetwork| network.ctx.health.report().components.remove("audit at Central");
     let is_degraded = |state: Option<mesh::health::State>| matches!(state, Some(mesh::health::State::Degraded { .. }));
     until(async || is_degraded(state(&network))).await;
 

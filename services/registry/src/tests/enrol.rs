@@ -19,7 +19,7 @@ async fn post(door: &Https, body: &EnrolBody) -> Result<Enrolled, RefusalBody> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_and_an_address_are_all_that_a_monitor_needs_to_enrol_spec_7_4() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let pin = vec![7; 32];
     super::watch::report(&network, vec![pin.clone()]).await;
     let text = network.token(1).await;
@@ -27,8 +27,8 @@ async fn a_token_and_an_address_are_all_that_a_monitor_needs_to_enrol_spec_7_4()
     assert_eq!(token.pins, [[7; 32]]);
 
     let door = network.door(&token.roots_pem());
-    let wish = EnrolBody { city: "Oslo".into(), place: "Quay 1".into(), price_e4: 3950, ..body("CP-1", &text) };
-    let enrolled = post(&door, &wish).await.unwrap();
+    let request = EnrolBody { city: "Oslo".into(), place: "Quay 1".into(), price_e4: 3950, ..body("CP-1", &text) };
+    let enrolled = post(&door, &request).await.unwrap();
     assert_eq!((enrolled.standing.incarnation, enrolled.standing.city.as_str()), (1, "Oslo"));
     assert_eq!(enrolled.standing.trust.pins[0].0, pin);
     assert_eq!(enrolled.standing.trust.roots[0].0, token.roots[0]);
@@ -44,16 +44,16 @@ async fn a_token_and_an_address_are_all_that_a_monitor_needs_to_enrol_spec_7_4()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_given_again_even_by_a_registry_that_was_restarted() {
-    let mut network = Network::start().await;
+    let mut network = RegistryNetwork::start().await;
     let text = network.token(1).await;
-    let wish = body("CP-1", &text);
-    let first = post(&network.own_door(), &wish).await.unwrap();
+    let request = body("CP-1", &text);
+    let first = post(&network.own_door(), &request).await.unwrap();
     network.restart().await;
-    let again = post(&network.own_door(), &wish).await.unwrap();
+    let again = post(&network.own_door(), &request).await.unwrap();
     assert_eq!(first.credential.expose(), again.credential.expose());
     assert_eq!(again.standing.incarnation, 1, "enrolled once");
 
-    let other = EnrolBody { id: "CP-2".into(), ..wish.clone() };
+    let other = EnrolBody { id: "CP-2".into(), ..request.clone() };
     assert_eq!(post(&network.own_door(), &other).await.unwrap_err().reason, "INVALID");
 
     // As after ten minutes.
@@ -61,14 +61,14 @@ async fn a_lost_answer_is_given_again_even_by_a_registry_that_was_restarted() {
     let erased =
         database.transaction("test", |conn| Ok::<_, store::Abort<()>>(RequestRow::erase_nonces(conn, i64::MAX)?));
     assert!(erased.await.unwrap().unwrap() >= 1);
-    let late = post(&network.own_door(), &wish).await.unwrap_err();
+    let late = post(&network.own_door(), &request).await.unwrap_err();
     assert_eq!(late.reason, "ALREADY_ENROLLED");
     assert_eq!(network.verify("CP-1", first.credential.expose()).await.unwrap().reason(), Reason::Unspecified);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_lost_on_the_way_is_shown_again_and_only_one_is_made() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let request = CreateTokenRequest { request_id: "once".into(), uses: 3, ..Default::default() };
     let first = network.operator().create_token(request.clone()).await.unwrap().into_inner();
     let again = network.operator().create_token(request.clone()).await.unwrap().into_inner();
@@ -82,7 +82,7 @@ async fn a_token_that_was_lost_on_the_way_is_shown_again_and_only_one_is_made() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_limited_in_kind_id_city_and_time_and_can_be_revoked_spec_7_4() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let request = CreateTokenRequest {
         request_id: request_id(),
         kind: Kind::ChargingPoint as i32,
@@ -108,12 +108,12 @@ async fn a_token_is_limited_in_kind_id_city_and_time_and_can_be_revoked_spec_7_4
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_who_show_a_one_use_token_at_once_exactly_one_is_enrolled_spec_7_4() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let text = network.token(1).await;
     let door = network.own_door();
     let tries = (0..12).map(|n| {
-        let (door, wish) = (door.clone(), body(&format!("CP-{n}"), &text));
-        tokio::spawn(async move { post(&door, &wish).await })
+        let (door, request) = (door.clone(), body(&format!("CP-{n}"), &text));
+        tokio::spawn(async move { post(&door, &request).await })
     });
     let mut enrolled = 0;
     for tried in tries.collect::<Vec<_>>() {
@@ -127,14 +127,14 @@ async fn of_many_who_show_a_one_use_token_at_once_exactly_one_is_enrolled_spec_7
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_enrolment_that_is_said_many_times_at_once_gets_one_answer_spec_7_3() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let door = network.own_door();
     for n in 0..4 {
-        let wish = body(&format!("CP-{n}"), &network.token(1).await);
+        let request = body(&format!("CP-{n}"), &network.token(1).await);
         let mut tries = tokio::task::JoinSet::new();
         for _ in 0..8 {
-            let (door, wish) = (door.clone(), wish.clone());
-            tries.spawn(async move { post(&door, &wish).await.unwrap().credential.expose().to_owned() });
+            let (door, request) = (door.clone(), request.clone());
+            tries.spawn(async move { post(&door, &request).await.unwrap().credential.expose().to_owned() });
         }
         let credentials: std::collections::BTreeSet<_> = tries.join_all().await.into_iter().collect();
         assert_eq!(credentials.len(), 1);
@@ -143,13 +143,13 @@ async fn an_enrolment_that_is_said_many_times_at_once_gets_one_answer_spec_7_3()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_is_enrolled_twice_only_by_its_credential_or_an_operators_token_for_it_spec_7_4() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let first = network.enrolled("CP-1").await;
     let door = network.own_door();
     let token = network.token(5).await;
     assert_eq!(post(&door, &body("CP-1", &token)).await.unwrap_err().reason, "ALREADY_ENROLLED");
     let refused =
-        network.operator().enrol(EnrolRequest { request_id: request_id(), ..wish("CP-1") }).await.unwrap_err();
+        network.operator().enrol(EnrolRequest { request_id: request_id(), ..enrol_request("CP-1") }).await.unwrap_err();
     assert_eq!(reason(&refused), "ALREADY_ENROLLED");
 
     let by_credential = EnrolBody { old_credential: SecretText::new(&first), ..body("CP-1", "") };
@@ -171,7 +171,7 @@ async fn an_id_is_enrolled_twice_only_by_its_credential_or_an_operators_token_fo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_credential_is_void_until_a_one_use_token_restores_it_spec_4_7() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let credential = network.enrolled("CP-1").await;
     let void = VoidRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
     assert!(network.central().void(void.clone()).await.unwrap().into_inner().changed);
@@ -201,7 +201,7 @@ async fn a_revoked_credential_is_void_until_a_one_use_token_restores_it_spec_4_7
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_id_is_enrolled_again_only_when_an_operator_readmits_it_spec_7_4() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let credential = network.enrolled("CP-1").await;
     let kind = Kind::ChargingPoint as i32;
     let remove = RemoveRequest { request_id: request_id(), kind, id: "CP-1".into() };
@@ -210,7 +210,7 @@ async fn a_removed_id_is_enrolled_again_only_when_an_operator_readmits_it_spec_7
     assert!(!network.operator().remove(remove).await.unwrap().into_inner().changed);
     assert_eq!(network.verify("CP-1", &credential).await.unwrap().reason(), Reason::NotEnrolled);
 
-    let enrol = || EnrolRequest { request_id: request_id(), ..wish("CP-1") };
+    let enrol = || EnrolRequest { request_id: request_id(), ..enrol_request("CP-1") };
     assert_eq!(reason(&network.operator().enrol(enrol()).await.unwrap_err()), "NOT_READMITTED");
     let readmit = ReadmitRequest { request_id: request_id(), kind, id: "CP-1".into() };
     let may_enrol = async || {
@@ -226,7 +226,7 @@ async fn a_removed_id_is_enrolled_again_only_when_an_operator_readmits_it_spec_7
 
 #[tokio::test(flavor = "multi_thread")]
 async fn identities_are_listed_in_pages_of_both_kinds_spec_7_1() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     for id in ["CP-2", "CP-1", "CP-3"] {
         network.enrolled(id).await;
     }

@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_operator_is_refused_at_once_whatever_his_certificate_says_spec_7_3() {
-    let mut network = Network::start().await;
+    let mut network = RegistryNetwork::start().await;
     let bob = network.person(Caller::Operator, "bob");
     let mut identities = IdentitiesClient::new(bob.clone());
     identities.list(ListIdentitiesRequest::default()).await.unwrap();
@@ -34,7 +34,7 @@ async fn a_removed_operator_is_refused_at_once_whatever_his_certificate_says_spe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_who_are_removed_at_once_are_all_refused_spec_7_3() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let names: Vec<_> = (0..8).map(|n| format!("op{n}")).collect();
     let mut removals = tokio::task::JoinSet::new();
     for name in names.clone() {
@@ -51,9 +51,9 @@ async fn operators_who_are_removed_at_once_are_all_refused_spec_7_3() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_operator_operates_by_his_certificate_and_is_listed_by_a_flag_spec_7_2() {
-    let mut network = Network::with(&["--first-operator", "anna"]).await;
+    let mut network = RegistryNetwork::with(&["--first-operator", "anna"]).await;
     let listed =
-        async |network: &Network| network.operators().list(ListOperatorsRequest {}).await.unwrap().into_inner();
+        async |network: &RegistryNetwork| network.operators().list(ListOperatorsRequest {}).await.unwrap().into_inner();
     assert_eq!(listed(&network).await.operators.len(), 1);
     // Known now, he is not added again; removed, no flag lets him in.
     network.restart().await;
@@ -67,12 +67,12 @@ async fn the_first_operator_operates_by_his_certificate_and_is_listed_by_a_flag_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_may_see_the_pins_and_order_nothing_spec_7_2() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let mut viewer = IdentitiesClient::new(network.person(Caller::Viewer, "vera"));
     viewer.pins(PinsRequest {}).await.unwrap();
     let request = CreateTokenRequest { request_id: request_id(), ..Default::default() };
     assert_eq!(viewer.create_token(request).await.unwrap_err().code(), Code::PermissionDenied);
-    let enrol = EnrolRequest { request_id: request_id(), ..wish("CP-1") };
+    let enrol = EnrolRequest { request_id: request_id(), ..enrol_request("CP-1") };
     assert_eq!(viewer.enrol(enrol).await.unwrap_err().code(), Code::PermissionDenied);
     let request = ListOperatorsRequest {};
     let mut central = OperatorsClient::new(network.channel("central"));
@@ -81,7 +81,7 @@ async fn a_viewer_may_see_the_pins_and_order_nothing_spec_7_2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_folder_serves_one_registry_at_a_time_spec_1_7() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let error = crate::run(network.config(), Context::detached("registry")).await.unwrap_err();
     assert_eq!(mesh::process::exit_code(&error), 2);
     let words = format!("another Registry uses {}", network.path("data").display());
@@ -90,7 +90,7 @@ async fn a_data_folder_serves_one_registry_at_a_time_spec_1_7() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_secret_than_the_databases_own_is_refused_with_its_file() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     network.stop().await;
     let file = network.path("data").join("secret");
     std::fs::write(&file, hex::encode([1; 32])).unwrap();

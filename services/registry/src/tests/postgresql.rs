@@ -9,13 +9,13 @@ use super::*;
 async fn on_postgresql_a_token_is_used_as_often_as_it_permits_and_every_change_is_followed() {
     let server = tokio::task::spawn_blocking(store::testing::postgres).await.unwrap();
     let url = tokio::task::spawn_blocking(|| server.create_database()).await.unwrap();
-    let network = Network::at(TempDir::new().unwrap(), url, &[], "").await;
+    let network = RegistryNetwork::at(TempDir::new().unwrap(), url, &[], "").await;
     let token = network.token(5).await;
     let mut following = watch::follow(&network, 0, vec![]).await;
     following.synchronised().await;
     let tries = (0..15).map(|n| {
         let (mut registry, request_id) = (network.operator(), request_id());
-        let request = EnrolRequest { request_id, token: token.clone(), ..wish(&format!("CP-{n}")) };
+        let request = EnrolRequest { request_id, token: token.clone(), ..enrol_request(&format!("CP-{n}")) };
         tokio::spawn(async move { registry.enrol(request).await })
     });
     let mut credentials = Vec::new();
@@ -45,7 +45,7 @@ async fn without_its_database_registry_says_so_and_goes_on_when_it_is_back_spec_
         (server, url)
     };
     let (mut server, url) = tokio::task::spawn_blocking(start).await.unwrap();
-    let network = Network::at(TempDir::new().unwrap(), url, &[], "").await;
+    let network = RegistryNetwork::at(TempDir::new().unwrap(), url, &[], "").await;
     let credential = network.enrolled("CP-1").await;
     let crash = move || {
         server.crash();
@@ -53,14 +53,14 @@ async fn without_its_database_registry_says_so_and_goes_on_when_it_is_back_spec_
     };
     let mut server = tokio::task::spawn_blocking(crash).await.unwrap();
 
-    let wish = EnrolRequest { request_id: request_id(), ..wish("CP-2") };
-    let refused = network.operator().enrol(wish.clone()).await.unwrap_err();
+    let request = EnrolRequest { request_id: request_id(), ..enrol_request("CP-2") };
+    let refused = network.operator().enrol(request.clone()).await.unwrap_err();
     assert_eq!(reason(&refused), "UNAVAILABLE", "{refused}");
     assert_eq!(reason(&network.verify("CP-1", &credential).await.unwrap_err()), "UNAVAILABLE");
     assert_eq!(network.ctx.health.readiness(), Readiness::Degraded, "it still answers");
 
     let _server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
-    let enrolled = network.operator().enrol(wish).await.unwrap().into_inner();
+    let enrolled = network.operator().enrol(request).await.unwrap().into_inner();
     assert_eq!(enrolled.identity.unwrap().incarnation, 1);
     assert_eq!(network.verify("CP-1", &credential).await.unwrap().reason(), proto::link::v1::Reason::Unspecified);
     assert_eq!(network.ctx.health.readiness(), Readiness::Ready);
@@ -74,7 +74,7 @@ async fn a_registry_that_starts_before_its_database_refuses_in_words_and_serves_
         (server, url)
     };
     let (mut server, url) = tokio::task::spawn_blocking(start).await.unwrap();
-    let mut network = Network::at(TempDir::new().unwrap(), url, &[], "").await;
+    let mut network = RegistryNetwork::at(TempDir::new().unwrap(), url, &[], "").await;
     let credential = network.enrolled("CP-1").await;
     network.stop().await;
     let crash = move || {

@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_ids_foreign_kinds_and_forged_credentials_get_one_answer_design_4() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let credential = network.enrolled("CP-1").await;
     let mut forged: Credential = credential.parse().unwrap();
     forged.tag[0] ^= 1;
@@ -28,7 +28,7 @@ async fn unknown_ids_foreign_kinds_and_forged_credentials_get_one_answer_design_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_attempts_are_limited_by_address_and_id_and_others_go_on_design_4() {
-    let network = Network::with(&["--attempts", "3"]).await;
+    let network = RegistryNetwork::with(&["--attempts", "3"]).await;
     let credential = network.enrolled("CP-1").await;
     for _ in 0..3 {
         assert_eq!(network.verify("CP-1", "wrong").await.unwrap().reason(), Reason::WrongCredential);
@@ -44,7 +44,7 @@ async fn wrong_attempts_are_limited_by_address_and_id_and_others_go_on_design_4(
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_removed_while_his_credential_waits_for_its_hash_is_not_enrolled_spec_7_4() {
     let flags = ["--hashes-at-once", "1", "--hashes-waiting", "16", "--hash-memory", "65536", "--hash-passes", "3"];
-    let network = Network::with(&flags).await;
+    let network = RegistryNetwork::with(&flags).await;
     let credential = network.enrolled("CP-1").await;
     let shown = (0..8).map(|_| {
         let kind = Kind::ChargingPoint as i32;
@@ -75,7 +75,7 @@ async fn more_hashes_than_may_wait_are_refused_as_overload_and_leave_no_mark_des
         "--attempts",
         "20",
     ];
-    let slow = Network::with(&flags).await;
+    let slow = RegistryNetwork::with(&flags).await;
     let credential = slow.enrolled("CP-1").await;
     let mut central = slow.central();
     let request = VerifyRequest {

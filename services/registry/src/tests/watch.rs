@@ -34,7 +34,7 @@ impl Following {
     }
 }
 
-pub(super) async fn follow(network: &Network, since_revision: u64, link_keys: Vec<Vec<u8>>) -> Following {
+pub(super) async fn follow(network: &RegistryNetwork, since_revision: u64, link_keys: Vec<Vec<u8>>) -> Following {
     let (tell, requests) = mpsc::channel(4);
     tell.send(WatchRequest { since_revision, link_keys }).await.unwrap();
     let events = network.central().watch(ReceiverStream::new(requests)).await.unwrap().into_inner();
@@ -42,7 +42,7 @@ pub(super) async fn follow(network: &Network, since_revision: u64, link_keys: Ve
 }
 
 /// Central says which keys it has.
-pub(super) async fn report(network: &Network, link_keys: Vec<Vec<u8>>) {
+pub(super) async fn report(network: &RegistryNetwork, link_keys: Vec<Vec<u8>>) {
     follow(network, 0, link_keys).await.synchronised().await;
 }
 
@@ -56,7 +56,7 @@ fn shown(event: &IdentityEvent) -> String {
 }
 
 /// Nobody writes until the answer is dropped.
-async fn occupied(network: &Network) -> std::sync::mpsc::Sender<()> {
+async fn occupied(network: &RegistryNetwork) -> std::sync::mpsc::Sender<()> {
     let (release, released) = std::sync::mpsc::channel();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let (database, mut begun) = (network.database().await, Some(begun));
@@ -72,7 +72,7 @@ async fn occupied(network: &Network) -> std::sync::mpsc::Sender<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_caller_has_gone_is_pushed_and_kept_to_all_the_same_spec_1_2() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     network.enrolled("CP-1").await;
     let mut following = follow(&network, 0, vec![]).await;
     following.synchronised().await;
@@ -100,7 +100,7 @@ async fn an_order_whose_caller_has_gone_is_pushed_and_kept_to_all_the_same_spec_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_since_a_revision_is_sent_then_each_as_it_is_made_spec_1_2() {
-    let mut network = Network::start().await;
+    let mut network = RegistryNetwork::start().await;
     network.enrolled("CP-1").await;
     network.enrolled("CP-2").await;
     let mut following = follow(&network, 0, vec![]).await;
@@ -126,7 +126,7 @@ async fn every_change_since_a_revision_is_sent_then_each_as_it_is_made_spec_1_2(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_central_that_has_nothing_more_to_say_still_hears_every_change() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let mut following = follow(&network, 0, vec![]).await;
     following.synchronised().await;
     following.tell = None;
@@ -136,7 +136,7 @@ async fn a_central_that_has_nothing_more_to_say_still_hears_every_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pins_are_centrals_last_report_and_survive_a_restart_spec_4_4() {
-    let mut network = Network::start().await;
+    let mut network = RegistryNetwork::start().await;
     let following = follow(&network, 0, vec![vec![1; 32]]).await;
     following
         .tell
@@ -145,7 +145,8 @@ async fn the_pins_are_centrals_last_report_and_survive_a_restart_spec_4_4() {
         .send(WatchRequest { since_revision: 0, link_keys: vec![vec![2; 32], vec![1; 32]] })
         .await
         .unwrap();
-    let pins = async |network: &Network| network.operator().pins(PinsRequest {}).await.unwrap().into_inner().pins;
+    let pins =
+        async |network: &RegistryNetwork| network.operator().pins(PinsRequest {}).await.unwrap().into_inner().pins;
     while pins(&network).await != [vec![2; 32], vec![1; 32]] {
         tokio::task::yield_now().await;
     }
@@ -163,7 +164,7 @@ async fn the_pins_are_centrals_last_report_and_survive_a_restart_spec_4_4() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_registry_is_not_held_up_by_those_who_follow() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let mut following = follow(&network, 0, vec![]).await;
     following.synchronised().await;
     tokio::time::timeout(Duration::from_secs(10), network.stop()).await.expect("stopped in time");

@@ -72,7 +72,7 @@ fn apply_in_order<'a>(
     Ok(Ok(applied))
 }
 
-fn stand<'a>(
+fn check_guard<'a>(
     conn: &mut Conn,
     guard: &'a Guard,
     turn: &Turn,

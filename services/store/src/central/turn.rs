@@ -41,9 +41,9 @@ impl fmt::Debug for TurnId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// It is still owned under this epoch, and no other turn came between.
-    Held { cp_id: String, epoch: i64, version: i64 },
+    Owned { cp_id: String, epoch: i64, version: i64 },
     /// Takes it over, under the next epoch; with `expected_owner` only from that one (empty: nobody).
-    Claim { cp_id: String, owner: String, expected_owner: Option<String> },
+    Takeover { cp_id: String, owner: String, expected_owner: Option<String> },
 }
 
 /// Applied whole or not at all.

@@ -176,7 +176,7 @@ async fn counted(network: &mut Network) -> anyhow::Result<BTreeMap<String, u64>>
     ensure!(code == 0, "Central ended with {code}");
     ensure!(!network.central.log().contains("panicked"), "something panicked in Central");
     network.restart_central().await?;
-    let entries = network.operator.audited("STRANGERS_REFUSED", "link").await?;
+    let entries = network.operator.audited("UNAUTHENTICATED_REFUSED", "link").await?;
     let mut counts: BTreeMap<String, (u64, usize)> = BTreeMap::new();
     for entry in entries {
         let parameters: serde_json::Value = serde_json::from_str(&entry.parameters)?;

@@ -8,7 +8,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_awaited_both_doors_refuse_in_words_and_then_serve_on_the_same_ports_spec_9_1() {
-    let network = Network::unmigrated();
+    let network = RegistryNetwork::unmigrated();
     let running = tokio::spawn(crate::run(network.config(), network.ctx.clone()));
     let waits = |state: &mesh::health::State| matches!(state, mesh::health::State::Degraded { .. });
     until(async || {
@@ -50,7 +50,7 @@ async fn while_the_database_is_awaited_both_doors_refuse_in_words_and_then_serve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_a_registry_that_waits_in_order_spec_9() {
-    let network = Network::unmigrated();
+    let network = RegistryNetwork::unmigrated();
     let running = tokio::spawn(crate::run(network.config(), network.ctx.clone()));
     until(async || network.ctx.address_of("https").is_some()).await;
     network.stop().await;

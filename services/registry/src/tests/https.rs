@@ -11,7 +11,7 @@ async fn with(door: &Https, method: Method, path: &str, credential: &str) -> req
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_charging_point_that_missed_pins_fetches_them_with_its_credential_spec_4_4() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let credential = network.enrolled("CP-1").await;
     super::watch::report(&network, vec![vec![9; 32]]).await;
     let response = with(&network.own_door(), Method::GET, "/v1/charging-points/CP-1", &credential).await;
@@ -24,7 +24,7 @@ async fn a_charging_point_that_missed_pins_fetches_them_with_its_credential_spec
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_the_credential_can_leave_and_nobody_else_spec_7_4() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let (mine, other) = (network.enrolled("CP-1").await, network.enrolled("CP-2").await);
     let door = network.own_door();
     let path = "/v1/charging-points/CP-1";
@@ -44,7 +44,7 @@ async fn who_has_the_credential_can_leave_and_nobody_else_spec_7_4() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_wish_to_enrol_is_refused_in_words_and_without_echo() {
-    let network = Network::start().await;
+    let network = RegistryNetwork::start().await;
     let door = network.own_door();
     let post = |body: String| door.post("/v1/charging-points").header("content-type", "application/json").body(body);
     for (request, status) in [
@@ -72,7 +72,7 @@ async fn what_is_no_wish_to_enrol_is_refused_in_words_and_without_echo() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_wrong_tokens_are_refused_and_counted_and_none_is_hashed_spec_8_2() {
-    let network = Network::with(&["--attempts", "5", "--hashes-at-once", "1", "--hashes-waiting", "0"]).await;
+    let network = RegistryNetwork::with(&["--attempts", "5", "--hashes-at-once", "1", "--hashes-waiting", "0"]).await;
     let door = network.own_door();
     let token: proto::enrolment::EnrolmentToken = network.token(1).await.parse().unwrap();
     let secret = proto::enrolment::Secret::from_bytes([0; 32]);
@@ -87,7 +87,7 @@ async fn a_thousand_wrong_tokens_are_refused_and_counted_and_none_is_hashed_spec
     assert_eq!(Vec::from_iter(reasons), [("TOKEN_INVALID".into(), 5), ("TOO_MANY_ATTEMPTS".into(), 995)]);
     network.stop().await;
     let rows = super::audit::rows(&network).await;
-    let counted: Vec<_> = rows.iter().filter(|row| row.action == "STRANGERS_REFUSED").collect();
+    let counted: Vec<_> = rows.iter().filter(|row| row.action == "UNAUTHENTICATED_REFUSED").collect();
     let total: u64 = counted.iter().map(|row| super::audit::parameter(row, "count").parse::<u64>().unwrap()).sum();
     assert_eq!(total, 1000);
     assert!(counted.len() <= 4, "counted, not written one by one");

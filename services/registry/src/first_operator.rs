@@ -1,4 +1,4 @@
-//! The first operator (SPEC 7.2) is listed by a flag, since nobody is there yet who could be asked over gRPC to add him.
+//! Lists the first operator (SPEC 7.2) by a flag, since no operator exists yet who could add one over gRPC.
 
 use proto::{OperatorName, registry::v1::OperatorRole};
 use store::{
@@ -7,21 +7,21 @@ use store::{
 };
 
 use crate::{
-    audit::{Action, Actor, Entry},
-    authority::Authority,
-    refusal::Refusal,
+    audit::{Actor, RegistryAction, RegistryEntry},
+    error::Error,
+    identity_service::IdentityService,
 };
 
-/// Who did it, as the list and the audit say.
+/// Who added the operator, in the list and in the audit.
 const BY: &str = "flag";
 
-/// At a start: only one whom nobody added or removed before.
-pub(crate) async fn make_known(authority: &Authority, name: &OperatorName) -> anyhow::Result<()> {
+/// Adds the operator unless that name was ever added or removed.
+pub(crate) async fn add_if_unknown(service: &IdentityService, name: &OperatorName) -> anyhow::Result<()> {
     let text = name.as_str().to_owned();
-    let known = authority.database().read("operator", move |conn| OperatorRow::find(conn, &text)).await?;
+    let known = service.database().read("operator", move |conn| OperatorRow::find(conn, &text)).await?;
     if known.is_none() {
-        let revision = add(authority.database(), name, authority.now().wall_ms).await?;
-        authority.changed(revision);
+        let revision = add(service.database(), name, service.now().wall_ms).await?;
+        service.changed(revision);
     }
     Ok(())
 }
@@ -40,9 +40,9 @@ async fn add(database: &Database, name: &OperatorName, at_ms: i64) -> anyhow::Re
         };
         row.save(conn)?;
         let actor = Actor { name: BY.to_owned(), address: None };
-        let entry = Entry::done(at_ms, &actor, Action::OperatorAdded, format!("operator/{name}"));
+        let entry = RegistryEntry::done(at_ms, &actor, RegistryAction::OperatorAdded, format!("operator/{name}"));
         crate::chain::append(conn, &[entry])?;
-        Ok::<_, Abort<Refusal>>(revision)
+        Ok::<_, Abort<Error>>(revision)
     };
     Ok(database.transaction("first operator", work).await?.unwrap_or_default())
 }

@@ -1,5 +1,5 @@
-//! Is this secret right? What costs nothing is asked first: the form, the tag, the number of errors so far; only then
-//! a hash is spent (DESIGN 4).
+//! Checks presented secrets. The cheap checks come first (form, tag, number of failed attempts), so that a hash is
+//! only computed for a credential that Registry issued (DESIGN 4).
 
 use std::net::IpAddr;
 
@@ -10,77 +10,77 @@ use proto::{
 };
 use store::{Abort, registry::TokenRow};
 
-use super::Authority;
+use super::IdentityService;
 use crate::{
-    attempts::Key,
+    attempts::AttemptKey,
     credential::{same, token_hash},
-    enrolment::{Identity, verified, wrong_credential},
-    refusal::{Refusal, refuse},
+    enrolment::{IdentityRecord, verified, wrong_credential},
+    error::{Error, refuse},
 };
 
-/// A credential that is right for an identity that is in, be it void.
+/// A right credential of an identity that is enrolled or void.
 #[derive(Debug)]
-pub(crate) struct Shown {
-    pub(crate) identity: Identity,
-    /// The hash that it matched; a change must find the same.
+pub(crate) struct VerifiedCredential {
+    pub(crate) identity: IdentityRecord,
+    /// The hash that it matched. A change must find the same hash in its transaction.
     pub(super) hash: String,
-    /// What it is worth.
-    pub(crate) worth: Result<(), Refusal>,
+    /// An error if the identity is void.
+    pub(crate) worth: Result<(), Error>,
 }
 
-impl Authority {
-    /// Whether `text` is the credential of `peer`.
-    pub(crate) async fn shown(
+impl IdentityService {
+    /// Verifies that `text` is the credential of `peer`.
+    pub(crate) async fn verify_credential(
         &self,
         action: &'static str,
         peer: &PeerId,
         text: &str,
         address: Option<IpAddr>,
-    ) -> Result<Shown, Refusal> {
+    ) -> Result<VerifiedCredential, Error> {
         let key = self.attempt(action, peer.as_str(), address)?;
         let result = self.compare(peer, text).await;
         self.conclude(key, &result);
-        result.map_err(|why| self.stranger(action, address, why))
+        result.map_err(|why| self.count_unauthenticated(action, address, why))
     }
 
-    async fn compare(&self, peer: &PeerId, text: &str) -> Result<Shown, Refusal> {
+    async fn compare(&self, peer: &PeerId, text: &str) -> Result<VerifiedCredential, Error> {
         let wrong = || wrong_credential(peer.as_str());
         let credential: Credential = text.parse().map_err(|_| wrong())?;
-        if credential.holder != *peer || !self.mint().ours(&credential) {
+        if credential.holder != *peer || !self.secret_issuer().ours(&credential) {
             return Err(wrong());
         }
         let unknown = || verified(None, peer.as_str(), false).err().unwrap_or_else(wrong);
         let Some((_, Some(hash))) = self.known(peer).await? else { return Err(unknown()) };
         let right = self.hashing().matches(credential.secret.clone(), hash.clone()).await?;
-        // Hashing takes its time, and waits for its turn: what became of the identity meanwhile counts (SPEC 7.4).
+        // The identity may have changed while the hash waited and was computed (SPEC 7.4).
         let (identity, kept) = self.known(peer).await?.ok_or_else(unknown)?;
         let right = right && kept.as_ref() == Some(&hash);
         let worth = verified(Some(&identity), peer.as_str(), right);
-        if right { Ok(Shown { identity, hash, worth }) } else { Err(worth.err().unwrap_or_else(wrong)) }
+        if right { Ok(VerifiedCredential { identity, hash, worth }) } else { Err(worth.err().unwrap_or_else(wrong)) }
     }
 
-    /// Whether the token's secret is right. What the token permits is asked when it is used.
-    pub(super) async fn token_shown(
+    /// Verifies the token's secret. What the token permits is checked when it is used.
+    pub(super) async fn verify_token(
         &self,
         token: &EnrolmentToken,
         id: &str,
         address: Option<IpAddr>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Error> {
         let key = self.attempt("ENROL", id, address)?;
         let (token_id, hash) = (token.id.clone(), hex::encode(token_hash(&token.secret)));
         let found = self.read("token", move |conn| {
             let right =
                 TokenRow::find(conn, &token_id)?.is_some_and(|row| same(row.secret_hash.as_bytes(), hash.as_bytes()));
-            let unknown = || Abort::Refused(refuse(Reason::TokenInvalid, "this Registry never made this token"));
+            let unknown = || Abort::Refused(refuse(Reason::TokenInvalid, "this Registry did not create this token"));
             if right { Ok(()) } else { Err(unknown()) }
         });
         let result = found.await;
         self.conclude(key, &result);
-        result.map_err(|why| self.stranger("ENROL", address, why))
+        result.map_err(|why| self.count_unauthenticated("ENROL", address, why))
     }
 
-    /// Begins an attempt, which counts until it succeeds. Where the address is not known, only the tag protects.
-    fn attempt(&self, action: &'static str, id: &str, address: Option<IpAddr>) -> Result<Option<Key>, Refusal> {
+    /// Begins an attempt, which counts until it succeeds. Without an address only the tag protects against guessing.
+    fn attempt(&self, action: &'static str, id: &str, address: Option<IpAddr>) -> Result<Option<AttemptKey>, Error> {
         let Some(address) = address else { return Ok(None) };
         let key = (address.to_canonical(), id.to_owned());
         let since = self.now().mono.saturating_duration_since(self.0.started);
@@ -88,11 +88,11 @@ impl Authority {
             return Ok(Some(key));
         }
         let detail = format!("too many wrong credentials or tokens for {id} from {address}; try again in a minute");
-        Err(self.stranger(action, Some(address), refuse(Reason::TooManyAttempts, detail)))
+        Err(self.count_unauthenticated(action, Some(address), refuse(Reason::TooManyAttempts, detail)))
     }
 
-    /// What was not judged, because we could not, does not count.
-    fn conclude<T>(&self, key: Option<Key>, result: &Result<T, Refusal>) {
+    /// An attempt that could not be judged for a reason on our side does not count.
+    fn conclude<T>(&self, key: Option<AttemptKey>, result: &Result<T, Error>) {
         let Some(key) = key else { return };
         match result.as_ref().map_err(|why| why.reason) {
             Ok(_) => self.attempts().succeeded(&key),

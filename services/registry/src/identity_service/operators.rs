@@ -1,5 +1,5 @@
-//! Who operates. A person is known by his certificate; this list says who was removed and is refused at once, whatever
-//! his certificate says (SPEC 7.3), and who was added, so that operators can be listed.
+//! Operators: the list of those that were added, and of those that were removed and are refused at once, whatever
+//! their certificates say (SPEC 7.3).
 
 use std::{collections::HashSet, sync::PoisonError, time::Duration};
 
@@ -14,26 +14,26 @@ use store::{
     registry::{OperatorRow, head},
 };
 
-use super::{Asked, Authority, Decided, to_the_end};
+use super::{DecidedAnswer, IdempotentCall, IdentityService, to_the_end};
 use crate::{
-    audit::{Action, Entry},
-    refusal::{Refusal, refuse},
+    audit::{RegistryAction, RegistryEntry},
+    error::{Error, refuse},
 };
 
-/// Between two tries to read the list anew.
+/// Time between two attempts to read the list again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-impl Authority {
+impl IdentityService {
     pub(crate) async fn add_operator(
         &self,
-        asked: Asked,
+        call: IdempotentCall,
         name: OperatorName,
         role: OperatorRole,
-    ) -> Result<contract::Operator, Refusal> {
+    ) -> Result<contract::Operator, Error> {
         if role == OperatorRole::Unspecified {
             return Err(refuse(Reason::Invalid, format!("say whether {name} is a viewer or an operator")));
         }
-        let (now_ms, actor, added) = (self.now().wall_ms, asked.actor.clone(), name.clone());
+        let (now_ms, actor, added) = (self.now().wall_ms, call.actor.clone(), name.clone());
         let decide = move |conn: &mut Conn, revision| {
             let known = OperatorRow::find(conn, added.as_str())?;
             let same = known.is_some_and(|row| !row.removed && row.role == role as i32);
@@ -46,25 +46,26 @@ impl Authority {
                 revision,
             };
             let entry = (!same).then(|| {
-                Entry::done(now_ms, &actor, Action::OperatorAdded, format!("operator/{added}"))
+                RegistryEntry::done(now_ms, &actor, RegistryAction::OperatorAdded, format!("operator/{added}"))
                     .with("role", role.as_str_name().trim_start_matches("OPERATOR_ROLE_").to_lowercase())
             });
             if !same {
                 row.save(conn)?;
             }
-            Ok(Decided::new(told(row), entry))
+            Ok(DecidedAnswer::new(told(row), entry))
         };
-        self.order_of_operators(asked, decide).await
+        self.order_of_operators(call, decide).await
     }
 
-    /// Also whom nobody added: a certificate is enough to operate, so it must be enough to be removed.
+    /// An operator that nobody added can be removed too: a certificate is enough to operate, so it must be enough to
+    /// be removed.
     pub(crate) async fn remove_operator(
         &self,
-        asked: Asked,
+        call: IdempotentCall,
         name: OperatorName,
         force: bool,
-    ) -> Result<contract::RemoveOperatorResponse, Refusal> {
-        let (now_ms, actor, removed) = (self.now().wall_ms, asked.actor.clone(), name.clone());
+    ) -> Result<contract::RemoveOperatorResponse, Error> {
+        let (now_ms, actor, removed) = (self.now().wall_ms, call.actor.clone(), name.clone());
         let decide = move |conn: &mut Conn, revision| {
             let known = OperatorRow::find(conn, removed.as_str())?;
             let changed = !known.as_ref().is_some_and(|row| row.removed);
@@ -83,37 +84,38 @@ impl Authority {
                 };
                 row.save(conn)?;
             }
-            let entry =
-                changed.then(|| Entry::done(now_ms, &actor, Action::OperatorRemoved, format!("operator/{removed}")));
-            Ok(Decided::new(contract::RemoveOperatorResponse { changed, unknown }, entry))
+            let entry = changed.then(|| {
+                RegistryEntry::done(now_ms, &actor, RegistryAction::OperatorRemoved, format!("operator/{removed}"))
+            });
+            Ok(DecidedAnswer::new(contract::RemoveOperatorResponse { changed, unknown }, entry))
         };
-        self.order_of_operators(asked, decide).await
+        self.order_of_operators(call, decide).await
     }
 
-    /// What is ordered holds at our own server as well, also where whoever ordered it has gone.
-    async fn order_of_operators<A, F>(&self, asked: Asked, decide: F) -> Result<A, Refusal>
+    /// Also applies the change to Registry's own gRPC server, even if the caller stops waiting.
+    async fn order_of_operators<A, F>(&self, call: IdempotentCall, decide: F) -> Result<A, Error>
     where
         A: Message + Default + 'static,
-        F: FnMut(&mut Conn, i64) -> Result<Decided<A>, Abort<Refusal>> + Send + 'static,
+        F: FnMut(&mut Conn, i64) -> Result<DecidedAnswer<A>, Abort<Error>> + Send + 'static,
     {
-        let authority = self.clone();
+        let service = self.clone();
         let work = async move {
-            let answer = authority.order(asked, decide).await?.answer;
-            authority.refresh_denied().await;
+            let answer = service.decide_once(call, decide).await?.answer;
+            service.refresh_denied().await;
             Ok(answer)
         };
         to_the_end(work).await
     }
 
-    pub(crate) async fn list_operators(&self) -> Result<contract::ListOperatorsResponse, Refusal> {
+    pub(crate) async fn list_operators(&self) -> Result<contract::ListOperatorsResponse, Error> {
         let rows = self.read("operators", |conn| Ok(OperatorRow::all(conn)?)).await?;
         Ok(contract::ListOperatorsResponse { operators: rows.into_iter().map(told).collect() })
     }
 
-    /// As of the change that is the last one on disk, unless a later one is here already.
+    /// Reads the list of removed operators, unless a later version of it was read already.
     pub(super) async fn load_denied(&self) -> Result<(), StoreError> {
         let removed = |conn: &mut Conn| {
-            // Before the rows, which are as new or newer.
+            // Read before the rows, which are therefore as new as this revision or newer.
             let revision = head(conn)?;
             let rows = OperatorRow::all(conn)?.into_iter().filter(|row| row.removed);
             Ok((revision, rows.filter_map(|row| row.name.parse().ok()).collect::<HashSet<OperatorName>>()))
@@ -127,30 +129,30 @@ impl Authority {
         Ok(())
     }
 
-    /// From what is on disk, because a repeated request may be older than a later order.
+    /// Reads the list from the database, because a repeated request may be older than a later order.
     async fn refresh_denied(&self) {
         let Err(error) = self.load_denied().await else { return };
-        tracing::warn!(error = error.to_string(), "the list of removed operators is not fresh yet");
-        let authority = self.clone();
-        // Whoever ordered it is answered: it is on disk.
+        tracing::warn!(error = error.to_string(), "the list of removed operators could not be read; retrying");
+        let service = self.clone();
+        // The caller is answered now, because the change is durable.
         tokio::spawn(async move {
             tokio::time::sleep(READ_AGAIN).await;
-            while authority.load_denied().await.is_err() {
+            while service.load_denied().await.is_err() {
                 tokio::time::sleep(READ_AGAIN).await;
             }
         });
     }
 }
 
-/// Without an operator nobody can add one.
-fn somebody_stays(all: &[OperatorRow], removed: &OperatorName, actor: &str) -> Result<(), Refusal> {
+/// Refuses the removal of the caller itself and of the last operator: without an operator nobody could add one.
+fn somebody_stays(all: &[OperatorRow], removed: &OperatorName, actor: &str) -> Result<(), Error> {
     let operates = |row: &&OperatorRow| !row.removed && row.role == OperatorRole::Operator as i32;
     let is_self = actor.strip_prefix("operator/") == Some(removed.as_str());
     let is_last = all.iter().filter(operates).all(|row| row.name == removed.as_str());
     let was_one = all.iter().filter(operates).any(|row| row.name == removed.as_str());
-    // An operator who asks is one who stays, though nobody added him.
+    // A caller with an operator's certificate remains an operator, even if nobody added it to the list.
     let why = if is_self {
-        format!("{removed} is who asks")
+        format!("{removed} is the caller")
     } else if is_last && was_one && !actor.starts_with("operator/") {
         format!("{removed} is the last operator")
     } else {
@@ -194,7 +196,10 @@ mod tests {
         let stays = |name: &str, actor: &str| somebody_stays(&all, &name.parse().unwrap(), actor);
         let refused = stays("anna", "operator/anna").unwrap_err();
         assert_eq!(refused.reason, Reason::NotAllowed);
-        assert!(refused.detail.contains("is who asks") && refused.detail.contains("certs issue operator"), "{refused}");
+        assert!(
+            refused.detail.contains("is the caller") && refused.detail.contains("certs issue operator"),
+            "{refused}"
+        );
         assert!(stays("anna", "dashboard").unwrap_err().detail.contains("is the last operator"));
         for (name, actor) in
             [("anna", "operator/carl"), ("guest", "operator/anna"), ("nobody", "dashboard"), ("guest", "dashboard")]

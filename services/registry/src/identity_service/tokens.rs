@@ -1,4 +1,5 @@
-//! Tokens: made, listed, revoked. A token's text is shown once, with what Registry and Central can be trusted by.
+//! Creates, lists and revokes tokens. The text of a token is shown once and contains the roots and pins by which
+//! Registry and Central are recognised.
 
 use proto::{
     PeerId,
@@ -8,31 +9,32 @@ use proto::{
 };
 use store::{Abort, Conn, registry::TokenRow};
 
-use super::{Asked, Authority, Decided, answer::Answered, known, random};
+use super::{DecidedAnswer, IdempotentCall, IdentityService, known, once::FirstAnswer, random};
 use crate::{
-    audit::{Action, Entry},
+    audit::{RegistryAction, RegistryEntry},
     credential::{token_hash, token_id},
     enrolment,
-    refusal::{Refusal, refuse},
+    error::{Error, refuse},
     rows,
-    token::{Limits, Permits, Token},
+    token::{Permits, TokenLimits, TokenRecord},
 };
 
 const LISTED: i64 = 1_000;
 
-impl Authority {
-    pub(crate) async fn create_token(&self, asked: Asked, limits: Limits) -> Result<TokenCreated, Refusal> {
-        let by = asked.actor.name.clone();
+impl IdentityService {
+    pub(crate) async fn create_token(&self, call: IdempotentCall, limits: TokenLimits) -> Result<TokenCreated, Error> {
+        let by = call.actor.name.clone();
         let make = move |_: &mut Conn, id: String, now_ms| {
-            let token = Token::for_anyone(id, limits.clone(), by.clone(), now_ms).map_err(Abort::Refused)?;
+            let token = TokenRecord::for_anyone(id, limits.clone(), by.clone(), now_ms).map_err(Abort::Refused)?;
             Ok((token, Vec::new()))
         };
-        self.new_token(asked, Action::TokenCreated, make).await
+        self.new_token(call, RegistryAction::TokenCreated, make).await
     }
 
-    /// One use, for one identity as it stands now. What was made for it before is void: it may be in other hands.
-    pub(crate) async fn reissue(&self, asked: Asked, peer: PeerId) -> Result<TokenCreated, Refusal> {
-        let by = asked.actor.name.clone();
+    /// Creates a token with one use, for one identity in its current state. Earlier tokens for this identity are
+    /// revoked, because somebody else may hold them.
+    pub(crate) async fn reissue(&self, call: IdempotentCall, peer: PeerId) -> Result<TokenCreated, Error> {
+        let by = call.actor.name.clone();
         let make = move |conn: &mut Conn, id: String, now_ms| {
             let known = known(conn, &peer)?;
             let known = known.as_ref().map(|(identity, _)| identity);
@@ -40,47 +42,52 @@ impl Authority {
             let former = TokenRow::revoke_bound(conn, rows::kind_no(Kind::of(&peer)), peer.as_str())?;
             Ok((token, former))
         };
-        self.new_token(asked, Action::ReissueAllowed, make).await
+        self.new_token(call, RegistryAction::ReissueAllowed, make).await
     }
 
-    async fn new_token<F>(&self, asked: Asked, action: Action, mut make: F) -> Result<TokenCreated, Refusal>
+    async fn new_token<F>(
+        &self,
+        call: IdempotentCall,
+        action: RegistryAction,
+        mut make: F,
+    ) -> Result<TokenCreated, Error>
     where
-        F: FnMut(&mut Conn, String, i64) -> Result<(Token, Vec<String>), Abort<Refusal>> + Send + 'static,
+        F: FnMut(&mut Conn, String, i64) -> Result<(TokenRecord, Vec<String>), Abort<Error>> + Send + 'static,
     {
         let (nonce, id, now_ms) = (random(), token_id(random()), self.now().wall_ms);
-        let hash = hex::encode(token_hash(&self.mint().token_secret(&id, &nonce)));
-        let actor = asked.actor.clone();
-        let answered = self.order(asked, move |conn, _| {
+        let hash = hex::encode(token_hash(&self.secret_issuer().token_secret(&id, &nonce)));
+        let actor = call.actor.clone();
+        let answered = self.decide_once(call, move |conn, _| {
             let (token, former) = make(conn, id.clone(), now_ms)?;
             rows::token_row(&token, now_ms, hash.clone()).save(conn)?;
-            let entry = |action, id: &str| Entry::done(now_ms, &actor, action, format!("token/{id}"));
+            let entry = |action, id: &str| RegistryEntry::done(now_ms, &actor, action, format!("token/{id}"));
             let revoked =
-                former.iter().map(|former| entry(Action::TokenRevoked, former).with("followed_by", id.clone()));
+                former.iter().map(|former| entry(RegistryAction::TokenRevoked, former).with("followed_by", id.clone()));
             let entries = revoked.chain([describe(entry(action, &id), &token)]).collect();
             let answer =
                 TokenCreated { token_id: id.clone(), token: String::new(), expires_at_ms: token.expires_at_ms };
-            Ok(Decided { answer, nonce: Some(nonce), entries })
+            Ok(DecidedAnswer { answer, nonce: Some(nonce), entries })
         });
         self.token_text(answered.await?)
     }
 
-    fn token_text(&self, answered: Answered<TokenCreated>) -> Result<TokenCreated, Refusal> {
-        let Answered { mut answer, nonce, at_ms } = answered;
+    fn token_text(&self, answered: FirstAnswer<TokenCreated>) -> Result<TokenCreated, Error> {
+        let FirstAnswer { mut answer, nonce, at_ms } = answered;
         let Some(nonce) = nonce else {
             let detail = format!(
-                "this request made token {} before (at {at_ms}) and showed it then; revoke it and ask for another",
+                "this request created token {} before (at {at_ms}) and showed it then; revoke it and create another",
                 answer.token_id
             );
             return Err(refuse(Reason::Invalid, detail));
         };
-        let secret = self.mint().token_secret(&answer.token_id, &nonce);
+        let secret = self.secret_issuer().token_secret(&answer.token_id, &nonce);
         let token = EnrolmentToken { id: answer.token_id.clone(), secret, roots: self.roots(), pins: self.pins() };
         answer.token = token.to_text().to_string();
         Ok(answer)
     }
 
-    /// The newest first.
-    pub(crate) async fn list_tokens(&self) -> Result<contract::ListTokensResponse, Refusal> {
+    /// Newest first.
+    pub(crate) async fn list_tokens(&self) -> Result<contract::ListTokensResponse, Error> {
         let rows = self.read("tokens", |conn| Ok(TokenRow::list(conn, LISTED)?)).await?;
         let told = |row: TokenRow| contract::Token {
             token_id: row.id,
@@ -97,23 +104,24 @@ impl Authority {
 
     pub(crate) async fn revoke_token(
         &self,
-        asked: Asked,
+        call: IdempotentCall,
         id: String,
-    ) -> Result<contract::RevokeTokenResponse, Refusal> {
-        let (now_ms, actor) = (self.now().wall_ms, asked.actor.clone());
-        let answered = self.order(asked, move |conn, _| {
+    ) -> Result<contract::RevokeTokenResponse, Error> {
+        let (now_ms, actor) = (self.now().wall_ms, call.actor.clone());
+        let answered = self.decide_once(call, move |conn, _| {
             let unknown = || Abort::Refused(refuse(Reason::NotFound, format!("there is no token {id:?}")));
             let row = TokenRow::find(conn, &id)?.ok_or_else(unknown)?;
             let changed = !row.revoked;
-            let entry = changed.then(|| Entry::done(now_ms, &actor, Action::TokenRevoked, format!("token/{id}")));
+            let entry = changed
+                .then(|| RegistryEntry::done(now_ms, &actor, RegistryAction::TokenRevoked, format!("token/{id}")));
             TokenRow { revoked: true, ..row }.save(conn)?;
-            Ok(Decided::new(contract::RevokeTokenResponse { changed }, entry))
+            Ok(DecidedAnswer::new(contract::RevokeTokenResponse { changed }, entry))
         });
         Ok(answered.await?.answer)
     }
 }
 
-fn describe(entry: Entry, token: &Token) -> Entry {
+fn describe(entry: RegistryEntry, token: &TokenRecord) -> RegistryEntry {
     let entry = match &token.permits {
         Permits::One { peer, .. } => entry.with("for", peer.to_string()),
         Permits::Anyone { kind, pattern, city } => entry

@@ -1,5 +1,4 @@
-//! What happens by itself: who logged in or was turned away and which component failed is written down, and now and
-//! then nonces are erased and old rows forgotten.
+//! Periodic work: audits logins, refused callers and failed components, erases nonces and deletes expired rows.
 
 use std::time::Duration;
 
@@ -10,45 +9,46 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Authority;
-use crate::{audit::Entry, refusal::Refusal};
+use super::IdentityService;
+use crate::{audit::RegistryEntry, error::Error};
 
-/// How often the components are looked at.
+/// Time between two looks at the components' health.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Entries about components that may wait for the database.
+/// Maximum number of entries about components that wait for the database.
 const UNWRITTEN: usize = 100;
-/// How long a lost answer that held a secret can be asked for again.
+/// How long a lost answer that contained a secret can be fetched by repeating the request.
 pub(crate) const SHOWN_AGAIN_MS: i64 = 10 * 60 * 1000;
-/// How long any answer can be asked for again.
+/// How long any answer is stored for repeated requests.
 const ANSWERS_KEPT_MS: i64 = 7 * 24 * 3600 * 1000;
-/// How long a dead token is listed.
+/// How long an expired token stays in the list.
 const TOKENS_KEPT_MS: i64 = 35 * 24 * 3600 * 1000;
 
-impl Authority {
-    /// Until the process stops; what is left to tell is written at the end.
+impl IdentityService {
+    /// Runs until the process stops; the last counts are written at the end.
     pub(crate) async fn keep(&self, every: Duration, stop: CancellationToken) {
         let write = async |visits: Vec<Visit>| {
             let now_ms = self.now().wall_ms;
-            self.write(visits.into_iter().map(|visit| Entry::visit(now_ms, visit)).collect()).await
+            self.write(visits.into_iter().map(|visit| RegistryEntry::visit(now_ms, visit)).collect()).await
         };
         let tidying = async {
             while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
                 if let Err(error) = self.tidy().await {
-                    tracing::warn!(error = error.to_string(), "could not tidy up; tried again later");
+                    tracing::warn!(error = error.to_string(), "expired rows could not be deleted; retrying later");
                 }
             }
         };
         tokio::join!(self.0.parts.visitors.tell(stop.clone(), write), self.watch_components(&stop), tidying);
     }
 
-    /// Notes each component that fails or recovers, the database too, as soon as it takes entries again.
+    /// Audits each component that fails or recovers. Entries about the database itself are written as soon as it
+    /// accepts them.
     async fn watch_components(&self, stop: &CancellationToken) {
         let (mut failures, mut unwritten) = (Failures::default(), Vec::new());
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let now_ms = self.now().wall_ms;
             for (name, turn) in failures.since(&self.0.parts.health) {
                 if unwritten.len() < UNWRITTEN {
-                    unwritten.push(Entry::component(now_ms, &name, turn));
+                    unwritten.push(RegistryEntry::component(now_ms, &name, turn));
                 }
             }
             if !unwritten.is_empty() && self.write(unwritten.clone()).await.is_ok() {
@@ -63,7 +63,7 @@ impl Authority {
             RequestRow::erase_nonces(conn, now_ms - SHOWN_AGAIN_MS)?;
             RequestRow::prune(conn, now_ms - ANSWERS_KEPT_MS)?;
             TokenRow::prune(conn, now_ms - TOKENS_KEPT_MS)?;
-            Ok::<_, store::Abort<Refusal>>(IdentityRow::count(conn)?)
+            Ok::<_, store::Abort<Error>>(IdentityRow::count(conn)?)
         };
         if let Ok(counts) = self.database().transaction("tidy", work).await? {
             self.metrics().identities(&counts);
