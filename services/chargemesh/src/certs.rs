@@ -30,7 +30,7 @@ Examples:
   chargemesh certs retire --dir certs")]
 pub(crate) struct Certs {
     #[command(subcommand)]
-    what: What,
+    command: CertsCommand,
     /// The folder of certificates
     #[arg(long, env = "CHARGEMESH_CERTS", value_name = "DIR", default_value = "certs", global = true)]
     dir: PathBuf,
@@ -39,7 +39,7 @@ pub(crate) struct Certs {
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum CertsCommand {
     /// Make an authority
     Init {
         /// The trust domain that every identity carries
@@ -51,7 +51,7 @@ enum What {
     /// Make an identity
     Issue {
         #[command(subcommand)]
-        whose: Whose,
+        subject: CertsSubject,
         /// Replace the one that is there
         #[arg(long, global = true)]
         overwrite: bool,
@@ -83,11 +83,11 @@ struct RootLifetime {
 }
 
 #[derive(Debug, Subcommand)]
-enum Whose {
+enum CertsSubject {
     /// A role of the mesh
     Role {
         #[arg(value_enum)]
-        role: RoleArg,
+        role: CertsRole,
         /// Another DNS name or IP address under which others reach it; may be given several times
         #[arg(long = "name", value_name = "NAME")]
         names: Vec<String>,
@@ -99,7 +99,7 @@ enum Whose {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum RoleArg {
+enum CertsRole {
     Central,
     Registry,
     Weather,
@@ -109,13 +109,13 @@ enum RoleArg {
 /// Of a network that nobody named.
 pub(crate) const TRUST_DOMAIN: &str = "chargemesh.local";
 
-impl From<RoleArg> for Caller {
-    fn from(role: RoleArg) -> Self {
+impl From<CertsRole> for Caller {
+    fn from(role: CertsRole) -> Self {
         match role {
-            RoleArg::Central => Self::Central,
-            RoleArg::Registry => Self::Registry,
-            RoleArg::Weather => Self::Weather,
-            RoleArg::Dashboard => Self::Dashboard,
+            CertsRole::Central => Self::Central,
+            CertsRole::Registry => Self::Registry,
+            CertsRole::Weather => Self::Weather,
+            CertsRole::Dashboard => Self::Dashboard,
         }
     }
 }
@@ -124,15 +124,15 @@ impl Certs {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let authority = self.dir.join("authority");
         let said = |text: String, paths: &[PathBuf]| self.output.said(&text, &json!({ "identities": paths }));
-        match self.what {
-            What::Init { trust_domain, lifetime } => {
+        match self.command {
+            CertsCommand::Init { trust_domain, lifetime } => {
                 Authority::create(&authority, &trust_domain, lifetime.lifetime)
                     .map_err(|error| Misuse::new(format!("{error} with --dir")))?;
                 said(format!("made the authority of {trust_domain} in {}", authority.display()), &[])
             }
-            What::Issue { whose, overwrite, lifetime } => {
+            CertsCommand::Issue { subject, overwrite, lifetime } => {
                 let authority = open(&authority)?;
-                let out = issue(&authority, &self.dir, whose, lifetime, overwrite).map_err(|error| match error {
+                let out = issue(&authority, &self.dir, subject, lifetime, overwrite).map_err(|error| match error {
                     CertsError::Exists(path) => Misuse::new(format!(
                         "{} exists already; replace it with --overwrite, or choose another folder with --dir",
                         path.display()
@@ -147,7 +147,7 @@ impl Certs {
                 })?;
                 said(format!("made {}", out.display()), &[out])
             }
-            What::Roll { lifetime } => {
+            CertsCommand::Roll { lifetime } => {
                 let identities = identities_in(&self.dir).map_err(misuse)?;
                 open(&authority)?.roll(lifetime.lifetime, &identities).map_err(misuse)?;
                 let text = format!(
@@ -157,7 +157,7 @@ impl Certs {
                 );
                 said(text, &identities)
             }
-            What::Renew { name } => {
+            CertsCommand::Renew { name } => {
                 let identities = match name {
                     Some(name) => vec![self.dir.join(name)],
                     None => identities_in(&self.dir).map_err(misuse)?,
@@ -168,7 +168,7 @@ impl Certs {
                 }
                 said(format!("renewed {} identities", identities.len()), &identities)
             }
-            What::Retire => {
+            CertsCommand::Retire => {
                 let identities = identities_in(&self.dir).map_err(misuse)?;
                 open(&authority)?.retire(&identities).map_err(misuse)?;
                 said("only the newest root is in force".to_owned(), &identities)
@@ -186,19 +186,19 @@ fn open(authority: &Path) -> anyhow::Result<Authority> {
 fn issue(
     authority: &Authority,
     dir: &Path,
-    whose: Whose,
+    subject: CertsSubject,
     lifetime: Duration,
     overwrite: bool,
 ) -> Result<PathBuf, CertsError> {
-    let (out, made) = match whose {
-        Whose::Role { role, names } => {
+    let (out, made) = match subject {
+        CertsSubject::Role { role, names } => {
             let role = Caller::from(role);
             let out = dir.join(mesh::principal::role_of(role));
             let made = authority.issue_role(role, &out, &names, lifetime, overwrite);
             (out, made)
         }
-        Whose::Operator { name } => person(authority, dir, Caller::Operator, &name, lifetime, overwrite),
-        Whose::Viewer { name } => person(authority, dir, Caller::Viewer, &name, lifetime, overwrite),
+        CertsSubject::Operator { name } => person(authority, dir, Caller::Operator, &name, lifetime, overwrite),
+        CertsSubject::Viewer { name } => person(authority, dir, Caller::Viewer, &name, lifetime, overwrite),
     };
     made.map(|()| out)
 }

@@ -21,7 +21,7 @@ use crate::{
     },
     replay::Replay,
     roles::Role,
-    up::{Down, Up},
+    up::{DownCommand, UpCommand},
 };
 
 /// A network of charging points, their drivers, and the control plane between them
@@ -44,15 +44,15 @@ Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 refused."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: RootCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum RootCommand {
     #[command(flatten)]
     Role(Box<Role>),
-    Up(Box<Up>),
-    Down(Down),
+    Up(Box<UpCommand>),
+    Down(DownCommand),
     Status(Status),
     Replay(Box<Replay>),
     ChargingPoints(ChargingPoints),
@@ -92,24 +92,24 @@ impl Cli {
 
     pub(crate) fn run(self) -> ExitCode {
         match self.command {
-            Command::Role(role) => role.run(),
-            Command::Up(up) => up.run(),
-            Command::Replay(replay) => replay.run(),
-            Command::Down(down) => with_runtime(down.run()),
-            Command::Status(status) => with_runtime(status.run()),
-            Command::ChargingPoints(command) => with_runtime(command.run()),
-            Command::Orders(command) => with_runtime(command.run()),
-            Command::Sessions(command) => with_runtime(command.run()),
-            Command::Tickets(command) => with_runtime(command.run()),
-            Command::Statistics(command) => with_runtime(command.run()),
-            Command::Identities(command) => with_runtime(command.run()),
-            Command::Tokens(command) => with_runtime(command.run()),
-            Command::Operators(command) => with_runtime(command.run()),
-            Command::Audit(command) => with_runtime(command.run()),
-            Command::Ctl(command) => with_runtime(command.run()),
-            Command::Migrate(command) => with_runtime(command.run()),
-            Command::Certs(command) => failure::exit(command.run()),
-            Command::Completions { shell } => {
+            RootCommand::Role(role) => role.run(),
+            RootCommand::Up(up) => up.run(),
+            RootCommand::Replay(replay) => replay.run(),
+            RootCommand::Down(down) => with_runtime(down.run()),
+            RootCommand::Status(status) => with_runtime(status.run()),
+            RootCommand::ChargingPoints(command) => with_runtime(command.run()),
+            RootCommand::Orders(command) => with_runtime(command.run()),
+            RootCommand::Sessions(command) => with_runtime(command.run()),
+            RootCommand::Tickets(command) => with_runtime(command.run()),
+            RootCommand::Statistics(command) => with_runtime(command.run()),
+            RootCommand::Identities(command) => with_runtime(command.run()),
+            RootCommand::Tokens(command) => with_runtime(command.run()),
+            RootCommand::Operators(command) => with_runtime(command.run()),
+            RootCommand::Audit(command) => with_runtime(command.run()),
+            RootCommand::Ctl(command) => with_runtime(command.run()),
+            RootCommand::Migrate(command) => with_runtime(command.run()),
+            RootCommand::Certs(command) => failure::exit(command.run()),
+            RootCommand::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "chargemesh", &mut script);
                 failure::exit(crate::output::line(&String::from_utf8_lossy(&script)))

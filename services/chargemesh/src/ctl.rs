@@ -11,7 +11,7 @@ use proto::link::v1::Reason;
 use serde_json::{Map, Value};
 
 use crate::{
-    failure::Refused,
+    failure::CommandRefused,
     output::{Output, escaped, line},
 };
 
@@ -49,7 +49,9 @@ impl Ctl {
         let asked = tokio::time::timeout(self.timeout, control::ask(&self.socket, &request)).await;
         let answer = match asked {
             Ok(Ok(answer)) => answer,
-            Ok(Err(ControlError::Refused(text))) => return Err(Refused::new(Reason::Invalid, lines(&text)).into()),
+            Ok(Err(ControlError::Refused(text))) => {
+                return Err(CommandRefused::new(Reason::Invalid, lines(&text)).into());
+            }
             Ok(Err(ControlError::Misuse(text))) => return Err(Misuse::new(lines(&text)).into()),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => anyhow::bail!("{} did not answer within {:?}", self.socket.display(), self.timeout),

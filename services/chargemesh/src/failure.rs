@@ -14,12 +14,12 @@ use crate::output::{ReaderGone, note};
 /// Understood and refused.
 #[derive(Debug, thiserror::Error)]
 #[error("refused ({}): {text}", reason.map_or("NOT_ALLOWED", |r| r.code()))]
-pub(crate) struct Refused {
+pub(crate) struct CommandRefused {
     reason: Option<Reason>,
     text: String,
 }
 
-impl Refused {
+impl CommandRefused {
     pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Self {
         Self { reason: Some(reason), text: text.into() }
     }
@@ -44,7 +44,7 @@ pub(crate) fn of_status(status: &Status) -> anyhow::Error {
         | Code::Aborted
         | Code::OutOfRange
         | Code::DataLoss
-        | Code::Unauthenticated => Refused { reason, text }.into(),
+        | Code::Unauthenticated => CommandRefused { reason, text }.into(),
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     note(&format!("chargemesh: {error:#}"));
-    if error.chain().any(|cause| cause.is::<Refused>()) {
+    if error.chain().any(|cause| cause.is::<CommandRefused>()) {
         return ExitCode::from(3);
     }
     ExitCode::from(mesh::process::exit_code(&error))

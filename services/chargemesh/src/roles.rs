@@ -9,22 +9,22 @@ use mesh::process::{self, Context, ProcessConfig};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Role {
     /// Run Central: decides, bills and audits
-    Central(Box<Process<central::Config>>),
+    Central(Box<RoleProcess<central::Config>>),
     /// Run Registry: enrolment, credentials, operators
-    Registry(Box<Process<registry::Config>>),
+    Registry(Box<RoleProcess<registry::Config>>),
     /// Run a charging point's engine: plug, meter, supply, faults
-    Engine(Process<charging_point::EngineConfig>),
+    Engine(RoleProcess<charging_point::EngineConfig>),
     /// Run a charging point's monitor: its health, its enrolment, its keys
-    Monitor(Process<charging_point::MonitorConfig>),
+    Monitor(RoleProcess<charging_point::MonitorConfig>),
     /// Run many charging points in one process, for load
-    Fleet(Process<charging_point::FleetConfig>),
+    Fleet(RoleProcess<charging_point::FleetConfig>),
     /// Run a driver: asks for supplies by hand, from a file or by chance
-    Driver(Process<driver::Config>),
+    Driver(RoleProcess<driver::Config>),
 }
 
 /// A role's settings with those of its process.
 #[derive(Debug, Args)]
-pub(crate) struct Process<C: Args> {
+pub(crate) struct RoleProcess<C: Args> {
     #[command(flatten)]
     config: C,
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub(crate) struct Process<C: Args> {
 
 impl Role {
     pub(crate) fn run(self) -> ExitCode {
-        crate::up::part::follow_supervisor();
+        crate::up::process::follow_supervisor();
         match self {
             Self::Central(p) => p.start("central", central::run),
             Self::Registry(p) => p.start("registry", registry::run),
@@ -45,7 +45,7 @@ impl Role {
     }
 }
 
-impl<C: Args> Process<C> {
+impl<C: Args> RoleProcess<C> {
     fn start<Fut>(self, role: &'static str, run: impl FnOnce(C, Context) -> Fut) -> ExitCode
     where
         Fut: Future<Output = anyhow::Result<()>>,

@@ -18,7 +18,7 @@ use super::{
     view::{ChargingPointRecord, ChargingPointView, OrderView},
 };
 use crate::{
-    failure::{Refused, of_status},
+    failure::{CommandRefused, of_status},
     output::{Output, note},
 };
 
@@ -271,14 +271,14 @@ async fn watch(connection: &Connection, city: String, output: Output) -> anyhow:
 /// Failed only where nothing of it was done. An id that nobody knows failed too, and is not among those that matched.
 fn verdict(order: &Order) -> anyhow::Result<()> {
     if order.matched == 0 {
-        return Err(Refused::new(Reason::UnknownChargingPoint, "no charging point matches").into());
+        return Err(CommandRefused::new(Reason::UnknownChargingPoint, "no charging point matches").into());
     }
     let unknown = order.failures.iter().filter(|failure| failure.reason() == Reason::UnknownChargingPoint).count();
     let meant = usize::try_from(order.matched).unwrap_or(usize::MAX).saturating_add(unknown);
     match order.failures.len() {
         0 => Ok(()),
         failed if failed == meant => {
-            Err(Refused::new(Reason::ExpectationFailed, "it failed at every charging point, see above").into())
+            Err(CommandRefused::new(Reason::ExpectationFailed, "it failed at every charging point, see above").into())
         }
         failed => anyhow::bail!("it failed at {failed} of {meant} charging points, see above"),
     }
@@ -299,7 +299,7 @@ mod tests {
         let order = Order { matched, failures: failures.iter().map(failure).collect(), ..Order::default() };
         match verdict(&order) {
             Ok(()) => (0, String::new()),
-            Err(error) if error.is::<Refused>() => (3, error.to_string()),
+            Err(error) if error.is::<CommandRefused>() => (3, error.to_string()),
             Err(error) => (mesh::process::exit_code(&error), error.to_string()),
         }
     }

@@ -1,4 +1,4 @@
-//! `chargemesh status`: every part of a network that `up` or `replay` runs, with what it says of itself (SPEC 7.1).
+//! `chargemesh status`: every process of a network that `up` or `replay` runs, with what it says of itself (SPEC 7.1).
 
 use std::path::PathBuf;
 
@@ -33,16 +33,16 @@ impl Status {
             found.folder.display(),
             found.folder.display()
         );
-        let parts = examined(found.parts.clone()).await;
+        let processes = examined(found.processes.clone()).await;
         if !self.output.json {
-            return self.output.list(&parts);
+            return self.output.list(&processes);
         }
         let NetworkStatus { pid, ready, central_grpc, central_link, registry_grpc, registry_https, .. } = found;
         let addresses = json!({
             "central_grpc": central_grpc, "central_link": central_link,
             "registry_grpc": registry_grpc, "registry_https": registry_https,
         });
-        let object = json!({ "pid": pid, "ready": ready, "addresses": addresses, "parts": parts });
+        let object = json!({ "pid": pid, "ready": ready, "addresses": addresses, "processes": processes });
         self.output.said("", &object)
     }
 }

@@ -15,16 +15,16 @@ use proto::{
 };
 use serde::Serialize;
 
-use super::recording::{Recording, Row};
+use super::recording::{RecordedSession, Recording};
 use crate::output::Columns;
 
 /// The request of a row: the same at every run, another for each attempt after a refusal or an interruption.
-pub(super) fn request_id(row: &Row, attempt: u32) -> String {
+pub(super) fn request_id(row: &RecordedSession, attempt: u32) -> String {
     if attempt == 0 { format!("row:{}", row.session) } else { format!("row:{}:{attempt}", row.session) }
 }
 
 /// Whether a request was made for this row.
-fn is_of(request_id: &str, row: &Row) -> bool {
+fn is_of(request_id: &str, row: &RecordedSession) -> bool {
     let Some(rest) = request_id.strip_prefix("row:").and_then(|rest| rest.strip_prefix(row.session.as_str())) else {
         return false;
     };
@@ -72,12 +72,12 @@ impl Books {
     }
 
     /// Nothing more is to be done for this row.
-    pub(super) fn is_billed(&self, row: &Row) -> bool {
+    pub(super) fn is_billed(&self, row: &RecordedSession) -> bool {
         self.of(row).any(|session| session.state() == SessionState::Billed && !self.is_interrupted(session, row))
     }
 
     /// A run ended while this row was reserved or supplied.
-    pub(super) fn was_left(&self, row: &Row) -> bool {
+    pub(super) fn was_left(&self, row: &RecordedSession) -> bool {
         let is_over = |s: &Session| matches!(s.state(), SessionState::Billed | SessionState::Released);
         self.of(row).any(|session| !is_over(session) || self.is_interrupted(session, row)) && !self.is_billed(row)
     }
@@ -88,7 +88,7 @@ impl Books {
     }
 
     /// Billed short of its row, and no run saw that end: the charging point ended with the run that it lived in.
-    fn is_interrupted(&self, session: &Session, row: &Row) -> bool {
+    fn is_interrupted(&self, session: &Session, row: &RecordedSession) -> bool {
         let tickets = self.tickets.get(&session.id).map(Vec::as_slice).unwrap_or_default();
         let is_short = matches!(tickets, [t] if t.energy_wh < row.energy.wh() && t.disputed_wh == 0);
         is_short && !self.ended.contains(&session.request_id)
@@ -102,13 +102,13 @@ impl Books {
         sessions.filter_map(|session| self.tickets.get(&session.id)).flatten()
     }
 
-    fn of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a Session> {
+    fn of<'a>(&'a self, row: &'a RecordedSession) -> impl Iterator<Item = &'a Session> {
         let at_station =
             |s: &&Session| s.charging_point_id == row.station.as_str() && s.driver_id == row.driver.as_str();
         self.sessions.iter().filter(move |s| is_of(&s.request_id, row) && at_station(s))
     }
 
-    fn tickets_of(&self, row: &Row) -> Vec<&Ticket> {
+    fn tickets_of(&self, row: &RecordedSession) -> Vec<&Ticket> {
         let counted = self.of(row).filter(|session| !self.is_interrupted(session, row));
         counted.filter_map(|session| self.tickets.get(&session.id)).flatten().collect()
     }
@@ -124,7 +124,7 @@ impl Books {
         wrong
     }
 
-    fn wrong_with(&self, row: &Row) -> Option<String> {
+    fn wrong_with(&self, row: &RecordedSession) -> Option<String> {
         let name = format!("line {} ({} at {})", row.line, row.session, row.station);
         match self.tickets_of(row).as_slice() {
             [ticket] if ticket.energy_wh == row.energy.wh() && ticket.disputed_wh == 0 => None,

@@ -7,7 +7,7 @@
 //! are read at Central when all is done, and every row must have exactly one ticket with exactly its watt-hours.
 
 mod books;
-mod kept;
+mod progress;
 mod recording;
 mod station;
 
@@ -31,23 +31,23 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mesh::process::{self, Context, Misuse};
 use proto::{enrolment::SecretText, link::v1::State, registry::v1::Kind};
 
-pub(crate) use self::kept::is_replay;
+pub(crate) use self::progress::is_replay;
 use self::{
     books::{Books, Summary},
-    kept::{Kept, keep_mark},
-    recording::{Recording, Row},
-    station::{Done, Schedule, Station},
+    progress::{ReplayProgress, keep_mark},
+    recording::{RecordedSession, Recording},
+    station::{BilledRow, ReplayStation, Schedule},
 };
 use crate::{
     operator::{charging_points, sessions, tickets},
     output::{Output, note},
     up::{
-        layout::{Layout, Wanted},
-        network::{Network, Settings},
+        layout::{Layout, RequestedAddresses},
+        log_stream::{LogSink, LogStream},
+        network::{LocalNetwork, NetworkOptions},
         plan::Plan,
         process_config,
         status::FolderLock,
-        stream::{Sink, Stream},
     },
 };
 
@@ -109,12 +109,17 @@ impl Replay {
         let path = layout.data.join(LOG);
         let log = File::options().create(true).append(true).open(&path);
         let log = log.map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())))?;
-        let (stream, written) = Stream::start(Sink::File(log));
+        let (stream, written) = LogStream::start(LogSink::File(log));
 
         let mut plan = Plan::read(&layout.data)?;
         let log_level = self.log_level.clone();
-        let settings = Settings { wanted: Wanted::default(), log_level, control_socket: None, relayed: false };
-        let network = Network::start(&ctx, lock, layout, &mut plan, settings, stream.clone()).await;
+        let options = NetworkOptions {
+            requested: RequestedAddresses::default(),
+            log_level,
+            control_socket: None,
+            relayed: false,
+        };
+        let network = LocalNetwork::start(&ctx, lock, layout, &mut plan, options, stream.clone()).await;
         let network = network.with_context(|| format!("see {}", path.display()))?;
         network.set_ready();
         let result = self.replay(&ctx, &network, &recording).await;
@@ -147,11 +152,11 @@ impl Replay {
         Ok((recording, mark))
     }
 
-    async fn replay(&self, ctx: &Context, network: &Network, recording: &Recording) -> anyhow::Result<()> {
+    async fn replay(&self, ctx: &Context, network: &LocalNetwork, recording: &Recording) -> anyhow::Result<()> {
         let began = ctx.clock.mono();
-        let kept = Kept::open(&network.layout.data)?;
-        let books = read_books(network, &kept).await?;
-        let left: Vec<&Row> = recording.rows.iter().filter(|row| !books.is_billed(row)).collect();
+        let progress = ReplayProgress::open(&network.layout.data)?;
+        let books = read_books(network, &progress).await?;
+        let left: Vec<&RecordedSession> = recording.rows.iter().filter(|row| !books.is_billed(row)).collect();
         say_what_was_left(&left.iter().copied().filter(|row| books.was_left(row)).collect::<Vec<_>>());
         let refused = Arc::new(AtomicU64::new(0));
         if left.is_empty() {
@@ -160,13 +165,13 @@ impl Replay {
             // A context of its own: on Ctrl-C the rows under way are brought to their end before the links go.
             let inner = Context::detached("replay");
             let left = Left { rows: left, before: Arc::new(books.requests()) };
-            let result = self.rows(ctx, &inner, network, recording, &left, &kept, &refused).await;
+            let result = self.rows(ctx, &inner, network, recording, &left, &progress, &refused).await;
             inner.stop.cancel();
             drop(tokio::time::timeout(Duration::from_secs(10), inner.ended()).await);
             result?;
         }
-        let books = read_books(network, &kept).await?;
-        let latencies = kept.authorised_us()?;
+        let books = read_books(network, &progress).await?;
+        let latencies = progress.authorised_us()?;
         let mut summary = books.summary(recording, &latencies, refused.load(Ordering::Relaxed));
         summary.seconds = (ctx.clock.mono() - began).as_secs_f64();
         self.report(ctx, &summary, &books.wrong(recording))
@@ -177,13 +182,13 @@ impl Replay {
         &self,
         ctx: &Context,
         inner: &Context,
-        network: &Network,
+        network: &LocalNetwork,
         recording: &Recording,
         left: &Left<'_>,
-        kept: &Kept,
+        progress: &ReplayProgress,
         refused: &Arc<AtomicU64>,
     ) -> anyhow::Result<()> {
-        let bar = progress(recording.rows.len(), recording.rows.len() - left.rows.len());
+        let bar = progress_bar(recording.rows.len(), recording.rows.len() - left.rows.len());
         bar.set_message("enrolling");
         let stations = self.stations(inner, network, recording, left, &bar).await?;
         bar.set_message("waiting for the charging points");
@@ -193,7 +198,7 @@ impl Replay {
         let first = left.rows.iter().map(|row| row.plug_in).min().context("no rows")?;
         let schedule = Schedule { start: ctx.clock.mono(), first, speed: self.speed };
         let mut running = tokio::task::JoinSet::new();
-        let (done, mut finished) = tokio::sync::mpsc::channel::<Done>(64);
+        let (done, mut finished) = tokio::sync::mpsc::channel::<BilledRow>(64);
         for station in stations {
             running.spawn(station.replay(schedule, ctx.stop.clone(), done.clone(), Arc::clone(refused)));
         }
@@ -207,7 +212,7 @@ impl Replay {
             tokio::select! {
                 done = finished.recv() => match done {
                     Some(done) => {
-                        kept.keep(&done)?;
+                        progress.keep(&done)?;
                         advance(&bar, &done);
                     }
                     None => break,
@@ -229,12 +234,12 @@ impl Replay {
     async fn stations(
         &self,
         inner: &Context,
-        network: &Network,
+        network: &LocalNetwork,
         recording: &Recording,
         left: &Left<'_>,
         bar: &ProgressBar,
-    ) -> anyhow::Result<Vec<Station>> {
-        let mut rows: BTreeMap<_, Vec<Row>> = BTreeMap::new();
+    ) -> anyhow::Result<Vec<ReplayStation>> {
+        let mut rows: BTreeMap<_, Vec<RecordedSession>> = BTreeMap::new();
         for row in &left.rows {
             rows.entry(row.station.clone()).or_default().push((*row).clone());
         }
@@ -243,7 +248,7 @@ impl Replay {
         let drivers = network.token_for_many(Kind::Driver, uses).await?;
         let fleet = Fleet::new(&self.fleet(network, &points)?, inner)?;
         let known = network.enrolled(Kind::Driver).await?;
-        let begin = |(number, (id, rows)): (usize, (proto::ChargingPointId, Vec<Row>))| {
+        let begin = |(number, (id, rows)): (usize, (proto::ChargingPointId, Vec<RecordedSession>))| {
             let (fleet, inner, drivers, known) = (fleet.clone(), inner.clone(), &drivers, &known);
             async move {
                 let member = fleet.add(&inner, number, id.clone())?;
@@ -258,18 +263,18 @@ impl Replay {
                     registry: network.addresses.registry_https.to_string(),
                     token: SecretText::new(token),
                 };
-                let settings = driver::Settings::new(name, vec![network.addresses.central_link.to_string()]);
-                let driver = driver::start(&inner, settings, Some(enrol), &folder).await?;
+                let options = driver::Settings::new(name, vec![network.addresses.central_link.to_string()]);
+                let driver = driver::start(&inner, options, Some(enrol), &folder).await?;
                 bar.tick();
                 let (connection, before) = (network.connection.clone(), Arc::clone(&left.before));
-                anyhow::Ok(Station { id, member, driver, rows, clock: inner.clock, connection, before })
+                anyhow::Ok(ReplayStation { id, member, driver, rows, clock: inner.clock, connection, before })
             }
         };
         let started = futures::stream::iter(rows.into_iter().enumerate().map(begin)).buffer_unordered(8);
         started.collect::<Vec<_>>().await.into_iter().collect()
     }
 
-    fn fleet(&self, network: &Network, token: &str) -> anyhow::Result<FleetConfig> {
+    fn fleet(&self, network: &LocalNetwork, token: &str) -> anyhow::Result<FleetConfig> {
         /// The fleet's own defaults hold for whatever is not said here.
         #[derive(Parser)]
         struct Defaults {
@@ -319,13 +324,13 @@ impl Replay {
 
 /// What this run is to do.
 struct Left<'a> {
-    rows: Vec<&'a Row>,
+    rows: Vec<&'a RecordedSession>,
     /// Requests of earlier runs.
     before: Arc<BTreeSet<String>>,
 }
 
 /// The charging points of a run that is killed die with it, and Central bills what they had supplied.
-fn say_what_was_left(rows: &[&Row]) {
+fn say_what_was_left(rows: &[&RecordedSession]) {
     if rows.is_empty() {
         return;
     }
@@ -342,19 +347,19 @@ fn say_what_was_left(rows: &[&Row]) {
     ));
 }
 
-async fn read_books(network: &Network, kept: &Kept) -> anyhow::Result<Books> {
+async fn read_books(network: &LocalNetwork, progress: &ReplayProgress) -> anyhow::Result<Books> {
     let sessions = sessions::list(&network.connection, sessions::Of::default(), None).await?;
     let tickets = tickets::list(&network.connection, tickets::Filter::default()).await?;
-    Ok(Books::new(sessions, tickets, kept.ended()?))
+    Ok(Books::new(sessions, tickets, progress.ended()?))
 }
 
-async fn wait_until_available(network: &Network, stations: &[Station]) -> anyhow::Result<()> {
+async fn wait_until_available(network: &LocalNetwork, stations: &[ReplayStation]) -> anyhow::Result<()> {
     let all = async {
         loop {
             let points = charging_points::list(&network.connection, String::new(), None).await?;
             let state = |id: &str| points.iter().find(|p| p.id == id).and_then(|p| p.view.as_ref()).map(|v| v.state());
             // One that supplies is finishing what an interrupted run began.
-            let there = |s: &&Station| {
+            let there = |s: &&ReplayStation| {
                 matches!(state(s.id.as_str()), Some(State::Available | State::Supplying | State::Reserved))
             };
             let missing = stations.len() - stations.iter().filter(there).count();
@@ -368,7 +373,7 @@ async fn wait_until_available(network: &Network, stations: &[Station]) -> anyhow
     waited.map_err(|_| anyhow::anyhow!("not every charging point is available after {AVAILABLE_WITHIN:?}"))?
 }
 
-fn progress(all: usize, done: usize) -> ProgressBar {
+fn progress_bar(all: usize, done: usize) -> ProgressBar {
     let bar = ProgressBar::new(all as u64).with_position(done as u64);
     let template = "{bar:40} {pos}/{len} sessions  {elapsed_precise}  {msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -379,7 +384,7 @@ fn progress(all: usize, done: usize) -> ProgressBar {
 }
 
 /// One row more; without a terminal, a line for every tenth.
-fn advance(bar: &ProgressBar, done: &Done) {
+fn advance(bar: &ProgressBar, done: &BilledRow) {
     bar.inc(1);
     bar.set_message(done.row.clone());
     let (at, all) = (bar.position(), bar.length().unwrap_or(1).max(1));

@@ -14,7 +14,7 @@ use time::{
 
 /// One recorded session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct RecordedSession {
     /// Line in the file, from 1.
     pub(super) line: u64,
     /// Unique in the recording.
@@ -30,12 +30,12 @@ pub(super) struct Row {
 
 /// A line that is no session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BadLine {
+pub(super) struct BadRow {
     pub(super) line: u64,
     pub(super) why: String,
 }
 
-impl std::fmt::Display for BadLine {
+impl std::fmt::Display for BadRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "line {}: {}", self.line, self.why)
     }
@@ -44,8 +44,8 @@ impl std::fmt::Display for BadLine {
 /// A whole recording: rows in the order of their plug-in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Recording {
-    pub(super) rows: Vec<Row>,
-    pub(super) bad: Vec<BadLine>,
+    pub(super) rows: Vec<RecordedSession>,
+    pub(super) bad: Vec<BadRow>,
 }
 
 /// The file as a whole is no recording.
@@ -61,7 +61,7 @@ const COLUMNS: &str = "session, station, plug_in, plug_out, kwh";
 const MINUTES: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day] [hour]:[minute]");
 const SECONDS: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 
-struct Columns {
+struct ColumnIndexes {
     session: usize,
     station: usize,
     plug_in: usize,
@@ -72,7 +72,7 @@ struct Columns {
 impl Recording {
     pub(super) fn read(input: impl Read) -> Result<Self, RecordingError> {
         let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(input);
-        let columns = Columns::of(reader.headers().map_err(RecordingError::Header)?)?;
+        let columns = ColumnIndexes::of(reader.headers().map_err(RecordingError::Header)?)?;
         let mut recording = Self::default();
         let mut seen = BTreeMap::new();
         for record in reader.records() {
@@ -81,12 +81,12 @@ impl Recording {
                     let line = record.position().map_or(0, csv::Position::line);
                     match columns.row(line, &record).and_then(|row| unique(row, &mut seen)) {
                         Ok(row) => recording.rows.push(row),
-                        Err(why) => recording.bad.push(BadLine { line, why }),
+                        Err(why) => recording.bad.push(BadRow { line, why }),
                     }
                 }
                 Err(error) => {
                     let line = error.position().map_or(0, csv::Position::line);
-                    recording.bad.push(BadLine { line, why: error.to_string() });
+                    recording.bad.push(BadRow { line, why: error.to_string() });
                 }
             }
         }
@@ -95,8 +95,8 @@ impl Recording {
     }
 
     /// Each station's rows, in their order.
-    pub(super) fn by_station(&self) -> BTreeMap<ChargingPointId, Vec<Row>> {
-        let mut stations: BTreeMap<_, Vec<Row>> = BTreeMap::new();
+    pub(super) fn by_station(&self) -> BTreeMap<ChargingPointId, Vec<RecordedSession>> {
+        let mut stations: BTreeMap<_, Vec<RecordedSession>> = BTreeMap::new();
         for row in &self.rows {
             stations.entry(row.station.clone()).or_default().push(row.clone());
         }
@@ -108,14 +108,14 @@ impl Recording {
     }
 }
 
-fn unique(row: Row, seen: &mut BTreeMap<String, u64>) -> Result<Row, String> {
+fn unique(row: RecordedSession, seen: &mut BTreeMap<String, u64>) -> Result<RecordedSession, String> {
     match seen.insert(row.session.clone(), row.line) {
         Some(before) => Err(format!("session {:?} is on line {before} already", row.session)),
         None => Ok(row),
     }
 }
 
-impl Columns {
+impl ColumnIndexes {
     fn of(header: &csv::StringRecord) -> Result<Self, RecordingError> {
         let find = |name: &'static str| {
             let named = |h: &str| h.trim_start_matches('\u{feff}').eq_ignore_ascii_case(name);
@@ -130,7 +130,7 @@ impl Columns {
         })
     }
 
-    fn row(&self, line: u64, record: &csv::StringRecord) -> Result<Row, String> {
+    fn row(&self, line: u64, record: &csv::StringRecord) -> Result<RecordedSession, String> {
         let get = |at: usize, name: &str| {
             record.get(at).filter(|text| !text.is_empty()).ok_or_else(|| format!("{name} is missing"))
         };
@@ -145,7 +145,7 @@ impl Columns {
         let plug_in = at(get(self.plug_in, "plug_in")?, "plug_in")?;
         let plug_out = at(get(self.plug_out, "plug_out")?, "plug_out")?;
         let lasts = Duration::try_from(plug_out - plug_in).ok().filter(|lasts| !lasts.is_zero());
-        Ok(Row {
+        Ok(RecordedSession {
             line,
             session: session.to_owned(),
             station: named(station)?,

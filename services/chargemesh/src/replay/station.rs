@@ -18,7 +18,7 @@ use time::PrimitiveDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{books::request_id, recording::Row};
+use super::{books::request_id, recording::RecordedSession};
 use crate::{failure::of_status, operator::connection::Connection};
 
 /// A refused row is asked again, with an id of its own: a Central that was killed knows its charging points only when
@@ -37,17 +37,17 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    fn due(&self, row: &Row) -> Instant {
+    fn due(&self, row: &RecordedSession) -> Instant {
         self.start + self.speed.real(Duration::try_from(row.plug_in - self.first).unwrap_or_default())
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Station {
+pub(super) struct ReplayStation {
     pub(super) id: ChargingPointId,
     pub(super) member: Member,
     pub(super) driver: Driver,
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<RecordedSession>,
     pub(super) clock: Clock,
     pub(super) connection: Connection,
     /// Requests of earlier runs: their charging point died with the run.
@@ -56,7 +56,7 @@ pub(super) struct Station {
 
 /// A row that has its ticket.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(super) struct BilledRow {
     pub(super) row: String,
     /// The one that got it.
     pub(super) request_id: String,
@@ -64,13 +64,13 @@ pub(super) struct Done {
     pub(super) authorised: Option<Duration>,
 }
 
-impl Station {
+impl ReplayStation {
     /// Until the last row has its ticket, or no further row is to begin.
     pub(super) async fn replay(
         mut self,
         schedule: Schedule,
         stop: CancellationToken,
-        done: mpsc::Sender<Done>,
+        done: mpsc::Sender<BilledRow>,
         refused: Arc<AtomicU64>,
     ) -> anyhow::Result<()> {
         for row in std::mem::take(&mut self.rows) {
@@ -87,7 +87,7 @@ impl Station {
         Ok(())
     }
 
-    async fn row(&mut self, row: &Row, refused: &AtomicU64) -> anyhow::Result<Done> {
+    async fn row(&mut self, row: &RecordedSession, refused: &AtomicU64) -> anyhow::Result<BilledRow> {
         for attempt in 0..TRIES {
             self.member.deliver(row.energy, row.lasts).await.map_err(anyhow::Error::msg)?;
             let request = Request {
@@ -101,11 +101,11 @@ impl Station {
             let id = request.id.clone();
             self.driver.request(request).await?;
             match self.outcome(&id, asked).await? {
-                End::Billed { session, .. } if self.was_cut(&id, &session, row).await? => {}
-                End::Billed { authorised, .. } => {
-                    return Ok(Done { row: row.session.clone(), request_id: id, authorised });
+                RowOutcome::Billed { session, .. } if self.was_cut(&id, &session, row).await? => {}
+                RowOutcome::Billed { authorised, .. } => {
+                    return Ok(BilledRow { row: row.session.clone(), request_id: id, authorised });
                 }
-                End::Refused => {
+                RowOutcome::Refused => {
                     refused.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -115,7 +115,7 @@ impl Station {
     }
 
     /// Whether this session is of an earlier run that ended before it, and so has less than its row.
-    async fn was_cut(&self, request_id: &str, session: &str, row: &Row) -> anyhow::Result<bool> {
+    async fn was_cut(&self, request_id: &str, session: &str, row: &RecordedSession) -> anyhow::Result<bool> {
         if !self.before.contains(request_id) {
             return Ok(false);
         }
@@ -124,7 +124,7 @@ impl Station {
         Ok(ticket.energy_wh < row.energy.wh())
     }
 
-    async fn outcome(&mut self, request: &str, asked: Instant) -> anyhow::Result<End> {
+    async fn outcome(&mut self, request: &str, asked: Instant) -> anyhow::Result<RowOutcome> {
         let mut authorised = None;
         let mut settling = None;
         loop {
@@ -137,21 +137,23 @@ impl Station {
                 && request_id == request
             {
                 match outcome {
-                    Outcome::Billed { session } => return Ok(End::Billed { session: session.clone(), authorised }),
-                    Outcome::Refused { .. } | Outcome::Released { .. } => return Ok(End::Refused),
+                    Outcome::Billed { session } => {
+                        return Ok(RowOutcome::Billed { session: session.clone(), authorised });
+                    }
+                    Outcome::Refused { .. } | Outcome::Released { .. } => return Ok(RowOutcome::Refused),
                     // The ticket follows when Central has settled it.
                     Outcome::Settling { session } => settling = Some(session.clone()),
                 }
             } else if let Told::Ticket(ticket) = &told
                 && settling.as_deref() == Some(ticket.session.as_str())
             {
-                return Ok(End::Billed { session: ticket.session.clone(), authorised });
+                return Ok(RowOutcome::Billed { session: ticket.session.clone(), authorised });
             }
         }
     }
 }
 
-enum End {
+enum RowOutcome {
     Billed { session: String, authorised: Option<Duration> },
     Refused,
 }

@@ -1,5 +1,5 @@
-//! When a dead part is started again: at once after a long life, later and later after short ones, so that a part that
-//! cannot run neither burns the machine nor is given up.
+//! How long the supervisor waits before it restarts a dead process: briefly after a long run, exponentially longer after
+//! short ones, so that a process that cannot run neither keeps the CPU busy nor is given up.
 //!
 //! Pure.
 
@@ -7,22 +7,22 @@ use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
-/// A part that lived this long is well: its next death is a first one.
-const WELL: Duration = Duration::from_secs(5);
+/// After a run this long the wait starts from [`FIRST`] again.
+const HEALTHY_RUN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Backoff {
-    short_lives: u32,
+pub(crate) struct RestartBackoff {
+    short_runs: u32,
 }
 
-impl Backoff {
-    /// The wait before the next start of a part that lived so long.
-    pub(crate) fn after(&mut self, life: Duration) -> Duration {
-        if life >= WELL {
-            self.short_lives = 0;
+impl RestartBackoff {
+    /// The wait before the next start of a process that ran for `run`.
+    pub(crate) fn after(&mut self, run: Duration) -> Duration {
+        if run >= HEALTHY_RUN {
+            self.short_runs = 0;
         }
-        let wait = FIRST.saturating_mul(1 << self.short_lives.min(10)).min(LONGEST);
-        self.short_lives = self.short_lives.saturating_add(1);
+        let wait = FIRST.saturating_mul(1 << self.short_runs.min(10)).min(LONGEST);
+        self.short_runs = self.short_runs.saturating_add(1);
         wait
     }
 }
@@ -32,11 +32,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_lives_wait_longer_and_a_long_one_starts_afresh() {
-        let mut backoff = Backoff::default();
-        let short = Duration::from_millis(10);
-        let waits: Vec<_> = (0..8).map(|_| backoff.after(short).as_millis()).collect();
+    fn the_wait_doubles_after_short_runs_and_starts_over_after_a_long_one() {
+        let mut backoff = RestartBackoff::default();
+        let short_run = Duration::from_millis(10);
+        let waits: Vec<_> = (0..8).map(|_| backoff.after(short_run).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(backoff.after(WELL), FIRST);
+        assert_eq!(backoff.after(HEALTHY_RUN), FIRST);
     }
 }

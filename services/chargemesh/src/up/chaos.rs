@@ -1,5 +1,6 @@
-//! What a seeded chaos does (SPEC 9.2): at random moments it kills, ends or freezes a random part, kills both of a
-//! charging point, cuts or silences a line, or fills a disk. The same seed and the same parts give the same deeds.
+//! The faults of `up --chaos SEED` (SPEC 9.2): at random moments it kills, restarts or freezes a random process, kills
+//! engine and monitor of a charging point at once, cuts or silences a network connection, or fills a disk. The same seed
+//! and the same processes give the same faults.
 //!
 //! Pure.
 
@@ -7,122 +8,121 @@ use std::{fmt, time::Duration};
 
 use super::supervisor::{is_central, is_charging_point};
 
-/// What lasts ends by itself.
+/// Faults with a duration are undone when it is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
-    /// SIGKILL, a power cut.
+pub(crate) enum FaultKind {
+    /// SIGKILL.
     Kill,
-    /// SIGKILL, engine and monitor of one charging point at once: its power fails.
+    /// SIGKILL to engine and monitor of one charging point at once, as in a power cut.
     KillBoth,
-    /// SIGTERM, an orderly end.
+    /// SIGTERM: an orderly end, and a start.
     Restart,
-    /// Frozen: half-open links, missed signs of life.
+    /// SIGSTOP: its links stay half-open, its signs of life are missed.
     Freeze(Duration),
-    /// Its network is down: connections are closed.
+    /// Its connections are closed, and new ones are refused.
     Cut(Duration),
-    /// Its network loses everything: connections stay, half-open.
+    /// Its connections stay open but carry nothing.
     Silence(Duration),
-    /// Each of its files may still grow to so many bytes, what a full disk has left of a block: some writes fail, some
-    /// in their middle.
+    /// No file may grow past so many bytes: some writes fail, some after a part of their bytes.
     FillDisk(Duration, u64),
 }
 
-impl Act {
-    /// How long it lasts; nothing where it is done at once.
-    pub(crate) fn lasts(self) -> Option<Duration> {
+impl FaultKind {
+    /// How long the fault lasts; `None` where it is over at once.
+    pub(crate) fn duration(self) -> Option<Duration> {
         match self {
             Self::Kill | Self::KillBoth | Self::Restart => None,
-            Self::Freeze(lasts) | Self::Cut(lasts) | Self::Silence(lasts) | Self::FillDisk(lasts, _) => Some(lasts),
+            Self::Freeze(time) | Self::Cut(time) | Self::Silence(time) | Self::FillDisk(time, _) => Some(time),
         }
     }
 }
 
-/// One deed, so long after the one before.
+/// One fault, injected `after` the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Deed {
+pub(crate) struct Fault {
     pub(crate) after: Duration,
-    pub(crate) part: String,
-    pub(crate) act: Act,
+    pub(crate) process: String,
+    pub(crate) kind: FaultKind,
 }
 
-/// What it does, as a sentence without its subject.
-impl fmt::Display for Deed {
+/// A sentence without its subject, such as "freezes registry for 1.5s".
+impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = &self.part;
-        match self.act {
-            Act::Kill => write!(f, "kills {part}"),
-            Act::KillBoth => write!(f, "takes the power from {}", point_of(part)),
-            Act::Restart => write!(f, "restarts {part}"),
-            Act::Freeze(lasts) => write!(f, "freezes {part} for {lasts:?}"),
-            Act::Cut(lasts) => write!(f, "cuts {} for {lasts:?}", Line(part)),
-            Act::Silence(lasts) => write!(f, "silences {} for {lasts:?}", Line(part)),
-            Act::FillDisk(lasts, 0) => write!(f, "fills the disk of {part} for {lasts:?}"),
-            Act::FillDisk(lasts, room) => {
-                write!(f, "fills the disk of {part} for {lasts:?}, but for {room} bytes of each file")
+        let process = &self.process;
+        match self.kind {
+            FaultKind::Kill => write!(f, "kills {process}"),
+            FaultKind::KillBoth => write!(f, "cuts the power of {}", point_of(process)),
+            FaultKind::Restart => write!(f, "restarts {process}"),
+            FaultKind::Freeze(time) => write!(f, "freezes {process} for {time:?}"),
+            FaultKind::Cut(time) => write!(f, "cuts {} for {time:?}", ConnectionsOf(process)),
+            FaultKind::Silence(time) => write!(f, "silences {} for {time:?}", ConnectionsOf(process)),
+            FaultKind::FillDisk(time, 0) => write!(f, "fills the disk of {process} for {time:?}"),
+            FaultKind::FillDisk(time, room) => {
+                write!(f, "fills the disk of {process} for {time:?} past {room} bytes of each file")
             }
         }
     }
 }
 
-/// The line that a part is at, in words.
-struct Line<'a>(&'a str);
+/// The network connections that a process depends on, in words.
+struct ConnectionsOf<'a>(&'a str);
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for ConnectionsOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            part if is_central(part) => f.write_str("every line to Central"),
-            "registry" => f.write_str("the line between Central and Registry"),
-            part if is_charging_point(part) => write!(f, "the line of {}", point_of(part)),
-            part => write!(f, "the line of {part}"),
+            process if is_central(process) => f.write_str("every connection to Central"),
+            "registry" => f.write_str("the connection between Central and Registry"),
+            process if is_charging_point(process) => write!(f, "the connections of {}", point_of(process)),
+            process => write!(f, "the connections of {process}"),
         }
     }
 }
 
-fn point_of(part: &str) -> &str {
-    part.rsplit_once('/').map_or(part, |(point, _)| point)
+fn point_of(process: &str) -> &str {
+    process.rsplit_once('/').map_or(process, |(point, _)| point)
 }
 
-/// Engine and monitor of the charging point that this part belongs to.
-pub(crate) fn both_of(part: &str) -> [String; 2] {
-    ["engine", "monitor"].map(|name| format!("{}/{name}", point_of(part)))
+/// Engine and monitor of the charging point that `process` belongs to.
+pub(crate) fn both_of(process: &str) -> [String; 2] {
+    ["engine", "monitor"].map(|name| format!("{}/{name}", point_of(process)))
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Chaos {
-    chance: u64,
+    state: u64,
 }
 
 impl Chaos {
     pub(crate) fn seeded(seed: u64) -> Self {
-        Self { chance: seed }
+        Self { state: seed }
     }
 
-    /// The next deed among these parts; nothing where there are none.
-    pub(crate) fn next(&mut self, parts: &[String]) -> Option<Deed> {
+    /// The next fault at one of these processes; `None` where there are no processes.
+    pub(crate) fn next(&mut self, processes: &[String]) -> Option<Fault> {
         let after = Duration::from_millis(300 + self.draw(2200));
-        let at = usize::try_from(self.draw(u64::try_from(parts.len().max(1)).unwrap_or(1))).unwrap_or(0);
-        let act = match self.draw(16) {
-            0..=1 if parts.get(at).is_some_and(|part| is_charging_point(part)) => Act::KillBoth,
-            0..=5 => Act::Kill,
-            6..=7 => Act::Restart,
-            8..=9 => Act::Freeze(self.a_while()),
-            10..=11 => Act::Cut(self.a_while()),
-            12..=13 => Act::Silence(self.a_while()),
-            // Now nothing at all, now a part of most files.
-            _ => Act::FillDisk(self.a_while(), self.draw(1024).saturating_sub(512)),
+        let at = usize::try_from(self.draw(u64::try_from(processes.len().max(1)).unwrap_or(1))).unwrap_or(0);
+        let kind = match self.draw(16) {
+            0..=1 if processes.get(at).is_some_and(|process| is_charging_point(process)) => FaultKind::KillBoth,
+            0..=5 => FaultKind::Kill,
+            6..=7 => FaultKind::Restart,
+            8..=9 => FaultKind::Freeze(self.short_time()),
+            10..=11 => FaultKind::Cut(self.short_time()),
+            12..=13 => FaultKind::Silence(self.short_time()),
+            // Half of the time no file may grow, half of the time each keeps up to 512 bytes.
+            _ => FaultKind::FillDisk(self.short_time(), self.draw(1024).saturating_sub(512)),
         };
-        parts.get(at).map(|part| Deed { after, part: part.clone(), act })
+        processes.get(at).map(|process| Fault { after, process: process.clone(), kind })
     }
 
-    /// Shorter or longer than the signs of life that may be missed.
-    fn a_while(&mut self) -> Duration {
+    /// Half a second to five seconds: sometimes short enough to be survived as a missed sign of life, sometimes not.
+    fn short_time(&mut self) -> Duration {
         Duration::from_millis(500 + self.draw(4500))
     }
 
-    /// SplitMix64, below `bound`.
+    /// The next number of SplitMix64, below `bound`.
     fn draw(&mut self, bound: u64) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.chance;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % bound.max(1)
@@ -133,61 +133,64 @@ impl Chaos {
 mod tests {
     use super::*;
 
-    fn deeds(seed: u64) -> Vec<Deed> {
-        let parts: Vec<String> = ["central", "registry", "CP-1/engine"].map(str::to_owned).to_vec();
+    fn faults(seed: u64) -> Vec<Fault> {
+        let processes: Vec<String> = ["central", "registry", "CP-1/engine"].map(str::to_owned).to_vec();
         let mut chaos = Chaos::seeded(seed);
-        (0..300).filter_map(|_| chaos.next(&parts)).collect()
+        (0..300).filter_map(|_| chaos.next(&processes)).collect()
     }
 
     #[test]
-    fn a_seed_gives_the_same_deeds_again_and_another_seed_others() {
-        assert_eq!(deeds(7), deeds(7));
-        assert_ne!(deeds(7), deeds(8));
+    fn a_seed_gives_the_same_faults_again_and_another_seed_others() {
+        assert_eq!(faults(7), faults(7));
+        assert_ne!(faults(7), faults(8));
     }
 
     #[test]
-    fn every_part_suffers_every_kind_of_deed_sooner_or_later_spec_9_2() {
-        let deeds = deeds(1);
-        let kinds: [fn(&Act) -> bool; 7] = [
-            |a| *a == Act::Kill,
-            |a| *a == Act::Restart,
-            |a| matches!(a, Act::Freeze(_)),
-            |a| matches!(a, Act::Cut(_)),
-            |a| matches!(a, Act::Silence(_)),
-            |a| matches!(a, Act::FillDisk(_, 0)),
-            |a| matches!(a, Act::FillDisk(_, 1..)),
+    fn every_process_gets_every_kind_of_fault_sooner_or_later_spec_9_2() {
+        let faults = faults(1);
+        let kinds: [fn(&FaultKind) -> bool; 7] = [
+            |a| *a == FaultKind::Kill,
+            |a| *a == FaultKind::Restart,
+            |a| matches!(a, FaultKind::Freeze(_)),
+            |a| matches!(a, FaultKind::Cut(_)),
+            |a| matches!(a, FaultKind::Silence(_)),
+            |a| matches!(a, FaultKind::FillDisk(_, 0)),
+            |a| matches!(a, FaultKind::FillDisk(_, 1..)),
         ];
-        for part in ["central", "registry", "CP-1/engine"] {
-            let missing = kinds.iter().position(|kind| !deeds.iter().any(|d| d.part == part && kind(&d.act)));
-            assert_eq!(missing, None, "{part}");
+        for process in ["central", "registry", "CP-1/engine"] {
+            let missing = kinds.iter().position(|kind| !faults.iter().any(|d| d.process == process && kind(&d.kind)));
+            assert_eq!(missing, None, "{process}");
         }
         assert_eq!(Chaos::seeded(1).next(&[]), None);
     }
 
     #[test]
-    fn what_lasts_is_over_within_seconds_spec_9_2() {
-        let longest = deeds(1).iter().filter_map(|deed| deed.act.lasts()).max().unwrap();
+    fn a_fault_is_over_within_seconds_spec_9_2() {
+        let longest = faults(1).iter().filter_map(|fault| fault.kind.duration()).max().unwrap();
         assert!(longest > Duration::from_secs(4) && longest < Duration::from_secs(5), "{longest:?}");
-        assert_eq!(Act::Kill.lasts(), None);
+        assert_eq!(FaultKind::Kill.duration(), None);
     }
 
     #[test]
-    fn a_deed_is_said_in_plain_words() {
-        let said = |part: &str, act| Deed { after: Duration::ZERO, part: part.into(), act }.to_string();
+    fn a_fault_is_described_in_plain_words() {
+        let said = |process: &str, kind| Fault { after: Duration::ZERO, process: process.into(), kind }.to_string();
         let a_while = Duration::from_millis(1500);
-        assert_eq!(said("CP-1/engine", Act::KillBoth), "takes the power from CP-1");
-        assert_eq!(said("registry", Act::Freeze(a_while)), "freezes registry for 1.5s");
-        assert_eq!(said("CP-1/engine", Act::Cut(a_while)), "cuts the line of CP-1 for 1.5s");
-        assert_eq!(said("driver/D-1", Act::Silence(a_while)), "silences the line of driver/D-1 for 1.5s");
-        assert_eq!(said("central", Act::Cut(a_while)), "cuts every line to Central for 1.5s");
-        assert_eq!(said("registry", Act::Cut(a_while)), "cuts the line between Central and Registry for 1.5s");
-        assert_eq!(said("central", Act::FillDisk(a_while, 0)), "fills the disk of central for 1.5s");
+        assert_eq!(said("CP-1/engine", FaultKind::KillBoth), "cuts the power of CP-1");
+        assert_eq!(said("registry", FaultKind::Freeze(a_while)), "freezes registry for 1.5s");
+        assert_eq!(said("CP-1/engine", FaultKind::Cut(a_while)), "cuts the connections of CP-1 for 1.5s");
+        assert_eq!(said("driver/D-1", FaultKind::Silence(a_while)), "silences the connections of driver/D-1 for 1.5s");
+        assert_eq!(said("central", FaultKind::Cut(a_while)), "cuts every connection to Central for 1.5s");
+        assert_eq!(
+            said("registry", FaultKind::Cut(a_while)),
+            "cuts the connection between Central and Registry for 1.5s"
+        );
+        assert_eq!(said("central", FaultKind::FillDisk(a_while, 0)), "fills the disk of central for 1.5s");
     }
 
     #[test]
     fn both_of_a_charging_point_die_at_once_sooner_or_later_and_no_role_has_two_spec_9() {
-        let both: Vec<_> = deeds(1).into_iter().filter(|deed| deed.act == Act::KillBoth).collect();
-        assert!(!both.is_empty() && both.iter().all(|deed| deed.part == "CP-1/engine"));
+        let both: Vec<_> = faults(1).into_iter().filter(|fault| fault.kind == FaultKind::KillBoth).collect();
+        assert!(!both.is_empty() && both.iter().all(|fault| fault.process == "CP-1/engine"));
         assert_eq!(both_of("CP-1/engine"), ["CP-1/engine", "CP-1/monitor"]);
         assert_eq!(both_of("CP-1/monitor"), ["CP-1/engine", "CP-1/monitor"]);
     }

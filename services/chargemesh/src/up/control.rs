@@ -1,4 +1,4 @@
-//! What can be done to a running network (SPEC 1.8, 1.9): `chargemesh ctl DATA/run/up.sock COMMAND`.
+//! The commands on the control socket of a running network (SPEC 1.8, 1.9): `chargemesh ctl DATA/run/up.sock COMMAND`.
 
 use std::sync::Weak;
 
@@ -7,27 +7,28 @@ use proto::Price;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Running, lines::Condition, network::Network, part::Deed, plan::PointWish};
+use super::{RunningNetwork, fault_proxy::ProxyMode, network::LocalNetwork, plan::PointWish, process::ProcessCommand};
 
 const HELP: &str = "\
-status                                     every part with its process id, state and addresses
+status                                     every process with its process id, state and addresses
 add-charging-point [id=] [city=] [place=] [price=]
-remove-charging-point ID                   its processes end, its identity is removed
+remove-charging-point ID                   ends its processes and removes its identity
 add-driver [id=]
 remove-driver ID
-kill PART                                  SIGKILL; it is started again
-restart PART                               ends it in order and starts it again
-pause PART                                 SIGSTOP
-continue PART                              SIGCONT
-fill-disk PART [BYTES]                     writes to its files fail, past so many bytes of each; 0 if not given
-free-disk PART                             its disk has room again
-cut PART                                   its line to Central and Registry; central: every line (needs --drills)
-silence PART                               likewise, but its connections stay, half-open
-mend PART                                  its line carries again
+kill PROCESS                               SIGKILL; the supervisor starts it again
+restart PROCESS                            SIGTERM, and a start when it has ended
+pause PROCESS                              SIGSTOP
+continue PROCESS                           SIGCONT
+fill-disk PROCESS [BYTES]                  its writes fail past so many bytes of each file (default 0)
+free-disk PROCESS                          undoes fill-disk
+cut PROCESS                                closes its connections to Central and Registry and refuses
+                                           new ones; of central: every connection (needs --drills)
+silence PROCESS                            its connections stay open but carry nothing (needs --drills)
+mend PROCESS                               undoes cut and silence
 stop                                       ends the whole network in order";
 
 pub(super) async fn answer(
-    running: Weak<Running>,
+    running: Weak<RunningNetwork>,
     stop: CancellationToken,
     request: Request,
 ) -> Result<Value, Refusal> {
@@ -48,7 +49,7 @@ pub(super) async fn answer(
                 "pid": std::process::id(),
                 "central_grpc": a.central_grpc, "central_link": a.central_link,
                 "registry_grpc": a.registry_grpc, "registry_https": a.registry_https,
-                "parts": super::health::examined(supervisor.status().await).await,
+                "processes": super::health::examined(supervisor.status().await).await,
             }))
         }
         "add-charging-point" => {
@@ -69,44 +70,47 @@ pub(super) async fn answer(
             stop.cancel();
             Ok(Value::Null)
         }
-        what => return suffer(&running.network, &first("part")?, what, args).await.map(|()| Value::Null),
+        what => return command_process(&running.network, &first("process")?, what, args).await.map(|()| Value::Null),
     };
     Ok(done?)
 }
 
-/// What one part, or its line, is made to suffer.
-async fn suffer(network: &Network, part: &str, what: &str, args: &Value) -> Result<(), Refusal> {
-    let deed = match what {
-        "kill" => Deed::Kill,
-        "restart" => Deed::Restart,
-        "pause" => Deed::Pause,
-        "continue" => Deed::Continue,
+/// Commands on one process or its connections.
+async fn command_process(network: &LocalNetwork, process: &str, what: &str, args: &Value) -> Result<(), Refusal> {
+    let command = match what {
+        "kill" => ProcessCommand::Kill,
+        "restart" => ProcessCommand::Restart,
+        "pause" => ProcessCommand::Pause,
+        "continue" => ProcessCommand::Continue,
         "fill-disk" => {
             let room = text(args, "room", 1).unwrap_or_else(|| "0".to_owned());
-            Deed::FillDisk(room.parse().map_err(|_| Refusal::misuse(format!("{room:?} is not a number of bytes")))?)
+            ProcessCommand::FillDisk(
+                room.parse().map_err(|_| Refusal::misuse(format!("{room:?} is not a number of bytes")))?,
+            )
         }
-        "free-disk" => Deed::FreeDisk,
-        "cut" => return Ok(network.lines.set(part, Condition::Cut)?),
-        "silence" => return Ok(network.lines.set(part, Condition::Silent)?),
-        "mend" => return Ok(network.lines.set(part, Condition::Sound)?),
-        other => return Err(format!("{other:?} does nothing").into()),
+        "free-disk" => ProcessCommand::FreeDisk,
+        "cut" => return Ok(network.fault_proxy.set(process, ProxyMode::Cut)?),
+        "silence" => return Ok(network.fault_proxy.set(process, ProxyMode::Silent)?),
+        "mend" => return Ok(network.fault_proxy.set(process, ProxyMode::Open)?),
+        other => return Err(format!("no command {other:?}").into()),
     };
-    Ok(network.supervisor.deed(part, deed).await?)
+    Ok(network.supervisor.command(process, command).await?)
 }
 
-/// The names of a command's arguments, in the order in which they may also stand without; none for no command.
+/// The names of a command's arguments, in the order in which they may be given without names; `None` for an unknown
+/// command.
 fn parameters(command: &str) -> Option<&'static [&'static str]> {
     match command {
         "help" | "status" | "stop" => Some(&[]),
         "add-charging-point" => Some(&["id", "city", "place", "price"]),
         "add-driver" | "remove-charging-point" | "remove-driver" => Some(&["id"]),
-        "kill" | "restart" | "pause" | "continue" | "free-disk" | "cut" | "silence" | "mend" => Some(&["part"]),
-        "fill-disk" => Some(&["part", "room"]),
+        "kill" | "restart" | "pause" | "continue" | "free-disk" | "cut" | "silence" | "mend" => Some(&["process"]),
+        "fill-disk" => Some(&["process", "room"]),
         _ => None,
     }
 }
 
-/// A misspelt name would be a wish that nobody hears.
+/// Rejects unknown arguments: ignoring a misspelt name would do something else than was asked for.
 fn check(command: &str, args: &Value, known: &[&str]) -> Result<(), String> {
     let extra = match args {
         Value::Object(map) => map.keys().find(|name| !known.contains(&name.as_str())).cloned(),
@@ -114,13 +118,13 @@ fn check(command: &str, args: &Value, known: &[&str]) -> Result<(), String> {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     };
     match extra {
-        Some(extra) if known.is_empty() => Err(format!("{command} takes no arguments, and {extra} is one")),
-        Some(extra) => Err(format!("{command} knows no {extra}, only {}", known.join(", "))),
+        Some(extra) if known.is_empty() => Err(format!("{command} takes no arguments; remove {extra}")),
+        Some(extra) => Err(format!("{command} has no argument {extra}; it takes {}", known.join(", "))),
         None => Ok(()),
     }
 }
 
-/// Named, or by its place in a list.
+/// The argument of this name, or at this position of a list.
 fn text(args: &Value, name: &str, place: usize) -> Option<String> {
     let value = match args {
         Value::Array(list) => list.get(place),
@@ -139,14 +143,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_name_is_an_error_and_no_wish_that_nobody_hears_spec_1_9() {
+    fn a_misspelt_argument_is_an_error_spec_1_9() {
         let check = |command: &str, args: Value| check(command, &args, parameters(command).unwrap());
         let error = check("add-charging-point", json!({ "prise": "0.9", "city": "Elche" })).unwrap_err();
-        assert_eq!(error, "add-charging-point knows no prise, only id, city, place, price");
+        assert_eq!(error, "add-charging-point has no argument prise; it takes id, city, place, price");
         assert_eq!(check("add-charging-point", json!({ "price": "0.9" })), Ok(()));
         assert_eq!(check("add-charging-point", json!(["CP-7", "Elche"])), Ok(()));
         assert!(check("kill", json!(["central", "registry"])).is_err());
-        assert!(check("stop", json!({ "part": "central" })).unwrap_err().contains("takes no arguments"));
+        assert!(check("stop", json!({ "process": "central" })).unwrap_err().contains("takes no arguments"));
     }
 
     #[test]

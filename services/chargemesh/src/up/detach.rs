@@ -91,8 +91,8 @@ fn show(status: &NetworkStatus, data: &Path) -> anyhow::Result<()> {
         status.pid,
         data.join(LOG).display()
     ))?;
-    for part in &status.parts {
-        line(&format!("  {:<20} {}", part.name, part.process()))?;
+    for process in &status.processes {
+        line(&format!("  {:<20} {}", process.name, process.describe()))?;
     }
     line(&format!("operator API (mutual TLS gRPC): {}", status.central_grpc))?;
     line(&format!("look at it:  chargemesh charging-points list --data {}", data.display()))?;
@@ -101,7 +101,7 @@ fn show(status: &NetworkStatus, data: &Path) -> anyhow::Result<()> {
 
 /// End the network that `chargemesh up` runs in a data folder
 #[derive(Debug, Args)]
-pub(crate) struct Down {
+pub(crate) struct DownCommand {
     /// Its data folder
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
@@ -109,7 +109,7 @@ pub(crate) struct Down {
     output: Output,
 }
 
-impl Down {
+impl DownCommand {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Some(network) = status::read(&self.data)?.filter(NetworkStatus::is_running) else {
             return self

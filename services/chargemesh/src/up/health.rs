@@ -1,4 +1,4 @@
-//! How each part of a network says that it is: asked on its admin port (SPEC 7.1, 12.1).
+//! How each process of a network says that it is: asked on its admin port (SPEC 7.1, 12.1).
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,42 +8,42 @@ use mesh::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{part::Phase, status::PartStatus};
+use super::{process::ProcessPhase, status::ProcessStatus};
 
-/// A part that is alive answers at once; one that is frozen, not at all.
+/// A process that is alive answers at once; one that is frozen, not at all.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// What a part says of itself.
+/// What a process says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PartHealth {
+pub(crate) struct ProcessHealth {
     /// `ready`, `degraded`, `starting`, `stopping`, or `silent` where it says nothing.
     pub(crate) status: String,
     /// Each component that is not ready, with its reason.
     pub(crate) reasons: Vec<String>,
 }
 
-/// The parts, each with what it says of itself now.
-pub(crate) async fn examined(parts: Vec<PartStatus>) -> Vec<PartStatus> {
-    let each = parts.into_iter().map(|part| async {
-        let health = match asked_at(&part) {
+/// The processes, each with what it says of itself now.
+pub(crate) async fn examined(processes: Vec<ProcessStatus>) -> Vec<ProcessStatus> {
+    let each = processes.into_iter().map(|process| async {
+        let health = match asked_at(&process) {
             Some(address) => Some(of(report_of(address, WITHIN).await)),
             None => None,
         };
-        PartStatus { health, ..part }
+        ProcessStatus { health, ..process }
     });
     futures::future::join_all(each).await
 }
 
 /// Nothing where it is not running, or has not said where it listens.
-fn asked_at(part: &PartStatus) -> Option<SocketAddr> {
-    let alive = [Phase::Running.name(), Phase::Paused.name()].contains(&part.state.as_str());
-    part.addresses.get("admin").filter(|_| alive)?.as_str()?.parse().ok()
+fn asked_at(process: &ProcessStatus) -> Option<SocketAddr> {
+    let alive = [ProcessPhase::Running.name(), ProcessPhase::Paused.name()].contains(&process.state.as_str());
+    process.addresses.get("admin").filter(|_| alive)?.as_str()?.parse().ok()
 }
 
-fn of(report: Result<Report, String>) -> PartHealth {
+fn of(report: Result<Report, String>) -> ProcessHealth {
     let report = match report {
         Ok(report) => report,
-        Err(why) => return PartHealth { status: "silent".into(), reasons: vec![why] },
+        Err(why) => return ProcessHealth { status: "silent".into(), reasons: vec![why] },
     };
     let status = match report.status {
         Readiness::Ready => "ready",
@@ -55,7 +55,7 @@ fn of(report: Result<Report, String>) -> PartHealth {
         State::Ready => None,
         State::Degraded { reason } | State::Starting { reason } => Some(format!("{name}: {reason}")),
     });
-    PartHealth { status: status.into(), reasons: reasons.collect() }
+    ProcessHealth { status: status.into(), reasons: reasons.collect() }
 }
 
 #[cfg(test)]
@@ -77,7 +77,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_runs_is_asked() {
-        let part = PartStatus { state: "waiting".into(), ..PartStatus::default() };
-        assert_eq!(examined(vec![part]).await[0].health, None);
+        let process = ProcessStatus { state: "waiting".into(), ..ProcessStatus::default() };
+        assert_eq!(examined(vec![process]).await[0].health, None);
     }
 }

@@ -1,8 +1,8 @@
-//! What must hold of a network at rest, whatever happened to it (SPEC 9.2): one ticket for each billed session and none
-//! for a released one; Σ tickets + discrepancies + disputed = Σ meters; no state without a cause; and everybody has come
-//! back by himself (SPEC 9).
+//! The invariants of a settled network, whatever faults it has been through (SPEC 9.2): one ticket for each billed session
+//! and none for a released one; Σ tickets + discrepancies + disputed = Σ meters; no state without a cause; and every
+//! charging point has reconnected by itself (SPEC 9).
 //!
-//! Pure: what was seen goes in, what is wrong comes out, each as a sentence.
+//! Pure: a snapshot goes in, and each violation comes out as a sentence.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +12,18 @@ use proto::{
 };
 use serde::Serialize;
 
-/// A network at rest, as its operator sees it, and the registers of its engines.
+/// A settled network as its operator sees it, with the meter registers of its engines.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct NetworkSnapshot {
     pub(crate) sessions: Vec<Session>,
     pub(crate) tickets: Vec<Ticket>,
     pub(crate) charging_points: Vec<ChargingPoint>,
-    /// Lifetime registers in Wh, read at the engines themselves.
+    /// Lifetime registers in Wh by charging point, read at the engines themselves.
     pub(crate) meters_wh: BTreeMap<String, u64>,
     pub(crate) audit_intact: bool,
 }
 
-/// What was added up, and what is wrong with it.
+/// The sums that were compared, and each violation.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Findings {
     pub(crate) sessions: usize,
@@ -32,30 +32,30 @@ pub(crate) struct Findings {
     pub(crate) disputed_wh: i128,
     pub(crate) discrepancy_wh: i128,
     pub(crate) meters_wh: i128,
-    pub(crate) wrong: Vec<String>,
+    pub(crate) violations: Vec<String>,
 }
 
-/// Whether nothing is under way any more, so that the invariants can be asked for.
-pub(crate) fn at_rest(sessions: &[Session]) -> bool {
+/// Whether every session is billed or released, so that the invariants can be checked.
+pub(crate) fn is_settled(sessions: &[Session]) -> bool {
     sessions.iter().all(|s| matches!(s.state(), SessionState::Billed | SessionState::Released))
 }
 
-pub(crate) fn check(seen: &Seen) -> Findings {
+pub(crate) fn check(seen: &NetworkSnapshot) -> Findings {
     let mut findings = Findings { sessions: seen.sessions.len(), tickets: seen.tickets.len(), ..Findings::default() };
     tickets(seen, &mut findings);
     energy(seen, &mut findings);
     for point in &seen.charging_points {
-        if let Some(wrong) = state(point) {
-            findings.wrong.push(wrong);
+        if let Some(violation) = state(point) {
+            findings.violations.push(violation);
         }
     }
     if !seen.audit_intact {
-        findings.wrong.push("the audit is not intact".to_owned());
+        findings.violations.push("the audit chain is not intact".to_owned());
     }
     findings
 }
 
-fn tickets(seen: &Seen, findings: &mut Findings) {
+fn tickets(seen: &NetworkSnapshot, findings: &mut Findings) {
     let mut of_session: BTreeMap<&str, usize> = BTreeMap::new();
     for ticket in &seen.tickets {
         *of_session.entry(&ticket.session_id).or_default() += 1;
@@ -65,37 +65,37 @@ fn tickets(seen: &Seen, findings: &mut Findings) {
         let expected = usize::from(session.state() == SessionState::Billed);
         if tickets != expected {
             let state = session.state().as_str_name().trim_start_matches("SESSION_STATE_").to_ascii_lowercase();
-            findings.wrong.push(format!("session {} is {state} and has {tickets} tickets", session.id));
+            findings.violations.push(format!("session {} is {state} and has {tickets} tickets", session.id));
         }
     }
-    findings.wrong.extend(of_session.keys().map(|id| format!("a ticket for a session {id} that does not exist")));
+    findings.violations.extend(of_session.keys().map(|id| format!("a ticket for a session {id} that does not exist")));
 }
 
-fn energy(seen: &Seen, findings: &mut Findings) {
+fn energy(seen: &NetworkSnapshot, findings: &mut Findings) {
     findings.billed_wh = seen.tickets.iter().map(|t| i128::from(t.energy_wh)).sum();
     findings.disputed_wh = seen.tickets.iter().map(|t| i128::from(t.disputed_wh)).sum();
     findings.discrepancy_wh = seen.sessions.iter().map(|s| i128::from(s.discrepancy_wh)).sum();
     findings.meters_wh = seen.meters_wh.values().map(|wh| i128::from(*wh)).sum();
     let billed = findings.billed_wh + findings.disputed_wh + findings.discrepancy_wh;
     if billed != findings.meters_wh {
-        findings.wrong.push(format!(
-            "tickets {} + disputed {} + discrepancies {} = {billed} Wh, but the meters say {} Wh",
+        findings.violations.push(format!(
+            "tickets {} + disputed {} + discrepancies {} = {billed} Wh, but the meters show {} Wh",
             findings.billed_wh, findings.disputed_wh, findings.discrepancy_wh, findings.meters_wh
         ));
     }
-    // The sum could hide two errors that cancel out: each charging point must hold by itself.
+    // Two errors could cancel each other out in the sum, so each charging point is checked by itself.
     for (id, meter) in &seen.meters_wh {
         let tickets = seen.tickets.iter().filter(|t| t.charging_point_id == *id);
         let sessions = seen.sessions.iter().filter(|s| s.charging_point_id == *id);
         let sum = tickets.map(|t| i128::from(t.energy_wh) + i128::from(t.disputed_wh)).sum::<i128>()
             + sessions.map(|s| i128::from(s.discrepancy_wh)).sum::<i128>();
         if sum != i128::from(*meter) {
-            findings.wrong.push(format!("{id}: {sum} Wh in the books, {meter} Wh on its meter"));
+            findings.violations.push(format!("{id}: {sum} Wh in the books, {meter} Wh on its meter"));
         }
     }
 }
 
-/// What is wrong with the state of this one.
+/// How the state of this charging point breaks the rule that each state has a cause.
 fn state(point: &ChargingPoint) -> Option<String> {
     let view = point.view.clone().unwrap_or_default();
     let caused = view.causes().any(|cause| cause != Cause::Unspecified);
@@ -108,7 +108,7 @@ fn state(point: &ChargingPoint) -> Option<String> {
     };
     let name = view.state().as_str_name().trim_start_matches("STATE_");
     if matches!(view.state(), State::Disconnected | State::Broken) {
-        return Some(format!("{} has not come back: it is {name} (causes {:?})", point.id, view.causes));
+        return Some(format!("{} has not reconnected: it is {name} (causes {:?})", point.id, view.causes));
     }
     (!holds).then(|| {
         format!("{} is {name} without a cause (causes {:?}, session {:?})", point.id, view.causes, view.session_id)
@@ -136,8 +136,8 @@ mod tests {
         Ticket { session_id: id.into(), charging_point_id, energy_wh, disputed_wh, ..Ticket::default() }
     }
 
-    fn good() -> Seen {
-        Seen {
+    fn good() -> NetworkSnapshot {
+        NetworkSnapshot {
             sessions: vec![session("a", SessionState::Billed, 5), session("b", SessionState::Released, 0)],
             tickets: vec![ticket("a", 100, 10)],
             charging_points: Vec::new(),
@@ -148,9 +148,9 @@ mod tests {
 
     #[test]
     fn tickets_discrepancies_and_disputed_energy_are_what_the_meters_say_spec_9_2() {
-        assert_eq!(check(&good()).wrong, Vec::<String>::new());
-        let lost = Seen { meters_wh: BTreeMap::from([("CP-1".to_owned(), 120)]), ..good() };
-        assert_eq!(check(&lost).wrong.len(), 2);
+        assert_eq!(check(&good()).violations, Vec::<String>::new());
+        let lost = NetworkSnapshot { meters_wh: BTreeMap::from([("CP-1".to_owned(), 120)]), ..good() };
+        assert_eq!(check(&lost).violations.len(), 2);
     }
 
     #[test]
@@ -159,11 +159,11 @@ mod tests {
         seen.tickets.push(ticket("b", 0, 0));
         seen.tickets.push(ticket("a", 0, 0));
         seen.tickets.push(ticket("ghost", 0, 0));
-        let wrong = check(&seen).wrong.join("\n");
+        let violations = check(&seen).violations.join("\n");
         for says in ["session a is billed and has 2", "session b is released and has 1", "ghost"] {
-            assert!(wrong.contains(says), "{wrong}");
+            assert!(violations.contains(says), "{violations}");
         }
-        assert!(!at_rest(&[session("c", SessionState::Supplying, 0)]));
+        assert!(!is_settled(&[session("c", SessionState::Supplying, 0)]));
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
             (true, point(State::OutOfOrder, vec![Cause::NoKey], "")),
             (false, point(State::Supplying, vec![], "")),
             (true, point(State::Reserved, vec![], "s")),
-            // At rest all its parts run, and nothing is in their way.
+            // In a settled network every process runs and every connection is open.
             (false, point(State::Disconnected, vec![Cause::MonitorLost], "")),
             (false, point(State::Broken, vec![Cause::EngineBroken], "")),
         ] {

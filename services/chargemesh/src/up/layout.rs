@@ -51,13 +51,13 @@ impl Layout {
         format!("sqlite:{}", self.role(role).join(format!("{role}.db")).display())
     }
 
-    /// A part's control socket.
-    pub(crate) fn socket(&self, part: &str) -> PathBuf {
-        self.run.join(format!("{}.sock", part.replace('/', "-")))
+    /// A process's control socket.
+    pub(crate) fn socket(&self, process: &str) -> PathBuf {
+        self.run.join(format!("{}.sock", process.replace('/', "-")))
     }
 
-    pub(crate) fn addresses(&self, part: &str) -> PathBuf {
-        self.run.join(format!("{}.json", part.replace('/', "-")))
+    pub(crate) fn addresses(&self, process: &str) -> PathBuf {
+        self.run.join(format!("{}.json", process.replace('/', "-")))
     }
 }
 
@@ -71,9 +71,9 @@ fn private_folder(data: &Path) -> PathBuf {
     std::env::temp_dir().join(format!("chargemesh-{}-{hash:016x}", nix::unistd::geteuid()))
 }
 
-/// The four addresses that a network listens on; kept, so that a part that comes back is found where it was.
+/// The four addresses that a network listens on; kept, so that a process that comes back is found where it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Addresses {
+pub(crate) struct NetworkAddresses {
     pub(crate) central_grpc: SocketAddr,
     pub(crate) central_link: SocketAddr,
     pub(crate) registry_grpc: SocketAddr,
@@ -82,7 +82,7 @@ pub(crate) struct Addresses {
 
 /// Given ones, or nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct RequestedAddresses {
     /// Rather the usual ports than others, so that a role without flags finds this network.
     pub(crate) usual: bool,
     pub(crate) central_grpc: Option<SocketAddr>,
@@ -91,21 +91,21 @@ pub(crate) struct Wanted {
     pub(crate) registry_https: Option<SocketAddr>,
 }
 
-impl Addresses {
-    /// Those given, else those of last time, else (if wanted) the usual ones, else free ones: whatever can be bound now. A given one
+impl NetworkAddresses {
+    /// Those given, else those of last time, else (if requested) the usual ones, else free ones: whatever can be bound now. A given one
     /// that cannot is an error.
-    pub(crate) fn choose(wanted: Wanted, kept: Option<Self>) -> anyhow::Result<Self> {
+    pub(crate) fn choose(requested: RequestedAddresses, kept: Option<Self>) -> anyhow::Result<Self> {
         let mut taken = Vec::new();
         let mut one = |name: &str, given: Option<SocketAddr>, kept: Option<SocketAddr>, port: u16| {
-            let address = choose(name, given, kept, wanted.usual.then_some(port), &taken)?;
+            let address = choose(name, given, kept, requested.usual.then_some(port), &taken)?;
             taken.push(address.port());
             anyhow::Ok(address)
         };
         Ok(Self {
-            central_grpc: one("--central-grpc", wanted.central_grpc, kept.map(|k| k.central_grpc), 7443)?,
-            central_link: one("--central-link", wanted.central_link, kept.map(|k| k.central_link), 7400)?,
-            registry_grpc: one("--registry-grpc", wanted.registry_grpc, kept.map(|k| k.registry_grpc), 7543)?,
-            registry_https: one("--registry-https", wanted.registry_https, kept.map(|k| k.registry_https), 7580)?,
+            central_grpc: one("--central-grpc", requested.central_grpc, kept.map(|k| k.central_grpc), 7443)?,
+            central_link: one("--central-link", requested.central_link, kept.map(|k| k.central_link), 7400)?,
+            registry_grpc: one("--registry-grpc", requested.registry_grpc, kept.map(|k| k.registry_grpc), 7543)?,
+            registry_https: one("--registry-https", requested.registry_https, kept.map(|k| k.registry_https), 7580)?,
         })
     }
 }
@@ -181,11 +181,15 @@ mod tests {
     fn a_given_port_in_use_is_an_error_and_another_is_found_for_one_not_given() {
         let used = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = used.local_addr().unwrap();
-        let given = Wanted { central_link: Some(address), ..Wanted::default() };
-        let error = Addresses::choose(given, None).unwrap_err();
+        let given = RequestedAddresses { central_link: Some(address), ..RequestedAddresses::default() };
+        let error = NetworkAddresses::choose(given, None).unwrap_err();
         assert!(error.to_string().contains("--central-link") && error.to_string().contains("another port"), "{error}");
-        let kept = Addresses::choose(Wanted::default(), None).unwrap();
-        let again = Addresses::choose(Wanted::default(), Some(Addresses { central_link: address, ..kept })).unwrap();
+        let kept = NetworkAddresses::choose(RequestedAddresses::default(), None).unwrap();
+        let again = NetworkAddresses::choose(
+            RequestedAddresses::default(),
+            Some(NetworkAddresses { central_link: address, ..kept }),
+        )
+        .unwrap();
         assert_ne!(again.central_link, address);
         assert_eq!(again.central_grpc, kept.central_grpc, "found where it was");
     }

@@ -2,7 +2,7 @@
 //! own; this one supervises them, starts again only what died, and ends them in order.
 //!
 //! ```text
-//!  up ── network: certificates, databases, registry, central ── supervisor ─▶ part ─▶ process
+//!  up ── network: certificates, databases, registry, central ── supervisor ─▶ process ─▶ process
 //!     ├─ simulated: charging points (engine + monitor), drivers ──────┘        ├─▶ stream: one log
 //!     ├─ lines: the network between them, where it can be cut                  └─▶ up.json: pids, addresses
 //!     ├─ control: add, remove, kill, pause, cut, …
@@ -11,34 +11,34 @@
 
 mod backoff;
 mod chaos;
+mod chaos_runner;
 mod control;
 mod detach;
+mod fault_proxy;
 pub(crate) mod health;
 mod invariants;
 pub(crate) mod layout;
-mod lines;
-mod mayhem;
+pub(crate) mod log_stream;
 pub(crate) mod network;
-pub(crate) mod part;
 pub(crate) mod plan;
 mod ports;
+pub(crate) mod process;
 mod simulated;
 pub(crate) mod status;
-pub(crate) mod stream;
 mod supervisor;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
-use mesh::process::{self, Context, Misuse, ProcessConfig};
+use mesh::process::{Context, Misuse, ProcessConfig};
 use tokio::sync::Mutex;
 
-pub(crate) use detach::Down;
-use layout::{Layout, Wanted};
-use network::{Network, Settings};
+pub(crate) use detach::DownCommand;
+use layout::{Layout, RequestedAddresses};
+use log_stream::{LogSink, LogStream};
+use network::{LocalNetwork, NetworkOptions};
 use plan::Plan;
 use status::FolderLock;
-use stream::{Sink, Stream};
 
 /// Run a whole network on this machine: every role a process of its own, nothing else installed
 ///
@@ -53,7 +53,7 @@ Examples:
   chargemesh ctl data/run/up.sock add-charging-point city=Valencia
   chargemesh ctl data/run/up.sock kill central
   chargemesh up --data /tmp/chaos --chaos 7 --chaos-for 2m")]
-pub(crate) struct Up {
+pub(crate) struct UpCommand {
     /// Folder for all state; one network a folder
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
@@ -94,7 +94,7 @@ pub(crate) struct Up {
     /// the others through a relay in this process
     #[arg(long, env = "CHARGEMESH_DRILLS")]
     drills: bool,
-    /// Kill, end and freeze parts, cut and silence their lines and fill their disks at random, with this seed, then check
+    /// Kill, end and freeze processes, cut and silence their lines and fill their disks at random, with this seed, then check
     /// the books; drills are allowed
     #[arg(long, env = "CHARGEMESH_CHAOS", value_name = "SEED")]
     chaos: Option<u64>,
@@ -119,19 +119,19 @@ pub(crate) struct Up {
 
 /// What the tasks of a running `up` share.
 #[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) config: Up,
-    pub(crate) network: Network,
+pub(crate) struct RunningNetwork {
+    pub(crate) config: UpCommand,
+    pub(crate) network: LocalNetwork,
     pub(crate) plan: Mutex<Plan>,
 }
 
-impl Up {
+impl UpCommand {
     pub(crate) fn run(self) -> ExitCode {
         if self.detach {
             return detach::detach(&self.data);
         }
         let config = process_config(self.log_level.clone(), self.admin_address);
-        process::run("up", config, |ctx| async move { self.work(ctx).await })
+        mesh::process::run("up", config, |ctx| async move { self.work(ctx).await })
     }
 
     fn has_drills(&self) -> bool {
@@ -139,8 +139,8 @@ impl Up {
     }
 
     async fn work(self, ctx: Context) -> anyhow::Result<()> {
-        let sink = if self.json && self.chaos.is_some() { Sink::Stderr } else { Sink::Stdout };
-        let (stream, printed) = Stream::start(sink);
+        let sink = if self.json && self.chaos.is_some() { LogSink::Stderr } else { LogSink::Stdout };
+        let (stream, printed) = LogStream::start(sink);
         let result = self.whole(&ctx, &stream).await;
         drop(stream);
         // What was said last is printed, but a reader that does not read keeps nobody.
@@ -148,7 +148,7 @@ impl Up {
         result
     }
 
-    async fn whole(self, ctx: &Context, stream: &Stream) -> anyhow::Result<()> {
+    async fn whole(self, ctx: &Context, stream: &LogStream) -> anyhow::Result<()> {
         let lock = FolderLock::take(&self.data)?;
         refuse_a_replay(&self.data)?;
         let layout = Layout::new(&self.data)?;
@@ -158,8 +158,8 @@ impl Up {
         let resized = plan.resize(at_first(self.charging_points, 2), at_first(self.drivers, 1));
         resized.map_err(Misuse::new)?;
         plan.operator = self.operator.clone().or(plan.operator);
-        let settings = Settings {
-            wanted: Wanted {
+        let options = NetworkOptions {
+            requested: RequestedAddresses {
                 usual: true,
                 central_grpc: self.central_grpc,
                 central_link: self.central_link,
@@ -170,21 +170,21 @@ impl Up {
             control_socket: Some(layout.socket("up")),
             relayed: self.has_drills(),
         };
-        let network = Network::start(ctx, lock, layout, &mut plan, settings, stream.clone()).await?;
-        let running = Arc::new(Running { config: self, network, plan: Mutex::new(plan) });
+        let network = LocalNetwork::start(ctx, lock, layout, &mut plan, options, stream.clone()).await?;
+        let running = Arc::new(RunningNetwork { config: self, network, plan: Mutex::new(plan) });
         let result = running.live(ctx).await;
         ctx.stop.cancel();
         stream.up("ending everything in order");
         match Arc::try_unwrap(running) {
             Ok(running) => running.network.end().await,
-            // Somebody is still being answered: the parts end all the same.
+            // Somebody is still being answered: the processes end all the same.
             Err(running) => running.network.supervisor.end_all().await,
         }
         result
     }
 }
 
-impl Running {
+impl RunningNetwork {
     async fn live(self: &Arc<Self>, ctx: &Context) -> anyhow::Result<()> {
         let control = self.network.layout.socket("up");
         let weak = Arc::downgrade(self);
@@ -198,7 +198,7 @@ impl Running {
             self.welcome().await;
         }
         match self.config.chaos {
-            Some(seed) => mayhem::run(self, ctx, seed).await,
+            Some(seed) => chaos_runner::run(self, ctx, seed).await,
             None => {
                 ctx.stop.cancelled().await;
                 Ok(())
@@ -208,8 +208,8 @@ impl Running {
 
     async fn welcome(&self) {
         let (a, stream) = (&self.network.addresses, &self.network.supervisor.stream);
-        for part in self.network.supervisor.status().await {
-            stream.up(format!("{:<20} {}", part.name, part.process()));
+        for process in self.network.supervisor.status().await {
+            stream.up(format!("{:<20} {}", process.name, process.describe()));
         }
         stream.up(format!("operator API (mutual TLS gRPC): {}", a.central_grpc));
         stream.up(format!("charging points and drivers: {}; enrolment: https://{}", a.central_link, a.registry_https));
@@ -229,7 +229,7 @@ fn refuse_a_replay(data: &std::path::Path) -> Result<(), Misuse> {
     Err(Misuse::new(format!("{data} holds a replay of a recording; give another folder with --data")))
 }
 
-/// Of a process that supervises: it may take as long as its parts do.
+/// Of a process that supervises: it may take as long as its processes do.
 pub(crate) fn process_config(log_level: String, admin_address: SocketAddr) -> ProcessConfig {
     ProcessConfig {
         log_level: if log_level == "info" { "warn".to_owned() } else { log_level },

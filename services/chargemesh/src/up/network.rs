@@ -19,13 +19,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    layout::{Addresses, Layout, Wanted, flags},
-    lines::Lines,
-    part::Recipe,
+    fault_proxy::FaultProxy,
+    layout::{Layout, NetworkAddresses, RequestedAddresses, flags},
+    log_stream::LogStream,
     plan::Plan,
     ports::PortsLock,
+    process::ProcessSpec,
     status::{FolderLock, NetworkStatus},
-    stream::Stream,
     supervisor::Supervisor,
 };
 use crate::{
@@ -44,10 +44,10 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// The control plane of a network, running.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct LocalNetwork {
     pub(crate) layout: Layout,
-    pub(crate) addresses: Addresses,
-    pub(crate) lines: Lines,
+    pub(crate) addresses: NetworkAddresses,
+    pub(crate) fault_proxy: FaultProxy,
     pub(crate) supervisor: Supervisor,
     pub(crate) connection: Connection,
     operator: OperatorName,
@@ -59,8 +59,8 @@ pub(crate) struct Network {
 
 /// How to run it.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) wanted: Wanted,
+pub(crate) struct NetworkOptions {
+    pub(crate) requested: RequestedAddresses,
     /// Of the roles.
     pub(crate) log_level: String,
     /// Where the supervisor itself is ordered about.
@@ -69,7 +69,7 @@ pub(crate) struct Settings {
     pub(crate) relayed: bool,
 }
 
-impl Network {
+impl LocalNetwork {
     /// Locks the folder, makes what is missing, starts Registry and Central and waits until both answer. `plan` is
     /// given its addresses.
     pub(crate) async fn start(
@@ -77,8 +77,8 @@ impl Network {
         lock: FolderLock,
         layout: Layout,
         plan: &mut Plan,
-        settings: Settings,
-        stream: Stream,
+        options: NetworkOptions,
+        stream: LogStream,
     ) -> anyhow::Result<Self> {
         let operator = plan.operator.get_or_insert(ADMIN.parse().context("a name that is one")?).clone();
         certificates(&layout, &operator)?;
@@ -90,7 +90,7 @@ impl Network {
         }
         // Until both have bound what is chosen here.
         let ports = PortsLock::take(ctx, READY_WITHIN).await;
-        let addresses = Addresses::choose(settings.wanted, plan.addresses)?;
+        let addresses = NetworkAddresses::choose(options.requested, plan.addresses)?;
         plan.addresses = Some(addresses);
         plan.write(&layout.data)?;
 
@@ -103,7 +103,7 @@ impl Network {
             registry_grpc: addresses.registry_grpc.to_string(),
             registry_https: addresses.registry_https.to_string(),
             operator_identity: layout.identity(&folder(&operator)),
-            control_socket: settings.control_socket.clone().unwrap_or_default(),
+            control_socket: options.control_socket.clone().unwrap_or_default(),
             ..NetworkStatus::default()
         };
         base.write(&layout.data)?;
@@ -115,23 +115,23 @@ impl Network {
             status_task: tokio::spawn(keep),
             status_over,
             addresses,
-            lines: Lines::new(settings.relayed),
+            fault_proxy: FaultProxy::new(options.relayed),
             operator,
             supervisor,
             status,
             layout,
             _lock: lock,
         };
-        network.launch(ctx, &settings).await?;
+        network.launch(ctx, &options).await?;
         drop(ports);
         Ok(network)
     }
 
-    async fn launch(&self, ctx: &Context, settings: &Settings) -> anyhow::Result<()> {
-        let to_central = self.lines.to(self.addresses.central_grpc, "registry").await?;
-        let to_registry = self.lines.to(self.addresses.registry_grpc, "central").await?;
-        for recipe in [self.registry(settings, to_central), self.central(settings, to_registry)] {
-            self.supervisor.start(recipe).await.map_err(anyhow::Error::msg)?;
+    async fn launch(&self, ctx: &Context, options: &NetworkOptions) -> anyhow::Result<()> {
+        let to_central = self.fault_proxy.to(self.addresses.central_grpc, "registry").await?;
+        let to_registry = self.fault_proxy.to(self.addresses.registry_grpc, "central").await?;
+        for spec in [self.registry(options, to_central), self.central(options, to_registry)] {
+            self.supervisor.start(spec).await.map_err(anyhow::Error::msg)?;
         }
         let ready = tokio::time::timeout(READY_WITHIN, self.wait_until_ready());
         match ctx.stop.run_until_cancelled(ready).await {
@@ -148,10 +148,10 @@ impl Network {
     async fn wait_until_ready(&self) -> anyhow::Result<()> {
         while !self.is_ready().await? {
             // Whoever fails three times in a row at the very start will fail the fourth time too.
-            for part in self.supervisor.status().await {
-                if part.restarts >= 3 {
-                    let why = part.last_end.unwrap_or_default();
-                    anyhow::bail!("{} cannot be started: it {why}; what it says stands above", part.name);
+            for process in self.supervisor.status().await {
+                if process.restarts >= 3 {
+                    let why = process.last_end.unwrap_or_default();
+                    anyhow::bail!("{} cannot be started: it {why}; what it says stands above", process.name);
                 }
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -195,11 +195,11 @@ impl Network {
         self.supervisor.end_all().await;
         self.status_over.cancel();
         drop(self.status_task.await);
-        let last = NetworkStatus { parts: Vec::new(), ready: false, ..self.status.borrow().clone() };
+        let last = NetworkStatus { processes: Vec::new(), ready: false, ..self.status.borrow().clone() };
         drop(last.write(&self.layout.data));
     }
 
-    fn registry(&self, settings: &Settings, central: SocketAddr) -> Recipe {
+    fn registry(&self, options: &NetworkOptions, central: SocketAddr) -> ProcessSpec {
         let a = &self.addresses;
         let own = flags([
             ("--data", &self.layout.role("registry")),
@@ -210,10 +210,10 @@ impl Network {
             ("--central", &central),
             ("--first-operator", &self.operator.to_string()),
         ]);
-        self.recipe("registry", "registry", own, &settings.log_level)
+        self.spec("registry", "registry", own, &options.log_level)
     }
 
-    fn central(&self, settings: &Settings, registry: SocketAddr) -> Recipe {
+    fn central(&self, options: &NetworkOptions, registry: SocketAddr) -> ProcessSpec {
         let a = &self.addresses;
         let own = flags([
             ("--data", &self.layout.role("central")),
@@ -223,11 +223,11 @@ impl Network {
             ("--link-address", &a.central_link),
             ("--registry", &registry),
         ]);
-        self.recipe("central", "central", own, &settings.log_level)
+        self.spec("central", "central", own, &options.log_level)
     }
 
-    /// A part of this name that runs this subcommand.
-    pub(crate) fn recipe(&self, name: &str, command: &str, own: Vec<std::ffi::OsString>, log_level: &str) -> Recipe {
+    /// A process of this name that runs this subcommand.
+    pub(crate) fn spec(&self, name: &str, command: &str, own: Vec<std::ffi::OsString>, log_level: &str) -> ProcessSpec {
         let (socket, addresses) = (self.layout.socket(name), self.layout.addresses(name));
         let mut args = vec![command.into()];
         args.extend(own);
@@ -237,7 +237,7 @@ impl Network {
             ("--admin-address", &"127.0.0.1:0"),
             ("--log-level", &log_level),
         ]));
-        Recipe {
+        ProcessSpec {
             name: Arc::from(name),
             args,
             control_socket: Some(socket),
@@ -304,7 +304,7 @@ fn folder(operator: &OperatorName) -> String {
     format!("operator-{operator}")
 }
 
-fn connection(layout: &Layout, addresses: &Addresses, operator: &OperatorName) -> Connection {
+fn connection(layout: &Layout, addresses: &NetworkAddresses, operator: &OperatorName) -> Connection {
     Connection {
         data: layout.data.clone(),
         central: vec![addresses.central_grpc.to_string()],

@@ -9,7 +9,7 @@ use mesh::process::Misuse;
 use proto::{ChargingPointId, DriverId, OperatorName};
 use serde::{Deserialize, Serialize};
 
-use super::{layout::Addresses, status::replace};
+use super::{layout::NetworkAddresses, status::replace};
 
 const CITIES: [(&str, &str); 4] = [
     ("Valencia", "Marina, quay"),
@@ -20,7 +20,7 @@ const CITIES: [(&str, &str); 4] = [
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    pub(crate) addresses: Option<Addresses>,
+    pub(crate) addresses: Option<NetworkAddresses>,
     /// As whom the supervisor orders.
     #[serde(default)]
     pub(crate) operator: Option<OperatorName>,
@@ -38,7 +38,7 @@ pub(crate) struct SimulatedPoint {
 
 impl SimulatedPoint {
     /// The names of its processes.
-    pub(crate) fn parts(&self) -> [Arc<str>; 2] {
+    pub(crate) fn processes(&self) -> [Arc<str>; 2] {
         [format!("{}/engine", self.id).into(), format!("{}/monitor", self.id).into()]
     }
 }
@@ -52,7 +52,7 @@ pub(crate) struct SimulatedDriver {
 
 impl SimulatedDriver {
     /// The name of his process.
-    pub(crate) fn parts(&self) -> [Arc<str>; 1] {
+    pub(crate) fn processes(&self) -> [Arc<str>; 1] {
         [format!("driver/{}", self.id).into()]
     }
 }

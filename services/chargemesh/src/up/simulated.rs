@@ -6,11 +6,11 @@ use anyhow::Context as _;
 use proto::registry::v1::{Identity, Kind};
 
 use super::{
-    Running,
+    RunningNetwork,
     layout::flags,
-    network::Network,
-    part::Recipe,
+    network::LocalNetwork,
     plan::{PointWish, SimulatedDriver, SimulatedPoint},
+    process::ProcessSpec,
     status::replace,
 };
 
@@ -29,7 +29,7 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-impl Running {
+impl RunningNetwork {
     /// Everything that the plan names.
     pub(super) async fn start_simulated(&self) -> anyhow::Result<()> {
         let plan = self.plan.lock().await.clone();
@@ -50,7 +50,7 @@ impl Running {
         let folder = layout.data.join("charging-points").join(point.id.as_str());
         let pairing = layout.run.join(format!("{}-pairing.sock", point.id));
         let place = pairing.display().to_string();
-        let [engine, monitor] = point.parts();
+        let [engine, monitor] = point.processes();
         let (registry, central) = self.far(&monitor).await?;
 
         let mut own = flags([
@@ -67,7 +67,7 @@ impl Running {
         if let Some(token) = self.token_file(&folder, enrolled, Kind::ChargingPoint, point.id.as_str(), known).await? {
             own.extend(flags([("--token-file", &token)]));
         }
-        self.begin(self.network.recipe(&monitor, "monitor", own, &self.config.log_level)).await?;
+        self.begin(self.network.spec(&monitor, "monitor", own, &self.config.log_level)).await?;
 
         let mut own = flags([
             ("--data", &folder),
@@ -79,12 +79,12 @@ impl Running {
         if self.config.has_drills() {
             own.push("--drills".into());
         }
-        self.begin(self.network.recipe(&engine, "engine", own, &self.config.log_level)).await
+        self.begin(self.network.spec(&engine, "engine", own, &self.config.log_level)).await
     }
 
     async fn start_driver(&self, driver: &SimulatedDriver, known: &[Identity]) -> anyhow::Result<()> {
         let folder = self.network.layout.data.join("drivers").join(driver.id.as_str());
-        let [name] = driver.parts();
+        let [name] = driver.processes();
         let (registry, central) = self.far(&name).await?;
         let mut own = flags([
             ("--data", &folder),
@@ -99,17 +99,20 @@ impl Running {
         if let Some(token) = self.token_file(&folder, enrolled, Kind::Driver, driver.id.as_str(), known).await? {
             own.extend(flags([("--token-file", &token)]));
         }
-        self.begin(self.network.recipe(&name, "driver", own, &self.config.log_level)).await
+        self.begin(self.network.spec(&name, "driver", own, &self.config.log_level)).await
     }
 
-    /// Where this part finds Registry and Central.
-    async fn far(&self, part: &str) -> anyhow::Result<(SocketAddr, SocketAddr)> {
-        let Network { lines, addresses, .. } = &self.network;
-        Ok((lines.to(addresses.registry_https, part).await?, lines.to(addresses.central_link, part).await?))
+    /// Where this process finds Registry and Central.
+    async fn far(&self, process: &str) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+        let LocalNetwork { fault_proxy, addresses, .. } = &self.network;
+        Ok((
+            fault_proxy.to(addresses.registry_https, process).await?,
+            fault_proxy.to(addresses.central_link, process).await?,
+        ))
     }
 
-    async fn begin(&self, recipe: Recipe) -> anyhow::Result<()> {
-        self.network.supervisor.start(recipe).await.map_err(anyhow::Error::msg)
+    async fn begin(&self, spec: ProcessSpec) -> anyhow::Result<()> {
+        self.network.supervisor.start(spec).await.map_err(anyhow::Error::msg)
     }
 
     /// A token beside the credential that it is to become; nothing where there is one already.
@@ -137,11 +140,11 @@ impl Running {
         let mut plan = self.plan.lock().await;
         let mut next = plan.clone();
         let point = next.add_charging_point(wish)?;
-        let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(in_words)?;
+        let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(describe)?;
         let started = self.start_point(&point, &known).await;
         if let Err(error) = started.and_then(|()| next.write(&self.network.layout.data)) {
-            self.end(&point.parts()).await;
-            return Err(in_words(error));
+            self.end(&point.processes()).await;
+            return Err(describe(error));
         }
         *plan = next;
         Ok(point)
@@ -151,20 +154,20 @@ impl Running {
         let mut plan = self.plan.lock().await;
         let mut next = plan.clone();
         let driver = next.add_driver(id)?;
-        let known = self.network.enrolled(Kind::Driver).await.map_err(in_words)?;
+        let known = self.network.enrolled(Kind::Driver).await.map_err(describe)?;
         let started = self.start_driver(&driver, &known).await;
         if let Err(error) = started.and_then(|()| next.write(&self.network.layout.data)) {
-            self.end(&driver.parts()).await;
-            return Err(in_words(error));
+            self.end(&driver.processes()).await;
+            return Err(describe(error));
         }
         *plan = next;
         Ok(driver)
     }
 
     /// Its processes, for good, and their lines.
-    async fn end(&self, parts: &[Arc<str>]) {
-        self.network.supervisor.end(parts, true).await;
-        parts.iter().for_each(|part| self.network.lines.forget(part));
+    async fn end(&self, processes: &[Arc<str>]) {
+        self.network.supervisor.end(processes, true).await;
+        processes.iter().for_each(|process| self.network.fault_proxy.forget(process));
     }
 
     /// Its processes end, its identity is removed, its folder goes.
@@ -172,12 +175,12 @@ impl Running {
         let mut plan = self.plan.lock().await;
         let mut next = plan.clone();
         let point = next.remove_charging_point(id)?;
-        self.end(&point.parts()).await;
-        let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(in_words)?;
+        self.end(&point.processes()).await;
+        let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(describe)?;
         if known.iter().any(|i| i.id == id) {
-            self.network.remove_identity(Kind::ChargingPoint, id).await.map_err(in_words)?;
+            self.network.remove_identity(Kind::ChargingPoint, id).await.map_err(describe)?;
         }
-        next.write(&self.network.layout.data).map_err(in_words)?;
+        next.write(&self.network.layout.data).map_err(describe)?;
         *plan = next;
         forget(&self.network.layout.data.join("charging-points").join(id))
     }
@@ -186,18 +189,18 @@ impl Running {
         let mut plan = self.plan.lock().await;
         let mut next = plan.clone();
         let driver = next.remove_driver(id)?;
-        self.end(&driver.parts()).await;
-        let known = self.network.enrolled(Kind::Driver).await.map_err(in_words)?;
+        self.end(&driver.processes()).await;
+        let known = self.network.enrolled(Kind::Driver).await.map_err(describe)?;
         if known.iter().any(|i| i.id == id) {
-            self.network.remove_identity(Kind::Driver, id).await.map_err(in_words)?;
+            self.network.remove_identity(Kind::Driver, id).await.map_err(describe)?;
         }
-        next.write(&self.network.layout.data).map_err(in_words)?;
+        next.write(&self.network.layout.data).map_err(describe)?;
         *plan = next;
         forget(&self.network.layout.data.join("drivers").join(id))
     }
 }
 
-fn in_words(error: anyhow::Error) -> String {
+fn describe(error: anyhow::Error) -> String {
     format!("{error:#}")
 }
 

@@ -1,4 +1,4 @@
-//! The status file of a network, `up.json` in its data folder: which parts run, with process ids and addresses, and how
+//! The status file of a network, `up.json` in its data folder: which processes run, with process ids and addresses, and how
 //! to reach it as an operator.
 
 use std::{
@@ -16,7 +16,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::health::PartHealth;
+use super::health::ProcessHealth;
 use crate::output::{Columns, escaped};
 
 /// Of a network in a data folder.
@@ -25,7 +25,7 @@ pub(crate) struct NetworkStatus {
     /// The supervisor's.
     pub(crate) pid: u32,
     pub(crate) started_at_ms: i64,
-    /// Registry and Central answer, and every simulated part has been started.
+    /// Registry and Central answer, and every simulated process has been started.
     pub(crate) ready: bool,
     pub(crate) central_grpc: String,
     pub(crate) central_link: String,
@@ -34,14 +34,14 @@ pub(crate) struct NetworkStatus {
     /// Folder of the operator's certificate.
     pub(crate) operator_identity: PathBuf,
     pub(crate) control_socket: PathBuf,
-    pub(crate) parts: Vec<PartStatus>,
+    pub(crate) processes: Vec<ProcessStatus>,
     #[serde(skip)]
     pub(crate) folder: PathBuf,
 }
 
 /// One supervised process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PartStatus {
+pub(crate) struct ProcessStatus {
     pub(crate) name: String,
     pub(crate) pid: Option<u32>,
     pub(crate) state: String,
@@ -55,18 +55,18 @@ pub(crate) struct PartStatus {
     pub(crate) addresses: serde_json::Value,
     /// What it says of itself; only where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) health: Option<PartHealth>,
+    pub(crate) health: Option<ProcessHealth>,
 }
 
-impl PartStatus {
+impl ProcessStatus {
     /// Its process, or what it is doing without one.
-    pub(crate) fn process(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         self.pid.map_or_else(|| self.state.clone(), |pid| format!("process {pid}"))
     }
 }
 
-impl Columns for PartStatus {
-    const HEADERS: &'static [&'static str] = &["part", "process", "state", "health", "restarts", "why"];
+impl Columns for ProcessStatus {
+    const HEADERS: &'static [&'static str] = &["process", "pid", "state", "health", "restarts", "why"];
     fn cells(&self) -> Vec<String> {
         let health = self.health.as_ref();
         let reasons = health.map(|health| escaped(&health.reasons.join("; "))).unwrap_or_default();
@@ -88,9 +88,11 @@ const LOCK: &str = "lock";
 const TOLD: &str = "told-to-end";
 
 impl NetworkStatus {
-    /// Whether a part has no process yet, and none that ended.
+    /// Whether a process has no process yet, and none that ended.
     pub(crate) fn is_starting(&self) -> bool {
-        self.parts.iter().any(|part| part.pid.is_none() && part.restarts == 0 && part.last_end.is_none())
+        self.processes
+            .iter()
+            .any(|process| process.pid.is_none() && process.restarts == 0 && process.last_end.is_none())
     }
 
     /// Whether a supervisor holds the folder now.
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_part_without_a_process_is_said_to_be_starting() {
-        let part = |pid, restarts, state: &str| PartStatus {
+        let process = |pid, restarts, state: &str| ProcessStatus {
             name: "driver/D-1".into(),
             pid,
             state: state.into(),
@@ -248,12 +250,12 @@ mod tests {
             addresses: serde_json::Value::Null,
             health: None,
         };
-        let of = |part| NetworkStatus { parts: vec![part], ..NetworkStatus::default() };
-        assert!(of(part(None, 0, "starting")).is_starting());
-        assert!(!of(part(Some(7), 0, "running")).is_starting());
-        assert!(!of(part(None, 1, "waiting")).is_starting(), "one that died is started again and again");
-        assert_eq!(part(None, 0, "starting").process(), "starting");
-        assert_eq!(part(Some(7), 0, "running").process(), "process 7");
+        let of = |process| NetworkStatus { processes: vec![process], ..NetworkStatus::default() };
+        assert!(of(process(None, 0, "starting")).is_starting());
+        assert!(!of(process(Some(7), 0, "running")).is_starting());
+        assert!(!of(process(None, 1, "waiting")).is_starting(), "one that died is started again and again");
+        assert_eq!(process(None, 0, "starting").describe(), "starting");
+        assert_eq!(process(Some(7), 0, "running").describe(), "process 7");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! All parts of a network: started, looked after, shown in the status file, and ended in order.
+//! All processes of a network: started, looked after, shown in the status file, and ended in order.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -6,87 +6,87 @@ use mesh::clock::Clock;
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    part::{Deed, Part, Phase, Recipe},
-    status::{NetworkStatus, PartStatus},
-    stream::Stream,
+    log_stream::LogStream,
+    process::{ProcessCommand, ProcessPhase, ProcessSpec, SupervisedProcess},
+    status::{NetworkStatus, ProcessStatus},
 };
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub(crate) struct Supervisor {
-    parts: Arc<Mutex<BTreeMap<Arc<str>, Part>>>,
-    pub(crate) stream: Stream,
+    processes: Arc<Mutex<BTreeMap<Arc<str>, SupervisedProcess>>>,
+    pub(crate) stream: LogStream,
     clock: Clock,
     changed: mpsc::Sender<()>,
 }
 
 impl Supervisor {
-    /// The receiver gets a word whenever a part's state changes.
-    pub(crate) fn new(stream: Stream, clock: Clock) -> (Self, mpsc::Receiver<()>) {
+    /// The receiver gets a word whenever a process's state changes.
+    pub(crate) fn new(stream: LogStream, clock: Clock) -> (Self, mpsc::Receiver<()>) {
         let (changed, changes) = mpsc::channel(1);
-        (Self { parts: Arc::default(), stream, clock, changed }, changes)
+        (Self { processes: Arc::default(), stream, clock, changed }, changes)
     }
 
-    /// Starts a part; one of that name that runs already stays.
-    pub(crate) async fn start(&self, recipe: Recipe) -> Result<(), String> {
-        let mut parts = self.parts.lock().await;
-        if parts.get(&recipe.name).is_some_and(|part| part.state.borrow().phase != Phase::Ended) {
-            return Err(format!("{} runs already", recipe.name));
+    /// Starts a process; one of that name that runs already stays.
+    pub(crate) async fn start(&self, spec: ProcessSpec) -> Result<(), String> {
+        let mut processes = self.processes.lock().await;
+        if processes.get(&spec.name).is_some_and(|process| process.state.borrow().phase != ProcessPhase::Ended) {
+            return Err(format!("{} runs already", spec.name));
         }
-        let name = Arc::clone(&recipe.name);
-        let part = Part::start(recipe, self.stream.clone(), self.clock, self.changed.clone());
-        parts.insert(name, part);
+        let name = Arc::clone(&spec.name);
+        let process = SupervisedProcess::start(spec, self.stream.clone(), self.clock, self.changed.clone());
+        processes.insert(name, process);
         Ok(())
     }
 
-    pub(crate) async fn deed(&self, name: &str, deed: Deed) -> Result<(), String> {
-        let part = self.part(name).await?;
-        part.deed(deed).await
+    pub(crate) async fn command(&self, name: &str, command: ProcessCommand) -> Result<(), String> {
+        let process = self.process(name).await?;
+        process.command(command).await
     }
 
-    /// Ends the parts of these names, all at once, and forgets them if told to.
+    /// Ends the processes of these names, all at once, and forgets them if told to.
     pub(crate) async fn end(&self, names: &[Arc<str>], forget: bool) {
-        let parts: Vec<Part> = {
-            let parts = self.parts.lock().await;
-            names.iter().filter_map(|name| parts.get(name).cloned()).collect()
+        let processes: Vec<SupervisedProcess> = {
+            let processes = self.processes.lock().await;
+            names.iter().filter_map(|name| processes.get(name).cloned()).collect()
         };
-        futures::future::join_all(parts.iter().map(Part::end)).await;
+        futures::future::join_all(processes.iter().map(SupervisedProcess::end)).await;
         if forget {
-            let mut parts = self.parts.lock().await;
+            let mut processes = self.processes.lock().await;
             for name in names {
-                parts.remove(name);
+                processes.remove(name);
             }
         }
         let _full = self.changed.try_send(());
     }
 
     pub(crate) async fn names(&self, which: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
-        self.parts.lock().await.keys().filter(|name| which(name)).cloned().collect()
+        self.processes.lock().await.keys().filter(|name| which(name)).cloned().collect()
     }
 
-    pub(crate) async fn part(&self, name: &str) -> Result<Part, String> {
-        let parts = self.parts.lock().await;
-        parts.get(name).cloned().ok_or_else(|| {
-            let names: Vec<&str> = parts.keys().map(|name| &**name).collect();
-            format!("there is no part {name:?}; there are {}", names.join(", "))
+    pub(crate) async fn process(&self, name: &str) -> Result<SupervisedProcess, String> {
+        let processes = self.processes.lock().await;
+        processes.get(name).cloned().ok_or_else(|| {
+            let names: Vec<&str> = processes.keys().map(|name| &**name).collect();
+            format!("there is no process {name:?}; there are {}", names.join(", "))
         })
     }
 
-    /// Every part, in the order of their names.
-    pub(crate) async fn status(&self) -> Vec<PartStatus> {
-        let parts: Vec<Part> = self.parts.lock().await.values().cloned().collect();
-        parts
+    /// Every process, in the order of their names.
+    pub(crate) async fn status(&self) -> Vec<ProcessStatus> {
+        let processes: Vec<SupervisedProcess> = self.processes.lock().await.values().cloned().collect();
+        processes
             .into_iter()
-            .map(|part| {
-                let state = part.state.borrow().clone();
-                let addresses = part.recipe.addresses.as_ref().and_then(|file| std::fs::read(file).ok());
-                PartStatus {
-                    name: part.recipe.name.to_string(),
+            .map(|process| {
+                let state = process.state.borrow().clone();
+                let addresses = process.spec.addresses.as_ref().and_then(|file| std::fs::read(file).ok());
+                ProcessStatus {
+                    name: process.spec.name.to_string(),
                     pid: state.pid,
                     state: state.phase.name().to_owned(),
                     restarts: state.restarts,
                     last_end: state.last_end,
-                    control_socket: part.recipe.control_socket,
+                    control_socket: process.spec.control_socket,
                     addresses: addresses.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default(),
                     health: None,
                 }
@@ -112,7 +112,7 @@ impl Supervisor {
     ) {
         let mut written = None;
         loop {
-            let status = NetworkStatus { parts: self.status().await, ..base.borrow().clone() };
+            let status = NetworkStatus { processes: self.status().await, ..base.borrow().clone() };
             if written.as_ref() != Some(&status) {
                 if let Err(error) = status.write(&data) {
                     self.stream.up(format!("{error:#}"));
@@ -122,7 +122,7 @@ impl Supervisor {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = changes.recv() => {}
-                // A part that starts writes its addresses a little later.
+                // A process that starts writes its addresses a little later.
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
             // Several changes at once are one line of the file.

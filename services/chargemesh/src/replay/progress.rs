@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 use mesh::process::Misuse;
 
-use super::station::Done;
+use super::station::BilledRow;
 use crate::up::{plan, status};
 
 const MARK: &str = "recording.mark";
@@ -30,7 +30,7 @@ pub(super) fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<(
     let mark = format!("{mark:016x}\n");
     let refuse = |text: String| Err(Misuse::new(text).into());
     match std::fs::read_to_string(&path) {
-        Ok(kept) if kept == mark => Ok(()),
+        Ok(progress) if progress == mark => Ok(()),
         Ok(_) => refuse(format!(
             "{} holds the replay of another recording than {}; give another folder with --data",
             data.display(),
@@ -49,12 +49,12 @@ pub(super) fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<(
 
 /// A file to which lines are added.
 #[derive(Debug)]
-struct Lines {
+struct AppendFile {
     path: PathBuf,
     file: File,
 }
 
-impl Lines {
+impl AppendFile {
     fn open(path: PathBuf) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(&path);
         Ok(Self { file: file.with_context(|| format!("cannot write {}", path.display()))?, path })
@@ -75,17 +75,20 @@ impl Lines {
 
 /// Over all runs on the folder.
 #[derive(Debug)]
-pub(super) struct Kept {
-    authorised: Lines,
-    ended: Lines,
+pub(super) struct ReplayProgress {
+    authorised: AppendFile,
+    ended: AppendFile,
 }
 
-impl Kept {
+impl ReplayProgress {
     pub(super) fn open(data: &Path) -> anyhow::Result<Self> {
-        Ok(Self { authorised: Lines::open(data.join("authorised.csv"))?, ended: Lines::open(data.join("ended.txt"))? })
+        Ok(Self {
+            authorised: AppendFile::open(data.join("authorised.csv"))?,
+            ended: AppendFile::open(data.join("ended.txt"))?,
+        })
     }
 
-    pub(super) fn keep(&self, done: &Done) -> anyhow::Result<()> {
+    pub(super) fn keep(&self, done: &BilledRow) -> anyhow::Result<()> {
         self.ended.add(&done.request_id)?;
         match done.authorised {
             Some(took) => self.authorised.add(&format!("{},{}", took.as_micros(), done.row)),
@@ -132,15 +135,15 @@ mod tests {
     #[test]
     fn what_was_seen_to_its_end_is_known_at_the_next_run_and_half_a_line_is_none() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = Kept::open(folder.path()).unwrap();
+        let progress = ReplayProgress::open(folder.path()).unwrap();
         let took = std::time::Duration::from_micros(1500);
-        kept.keep(&Done { row: "S1".into(), request_id: "row:S1".into(), authorised: Some(took) }).unwrap();
-        kept.keep(&Done { row: "S2".into(), request_id: "row:S2:1".into(), authorised: None }).unwrap();
-        drop(kept);
+        progress.keep(&BilledRow { row: "S1".into(), request_id: "row:S1".into(), authorised: Some(took) }).unwrap();
+        progress.keep(&BilledRow { row: "S2".into(), request_id: "row:S2:1".into(), authorised: None }).unwrap();
+        drop(progress);
         let mut half = File::options().append(true).open(folder.path().join("ended.txt")).unwrap();
         half.write_all(b"row:S3").unwrap();
-        let kept = Kept::open(folder.path()).unwrap();
-        assert_eq!(kept.ended().unwrap(), BTreeSet::from(["row:S1".to_owned(), "row:S2:1".to_owned()]));
-        assert_eq!(kept.authorised_us().unwrap(), [1500]);
+        let progress = ReplayProgress::open(folder.path()).unwrap();
+        assert_eq!(progress.ended().unwrap(), BTreeSet::from(["row:S1".to_owned(), "row:S2:1".to_owned()]));
+        assert_eq!(progress.authorised_us().unwrap(), [1500]);
     }
 }

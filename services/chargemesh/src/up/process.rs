@@ -19,14 +19,14 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use super::{backoff::Backoff, stream::Stream};
+use super::{backoff::RestartBackoff, log_stream::LogStream};
 
 /// The variable that tells a child its supervisor: it ends when that does, however it ends.
 pub(crate) const SUPERVISOR: &str = "CHARGEMESH_SUPERVISOR_PID";
 
-/// Variables that are meant for one process and would be wrong for every part of a network at once. All others reach
-/// the parts, so that each setting of a role can be given to `up` as a variable.
-const OF_ONE_PART: [&str; 8] = [
+/// Variables that are meant for one process and would be wrong for every process of a network at once. All others reach
+/// the processes, so that each setting of a role can be given to `up` as a variable.
+const NOT_INHERITED: [&str; 8] = [
     "CHARGEMESH_TOKEN",
     "CHARGEMESH_TOKEN_FILE",
     "CHARGEMESH_FILE",
@@ -37,9 +37,9 @@ const OF_ONE_PART: [&str; 8] = [
     "CHARGEMESH_STOP_DELAY",
 ];
 
-/// How a part is started; the same again after each death.
+/// How a process is started; the same again after each death.
 #[derive(Clone, Debug)]
-pub(crate) struct Recipe {
+pub(crate) struct ProcessSpec {
     pub(crate) name: Arc<str>,
     /// Of this binary.
     pub(crate) args: Vec<OsString>,
@@ -48,14 +48,14 @@ pub(crate) struct Recipe {
     pub(crate) addresses: Option<PathBuf>,
     /// Told to end, it may take this long.
     pub(crate) grace: Duration,
-    /// It may be done by itself, such as a driver with a file; any other part that ends is started again.
+    /// It may be done by itself, such as a driver with a file; any other process that ends is started again.
     pub(crate) finite: bool,
 }
 
-/// What a part is doing.
+/// What a process is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct State {
-    pub(crate) phase: Phase,
+pub(crate) struct ProcessState {
+    pub(crate) phase: ProcessPhase,
     pub(crate) pid: Option<u32>,
     pub(crate) restarts: u32,
     pub(crate) last_end: Option<String>,
@@ -64,7 +64,7 @@ pub(crate) struct State {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum ProcessPhase {
     #[default]
     Starting,
     Running,
@@ -76,7 +76,7 @@ pub(crate) enum Phase {
     Ended,
 }
 
-impl Phase {
+impl ProcessPhase {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -88,9 +88,9 @@ impl Phase {
     }
 }
 
-/// What is done to a part.
+/// What is done to a process.
 #[derive(Debug)]
-pub(crate) enum Deed {
+pub(crate) enum ProcessCommand {
     /// SIGKILL: it is started again.
     Kill,
     /// SIGTERM: it ends in order and is started again.
@@ -107,47 +107,47 @@ pub(crate) enum Deed {
     End(oneshot::Sender<()>),
 }
 
-/// The supervisor's hold on a part.
+/// The supervisor's hold on a process.
 #[derive(Clone, Debug)]
-pub(crate) struct Part {
-    pub(crate) recipe: Recipe,
-    deeds: mpsc::Sender<Deed>,
-    pub(crate) state: watch::Receiver<State>,
+pub(crate) struct SupervisedProcess {
+    pub(crate) spec: ProcessSpec,
+    commands: mpsc::Sender<ProcessCommand>,
+    pub(crate) state: watch::Receiver<ProcessState>,
 }
 
-impl Part {
+impl SupervisedProcess {
     /// Starts it and looks after it.
-    pub(crate) fn start(recipe: Recipe, stream: Stream, clock: Clock, changed: mpsc::Sender<()>) -> Self {
-        let (deeds, ordered) = mpsc::channel(16);
-        let (states, state) = watch::channel(State::default());
-        let keeper = Keeper { recipe: recipe.clone(), stream, clock, states, changed };
-        tokio::spawn(keeper.keep(ordered));
-        Self { recipe, deeds, state }
+    pub(crate) fn start(spec: ProcessSpec, stream: LogStream, clock: Clock, changed: mpsc::Sender<()>) -> Self {
+        let (commands, received) = mpsc::channel(16);
+        let (states, state) = watch::channel(ProcessState::default());
+        let supervisor = ProcessSupervisor { spec: spec.clone(), stream, clock, states, changed };
+        tokio::spawn(supervisor.supervise(received));
+        Self { spec, commands, state }
     }
 
-    pub(crate) async fn deed(&self, deed: Deed) -> Result<(), String> {
-        self.deeds.send(deed).await.map_err(|_| format!("{} has ended", self.recipe.name))
+    pub(crate) async fn command(&self, command: ProcessCommand) -> Result<(), String> {
+        self.commands.send(command).await.map_err(|_| format!("{} has ended", self.spec.name))
     }
 
     /// Ends it in order; returns when it has.
     pub(crate) async fn end(&self) {
         let (ended, wait) = oneshot::channel();
-        if self.deeds.send(Deed::End(ended)).await.is_ok() {
+        if self.commands.send(ProcessCommand::End(ended)).await.is_ok() {
             drop(wait.await);
         }
     }
 }
 
-struct Keeper {
-    recipe: Recipe,
-    stream: Stream,
+struct ProcessSupervisor {
+    spec: ProcessSpec,
+    stream: LogStream,
     clock: Clock,
-    states: watch::Sender<State>,
+    states: watch::Sender<ProcessState>,
     changed: mpsc::Sender<()>,
 }
 
 /// Why a life is over.
-enum Over {
+enum ProcessEnd {
     Died(String),
     /// It was done.
     Done,
@@ -156,57 +156,57 @@ enum Over {
     Dropped,
 }
 
-impl Keeper {
-    async fn keep(self, mut ordered: mpsc::Receiver<Deed>) {
-        let mut backoff = Backoff::default();
+impl ProcessSupervisor {
+    async fn supervise(self, mut commands: mpsc::Receiver<ProcessCommand>) {
+        let mut backoff = RestartBackoff::default();
         loop {
             let born = self.clock.mono();
             let over = match self.spawn() {
-                Ok(child) => self.live(child, &mut ordered).await,
-                Err(error) => Over::Died(format!("cannot be started: {error}")),
+                Ok(child) => self.run(child, &mut commands).await,
+                Err(error) => ProcessEnd::Died(format!("cannot be started: {error}")),
             };
             let life = self.clock.mono().saturating_duration_since(born);
             match over {
-                Over::Died(how) => {
+                ProcessEnd::Died(how) => {
                     let wait = backoff.after(life);
-                    self.stream.up(format!("{} {how}; starting it again in {} ms", self.recipe.name, wait.as_millis()));
+                    self.stream.up(format!("{} {how}; starting it again in {} ms", self.spec.name, wait.as_millis()));
                     self.set(|s| {
-                        (s.phase, s.pid, s.last_end) = (Phase::Waiting, None, Some(how));
+                        (s.phase, s.pid, s.last_end) = (ProcessPhase::Waiting, None, Some(how));
                         s.restarts += 1;
                     });
-                    if let Some(ended) = self.wait(wait, &mut ordered).await {
+                    if let Some(ended) = self.wait(wait, &mut commands).await {
                         return self.ended(Some(ended));
                     }
                 }
-                Over::Done => {
-                    self.stream.up(format!("{} is done", self.recipe.name));
+                ProcessEnd::Done => {
+                    self.stream.up(format!("{} is done", self.spec.name));
                     return self.ended(None);
                 }
-                Over::Told(ended) => return self.ended(Some(ended)),
-                Over::Dropped => return self.ended(None),
+                ProcessEnd::Told(ended) => return self.ended(Some(ended)),
+                ProcessEnd::Dropped => return self.ended(None),
             }
         }
     }
 
     fn ended(&self, told: Option<oneshot::Sender<()>>) {
-        self.set(|s| (s.phase, s.pid) = (Phase::Ended, None));
+        self.set(|s| (s.phase, s.pid) = (ProcessPhase::Ended, None));
         if let Some(told) = told {
             let _gone = told.send(());
         }
     }
 
     /// Dead for a moment; an order to end is obeyed at once.
-    async fn wait(&self, wait: Duration, ordered: &mut mpsc::Receiver<Deed>) -> Option<oneshot::Sender<()>> {
+    async fn wait(&self, wait: Duration, commands: &mut mpsc::Receiver<ProcessCommand>) -> Option<oneshot::Sender<()>> {
         let at = self.clock.mono() + wait;
         loop {
             tokio::select! {
                 () = self.clock.sleep_until(at) => return None,
-                deed = ordered.recv() => match deed {
-                    Some(Deed::End(ended)) => return Some(ended),
-                    Some(Deed::Restart) => return None,
-                    Some(Deed::FillDisk(room)) => self.set(|s| s.disk_full_at = Some(room)),
-                    Some(Deed::FreeDisk) => self.set(|s| s.disk_full_at = None),
-                    Some(Deed::Kill | Deed::Pause | Deed::Continue) => {}
+                command = commands.recv() => match command {
+                    Some(ProcessCommand::End(ended)) => return Some(ended),
+                    Some(ProcessCommand::Restart) => return None,
+                    Some(ProcessCommand::FillDisk(room)) => self.set(|s| s.disk_full_at = Some(room)),
+                    Some(ProcessCommand::FreeDisk) => self.set(|s| s.disk_full_at = None),
+                    Some(ProcessCommand::Kill | ProcessCommand::Pause | ProcessCommand::Continue) => {}
                     None => return Some(oneshot::channel().0),
                 },
             }
@@ -214,79 +214,79 @@ impl Keeper {
     }
 
     fn spawn(&self) -> std::io::Result<Child> {
-        if let Some(file) = &self.recipe.addresses {
+        if let Some(file) = &self.spec.addresses {
             drop(std::fs::remove_file(file));
         }
         let (program, name) = own_program()?;
         let mut command = Command::new(program);
-        for name in OF_ONE_PART {
+        for name in NOT_INHERITED {
             command.env_remove(name);
         }
         let mut child = command
             .arg0(name)
-            .args(&self.recipe.args)
+            .args(&self.spec.args)
             .env(SUPERVISOR, std::process::id().to_string())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A group of its own: Ctrl-C reaches the supervisor, which ends the parts in order.
+            // A group of its own: Ctrl-C reaches the supervisor, which ends the processes in order.
             .process_group(0)
             .spawn()?;
         let pid = child.id();
-        self.set(|s| (s.phase, s.pid) = (Phase::Running, pid));
-        self.stream.up(format!("{} started, process {}", self.recipe.name, pid.unwrap_or_default()));
+        self.set(|s| (s.phase, s.pid) = (ProcessPhase::Running, pid));
+        self.stream.up(format!("{} started, process {}", self.spec.name, pid.unwrap_or_default()));
         if let Some(room) = self.states.borrow().disk_full_at {
             self.limit_files(&child, Some(room));
         }
         if let Some(output) = child.stdout.take() {
-            let (stream, name) = (self.stream.clone(), Arc::clone(&self.recipe.name));
+            let (stream, name) = (self.stream.clone(), Arc::clone(&self.spec.name));
             tokio::spawn(async move { stream.follow(name, output).await });
         }
         if let Some(output) = child.stderr.take() {
-            let (stream, name) = (self.stream.clone(), Arc::clone(&self.recipe.name));
+            let (stream, name) = (self.stream.clone(), Arc::clone(&self.spec.name));
             tokio::spawn(async move { stream.follow(name, output).await });
         }
         Ok(child)
     }
 
-    async fn live(&self, mut child: Child, ordered: &mut mpsc::Receiver<Deed>) -> Over {
+    async fn run(&self, mut child: Child, commands: &mut mpsc::Receiver<ProcessCommand>) -> ProcessEnd {
         loop {
             tokio::select! {
                 status = child.wait() => return match status {
-                    Ok(status) if status.success() && self.recipe.finite => Over::Done,
-                    Ok(status) => Over::Died(in_words(status)),
-                    Err(error) => Over::Died(format!("was lost: {error}")),
+                    Ok(status) if status.success() && self.spec.finite => ProcessEnd::Done,
+                    Ok(status) => ProcessEnd::Died(describe(status)),
+                    Err(error) => ProcessEnd::Died(format!("was lost: {error}")),
                 },
-                deed = ordered.recv() => match deed {
-                    Some(Deed::Kill) => signal(&child, Signal::SIGKILL),
-                    Some(Deed::Restart) => {
-                        self.farewell(&mut child).await;
-                        return Over::Died("was told to start anew".to_owned());
+                command = commands.recv() => match command {
+                    Some(ProcessCommand::Kill) => signal(&child, Signal::SIGKILL),
+                    Some(ProcessCommand::Restart) => {
+                        self.terminate(&mut child).await;
+                        return ProcessEnd::Died("was told to start anew".to_owned());
                     }
-                    Some(Deed::Pause) => {
+                    Some(ProcessCommand::Pause) => {
                         signal(&child, Signal::SIGSTOP);
-                        self.set(|s| s.phase = Phase::Paused);
+                        self.set(|s| s.phase = ProcessPhase::Paused);
                     }
-                    Some(Deed::Continue) => {
+                    Some(ProcessCommand::Continue) => {
                         signal(&child, Signal::SIGCONT);
-                        self.set(|s| s.phase = Phase::Running);
+                        self.set(|s| s.phase = ProcessPhase::Running);
                     }
-                    Some(Deed::FillDisk(room)) => {
+                    Some(ProcessCommand::FillDisk(room)) => {
                         self.limit_files(&child, Some(room));
                         self.set(|s| s.disk_full_at = Some(room));
                     }
-                    Some(Deed::FreeDisk) => {
+                    Some(ProcessCommand::FreeDisk) => {
                         self.limit_files(&child, None);
                         self.set(|s| s.disk_full_at = None);
                     }
-                    Some(Deed::End(ended)) => {
-                        self.farewell(&mut child).await;
-                        return Over::Told(ended);
+                    Some(ProcessCommand::End(ended)) => {
+                        self.terminate(&mut child).await;
+                        return ProcessEnd::Told(ended);
                     }
                     None => {
-                        self.farewell(&mut child).await;
-                        return Over::Dropped;
+                        self.terminate(&mut child).await;
+                        return ProcessEnd::Dropped;
                     }
                 },
             }
@@ -303,21 +303,21 @@ impl Keeper {
         // Without a pid it is gone in this very moment: then its end is about to be noticed.
         let limited = pid.map_or(Ok(()), |pid| prlimit(Some(pid), Resource::Fsize, limit).map(drop));
         if let Err(error) = limited {
-            self.stream.up(format!("the disk of {} stays as it is: {error}", self.recipe.name));
+            self.stream.up(format!("the disk of {} stays as it is: {error}", self.spec.name));
         }
     }
 
-    /// SIGTERM, and SIGKILL where that is not heard in time. A frozen part is woken, or it would not hear.
-    async fn farewell(&self, child: &mut Child) {
+    /// SIGTERM, and SIGKILL where that is not heard in time. A frozen process is woken, or it would not hear.
+    async fn terminate(&self, child: &mut Child) {
         signal(child, Signal::SIGTERM);
         signal(child, Signal::SIGCONT);
-        if tokio::time::timeout(self.recipe.grace, child.wait()).await.is_err() {
-            self.stream.up(format!("{} did not end within {:?}: killed", self.recipe.name, self.recipe.grace));
+        if tokio::time::timeout(self.spec.grace, child.wait()).await.is_err() {
+            self.stream.up(format!("{} did not end within {:?}: killed", self.spec.name, self.spec.grace));
             drop(child.kill().await);
         }
     }
 
-    fn set(&self, change: impl FnOnce(&mut State)) {
+    fn set(&self, change: impl FnOnce(&mut ProcessState)) {
         self.states.send_modify(change);
         // Full: somebody is about to look anyway.
         let _full = self.changed.try_send(());
@@ -325,7 +325,7 @@ impl Keeper {
 }
 
 /// This very program and its name. Where its file was replaced since (an upgrade, a rebuild), the image that runs here
-/// is started all the same: parts of two versions in one network would be nobody's choice.
+/// is started all the same: processes of two versions in one network would be nobody's choice.
 fn own_program() -> std::io::Result<(PathBuf, PathBuf)> {
     let image = PathBuf::from("/proc/self/exe");
     let named = std::env::current_exe()?;
@@ -344,7 +344,7 @@ fn signal(child: &Child, signal: Signal) {
     }
 }
 
-fn in_words(status: std::process::ExitStatus) -> String {
+fn describe(status: std::process::ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(0), _) => "ended".to_owned(),
         (Some(code), _) => format!("failed with exit code {code}"),

@@ -1,6 +1,6 @@
-//! One stream of what all parts say: a line each, with the part's name, in its colour on a terminal.
+//! One stream of what all processes say: a line each, with the process's name, in its colour on a terminal.
 //!
-//! Nothing that a part says may hold it up: when the reader of the stream is too slow, lines are dropped and counted.
+//! Nothing that a process says may hold it up: when the reader of the stream is too slow, lines are dropped and counted.
 
 use std::{
     fs::File,
@@ -17,13 +17,13 @@ use tokio::{
 };
 
 const LINES: usize = 4096;
-/// A longer line is cut: one part must not fill the screen.
+/// A longer line is cut: one process must not fill the screen.
 const LONGEST: usize = 4000;
 const COLOURS: [u8; 10] = [36, 32, 33, 35, 34, 96, 92, 93, 95, 94];
 
 /// Where the lines go.
 #[derive(Debug)]
-pub(crate) enum Sink {
+pub(crate) enum LogSink {
     Stdout,
     /// Where standard output carries a table or JSON.
     Stderr,
@@ -32,25 +32,25 @@ pub(crate) enum Sink {
 
 /// Where everything is said. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Stream {
+pub(crate) struct LogStream {
     lines: mpsc::Sender<(Arc<str>, String)>,
     dropped: Arc<AtomicU64>,
 }
 
-impl Stream {
-    pub(crate) fn start(to: Sink) -> (Self, tokio::task::JoinHandle<()>) {
+impl LogStream {
+    pub(crate) fn start(to: LogSink) -> (Self, tokio::task::JoinHandle<()>) {
         let (lines, mut said) = mpsc::channel::<(Arc<str>, String)>(LINES);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&dropped);
         let task = tokio::task::spawn_blocking(move || {
             let plain = std::env::var_os("NO_COLOR").is_some();
             let (mut out, colour): (Box<dyn Write>, bool) = match to {
-                Sink::Stdout => (Box::new(io::stdout()), io::stdout().is_terminal()),
-                Sink::Stderr => (Box::new(io::stderr()), io::stderr().is_terminal()),
-                Sink::File(file) => (Box::new(file), false),
+                LogSink::Stdout => (Box::new(io::stdout()), io::stdout().is_terminal()),
+                LogSink::Stderr => (Box::new(io::stderr()), io::stderr().is_terminal()),
+                LogSink::File(file) => (Box::new(file), false),
             };
-            while let Some((part, text)) = said.blocking_recv() {
-                let mut block = format(&part, &text, colour && !plain);
+            while let Some((process, text)) = said.blocking_recv() {
+                let mut block = format(&process, &text, colour && !plain);
                 let lost = lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
                     let note = format("up", &format!("{lost} lines were dropped here"), colour && !plain);
@@ -63,8 +63,8 @@ impl Stream {
         (Self { lines, dropped }, task)
     }
 
-    pub(crate) fn say(&self, part: &Arc<str>, text: impl Into<String>) {
-        if self.lines.try_send((Arc::clone(part), text.into())).is_err() {
+    pub(crate) fn say(&self, process: &Arc<str>, text: impl Into<String>) {
+        if self.lines.try_send((Arc::clone(process), text.into())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -74,26 +74,26 @@ impl Stream {
         self.say(&Arc::from("up"), text);
     }
 
-    /// Passes on what a part writes, to its end.
-    pub(crate) async fn follow(&self, part: Arc<str>, output: impl AsyncRead + Unpin) {
+    /// Passes on what a process writes, to its end.
+    pub(crate) async fn follow(&self, process: Arc<str>, output: impl AsyncRead + Unpin) {
         let mut lines = BufReader::new(output).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
             let text = String::from_utf8_lossy(&line);
             let text: String = text.trim_end().chars().take(LONGEST).collect();
             if !text.is_empty() {
-                self.say(&part, text);
+                self.say(&process, text);
             }
         }
     }
 }
 
-fn format(part: &str, text: &str, colour: bool) -> String {
+fn format(process: &str, text: &str, colour: bool) -> String {
     if colour {
-        let sum = part.bytes().fold(7u32, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+        let sum = process.bytes().fold(7u32, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
         let colour = COLOURS.get(sum as usize % COLOURS.len()).copied().unwrap_or(37);
-        format!("\x1b[{colour}m{part:<16}\x1b[0m {text}")
+        format!("\x1b[{colour}m{process:<16}\x1b[0m {text}")
     } else {
-        format!("{part:<16} {text}")
+        format!("{process:<16} {text}")
     }
 }
 
