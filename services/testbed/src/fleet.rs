@@ -9,7 +9,7 @@ use proto::{
 
 use crate::{
     network::Network,
-    process::{Process, Recipe},
+    process::{LaunchSpec, Process},
     wait::until,
 };
 
@@ -34,7 +34,7 @@ pub async fn start(network: &Network, count: usize, more: &[&str]) -> anyhow::Re
     .map(str::to_owned)
     .into();
     args.extend(more.iter().map(|&word| word.to_owned()));
-    let fleet = Process::start(Recipe {
+    let fleet = Process::start(LaunchSpec {
         name: "fleet".into(),
         args,
         env: Vec::new(),

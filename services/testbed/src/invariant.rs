@@ -12,7 +12,7 @@ use crate::{network::PATIENCE, operator::Operator, wait::until};
 
 /// What a quiet network came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sums {
+pub struct NetworkTotals {
     pub sessions: usize,
     pub tickets: usize,
     pub released: usize,
@@ -39,33 +39,33 @@ pub async fn until_quiet(operator: &Operator) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Names the first rule that does not hold, with what was found.
-pub async fn check(operator: &Operator, meters: &BTreeMap<String, u64>) -> anyhow::Result<Sums> {
+pub async fn check(operator: &Operator, meters: &BTreeMap<String, u64>) -> anyhow::Result<NetworkTotals> {
     let (sessions, tickets) = (operator.all_sessions().await?, operator.all_tickets().await?);
     let mut named = BTreeSet::new();
     for ticket in &tickets {
         ensure!(named.insert(ticket.session_id.as_str()), "two tickets for one session: {ticket:?}");
     }
-    let mut sums = Sums { sessions: sessions.len(), tickets: tickets.len(), ..Sums::default() };
+    let mut totals = NetworkTotals { sessions: sessions.len(), tickets: tickets.len(), ..NetworkTotals::default() };
     let mut accounted: BTreeMap<&str, i128> = BTreeMap::new();
     for session in &sessions {
         let has_ticket = named.remove(session.id.as_str());
         match session.state() {
             SessionState::Billed => ensure!(has_ticket, "billed without a ticket: {session:?}"),
             SessionState::Released => {
-                sums.released += 1;
+                totals.released += 1;
                 ensure!(!has_ticket, "released, and yet a ticket: {session:?}");
             }
             SessionState::Unspecified | SessionState::Reserved | SessionState::Supplying | SessionState::Settling => {
                 anyhow::bail!("not quiet: {session:?}")
             }
         }
-        sums.discrepancy_wh += session.discrepancy_wh;
+        totals.discrepancy_wh += session.discrepancy_wh;
         *accounted.entry(&session.charging_point_id).or_default() += i128::from(session.discrepancy_wh);
     }
     ensure!(named.is_empty(), "tickets of sessions that do not exist: {named:?}");
     for ticket in &tickets {
-        sums.billed_wh += ticket.energy_wh;
-        sums.disputed_wh += ticket.disputed_wh;
+        totals.billed_wh += ticket.energy_wh;
+        totals.disputed_wh += ticket.disputed_wh;
         *accounted.entry(&ticket.charging_point_id).or_default() +=
             i128::from(ticket.energy_wh) + i128::from(ticket.disputed_wh);
     }
@@ -81,7 +81,7 @@ pub async fn check(operator: &Operator, meters: &BTreeMap<String, u64>) -> anyho
     for cp in operator.charging_points.clone().list(request).await?.into_inner().charging_points {
         ensure!(has_its_cause(&cp), "a state without its cause, or a cause without its state: {cp:?}");
     }
-    Ok(sums)
+    Ok(totals)
 }
 
 /// SPEC 2.1 and 2.2 of what is shown.

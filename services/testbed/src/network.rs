@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use crate::{
     operator::Operator,
-    process::{Process, Recipe},
+    process::{LaunchSpec, Process},
     wait::until,
 };
 
@@ -81,7 +81,7 @@ impl Network {
             let (code, out, error) = crate::process::run(&["migrate", service, &url], &[]).await?;
             anyhow::ensure!(code == 0, "migrate {service}: {out}{error}");
         }
-        let recipe = |name: &str, args: Vec<String>| Recipe {
+        let spec = |name: &str, args: Vec<String>| LaunchSpec {
             name: name.to_owned(),
             args: [name.to_owned()].into_iter().chain(args).collect(),
             env: Vec::new(),
@@ -89,7 +89,7 @@ impl Network {
             folder: logs.clone(),
         };
         let path = |tail: &str| dir.join(tail).display().to_string();
-        let registry = Process::start(recipe(
+        let registry = Process::start(spec(
             "registry",
             words(&[
                 ("--data", path("registry")),
@@ -109,7 +109,7 @@ impl Network {
             ("--addresses", path("central.json")),
         ]);
         arguments.extend(central.iter().map(|&word| word.to_owned()));
-        let central = Process::start(Recipe { under: under(&dir.join("central")), ..recipe("central", arguments) })?;
+        let central = Process::start(LaunchSpec { under: under(&dir.join("central")), ..spec("central", arguments) })?;
         let operator = Operator::new(&dir.join("certs/olga"), &central_grpc.to_string(), &registry_grpc.to_string())?;
         let network =
             Self { folder, central, registry, operator, central_grpc, central_link, registry_https, registry_grpc };
@@ -140,7 +140,7 @@ impl Network {
     }
 
     /// An engine and its monitor, enrolled, unplugged, and waited for until AVAILABLE.
-    pub async fn charging_point(&self, id: &str) -> anyhow::Result<Post> {
+    pub async fn charging_point(&self, id: &str) -> anyhow::Result<TestPoint> {
         self.charging_point_at(id, self.central_link, &[], &[]).await
     }
 
@@ -151,32 +151,38 @@ impl Network {
         central: SocketAddr,
         engine: &[&str],
         monitor: &[&str],
-    ) -> anyhow::Result<Post> {
-        let post = self.post(id, central, engine, monitor).await?;
+    ) -> anyhow::Result<TestPoint> {
+        let point = self.start_charging_point(id, central, engine, monitor).await?;
         self.until_state(id, State::Available).await?;
-        Ok(post)
+        Ok(point)
     }
 
     /// The same, not waited for.
-    pub async fn post(&self, id: &str, central: SocketAddr, engine: &[&str], monitor: &[&str]) -> anyhow::Result<Post> {
+    pub async fn start_charging_point(
+        &self,
+        id: &str,
+        central: SocketAddr,
+        engine: &[&str],
+        monitor: &[&str],
+    ) -> anyhow::Result<TestPoint> {
         let file = self.path(format!("{id}.token"));
         std::fs::write(&file, self.operator.token(1).await?)?;
-        self.post_with(id, central, &file, engine, monitor)
+        self.start_charging_point_with(id, central, &file, engine, monitor)
     }
 
     /// An engine and its monitor with a token that a file holds; not waited for.
-    pub fn post_with(
+    pub fn start_charging_point_with(
         &self,
         id: &str,
         central: SocketAddr,
         token_file: &Path,
         engine: &[&str],
         monitor: &[&str],
-    ) -> anyhow::Result<Post> {
+    ) -> anyhow::Result<TestPoint> {
         let folder = self.path(id);
         std::fs::create_dir_all(&folder)?;
         let path = |tail: &str| folder.join(tail).display().to_string();
-        let recipe = |role: &str, arguments: Vec<String>, more: &[&str]| Recipe {
+        let spec = |role: &str, arguments: Vec<String>, more: &[&str]| LaunchSpec {
             name: format!("{id}-{role}"),
             args: [role.to_owned()]
                 .into_iter()
@@ -187,7 +193,7 @@ impl Network {
             under: Vec::new(),
             folder: self.path("logs"),
         };
-        let monitor = Process::start(recipe(
+        let monitor = Process::start(spec(
             "monitor",
             words(&[
                 ("--id", id.to_owned()),
@@ -201,7 +207,7 @@ impl Network {
             ]),
             monitor,
         ))?;
-        let engine = Process::start(recipe(
+        let engine = Process::start(spec(
             "engine",
             words(&[
                 ("--data", path("engine")),
@@ -210,20 +216,26 @@ impl Network {
             ]),
             engine,
         ))?;
-        Ok(Post { id: id.to_owned(), engine, monitor, folder })
+        Ok(TestPoint { id: id.to_owned(), engine, monitor, folder })
     }
 
     /// A driver, enrolled and by hand; waited for until he has reached Central.
-    pub async fn driver(&self, id: &str, more: &[&str]) -> anyhow::Result<Driver> {
+    pub async fn driver(&self, id: &str, more: &[&str]) -> anyhow::Result<TestDriver> {
         self.driver_at(id, self.central_link, more).await
     }
 
-    pub async fn driver_at(&self, id: &str, central: SocketAddr, more: &[&str]) -> anyhow::Result<Driver> {
+    pub async fn driver_at(&self, id: &str, central: SocketAddr, more: &[&str]) -> anyhow::Result<TestDriver> {
         self.driver_with(id, central, self.operator.token(1).await?, more)
     }
 
     /// A driver with this token.
-    pub fn driver_with(&self, id: &str, central: SocketAddr, token: String, more: &[&str]) -> anyhow::Result<Driver> {
+    pub fn driver_with(
+        &self,
+        id: &str,
+        central: SocketAddr,
+        token: String,
+        more: &[&str],
+    ) -> anyhow::Result<TestDriver> {
         let folder = self.path(format!("driver-{id}"));
         std::fs::create_dir_all(&folder)?;
         let path = |tail: &str| folder.join(tail).display().to_string();
@@ -238,14 +250,14 @@ impl Network {
         ]));
         args.push("--json".to_owned());
         args.extend(more.iter().map(|&word| word.to_owned()));
-        let process = Process::start(Recipe {
+        let process = Process::start(LaunchSpec {
             name: format!("driver-{id}"),
             args,
             env: Vec::new(),
             under: Vec::new(),
             folder: self.path("logs"),
         })?;
-        Ok(Driver { id: id.to_owned(), process, folder })
+        Ok(TestDriver { id: id.to_owned(), process, folder })
     }
 
     /// What Central shows of a charging point.
@@ -299,14 +311,14 @@ impl Network {
 
 /// A charging point: two processes.
 #[derive(Debug)]
-pub struct Post {
+pub struct TestPoint {
     pub id: String,
     pub engine: Process,
     pub monitor: Process,
     folder: PathBuf,
 }
 
-impl Post {
+impl TestPoint {
     /// Where the monitor keeps who it is.
     pub fn identity(&self) -> PathBuf {
         self.folder.join("data/identity.json")
@@ -351,13 +363,13 @@ impl Post {
 
 /// A driver's process.
 #[derive(Debug)]
-pub struct Driver {
+pub struct TestDriver {
     pub id: String,
     pub process: Process,
     folder: PathBuf,
 }
 
-impl Driver {
+impl TestDriver {
     pub async fn ask(&self, command: &str, args: Value) -> anyhow::Result<Value> {
         ask(&self.folder.join("driver.sock"), command, args).await
     }
@@ -421,7 +433,7 @@ fn small_disk(script: &str, folder: &Path) -> Vec<String> {
 pub fn on_small_disk(process: &mut Process, folder: &Path, mebibytes: u32) {
     let own = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$0\"");
     let script = format!("cp -a \"$0\" \"$0.$$\" && {own} && cp -a \"$0.$$/.\" \"$0\" && exec \"$@\"");
-    process.recipe_mut().under = small_disk(&script, folder);
+    process.spec_mut().under = small_disk(&script, folder);
 }
 
 /// What a process sees of a file on its small disk.

@@ -21,7 +21,7 @@ const RECORDED: usize = 16 * 1024;
 
 /// One open link.
 #[derive(Debug)]
-pub struct Peer {
+pub struct TestPeer {
     stream: TcpStream,
     link: Link,
     out: Vec<u8>,
@@ -30,7 +30,7 @@ pub struct Peer {
     life_sign: Duration,
 }
 
-impl Peer {
+impl TestPeer {
     /// Connects and shakes hands; nothing is said yet.
     pub async fn connect(address: SocketAddr, part: Part, id: &str, proof: Proof) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
@@ -59,8 +59,8 @@ impl Peer {
         credential: &str,
     ) -> anyhow::Result<(Self, down::Body)> {
         let mut peer = Self::connect(address, part, id, Proof::FirstContact { responder: central }).await?;
-        peer.say(up::Body::Authenticate(Authenticate { credential: credential.as_bytes().to_vec() })).await?;
-        let answer = peer.told(PATIENCE).await?;
+        peer.send(up::Body::Authenticate(Authenticate { credential: credential.as_bytes().to_vec() })).await?;
+        let answer = peer.receive(PATIENCE).await?;
         Ok((peer, answer))
     }
 
@@ -76,12 +76,12 @@ impl Peer {
         let proof = Proof::Key { responder: central, key_no: grant.key_no, key };
         let mut peer = Self::connect(address, part, id, proof).await?;
         let life_sign_ms = u32::try_from(peer.life_sign.as_millis())?;
-        peer.say(up::Body::Opened(Opened { life_sign_ms, software: "testbed".into(), ..Opened::default() })).await?;
+        peer.send(up::Body::Opened(Opened { life_sign_ms, software: "testbed".into(), ..Opened::default() })).await?;
         Ok(peer)
     }
 
     /// Says it and does not wait. Answers the id that an answer will name.
-    pub async fn say(&mut self, body: up::Body) -> anyhow::Result<u64> {
+    pub async fn send(&mut self, body: up::Body) -> anyhow::Result<u64> {
         let id = self.next_id;
         self.next_id += 1;
         self.link.send(&Up { id, body: Some(body) }.encode_to_vec(), now())?;
@@ -90,19 +90,19 @@ impl Peer {
     }
 
     /// Says what expects no answer.
-    pub async fn hint(&mut self, body: up::Body) -> anyhow::Result<()> {
+    pub async fn notify(&mut self, body: up::Body) -> anyhow::Result<()> {
         self.link.send(&Up { id: 0, body: Some(body) }.encode_to_vec(), now())?;
         self.flush().await
     }
 
     /// Says raw bytes, sealed as they are.
-    pub async fn say_bytes(&mut self, plaintext: &[u8]) -> anyhow::Result<()> {
+    pub async fn send_bytes(&mut self, plaintext: &[u8]) -> anyhow::Result<()> {
         self.link.send(plaintext, now())?;
         self.flush().await
     }
 
     /// The next message from Central that says something.
-    pub async fn told(&mut self, limit: Duration) -> anyhow::Result<down::Body> {
+    pub async fn receive(&mut self, limit: Duration) -> anyhow::Result<down::Body> {
         loop {
             match self.event(limit).await? {
                 Event::Message(bytes) => match Down::decode(bytes)?.body {
@@ -115,14 +115,14 @@ impl Peer {
     }
 
     /// The next message that `wanted` accepts; others are passed over.
-    pub async fn told_until<T>(
+    pub async fn receive_until<T>(
         &mut self,
         limit: Duration,
         mut wanted: impl FnMut(&down::Body) -> Option<T>,
     ) -> anyhow::Result<T> {
         let deadline = Instant::now() + limit;
         loop {
-            let body = self.told(deadline.saturating_duration_since(Instant::now())).await?;
+            let body = self.receive(deadline.saturating_duration_since(Instant::now())).await?;
             if let Some(found) = wanted(&body) {
                 return Ok(found);
             }
@@ -181,7 +181,7 @@ impl Peer {
     }
 
     /// The first bytes that this end has sent, as who listens on the line has them.
-    pub fn overheard(&self) -> &[u8] {
+    pub fn sent_bytes(&self) -> &[u8] {
         &self.sent
     }
 

@@ -34,7 +34,7 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 
 /// How one process is started; the same again after each kill.
 #[derive(Clone, Debug)]
-pub struct Recipe {
+pub struct LaunchSpec {
     pub name: String,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
@@ -47,13 +47,13 @@ pub struct Recipe {
 /// A running, or killed, process.
 #[derive(Debug)]
 pub struct Process {
-    recipe: Recipe,
+    spec: LaunchSpec,
     child: Option<Child>,
 }
 
 impl Process {
-    pub fn start(recipe: Recipe) -> anyhow::Result<Self> {
-        let mut process = Self { recipe, child: None };
+    pub fn start(spec: LaunchSpec) -> anyhow::Result<Self> {
+        let mut process = Self { spec, child: None };
         process.restart()?;
         Ok(process)
     }
@@ -62,9 +62,9 @@ impl Process {
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.kill();
         let binary = binary()?;
-        fs::create_dir_all(&self.recipe.folder)?;
+        fs::create_dir_all(&self.spec.folder)?;
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = match self.recipe.under.split_first() {
+        let mut command = match self.spec.under.split_first() {
             None => Command::new(&binary),
             Some((program, words)) => {
                 let mut command = Command::new(program);
@@ -73,8 +73,8 @@ impl Process {
             }
         };
         let child = command
-            .args(&self.recipe.args)
-            .envs(self.recipe.env.iter().map(|(name, value)| (name, value)))
+            .args(&self.spec.args)
+            .envs(self.spec.env.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -82,17 +82,17 @@ impl Process {
             // A group of its own, so that a Ctrl-C on the tests' terminal does not reach it before the test does.
             .process_group(0)
             .spawn()
-            .with_context(|| format!("start {} ({})", self.recipe.name, binary.display()))?;
+            .with_context(|| format!("start {} ({})", self.spec.name, binary.display()))?;
         self.child = Some(child);
         Ok(())
     }
 
     pub fn name(&self) -> &str {
-        &self.recipe.name
+        &self.spec.name
     }
 
-    pub fn recipe_mut(&mut self) -> &mut Recipe {
-        &mut self.recipe
+    pub fn spec_mut(&mut self) -> &mut LaunchSpec {
+        &mut self.spec
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -108,8 +108,8 @@ impl Process {
     }
 
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = self.pid().with_context(|| format!("{} does not run", self.recipe.name))?;
-        kill(Pid::from_raw(pid.try_into()?), signal).with_context(|| format!("send {signal} to {}", self.recipe.name))
+        let pid = self.pid().with_context(|| format!("{} does not run", self.spec.name))?;
+        kill(Pid::from_raw(pid.try_into()?), signal).with_context(|| format!("send {signal} to {}", self.spec.name))
     }
 
     /// Stops the process without telling anybody: alive, but silent (`SIGSTOP`).
@@ -123,7 +123,7 @@ impl Process {
 
     /// Its exit code, or minus the signal that ended it.
     pub async fn exit_code(&mut self, limit: Duration) -> anyhow::Result<i32> {
-        let name = self.recipe.name.clone();
+        let name = self.spec.name.clone();
         let Some(child) = self.child.as_mut() else { anyhow::bail!("{name} does not run") };
         let status = wait::until(format_args!("{name} to end"), limit, async || match child.try_wait() {
             Ok(Some(status)) => Ok(status),
@@ -141,7 +141,7 @@ impl Process {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.recipe.folder.join(format!("{}.log", self.recipe.name))
+        self.spec.folder.join(format!("{}.log", self.spec.name))
     }
 }
 
@@ -155,7 +155,7 @@ impl Drop for Process {
         }
         let log = self.log();
         let tail: Vec<&str> = log.lines().rev().take(30).collect();
-        println!("--- end of {}'s log", self.recipe.name);
+        println!("--- end of {}'s log", self.spec.name);
         tail.iter().rev().for_each(|line| println!("{line}"));
     }
 }

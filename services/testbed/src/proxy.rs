@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What the network does to the bytes of either direction.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Faults {
+pub struct ProxyFaults {
     /// Each piece waits this long.
     pub delay: Duration,
     /// Pieces are cut to at most this many bytes; 0 leaves them whole.
@@ -40,7 +40,7 @@ pub struct Faults {
     pub cut: bool,
 }
 
-impl Default for Faults {
+impl Default for ProxyFaults {
     fn default() -> Self {
         Self { delay: Duration::ZERO, split: 0, corrupt: 0.0, lose: 0.0, repeat: 0.0, silent: false, cut: false }
     }
@@ -50,13 +50,13 @@ impl Default for Faults {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    faults: watch::Sender<Faults>,
-    shared: Arc<Shared>,
+    faults: watch::Sender<ProxyFaults>,
+    shared: Arc<ProxyState>,
     stop: CancellationToken,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ProxyState {
     target: Mutex<SocketAddr>,
     seen: Mutex<Vec<u8>>,
     keep: usize,
@@ -68,8 +68,8 @@ impl Proxy {
     pub async fn start(target: SocketAddr, seed: u64, keep: usize) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let (faults, faults_rx) = watch::channel(Faults::default());
-        let shared = Arc::new(Shared {
+        let (faults, faults_rx) = watch::channel(ProxyFaults::default());
+        let shared = Arc::new(ProxyState {
             target: Mutex::new(target),
             seen: Mutex::default(),
             keep,
@@ -91,7 +91,7 @@ impl Proxy {
     }
 
     /// Holds from now on, for open connections too.
-    pub fn set(&self, faults: Faults) {
+    pub fn set(&self, faults: ProxyFaults) {
         self.faults.send_replace(faults);
     }
 
@@ -114,8 +114,8 @@ impl Drop for Proxy {
 
 async fn accept(
     listener: TcpListener,
-    faults: watch::Receiver<Faults>,
-    shared: Arc<Shared>,
+    faults: watch::Receiver<ProxyFaults>,
+    shared: Arc<ProxyState>,
     seed: u64,
     stop: CancellationToken,
 ) {
@@ -134,8 +134,8 @@ async fn accept(
 
 async fn pass(
     near: TcpStream,
-    faults: watch::Receiver<Faults>,
-    shared: Arc<Shared>,
+    faults: watch::Receiver<ProxyFaults>,
+    shared: Arc<ProxyState>,
     seed: u64,
     stop: CancellationToken,
 ) {
@@ -156,8 +156,8 @@ async fn pass(
 async fn pump(
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
-    faults: watch::Receiver<Faults>,
-    shared: &Shared,
+    faults: watch::Receiver<ProxyFaults>,
+    shared: &ProxyState,
     mut rng: StdRng,
 ) {
     let mut buffer = vec![0; 8192];
@@ -187,13 +187,13 @@ async fn pump(
     }
 }
 
-fn keep(shared: &Shared, piece: &[u8]) {
+fn keep(shared: &ProxyState, piece: &[u8]) {
     let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
     let room = shared.keep.saturating_sub(seen.len()).min(piece.len());
     seen.extend_from_slice(piece.get(..room).unwrap_or_default());
 }
 
-fn spoil(part: &[u8], faults: &Faults, rng: &mut StdRng) -> Vec<u8> {
+fn spoil(part: &[u8], faults: &ProxyFaults, rng: &mut StdRng) -> Vec<u8> {
     if faults.corrupt == 0.0 && faults.lose == 0.0 {
         return part.to_vec();
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE},
     operator::order,
-    process::{self, Process, Recipe},
+    process::{self, LaunchSpec, Process},
     wait::until,
 };
 
@@ -19,10 +19,10 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_tells_a_supply_from_request_to_end_and_names_the_first_bad_entry_spec_8() -> anyhow::Result<()> {
-    let (mut network, post, driver) = one_of_each(&["--checkpoint-every", "1s"], &[]).await?;
-    reserve(&network, &post, &driver, "0.1").await?;
-    post.engine("plug", Value::Null).await?;
-    only_ticket(&network, &post).await?;
+    let (mut network, point, driver) = one_of_each(&["--checkpoint-every", "1s"], &[]).await?;
+    reserve(&network, &point, &driver, "0.1").await?;
+    point.engine("plug", Value::Null).await?;
+    only_ticket(&network, &point).await?;
     for action in ["ENROLLED", "LINK_UP", "KEY_GRANTED", "SUPPLY_REQUESTED", "SUPPLY_GRANTED", "SUPPLY_ENDED"] {
         assert!(!network.operator.audited(action, "").await?.is_empty(), "{action} is missing");
     }
@@ -93,7 +93,7 @@ fn follow_into(network: &Network, file: &Path) -> anyhow::Result<Process> {
     let mut args = words(&["audit", "watch", "--follow-into", &file.display().to_string()]);
     args.extend(connection(network));
     let (env, under, folder) = (Vec::new(), Vec::new(), network.path("logs"));
-    Process::start(Recipe { name: "audit-watch".into(), args, env, under, folder })
+    Process::start(LaunchSpec { name: "audit-watch".into(), args, env, under, folder })
 }
 
 fn lines(file: &Path) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Bad input gets one clear sentence, which names what failed with which value and what to do, and an exit code: 2 where
+//! RefusedCommand input gets one clear sentence, which names what failed with which value and what to do, and an exit code: 2 where
 //! the caller can mend it, 1 where something else broke. Never a backtrace, although each process is asked for one.
 
 use std::net::TcpListener;
@@ -9,20 +9,20 @@ use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE, ask},
     operator::fresh_id,
-    process::{self, Process, Recipe},
+    process::{self, LaunchSpec, Process},
     wait::until,
 };
 use tokio::time::timeout;
 
-use crate::refused::{Bad, Faults, Ground, no_backtrace, with, words};
+use crate::refused::{Failures, RefusedCommand, StoppedNetwork, no_backtrace, with, words};
 
 /// A folder that nobody can make, root included.
 const NOWHERE: &str = "/proc/nowhere";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named_with_what_to_do() -> anyhow::Result<()> {
-    let mut faults = Faults::default();
-    let ground = Ground::new().await?;
+    let mut faults = Failures::default();
+    let ground = StoppedNetwork::new().await?;
     let held = TcpListener::bind("127.0.0.1:0")?;
     let address = held.local_addr()?.to_string();
     let data = ground.path("data");
@@ -37,7 +37,7 @@ async fn a_port_in_use_is_named_with_what_to_do() -> anyhow::Result<()> {
         (words(&["up", "--data", &data]), "--registry-https"),
     ] {
         faults.note(
-            Bad::flag(role, flag, &address)
+            RefusedCommand::flag(role, flag, &address)
                 .says(&[&format!("cannot listen on {address}"), "another port"])
                 .refused(2)
                 .await,
@@ -48,8 +48,8 @@ async fn a_port_in_use_is_named_with_what_to_do() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unwritable_folder_is_named() -> anyhow::Result<()> {
-    let mut faults = Faults::default();
-    let ground = Ground::new().await?;
+    let mut faults = Failures::default();
+    let ground = StoppedNetwork::new().await?;
     let recording =
         ground.file("good.csv", "session,station,plug_in,plug_out,kwh\na,A,2019-03-01 06:00,2019-03-01 07:00,1\n")?;
     let below_a_file = ground.file("file", "in the way")?.join("data").display().to_string();
@@ -66,22 +66,22 @@ async fn an_unwritable_folder_is_named() -> anyhow::Result<()> {
             words(&["up"]),
             words(&["replay", &recording]),
         ] {
-            faults.note(Bad::flag(role, "--data", folder).says(&[folder]).refused(2).await);
+            faults.note(RefusedCommand::flag(role, "--data", folder).says(&[folder]).refused(2).await);
         }
-        faults.note(Bad::new(&["certs", "init", "--dir", folder]).says(&[folder]).refused(2).await);
+        faults.note(RefusedCommand::new(&["certs", "init", "--dir", folder]).says(&[folder]).refused(2).await);
         let database = format!("sqlite:{folder}/central.db");
-        faults.note(Bad::new(&["migrate", "central", &database]).says(&[folder]).refused(2).await);
+        faults.note(RefusedCommand::new(&["migrate", "central", &database]).says(&[folder]).refused(2).await);
     }
     for (flag, path) in [("--addresses", "/proc/nowhere.json"), ("--control-socket", "/proc/nowhere.sock")] {
-        faults.note(Bad::flag(ground.registry(), flag, path).says(&[path]).refused(2).await);
+        faults.note(RefusedCommand::flag(ground.registry(), flag, path).says(&[path]).refused(2).await);
     }
     faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyhow::Result<()> {
-    let mut faults = Faults::default();
-    let ground = Ground::new().await?;
+    let mut faults = Failures::default();
+    let ground = StoppedNetwork::new().await?;
     let (central, registry) = (ground.central(), ground.registry());
     let driver = || words(&["driver", "--id", "ann"]);
     for (role, flag, value) in [
@@ -108,7 +108,7 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
         (words(&["up"]), "--speed", "0"),
         (words(&["replay", "x.csv"]), "--speed", "-1"),
     ] {
-        faults.note(Bad::flag(role, flag, value).says(&[flag, value]).refused(2).await);
+        faults.note(RefusedCommand::flag(role, flag, value).says(&[flag, value]).refused(2).await);
     }
     for (role, variable, value, flag) in [
         (central.clone(), "CHARGEMESH_SETTLE_AFTER", "later", "--settle-after"),
@@ -122,7 +122,7 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
         (words(&["replay", "x.csv"]), "CHARGEMESH_REPLAY_SPEED", "x", "--speed"),
         (words(&["charging-points", "list"]), "CHARGEMESH_CALL_TIMEOUT", "ever", "--timeout"),
     ] {
-        faults.note(Bad::variable(role, variable, value).says(&[flag, value]).refused(2).await);
+        faults.note(RefusedCommand::variable(role, variable, value).says(&[flag, value]).refused(2).await);
     }
     // What is found only when it is used.
     for (role, flag, value) in [
@@ -134,21 +134,23 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
         (words(&["fleet", "--data", &ground.path("fleet")]), "--prefix", "-"),
     ] {
         let named = value.split("://").next().unwrap_or(value);
-        faults.note(Bad::flag(role, flag, value).says(&[named]).refused(2).await);
+        faults.note(RefusedCommand::flag(role, flag, value).says(&[named]).refused(2).await);
     }
-    faults.note(Bad::new(&["replay", "/none/recording.csv"]).says(&["/none/recording.csv"]).refused(2).await);
-    faults.note(Bad::new(&["ctl", "/none/engine.sock", "plug"]).says(&["/none/engine.sock"]).refused(1).await);
+    faults
+        .note(RefusedCommand::new(&["replay", "/none/recording.csv"]).says(&["/none/recording.csv"]).refused(2).await);
+    faults
+        .note(RefusedCommand::new(&["ctl", "/none/engine.sock", "plug"]).says(&["/none/engine.sock"]).refused(1).await);
     faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_line_of_a_recording_is_reported_with_its_number() -> anyhow::Result<()> {
-    let mut faults = Faults::default();
-    let ground = Ground::new().await?;
+    let mut faults = Failures::default();
+    let ground = StoppedNetwork::new().await?;
     let data = ground.path("replay");
     let replay = |text: &str| {
         let file = ground.file("recording.csv", text)?;
-        anyhow::Ok(Bad::new(&["replay", &file.display().to_string(), "--data", &data]))
+        anyhow::Ok(RefusedCommand::new(&["replay", &file.display().to_string(), "--data", &data]))
     };
     let header = "session,station,plug_in,plug_out,kwh";
     let text = format!(
@@ -164,29 +166,34 @@ async fn a_bad_line_of_a_recording_is_reported_with_its_number() -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_a_foreign_and_a_broken_certificate_are_named_spec_5() -> anyhow::Result<()> {
-    let mut faults = Faults::default();
-    let ground = Ground::new().await?;
+    let mut faults = Failures::default();
+    let ground = StoppedNetwork::new().await?;
     let (expired, foreign, broken) = (ground.expired().await?, ground.foreign()?, ground.broken()?);
     let command = || words(&["charging-points", "list", "--central", "127.0.0.1:1"]);
     for role in [ground.central(), ground.registry(), command()] {
         faults.note(
-            Bad::flag(role.clone(), "--identity", &expired)
+            RefusedCommand::flag(role.clone(), "--identity", &expired)
                 .says(&[&expired, "expired on", "chargemesh certs"])
                 .refused(2)
                 .await,
         );
         faults.note(
-            Bad::flag(role.clone(), "--identity", &foreign).says(&[&foreign, "is foreign", "ca.pem"]).refused(2).await,
+            RefusedCommand::flag(role.clone(), "--identity", &foreign)
+                .says(&[&foreign, "is foreign", "ca.pem"])
+                .refused(2)
+                .await,
         );
-        faults.note(Bad::flag(role, "--identity", &broken).says(&[&broken, "PEM"]).refused(2).await);
+        faults.note(RefusedCommand::flag(role, "--identity", &broken).says(&[&broken, "PEM"]).refused(2).await);
     }
-    faults.note(Bad::flag(command(), "--identity", "/none").says(&["/none", "chargemesh certs"]).refused(2).await);
+    faults.note(
+        RefusedCommand::flag(command(), "--identity", "/none").says(&["/none", "chargemesh certs"]).refused(2).await,
+    );
 
     // An operator whom none of the servers' roots vouches for, and whose servers his own do not.
     let network = Network::start(&[]).await?;
     let central = network.central_grpc.to_string();
     faults.note(
-        Bad::flag(with(command(), "--central", &central), "--identity", &ground.path("certs/olga"))
+        RefusedCommand::flag(with(command(), "--central", &central), "--identity", &ground.path("certs/olga"))
             .says(&[&central, "certificate is foreign"])
             .refused(1)
             .await,
@@ -196,12 +203,12 @@ async fn an_expired_a_foreign_and_a_broken_certificate_are_named_spec_5() -> any
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_too_new_of_another_service_or_none_is_named_spec_10_6() -> anyhow::Result<()> {
-    let mut faults = Faults::default();
-    let ground = Ground::new().await?;
+    let mut faults = Failures::default();
+    let ground = StoppedNetwork::new().await?;
     for service in ["central", "registry"] {
         let other = if service == "central" { "registry" } else { "central" };
         let role = || if service == "central" { ground.central() } else { ground.registry() };
-        let open = |url: &str| Bad::flag(role(), "--database", url);
+        let open = |url: &str| RefusedCommand::flag(role(), "--database", url);
         let file = |name: &str| format!("sqlite:{}", ground.path(name));
 
         let foreign = file(&format!("{other}/{other}.db"));
@@ -216,20 +223,25 @@ async fn a_database_that_is_too_new_of_another_service_or_none_is_named_spec_10_
         store::testing::sql(&newer, "UPDATE schema_version SET version = 99, serves_from = 99").await;
         let says = ["too new", "version 99", "use a newer chargemesh"];
         faults.note(open(&newer).says(&says).refused(2).await);
-        faults.note(Bad::new(&["migrate", service, &newer]).says(&says).refused(2).await);
+        faults.note(RefusedCommand::new(&["migrate", service, &newer]).says(&says).refused(2).await);
     }
     faults.none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_without_its_tables_waits_and_says_what_to_do_spec_1_7() -> anyhow::Result<()> {
-    let ground = Ground::new().await?;
+    let ground = StoppedNetwork::new().await?;
     for (name, role) in [("central", ground.central()), ("registry", ground.registry())] {
         let (url, socket) = (format!("sqlite:{}", ground.path(&format!("later-{name}.db"))), ground.path("waits.sock"));
         let args = with(with(role, "--database", &url), "--control-socket", &socket);
-        let recipe =
-            Recipe { name: name.into(), args, env: Vec::new(), under: Vec::new(), folder: ground.path("logs").into() };
-        let waits = Process::start(recipe)?;
+        let spec = LaunchSpec {
+            name: name.into(),
+            args,
+            env: Vec::new(),
+            under: Vec::new(),
+            folder: ground.path("logs").into(),
+        };
+        let waits = Process::start(spec)?;
         let socket = std::path::Path::new(&socket);
         let status = async || ask(socket, "status", Value::Null).await.map_err(|error| error.to_string());
         until(format_args!("{name} to say what it waits for"), PATIENCE, async || {
@@ -252,16 +264,16 @@ async fn a_role_without_its_tables_waits_and_says_what_to_do_spec_1_7() -> anyho
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow::Result<()> {
-    let mut faults = Faults::default();
+    let mut faults = Failures::default();
     let network = Network::start(&[]).await?;
     let driver = |id: &str, token: &str| {
         let registry = network.registry_https.to_string();
         let data = network.path(format!("driver-{id}")).display().to_string();
-        Bad::new(&["driver", "--id", id, "--token", token, "--registry", &registry, "--data", &data])
+        RefusedCommand::new(&["driver", "--id", id, "--token", token, "--registry", &registry, "--data", &data])
     };
     let monitor = |token: &str| {
         let data = network.path("cp").display().to_string();
-        Bad::new(&["monitor", "--id", "CP-1", "--token", token, "--data", &data])
+        RefusedCommand::new(&["monitor", "--id", "CP-1", "--token", token, "--data", &data])
     };
     let good = network.operator.token(1).await?;
     let cut = good.get(..good.len() / 2).context("a token has a half")?;
@@ -295,9 +307,9 @@ async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow:
         "--control-socket",
         &socket.display().to_string(),
     ]);
-    let recipe =
-        Recipe { name: "waits".into(), args, env: Vec::new(), under: Vec::new(), folder: network.path("logs") };
-    let waits = Process::start(recipe)?;
+    let spec =
+        LaunchSpec { name: "waits".into(), args, env: Vec::new(), under: Vec::new(), folder: network.path("logs") };
+    let waits = Process::start(spec)?;
     until("the monitor to say that its token is spent", PATIENCE, async || {
         let status = ask(&socket, "status", Value::Null).await.map_err(|error| error.to_string())?;
         let says = status.to_string();
@@ -310,7 +322,7 @@ async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_lines_of_a_drivers_file_and_ids_that_are_none_are_named_spec_2_5_3_10() -> anyhow::Result<()> {
-    let mut faults = Faults::default();
+    let mut faults = Failures::default();
     let network = Network::start(&[]).await?;
     let file = network.path("wishes.txt");
     std::fs::write(&file, "# plan\nCP 1,7\nCP-2,much\n")?;
@@ -342,7 +354,7 @@ async fn bad_lines_of_a_drivers_file_and_ids_that_are_none_are_named_spec_2_5_3_
     }
     no_backtrace(&said)?;
     let missing = network.path("none.txt").display().to_string();
-    faults.note(Bad::flag(words(&args), "--file", &missing).says(&[&missing]).refused(2).await);
+    faults.note(RefusedCommand::flag(words(&args), "--file", &missing).says(&[&missing]).refused(2).await);
 
     let (central, identity) = (network.central_grpc.to_string(), network.identity("olga").display().to_string());
     let connection = ["--central", &central, "--registry", &network.registry_grpc.to_string(), "--identity", &identity];
@@ -355,7 +367,7 @@ async fn bad_lines_of_a_drivers_file_and_ids_that_are_none_are_named_spec_2_5_3_
     ] {
         let (command, id) = command.split_at(command.len() - 1);
         let words = [command, &connection, &["--"][..], id].concat();
-        faults.note(Bad::new(&words).says(id).refused(2).await);
+        faults.note(RefusedCommand::new(&words).says(id).refused(2).await);
     }
     faults.none()
 }

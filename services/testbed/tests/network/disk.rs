@@ -22,15 +22,16 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn central_with_a_full_disk_refuses_what_it_cannot_make_durable_and_says_so_spec_9() -> anyhow::Result<()> {
     let network = Network::start_on_small_disk(&[], 16).await?;
-    let post = network.charging_point_at("CP-1", network.central_link, QUICK, &[]).await?;
+    let point = network.charging_point_at("CP-1", network.central_link, QUICK, &[]).await?;
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
-    supply(&network, &post, &driver, "").await?;
+    supply(&network, &point, &driver, "").await?;
 
     let full = fill(&network.central, &network.path("central")).await?;
     // The supply goes on and ends; its end waits until it can be made durable.
-    post.engine("unplug", Value::Null).await?;
-    post.until_engine("an end that Central has not settled", PATIENCE, |status| status["unsettled"] == json!(1))
+    point.engine("unplug", Value::Null).await?;
+    point
+        .until_engine("an end that Central has not settled", PATIENCE, |status| status["unsettled"] == json!(1))
         .await?;
     driver.ask("request", json!(["CP-1"])).await?;
     until("the driver to be told that it cannot be made durable", PATIENCE, async || {
@@ -41,8 +42,8 @@ async fn central_with_a_full_disk_refuses_what_it_cannot_make_durable_and_says_s
     assert_eq!(network.operator.all_tickets().await?, []);
 
     drop(full);
-    let ticket = only_ticket(&network, &post).await?;
-    assert_eq!(ticket.meter_end_wh, post.meter_wh().await?);
+    let ticket = only_ticket(&network, &point).await?;
+    assert_eq!(ticket.meter_end_wh, point.meter_wh().await?);
     // What the driver kept asking for meanwhile is granted now.
     network.until_state("CP-1", State::Reserved).await?;
     Ok(())
@@ -53,22 +54,22 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     let network = Network::start(&[]).await?;
     // So many records that what is left of the journal's last page is soon used up.
     let engine: Vec<&str> = QUICK.iter().chain(&["--tick", "10ms", "--register-every", "10ms"]).copied().collect();
-    let mut post = network.charging_point_at("CP-1", network.central_link, &engine, &[]).await?;
+    let mut point = network.charging_point_at("CP-1", network.central_link, &engine, &[]).await?;
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
     let folder = network.path("CP-1/engine");
-    on_small_disk(&mut post.engine, &folder, 1);
-    post.engine.kill();
+    on_small_disk(&mut point.engine, &folder, 1);
+    point.engine.kill();
     network.until_state("CP-1", State::Broken).await?;
-    post.engine.restart()?;
+    point.engine.restart()?;
     network.until_state("CP-1", State::Available).await?;
 
-    let full = fill(&post.engine, &folder).await?;
-    reserve(&network, &post, &driver, "").await?;
-    post.engine("plug", Value::Null).await?;
-    post.until_engine("trouble with its journal", PATIENCE, |status| !status["journal_trouble"].is_null()).await?;
-    post.engine("unplug", Value::Null).await.ok();
-    let refused = post.engine("supply", json!(["0.1"])).await.expect_err("nothing new on a full disk").to_string();
+    let full = fill(&point.engine, &folder).await?;
+    reserve(&network, &point, &driver, "").await?;
+    point.engine("plug", Value::Null).await?;
+    point.until_engine("trouble with its journal", PATIENCE, |status| !status["journal_trouble"].is_null()).await?;
+    point.engine("unplug", Value::Null).await.ok();
+    let refused = point.engine("supply", json!(["0.1"])).await.expect_err("nothing new on a full disk").to_string();
     assert!(refused.contains("the journal cannot be written") && refused.contains("No space left"), "{refused}");
     network.until_state("CP-1", State::Broken).await?;
     let other = network.driver("bea", &[]).await?;
@@ -77,62 +78,62 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     until_printed(&other, "over", &json!({"outcome": "refused", "reason": "BROKEN"})).await?;
 
     drop(full);
-    let ticket = only_ticket(&network, &post).await?;
-    assert_eq!(ticket.energy_wh, post.meter_wh().await?);
-    post.until_engine("no trouble any more", PATIENCE, |status| status["journal_trouble"].is_null()).await?;
+    let ticket = only_ticket(&network, &point).await?;
+    assert_eq!(ticket.energy_wh, point.meter_wh().await?);
+    point.until_engine("no trouble any more", PATIENCE, |status| status["journal_trouble"].is_null()).await?;
     network.until_state("CP-1", State::Available).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monitor_with_a_full_disk_says_so_and_rotates_all_the_same_spec_9_4_6() -> anyhow::Result<()> {
-    let (network, mut post, driver) = one_of_each(&[], &[]).await?;
+    let (network, mut point, driver) = one_of_each(&[], &[]).await?;
     // Where the engine finds it: the monitor's folder is soon one that only the monitor sees.
     let pairing = network.path("CP-1/pairing.sock").display().to_string();
-    for process in [&mut post.engine, &mut post.monitor] {
-        let args = std::mem::take(&mut process.recipe_mut().args);
-        process.recipe_mut().args = with(args, "--pairing", &pairing);
+    for process in [&mut point.engine, &mut point.monitor] {
+        let args = std::mem::take(&mut process.spec_mut().args);
+        process.spec_mut().args = with(args, "--pairing", &pairing);
     }
     let folder = network.path("CP-1/data");
-    post.monitor.kill();
-    on_small_disk(&mut post.monitor, &folder, 1);
-    post.engine.kill();
+    point.monitor.kill();
+    on_small_disk(&mut point.monitor, &folder, 1);
+    point.engine.kill();
     network.until_state("CP-1", State::Disconnected).await?;
-    post.monitor.restart()?;
-    post.engine.restart()?;
+    point.monitor.restart()?;
+    point.engine.restart()?;
     network.until_state("CP-1", State::Available).await?;
-    supply(&network, &post, &driver, "").await?;
+    supply(&network, &point, &driver, "").await?;
     let before = network.shown("CP-1").await?.key_no;
-    let full = fill(&post.monitor, &folder).await?;
+    let full = fill(&point.monitor, &folder).await?;
 
     network.operator.charging_points.clone().rotate(order(&["CP-1"])).await?;
     let full_says = |status: &Value| status["warnings"].to_string().contains("the identity cannot be stored");
-    let said = post.until_monitor("that its identity cannot be stored", PATIENCE, full_says).await?;
+    let said = point.until_monitor("that its identity cannot be stored", PATIENCE, full_says).await?;
     assert!(said["warnings"].to_string().contains("No space left"), "{said}");
     let rotated = network.until_shown("CP-1", "under a new key", PATIENCE, |cp| cp.key_no > before).await?;
     assert_eq!(rotated.view.map(|view| view.state()), Some(State::Supplying));
-    post.until_engine("the new key", PATIENCE, |status| status["key_no"] == json!(rotated.key_no)).await?;
-    let identity = on_its_disk(&post.monitor, &post.identity())?;
+    point.until_engine("the new key", PATIENCE, |status| status["key_no"] == json!(rotated.key_no)).await?;
+    let identity = on_its_disk(&point.monitor, &point.identity())?;
     let kept = |identity: &std::path::Path| -> anyhow::Result<Value> {
         Ok(serde_json::from_slice(&std::fs::read(identity).context("no identity")?)?)
     };
     assert_eq!(kept(&identity)?["keys"][0]["key_no"], json!(before), "what was there is there, whole");
 
     drop(full);
-    post.until_monitor("no trouble any more", PATIENCE, |status| !full_says(status)).await?;
+    point.until_monitor("no trouble any more", PATIENCE, |status| !full_says(status)).await?;
     assert_eq!(kept(&identity)?["keys"][0]["key_no"], json!(rotated.key_no), "kept by itself once there is room");
-    post.engine("unplug", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::Unplugged);
+    point.engine("unplug", Value::Null).await?;
+    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::Unplugged);
 
     // It comes back with the folder as it was before: with a key that is no longer in force.
-    post.monitor.restart()?;
+    point.monitor.restart()?;
     network.until_state("CP-1", State::Available).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_with_a_full_disk_asks_for_nothing_that_he_cannot_keep_and_says_so_spec_9() -> anyhow::Result<()> {
-    let (network, post, mut driver) = one_of_each(&[], &[]).await?;
+    let (network, point, mut driver) = one_of_each(&[], &[]).await?;
     let folder = network.path("driver-ana/data");
     driver.process.kill();
     on_small_disk(&mut driver.process, &folder, 1);
@@ -147,9 +148,9 @@ async fn a_driver_with_a_full_disk_asks_for_nothing_that_he_cannot_keep_and_says
     assert_eq!(network.operator.all_sessions().await?, []);
 
     drop(full);
-    reserve(&network, &post, &driver, "0.1").await?;
-    plug(&network, &post).await?;
-    only_ticket(&network, &post).await?;
+    reserve(&network, &point, &driver, "0.1").await?;
+    plug(&network, &point).await?;
+    only_ticket(&network, &point).await?;
     until_printed(&driver, "ticket", &json!({})).await?;
     assert_eq!(network.operator.all_sessions().await?.len(), 1, "what was refused was forgotten");
     Ok(())
@@ -157,7 +158,7 @@ async fn a_driver_with_a_full_disk_asks_for_nothing_that_he_cannot_keep_and_says
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registry_with_a_full_disk_refuses_an_enrolment_in_words_and_takes_it_later_spec_9() -> anyhow::Result<()> {
-    let (mut network, post, driver) = one_of_each(&[], &[]).await?;
+    let (mut network, point, driver) = one_of_each(&[], &[]).await?;
     let token = network.operator.token(1).await?;
     let folder = network.path("registry");
     network.registry.kill();
@@ -183,13 +184,14 @@ async fn registry_with_a_full_disk_refuses_an_enrolment_in_words_and_takes_it_la
     assert!(refused.message().contains("database cannot be used now"), "{refused}");
     let file = network.path("CP-2.token");
     std::fs::write(&file, token)?;
-    let late = network.post_with("CP-2", network.central_link, &file, &[], &["--registry-again", "200ms"])?;
+    let late =
+        network.start_charging_point_with("CP-2", network.central_link, &file, &[], &["--registry-again", "200ms"])?;
     let said = late.until_monitor("why it is not enrolled", PATIENCE, |s| s["enrolment_detail"] != json!("")).await?;
     assert!(said["enrolment_detail"].to_string().contains("database cannot be used now"), "{said}");
     // Nothing else is taken away.
-    reserve(&network, &post, &driver, "0.1").await?;
-    plug(&network, &post).await?;
-    only_ticket(&network, &post).await?;
+    reserve(&network, &point, &driver, "0.1").await?;
+    plug(&network, &point).await?;
+    only_ticket(&network, &point).await?;
 
     drop(full);
     network.until_state("CP-2", State::Available).await?;

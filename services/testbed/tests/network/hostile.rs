@@ -1,15 +1,15 @@
 //! A hostile peer on raw sockets (SPEC 4.1 to 4.4, 4.8, 4.9, 8.2): whatever it sends is refused at the layer that can
 //! tell, counted in the audit and not repeated there, and costs the honest ones nothing.
 
-mod absurd;
-mod doors;
+mod authenticated;
 mod forged;
 mod greedy;
-mod proven;
+mod impossible_values;
+mod links;
 mod replayed;
-mod station;
-mod strangers;
-mod throughout;
+mod tls_listeners;
+mod unauthenticated;
+mod under_load;
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use proto::{
 use testbed::{
     network::{Network, PATIENCE},
     operator::fresh_id,
-    peer::Peer,
+    peer::TestPeer,
     wait::until,
 };
 use tokio::{
@@ -41,7 +41,7 @@ const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 1);
 
 /// An enrolled identity with its key, in a test's own hands.
 #[derive(Clone, Debug)]
-struct Keyed {
+struct EnrolledIdentity {
     part: Part,
     id: String,
     central: PublicKey,
@@ -49,7 +49,7 @@ struct Keyed {
     grant: KeyGrant,
 }
 
-impl Keyed {
+impl EnrolledIdentity {
     fn key(&self) -> Proof {
         let key = self.grant.key.as_slice().try_into().map(LinkKey::from_bytes).expect("a key has 32 bytes");
         Proof::Key { responder: self.central, key_no: self.grant.key_no, key }
@@ -60,20 +60,20 @@ impl Keyed {
     }
 
     /// An open link as `part`, which may be silent for a minute. Central may only just have started.
-    async fn open(&self, network: &Network, part: Part) -> anyhow::Result<Peer> {
+    async fn open(&self, network: &Network, part: Part) -> anyhow::Result<TestPeer> {
         let what = format!("a link of {}", self.id);
         let connected = until(what, PATIENCE, async || {
-            let peer = Peer::connect(network.central_link, part, &self.id, self.key()).await;
+            let peer = TestPeer::connect(network.central_link, part, &self.id, self.key()).await;
             peer.map_err(|error| format!("{error:#}"))
         });
         let mut peer = connected.await?;
-        peer.say(up::Body::Opened(Opened { life_sign_ms: 20_000, ..Opened::default() })).await?;
+        peer.send(up::Body::Opened(Opened { life_sign_ms: 20_000, ..Opened::default() })).await?;
         Ok(peer)
     }
 }
 
 /// Enrols an id and takes its first key.
-async fn keyed(network: &Network, part: Part, id: &str) -> anyhow::Result<Keyed> {
+async fn keyed(network: &Network, part: Part, id: &str) -> anyhow::Result<EnrolledIdentity> {
     let kind = if part == Part::Driver { Kind::Driver } else { Kind::ChargingPoint };
     let (token, city) = (network.operator.token(1).await?, "Valencia".to_owned());
     let (request_id, id) = (fresh_id(), id.to_owned());
@@ -83,18 +83,18 @@ async fn keyed(network: &Network, part: Part, id: &str) -> anyhow::Result<Keyed>
     let central = PublicKey::from_bytes(pin.as_slice().try_into()?);
     let credential = enrolled.credential;
     let grant = until(format_args!("a key for {id}"), PATIENCE, async || {
-        let contact = Peer::first_contact(network.central_link, part, &id, central, &credential).await;
+        let contact = TestPeer::first_contact(network.central_link, part, &id, central, &credential).await;
         let (mut peer, mut told) = contact.map_err(|error| format!("{error:#}"))?;
         loop {
             match told {
                 down::Body::KeyGrant(grant) => return Ok(grant),
                 down::Body::Standing(standing) => return Err(format!("{standing:?}")),
-                _ => told = peer.told(PATIENCE).await.map_err(|error| format!("{error:#}"))?,
+                _ => told = peer.receive(PATIENCE).await.map_err(|error| format!("{error:#}"))?,
             }
         }
     })
     .await?;
-    Ok(Keyed { part, id, central, credential, grant })
+    Ok(EnrolledIdentity { part, id, central, credential, grant })
 }
 
 /// A connection from an address of the attacker's.
@@ -148,7 +148,7 @@ fn framed(body: &[u8]) -> Vec<u8> {
 }
 
 /// An honest charging point that must never be seen to miss a sign of life.
-async fn honest(network: &Network) -> anyhow::Result<testbed::network::Post> {
+async fn honest(network: &Network) -> anyhow::Result<testbed::network::TestPoint> {
     network.charging_point("HONEST").await
 }
 

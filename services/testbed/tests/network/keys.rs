@@ -14,7 +14,7 @@ use proto::{
 use serde_json::{Value, json};
 use testbed::{
     fleet,
-    network::{Network, PATIENCE, Post},
+    network::{Network, PATIENCE, TestPoint},
     operator::{fresh_id, order},
     wait::until,
 };
@@ -29,43 +29,43 @@ const VISIBLE: Duration = Duration::from_secs(2);
 #[tokio::test(flavor = "multi_thread")]
 async fn spoil_and_repair_are_seen_everywhere_within_two_seconds_and_heal_without_a_restart_spec_4_8()
 -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &["--drills"]).await?;
+    let (network, point, driver) = one_of_each(&[], &["--drills"]).await?;
     let said = |status: &Value| status["warnings"].to_string();
-    let restarted = (post.engine.pid(), post.monitor.pid());
-    let mut spoiled = Screens::before(&network, &post, "UNINTELLIGIBLE").await?;
-    post.engine("spoil-key", Value::Null).await?;
+    let restarted = (point.engine.pid(), point.monitor.pid());
+    let mut spoiled = Screens::before(&network, &point, "UNINTELLIGIBLE").await?;
+    point.engine("spoil-key", Value::Null).await?;
     let unheard = |engine: &Value| said(engine).contains("unintelligible messages from Central");
     let told = |monitor: &Value| said(monitor).contains("the engine and Central cannot read each other");
     spoiled.until(unheard, told, |cp| cp.unread && cp.unintelligible > 0).await?;
-    let refused = post.engine("spoil-key", Value::Null).await.expect_err("once is enough");
+    let refused = point.engine("spoil-key", Value::Null).await.expect_err("once is enough");
     assert!(refused.to_string().contains("spoiled already"), "{refused}");
 
-    let mut repaired = Screens::before(&network, &post, "INTELLIGIBLE").await?;
-    post.engine("repair-key", Value::Null).await?;
+    let mut repaired = Screens::before(&network, &point, "INTELLIGIBLE").await?;
+    point.engine("repair-key", Value::Null).await?;
     let quiet = |status: &Value| status["warnings"] == json!([]);
     repaired.until(quiet, quiet, |cp| !cp.unread).await?;
     network.until_state("CP-1", State::Available).await?;
-    reserve(&network, &post, &driver, "0.1").await?;
-    post.engine("plug", Value::Null).await?;
-    only_ticket(&network, &post).await?;
-    assert_eq!((post.engine.pid(), post.monitor.pid()), restarted);
+    reserve(&network, &point, &driver, "0.1").await?;
+    point.engine("plug", Value::Null).await?;
+    only_ticket(&network, &point).await?;
+    assert_eq!((point.engine.pid(), point.monitor.pid()), restarted);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn spoiling_needs_drills_spec_4_8() -> anyhow::Result<()> {
-    let (_network, post, _driver) = one_of_each(&[], &[]).await?;
-    let refused = post.engine("spoil-key", Value::Null).await.expect_err("not without --drills");
+    let (_network, point, _driver) = one_of_each(&[], &[]).await?;
+    let refused = point.engine("spoil-key", Value::Null).await.expect_err("not without --drills");
     assert!(refused.to_string().contains("--drills"), "{refused}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rotate_is_seen_everywhere_within_two_seconds_spec_4_6_4_7() -> anyhow::Result<()> {
-    let (network, post, _driver) = one_of_each(&[], &[]).await?;
+    let (network, point, _driver) = one_of_each(&[], &[]).await?;
     let before = network.shown("CP-1").await?.key_no;
     let newer = |status: &Value| status["key_no"].as_u64() > Some(before) && status["key_state"] == json!("ACTIVE");
-    let mut rotated = Screens::before(&network, &post, "KEY_ROTATED").await?;
+    let mut rotated = Screens::before(&network, &point, "KEY_ROTATED").await?;
     network.operator.charging_points.clone().rotate(order(&["CP-1"])).await?;
     rotated.until(newer, newer, |cp| cp.key_no > before).await?;
     let ordered = network.operator.audited("KEY_ROTATION_ORDERED", "charging-point/CP-1").await?;
@@ -75,10 +75,10 @@ async fn rotate_is_seen_everywhere_within_two_seconds_spec_4_6_4_7() -> anyhow::
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renew_is_seen_everywhere_within_two_seconds_and_heals_by_itself_after_five_spec_4_7() -> anyhow::Result<()> {
-    let (network, post, _driver) = one_of_each(&[], &[]).await?;
+    let (network, point, _driver) = one_of_each(&[], &[]).await?;
     let before = network.shown("CP-1").await?.key_no;
     let deleted = |status: &Value| status["key_state"] == json!("DELETED");
-    let mut renewed = Screens::before(&network, &post, "KEY_RENEWED").await?;
+    let mut renewed = Screens::before(&network, &point, "KEY_RENEWED").await?;
     let ordered = Instant::now();
     network.operator.charging_points.clone().renew(order(&["CP-1"])).await?;
     renewed.until(deleted, deleted, |cp| shows(cp, Cause::NoKey)).await?;
@@ -92,30 +92,30 @@ async fn renew_is_seen_everywhere_within_two_seconds_and_heals_by_itself_after_f
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_7() -> anyhow::Result<()> {
-    let (network, mut post, _driver) = one_of_each(&[], &[]).await?;
+    let (network, mut point, _driver) = one_of_each(&[], &[]).await?;
     let is_revoked = |status: &Value| status["key_state"] == json!("REVOKED");
-    let mut revoked = Screens::before(&network, &post, "KEY_REVOKED").await?;
+    let mut revoked = Screens::before(&network, &point, "KEY_REVOKED").await?;
     network.operator.charging_points.clone().revoke(order(&["CP-1"])).await?;
     revoked.until(is_revoked, is_revoked, |cp| shows(cp, Cause::KeyRevoked)).await?;
     let audited = network.operator.audited("KEY_REVOKED", "charging-point/CP-1").await?;
     assert!(audited.len() == 1 && audited[0].actor.contains("olga"), "by whom: {audited:?}");
 
     // Neither a restart nor its own authentication brings it back; it shows OUT OF ORDER and not DISCONNECTED.
-    post.monitor.restart()?;
-    post.until_monitor("revoked, after the restart", PATIENCE, is_revoked).await?;
-    post.monitor("authenticate", Value::Null).await.ok();
+    point.monitor.restart()?;
+    point.until_monitor("revoked, after the restart", PATIENCE, is_revoked).await?;
+    point.monitor("authenticate", Value::Null).await.ok();
     network
         .until_shown("CP-1", "OUT OF ORDER, revoked", PATIENCE, |cp| {
             shows(cp, Cause::KeyRevoked) && cp.view.as_ref().is_some_and(|view| view.state() == State::OutOfOrder)
         })
         .await?;
-    post.until_engine("revoked, after the monitor's restart", PATIENCE, is_revoked).await?;
+    point.until_engine("revoked, after the monitor's restart", PATIENCE, is_revoked).await?;
 
     let active = |status: &Value| status["key_state"] == json!("ACTIVE") && status["warnings"] == json!([]);
-    let mut restored = Screens::before(&network, &post, "RESTORED").await?;
+    let mut restored = Screens::before(&network, &point, "RESTORED").await?;
     let request = RestoreRequest { request_id: fresh_id(), id: "CP-1".into() };
     let token = network.operator.charging_points.clone().restore(request).await?.into_inner().enrolment_token;
-    post.monitor("enrol", json!([token])).await?;
+    point.monitor("enrol", json!([token])).await?;
     restored.until(active, active, |cp| !shows(cp, Cause::KeyRevoked) && !shows(cp, Cause::NoKey)).await?;
     network.until_state("CP-1", State::Available).await?;
 
@@ -136,11 +136,12 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
         let refused = network.operator.identities.clone().enrol(request).await.expect_err("one use only");
         assert_eq!(mesh::status::reason_of(&refused).map(Reason::code), Some(reason), "{refused}");
     }
-    post.monitor("enrol", json!([token])).await?;
-    post.until_monitor("that the token is spent", PATIENCE, |status| {
-        status["notice"].to_string().contains(Reason::TokenSpent.in_words()) && active(status)
-    })
-    .await?;
+    point.monitor("enrol", json!([token])).await?;
+    point
+        .until_monitor("that the token is spent", PATIENCE, |status| {
+            status["notice"].to_string().contains(Reason::TokenSpent.in_words()) && active(status)
+        })
+        .await?;
     assert_eq!(kept()?, before, "credential and keys are as they were");
     network.until_state("CP-1", State::Available).await?;
     Ok(())
@@ -148,8 +149,8 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rotate_leaves_no_gap_spec_4_6() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    crate::support::supply(&network, &post, &driver, "").await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    crate::support::supply(&network, &point, &driver, "").await?;
     let before = network.shown("CP-1").await?.key_no;
     network.operator.charging_points.clone().rotate(order(&["CP-1"])).await?;
     let after = network
@@ -159,17 +160,17 @@ async fn rotate_leaves_no_gap_spec_4_6() -> anyhow::Result<()> {
             cp.key_no > before && view.is_some_and(|view| view.key_state() == KeyState::Active)
         })
         .await?;
-    post.until_engine("the new key", PATIENCE, |s| s["key_no"] == json!(after.key_no)).await?;
+    point.until_engine("the new key", PATIENCE, |s| s["key_no"] == json!(after.key_no)).await?;
     let telemetry = after.telemetry.unwrap_or_default();
     assert_eq!((telemetry.gaps, telemetry.unreadable), (0, 0));
-    post.engine("unplug", Value::Null).await?;
-    only_ticket(&network, &post).await?;
+    point.engine("unplug", Value::Null).await?;
+    only_ticket(&network, &point).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_rotate_by_age_without_an_order_and_with_no_gap_spec_4_6() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&["--key-lifetime", "9s"], &["--idle-reading-every", "200ms"]).await?;
+    let (network, point, driver) = one_of_each(&["--key-lifetime", "9s"], &["--idle-reading-every", "200ms"]).await?;
     let (mut stream, before) = (watching(&network).await?, network.shown("CP-1").await?.key_no);
     let key_of = |status: &Value| status["key_no"].as_u64().unwrap_or(0);
     let drivers = key_of(&driver.until("a key", PATIENCE, |status| key_of(status) > 0).await?);
@@ -184,8 +185,8 @@ async fn keys_rotate_by_age_without_an_order_and_with_no_gap_spec_4_6() -> anyho
         }
     };
     let after = timeout(PATIENCE, twice).await.context("its key is as it was")??;
-    post.until_engine("the new key", PATIENCE, |status| key_of(status) >= after).await?;
-    post.until_monitor("the new key", PATIENCE, |status| key_of(status) >= after).await?;
+    point.until_engine("the new key", PATIENCE, |status| key_of(status) >= after).await?;
+    point.until_monitor("the new key", PATIENCE, |status| key_of(status) >= after).await?;
     driver
         .until("a newer key", PATIENCE, |status| key_of(status) >= drivers + 2 && status["linked"] == json!(true))
         .await?;
@@ -249,7 +250,7 @@ async fn rotating_the_keys_of_a_thousand_charging_points_loses_no_reading_spec_4
 /// The four screens on which an order about a key must show, looked at from before it is given.
 struct Screens<'a> {
     network: &'a Network,
-    post: &'a Post,
+    point: &'a TestPoint,
     stream: Streaming<ChargingPointEvent>,
     action: &'a str,
     audited: usize,
@@ -258,10 +259,10 @@ struct Screens<'a> {
 
 impl<'a> Screens<'a> {
     /// To be called right before the order, which the audit is to show as `action`.
-    async fn before(network: &'a Network, post: &'a Post, action: &'a str) -> anyhow::Result<Self> {
+    async fn before(network: &'a Network, point: &'a TestPoint, action: &'a str) -> anyhow::Result<Self> {
         let stream = watching(network).await?;
-        let audited = network.operator.audited(action, &format!("charging-point/{}", post.id)).await?.len();
-        Ok(Self { network, post, stream, action, audited, ordered: Instant::now() })
+        let audited = network.operator.audited(action, &format!("charging-point/{}", point.id)).await?.len();
+        Ok(Self { network, point, stream, action, audited, ordered: Instant::now() })
     }
 
     /// Each shows it, and each within the time that the rule gives it.
@@ -271,12 +272,12 @@ impl<'a> Screens<'a> {
         monitor: impl Fn(&Value) -> bool,
         shown: impl Fn(&ChargingPoint) -> bool,
     ) -> anyhow::Result<()> {
-        let (ordered, action, post) = (self.ordered, self.action, self.post);
-        let object = format!("charging-point/{}", post.id);
+        let (ordered, action, point) = (self.ordered, self.action, self.point);
+        let object = format!("charging-point/{}", point.id);
         let watched = async {
             loop {
                 let event = self.stream.message().await?.context("the stream ended")?.event;
-                if matches!(&event, Some(Event::Changed(cp)) if cp.id == post.id && shown(cp)) {
+                if matches!(&event, Some(Event::Changed(cp)) if cp.id == point.id && shown(cp)) {
                     return anyhow::Ok(ordered.elapsed());
                 }
             }
@@ -286,8 +287,8 @@ impl<'a> Screens<'a> {
             if entries.len() > self.audited { Ok(ordered.elapsed()) } else { Err(format!("{entries:?}")) }
         });
         let (engine, monitor, watched, audited) = tokio::try_join!(
-            async { post.until_engine(action, PATIENCE, engine).await.map(|_| ordered.elapsed()) },
-            async { post.until_monitor(action, PATIENCE, monitor).await.map(|_| ordered.elapsed()) },
+            async { point.until_engine(action, PATIENCE, engine).await.map(|_| ordered.elapsed()) },
+            async { point.until_monitor(action, PATIENCE, monitor).await.map(|_| ordered.elapsed()) },
             async { timeout(PATIENCE, watched).await.with_context(|| format!("{action} in the watch stream"))? },
             audited,
         )?;

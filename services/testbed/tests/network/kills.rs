@@ -8,7 +8,7 @@ mod orders;
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::ensure;
-use orders::{Identities, Prices};
+use orders::{EnrolmentOrders, PriceOrders};
 use proto::central::v1::{AuditEntry, AuditFilter, ListAuditRequest};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
@@ -32,10 +32,10 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
     let seed: u64 = std::env::var("CHARGEMESH_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0x51ED);
     let mut rng = StdRng::seed_from_u64(seed);
     let mut network = Network::start(&["--settle-after", "20s", "--reservation", "5s"]).await?;
-    let mut posts = Vec::new();
+    let mut points = Vec::new();
     let engine: Vec<&str> = QUICK.iter().chain(&["--unattended", "--plug-in-after", "50ms"]).copied().collect();
     for number in 0..POSTS {
-        posts.push(network.charging_point_at(&format!("CP-{number}"), network.central_link, &engine, &[]).await?);
+        points.push(network.charging_point_at(&format!("CP-{number}"), network.central_link, &engine, &[]).await?);
     }
     let mut drivers = Vec::new();
     for number in 0..DRIVERS {
@@ -44,18 +44,18 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
     }
     network.until_tickets("CP-0", 1).await?;
 
-    let prices = Prices::start(&network.operator, "CP-0");
-    let identities = Identities::start(&network.operator).await?;
+    let prices = PriceOrders::start(&network.operator, "CP-0");
+    let identities = EnrolmentOrders::start(&network.operator).await?;
     let mut killed: BTreeMap<&str, usize> = BTreeMap::new();
     for _ in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(rng.random_range(30..250))).await;
-        let post = rng.random_range(0..posts.len());
+        let point = rng.random_range(0..points.len());
         let driver = rng.random_range(0..drivers.len());
         let (name, part, seen) = match rng.random_range(0..10) {
             0..=2 => ("central", &mut network.central, Some(&prices.seen)),
             3 | 4 => ("registry", &mut network.registry, Some(&identities.seen)),
-            5 | 6 => ("engine", &mut posts[post].engine, None),
-            7 | 8 => ("monitor", &mut posts[post].monitor, None),
+            5 | 6 => ("engine", &mut points[point].engine, None),
+            7 | 8 => ("monitor", &mut points[point].monitor, None),
             _ => ("driver", &mut drivers[driver].process, None),
         };
         if let Some(seen) = seen
@@ -83,8 +83,8 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
     let hit = |name: &str| killed.get(name).copied().unwrap_or_default();
     ensure!(hit(CENTRAL_COMMITS) >= 10 && hit(REGISTRY_COMMITS) >= 5, "too few with a commit in flight: {killed:?}");
     if let Err(error) = invariant::until_quiet(&network.operator).await {
-        for post in &posts {
-            println!("{}: {}", post.id, post.engine("status", Value::Null).await?);
+        for point in &points {
+            println!("{}: {}", point.id, point.engine("status", Value::Null).await?);
         }
         println!("{:?}", network.operator.audited("", "").await?.iter().take(200).collect::<Vec<_>>());
         return Err(error);
@@ -94,9 +94,9 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
     println!("{set} prices set and {enrolled} drivers enrolled meanwhile");
     ensure!(set > 50 && enrolled > 50, "the orders went on meanwhile: {set} and {enrolled}");
     let mut meters = BTreeMap::new();
-    for post in &posts {
-        post.until_engine("nothing unsettled", PATIENCE, |status| status["unsettled"] == json!(0)).await?;
-        meters.insert(post.id.clone(), post.meter_wh().await?);
+    for point in &points {
+        point.until_engine("nothing unsettled", PATIENCE, |status| status["unsettled"] == json!(0)).await?;
+        meters.insert(point.id.clone(), point.meter_wh().await?);
     }
     let sums = invariant::check(&network.operator, &meters).await?;
     println!("{sums:?}");
@@ -104,7 +104,7 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
 
     // Every driver holds each of his tickets once.
     for driver in &mut drivers {
-        driver.process.recipe_mut().args.retain(|word| !["--roam", "0", "1", "2", "3"].contains(&word.as_str()));
+        driver.process.spec_mut().args.retain(|word| !["--roam", "0", "1", "2", "3"].contains(&word.as_str()));
         driver.process.restart()?;
     }
     let tickets = network.operator.all_tickets().await?;

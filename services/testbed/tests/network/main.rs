@@ -4,9 +4,8 @@
 
 mod audit;
 mod bad_input;
-mod dies;
+mod crashes;
 mod disk;
-mod ends;
 mod hostile;
 mod keys;
 mod kills;
@@ -15,5 +14,6 @@ mod operators;
 mod reflection;
 mod refused;
 mod removal;
+mod slow_start;
+mod supply_ends;
 mod support;
-mod waits;

@@ -17,19 +17,19 @@ use testbed::{network::free_addresses, process::binary, wait::until};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a command printed, and how it ended.
-struct Said {
+struct CommandOutput {
     status: ExitStatus,
     out: String,
     err: String,
 }
 
-impl Said {
+impl CommandOutput {
     fn lines(&self) -> Vec<Value> {
         self.out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
-async fn chargemesh(args: &[&str]) -> anyhow::Result<Said> {
+async fn chargemesh(args: &[&str]) -> anyhow::Result<CommandOutput> {
     let output = tokio::process::Command::new(binary()?)
         .args(args)
         .env("NO_COLOR", "1")
@@ -38,15 +38,15 @@ async fn chargemesh(args: &[&str]) -> anyhow::Result<Said> {
         .output()
         .await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Said { status: output.status, out: text(&output.stdout), err: text(&output.stderr) })
+    Ok(CommandOutput { status: output.status, out: text(&output.stdout), err: text(&output.stderr) })
 }
 
 /// `up` in the background on ports of its own; the network is ended when the guard goes.
-struct Up {
+struct DetachedNetwork {
     data: tempfile::TempDir,
 }
 
-impl Up {
+impl DetachedNetwork {
     fn new() -> anyhow::Result<Self> {
         Ok(Self { data: tempfile::Builder::new().prefix("cm-up-").tempdir()? })
     }
@@ -81,10 +81,14 @@ impl Up {
         Ok(serde_json::from_str(&said.out)?)
     }
 
-    async fn part(&self, name: &str) -> anyhow::Result<Value> {
+    async fn process(&self, name: &str) -> anyhow::Result<Value> {
         let status = self.ctl(&["status"]).await?;
-        let parts = status["parts"].as_array().context("no parts")?;
-        parts.iter().find(|part| part["name"] == json!(name)).cloned().with_context(|| format!("no part {name}"))
+        let processes = status["processes"].as_array().context("no processes")?;
+        processes
+            .iter()
+            .find(|process| process["name"] == json!(name))
+            .cloned()
+            .with_context(|| format!("no process {name}"))
     }
 
     async fn until_available(&self, count: usize) -> anyhow::Result<()> {
@@ -125,11 +129,11 @@ impl Up {
     }
 }
 
-impl Drop for Up {
+impl Drop for DetachedNetwork {
     fn drop(&mut self) {
-        // Its parts end when it does.
+        // Its processes end when it does.
         if let (Ok(pid), Ok(text)) = (self.pid(), std::fs::read_to_string(self.data.path().join("up.json")))
-            && !text.contains("\"parts\": []")
+            && !text.contains("\"processes\": []")
         {
             let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
@@ -140,13 +144,13 @@ fn is_alive(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None).is_ok()
 }
 
-fn pid_of(part: &Value) -> anyhow::Result<i32> {
-    part["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("no pid")
+fn pid_of(process: &Value) -> anyhow::Result<i32> {
+    process["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("no pid")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_comes_up_by_one_command_and_goes_on_where_it_was_spec_10_1() -> anyhow::Result<()> {
-    let up = Up::new()?;
+    let up = DetachedNetwork::new()?;
     up.start(&["--charging-points", "2", "--drivers", "1"]).await?;
     up.until_available(2).await?;
     let tickets = up.until_tickets(0).await?;
@@ -155,16 +159,16 @@ async fn a_network_comes_up_by_one_command_and_goes_on_where_it_was_spec_10_1() 
     assert_eq!(second.status.code(), Some(2), "{}", second.err);
     assert!(second.err.contains("another network runs in"), "{}", second.err);
 
-    // Only the dead part is started again, by itself.
-    let (central, registry) = (pid_of(&up.part("central").await?)?, pid_of(&up.part("registry").await?)?);
+    // Only the dead process is started again, by itself.
+    let (central, registry) = (pid_of(&up.process("central").await?)?, pid_of(&up.process("registry").await?)?);
     kill(Pid::from_raw(central), Signal::SIGKILL)?;
     until("another Central", PATIENCE, async || {
-        let part = up.part("central").await.map_err(|error| format!("{error:#}"))?;
-        let pid = pid_of(&part).map_err(|error| format!("{error:#}"))?;
-        if pid != central && part["restarts"] == json!(1) { Ok(()) } else { Err(part.to_string()) }
+        let process = up.process("central").await.map_err(|error| format!("{error:#}"))?;
+        let pid = pid_of(&process).map_err(|error| format!("{error:#}"))?;
+        if pid != central && process["restarts"] == json!(1) { Ok(()) } else { Err(process.to_string()) }
     })
     .await?;
-    assert_eq!(pid_of(&up.part("registry").await?)?, registry);
+    assert_eq!(pid_of(&up.process("registry").await?)?, registry);
     up.until_available(2).await?;
 
     // In the middle of the run, by one command (SPEC 1.8).
@@ -175,8 +179,9 @@ async fn a_network_comes_up_by_one_command_and_goes_on_where_it_was_spec_10_1() 
     up.ctl(&["remove-charging-point", "NEW-1"]).await?;
     up.until_available(2).await?;
 
-    let parts = up.ctl(&["status"]).await?;
-    let pids: Vec<i32> = parts["parts"].as_array().context("no parts")?.iter().filter_map(|p| pid_of(p).ok()).collect();
+    let processes = up.ctl(&["status"]).await?;
+    let pids: Vec<i32> =
+        processes["processes"].as_array().context("no processes")?.iter().filter_map(|p| pid_of(p).ok()).collect();
     let before = up.list("tickets").await?.len();
     up.down().await?;
     assert!(!pids.iter().any(|pid| is_alive(*pid)), "ended with everything it had started");
@@ -191,13 +196,14 @@ async fn a_network_comes_up_by_one_command_and_goes_on_where_it_was_spec_10_1() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_that_is_killed_leaves_no_part_behind_spec_10_1() -> anyhow::Result<()> {
-    let up = Up::new()?;
+    let up = DetachedNetwork::new()?;
     up.start(&["--charging-points", "1", "--drivers", "0"]).await?;
-    let parts = up.ctl(&["status"]).await?;
-    let pids: Vec<i32> = parts["parts"].as_array().context("no parts")?.iter().filter_map(|p| pid_of(p).ok()).collect();
+    let processes = up.ctl(&["status"]).await?;
+    let pids: Vec<i32> =
+        processes["processes"].as_array().context("no processes")?.iter().filter_map(|p| pid_of(p).ok()).collect();
     assert_eq!(pids.len(), 4);
     kill(Pid::from_raw(up.pid()?), Signal::SIGKILL)?;
-    until("every part to end", PATIENCE, async || {
+    until("every process to end", PATIENCE, async || {
         let left: Vec<_> = pids.iter().filter(|pid| is_alive(**pid)).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
@@ -217,7 +223,7 @@ async fn a_chaos_ends_with_every_invariant_spec_9_2() -> anyhow::Result<()> {
     args.extend(["--central-grpc", &a, "--central-link", &b, "--registry-grpc", &c, "--registry-https", &d]);
     let said = chargemesh(&args).await?;
     let findings = said.lines().pop().with_context(|| format!("no findings\n{}", said.err))?;
-    assert_eq!(findings["wrong"], json!([]), "{}", said.err);
+    assert_eq!(findings["violations"], json!([]), "{}", said.err);
     assert!(said.status.success());
     assert!(findings["sessions"].as_u64().is_some_and(|n| n > 0), "nothing happened: {findings}");
     for kind in ["kills", "takes the power", "restarts", "freezes", "cuts", "silences", "fills the disk"] {
@@ -228,7 +234,7 @@ async fn a_chaos_ends_with_every_invariant_spec_9_2() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_cut_and_disks_filled_by_hand_and_all_recovers_when_they_are_not_spec_1_9_9() -> anyhow::Result<()> {
-    let up = Up::new()?;
+    let up = DetachedNetwork::new()?;
     up.start(&["--charging-points", "1", "--drivers", "0", "--drills"]).await?;
     up.until_available(1).await?;
     for fault in ["cut", "silence"] {
@@ -238,7 +244,7 @@ async fn lines_are_cut_and_disks_filled_by_hand_and_all_recovers_when_they_are_n
         up.until_available(1).await?;
     }
 
-    let central = up.part("central").await?;
+    let central = up.process("central").await?;
     up.ctl(&["fill-disk", "central"]).await?;
     let stop = ["charging-points", "stop", "CP-1", "--data", up.data()];
     let refused = chargemesh(&stop).await?;
@@ -248,7 +254,7 @@ async fn lines_are_cut_and_disks_filled_by_hand_and_all_recovers_when_they_are_n
     let stopped = chargemesh(&stop).await?;
     assert!(stopped.status.success(), "{}", stopped.err);
     up.until_state("out-of-order").await?;
-    assert_eq!(up.part("central").await?["pid"], central["pid"], "a full disk is nobody's death");
+    assert_eq!(up.process("central").await?["pid"], central["pid"], "a full disk is nobody's death");
     up.down().await
 }
 
@@ -361,8 +367,8 @@ async fn a_replay_and_a_network_of_up_never_share_a_folder() -> anyhow::Result<(
 async fn kill_central(data: &Path) -> anyhow::Result<()> {
     until_supplied(data).await?;
     let status: Value = serde_json::from_slice(&std::fs::read(data.join("up.json"))?)?;
-    let parts = status["parts"].as_array().context("no parts")?;
-    let central = parts.iter().find(|part| part["name"] == json!("central")).context("no Central")?;
+    let processes = status["processes"].as_array().context("no processes")?;
+    let central = processes.iter().find(|process| process["name"] == json!("central")).context("no Central")?;
     Ok(kill(Pid::from_raw(pid_of(central)?), Signal::SIGKILL)?)
 }
 

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE},
     operator::{Operator, fresh_id, order},
-    process::{self, Process, Recipe},
+    process::{self, LaunchSpec, Process},
     wait::until,
 };
 use tokio::time::timeout;
@@ -366,9 +366,9 @@ async fn fleet(network: &Network, count: u32) -> anyhow::Result<Process> {
     ];
     let flags = pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
     let args = std::iter::once("fleet".to_owned()).chain(flags).collect();
-    let recipe =
-        Recipe { name: "fleet".into(), args, env: Vec::new(), under: Vec::new(), folder: network.path("logs") };
-    let fleet = Process::start(recipe)?;
+    let spec =
+        LaunchSpec { name: "fleet".into(), args, env: Vec::new(), under: Vec::new(), folder: network.path("logs") };
+    let fleet = Process::start(spec)?;
     until(format_args!("{count} charging points to be AVAILABLE"), PATIENCE * 2, async || {
         let state = |cp: &ChargingPoint| cp.view.as_ref().map(proto::link::v1::View::state);
         let available = all(network).await?.iter().filter(|cp| state(cp) == Some(State::Available)).count();

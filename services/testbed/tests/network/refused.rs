@@ -21,14 +21,14 @@ use tokio::time::timeout;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A command that must be refused.
-pub(crate) struct Bad {
+pub(crate) struct RefusedCommand {
     args: Vec<String>,
     env: Vec<(String, String)>,
     says: Vec<String>,
     silent: Vec<String>,
 }
 
-impl Bad {
+impl RefusedCommand {
     pub(crate) fn new(args: &[&str]) -> Self {
         Self { args: words(args), env: Vec::new(), says: Vec::new(), silent: Vec::new() }
     }
@@ -79,9 +79,9 @@ impl Bad {
 
 /// All that is wrong, said at once.
 #[derive(Default)]
-pub(crate) struct Faults(Vec<String>);
+pub(crate) struct Failures(Vec<String>);
 
-impl Faults {
+impl Failures {
     pub(crate) fn note(&mut self, result: anyhow::Result<()>) {
         self.0.extend(result.err().map(|error| format!("{error:#}")));
     }
@@ -100,12 +100,12 @@ pub(crate) fn no_backtrace(said: &str) -> anyhow::Result<()> {
 }
 
 /// Certificates and databases for Central and Registry, which do not run.
-pub(crate) struct Ground {
+pub(crate) struct StoppedNetwork {
     pub(crate) folder: TempDir,
     authority: Authority,
 }
 
-impl Ground {
+impl StoppedNetwork {
     pub(crate) async fn new() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("chargemesh-").tempdir()?;
         let authority = Authority::create(&folder.path().join("certs/authority"), "chargemesh.test", DAY)?;

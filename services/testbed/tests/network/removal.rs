@@ -26,7 +26,8 @@ async fn a_removed_charging_point_is_out_at_once_and_waits_until_an_operator_rea
     let network = Network::start(&[]).await?;
     let (file, id) = (network.path("CP-1.token"), "CP-1".to_owned());
     std::fs::write(&file, network.operator.token(3).await?)?;
-    let mut post = network.post_with(&id, network.central_link, &file, QUICK, &["--registry-again", "200ms"])?;
+    let mut point =
+        network.start_charging_point_with(&id, network.central_link, &file, QUICK, &["--registry-again", "200ms"])?;
     network.until_state(&id, State::Available).await?;
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
@@ -46,16 +47,16 @@ async fn a_removed_charging_point_is_out_at_once_and_waits_until_an_operator_rea
     let refused = json!({"outcome": "refused", "reason": "UNKNOWN_CHARGING_POINT"});
     driver.ask("request", json!([id])).await?;
     crate::support::until_printed(&driver, "over", &refused).await?;
-    post.until_engine("that it cannot offer anything", PATIENCE, |status| status["key_no"].is_null()).await?;
+    point.until_engine("that it cannot offer anything", PATIENCE, |status| status["key_no"].is_null()).await?;
 
     // It waits and says so, over a restart too, and keeps asking with the token that it was given.
     let says = |status: &Value| status["warnings"].to_string().contains("not enrolled");
-    post.until_monitor("that it is not enrolled", PATIENCE, says).await?;
+    point.until_monitor("that it is not enrolled", PATIENCE, says).await?;
     let readmit = Reason::NotReadmitted.in_words();
     let needs_operator = |status: &Value| says(status) && status["enrolment_detail"].to_string().contains(readmit);
-    post.until_monitor("that an operator must readmit it", PATIENCE, needs_operator).await?;
-    post.monitor.restart()?;
-    post.until_monitor("that an operator must readmit it", PATIENCE, needs_operator).await?;
+    point.until_monitor("that an operator must readmit it", PATIENCE, needs_operator).await?;
+    point.monitor.restart()?;
+    point.until_monitor("that an operator must readmit it", PATIENCE, needs_operator).await?;
     for token in [network.operator.token(1).await?, String::new()] {
         let request = EnrolRequest { request_id: fresh_id(), token, kind, id: id.clone(), ..Default::default() };
         let refused =
@@ -66,8 +67,8 @@ async fn a_removed_charging_point_is_out_at_once_and_waits_until_an_operator_rea
     let request = ReadmitRequest { request_id: fresh_id(), kind, id: id.clone() };
     network.operator.identities.clone().readmit(request).await?;
     network.until_state(&id, State::Available).await?;
-    reserve(&network, &post, &driver, "0.1").await?;
-    post.engine("plug", Value::Null).await?;
-    only_ticket(&network, &post).await.context("it works as before")?;
+    reserve(&network, &point, &driver, "0.1").await?;
+    point.engine("plug", Value::Null).await?;
+    only_ticket(&network, &point).await.context("it works as before")?;
     Ok(())
 }

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use crate::refused::{Bad, Faults, Ground, with};
+use crate::refused::{Failures, RefusedCommand, StoppedNetwork, with};
 
 const ROLES: [&str; 2] = ["central", "registry"];
 
@@ -60,8 +60,8 @@ async fn each_door_refuses_in_words_while_nobody_has_migrated_and_serves_as_soon
         anyhow::ensure!(code == 0, "{out}{error}");
     }
     network.until_ready().await?;
-    let post = network.charging_point("CP-1").await?;
-    network.until_state(&post.id, State::Available).await?;
+    let point = network.charging_point("CP-1").await?;
+    network.until_state(&point.id, State::Available).await?;
     assert_eq!((network.central.pid(), network.registry.pid()), before, "neither was started again");
     Ok(())
 }
@@ -78,7 +78,7 @@ async fn whoever_waits_for_a_database_ends_in_order_when_he_is_told_to_spec_9() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named_although_the_database_is_awaited_spec_1_7() -> anyhow::Result<()> {
-    let (mut faults, ground) = (Faults::default(), Ground::new().await?);
+    let (mut faults, ground) = (Failures::default(), StoppedNetwork::new().await?);
     let held = TcpListener::bind("127.0.0.1:0")?;
     let address = held.local_addr()?.to_string();
     let nowhere = format!("sqlite:{}", ground.path("none.db"));
@@ -89,7 +89,7 @@ async fn a_port_in_use_is_named_although_the_database_is_awaited_spec_1_7() -> a
         (ground.registry(), "--https-address"),
     ] {
         let says = format!("cannot listen on {address}");
-        let bad = Bad::flag(with(role, "--database", &nowhere), flag, &address);
+        let bad = RefusedCommand::flag(with(role, "--database", &nowhere), flag, &address);
         faults.note(bad.says(&[&says, "another port"]).refused(2).await);
     }
     faults.none()
@@ -104,8 +104,8 @@ async fn waiting() -> anyhow::Result<Network> {
     for role in ROLES {
         let data = network.path(fresh(role)).display().to_string();
         let process = if role == "central" { &mut network.central } else { &mut network.registry };
-        let recipe = process.recipe_mut();
-        recipe.args = with(std::mem::take(&mut recipe.args), "--data", &data);
+        let spec = process.spec_mut();
+        spec.args = with(std::mem::take(&mut spec.args), "--data", &data);
         process.restart()?;
     }
     Ok(network)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE},
     operator::{fresh_id, order, select},
-    proxy::{Faults, Proxy},
+    proxy::{Proxy, ProxyFaults},
     wait::until,
 };
 
@@ -20,33 +20,33 @@ const UNATTENDED: &[&str] = &["--unattended", "--plug-in-after", "100ms"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unplugging_ends_a_supply_with_one_ticket_spec_3_5() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "").await?;
-    post.engine("unplug", Value::Null).await?;
-    let ticket = only_ticket(&network, &post).await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &point, &driver, "").await?;
+    point.engine("unplug", Value::Null).await?;
+    let ticket = only_ticket(&network, &point).await?;
     assert_eq!(ticket.reason(), Reason::Unplugged);
-    assert_eq!(ticket.meter_end_wh, post.meter_wh().await?, "the bill ends where the register stands");
+    assert_eq!(ticket.meter_end_wh, point.meter_wh().await?, "the bill ends where the register stands");
     assert_eq!((ticket.driver_id.as_str(), ticket.place.as_str()), ("ana", "Place of CP-1"));
     until_printed(&driver, "ticket", &json!({})).await?;
-    network.until_state(&post.id, State::Available).await?;
+    network.until_state(&point.id, State::Available).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_driver_ends_his_supply_with_one_ticket_spec_3_5() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "").await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &point, &driver, "").await?;
     driver.ask("stop", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByDriver);
+    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::StoppedByDriver);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_requested_energy_ends_a_supply_with_exactly_that_energy_spec_3_5() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    reserve(&network, &post, &driver, "0.25").await?;
-    post.engine("plug", Value::Null).await?;
-    let ticket = only_ticket(&network, &post).await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    reserve(&network, &point, &driver, "0.25").await?;
+    point.engine("plug", Value::Null).await?;
+    let ticket = only_ticket(&network, &point).await?;
     assert_eq!((ticket.reason(), ticket.energy_wh), (Reason::EnergyReached, 250));
     Ok(())
 }
@@ -54,116 +54,116 @@ async fn the_requested_energy_ends_a_supply_with_exactly_that_energy_spec_3_5() 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operators_stop_ends_the_supply_now_and_resume_makes_it_available_again_spec_3_5_7_1() -> anyhow::Result<()>
 {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "").await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &point, &driver, "").await?;
     let mut orders = network.operator.charging_points.clone();
     orders.stop(order(&["CP-1"])).await?;
-    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByOperator);
-    let shown = network.until_state(&post.id, State::OutOfOrder).await?;
+    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::StoppedByOperator);
+    let shown = network.until_state(&point.id, State::OutOfOrder).await?;
     let detail = shown.view.context("no view")?.detail;
     assert!(detail.contains("olga"), "who stopped it is shown: {detail:?}");
     orders.resume(order(&["CP-1"])).await?;
-    network.until_state(&post.id, State::Available).await?;
+    network.until_state(&point.id, State::Available).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_ends_one_session_and_the_charging_point_stays_in_service_spec_3_5() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    let session_id = supply(&network, &post, &driver, "").await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    let session_id = supply(&network, &point, &driver, "").await?;
     let request = EndSessionRequest { request_id: fresh_id(), session_id };
     network.operator.sessions.clone().end(request).await?;
-    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::StoppedByOperator);
-    network.until_state(&post.id, State::Available).await?;
+    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::StoppedByOperator);
+    network.until_state(&point.id, State::Available).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_ends_the_supply_and_shows_broken_until_repaired_spec_3_5() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "").await?;
-    post.engine("break", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::Fault);
-    network.until_state(&post.id, State::Broken).await?;
-    post.engine("repair", Value::Null).await?;
-    post.engine("unplug", Value::Null).await?;
-    network.until_state(&post.id, State::Available).await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &point, &driver, "").await?;
+    point.engine("break", Value::Null).await?;
+    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::Fault);
+    network.until_state(&point.id, State::Broken).await?;
+    point.engine("repair", Value::Null).await?;
+    point.engine("unplug", Value::Null).await?;
+    network.until_state(&point.id, State::Available).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn maintenance_waits_for_the_end_of_a_supply_spec_3_5() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "").await?;
-    post.monitor("maintenance", json!(["on"])).await?;
-    network.until_state(&post.id, State::Supplying).await?;
-    post.engine("unplug", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::Unplugged);
-    network.until_state(&post.id, State::OutOfOrder).await?;
-    post.monitor("maintenance", json!(["off"])).await?;
-    network.until_state(&post.id, State::Available).await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &point, &driver, "").await?;
+    point.monitor("maintenance", json!(["on"])).await?;
+    network.until_state(&point.id, State::Supplying).await?;
+    point.engine("unplug", Value::Null).await?;
+    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::Unplugged);
+    network.until_state(&point.id, State::OutOfOrder).await?;
+    point.monitor("maintenance", json!(["off"])).await?;
+    network.until_state(&point.id, State::Available).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renewal_and_revocation_of_the_key_end_the_supply_with_one_ticket_each_spec_3_5_4_7() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&["--settle-after", "12s"], &[]).await?;
-    supply(&network, &post, &driver, "").await?;
+    let (network, point, driver) = one_of_each(&["--settle-after", "12s"], &[]).await?;
+    supply(&network, &point, &driver, "").await?;
     network.operator.charging_points.clone().renew(order(&["CP-1"])).await?;
-    assert_eq!(only_ticket(&network, &post).await?.reason(), Reason::KeyRenewed);
-    post.engine("unplug", Value::Null).await?;
-    network.until_state(&post.id, State::Available).await?;
+    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::KeyRenewed);
+    point.engine("unplug", Value::Null).await?;
+    network.until_state(&point.id, State::Available).await?;
 
     // A revoked charging point can report nothing any more: its session is settled at the last accepted value.
-    supply(&network, &post, &driver, "").await?;
+    supply(&network, &point, &driver, "").await?;
     network.operator.charging_points.clone().revoke(order(&["CP-1"])).await?;
-    let tickets = network.until_tickets(&post.id, 2).await?;
+    let tickets = network.until_tickets(&point.id, 2).await?;
     assert!(tickets.iter().any(|ticket| ticket.reason() == Reason::KeyRevoked), "{tickets:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reservation_that_expires_is_released_without_a_ticket_spec_2_2_3_2() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&["--reservation", "1s"], &[]).await?;
-    driver.ask("request", json!([post.id])).await?;
+    let (network, point, driver) = one_of_each(&["--reservation", "1s"], &[]).await?;
+    driver.ask("request", json!([point.id])).await?;
     until_printed(&driver, "over", &json!({"outcome": "released", "reason": "RESERVATION_EXPIRED"})).await?;
-    network.until_state(&post.id, State::Available).await?;
+    network.until_state(&point.id, State::Available).await?;
     assert_eq!(network.operator.all_tickets().await?, []);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manual_supply_for_a_named_driver_waits_for_his_word_spec_3_1() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
     // For himself it needs nobody.
-    post.engine("supply", json!(["0.1"])).await?;
-    network.until_state(&post.id, State::Reserved).await?;
-    post.engine("plug", Value::Null).await?;
-    let ticket = only_ticket(&network, &post).await?;
+    point.engine("supply", json!(["0.1"])).await?;
+    network.until_state(&point.id, State::Reserved).await?;
+    point.engine("plug", Value::Null).await?;
+    let ticket = only_ticket(&network, &point).await?;
     assert_eq!(ticket.driver_id, "", "billed to the charging point's own account");
-    post.engine("unplug", Value::Null).await?;
-    network.until_state(&post.id, State::Available).await?;
+    point.engine("unplug", Value::Null).await?;
+    network.until_state(&point.id, State::Available).await?;
 
-    post.engine("supply", json!(["ana", "0.1"])).await?;
+    point.engine("supply", json!(["ana", "0.1"])).await?;
     driver.until("asked to confirm", PATIENCE, |status| status["to_confirm"] != json!([])).await?;
-    network.until_state(&post.id, State::Available).await?;
+    network.until_state(&point.id, State::Available).await?;
     driver.ask("refuse", Value::Null).await?;
     driver.until("nothing to confirm", PATIENCE, |status| status["to_confirm"] == json!([])).await?;
 
-    post.until_engine("nothing pending", PATIENCE, |status| status["manual_pending"] == json!(false)).await?;
-    post.engine("supply", json!(["ana", "0.1"])).await?;
+    point.until_engine("nothing pending", PATIENCE, |status| status["manual_pending"] == json!(false)).await?;
+    point.engine("supply", json!(["ana", "0.1"])).await?;
     driver.until("asked to confirm", PATIENCE, |status| status["to_confirm"] != json!([])).await?;
     driver.ask("confirm", Value::Null).await?;
-    network.until_state(&post.id, State::Reserved).await?;
-    post.engine("plug", Value::Null).await?;
-    let tickets = network.until_tickets(&post.id, 2).await?;
+    network.until_state(&point.id, State::Reserved).await?;
+    point.engine("plug", Value::Null).await?;
+    let tickets = network.until_tickets(&point.id, 2).await?;
     assert_eq!(tickets.iter().filter(|ticket| ticket.driver_id == "ana").count(), 1, "{tickets:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn energy_past_the_rated_power_is_disputed_until_an_operator_settles_it_spec_3_8() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
     let request = SetRatedPowerRequest {
         request_id: fresh_id(),
         selector: Some(select(&["CP-1"])),
@@ -171,9 +171,9 @@ async fn energy_past_the_rated_power_is_disputed_until_an_operator_settles_it_sp
         ..Default::default()
     };
     network.operator.charging_points.clone().set_rated_power(request).await?;
-    reserve(&network, &post, &driver, "0.5").await?;
-    post.engine("plug", Value::Null).await?;
-    let ticket = only_ticket(&network, &post).await?;
+    reserve(&network, &point, &driver, "0.5").await?;
+    point.engine("plug", Value::Null).await?;
+    let ticket = only_ticket(&network, &point).await?;
     assert!(ticket.disputed_wh > 400, "500 Wh within seconds is far past 1 kW: {ticket:?}");
     let request = SettleDisputeRequest {
         request_id: fresh_id(),
@@ -192,10 +192,10 @@ async fn energy_past_the_rated_power_is_disputed_until_an_operator_settles_it_sp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_is_corrected_only_by_a_new_entry_with_operator_and_reason_spec_3_8() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
-    reserve(&network, &post, &driver, "0.2").await?;
-    post.engine("plug", Value::Null).await?;
-    let ticket = only_ticket(&network, &post).await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
+    reserve(&network, &point, &driver, "0.2").await?;
+    point.engine("plug", Value::Null).await?;
+    let ticket = only_ticket(&network, &point).await?;
     let request = CorrectTicketRequest {
         request_id: fresh_id(),
         session_id: ticket.session_id.clone(),
@@ -214,18 +214,18 @@ async fn a_ticket_is_corrected_only_by_a_new_entry_with_operator_and_reason_spec
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_says_why_spec_3_2() -> anyhow::Result<()> {
-    let (network, post, driver) = one_of_each(&[], &[]).await?;
+    let (network, point, driver) = one_of_each(&[], &[]).await?;
     let refused = |reason: &'static str| json!({"outcome": "refused", "reason": reason});
     driver.ask("request", json!(["CP-404"])).await?;
     until_printed(&driver, "over", &refused("UNKNOWN_CHARGING_POINT")).await?;
 
     let other = network.driver("bea", &[]).await?;
     linked(&other).await?;
-    reserve(&network, &post, &driver, "").await?;
-    other.ask("request", json!([post.id])).await?;
+    reserve(&network, &point, &driver, "").await?;
+    other.ask("request", json!([point.id])).await?;
     until_printed(&other, "over", &refused("RESERVED")).await?;
-    plug(&network, &post).await?;
-    other.ask("request", json!([post.id])).await?;
+    plug(&network, &point).await?;
+    other.ask("request", json!([point.id])).await?;
     until_printed(&other, "over", &refused("OCCUPIED")).await?;
 
     let second = network.charging_point("CP-2").await?;
@@ -255,29 +255,29 @@ async fn the_charging_point_itself_may_refuse_a_request_before_it_is_reserved_sp
     let network = Network::start(&[]).await?;
     // Central hears of this monitor so seldom that it does not miss it yet; the engine does within two seconds.
     let slow = ["--life-sign", "20s"];
-    let post = network.charging_point_at("CP-1", network.central_link, QUICK, &slow).await?;
+    let point = network.charging_point_at("CP-1", network.central_link, QUICK, &slow).await?;
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
-    post.monitor.freeze()?;
-    post.until_engine("that its monitor is gone", PATIENCE, |s| s["monitor"]["reachable"] == json!(false)).await?;
+    point.monitor.freeze()?;
+    point.until_engine("that its monitor is gone", PATIENCE, |s| s["monitor"]["reachable"] == json!(false)).await?;
     network.until_state("CP-1", State::Available).await?;
     driver.ask("request", json!(["CP-1"])).await?;
     let over = until_printed(&driver, "over", &json!({"reason": "REFUSED_BY_CHARGING_POINT"})).await?;
     assert!(over["detail"].to_string().contains("the monitor is gone"), "in the engine's words: {over}");
     assert_eq!(network.operator.all_sessions().await?, [], "nothing was reserved");
-    post.monitor.thaw()?;
-    post.until_engine("that its monitor is back", PATIENCE, |s| s["monitor"]["reachable"] == json!(true)).await?;
-    reserve(&network, &post, &driver, "0.1").await?;
+    point.monitor.thaw()?;
+    point.until_engine("that its monitor is back", PATIENCE, |s| s["monitor"]["reachable"] == json!(true)).await?;
+    reserve(&network, &point, &driver, "0.1").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_who_was_away_gets_his_ticket_when_back_spec_3_9() -> anyhow::Result<()> {
-    let (network, post, mut driver) = one_of_each(&[], &[]).await?;
-    supply(&network, &post, &driver, "").await?;
+    let (network, point, mut driver) = one_of_each(&[], &[]).await?;
+    supply(&network, &point, &driver, "").await?;
     driver.process.kill();
-    post.engine("unplug", Value::Null).await?;
-    let ticket = only_ticket(&network, &post).await?;
+    point.engine("unplug", Value::Null).await?;
+    let ticket = only_ticket(&network, &point).await?;
     driver.process.restart()?;
     until_printed(&driver, "ticket", &json!({})).await?;
     let tickets = driver.ask("tickets", Value::Null).await?;
@@ -287,7 +287,7 @@ async fn a_driver_who_was_away_gets_his_ticket_when_back_spec_3_9() -> anyhow::R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3_10() -> anyhow::Result<()> {
-    let (network, post, _) = one_of_each(&[], UNATTENDED).await?;
+    let (network, point, _) = one_of_each(&[], UNATTENDED).await?;
     let engine: Vec<&str> = QUICK.iter().chain(UNATTENDED).copied().collect();
     let _second = network.charging_point_at("CP-2", network.central_link, &engine, &[]).await?;
     let file = network.path("requests.txt");
@@ -295,13 +295,13 @@ async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3
     std::fs::write(&file, "# a plan\nCP-404\nCP-1,0.1\nnot a line at all\nCP-1,much\nCP-1,100\nCP-1,0.2\nCP-2,0.3\n")?;
     let path = file.display().to_string();
     let mut driver = network.driver("carl", &["--file", &path, "--pause", "200ms", "--exit-when-done"]).await?;
-    network.until_tickets(&post.id, 1).await?;
+    network.until_tickets(&point.id, 1).await?;
     let supplying = network
-        .until_shown(&post.id, "supplying the long one", PATIENCE, |cp| {
+        .until_shown(&point.id, "supplying the long one", PATIENCE, |cp| {
             cp.view.as_ref().is_some_and(|view| view.state() == State::Supplying && view.energy_wh > 0)
         })
         .await?;
-    post.engine("break", Value::Null).await?;
+    point.engine("break", Value::Null).await?;
     assert_eq!(driver.process.exit_code(PATIENCE * 2).await?, 0);
 
     // Told of the fault at once; whether its ticket is there before the next line is asked is as it comes.
@@ -345,36 +345,37 @@ async fn an_engine_that_never_returns_is_settled_and_a_late_value_is_a_discrepan
     let network = Network::start(&["--settle-after", "3s"]).await?;
     let proxy = Proxy::start(network.central_link, 8, 0).await?;
     let engine: Vec<&str> = QUICK.iter().chain(&["--register-every", "50ms"]).copied().collect();
-    let mut post = network.charging_point_at("CP-1", proxy.address(), &engine, &[]).await?;
+    let mut point = network.charging_point_at("CP-1", proxy.address(), &engine, &[]).await?;
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
-    let session = supply(&network, &post, &driver, "").await?;
+    let session = supply(&network, &point, &driver, "").await?;
     // What is supplied behind a cut is known to the engine's disk alone.
-    proxy.set(Faults { cut: true, ..Faults::default() });
+    proxy.set(ProxyFaults { cut: true, ..ProxyFaults::default() });
     let cut = network
-        .until_shown(&post.id, "DISCONNECTED", PATIENCE, |cp| {
+        .until_shown(&point.id, "DISCONNECTED", PATIENCE, |cp| {
             cp.view.as_ref().is_some_and(|view| view.state() == State::Disconnected)
         })
         .await?;
     let accepted = cut.view.context("no view")?.energy_wh;
-    post.until_engine("more energy than Central knows of", PATIENCE, |status| {
-        status["meter_wh"].as_u64() > Some(accepted + 50)
-    })
-    .await?;
-    post.engine.kill();
-    proxy.set(Faults::default());
+    point
+        .until_engine("more energy than Central knows of", PATIENCE, |status| {
+            status["meter_wh"].as_u64() > Some(accepted + 50)
+        })
+        .await?;
+    point.engine.kill();
+    proxy.set(ProxyFaults::default());
     until_session(&network, &session, SessionState::Settling, PATIENCE).await?;
-    let ticket = only_ticket(&network, &post).await?;
+    let ticket = only_ticket(&network, &point).await?;
     assert_eq!((ticket.reason(), ticket.energy_wh), (Reason::SettledWithoutReport, accepted));
 
-    post.engine.restart()?;
+    point.engine.restart()?;
     let audited = until("the discrepancy to be audited", PATIENCE, async || {
         let audited = network.operator.audited("DISCREPANCY", "").await.map_err(|error| format!("{error:#}"))?;
         if audited.is_empty() { Err("nothing".to_owned()) } else { Ok(audited) }
     })
     .await?;
-    post.until_engine("that Central has settled it", PATIENCE, |status| status["unsettled"] == json!(0)).await?;
-    let beyond = post.meter_wh().await? - ticket.meter_end_wh;
+    point.until_engine("that Central has settled it", PATIENCE, |status| status["unsettled"] == json!(0)).await?;
+    let beyond = point.meter_wh().await? - ticket.meter_end_wh;
     assert!(beyond > 0, "the engine came back with no more than was billed: {ticket:?}");
     let parameters: Value = serde_json::from_str(&audited[0].parameters)?;
     assert_eq!((audited.len(), &parameters["discrepancy_wh"]), (1, &json!(beyond.to_string())), "{audited:?}");

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use proto::link::v1::{SessionState, State, Ticket};
 use serde_json::{Value, json};
 use testbed::{
-    network::{Driver, Network, PATIENCE, Post},
+    network::{Network, PATIENCE, TestDriver, TestPoint},
     wait::until,
 };
 
@@ -14,39 +14,49 @@ use testbed::{
 pub(crate) const QUICK: &[&str] = &["--power", "350000", "--ramp", "350000", "--battery", "1000000"];
 
 /// A network with one charging point and one driver.
-pub(crate) async fn one_of_each(central: &[&str], engine: &[&str]) -> anyhow::Result<(Network, Post, Driver)> {
+pub(crate) async fn one_of_each(central: &[&str], engine: &[&str]) -> anyhow::Result<(Network, TestPoint, TestDriver)> {
     let network = Network::start(central).await?;
     let engine: Vec<&str> = QUICK.iter().chain(engine).copied().collect();
-    let post = network.charging_point_at("CP-1", network.central_link, &engine, &[]).await?;
+    let point = network.charging_point_at("CP-1", network.central_link, &engine, &[]).await?;
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
-    Ok((network, post, driver))
+    Ok((network, point, driver))
 }
 
 /// Until the driver has an open link.
-pub(crate) async fn linked(driver: &Driver) -> anyhow::Result<()> {
+pub(crate) async fn linked(driver: &TestDriver) -> anyhow::Result<()> {
     driver.until("linked", PATIENCE, |status| status["linked"] == json!(true)).await.map(drop)
 }
 
 /// Asks, and waits until the charging point is reserved. No kWh: until unplugged.
-pub(crate) async fn reserve(network: &Network, post: &Post, driver: &Driver, kwh: &str) -> anyhow::Result<()> {
-    let wish = if kwh.is_empty() { json!([post.id]) } else { json!([post.id, kwh]) };
+pub(crate) async fn reserve(
+    network: &Network,
+    point: &TestPoint,
+    driver: &TestDriver,
+    kwh: &str,
+) -> anyhow::Result<()> {
+    let wish = if kwh.is_empty() { json!([point.id]) } else { json!([point.id, kwh]) };
     driver.ask("request", wish).await?;
-    network.until_state(&post.id, State::Reserved).await?;
+    network.until_state(&point.id, State::Reserved).await?;
     Ok(())
 }
 
 /// Asks, plugs in, and waits until energy flows. Answers the session's id.
-pub(crate) async fn supply(network: &Network, post: &Post, driver: &Driver, kwh: &str) -> anyhow::Result<String> {
-    reserve(network, post, driver, kwh).await?;
-    plug(network, post).await
+pub(crate) async fn supply(
+    network: &Network,
+    point: &TestPoint,
+    driver: &TestDriver,
+    kwh: &str,
+) -> anyhow::Result<String> {
+    reserve(network, point, driver, kwh).await?;
+    plug(network, point).await
 }
 
 /// Plugs in, and waits until energy flows. Answers the session's id.
-pub(crate) async fn plug(network: &Network, post: &Post) -> anyhow::Result<String> {
-    post.engine("plug", Value::Null).await?;
+pub(crate) async fn plug(network: &Network, point: &TestPoint) -> anyhow::Result<String> {
+    point.engine("plug", Value::Null).await?;
     let cp = network
-        .until_shown(&post.id, "SUPPLYING with energy", PATIENCE, |cp| {
+        .until_shown(&point.id, "SUPPLYING with energy", PATIENCE, |cp| {
             cp.view.as_ref().is_some_and(|view| view.state() == State::Supplying && view.energy_wh > 0)
         })
         .await?;
@@ -54,8 +64,8 @@ pub(crate) async fn plug(network: &Network, post: &Post) -> anyhow::Result<Strin
 }
 
 /// The one ticket of a charging point that had one session, checked against its session and its meter.
-pub(crate) async fn only_ticket(network: &Network, post: &Post) -> anyhow::Result<Ticket> {
-    let tickets = network.until_tickets(&post.id, 1).await?;
+pub(crate) async fn only_ticket(network: &Network, point: &TestPoint) -> anyhow::Result<Ticket> {
+    let tickets = network.until_tickets(&point.id, 1).await?;
     anyhow::ensure!(tickets.len() == 1, "more than one bill: {tickets:?}");
     let ticket = tickets.into_iter().next().context("no ticket")?;
     let billed = ticket.meter_end_wh - ticket.meter_start_wh;
@@ -81,7 +91,7 @@ pub(crate) async fn until_session(
 }
 
 /// Until the driver has printed this event with these fields.
-pub(crate) async fn until_printed(driver: &Driver, event: &str, fields: &Value) -> anyhow::Result<Value> {
+pub(crate) async fn until_printed(driver: &TestDriver, event: &str, fields: &Value) -> anyhow::Result<Value> {
     until(format_args!("driver {} to be told {event} {fields}", driver.id), PATIENCE, async || {
         let printed = driver.printed();
         let found = printed.iter().find(|line| {

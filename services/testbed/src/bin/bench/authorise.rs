@@ -23,7 +23,7 @@ use testbed::{
     fleet,
     network::Network,
     operator::fresh_id,
-    peer::{PATIENCE, Peer},
+    peer::{PATIENCE, TestPeer},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -37,8 +37,8 @@ use tokio::{
 
 use crate::{
     Size, floor,
-    load::{self, Keyed},
-    measure::{Floor, Row, Spread},
+    load::{self, KeyedPeer},
+    measure::{BenchRow, Floor, Spread},
 };
 
 /// Drivers, each asking once every `EVERY`.
@@ -52,7 +52,7 @@ const REQUEST: u8 = 1;
 const ASKED: u8 = 2;
 const STOP: u8 = 3;
 
-pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
+pub(crate) async fn row(size: Size) -> anyhow::Result<BenchRow> {
     let count = size.charging_points.max(2 * DRIVERS);
     let network = Network::start(&["--max-unproven-per-address", "4096"]).await?;
     let drivers = load::keyed(&network, Kind::Driver, DRIVERS).await?;
@@ -76,7 +76,7 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
         ratios.push(ours_ms / floor_ms);
     }
     engines.iter().for_each(tokio::task::JoinHandle::abort);
-    Ok(Row {
+    Ok(BenchRow {
         name: "authorise",
         unit: "ms p99",
         central: Spread::of(ours),
@@ -100,9 +100,9 @@ fn turns(driver: usize) -> impl Iterator<Item = (usize, Instant)> {
     (0..turns).map(move |turn| (driver + turn * DRIVERS, begin + EVERY * u32::try_from(turn).unwrap_or_default()))
 }
 
-async fn ask_all(network: &Network, drivers: &[Keyed], ids: &[String]) -> anyhow::Result<Histogram<u64>> {
+async fn ask_all(network: &Network, drivers: &[KeyedPeer], ids: &[String]) -> anyhow::Result<Histogram<u64>> {
     let each = drivers.iter().enumerate().map(|(number, one)| async move {
-        let mut peer = Peer::open(network.central_link, Part::Driver, &one.id, one.central, &one.grant).await?;
+        let mut peer = TestPeer::open(network.central_link, Part::Driver, &one.id, one.central, &one.grant).await?;
         let mut took = Vec::new();
         for (turn, at) in turns(number) {
             peer.idle(at.saturating_duration_since(Instant::now())).await?;
@@ -115,10 +115,10 @@ async fn ask_all(network: &Network, drivers: &[Keyed], ids: &[String]) -> anyhow
 }
 
 /// One request to its authorisation; then it is taken back, unplugged as it is.
-async fn authorise(peer: &mut Peer, charging_point_id: String, at: Instant) -> anyhow::Result<Duration> {
+async fn authorise(peer: &mut TestPeer, charging_point_id: String, at: Instant) -> anyhow::Result<Duration> {
     let request_id = fresh_id();
     let request = RequestSupply { request_id: request_id.clone(), charging_point_id, energy_wh: 1_000 };
-    peer.say(up::Body::RequestSupply(request)).await?;
+    peer.send(up::Body::RequestSupply(request)).await?;
     let step = |wanted: Progress| {
         let request_id = request_id.clone();
         move |body: &down::Body| {
@@ -127,11 +127,11 @@ async fn authorise(peer: &mut Peer, charging_point_id: String, at: Instant) -> a
             (step.request_id == request_id && (step.progress() == wanted || over)).then(|| step.clone())
         }
     };
-    let authorised = peer.told_until(PATIENCE, step(Progress::Authorised)).await?;
+    let authorised = peer.receive_until(PATIENCE, step(Progress::Authorised)).await?;
     ensure!(authorised.progress() == Progress::Authorised, "refused: {authorised:?}");
     let took = at.elapsed();
-    peer.say(up::Body::StopSupply(StopSupply { session_id: authorised.session_id })).await?;
-    peer.told_until(PATIENCE, step(Progress::Released)).await?;
+    peer.send(up::Body::StopSupply(StopSupply { session_id: authorised.session_id })).await?;
+    peer.receive_until(PATIENCE, step(Progress::Released)).await?;
     Ok(took)
 }
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Size, load,
-    measure::{Row, Spread},
+    measure::{BenchRow, Spread},
 };
 
 /// Charging points, each with an operator of its own who sets its price, one order after the other.
@@ -27,21 +27,23 @@ const OPERATORS: usize = 8;
 /// The price of the last order that was sent, and of the last that was answered.
 
 #[derive(Clone, Default)]
-struct Told {
+struct PriceProgress {
     sent: Arc<AtomicU32>,
     answered: Arc<AtomicU32>,
 }
 
-pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
+pub(crate) async fn row(size: Size) -> anyhow::Result<BenchRow> {
     let mut network = Network::start(&[]).await?;
     let ids: Vec<String> =
         load::keyed(&network, Kind::ChargingPoint, OPERATORS).await?.into_iter().map(|one| one.id).collect();
-    let told: Vec<Told> = (0..OPERATORS).map(|_| Told::default()).collect();
+    let progress: Vec<PriceProgress> = (0..OPERATORS).map(|_| PriceProgress::default()).collect();
     let answers = Arc::new(AtomicU64::new(0));
     let orders: Vec<_> = ids
         .iter()
-        .zip(&told)
-        .map(|(id, told)| tokio::spawn(set_prices(network_orders(&network), id.clone(), told.clone(), answers.clone())))
+        .zip(&progress)
+        .map(|(id, progress)| {
+            tokio::spawn(set_prices(network_orders(&network), id.clone(), progress.clone(), answers.clone()))
+        })
         .collect();
     let (mut lost, mut in_flight, started) = (0, 0, Instant::now());
     for kill in 0..size.kills {
@@ -51,10 +53,11 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
         })
         .await?;
         sleep(Duration::from_micros(rand::random_range(0..30_000))).await;
-        let open = |told: &&Told| told.sent.load(Ordering::SeqCst) > told.answered.load(Ordering::SeqCst);
-        in_flight += usize::from(told.iter().any(|told| open(&told)));
+        let open =
+            |progress: &&PriceProgress| progress.sent.load(Ordering::SeqCst) > progress.answered.load(Ordering::SeqCst);
+        in_flight += usize::from(progress.iter().any(|progress| open(&progress)));
         network.central.kill();
-        let promised: Vec<u32> = told.iter().map(|told| told.answered.load(Ordering::SeqCst)).collect();
+        let promised: Vec<u32> = progress.iter().map(|progress| progress.answered.load(Ordering::SeqCst)).collect();
         network.central.restart()?;
         for (id, promised) in ids.iter().zip(promised) {
             lost += usize::from(price(&network, id).await? < promised);
@@ -64,7 +67,7 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
         }
     }
     orders.iter().for_each(tokio::task::JoinHandle::abort);
-    Ok(Row {
+    Ok(BenchRow {
         name: "durable",
         unit: "answers lost",
         central: Spread::of(vec![lost as f64]),
@@ -81,21 +84,21 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
     })
 }
 
-type Orders = proto::central::v1::charging_points_client::ChargingPointsClient<mesh::client::Channel>;
+type PriceClient = proto::central::v1::charging_points_client::ChargingPointsClient<mesh::client::Channel>;
 
-fn network_orders(network: &Network) -> Orders {
+fn network_orders(network: &Network) -> PriceClient {
     network.operator.charging_points.clone()
 }
 
 /// Each higher than the last; one that Central's death cut off is sent again, as what it was.
-async fn set_prices(orders: Orders, id: String, told: Told, answers: Arc<AtomicU64>) {
+async fn set_prices(orders: PriceClient, id: String, progress: PriceProgress, answers: Arc<AtomicU64>) {
     for price_e4 in 1.. {
         let request = SetPriceRequest { request_id: fresh_id(), selector: Some(select(&[&id])), expected: 0, price_e4 };
-        told.sent.store(price_e4, Ordering::SeqCst);
+        progress.sent.store(price_e4, Ordering::SeqCst);
         while orders.clone().set_price(request.clone()).await.is_err() {
             sleep(Duration::from_millis(5)).await;
         }
-        told.answered.store(price_e4, Ordering::SeqCst);
+        progress.answered.store(price_e4, Ordering::SeqCst);
         answers.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -10,21 +10,21 @@ use proto::{
 use testbed::{
     network::Network,
     operator::fresh_id,
-    peer::{PATIENCE, Peer},
+    peer::{PATIENCE, TestPeer},
     wait::until,
 };
 use wire::PublicKey;
 
 /// A peer that has been granted its key.
 #[derive(Clone, Debug)]
-pub(crate) struct Keyed {
+pub(crate) struct KeyedPeer {
     pub(crate) id: String,
     pub(crate) central: PublicKey,
     pub(crate) grant: KeyGrant,
 }
 
 /// Enrols `count` charging points, or drivers, and takes a key for each.
-pub(crate) async fn keyed(network: &Network, kind: Kind, count: usize) -> anyhow::Result<Vec<Keyed>> {
+pub(crate) async fn keyed(network: &Network, kind: Kind, count: usize) -> anyhow::Result<Vec<KeyedPeer>> {
     let operator = &network.operator;
     let token = CreateTokenRequest {
         request_id: fresh_id(),
@@ -49,7 +49,7 @@ pub(crate) async fn keyed(network: &Network, kind: Kind, count: usize) -> anyhow
         let pin = enrolled.pins.first().context("no pins")?;
         let central = PublicKey::from_bytes(pin.as_slice().try_into().context("a pin has 32 bytes")?);
         let grant = grant(network, part, &id, central, &enrolled.credential).await?;
-        all.push(Keyed { id, central, grant });
+        all.push(KeyedPeer { id, central, grant });
     }
     Ok(all)
 }
@@ -62,12 +62,12 @@ async fn grant(
     credential: &str,
 ) -> anyhow::Result<KeyGrant> {
     until(format_args!("a key for {id}"), Duration::from_secs(30), async || {
-        let contact = Peer::first_contact(network.central_link, part, id, central, credential).await;
+        let contact = TestPeer::first_contact(network.central_link, part, id, central, credential).await;
         let (mut peer, first) = contact.map_err(|error| format!("{error:#}"))?;
         if let down::Body::KeyGrant(grant) = first {
             return Ok(grant);
         }
-        peer.told_until(PATIENCE, granted).await.map_err(|error| format!("{error:#} after {first:?}"))
+        peer.receive_until(PATIENCE, granted).await.map_err(|error| format!("{error:#} after {first:?}"))
     })
     .await
 }
@@ -77,12 +77,12 @@ fn granted(body: &down::Body) -> Option<KeyGrant> {
 }
 
 /// Each keeps saying `EngineHealth` at the rate until the time is over. Answers how many.
-pub(crate) async fn say(peers: &mut [Peer], every: Duration, time: Duration) -> anyhow::Result<u64> {
+pub(crate) async fn say(peers: &mut [TestPeer], every: Duration, time: Duration) -> anyhow::Result<u64> {
     let until = tokio::time::Instant::now() + time;
     let each = peers.iter_mut().map(|peer| async move {
         let mut said = 0;
         while tokio::time::Instant::now() < until {
-            peer.hint(up::Body::EngineHealth(EngineHealth { healthy: true, detail: String::new() })).await?;
+            peer.notify(up::Body::EngineHealth(EngineHealth { healthy: true, detail: String::new() })).await?;
             said += 1;
             peer.idle(every).await?;
         }

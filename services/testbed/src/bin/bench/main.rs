@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use measure::Row;
+use measure::BenchRow;
 
 const HELP: &str = "\
 Usage: bench [--json FILE] [--charging-points N] [--pairs N] [--kills N] [ROW ...]
@@ -73,7 +73,7 @@ fn main() -> anyhow::Result<()> {
         std::fs::write(&path, serde_json::to_vec_pretty(&done)?)
             .with_context(|| format!("write {}", path.display()))?;
     }
-    let missed: Vec<&Row> = done.iter().filter(|row| !row.met()).collect();
+    let missed: Vec<&BenchRow> = done.iter().filter(|row| !row.met()).collect();
     say(&format!("{} of {} goals met", done.len() - missed.len(), done.len()))
 }
 

@@ -81,7 +81,7 @@ impl fmt::Display for Spread {
 
 /// What a row of DESIGN 9 came to.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
+pub(crate) struct BenchRow {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) central: Spread,
@@ -94,14 +94,14 @@ pub(crate) struct Row {
     pub(crate) remark: String,
 }
 
-impl Row {
+impl BenchRow {
     pub(crate) fn met(&self) -> bool {
         let judged = self.ratio.as_ref().unwrap_or(&self.central).median;
         if self.at_least { judged >= self.goal } else { judged <= self.goal }
     }
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for BenchRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<16} central {} {}", self.name, self.central, self.unit)?;
         if let Some(floor) = &self.floor {

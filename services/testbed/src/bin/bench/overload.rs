@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use proto::{link::v1::Part, registry::v1::Kind};
-use testbed::{network::Network, peer::Peer, wait::until};
+use testbed::{network::Network, peer::TestPeer, wait::until};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep},
@@ -20,8 +20,8 @@ use tokio::{
 
 use crate::{
     Size,
-    load::{self, Keyed},
-    measure::{Row, Spread, resident},
+    load::{self, KeyedPeer},
+    measure::{BenchRow, Spread, resident},
 };
 
 /// Handshakes a second that this Central takes.
@@ -30,12 +30,12 @@ const PEERS: usize = 200;
 const TIME: Duration = Duration::from_secs(6);
 
 #[derive(Default)]
-struct Counts {
+struct OpenCounts {
     opened: AtomicU64,
     refused: AtomicU64,
 }
 
-pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
+pub(crate) async fn row(size: Size) -> anyhow::Result<BenchRow> {
     let takes = TAKES.to_string();
     let network = Network::start(&["--max-unproven-per-address", "4096", "--handshakes-per-second", &takes]).await?;
     let keyed = load::keyed(&network, Kind::ChargingPoint, PEERS).await?;
@@ -60,7 +60,7 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
         twice.push(over);
         ratios.push(over / at_load);
     }
-    Ok(Row {
+    Ok(BenchRow {
         name: "overload",
         unit: "MiB at twice the load",
         central: Spread::of(twice),
@@ -76,13 +76,18 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<Row> {
     })
 }
 
-async fn open(address: SocketAddr, one: &Keyed) -> anyhow::Result<()> {
-    Peer::open(address, Part::Engine, &one.id, one.central, &one.grant).await.map(drop)
+async fn open(address: SocketAddr, one: &KeyedPeer) -> anyhow::Result<()> {
+    TestPeer::open(address, Part::Engine, &one.id, one.central, &one.grant).await.map(drop)
 }
 
 /// New links at this rate, in an open loop; answers the most memory that the process held meanwhile, in MiB.
-async fn storm(pid: u32, address: SocketAddr, keyed: &[Keyed], rate: u32) -> anyhow::Result<(f64, Arc<Counts>)> {
-    let counts = Arc::new(Counts::default());
+async fn storm(
+    pid: u32,
+    address: SocketAddr,
+    keyed: &[KeyedPeer],
+    rate: u32,
+) -> anyhow::Result<(f64, Arc<OpenCounts>)> {
+    let counts = Arc::new(OpenCounts::default());
     let over = Arc::new(AtomicBool::new(false));
     let each = keyed.iter().cloned().map(|one| {
         let (counts, over) = (counts.clone(), over.clone());

@@ -8,7 +8,7 @@ use proto::{
     link::v1::Part,
     registry::v1::Kind,
 };
-use testbed::{fleet, network::Network, operator::fresh_id, peer::Peer, wait::until};
+use testbed::{fleet, network::Network, operator::fresh_id, peer::TestPeer, wait::until};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -17,8 +17,8 @@ use tokio::{
 
 use crate::{
     Size, authorise, durable, floor,
-    load::{self, Keyed},
-    measure::{Floor, Row, Spread, cpu, resident},
+    load::{self, KeyedPeer},
+    measure::{BenchRow, Floor, Spread, cpu, resident},
     overload,
 };
 
@@ -28,7 +28,7 @@ pub(crate) const NAMES: &[&str] =
 /// Links in the rows that drive Central from this process.
 const LINKS: usize = 200;
 
-pub(crate) async fn run(name: &str, size: Size) -> anyhow::Result<Row> {
+pub(crate) async fn run(name: &str, size: Size) -> anyhow::Result<BenchRow> {
     match name {
         "sealed-message" => sealed_message(size).await,
         "idle-memory" => idle_memory(size).await,
@@ -43,7 +43,7 @@ pub(crate) async fn run(name: &str, size: Size) -> anyhow::Result<Row> {
 }
 
 /// CPU of Central per sealed message, against epoll, read, open, ACK.
-async fn sealed_message(size: Size) -> anyhow::Result<Row> {
+async fn sealed_message(size: Size) -> anyhow::Result<BenchRow> {
     const EVERY: Duration = Duration::from_millis(20);
     const TIME: Duration = Duration::from_secs(4);
     const SETTLE: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ async fn sealed_message(size: Size) -> anyhow::Result<Row> {
         bare.push(floor_us);
         ratios.push(central_us / floor_us);
     }
-    Ok(Row {
+    Ok(BenchRow {
         name: "sealed-message",
         unit: "us CPU a message",
         central: Spread::of(ours),
@@ -85,10 +85,10 @@ async fn sealed_message(size: Size) -> anyhow::Result<Row> {
     })
 }
 
-async fn open_all(network: &Network, keyed: &[Keyed]) -> anyhow::Result<Vec<Peer>> {
+async fn open_all(network: &Network, keyed: &[KeyedPeer]) -> anyhow::Result<Vec<TestPeer>> {
     let mut peers = Vec::with_capacity(keyed.len());
     for one in keyed {
-        peers.push(Peer::open(network.central_link, Part::Monitor, &one.id, one.central, &one.grant).await?);
+        peers.push(TestPeer::open(network.central_link, Part::Monitor, &one.id, one.central, &one.grant).await?);
     }
     Ok(peers)
 }
@@ -119,7 +119,7 @@ fn per(cpu: Duration, said: u64) -> f64 {
 }
 
 /// Resident memory per idle charging point (both links), against two echo connections.
-async fn idle_memory(size: Size) -> anyhow::Result<Row> {
+async fn idle_memory(size: Size) -> anyhow::Result<BenchRow> {
     let count = size.charging_points;
     let floor = Floor::start("floor-echo")?;
     let before = resident(floor.pid())?;
@@ -139,7 +139,7 @@ async fn idle_memory(size: Size) -> anyhow::Result<Row> {
     let _fleet = fleet::start(&network, count, &[]).await?;
     sleep(Duration::from_secs(3)).await;
     let ours = resident(pid)?.saturating_sub(before) as f64 / count as f64 / 1024.0;
-    Ok(Row {
+    Ok(BenchRow {
         name: "idle-memory",
         unit: "KiB a charging point",
         central: Spread::of(vec![ours]),
@@ -155,7 +155,7 @@ async fn idle_memory(size: Size) -> anyhow::Result<Row> {
 }
 
 /// Reconnects with a key per CPU second of the responder, against a bare NKpsk0 responder.
-async fn reconnect(size: Size) -> anyhow::Result<Row> {
+async fn reconnect(size: Size) -> anyhow::Result<BenchRow> {
     const TIME: Duration = Duration::from_secs(4);
     let network = Network::start(&["--max-unproven-per-address", "4096", "--handshakes-per-second", "100000"]).await?;
     let keyed = load::keyed(&network, Kind::ChargingPoint, 32).await?;
@@ -173,7 +173,7 @@ async fn reconnect(size: Size) -> anyhow::Result<Row> {
         bare.push(floor_rate);
         ratios.push(rate / floor_rate);
     }
-    Ok(Row {
+    Ok(BenchRow {
         name: "reconnect",
         unit: "a CPU second",
         central: Spread::of(ours),
@@ -185,12 +185,12 @@ async fn reconnect(size: Size) -> anyhow::Result<Row> {
     })
 }
 
-async fn reconnects(address: SocketAddr, keyed: &[Keyed], time: Duration) -> anyhow::Result<u64> {
+async fn reconnects(address: SocketAddr, keyed: &[KeyedPeer], time: Duration) -> anyhow::Result<u64> {
     let until = Instant::now() + time;
     let each = keyed.iter().map(|one| async move {
         let mut done = 0;
         while Instant::now() < until {
-            Peer::open(address, Part::Engine, &one.id, one.central, &one.grant).await?;
+            TestPeer::open(address, Part::Engine, &one.id, one.central, &one.grant).await?;
             done += 1;
         }
         anyhow::Ok(done)
@@ -228,7 +228,7 @@ async fn bare_handshake(address: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// From the restart of a killed Central until 99 % of a fleet are AVAILABLE, against as many bare handshakes.
-async fn central_killed(size: Size) -> anyhow::Result<Row> {
+async fn central_killed(size: Size) -> anyhow::Result<BenchRow> {
     let count = size.charging_points;
     let mut network = Network::start(&["--max-unproven-per-address", "4096"]).await?;
     let _fleet = fleet::start(&network, count, &[]).await?;
@@ -252,7 +252,7 @@ async fn central_killed(size: Size) -> anyhow::Result<Row> {
         bare.push(floor_s);
         ratios.push(central_s / floor_s);
     }
-    Ok(Row {
+    Ok(BenchRow {
         name: "central-killed",
         unit: "s",
         central: Spread::of(ours),
@@ -268,7 +268,7 @@ async fn central_killed(size: Size) -> anyhow::Result<Row> {
 }
 
 /// Readings lost while the keys of a whole fleet rotate, each charging point sending one a second.
-async fn rotate(size: Size) -> anyhow::Result<Row> {
+async fn rotate(size: Size) -> anyhow::Result<BenchRow> {
     let count = size.charging_points;
     let network = Network::start(&["--max-unproven-per-address", "4096"]).await?;
     let _fleet = fleet::start(&network, count, &["--idle-reading-every", "1s"]).await?;
@@ -292,7 +292,7 @@ async fn rotate(size: Size) -> anyhow::Result<Row> {
     let last = fleet::list(&network).await?;
     let lost: u64 = last.values().filter_map(|cp| cp.telemetry.as_ref()).map(|t| t.gaps + t.unreadable).sum();
     let readings: u64 = last.values().filter_map(|cp| cp.telemetry.as_ref()).map(|t| t.readings).sum();
-    Ok(Row {
+    Ok(BenchRow {
         name: "rotate",
         unit: "readings lost",
         central: Spread::of(vec![lost as f64]),

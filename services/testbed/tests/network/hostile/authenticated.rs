@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     honest,
-    station::{Station, Told, driver, engine, monitor, step},
+    links::{HostilePoint, MessageOutcome, driver, engine, monitor, step},
     unharmed,
 };
 
@@ -25,7 +25,7 @@ use super::{
 async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_spec_4_9() -> anyhow::Result<()> {
     let mut network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let station = Station::start(&network, "CLONED").await?;
+    let station = HostilePoint::start(&network, "CLONED").await?;
     let mut ana = driver(&network, "ana").await?;
     let mut links = vec![station.monitor];
     for _ in 0..2 {
@@ -45,7 +45,7 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
     ensure!(network.operator.audited("LINK_TAKEN_OVER", "charging-point/CLONED").await?.len() == 3);
     ensure!(network.central.log().contains("cloned"), "an alarm is raised");
     let request = RequestSupply { request_id: fresh_id(), charging_point_id: "CLONED".into(), energy_wh: 0 };
-    ensure!(ana.ask(up::Body::RequestSupply(request)).await? == Told::Answer(Reason::OutOfOrder));
+    ensure!(ana.ask(up::Body::RequestSupply(request)).await? == MessageOutcome::Answer(Reason::OutOfOrder));
 
     network.operator.charging_points.clone().release(order(&["CLONED"])).await?;
     network.until_state("CLONED", State::Available).await?;
@@ -71,7 +71,7 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
 async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let mut station = Station::start(&network, "ZOMBIE").await?;
+    let mut station = HostilePoint::start(&network, "ZOMBIE").await?;
     let mut ana = driver(&network, "ana").await?;
     // Neither reads: what Central has told them is not acknowledged, so it cannot close them at once.
     let mut old_monitor = station.keyed.open(&network, Part::Monitor).await?;
@@ -85,7 +85,7 @@ async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Res
     let before = network.operator.audited("LINK_DOWN", "charging-point/ZOMBIE").await?.len();
     // It may be closed by now: then its words were not heard either.
     let ill = EngineHealth { healthy: false, detail: "a zombie's word".into() };
-    let _unheard = old_monitor.hint(up::Body::EngineHealth(ill)).await;
+    let _unheard = old_monitor.notify(up::Body::EngineHealth(ill)).await;
     let ended = SupplyEnded {
         session_id: session_id.clone(),
         meter_start_wh: 1_000,
@@ -93,7 +93,7 @@ async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Res
         reason: Reason::Unplugged.into(),
         ..SupplyEnded::default()
     };
-    let _unheard = old_engine.hint(up::Body::SupplyEnded(ended)).await;
+    let _unheard = old_engine.notify(up::Body::SupplyEnded(ended)).await;
     drop((old_monitor, old_engine));
     stays(&network, "ZOMBIE", State::Supplying).await?;
     ensure!(network.operator.audited("LINK_DOWN", "charging-point/ZOMBIE").await?.len() == before);
@@ -106,7 +106,7 @@ async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Res
 async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_3() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let mut station = Station::start(&network, "CP-1").await?;
+    let mut station = HostilePoint::start(&network, "CP-1").await?;
     let mut ana = driver(&network, "ana").await?;
     let session_id = station.supply(&mut ana, 1_000).await?;
     let engines = || {
@@ -148,7 +148,7 @@ async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_
         for body in foreign {
             let said = format!("{body:?}");
             let told = voice.ask(body).await.with_context(|| format!("{who}: {said}"))?;
-            ensure!(told == Told::Unsupported, "{who} said {said} and was told {told:?}");
+            ensure!(told == MessageOutcome::Unsupported, "{who} said {said} and was told {told:?}");
         }
     }
     let shown = network.shown("CP-1").await?.view.context("no view")?;
@@ -162,17 +162,17 @@ async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_
 async fn central_says_what_time_it_is_and_notes_who_does_not_know_a_message_spec_4_3_and_10_8() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let (mut station, mut ana) = (Station::start(&network, "CP-1").await?, driver(&network, "ana").await?);
+    let (mut station, mut ana) = (HostilePoint::start(&network, "CP-1").await?, driver(&network, "ana").await?);
     for voice in [&mut station.engine, &mut station.monitor, &mut ana] {
         let before = now_ms();
-        let id = voice.say(up::Body::ReadClock(ReadClock {})).await?;
+        let id = voice.send(up::Body::ReadClock(ReadClock {})).await?;
         let told = |body: &down::Body| match body {
             down::Body::Clock(clock) if clock.to == id => Some(clock.at_ms),
             _ => None,
         };
         let at_ms = voice.until(told).await?;
         ensure!((before..=now_ms()).contains(&at_ms), "{at_ms}");
-        voice.say(up::Body::Unsupported(Unsupported::default())).await?;
+        voice.send(up::Body::Unsupported(Unsupported::default())).await?;
     }
     let old = |id: &str| network.central.log().lines().any(|line| line.contains("older") && line.contains(id));
     until("the log to name who is older", PATIENCE, async || {
@@ -186,7 +186,8 @@ async fn central_says_what_time_it_is_and_notes_who_does_not_know_a_message_spec
 async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let (mut victim, mut thief) = (Station::start(&network, "VICTIM").await?, Station::start(&network, "THIEF").await?);
+    let (mut victim, mut thief) =
+        (HostilePoint::start(&network, "VICTIM").await?, HostilePoint::start(&network, "THIEF").await?);
     let (mut ana, mut bea) = (driver(&network, "ana").await?, driver(&network, "bea").await?);
     let session_id = victim.supply(&mut ana, 1_000).await?;
     let meter = |meter_wh| up::Body::MeterValue(MeterValue { session_id: session_id.clone(), meter_wh, power_w: 1 });
@@ -201,7 +202,7 @@ async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> an
         ..SupplyEnded::default()
     };
     let told = thief.engine.ask(up::Body::SupplyEnded(ended)).await?;
-    ensure!(told == Told::Answer(Reason::NotFound), "{told:?}");
+    ensure!(told == MessageOutcome::Answer(Reason::NotFound), "{told:?}");
     let started = SupplyStarted { session_id: session_id.clone(), meter_start_wh: 0, at_ms: 1 };
     thief.engine.ask(up::Body::SupplyStarted(started)).await?;
     let answer = AskAnswer { session_id: session_id.clone(), accepted: true, detail: String::new() };
@@ -219,7 +220,7 @@ async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> an
         up::Body::StopSupply(StopSupply { session_id: session_id.clone() }),
         up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true }),
     ] {
-        ensure!(bea.ask(body).await? == Told::Answer(Reason::NotFound));
+        ensure!(bea.ask(body).await? == MessageOutcome::Answer(Reason::NotFound));
     }
     let shown = network.shown("VICTIM").await?.view.context("no view")?;
     ensure!((shown.state(), shown.energy_wh) == (State::Supplying, 400), "{shown:?}");
@@ -243,10 +244,10 @@ async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> an
 async fn a_charging_point_never_spends_a_drivers_money_by_itself_spec_3_1() -> anyhow::Result<()> {
     let network = Network::start(&["--confirmation", "1s"]).await?;
     let _post = honest(&network).await?;
-    let mut station = Station::start(&network, "THIEF").await?;
+    let mut station = HostilePoint::start(&network, "THIEF").await?;
     let mut ana = driver(&network, "ana").await?;
     let wish = ManualSupply { request_id: "m-1".into(), driver_id: "ana".into(), energy_wh: 0 };
-    let id = station.engine.say(up::Body::ManualSupply(wish)).await?;
+    let id = station.engine.send(up::Body::ManualSupply(wish)).await?;
     let confirm = |body: &down::Body| match body {
         down::Body::ConfirmRequest(request) => Some(request.session_id.clone()),
         _ => None,
@@ -262,14 +263,14 @@ async fn a_charging_point_never_spends_a_drivers_money_by_itself_spec_3_1() -> a
             ..Default::default()
         }),
     ] {
-        station.engine.say(body).await?;
+        station.engine.send(body).await?;
     }
     ensure!(
         station
             .engine
             .ask(up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true }))
             .await?
-            == Told::Unsupported
+            == MessageOutcome::Unsupported
     );
     let answer = |body: &down::Body| match body {
         down::Body::Answer(answer) if answer.to == id => Some(answer.reason()),

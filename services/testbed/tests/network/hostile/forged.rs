@@ -11,7 +11,7 @@ use prost::Message as _;
 use proto::link::v1::{Busy, Part, State, UnknownKey};
 use testbed::{
     network::{Network, PATIENCE},
-    peer::Peer,
+    peer::TestPeer,
     wait::until,
 };
 use tokio::{
@@ -27,7 +27,7 @@ use crate::support::{linked, reserve};
 
 /// What the one in between does with a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mischief {
+enum Forgery {
     Pass,
     /// The call is answered by a busy frame.
     Busy(u32),
@@ -36,36 +36,36 @@ enum Mischief {
 }
 
 /// Somebody on the line.
-struct Between {
+struct ManInTheMiddle {
     address: SocketAddr,
-    mischief: watch::Sender<Mischief>,
+    forgery: watch::Sender<Forgery>,
     forged: Arc<Mutex<Vec<Instant>>>,
     passed: Arc<Mutex<Vec<Instant>>>,
     inject: watch::Sender<Vec<u8>>,
 }
 
-impl Between {
+impl ManInTheMiddle {
     async fn start(central: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let (mischief, to_do) = watch::channel(Mischief::Pass);
+        let (forgery, to_do) = watch::channel(Forgery::Pass);
         let (inject, injected) = watch::channel(Vec::new());
         let (forged, passed) = (Arc::<Mutex<Vec<Instant>>>::default(), Arc::<Mutex<Vec<Instant>>>::default());
         let (in_forged, in_passed) = (Arc::clone(&forged), Arc::clone(&passed));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let now = *to_do.borrow();
-                let list = if now == Mischief::Pass { &in_passed } else { &in_forged };
+                let list = if now == Forgery::Pass { &in_passed } else { &in_forged };
                 list.lock().expect("nobody panics with it").push(Instant::now());
                 tokio::spawn(serve(stream, central, to_do.clone(), injected.clone()));
             }
         });
-        Ok(Self { address, mischief, forged, passed, inject })
+        Ok(Self { address, forgery, forged, passed, inject })
     }
 
     /// From now on; connections that pass are cut.
-    fn set(&self, mischief: Mischief) {
-        self.mischief.send_replace(mischief);
+    fn set(&self, forgery: Forgery) {
+        self.forgery.send_replace(forgery);
     }
 
     fn forged(&self) -> Vec<Instant> {
@@ -80,28 +80,28 @@ impl Between {
 async fn serve(
     mut near: TcpStream,
     central: SocketAddr,
-    mut mischief: watch::Receiver<Mischief>,
+    mut forgery: watch::Receiver<Forgery>,
     injected: watch::Receiver<Vec<u8>>,
 ) {
     let _ = near.set_nodelay(true);
-    let now = *mischief.borrow_and_update();
+    let now = *forgery.borrow_and_update();
     match now {
-        Mischief::Pass => {
+        Forgery::Pass => {
             let Ok(mut far) = TcpStream::connect(central).await else { return };
             let _ = far.set_nodelay(true);
             tokio::select! {
                 _ = pass(&mut near, &mut far, injected) => {}
-                _ = mischief.changed() => {}
+                _ = forgery.changed() => {}
             }
         }
-        Mischief::Busy(retry_after_ms) => {
+        Forgery::Busy(retry_after_ms) => {
             let _called = near.read(&mut [0; 16]).await;
             let busy = [vec![1, kind::BUSY], Busy { retry_after_ms }.encode_to_vec()].concat();
             let answer = [vec![frame::NACK, 0], framed(&busy), vec![frame::EOT]].concat();
             let _answered = near.write_all(&answer).await;
             let _closed = near.read(&mut [0; 16]).await;
         }
-        Mischief::UnknownKey => {
+        Forgery::UnknownKey => {
             let _called = near.read(&mut [0; 16]).await;
             let _answered = near.write_all(&[frame::ACK, 0]).await;
             let _shaken = near.read(&mut [0; 1024]).await;
@@ -135,10 +135,10 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     const ASKED: Duration = Duration::from_secs(3);
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let between = Between::start(network.central_link).await?;
-    let post = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
+    let between = ManInTheMiddle::start(network.central_link).await?;
+    let point = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
     let (logins, key) = (logins(&network).await?, network.shown("CP-1").await?.key_no);
-    between.set(Mischief::Busy(u32::try_from(ASKED.as_millis())?));
+    between.set(Forgery::Busy(u32::try_from(ASKED.as_millis())?));
     // Monitor and engine.
     until("both to be told that Central is busy", PATIENCE, async || match between.forged().len() {
         0 | 1 => Err("not yet".to_owned()),
@@ -146,7 +146,7 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     })
     .await?;
     let passed = between.passed().len();
-    between.set(Mischief::Pass);
+    between.set(Forgery::Pass);
     network.until_state("CP-1", State::Disconnected).await?;
     network.until_state("CP-1", State::Available).await?;
     // Its own back-off may come upon what was asked and half as much again.
@@ -156,12 +156,12 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     ensure!(waited < ASKED * 3 / 2 + Duration::from_secs(5), "it waited {waited:?}");
     ensure!(told.len() <= 4, "it did not wait: {} calls", told.len());
     ensure!(logins == super::forged::logins(&network).await? && key == network.shown("CP-1").await?.key_no);
-    drop(post);
+    drop(point);
 
     // Whatever it asks for, no link waits longer than a minute, and half of one as jitter.
     let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
-    between.set(Mischief::Busy(u32::MAX));
-    let told = Peer::connect(between.address, Part::Monitor, "KNOWN", cp.key()).await.map(drop);
+    between.set(Forgery::Busy(u32::MAX));
+    let told = TestPeer::connect(between.address, Part::Monitor, "KNOWN", cp.key()).await.map(drop);
     let told = told.expect_err("it was told to wait").to_string();
     ensure!(told.contains("Busy { retry_after: 60s }"), "{told}");
     unharmed(&network).await
@@ -171,42 +171,42 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
 async fn a_forged_unknown_key_costs_at_most_one_first_contact_spec_4_3() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let between = Between::start(network.central_link).await?;
-    let post = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
+    let between = ManInTheMiddle::start(network.central_link).await?;
+    let point = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
     let before = logins(&network).await?;
-    between.set(Mischief::UnknownKey);
+    between.set(Forgery::UnknownKey);
     until("both to be told that their key is unknown", PATIENCE, async || match between.forged().len() {
         0 | 1 => Err("not yet".to_owned()),
         _ => Ok(()),
     })
     .await?;
-    between.set(Mischief::Pass);
+    between.set(Forgery::Pass);
     network.until_state("CP-1", State::Available).await?;
     let more = logins(&network).await? - before;
     ensure!(more <= 1, "{more} first contacts");
     // It is the same charging point, without anybody's help, and does its work.
-    post.until_monitor("its key", PATIENCE, |status| status["key_state"] == serde_json::json!("ACTIVE")).await?;
+    point.until_monitor("its key", PATIENCE, |status| status["key_state"] == serde_json::json!("ACTIVE")).await?;
     unharmed(&network).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_unknown_key_takes_no_driver_his_key_while_registry_is_away_spec_4_3_9() -> anyhow::Result<()> {
     let mut network = Network::start(&[]).await?;
-    let post = honest(&network).await?;
-    let between = Between::start(network.central_link).await?;
+    let point = honest(&network).await?;
+    let between = ManInTheMiddle::start(network.central_link).await?;
     let driver = network.driver_at("ana", between.address, &[]).await?;
     linked(&driver).await?;
     let granted = network.operator.audited("KEY_GRANTED", "driver/ana").await?.len();
     network.registry.kill();
-    between.set(Mischief::UnknownKey);
+    between.set(Forgery::UnknownKey);
     until("him to be told so more than once", PATIENCE, async || match between.forged().len() {
         0..=2 => Err("not yet".to_owned()),
         _ => Ok(()),
     })
     .await?;
-    between.set(Mischief::Pass);
+    between.set(Forgery::Pass);
     linked(&driver).await?;
-    reserve(&network, &post, &driver, "0.1").await?;
+    reserve(&network, &point, &driver, "0.1").await?;
     ensure!(network.operator.audited("KEY_GRANTED", "driver/ana").await?.len() == granted, "he has another key");
     Ok(())
 }
@@ -215,7 +215,7 @@ async fn a_forged_unknown_key_takes_no_driver_his_key_while_registry_is_away_spe
 async fn clear_frames_forged_into_an_open_link_change_nothing_spec_4_3() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let between = Between::start(network.central_link).await?;
+    let between = ManInTheMiddle::start(network.central_link).await?;
     let _cp = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
     let (logins, key) = (logins(&network).await?, network.shown("CP-1").await?.key_no);
     let passed = between.passed().len();

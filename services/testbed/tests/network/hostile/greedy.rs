@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     honest,
-    station::{Station, Told, driver},
+    links::{HostilePoint, MessageOutcome, driver},
     unharmed,
 };
 
@@ -28,13 +28,13 @@ use super::{
 async fn a_charging_point_that_says_all_it_can_is_stopped_and_removed_all_the_same_spec_7_4() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let Station { monitor, engine, .. } = Station::start(&network, "GREEDY").await?;
+    let HostilePoint { monitor, engine, .. } = HostilePoint::start(&network, "GREEDY").await?;
     let switching = tokio::spawn(async move {
         for n in 0_u64.. {
             let healthy = n % 3 == 0;
             let health = up::Body::EngineHealth(EngineHealth { healthy, detail: String::new() });
-            let switched = monitor.hint(up::Body::SetMaintenance(SetMaintenance { on: n % 2 == 0 })).await;
-            if switched.is_err() || monitor.hint(health).await.is_err() {
+            let switched = monitor.notify(up::Body::SetMaintenance(SetMaintenance { on: n % 2 == 0 })).await;
+            if switched.is_err() || monitor.notify(health).await.is_err() {
                 break;
             }
         }
@@ -42,7 +42,7 @@ async fn a_charging_point_that_says_all_it_can_is_stopped_and_removed_all_the_sa
     let ending = tokio::spawn(async move {
         for n in 0_u64.. {
             let ended = SupplyEnded { session_id: format!("s-{n}"), meter_end_wh: n, ..SupplyEnded::default() };
-            if engine.hint(up::Body::SupplyEnded(ended)).await.is_err() {
+            if engine.notify(up::Body::SupplyEnded(ended)).await.is_err() {
                 break;
             }
         }
@@ -75,12 +75,12 @@ async fn meter_values_in_bulk_cut_off_no_driver_and_he_sees_the_last_one_spec_3_
     const VALUES: u64 = 20_000;
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let mut station = Station::start(&network, "BULK").await?;
+    let mut station = HostilePoint::start(&network, "BULK").await?;
     let mut ana = driver(&network, "ana").await?;
     let session_id = station.supply(&mut ana, 1_000).await?;
     for n in 1..=VALUES {
         let value = MeterValue { session_id: session_id.clone(), meter_wh: 1_000 + n, power_w: 1 };
-        station.engine.hint(up::Body::MeterValue(value)).await?;
+        station.engine.notify(up::Body::MeterValue(value)).await?;
     }
     let last = |body: &down::Body| match body {
         down::Body::Running(running) => (running.energy_wh == VALUES).then_some(()),
@@ -102,8 +102,8 @@ async fn requests_in_bulk_are_refused_without_a_row_or_an_entry_spec_8_2() -> an
     for _ in 0..REQUESTS {
         let request = RequestSupply { request_id: fresh_id(), charging_point_id: "NOWHERE".into(), energy_wh: 0 };
         match ana.ask(up::Body::RequestSupply(request)).await? {
-            Told::Answer(Reason::UnknownChargingPoint) => unknown += 1,
-            Told::Answer(Reason::TooManyAttempts) => too_many += 1,
+            MessageOutcome::Answer(Reason::UnknownChargingPoint) => unknown += 1,
+            MessageOutcome::Answer(Reason::TooManyAttempts) => too_many += 1,
             told => anyhow::bail!("{told:?}"),
         }
     }
@@ -119,7 +119,7 @@ async fn requests_in_bulk_are_refused_without_a_row_or_an_entry_spec_8_2() -> an
 async fn a_journal_of_more_sessions_than_a_report_may_have_is_refused_whole_spec_3_8() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let mut station = Station::start(&network, "HOARDER").await?;
+    let mut station = HostilePoint::start(&network, "HOARDER").await?;
     let held = |count: u32| {
         let session = |n| HeldSession {
             session_id: format!("s-{n}"),
@@ -129,8 +129,8 @@ async fn a_journal_of_more_sessions_than_a_report_may_have_is_refused_whole_spec
         };
         up::Body::SessionsHeld(SessionsHeld { sessions: (0..count).map(session).collect() })
     };
-    ensure!(station.engine.ask(held(257)).await? == Told::Answer(Reason::Invalid));
-    ensure!(station.engine.ask(held(20_000)).await? == Told::Answer(Reason::Invalid));
-    ensure!(station.engine.ask(held(256)).await? == Told::Answer(Reason::Unspecified));
+    ensure!(station.engine.ask(held(257)).await? == MessageOutcome::Answer(Reason::Invalid));
+    ensure!(station.engine.ask(held(20_000)).await? == MessageOutcome::Answer(Reason::Invalid));
+    ensure!(station.engine.ask(held(256)).await? == MessageOutcome::Answer(Reason::Unspecified));
     unharmed(&network).await
 }

@@ -15,7 +15,7 @@ use testbed::{
 
 use super::{
     honest,
-    station::{Station, Told, Voice, driver, engine},
+    links::{HostileLink, HostilePoint, MessageOutcome, driver, engine},
     unharmed,
 };
 
@@ -23,7 +23,7 @@ use super::{
 async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_3_8() -> anyhow::Result<()> {
     let mut network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let mut station = Station::start(&network, "LIAR").await?;
+    let mut station = HostilePoint::start(&network, "LIAR").await?;
     let mut ana = driver(&network, "ana").await?;
     let session_id = station.supply(&mut ana, 1_000).await?;
     let say =
@@ -37,7 +37,7 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
             .await?;
     }
     for n in 0..500 {
-        station.engine.hint(say(n)).await?;
+        station.engine.notify(say(n)).await?;
     }
     station.engine.ask(say(0)).await?;
     until("the audit to say so", PATIENCE, async || {
@@ -73,7 +73,7 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
             ended_at_ms: until_ms,
         };
         let told = station.engine.ask(up::Body::SupplyEnded(ended.clone())).await?;
-        ensure!(told == Told::Answer(Reason::Unspecified), "{told:?}");
+        ensure!(told == MessageOutcome::Answer(Reason::Unspecified), "{told:?}");
         // Said again, and otherwise.
         station.engine.ask(up::Body::SupplyEnded(SupplyEnded { meter_end_wh: 0, ..ended.clone() })).await?;
         station.engine.ask(up::Body::SupplyEnded(SupplyEnded { meter_end_wh: u64::MAX, ..ended })).await?;
@@ -92,7 +92,7 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
         let sums = network.operator.sessions.clone().statistics(request).await?.into_inner();
         ensure!(sums.statistics.iter().any(|sum| sum.sessions == 4), "{sums:?}");
     }
-    ana.say(up::Body::ListHistory(ListHistory::default())).await?;
+    ana.send(up::Body::ListHistory(ListHistory::default())).await?;
     let history = |body: &down::Body| match body {
         down::Body::History(history) => Some(history.total_sessions),
         _ => None,
@@ -109,7 +109,7 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
     const TIMES: u64 = 300;
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let mut station = Station::start(&network, "ODD").await?;
+    let mut station = HostilePoint::start(&network, "ODD").await?;
     for n in 0..TIMES {
         // A length that runs past the end, a field of another type, an invalid text.
         let odd: &[u8] = match n % 3 {
@@ -144,7 +144,7 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
     // As long as a frame may be, and then longer than that.
     let detail = "\u{1f600}x".repeat(190_000);
     for healthy in [false, true, false, true] {
-        station.monitor.hint(up::Body::EngineHealth(EngineHealth { healthy, detail: detail.clone() })).await?;
+        station.monitor.notify(up::Body::EngineHealth(EngineHealth { healthy, detail: detail.clone() })).await?;
     }
     let sessions = (0..20_000).map(|n| HeldSession {
         session_id: format!("s-{n}"),
@@ -155,17 +155,20 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
     });
     // Twenty thousand answers are more than its link may keep waiting: it is closed, or was told that it is too much.
     let held = station.engine.ask(up::Body::SessionsHeld(SessionsHeld { sessions: sessions.collect() })).await;
-    ensure!(matches!(held, Ok(Told::Answer(_)) | Err(_)), "{held:?}");
+    ensure!(matches!(held, Ok(MessageOutcome::Answer(_)) | Err(_)), "{held:?}");
     station.engine = engine(&network, &station.keyed).await?;
     let longer =
         [vec![wire::frame::STX, 9, wire::kind::SEALED], vec![b'a'; 3 << 20], vec![wire::frame::ETX, 1]].concat();
     station.engine.raw(longer).await?;
     let told = station.monitor.ask(up::Body::SetMaintenance(SetMaintenance { on: true })).await?;
-    ensure!(told == Told::Answer(Reason::Unspecified), "{told:?}");
+    ensure!(told == MessageOutcome::Answer(Reason::Unspecified), "{told:?}");
     let longest =
         network.operator.audited("", "charging-point/ODD").await?.into_iter().map(|e| e.parameters.len()).max();
     ensure!(longest < Some(2_000), "an entry of {longest:?} bytes");
-    let mut again: Voice = engine(&network, &station.keyed).await?;
-    ensure!(again.ask(up::Body::SessionsHeld(SessionsHeld::default())).await? == Told::Answer(Reason::Unspecified));
+    let mut again: HostileLink = engine(&network, &station.keyed).await?;
+    ensure!(
+        again.ask(up::Body::SessionsHeld(SessionsHeld::default())).await?
+            == MessageOutcome::Answer(Reason::Unspecified)
+    );
     unharmed(&network).await
 }

@@ -8,20 +8,20 @@ use proto::link::v1::{
     AskAnswer, EngineHealth, ListChargingPoints, Part, Progress, Reason, RequestSupply, SessionsHeld, State,
     SupplyStarted, Up, down, up,
 };
-use testbed::{network::Network, operator::fresh_id, peer::Peer};
+use testbed::{network::Network, operator::fresh_id, peer::TestPeer};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout_at},
 };
 use wire::{Closed, Event};
 
-use super::{Keyed, keyed};
+use super::{EnrolledIdentity, keyed};
 
 /// Longest wait for an answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// An open link with a task that keeps it alive.
-pub(super) struct Voice {
+pub(super) struct HostileLink {
     orders: mpsc::Sender<(bool, Vec<u8>)>,
     heard: mpsc::UnboundedReceiver<down::Body>,
     next_id: u64,
@@ -29,13 +29,13 @@ pub(super) struct Voice {
 
 /// What Central made of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum MessageOutcome {
     Answer(Reason),
     Unsupported,
 }
 
-impl Voice {
-    pub(super) fn of(mut peer: Peer) -> Self {
+impl HostileLink {
+    pub(super) fn of(mut peer: TestPeer) -> Self {
         let (orders, mut given) = mpsc::channel::<(bool, Vec<u8>)>(64);
         let (told, heard) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -45,7 +45,7 @@ impl Voice {
                 let done = tokio::select! {
                     order = given.recv(), if peer.has_room() => match order {
                         Some((true, raw)) => peer.raw(&raw).await,
-                        Some((false, plaintext)) => peer.say_bytes(&plaintext).await,
+                        Some((false, plaintext)) => peer.send_bytes(&plaintext).await,
                         None => return,
                     },
                     event = peer.event(Duration::from_secs(600)) => match event {
@@ -67,7 +67,7 @@ impl Voice {
         Self { orders, heard, next_id: 1_000 }
     }
 
-    pub(super) async fn open(network: &Network, keyed: &Keyed, part: Part) -> anyhow::Result<Self> {
+    pub(super) async fn open(network: &Network, keyed: &EnrolledIdentity, part: Part) -> anyhow::Result<Self> {
         Ok(Self::of(keyed.open(network, part).await?))
     }
 
@@ -90,22 +90,22 @@ impl Voice {
         self.orders.send((true, bytes)).await.context("the link is closed")
     }
 
-    pub(super) async fn say(&mut self, body: up::Body) -> anyhow::Result<u64> {
+    pub(super) async fn send(&mut self, body: up::Body) -> anyhow::Result<u64> {
         self.next_id += 1;
         self.bytes(Up { id: self.next_id, body: Some(body) }.encode_to_vec()).await?;
         Ok(self.next_id)
     }
 
-    pub(super) async fn hint(&self, body: up::Body) -> anyhow::Result<()> {
+    pub(super) async fn notify(&self, body: up::Body) -> anyhow::Result<()> {
         self.bytes(Up { id: 0, body: Some(body) }.encode_to_vec()).await
     }
 
     /// Says it, and waits for what becomes of it.
-    pub(super) async fn ask(&mut self, body: up::Body) -> anyhow::Result<Told> {
-        let id = self.say(body).await?;
+    pub(super) async fn ask(&mut self, body: up::Body) -> anyhow::Result<MessageOutcome> {
+        let id = self.send(body).await?;
         self.until(|body| match body {
-            down::Body::Answer(answer) if answer.to == id => Some(Told::Answer(answer.reason())),
-            down::Body::Unsupported(unsupported) if unsupported.to == id => Some(Told::Unsupported),
+            down::Body::Answer(answer) if answer.to == id => Some(MessageOutcome::Answer(answer.reason())),
+            down::Body::Unsupported(unsupported) if unsupported.to == id => Some(MessageOutcome::Unsupported),
             _ => None,
         })
         .await
@@ -129,13 +129,13 @@ impl Voice {
 }
 
 /// A charging point whose parts say what the test wants.
-pub(super) struct Station {
-    pub(super) keyed: Keyed,
-    pub(super) monitor: Voice,
-    pub(super) engine: Voice,
+pub(super) struct HostilePoint {
+    pub(super) keyed: EnrolledIdentity,
+    pub(super) monitor: HostileLink,
+    pub(super) engine: HostileLink,
 }
 
-impl Station {
+impl HostilePoint {
     /// Enrolled, with both links, and shown as AVAILABLE.
     pub(super) async fn start(network: &Network, id: &str) -> anyhow::Result<Self> {
         let keyed = keyed(network, Part::Monitor, id).await?;
@@ -146,22 +146,22 @@ impl Station {
     }
 
     /// Reserved for a driver; answers the session.
-    pub(super) async fn reserve(&mut self, driver: &mut Voice) -> anyhow::Result<String> {
+    pub(super) async fn reserve(&mut self, driver: &mut HostileLink) -> anyhow::Result<String> {
         let (request_id, charging_point_id) = (fresh_id(), self.keyed.id.clone());
-        driver.say(up::Body::RequestSupply(RequestSupply { request_id, charging_point_id, energy_wh: 0 })).await?;
+        driver.send(up::Body::RequestSupply(RequestSupply { request_id, charging_point_id, energy_wh: 0 })).await?;
         let asked = |body: &down::Body| match body {
             down::Body::Ask(ask) => Some(ask.session_id.clone()),
             _ => None,
         };
         let session_id = self.engine.until(asked).await?;
         let accepted = AskAnswer { session_id: session_id.clone(), accepted: true, detail: String::new() };
-        self.engine.say(up::Body::AskAnswer(accepted)).await?;
+        self.engine.send(up::Body::AskAnswer(accepted)).await?;
         driver.until(|body| step(body, &session_id, Progress::Authorised)).await?;
         Ok(session_id)
     }
 
     /// Supplying, from this meter value on.
-    pub(super) async fn supply(&mut self, driver: &mut Voice, meter_start_wh: u64) -> anyhow::Result<String> {
+    pub(super) async fn supply(&mut self, driver: &mut HostileLink, meter_start_wh: u64) -> anyhow::Result<String> {
         let session_id = self.reserve(driver).await?;
         let started = SupplyStarted { session_id: session_id.clone(), meter_start_wh, at_ms: 0 };
         self.engine.ask(up::Body::SupplyStarted(started)).await?;
@@ -170,26 +170,26 @@ impl Station {
 }
 
 /// A monitor that says its engine is well.
-pub(super) async fn monitor(network: &Network, keyed: &Keyed) -> anyhow::Result<Voice> {
-    let voice = Voice::open(network, keyed, Part::Monitor).await?;
-    voice.hint(up::Body::EngineHealth(EngineHealth { healthy: true, detail: String::new() })).await?;
-    Ok(voice)
+pub(super) async fn monitor(network: &Network, keyed: &EnrolledIdentity) -> anyhow::Result<HostileLink> {
+    let link = HostileLink::open(network, keyed, Part::Monitor).await?;
+    link.notify(up::Body::EngineHealth(EngineHealth { healthy: true, detail: String::new() })).await?;
+    Ok(link)
 }
 
 /// An engine that holds no session.
-pub(super) async fn engine(network: &Network, keyed: &Keyed) -> anyhow::Result<Voice> {
-    let mut voice = Voice::open(network, keyed, Part::Engine).await?;
-    voice.say(up::Body::SessionsHeld(SessionsHeld::default())).await?;
-    Ok(voice)
+pub(super) async fn engine(network: &Network, keyed: &EnrolledIdentity) -> anyhow::Result<HostileLink> {
+    let mut link = HostileLink::open(network, keyed, Part::Engine).await?;
+    link.send(up::Body::SessionsHeld(SessionsHeld::default())).await?;
+    Ok(link)
 }
 
 /// A driver with a link of which Central knows.
-pub(super) async fn driver(network: &Network, id: &str) -> anyhow::Result<Voice> {
+pub(super) async fn driver(network: &Network, id: &str) -> anyhow::Result<HostileLink> {
     let keyed = keyed(network, Part::Driver, id).await?;
-    let mut voice = Voice::open(network, &keyed, Part::Driver).await?;
-    voice.say(up::Body::ListChargingPoints(ListChargingPoints {})).await?;
-    voice.until(|body| matches!(body, down::Body::ChargingPoints(_)).then_some(())).await?;
-    Ok(voice)
+    let mut link = HostileLink::open(network, &keyed, Part::Driver).await?;
+    link.send(up::Body::ListChargingPoints(ListChargingPoints {})).await?;
+    link.until(|body| matches!(body, down::Body::ChargingPoints(_)).then_some(())).await?;
+    Ok(link)
 }
 
 pub(super) fn step(body: &down::Body, session: &str, progress: Progress) -> Option<Reason> {

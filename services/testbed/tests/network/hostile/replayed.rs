@@ -1,10 +1,10 @@
-//! What was overheard on an honest link, sent again (SPEC 4.5, 4.8, 4.9).
+//! What was sent_bytes on an honest link, sent again (SPEC 4.5, 4.8, 4.9).
 
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use proto::link::v1::{EngineHealth, Part, SetMaintenance, State, down, up};
-use testbed::{network::Network, network::PATIENCE, peer::Peer};
+use testbed::{network::Network, network::PATIENCE, peer::TestPeer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -14,7 +14,7 @@ use wire::{frame, kind};
 
 use super::{
     ATTACKER, attack_from, counted, framed, frames, honest, keyed,
-    station::{Station, Told, Voice, monitor},
+    links::{HostileLink, HostilePoint, MessageOutcome, monitor},
     unharmed, until_closed,
 };
 
@@ -25,26 +25,26 @@ const SWITCHED_EVERY: Duration = Duration::from_millis(1_100);
 async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() -> anyhow::Result<()> {
     let mut network = Network::start(&["--link-handshake-timeout", "2s"]).await?;
     let _post = honest(&network).await?;
-    let station = Station::start(&network, "KNOWN").await?;
-    let mut overheard = Vec::new();
+    let station = HostilePoint::start(&network, "KNOWN").await?;
+    let mut sent_bytes = Vec::new();
     for (part, proof) in [
         (Part::Engine, station.keyed.key()),
         (Part::Monitor, station.keyed.key()),
         (Part::Monitor, station.keyed.first_contact()),
     ] {
-        let mut peer = Peer::connect(network.central_link, part, "KNOWN", proof).await?;
-        if overheard.len() < 2 {
-            peer.say(up::Body::Opened(Default::default())).await?;
+        let mut peer = TestPeer::connect(network.central_link, part, "KNOWN", proof).await?;
+        if sent_bytes.len() < 2 {
+            peer.send(up::Body::Opened(Default::default())).await?;
         } else {
             let credential = station.keyed.credential.clone().into_bytes();
-            peer.say(up::Body::Authenticate(proto::link::v1::Authenticate { credential })).await?;
+            peer.send(up::Body::Authenticate(proto::link::v1::Authenticate { credential })).await?;
         }
-        peer.told(PATIENCE).await?;
-        overheard.push(peer.overheard().to_vec());
+        peer.receive(PATIENCE).await?;
+        sent_bytes.push(peer.sent_bytes().to_vec());
     }
-    // The honest ones are back, after what was overheard.
+    // The honest ones are back, after what was sent_bytes.
     let (_monitor, _engine) =
-        (monitor(&network, &station.keyed).await?, super::station::engine(&network, &station.keyed).await?);
+        (monitor(&network, &station.keyed).await?, super::links::engine(&network, &station.keyed).await?);
     network.until_state("KNOWN", State::Available).await?;
     let before = settled(&network).await?;
     let replay = async |bytes: &[u8], step_by_step: bool| {
@@ -63,7 +63,7 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
         ensure!(told.iter().all(|kind| *kind == kind::HANDSHAKE), "it was told something: {said:02x?}");
         Ok(())
     };
-    let replays = overheard.iter().flat_map(|bytes| (0..20).map(|n| replay(bytes, n % 2 == 0)));
+    let replays = sent_bytes.iter().flat_map(|bytes| (0..20).map(|n| replay(bytes, n % 2 == 0)));
     futures::future::try_join_all(replays).await?;
     let after = settled(&network).await?;
     ensure!(after == before, "the replay left {after:?} after {before:?}");
@@ -81,21 +81,21 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
 async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spec_4_5() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let station = Station::start(&network, "KNOWN").await?;
-    let other = Station::start(&network, "OTHER").await?;
+    let station = HostilePoint::start(&network, "KNOWN").await?;
+    let other = HostilePoint::start(&network, "OTHER").await?;
 
-    // The monitor asks for maintenance and takes it back, and is overheard.
+    // The monitor asks for maintenance and takes it back, and is sent_bytes.
     let mut peer = station.keyed.open(&network, Part::Monitor).await?;
-    let before = frames(peer.overheard()).len();
+    let before = frames(peer.sent_bytes()).len();
     for on in [true, false] {
-        let id = peer.say(up::Body::SetMaintenance(SetMaintenance { on })).await?;
+        let id = peer.send(up::Body::SetMaintenance(SetMaintenance { on })).await?;
         until_answered(&mut peer, id).await?;
         // A switch that follows within a second is refused, and a repetition's would be for that alone.
         peer.idle(SWITCHED_EVERY).await?;
     }
     network.until_state("KNOWN", State::Available).await?;
     let sealed: Vec<Vec<u8>> =
-        frames(peer.overheard())[before..].iter().filter(|body| body[1] == kind::SEALED).cloned().collect();
+        frames(peer.sent_bytes())[before..].iter().filter(|body| body[1] == kind::SEALED).cloned().collect();
     let maintenance = sealed.iter().max_by_key(|body| body.len()).cloned().unwrap_or_default();
     let on = async || network.operator.audited("MAINTENANCE_ON", "charging-point/KNOWN").await;
     ensure!(on().await?.len() == 1, "it was said once");
@@ -107,7 +107,7 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
         }
         peer.raw(&framed(&in_the_next_place(&peer, &maintenance))).await?;
         let healthy = EngineHealth { healthy: true, detail: String::new() };
-        let id = peer.say(up::Body::EngineHealth(healthy)).await?;
+        let id = peer.send(up::Body::EngineHealth(healthy)).await?;
         until_answered(&mut peer, id).await?;
     }
     ensure!(on().await?.len() == 1, "a repeated message was handled again");
@@ -120,21 +120,21 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
             peer.raw(&framed(body)).await?;
             peer.raw(&framed(&in_the_next_place(peer, body))).await?;
             let healthy = EngineHealth { healthy: true, detail: String::new() };
-            let id = peer.say(up::Body::EngineHealth(healthy)).await?;
+            let id = peer.send(up::Body::EngineHealth(healthy)).await?;
             until_answered(peer, id).await?;
         }
     }
-    let (mut successor, mut elsewhere) = (Voice::of(successor), Voice::of(elsewhere));
+    let (mut successor, mut elsewhere) = (HostileLink::of(successor), HostileLink::of(elsewhere));
     for id in ["KNOWN", "OTHER"] {
         network.until_shown(id, "unintelligible", PATIENCE, |cp| cp.unintelligible > 0).await?;
     }
     ensure!(on().await?.len() == 1, "a message of another link was handled");
     // What follows is not broken by it.
     let told = successor.ask(up::Body::SetMaintenance(SetMaintenance { on: true })).await?;
-    ensure!(told == Told::Answer(Default::default()), "{told:?}");
+    ensure!(told == MessageOutcome::Answer(Default::default()), "{told:?}");
     ensure!(on().await?.len() == 2);
     let told = elsewhere.ask(up::Body::SetMaintenance(SetMaintenance { on: true })).await?;
-    ensure!(told == Told::Answer(Default::default()), "{told:?}");
+    ensure!(told == MessageOutcome::Answer(Default::default()), "{told:?}");
     let audited = network.operator.audited("UNINTELLIGIBLE", "charging-point/OTHER").await?;
     ensure!(audited.len() == 1, "repeats are counted, not repeated: {audited:?}");
     unharmed(&network).await
@@ -144,15 +144,15 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
 async fn a_key_opens_no_link_of_another_charging_point_spec_4_4() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
-    let station = Station::start(&network, "KNOWN").await?;
+    let station = HostilePoint::start(&network, "KNOWN").await?;
     let thief = keyed(&network, Part::Monitor, "THIEF").await?;
     for part in [Part::Monitor, Part::Engine] {
-        let refused = Peer::connect(network.central_link, part, "KNOWN", thief.key()).await;
+        let refused = TestPeer::connect(network.central_link, part, "KNOWN", thief.key()).await;
         ensure!(refused.is_err_and(|why| why.to_string().contains("UnknownKey")), "a link under another's key");
     }
     // And its credential gets no key for another id.
     let (_, told) =
-        Peer::first_contact(network.central_link, Part::Monitor, "KNOWN", thief.central, &thief.credential).await?;
+        TestPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", thief.central, &thief.credential).await?;
     ensure!(!format!("{told:?}").contains("KeyGrant"), "{told:?}");
     ensure!(station.monitor.is_open() && station.engine.is_open());
     ensure!(network.operator.audited("LINK_TAKEN_OVER", "").await?.is_empty());
@@ -160,17 +160,17 @@ async fn a_key_opens_no_link_of_another_charging_point_spec_4_4() -> anyhow::Res
 }
 
 /// The body under the counter that this end's next frame will bear.
-fn in_the_next_place(peer: &Peer, body: &[u8]) -> Vec<u8> {
-    let last = frames(peer.overheard()).last().map(|body| body[0]).unwrap_or_default();
+fn in_the_next_place(peer: &TestPeer, body: &[u8]) -> Vec<u8> {
+    let last = frames(peer.sent_bytes()).last().map(|body| body[0]).unwrap_or_default();
     [&[last.wrapping_add(1)], &body[1..]].concat()
 }
 
-async fn until_answered(peer: &mut Peer, id: u64) -> anyhow::Result<()> {
+async fn until_answered(peer: &mut TestPeer, id: u64) -> anyhow::Result<()> {
     let answered = |body: &down::Body| match body {
         down::Body::Answer(answer) if answer.to == id => Some(()),
         _ => None,
     };
-    peer.told_until(PATIENCE, answered).await
+    peer.receive_until(PATIENCE, answered).await
 }
 
 /// Whether this byte is among those that come next.

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use prost::Message as _;
 use proto::link::v1::{Authenticate, Hello, KeyInstalled, Part, Reason, Up, down, up};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use testbed::{network::Network, peer::Peer, wait::until};
+use testbed::{network::Network, peer::TestPeer, wait::until};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -14,7 +14,9 @@ use tokio::{
 };
 use wire::{Event, LinkKey, Proof, frame, kind};
 
-use super::{ATTACKER, Keyed, attack_from, counted, framed, frames, honest, keyed, opening, unharmed, until_closed};
+use super::{
+    ATTACKER, EnrolledIdentity, attack_from, counted, framed, frames, honest, keyed, opening, unharmed, until_closed,
+};
 
 /// Shorter than the default of ten seconds, so that the tests are short.
 const HANDSHAKE: &[&str] = &["--link-handshake-timeout", "2s"];
@@ -73,7 +75,7 @@ async fn the_largest_and_endless_frames_of_strangers_cost_no_memory_spec_4_1() -
     // A stranger's channel opens without any proof, and earns him no larger frames.
     let largest = async || {
         let mut peer = first_contact(&network, &cp).await?;
-        peer.say(up::Body::Authenticate(Authenticate { credential: vec![0; 1000] })).await?;
+        peer.send(up::Body::Authenticate(Authenticate { credential: vec![0; 1000] })).await?;
         let half = [&[frame::STX, 4, kind::SEALED][..], &vec![b'a'; 1 << 20]].concat();
         let _cut_short = peer.raw(&half[..1 << 19]).await;
         let mut stream = peer.into_stream();
@@ -167,9 +169,9 @@ async fn hundreds_of_unfinished_handshakes_are_capped_per_address_and_closed_in_
     .await?;
     // Whoever is honest at the same address still gets in: the oldest goes for him.
     let stream = attack_from(ATTACKER, &network).await?;
-    let mut neighbour = Peer::over(stream, Part::Monitor, "KNOWN", cp.key()).await?;
-    neighbour.say(up::Body::Opened(proto::link::v1::Opened::default())).await?;
-    neighbour.told(GONE).await?;
+    let mut neighbour = TestPeer::over(stream, Part::Monitor, "KNOWN", cp.key()).await?;
+    neighbour.send(up::Body::Opened(proto::link::v1::Opened::default())).await?;
+    neighbour.receive(GONE).await?;
     until("all of them to be closed", Duration::from_secs(12), async || match open(&mut held) {
         0 => Ok(()),
         open => Err(format!("{open} are open after {:?}", begun.elapsed())),
@@ -197,7 +199,7 @@ async fn a_channel_of_a_stranger_carries_nothing_but_his_credential_spec_4_4() -
     ];
     for message in &said {
         let mut peer = first_contact(&network, &cp).await?;
-        peer.say_bytes(message).await?;
+        peer.send_bytes(message).await?;
         // Signs of life do not keep it: nobody is known to be alive.
         until_ended(&mut peer, GONE).await.map_err(|why| why.context(format!("{message:02x?}")))?;
     }
@@ -221,8 +223,8 @@ async fn a_wrong_credential_a_thousand_times_is_limited_and_counted_spec_4_4_8_2
         // Half of them the right form with another secret, half of them anything.
         let credential = if number.is_multiple_of(2) { spoiled(&cp.credential) } else { format!("password{number}") };
         let mut peer = first_contact(&network, &cp).await?;
-        peer.say(up::Body::Authenticate(Authenticate { credential: credential.into_bytes() })).await?;
-        let stands = peer.told_until(GONE, |body| match body {
+        peer.send(up::Body::Authenticate(Authenticate { credential: credential.into_bytes() })).await?;
+        let stands = peer.receive_until(GONE, |body| match body {
             down::Body::Standing(standing) => Some(standing.reason()),
             down::Body::KeyGrant(_) => Some(Reason::Unspecified),
             _ => None,
@@ -239,7 +241,7 @@ async fn a_wrong_credential_a_thousand_times_is_limited_and_counted_spec_4_4_8_2
     ensure!(wrong.unwrap_or(0) + many.unwrap_or(0) == TIMES, "each is refused: {reasons:?}");
     ensure!(wrong.is_some_and(|n| n <= 40) && many > Some(900), "and limited: {reasons:?}");
     // Limited by address and id: the same id elsewhere, and another id here, are heard.
-    let contact = Peer::first_contact(network.central_link, Part::Monitor, "KNOWN", cp.central, &cp.credential);
+    let contact = TestPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", cp.central, &cp.credential);
     ensure!(!matches!(contact.await?.1, down::Body::Standing(_)), "the honest one is refused at its own address");
     unharmed(&network).await?;
     let counted = counted(&mut network).await?;
@@ -285,11 +287,11 @@ async fn an_unknown_id_gets_the_same_answer_as_a_wrong_key_spec_4_4() -> anyhow:
     let mut refusals = std::collections::BTreeSet::new();
     for id in ["KNOWN", "NOBODY"] {
         let stream = attack_from(ATTACKER, &network).await?;
-        let mut peer = Peer::over(stream, Part::Monitor, id, cp.first_contact()).await?;
+        let mut peer = TestPeer::over(stream, Part::Monitor, id, cp.first_contact()).await?;
         let credential = b"wrong".to_vec();
-        peer.say(up::Body::Authenticate(Authenticate { credential })).await?;
+        peer.send(up::Body::Authenticate(Authenticate { credential })).await?;
         let mut words = Vec::new();
-        while let Ok(body) = peer.told(GONE).await {
+        while let Ok(body) = peer.receive(GONE).await {
             words.push(format!("{body:?}"));
         }
         refusals.insert(words);
@@ -303,11 +305,11 @@ async fn an_unknown_id_gets_the_same_answer_as_a_wrong_key_spec_4_4() -> anyhow:
     Ok(())
 }
 
-async fn first_contact(network: &Network, cp: &Keyed) -> anyhow::Result<Peer> {
-    Peer::over(attack_from(ATTACKER, network).await?, cp.part, &cp.id, cp.first_contact()).await
+async fn first_contact(network: &Network, cp: &EnrolledIdentity) -> anyhow::Result<TestPeer> {
+    TestPeer::over(attack_from(ATTACKER, network).await?, cp.part, &cp.id, cp.first_contact()).await
 }
 
-async fn until_ended(peer: &mut Peer, limit: Duration) -> anyhow::Result<()> {
+async fn until_ended(peer: &mut TestPeer, limit: Duration) -> anyhow::Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < limit {
         if let Ok(Event::Closed(_)) | Err(_) = peer.event(limit.saturating_sub(begun.elapsed())).await {
@@ -346,7 +348,7 @@ fn hello(hello: &Hello) -> Vec<u8> {
     [vec![1, kind::HELLO], hello.encode_to_vec()].concat()
 }
 
-fn known_hello(cp: &Keyed) -> Hello {
+fn known_hello(cp: &EnrolledIdentity) -> Hello {
     let pin = cp.central.pin().to_vec();
     Hello { version: 1, part: Part::Monitor.into(), id: cp.id.clone(), key_no: cp.grant.key_no, pin }
 }

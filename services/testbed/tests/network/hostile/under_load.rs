@@ -13,7 +13,7 @@ use proto::{
     central::v1::{WatchChargingPointsRequest, charging_point_event::Event},
     link::v1::{Authenticate, EngineHealth, Opened, Part, Progress, State, StopSupply, up},
 };
-use testbed::{network::Network, peer::Peer};
+use testbed::{network::Network, peer::TestPeer};
 use tokio::{
     io::AsyncWriteExt as _,
     runtime::Builder,
@@ -22,8 +22,9 @@ use tokio::{
 use wire::frame;
 
 use super::{
-    ATTACKER, Keyed, attack_at, framed, keyed, no_link_lost, opening,
-    station::{Station, Voice, driver, step},
+    ATTACKER, EnrolledIdentity, attack_at, framed, keyed,
+    links::{HostileLink, HostilePoint, driver, step},
+    no_link_lost, opening,
 };
 
 /// A quiet round and a hostile one, again and again: what else the machine does falls upon both of a pair, or decides
@@ -41,10 +42,11 @@ async fn honest_signs_and_authorisations_go_on_under_attack_spec_2_4() -> anyhow
     let honest = [network.charging_point("HONEST").await?, network.charging_point("HONEST-2").await?];
     let mut pairs = Vec::new();
     for n in 0..2 {
-        let station = Station::start(&network, &format!("STATION-{n}")).await?;
+        let station = HostilePoint::start(&network, &format!("STATION-{n}")).await?;
         pairs.push((station, driver(&network, &format!("driver-{n}")).await?));
     }
-    let (victim, cloned) = (keyed(&network, Part::Monitor, "VICTIM").await?, Station::start(&network, "CLONED").await?);
+    let (victim, cloned) =
+        (keyed(&network, Part::Monitor, "VICTIM").await?, HostilePoint::start(&network, "CLONED").await?);
     let disconnected = watch(&network).await?;
 
     let (going, attempts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -88,7 +90,7 @@ async fn honest_signs_and_authorisations_go_on_under_attack_spec_2_4() -> anyhow
 }
 
 /// Request to authorisation, again and again; each is stopped before it is plugged in.
-async fn authorise(pairs: &mut [(Station, Voice)], time: Duration) -> anyhow::Result<Vec<Duration>> {
+async fn authorise(pairs: &mut [(HostilePoint, HostileLink)], time: Duration) -> anyhow::Result<Vec<Duration>> {
     let until = Instant::now() + time;
     let each = pairs.iter_mut().map(|(station, driver)| async move {
         let mut took = Vec::new();
@@ -96,7 +98,7 @@ async fn authorise(pairs: &mut [(Station, Voice)], time: Duration) -> anyhow::Re
             let begun = Instant::now();
             let session_id = station.reserve(driver).await?;
             took.push(begun.elapsed());
-            driver.say(up::Body::StopSupply(StopSupply { session_id: session_id.clone() })).await?;
+            driver.send(up::Body::StopSupply(StopSupply { session_id: session_id.clone() })).await?;
             driver.until(|body| step(body, &session_id, Progress::Released)).await?;
         }
         anyhow::Ok(took)
@@ -156,7 +158,7 @@ impl Switch {
     }
 }
 
-async fn attack(central: std::net::SocketAddr, victim: &Keyed, cloned: &Keyed, switch: &Switch) {
+async fn attack(central: std::net::SocketAddr, victim: &EnrolledIdentity, cloned: &EnrolledIdentity, switch: &Switch) {
     let ms = Duration::from_millis;
     let connect = || attack_at(ATTACKER, central);
     let whole = opening(Part::Monitor, "VICTIM", victim.key());
@@ -193,10 +195,10 @@ async fn attack(central: std::net::SocketAddr, victim: &Keyed, cloned: &Keyed, s
     let guesses = async {
         while switch.turn(ms(20)).await {
             let Ok(stream) = connect().await else { continue };
-            if let Ok(mut peer) = Peer::over(stream, Part::Monitor, "VICTIM", victim.first_contact()).await {
+            if let Ok(mut peer) = TestPeer::over(stream, Part::Monitor, "VICTIM", victim.first_contact()).await {
                 let credential = b"a guess".to_vec();
-                let _ = peer.say(up::Body::Authenticate(Authenticate { credential })).await;
-                let _ = peer.told(Duration::from_secs(1)).await;
+                let _ = peer.send(up::Body::Authenticate(Authenticate { credential })).await;
+                let _ = peer.receive(Duration::from_secs(1)).await;
             }
         }
     };
@@ -213,11 +215,11 @@ async fn attack(central: std::net::SocketAddr, victim: &Keyed, cloned: &Keyed, s
             (0..=255).flat_map(|n| framed(&[&[n, wire::kind::SEALED][..], &[7; 60]].concat())).collect();
         while switch.turn(ms(100)).await {
             let Ok(stream) = connect().await else { continue };
-            if let Ok(mut peer) = Peer::over(stream, Part::Monitor, "VICTIM", victim.key()).await {
-                let _ = peer.say(up::Body::Opened(Opened::default())).await;
+            if let Ok(mut peer) = TestPeer::over(stream, Part::Monitor, "VICTIM", victim.key()).await {
+                let _ = peer.send(up::Body::Opened(Opened::default())).await;
                 for _ in 0..20 {
                     let _ = peer.raw(&foreign).await;
-                    let _ = peer.say_bytes(b"\xff\xff\xff").await;
+                    let _ = peer.send_bytes(b"\xff\xff\xff").await;
                     let _ = peer.idle(ms(10)).await;
                 }
             }
@@ -227,11 +229,11 @@ async fn attack(central: std::net::SocketAddr, victim: &Keyed, cloned: &Keyed, s
     let clone = async {
         while switch.turn(ms(50)).await {
             let Ok(stream) = connect().await else { continue };
-            if let Ok(mut peer) = Peer::over(stream, Part::Monitor, "CLONED", cloned.key()).await {
-                let _ = peer.say(up::Body::Opened(Opened::default())).await;
+            if let Ok(mut peer) = TestPeer::over(stream, Part::Monitor, "CLONED", cloned.key()).await {
+                let _ = peer.send(up::Body::Opened(Opened::default())).await;
                 for healthy in [false, true, false] {
                     let detail = "x".repeat(10_000);
-                    let _ = peer.hint(up::Body::EngineHealth(EngineHealth { healthy, detail })).await;
+                    let _ = peer.notify(up::Body::EngineHealth(EngineHealth { healthy, detail })).await;
                 }
             }
         }

@@ -33,7 +33,7 @@ const USES: u32 = 100_000;
 
 /// What can be seen from outside of a service's commits: each of these orders is one.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct OrderProgress {
     over: AtomicBool,
     answered: AtomicUsize,
     /// Sent since the last answer, and not answered.
@@ -42,7 +42,7 @@ pub(crate) struct Seen {
     failed: OnceLock<String>,
 }
 
-impl Seen {
+impl OrderProgress {
     /// Until it has answered once more, so that it lives, and an order is outstanding at it.
     pub(crate) async fn until_outstanding(&self) -> anyhow::Result<()> {
         let answered = self.answered.load(SeqCst);
@@ -107,15 +107,15 @@ fn passes(status: &tonic::Status) -> bool {
     )
 }
 
-/// Prices, which change nothing that runs, set at Central.
-pub(crate) struct Prices {
-    pub(crate) seen: Arc<Seen>,
+/// PriceOrders, which change nothing that runs, set at Central.
+pub(crate) struct PriceOrders {
+    pub(crate) seen: Arc<OrderProgress>,
     task: JoinHandle<anyhow::Result<Vec<u32>>>,
 }
 
-impl Prices {
+impl PriceOrders {
     pub(crate) fn start(operator: &Operator, id: &'static str) -> Self {
-        let (seen, operator) = (Arc::new(Seen::default()), operator.clone());
+        let (seen, operator) = (Arc::new(OrderProgress::default()), operator.clone());
         let going = Arc::clone(&seen);
         let orders = async move {
             let mut set = Vec::new();
@@ -158,13 +158,13 @@ impl Prices {
 }
 
 /// Drivers enrolled at Registry with one token, every other one removed again.
-pub(crate) struct Identities {
-    pub(crate) seen: Arc<Seen>,
+pub(crate) struct EnrolmentOrders {
+    pub(crate) seen: Arc<OrderProgress>,
     token_id: String,
     task: JoinHandle<anyhow::Result<Vec<(String, IdentityState)>>>,
 }
 
-impl Identities {
+impl EnrolmentOrders {
     pub(crate) async fn start(operator: &Operator) -> anyhow::Result<Self> {
         let request = CreateTokenRequest {
             request_id: fresh_id(),
@@ -174,7 +174,7 @@ impl Identities {
             ..Default::default()
         };
         let token = operator.identities.clone().create_token(request).await?.into_inner();
-        let (seen, operator, secret) = (Arc::new(Seen::default()), operator.clone(), token.token);
+        let (seen, operator, secret) = (Arc::new(OrderProgress::default()), operator.clone(), token.token);
         let going = Arc::clone(&seen);
         let orders = async move {
             let mut all = Vec::new();
@@ -220,7 +220,13 @@ impl Identities {
     }
 }
 
-async fn one(seen: &Seen, operator: &Operator, token: &str, id: &str, removed: bool) -> anyhow::Result<IdentityState> {
+async fn one(
+    seen: &OrderProgress,
+    operator: &Operator,
+    token: &str,
+    id: &str,
+    removed: bool,
+) -> anyhow::Result<IdentityState> {
     let (request_id, token, kind) = (fresh_id(), token.to_owned(), Kind::Driver.into());
     let request = EnrolRequest { request_id, token, kind, id: id.to_owned(), ..Default::default() };
     let order = || {
