@@ -24,6 +24,9 @@ lint: ## Formatting and lints
 bench: ## Measure against bare floors in the same run (release build)
 	@cargo build --locked --release -p chargemesh -p testbed && target/release/bench --json target/bench.json
 
+lines: ## Count the lines of product code in each crate
+	@cargo test --locked -q -p testbed --test source product_lines -- --nocapture
+
 deny: ## Licences and banned crates (needs cargo-deny)
 	@cargo deny check
 
@@ -33,4 +36,4 @@ vectors: ## Write the link's test vectors anew
 fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
 	@cd fuzz && for t in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$t -- -max_total_time=60 || exit 1; done
 
-.PHONY: help build run stop test lint bench deny vectors fuzz
+.PHONY: help build run stop test lint bench lines deny vectors fuzz
