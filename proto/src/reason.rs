@@ -50,7 +50,7 @@ impl Reason {
             Self::TokenExpired => "the enrolment token has expired",
             Self::TokenSpent => "the enrolment token has no uses left",
             Self::NotReadmitted => "the id was removed; an operator must readmit it",
-            Self::Held => "held after repeated takeovers, until an operator releases it",
+            Self::Quarantined => "quarantined after repeated takeovers, until an operator releases it",
             Self::RegistryUnreachable => "Registry cannot be reached; try again",
             Self::NotAllowed => "the caller may not do this",
             Self::ExpectationFailed => "the order would reach another number of charging points than expected",

@@ -3,8 +3,8 @@
 //! | call | carries | answers |
 //! |---|---|---|
 //! | `POST /v1/{charging-points,drivers}` | [`EnrolBody`] | 201 [`Enrolled`] |
-//! | `GET /v1/{charging-points,drivers}/{id}` | `Authorization: Bearer <credential>` | 200 [`Standing`] |
-//! | `DELETE /v1/{charging-points,drivers}/{id}` | `Authorization: Bearer <credential>` | 200 [`Standing`], now removed |
+//! | `GET /v1/{charging-points,drivers}/{id}` | `Authorization: Bearer <credential>` | 200 [`EnrolmentStatus`] |
+//! | `DELETE /v1/{charging-points,drivers}/{id}` | `Authorization: Bearer <credential>` | 200 [`EnrolmentStatus`], now removed |
 //!
 //! Every refusal is a [`RefusalBody`].
 
@@ -98,10 +98,10 @@ impl Trust {
 
 /// How an identity stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct EnrolmentStatus {
     pub kind: Kind,
     pub id: String,
-    pub state: StandingState,
+    pub state: EnrolmentState,
     pub city: String,
     pub place: String,
     pub price_e4: u32,
@@ -113,7 +113,7 @@ pub struct Standing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum StandingState {
+pub enum EnrolmentState {
     Enrolled,
     /// Revoked: needs an operator's one-use token.
     Void,
@@ -125,7 +125,7 @@ pub enum StandingState {
 pub struct Enrolled {
     /// Shown once: Registry keeps its hash only.
     pub credential: SecretText,
-    pub standing: Standing,
+    pub status: EnrolmentStatus,
 }
 
 /// Why not.

@@ -96,8 +96,8 @@ impl Account {
             }
             Input::Grant { link, .. } if self.keys.revoked => {
                 let (key_state, reason) = (KeyState::Revoked.into(), Reason::CredentialVoid.into());
-                let standing = link::Standing { key_state, reason, ..link::Standing::default() };
-                made.tell_after.push(Tell::Link(*link, down::Body::Standing(standing)));
+                let auth_status = link::AuthStatus { key_state, reason, ..link::AuthStatus::default() };
+                made.tell_after.push(Tell::Link(*link, down::Body::AuthStatus(auth_status)));
             }
             Input::Grant { link, material, from } => {
                 made.stage(material, settings, now);
@@ -273,6 +273,6 @@ mod tests {
         let mut account = Account::new("D1".parse().unwrap(), Keyring::default(), false);
         decided(&mut account, &Input::Identity(Identity::Void { incarnation: 0 }));
         let grant = Input::Grant { link: LinkNo(1), material: material(), from: Origin::central() };
-        assert!(matches!(decided(&mut account, &grant)[..], [Tell::Link(_, down::Body::Standing(_))]));
+        assert!(matches!(decided(&mut account, &grant)[..], [Tell::Link(_, down::Body::AuthStatus(_))]));
     }
 }

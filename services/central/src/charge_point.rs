@@ -74,7 +74,7 @@ pub struct Record {
     pub rated_power_w: u32,
     pub stopped: Option<Notice>,
     pub maintenance: Option<Notice>,
-    pub held: bool,
+    pub quarantined: bool,
     pub removed: bool,
     pub keys: Keyring,
     /// Reserved or supplying.
@@ -175,7 +175,7 @@ pub struct Signs {
     pub engine_takeovers: Takeovers,
     /// Entries about its links and its health.
     pub noted: Noted,
-    /// One takeover too many; becomes the durable cause `held`.
+    /// One takeover too many; becomes the durable cause `quarantined`.
     pub cloned: bool,
 }
 
@@ -254,7 +254,7 @@ impl ChargePoint {
         let Hold { epoch, version } = hold.unwrap_or(Hold { epoch: self.record.epoch, version: self.record.version });
         self.record = Record { epoch, version, ..next };
         self.pending = pending;
-        if self.record.held {
+        if self.record.quarantined {
             // Durable now: what comes after a release counts anew.
             self.signs.cloned = false;
         }

@@ -128,7 +128,7 @@ pub struct KeyConfig {
     /// After which a charging point authenticates again whose key was renewed
     #[arg(long, env = "CHARGEMESH_RENEW_AFTER", value_name = "DURATION", default_value = "5s", value_parser = parse)]
     pub renew_after: Duration,
-    /// Takeovers of a live link within the window that hold a charging point
+    /// Takeovers of a live link within the window after which a charging point is quarantined
     #[arg(long, env = "CHARGEMESH_TAKEOVERS", value_name = "N", default_value_t = 3)]
     pub takeovers: usize,
     /// The window in which takeovers are counted

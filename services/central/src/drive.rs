@@ -122,8 +122,8 @@ pub(crate) struct Drive {
     /// Closed sessions that are still on the board, oldest first.
     closed: std::collections::VecDeque<SessionId>,
     states: Family<[(&'static str, &'static str); 1], Gauge>,
-    /// Charging points that are held: somebody must look whether a key was cloned (SPEC 4.9).
-    held: Gauge,
+    /// Quarantined charging points: somebody must look whether a key was cloned (SPEC 4.9).
+    quarantined: Gauge,
     /// What cannot be read now is read by the next process.
     ending: bool,
 }

@@ -70,7 +70,7 @@ pub(crate) fn charging_point(record: &Record, since_ms: i64) -> ChargingPointRow
         stop_reason: reason(&record.stopped),
         maintenance_by: by(&record.maintenance),
         maintenance_reason: reason(&record.maintenance),
-        quarantined: record.held,
+        quarantined: record.quarantined,
         key_state: record.keys.state().into(),
         since_ms,
         ..ChargingPointRow::default()
@@ -95,7 +95,7 @@ pub(crate) fn record(row: &ChargingPointRow, keys: Keyring, sessions: Vec<Sessio
         rated_power_w: u32::try_from(row.rated_power_w).unwrap_or_default(),
         stopped: notice(&row.stopped_by, &row.stop_reason),
         maintenance: notice(&row.maintenance_by, &row.maintenance_reason),
-        held: row.quarantined,
+        quarantined: row.quarantined,
         removed: row.removed,
         keys,
         open: open.into_iter().next(),

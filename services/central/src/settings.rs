@@ -40,7 +40,7 @@ pub struct Settings {
     pub renew_after: Duration,
     /// Age at which a key expires; it rotates when a third of it is left.
     pub key_lifetime: Duration,
-    /// So many takeovers of a live link within the window hold the charging point (SPEC 4.9).
+    /// So many takeovers of a live link within the window quarantine the charging point (SPEC 4.9).
     pub takeovers: usize,
     pub takeover_window: Duration,
     /// What one peer may ask for that costs a row: requests, stops, confirmations, its maintenance.

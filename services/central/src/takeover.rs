@@ -37,11 +37,11 @@ impl Takeovers {
             self.counted.pop_front();
         }
         self.counted.push_back(at);
-        let held = self.counted.len() >= settings.takeovers;
-        if held {
+        let quarantined = self.counted.len() >= settings.takeovers;
+        if quarantined {
             self.counted.clear();
         }
-        held
+        quarantined
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn three_takeovers_within_five_minutes_hold_spec_4_9() {
+    fn three_takeovers_within_five_minutes_quarantine_spec_4_9() {
         assert_eq!(counted(&[0, 100, 300]), [false, false, true]);
     }
 

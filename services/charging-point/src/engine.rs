@@ -28,7 +28,7 @@ use mesh::clock::Now;
 use proto::{
     Energy,
     link::v1::{
-        Assignment, EngineReport, FromEngine, FromMonitor, KeyHeld, KeyState, KeyWithdrawn, Part, Reading, Reason,
+        Assignment, EngineReport, FromEngine, FromMonitor, KeyStored, KeyState, KeyWithdrawn, Part, Reading, Reason,
         SessionState, View, from_engine, from_monitor,
     },
 };
@@ -331,8 +331,8 @@ impl Engine {
         let pins = pins(&grant.pins);
         let claim = Claim::Key { key_no: grant.key_no, key };
         self.way.aim(Target { id, central: assignment.central, pins, claim, life_sign }, now.mono);
-        let held = KeyHeld { key_no: grant.key_no };
-        self.out.push_back(Command::Report(Box::new(FromEngine { body: Some(from_engine::Body::KeyHeld(held)) })));
+        let held = KeyStored { key_no: grant.key_no };
+        self.out.push_back(Command::Report(Box::new(FromEngine { body: Some(from_engine::Body::KeyStored(held)) })));
         self.report();
     }
 

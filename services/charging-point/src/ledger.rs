@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use prost::{Message, Oneof};
-use proto::link::v1::{HeldSession, Reason, SessionState};
+use proto::link::v1::{JournalSession, Reason, SessionState};
 
 /// One line of the journal.
 #[derive(Clone, PartialEq, Message)]
@@ -84,8 +84,8 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn held(&self) -> HeldSession {
-        HeldSession {
+    pub fn held(&self) -> JournalSession {
+        JournalSession {
             session_id: self.started.session_id.clone(),
             state: if self.ended.is_some() { SessionState::Settling } else { SessionState::Supplying }.into(),
             meter_start_wh: self.started.meter_start_wh,

@@ -29,7 +29,7 @@ use std::{
 use mesh::clock::Now;
 use proto::{
     ChargingPointId, Price,
-    enrolment::{EnrolBody, Enrolled, SecretText, Standing as RegistryStanding, Trust},
+    enrolment::{EnrolBody, Enrolled, SecretText, EnrolmentStatus, Trust},
     link::v1::{
         Authenticate, EngineHealth, EngineReport, FromEngine, FromMonitor, Opened, Part, Reason, SetMaintenance, View,
         down, up,
@@ -93,7 +93,7 @@ pub enum Input {
     Link(LinkNo, LinkEvent),
     Saved(Result<(), String>),
     Enrolled(Result<Box<Enrolled>, RegistryError>),
-    Standing(Result<Box<RegistryStanding>, RegistryError>),
+    EnrolmentStatus(Result<Box<EnrolmentStatus>, RegistryError>),
     Removed(Result<(), RegistryError>),
     Timeout,
 }
@@ -107,7 +107,7 @@ pub enum Command {
     Save(Box<Stored>),
     /// `POST`; answer [`Input::Enrolled`].
     Enrol(Box<EnrolBody>),
-    /// `GET` with the credential; answer [`Input::Standing`].
+    /// `GET` with the credential; answer [`Input::EnrolmentStatus`].
     AskRegistry {
         id: ChargingPointId,
         credential: SecretText,
@@ -225,7 +225,7 @@ impl Monitor {
             Input::Link(link, event) => self.way.handle(link, event, now),
             Input::Saved(result) => self.saved(result, now),
             Input::Enrolled(result) => self.enrolled(result, now),
-            Input::Standing(result) => self.registry_said(result, now),
+            Input::EnrolmentStatus(result) => self.registry_said(result, now),
             Input::Removed(result) => self.removed(result),
             Input::Timeout => self.timeout(now),
         }
@@ -353,7 +353,7 @@ impl Monitor {
     fn told(&mut self, body: down::Body, now: Now) {
         match body {
             down::Body::KeyGrant(grant) => self.granted(grant, now),
-            down::Body::Standing(standing) => self.stands(standing, now),
+            down::Body::AuthStatus(auth_status) => self.stands(auth_status, now),
             down::Body::View(view) => self.view = Some(view),
             down::Body::Answer(_) | down::Body::Unsupported(_) | down::Body::Clock(_) => {}
             down::Body::Ask(_)
@@ -417,7 +417,7 @@ impl Monitor {
 fn is_registrys_answer(input: &Input) -> bool {
     let error = match input {
         Input::Enrolled(result) => result.as_ref().err(),
-        Input::Standing(result) => result.as_ref().err(),
+        Input::EnrolmentStatus(result) => result.as_ref().err(),
         Input::Removed(result) => result.as_ref().err(),
         Input::Paired | Input::Unpaired(_) | Input::Engine(_) | Input::Link(..) | Input::Saved(_) | Input::Timeout => {
             return false;

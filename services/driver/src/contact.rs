@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use mesh::link::Backoff;
-use proto::link::v1::{KeyState, Reason, Standing};
+use proto::link::v1::{KeyState, Reason, AuthStatus};
 
 /// What the next contact proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,9 +112,9 @@ impl Contact {
     }
 
     /// Sealed: the key is deleted or revoked, or the credential was refused or could not be checked.
-    pub(crate) fn standing(&mut self, standing: &Standing, chance: u32) -> Stands {
-        let asked = Duration::from_millis(standing.retry_after_ms.into()).min(self.rules.longest_retry);
-        if could_not_be_checked(standing.reason()) {
+    pub(crate) fn auth_status(&mut self, auth_status: &AuthStatus, chance: u32) -> Stands {
+        let asked = Duration::from_millis(auth_status.retry_after_ms.into()).min(self.rules.longest_retry);
+        if could_not_be_checked(auth_status.reason()) {
             // That says nothing of the key: it is tried next, where there is one (SPEC 9, Registry).
             self.first = false;
             let again = self.lost(chance);
@@ -123,7 +123,7 @@ impl Contact {
         }
         self.has_key = false;
         self.refusals += 1;
-        let void = standing.key_state() == KeyState::Revoked || standing.reason() == Reason::CredentialVoid;
+        let void = auth_status.key_state() == KeyState::Revoked || auth_status.reason() == Reason::CredentialVoid;
         self.ended = void || self.refusals >= self.rules.refusals;
         let wait = asked.max(self.rules.authenticate_again);
         let again = if self.ended { Again::WhenTold } else { Again::After(wait) };
@@ -164,8 +164,8 @@ mod tests {
         Contact::new(rules, has_key)
     }
 
-    fn stands(reason: Reason, retry_after_ms: u32) -> Standing {
-        Standing { reason: reason.into(), retry_after_ms, ..Standing::default() }
+    fn stands(reason: Reason, retry_after_ms: u32) -> AuthStatus {
+        AuthStatus { reason: reason.into(), retry_after_ms, ..AuthStatus::default() }
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
             for _ in 0..10 {
                 contact.unknown_key(0);
                 assert_eq!(contact.how(), How::FirstContact, "forged, or not");
-                let stands = contact.standing(&stands(reason, 60_000), u32::MAX);
+                let stands = contact.auth_status(&stands(reason, 60_000), u32::MAX);
                 assert!(!stands.key_is_void && stands.again <= Again::After(Duration::from_secs(5)), "{stands:?}");
                 assert_eq!(contact.how(), How::Key, "the key is tried again at once");
             }
@@ -217,10 +217,10 @@ mod tests {
     fn a_stranger_who_guesses_for_this_id_delays_a_driver_without_a_key_and_never_ends_his_tries_spec_4_7() {
         let mut contact = contact(false);
         for _ in 0..10 {
-            let stands = contact.standing(&stands(Reason::TooManyAttempts, 30_000), 0);
+            let stands = contact.auth_status(&stands(Reason::TooManyAttempts, 30_000), 0);
             assert_eq!(stands.again, Again::After(Duration::from_secs(30)), "as long as Central asks");
         }
-        let endless = contact.standing(&stands(Reason::TooManyAttempts, u32::MAX), 0);
+        let endless = contact.auth_status(&stands(Reason::TooManyAttempts, u32::MAX), 0);
         assert_eq!(endless.again, Again::After(LONGEST_RETRY));
     }
 
@@ -228,26 +228,26 @@ mod tests {
     fn three_refusals_end_the_tries_until_a_person_begins_them_again_spec_4_7() {
         let mut contact = contact(true);
         let wrong = stands(Reason::WrongCredential, 1_000);
-        let first = contact.standing(&wrong, 0);
+        let first = contact.auth_status(&wrong, 0);
         assert_eq!(first, Stands { key_is_void: true, again: Again::After(Duration::from_secs(5)) });
-        contact.standing(&wrong, 0);
-        assert_eq!(contact.standing(&wrong, 0).again, Again::WhenTold);
+        contact.auth_status(&wrong, 0);
+        assert_eq!(contact.auth_status(&wrong, 0).again, Again::WhenTold);
         assert!(contact.has_ended());
         assert_eq!(contact.lost(0), Again::WhenTold, "nor does the end of its link begin them");
         assert_eq!(contact.told(), Again::After(Duration::ZERO));
-        assert_eq!(contact.standing(&wrong, 0).again, Again::After(Duration::from_secs(5)));
+        assert_eq!(contact.auth_status(&wrong, 0).again, Again::After(Duration::from_secs(5)));
     }
 
     #[test]
     fn a_void_credential_is_not_shown_again_spec_4_7() {
-        assert_eq!(contact(true).standing(&stands(Reason::CredentialVoid, 0), 0).again, Again::WhenTold);
+        assert_eq!(contact(true).auth_status(&stands(Reason::CredentialVoid, 0), 0).again, Again::WhenTold);
     }
 
     #[test]
     fn central_may_ask_for_a_longer_wait_within_bounds_spec_4_7() {
-        let long = contact(false).standing(&stands(Reason::NotEnrolled, 20_000), 0);
+        let long = contact(false).auth_status(&stands(Reason::NotEnrolled, 20_000), 0);
         assert_eq!(long.again, Again::After(Duration::from_secs(20)));
-        let longer = contact(false).standing(&stands(Reason::NotEnrolled, u32::MAX), 0);
+        let longer = contact(false).auth_status(&stands(Reason::NotEnrolled, u32::MAX), 0);
         assert_eq!(longer.again, Again::After(LONGEST_RETRY));
     }
 }

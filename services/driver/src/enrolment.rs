@@ -14,7 +14,7 @@ use mesh::{
 };
 use proto::{
     DriverId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentToken, Kind, RefusalBody, SecretText, Standing, TextError},
+    enrolment::{EnrolBody, Enrolled, EnrolmentToken, Kind, RefusalBody, SecretText, EnrolmentStatus, TextError},
 };
 
 use crate::shelf::{Enrolment, Shelf, ShelfError};
@@ -106,8 +106,8 @@ fn keep(
     let enrolment = Enrolment {
         driver: driver.to_string(),
         credential: enrolled.credential,
-        pins: enrolled.standing.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect(),
-        roots: enrolled.standing.trust.roots,
+        pins: enrolled.status.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect(),
+        roots: enrolled.status.trust.roots,
         registry: settings.registry.clone(),
     };
     shelf.keep_enrolment(&enrolment)?;
@@ -123,10 +123,10 @@ pub(crate) async fn learn_pins(ctx: &Context, enrolment: &mut Enrolment, shelf: 
     let component = ctx.health.component(COMPONENT);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     while enrolment.pins.is_empty() {
-        match door.standing(enrolment).await {
-            Ok(standing) => {
+        match door.status(enrolment).await {
+            Ok(status) => {
                 component.starting("Registry has not met Central yet; asking again");
-                enrolment.pins = standing.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect();
+                enrolment.pins = status.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect();
             }
             Err(EnrolError::Unreachable { address, why }) => {
                 component.starting(format!("cannot reach Registry at {address}: {why}; trying again"));
@@ -144,9 +144,9 @@ pub(crate) async fn learn_pins(ctx: &Context, enrolment: &mut Enrolment, shelf: 
 }
 
 /// How Registry says that this driver stands, and which keys Central has now. One try.
-pub(crate) async fn ask(enrolment: Enrolment) -> Result<Standing, EnrolError> {
+pub(crate) async fn ask(enrolment: Enrolment) -> Result<EnrolmentStatus, EnrolError> {
     let roots: Vec<Vec<u8>> = enrolment.roots.iter().map(|root| root.0.clone()).collect();
-    Door::new(&enrolment.registry, &roots)?.standing(&enrolment).await
+    Door::new(&enrolment.registry, &roots)?.status(&enrolment).await
 }
 
 const ENROLLING: &str = "enrolling";
@@ -183,7 +183,7 @@ impl Door {
         self.answer(driver, self.https.post(&path).json(body)).await
     }
 
-    async fn standing(&self, enrolment: &Enrolment) -> Result<Standing, EnrolError> {
+    async fn status(&self, enrolment: &Enrolment) -> Result<EnrolmentStatus, EnrolError> {
         let driver = enrolment.driver.parse::<DriverId>();
         let driver = driver.map_err(|e| EnrolError::Address { address: self.address.clone(), why: e.to_string() })?;
         let path = format!("/v1/{}/{driver}", Kind::Driver.collection());

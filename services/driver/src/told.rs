@@ -61,7 +61,7 @@ pub enum Told {
         detail: String,
     },
     /// Central's word on this driver's key or enrolment.
-    Standing {
+    AuthStatus {
         reason: &'static str,
         detail: String,
     },
@@ -241,7 +241,7 @@ impl fmt::Display for Told {
             Self::Enrolled { driver } => write!(f, "enrolled as {driver}"),
             Self::LinkUp { address, key_no } => write!(f, "linked to Central at {address} under key {key_no}"),
             Self::CannotReachCentral { detail } => write!(f, "cannot reach Central: {}", escaped(detail)),
-            Self::Standing { reason, detail } => write!(f, "Central says {reason}: {}", escaped(detail)),
+            Self::AuthStatus { reason, detail } => write!(f, "Central says {reason}: {}", escaped(detail)),
             Self::Unintelligible { count } => write!(f, "unintelligible messages from Central ({count})"),
             Self::Asking { charging_point, energy_wh, line, .. } => {
                 let line = line.map(|n| format!("line {n}: ")).unwrap_or_default();

@@ -56,7 +56,7 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::DriverBusy
         | Reason::RefusedByChargingPoint
         | Reason::NotConfirmed
-        | Reason::Held
+        | Reason::Quarantined
         | Reason::ExpectationFailed
         | Reason::Unplugged
         | Reason::StoppedByDriver

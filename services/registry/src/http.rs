@@ -14,7 +14,7 @@ use axum::{
 use mesh::awaited::Awaited;
 use proto::{
     PeerId,
-    enrolment::{Blob, EnrolBody, Enrolled, Kind, RefusalBody, SecretText, Standing, StandingState, Trust},
+    enrolment::{Blob, EnrolBody, Enrolled, Kind, RefusalBody, SecretText, EnrolmentStatus, EnrolmentState, Trust},
     link::v1::Reason,
     registry::v1::{self as contract, EnrolRequest, IdentityState},
 };
@@ -34,7 +34,7 @@ const MAX_BODY: usize = 32 * 1024;
 pub(crate) fn router(awaited: Awaited<RegistryServices>) -> Router {
     Router::new()
         .route("/v1/{collection}", post(enrol))
-        .route("/v1/{collection}/{id}", get(standing).delete(leave))
+        .route("/v1/{collection}/{id}", get(status).delete(leave))
         .fallback(async || ErrorResponse::not_found("there is nothing here; see /v1/charging-points and /v1/drivers"))
         .method_not_allowed_fallback(async || {
             ErrorResponse(
@@ -82,16 +82,16 @@ async fn enrol(
     };
     let enrolled = service.enrol(Enroller::Bearer(Some(address(from))), request).await?;
     let credential = SecretText::new(enrolled.credential.as_str());
-    let standing = told(&service, kind, &enrolled.identity);
-    Ok((StatusCode::CREATED, NoStore(Enrolled { credential, standing })))
+    let status = told(&service, kind, &enrolled.identity);
+    Ok((StatusCode::CREATED, NoStore(Enrolled { credential, status })))
 }
 
-async fn standing(
+async fn status(
     service: IdentityService,
     ConnectInfo(from): From,
     Path((collection, id)): Path<(String, String)>,
     headers: HeaderMap,
-) -> JsonResult<Standing> {
+) -> JsonResult<EnrolmentStatus> {
     let (kind, peer) = peer(&collection, &id)?;
     let verified = service.verify_credential("STANDING", &peer, bearer(&headers)?, Some(address(from))).await?;
     Ok((StatusCode::OK, NoStore(told(&service, kind, &rows::told(&verified.identity)))))
@@ -102,7 +102,7 @@ async fn leave(
     ConnectInfo(from): From,
     Path((collection, id)): Path<(String, String)>,
     headers: HeaderMap,
-) -> JsonResult<Standing> {
+) -> JsonResult<EnrolmentStatus> {
     let (kind, peer) = peer(&collection, &id)?;
     let address = Some(address(from));
     let verified = service.verify_credential("LEAVE", &peer, bearer(&headers)?, address).await?;
@@ -166,17 +166,17 @@ fn category(error: &serde_json::Error) -> &'static str {
     }
 }
 
-fn told(service: &IdentityService, kind: Kind, identity: &contract::Identity) -> Standing {
+fn told(service: &IdentityService, kind: Kind, identity: &contract::Identity) -> EnrolmentStatus {
     let state = match identity.state() {
-        IdentityState::Enrolled => StandingState::Enrolled,
-        IdentityState::Void => StandingState::Void,
-        IdentityState::Removed | IdentityState::Unspecified => StandingState::Removed,
+        IdentityState::Enrolled => EnrolmentState::Enrolled,
+        IdentityState::Void => EnrolmentState::Void,
+        IdentityState::Removed | IdentityState::Unspecified => EnrolmentState::Removed,
     };
     let trust = Trust {
         pins: service.pins().into_iter().map(|pin| Blob(pin.to_vec())).collect(),
         roots: service.roots().into_iter().map(Blob).collect(),
     };
-    Standing {
+    EnrolmentStatus {
         kind,
         id: identity.id.clone(),
         state,

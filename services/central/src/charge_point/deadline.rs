@@ -52,7 +52,7 @@ impl ChargePoint {
         unclaimed
             || unproven
             || faulty
-            || (signs.cloned && !record.held)
+            || (signs.cloned && !record.quarantined)
             || self.begun().is_some()
             || self.awaits_stop()
     }
@@ -95,7 +95,7 @@ impl ChargePoint {
 impl Draft<'_> {
     pub(super) fn due(&mut self) {
         self.claim();
-        self.hold();
+        self.quarantine();
         self.prove_keys();
         self.retire();
         if let Some(ask) = self.point.pending.ask.clone().filter(|ask| self.is_past(ask.due)) {
@@ -156,14 +156,14 @@ impl Draft<'_> {
         old.into_iter().for_each(|linked| self.after(Tell::Close(linked.link)));
     }
 
-    fn hold(&mut self) {
-        if self.point.signs.cloned && !self.point.record.held {
-            self.made.next.held = true;
+    fn quarantine(&mut self) {
+        if self.point.signs.cloned && !self.point.record.quarantined {
+            self.made.next.quarantined = true;
             self.change_point();
-            let entry = self.entry(Action::Held).with("takeovers", self.settings.takeovers);
+            let entry = self.entry(Action::Quarantined).with("takeovers", self.settings.takeovers);
             self.note(entry);
             let id = &self.point.record.id;
-            self.after(Tell::Alarm(format!("{id} is held: its link was taken over repeatedly; is its key cloned?")));
+            self.after(Tell::Alarm(format!("{id} is quarantined: its link was taken over repeatedly; is its key cloned?")));
         }
     }
 

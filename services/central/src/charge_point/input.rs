@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::{
     ChargingPointId, DriverId, Energy, PeerId, Price,
-    link::v1::{HeldSession, Part, Reason, down},
+    link::v1::{JournalSession, Part, Reason, down},
 };
 use wire::LinkKey;
 
@@ -215,7 +215,7 @@ pub enum Order {
     },
     Renew,
     Revoke,
-    /// Ends a hold after takeovers.
+    /// Ends a quarantine after takeovers.
     Release,
     SetPrice(Price),
     SetRatedPower(u32),
@@ -351,7 +351,7 @@ pub enum Refusal {
 }
 
 /// What a session held by an engine's journal means, as inputs in order (SPEC 3.8, 9).
-pub fn reconcile(held: &[HeldSession], reply: Reply) -> Vec<Input> {
+pub fn reconcile(held: &[JournalSession], reply: Reply) -> Vec<Input> {
     use proto::link::v1::SessionState::{Billed, Released, Reserved, Settling, Supplying, Unspecified};
     let mut inputs = Vec::new();
     for held in held {

@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 use proptest::prelude::*;
 use proto::{
     Energy,
-    link::v1::{HeldSession, Part, Reason, SessionState, State, down},
+    link::v1::{JournalSession, Part, Reason, SessionState, State, down},
 };
 
 use self::steps::{POINTS, Step, step};
@@ -20,21 +20,21 @@ mod steps;
 #[derive(Default)]
 struct Engine {
     meter: u64,
-    journal: Vec<HeldSession>,
+    journal: Vec<JournalSession>,
     /// Until when what it holds reserved may begin.
     reserved_until: Option<Instant>,
 }
 
 impl Engine {
-    fn current(&mut self) -> Option<&mut HeldSession> {
+    fn current(&mut self) -> Option<&mut JournalSession> {
         self.journal.iter_mut().find(|h| matches!(h.state(), SessionState::Reserved | SessionState::Supplying))
     }
 
-    fn supplying(&mut self) -> Option<&mut HeldSession> {
+    fn supplying(&mut self) -> Option<&mut JournalSession> {
         self.current().filter(|held| held.state() == SessionState::Supplying)
     }
 
-    fn end(&mut self, reason: Reason) -> Option<HeldSession> {
+    fn end(&mut self, reason: Reason) -> Option<JournalSession> {
         let meter = self.meter;
         let held = self.supplying()?;
         held.set_state(SessionState::Settling);
@@ -95,7 +95,7 @@ impl Model {
                     engine.reserved_until = Some(until);
                 }
                 if !known && engine.current().is_none() {
-                    let mut held = HeldSession { session_id: m.session_id.clone(), ..HeldSession::default() };
+                    let mut held = JournalSession { session_id: m.session_id.clone(), ..JournalSession::default() };
                     held.set_state(SessionState::Reserved);
                     engine.journal.push(held);
                 }
@@ -121,7 +121,7 @@ impl Model {
         self.engines[point].journal.retain(|h| h.session_id != session || h.state() != SessionState::Reserved);
     }
 
-    fn report(&mut self, point: usize, held: &HeldSession) {
+    fn report(&mut self, point: usize, held: &JournalSession) {
         if self.engine_link(point).is_some() {
             // The last input of `reconcile` is about what is missing, which one report does not say.
             let inputs = reconcile(std::slice::from_ref(held), Reply::None);

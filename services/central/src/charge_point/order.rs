@@ -101,8 +101,8 @@ impl Draft<'_> {
     }
 
     fn release_hold(&mut self, by: &Origin) -> Outcome {
-        let changed = self.point.record.held;
-        self.made.next.held = false;
+        let changed = self.point.record.quarantined;
+        self.made.next.quarantined = false;
         self.set(changed, Action::Released, None, by)
     }
 
@@ -176,14 +176,14 @@ impl Draft<'_> {
     fn without_key(&mut self, reason: Reason, key_state: KeyState, retry_after_ms: u32) {
         self.change_point();
         self.end_for_good(reason);
-        let standing = link::Standing {
+        let auth_status = link::AuthStatus {
             key_state: key_state.into(),
             reason: reason.into(),
             detail: String::new(),
             retry_after_ms,
         };
-        self.after(Tell::Monitor(down::Body::Standing(standing.clone())));
-        self.engine(down::Body::Standing(standing));
+        self.after(Tell::Monitor(down::Body::AuthStatus(auth_status.clone())));
+        self.engine(down::Body::AuthStatus(auth_status));
         if let Some(engine) = &self.point.signs.engine {
             self.after(Tell::Close(engine.link));
         }
@@ -207,13 +207,13 @@ impl Draft<'_> {
             return self.refuse_key(to, Reason::Unavailable, "its enrolment changes just now".to_owned());
         }
         if self.point.record.keys.revoked {
-            let standing = link::Standing {
+            let auth_status = link::AuthStatus {
                 key_state: KeyState::Revoked.into(),
                 reason: Reason::KeyRevoked.into(),
                 detail: String::new(),
                 retry_after_ms: 0,
             };
-            return self.after(Tell::Link(to, down::Body::Standing(standing)));
+            return self.after(Tell::Link(to, down::Body::AuthStatus(auth_status)));
         }
         let granted = self.made.next.keys.grant(material.clone(), self.now, self.settings);
         self.keys_changed(granted);
@@ -228,8 +228,8 @@ impl Draft<'_> {
     /// No key now; the credential may be shown again soon.
     pub(super) fn refuse_key(&mut self, to: LinkNo, reason: Reason, detail: String) {
         let retry_after_ms = u32::try_from(self.settings.renew_after.as_millis()).unwrap_or(u32::MAX);
-        let standing = link::Standing { reason: reason.into(), detail, retry_after_ms, ..link::Standing::default() };
-        self.after(Tell::Link(to, down::Body::Standing(standing)));
+        let auth_status = link::AuthStatus { reason: reason.into(), detail, retry_after_ms, ..link::AuthStatus::default() };
+        self.after(Tell::Link(to, down::Body::AuthStatus(auth_status)));
         self.after(Tell::Close(to));
     }
 

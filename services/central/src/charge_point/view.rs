@@ -15,7 +15,7 @@ impl ChargePoint {
             (Cause::MonitorLost, !self.monitor_reports(has_key)),
             (Cause::EngineBroken, has_key && self.engine_is_broken(settings, now)),
             (Cause::OperatorStop, record.stopped.is_some()),
-            (Cause::Held, record.held),
+            (Cause::Quarantined, record.quarantined),
             (Cause::KeyRevoked, key == KeyState::Revoked),
             (Cause::NoKey, key == KeyState::Deleted),
             (Cause::Maintenance, record.maintenance.is_some()),
@@ -97,8 +97,8 @@ impl ChargePoint {
                 Health::Unknown | Health::Healthy => "the engine does not reach Central".to_owned(),
             },
             Some(Cause::OperatorStop) => said("stopped", &self.record.stopped),
-            Some(Cause::Held) => {
-                "ALARM: is its key cloned? Its link was taken over again and again; held until an operator releases it"
+            Some(Cause::Quarantined) => {
+                "ALARM: is its key cloned? Its link was taken over again and again; quarantined until an operator releases it"
                     .to_owned()
             }
             Some(Cause::KeyRevoked) if self.record.keys.to_be_void().is_some() => {
@@ -125,7 +125,7 @@ impl ChargePoint {
 fn state_of(causes: &[Cause], open: Option<SessionState>) -> State {
     let out_of_order = |cause: &Cause| match cause {
         Cause::Maintenance => open.is_none(),
-        Cause::OperatorStop | Cause::Weather | Cause::NoKey | Cause::KeyRevoked | Cause::Held => true,
+        Cause::OperatorStop | Cause::Weather | Cause::NoKey | Cause::KeyRevoked | Cause::Quarantined => true,
         Cause::Unspecified | Cause::MonitorLost | Cause::EngineBroken => false,
     };
     if causes.contains(&Cause::MonitorLost) {

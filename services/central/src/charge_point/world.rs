@@ -199,7 +199,7 @@ fn record(n: usize, now: Now, settings: &Settings) -> Record {
         rated_power_w: 0,
         stopped: None,
         maintenance: None,
-        held: false,
+        quarantined: false,
         removed: false,
         keys,
         open: None,
@@ -244,7 +244,7 @@ fn body_in_words(body: &down::Body) -> String {
         }
         down::Body::Running(m) => format!("running {} Wh {} {}", m.energy_wh, m.amount_minor, m.currency),
         down::Body::Ticket(m) => format!("ticket {} Wh {}", m.energy_wh, m.reason().code()),
-        down::Body::Standing(m) => format!("standing {}", m.key_state().as_str_name().trim_start_matches("KEY_STATE_")),
+        down::Body::AuthStatus(m) => format!("auth status {}", m.key_state().as_str_name().trim_start_matches("KEY_STATE_")),
         down::Body::ConfirmRequest(m) => format!("confirm {}?", m.session_id),
         other => format!("{other:?}"),
     }

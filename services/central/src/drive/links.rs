@@ -104,15 +104,15 @@ impl Drive {
     /// A first contact that gets no key now.
     pub(super) fn refuse_contact(&mut self, to: LinkNo, reason: Reason) {
         let retry_after_ms = u32::try_from(self.shared.settings.renew_after.as_millis()).unwrap_or(u32::MAX);
-        let standing = link::Standing { reason: reason.into(), retry_after_ms, ..link::Standing::default() };
-        self.send(to, 0, down::Body::Standing(standing));
+        let auth_status = link::AuthStatus { reason: reason.into(), retry_after_ms, ..link::AuthStatus::default() };
+        self.send(to, 0, down::Body::AuthStatus(auth_status));
         self.close(to);
     }
 
     fn stand(&mut self, to: LinkNo, key_state: KeyState, reason: Reason) {
-        let standing =
-            link::Standing { key_state: key_state.into(), reason: reason.into(), ..link::Standing::default() };
-        self.send(to, 0, down::Body::Standing(standing));
+        let auth_status =
+            link::AuthStatus { key_state: key_state.into(), reason: reason.into(), ..link::AuthStatus::default() };
+        self.send(to, 0, down::Body::AuthStatus(auth_status));
     }
 
     /// Whom Registry removed is out before anything of it is durable: a supply is told to stop, its links end, none is

@@ -67,9 +67,9 @@ impl Drive {
             "Charging points by state",
             prometheus_client::metrics::family::Family::default(),
         );
-        let held = ctx.metrics.register(
-            "charging_points_held",
-            "Charging points that are held after repeated takeovers of their link, until an operator releases them",
+        let quarantined = ctx.metrics.register(
+            "charging_points_quarantined",
+            "Charging points quarantined after repeated takeovers of their link, until an operator releases them",
             prometheus_client::metrics::gauge::Gauge::default(),
         );
         let mut drive = Self {
@@ -91,7 +91,7 @@ impl Drive {
             next_sweep: now.mono + shared.settings.sweep_every(),
             closed: Default::default(),
             states,
-            held,
+            quarantined,
         };
         let mut keys: HashMap<String, Vec<Key>> = HashMap::new();
         for row in &loaded.keys {

@@ -190,7 +190,7 @@ impl Drive {
             self.shared.points.remove(&record.id);
             if let Some(before) = point.shown.take() {
                 count(&self.states, before.state, -1);
-                self.held.inc_by(-is_held(Some(&before)));
+                self.quarantined.inc_by(-is_quarantined(Some(&before)));
             }
             return;
         }
@@ -198,7 +198,7 @@ impl Drive {
         let before = point.shown.replace(view.clone());
         let greet = std::mem::take(&mut point.greet);
         let epoch_changed = std::mem::replace(&mut point.shown_epoch, record.epoch) != record.epoch;
-        self.held.inc_by(is_held(Some(&view)) - is_held(before.as_ref()));
+        self.quarantined.inc_by(is_quarantined(Some(&view)) - is_quarantined(before.as_ref()));
         let state_before = before.as_ref().map(|before| before.state);
         if state_before != Some(view.state) {
             if let Some(before) = state_before {
@@ -286,8 +286,8 @@ pub(super) fn encoded(epoch: u64, body: down::Body) -> Bytes {
 }
 
 /// 1 or 0, to be counted.
-fn is_held(view: Option<&View>) -> i64 {
-    i64::from(view.is_some_and(|view| view.causes().any(|cause| cause == link::Cause::Held)))
+fn is_quarantined(view: Option<&View>) -> i64 {
+    i64::from(view.is_some_and(|view| view.causes().any(|cause| cause == link::Cause::Quarantined)))
 }
 
 /// Whether two views differ only in what changes each second.

@@ -8,7 +8,7 @@ use std::sync::{
 
 use proto::{
     PeerId,
-    link::v1::{Authenticate, Reason, Standing, down},
+    link::v1::{Authenticate, Reason, AuthStatus, down},
 };
 use zeroize::Zeroizing;
 
@@ -84,7 +84,7 @@ impl Contact {
         let voice = self.voice();
         voice.answer(to, reason, detail);
         let (reason, detail) = (reason.into(), detail.to_owned());
-        voice.say(down::Body::Standing(Standing { reason, detail, retry_after_ms, ..Standing::default() }));
+        voice.say(down::Body::AuthStatus(AuthStatus { reason, detail, retry_after_ms, ..AuthStatus::default() }));
         voice.outbox.close();
     }
 

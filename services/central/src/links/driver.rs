@@ -100,7 +100,7 @@ impl Guest {
             | up::Body::SupplyStarted(_)
             | up::Body::MeterValue(_)
             | up::Body::SupplyEnded(_)
-            | up::Body::SessionsHeld(_)
+            | up::Body::JournalReport(_)
             | up::Body::Reading(_) => self.unsupported(to),
         }
     }

@@ -52,10 +52,10 @@ fn is_too_long(body: &up::Body) -> Option<String> {
         up::Body::AskAnswer(answer) => &answer.session_id,
         up::Body::SupplyStarted(started) => &started.session_id,
         up::Body::SupplyEnded(ended) => &ended.session_id,
-        up::Body::SessionsHeld(held) if held.sessions.len() > MOST_HELD => {
+        up::Body::JournalReport(held) if held.sessions.len() > MOST_HELD => {
             return Some(format!("{} sessions in one report, above {MOST_HELD}", held.sessions.len()));
         }
-        up::Body::SessionsHeld(held) => {
+        up::Body::JournalReport(held) => {
             held.sessions.iter().map(|session| &session.session_id).max_by_key(|id| id.len())?
         }
         up::Body::Opened(_)
@@ -137,7 +137,7 @@ impl Guest {
                 };
                 vec![Input::Ended { session: SessionId::new(&ended.session_id), last, reply }]
             }
-            (Part::Engine, up::Body::SessionsHeld(held)) => {
+            (Part::Engine, up::Body::JournalReport(held)) => {
                 self.meters_held(&id, &held).await;
                 reconcile(&held.sessions, reply)
             }
@@ -168,7 +168,7 @@ impl Guest {
     }
 
     /// The values of running sessions in an engine's journal, which come before what is decided about them.
-    async fn meters_held(&self, id: &ChargingPointId, held: &wire_messages::SessionsHeld) {
+    async fn meters_held(&self, id: &ChargingPointId, held: &wire_messages::JournalReport) {
         for session in held.sessions.iter().filter(|held| held.state() == wire_messages::SessionState::Supplying) {
             let sign = Sign::Meter {
                 link: self.voice.link,
@@ -243,15 +243,15 @@ impl Voice {
 
 #[cfg(test)]
 mod tests {
-    use proto::link::v1::{HeldSession, SessionsHeld, SupplyEnded};
+    use proto::link::v1::{JournalSession, JournalReport, SupplyEnded};
 
     use super::*;
 
     #[test]
     fn a_report_of_more_than_256_sessions_or_with_an_endless_id_is_not_looked_at() {
         let held = |count, id: &str| {
-            let held = HeldSession { session_id: id.to_owned(), ..HeldSession::default() };
-            up::Body::SessionsHeld(SessionsHeld { sessions: vec![held; count] })
+            let held = JournalSession { session_id: id.to_owned(), ..JournalSession::default() };
+            up::Body::JournalReport(JournalReport { sessions: vec![held; count] })
         };
         assert_eq!(is_too_long(&held(256, "s-1")), None);
         assert!(is_too_long(&held(257, "s-1")).is_some() && is_too_long(&held(143_000, "A")).is_some());

@@ -12,23 +12,23 @@ use super::{Rim, ana};
 use crate::{charge_point::Order, drive::Message, settings::Settings};
 
 #[tokio::test]
-async fn a_charging_point_that_is_held_is_counted_until_it_is_released_spec_4_9() {
+async fn a_quarantined_charging_point_is_counted_until_it_is_released_spec_4_9() {
     let rim = Rim::new(Settings::default(), 10).await;
     let id = rim.charging_points(1).await.remove(0);
     let peer = PeerId::ChargingPoint(id.clone());
     rim.authenticate(peer.clone()).await;
     rim.both_parts(&id, 1).await;
-    let held = || rim.ctx.metrics.encode().unwrap().contains("charging_points_held 1\n");
-    assert!(!held());
+    let quarantined = || rim.ctx.metrics.encode().unwrap().contains("charging_points_quarantined 1\n");
+    assert!(!quarantined());
     let mut old = rim.arrive(peer.clone(), Part::Monitor, 1).await;
     for _ in 0..3 {
         let link = std::mem::replace(&mut old, rim.arrive(peer.clone(), Part::Monitor, 1).await);
         rim.drive.send(Message::Left { link, answered: true, detail: "closed in order by this end".into() }).await;
     }
-    rim.until(|| rim.shown(&id).view.is_some_and(|view| view.causes().any(|cause| cause == Cause::Held))).await;
-    assert!(held() && rim.shown(&id).view.unwrap_or_default().detail.starts_with("ALARM"));
+    rim.until(|| rim.shown(&id).view.is_some_and(|view| view.causes().any(|cause| cause == Cause::Quarantined))).await;
+    assert!(quarantined() && rim.shown(&id).view.unwrap_or_default().detail.starts_with("ALARM"));
     rim.orders.one(&id, Order::Release, ana()).await;
-    rim.until(|| !held()).await;
+    rim.until(|| !quarantined()).await;
 }
 
 /// A first contact whose credential is right.

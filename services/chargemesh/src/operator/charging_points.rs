@@ -78,7 +78,7 @@ enum What {
     Revoke(Ordered),
     /// End a revocation: prints a one-use token for a new enrolment at the monitor
     Restore { id: String },
-    /// End a hold after repeated takeovers
+    /// End a quarantine after repeated takeovers
     Release(Ordered),
     /// Set the price of a kWh; a running supply keeps its own
     Price {

@@ -253,7 +253,7 @@ impl LocalNetwork {
         identities::list(&self.connection, kind).await
     }
 
-    /// A token with which this id, whatever its standing, can enrol.
+    /// A token with which this id, whatever its state, can enrol.
     pub(crate) async fn token(&self, kind: Kind, id: &str, known: &[Identity]) -> anyhow::Result<String> {
         let mut client = self.connection.identities()?;
         let state = known.iter().find(|i| i.id == id).map(Identity::state);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh::clock::Now;
 use proto::link::v1::{
-    Ask, AskAnswer, HeldSession, Opened, Reason, Release, SessionState, SessionsHeld, Settled, Stop, Supply, down, up,
+    Ask, AskAnswer, JournalSession, Opened, Reason, Release, SessionState, JournalReport, Settled, Stop, Supply, down, up,
 };
 
 use crate::{
@@ -46,36 +46,36 @@ impl Engine {
 
     pub(super) fn say_held(&mut self, now: Now) {
         let held = self.held_after(None);
-        self.way.replace(up::Body::SessionsHeld(held), now.mono);
+        self.way.replace(up::Body::JournalReport(held), now.mono);
     }
 
     /// What is said again is said as it is now: Central ends a supply that is missing in it (SPEC 3.8).
     pub(super) fn say_held_again(&mut self, now: Now) {
-        if self.way.repeats(now.mono, |body| matches!(body, up::Body::SessionsHeld(_))) {
+        if self.way.repeats(now.mono, |body| matches!(body, up::Body::JournalReport(_))) {
             self.say_held(now);
         }
     }
 
     /// A portion of it: the sessions whose ids come after this one, and always the one that is live.
-    fn held_after(&self, after: Option<&str>) -> SessionsHeld {
-        let Some(identity) = &self.identity else { return SessionsHeld::default() };
+    fn held_after(&self, after: Option<&str>) -> JournalReport {
+        let Some(identity) = &self.identity else { return JournalReport::default() };
         let live = self.session.as_ref().map(|s| s.id.as_str());
         let closed =
             self.keeping.ledger().unsettled(&identity.id).filter(|s| Some(s.started.session_id.as_str()) != live);
         let closed = closed.filter(|s| after.is_none_or(|after| s.started.session_id.as_str() > after));
-        let mut sessions: Vec<HeldSession> = closed.map(|s| self.closed_session(s)).take(MOST_HELD - 1).collect();
+        let mut sessions: Vec<JournalSession> = closed.map(|s| self.closed_session(s)).take(MOST_HELD - 1).collect();
         sessions.extend(self.session.as_ref().map(live_session));
-        SessionsHeld { sessions }
+        JournalReport { sessions }
     }
 
     /// A final value leaves only once it is on disk; until then the session goes on, as far as Central knows.
-    fn closed_session(&self, session: &ledger::Session) -> HeldSession {
+    fn closed_session(&self, session: &ledger::Session) -> JournalSession {
         let held = session.held();
         if self.keeping.has_written_end_of(&held.session_id) {
             return held;
         }
         let (state, reason) = (SessionState::Supplying.into(), Reason::Unspecified.into());
-        HeldSession { state, reason, ended_at_ms: 0, ..held }
+        JournalSession { state, reason, ended_at_ms: 0, ..held }
     }
 
     /// A new generation may have forgotten what an older one settled: then all that is kept is reported again.
@@ -100,7 +100,7 @@ impl Engine {
             B::Settled(settled) => self.settled(settled, now),
             B::View(view) => self.view = Some(view),
             // The monitor's affair; an engine that hears of it waits for what the monitor says.
-            B::Standing(standing) => self.notice = Some(format!("Central: {}", standing.reason().in_words())),
+            B::AuthStatus(auth_status) => self.notice = Some(format!("Central: {}", auth_status.reason().in_words())),
             B::KeyGrant(_) | B::Answer(_) | B::Unsupported(_) | B::Clock(_) => {}
             B::Step(_) | B::Running(_) | B::Ticket(_) | B::ChargingPoints(_) | B::History(_) | B::ConfirmRequest(_) => {
                 tracing::warn!("ignored a message that is for drivers");
@@ -199,7 +199,7 @@ impl Engine {
             if self.session.as_ref().is_some_and(|s| s.id == started.session_id) {
                 self.end_session(Reason::StoppedByOperator, now);
             }
-        } else if let (up::Body::SessionsHeld(held), false) = (body, refused) {
+        } else if let (up::Body::JournalReport(held), false) = (body, refused) {
             self.report_others(held, now);
         } else if let (up::Body::SupplyEnded(ended), true) = (body, refused) {
             // It stays in the journal, and is reported at every opening.
@@ -208,11 +208,11 @@ impl Engine {
     }
 
     /// A full portion was answered: what comes after it.
-    fn report_others(&mut self, held: &SessionsHeld, now: Now) {
+    fn report_others(&mut self, held: &JournalReport, now: Now) {
         let Some(last) = held.sessions.get(MOST_HELD - 2) else { return };
         let others = self.held_after(Some(&last.session_id));
         if others.sessions.len() > usize::from(self.session.is_some()) {
-            self.way.replace(up::Body::SessionsHeld(others), now.mono);
+            self.way.replace(up::Body::JournalReport(others), now.mono);
         }
     }
 
@@ -226,12 +226,12 @@ impl Engine {
 }
 
 /// As it is now, not as the journal saw it last.
-fn live_session(session: &Session) -> HeldSession {
-    let held = HeldSession { session_id: session.id.clone(), ..HeldSession::default() };
+fn live_session(session: &Session) -> JournalSession {
+    let held = JournalSession { session_id: session.id.clone(), ..JournalSession::default() };
     match &session.phase {
         // Its start is not in the journal yet, so nothing flows.
-        Phase::Reserved { .. } | Phase::Starting { .. } => HeldSession { state: SessionState::Reserved.into(), ..held },
-        Phase::Supplying(running) => HeldSession {
+        Phase::Reserved { .. } | Phase::Starting { .. } => JournalSession { state: SessionState::Reserved.into(), ..held },
+        Phase::Supplying(running) => JournalSession {
             state: SessionState::Supplying.into(),
             meter_start_wh: running.meter_start_wh,
             meter_wh: running.meter_start_wh + running.sample.energy.wh(),

@@ -293,7 +293,7 @@ fn a_rotation_during_a_supply_loses_no_reading_spec_4_6() {
     let mut rig = Rig::supplying(settings());
     rig.wait(S(10));
     rig.assign(2);
-    assert!(rig.reports.iter().any(|r| r.body == Some(from_engine::Body::KeyHeld(KeyHeld { key_no: 2 }))));
+    assert!(rig.reports.iter().any(|r| r.body == Some(from_engine::Body::KeyStored(KeyStored { key_no: 2 }))));
     let link = rig.dials.last().unwrap().0;
     rig.wait(S(3));
     rig.link(link, LinkEvent::Open);

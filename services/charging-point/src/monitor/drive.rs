@@ -178,9 +178,9 @@ impl Drive {
                 Command::AskRegistry { id, credential, trust } => {
                     self.ask_registry(
                         move |door| async move {
-                            Input::Standing(door.standing(&id, &credential, &trust).await.map(Box::new))
+                            Input::EnrolmentStatus(door.status(&id, &credential, &trust).await.map(Box::new))
                         },
-                        |error| Input::Standing(Err(error)),
+                        |error| Input::EnrolmentStatus(Err(error)),
                     )
                 }
                 Command::Remove { id, credential, trust } => self.ask_registry(

@@ -26,7 +26,7 @@ impl Monitor {
                 self.report = Some(report);
                 self.judge(now);
             }
-            Some(from_engine::Body::KeyHeld(held)) => self.key_held(held.key_no, now),
+            Some(from_engine::Body::KeyStored(held)) => self.engine_stored_key(held.key_no, now),
             None => {}
         }
     }

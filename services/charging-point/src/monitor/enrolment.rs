@@ -5,8 +5,8 @@ use std::time::Duration;
 use mesh::clock::Now;
 use proto::{
     ChargingPointId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentToken, SecretText, Standing as RegistryStanding, StandingState, Trust},
-    link::v1::{KeyState, Reason, Standing},
+    enrolment::{EnrolBody, Enrolled, EnrolmentToken, SecretText, EnrolmentStatus, EnrolmentState, Trust},
+    link::v1::{KeyState, Reason, AuthStatus},
 };
 
 use super::{Command, Membership, Monitor, registry::RegistryError};
@@ -92,19 +92,19 @@ impl Monitor {
     fn welcome(&mut self, enrolled: Enrolled, now: Now) {
         let is_known = self.stored.credential.as_ref().is_some_and(|c| c.expose() == enrolled.credential.expose());
         let is_repeated = is_known && matches!(self.membership, Membership::Enrolled);
-        if is_repeated || enrolled.standing.incarnation < self.incarnation {
+        if is_repeated || enrolled.status.incarnation < self.incarnation {
             // The answer to a request that was made twice, or to one before the last that was answered.
             return;
         }
-        self.incarnation = enrolled.standing.incarnation;
-        let Ok(id) = enrolled.standing.id.parse::<ChargingPointId>() else {
+        self.incarnation = enrolled.status.incarnation;
+        let Ok(id) = enrolled.status.id.parse::<ChargingPointId>() else {
             self.notice = Some("Registry answered with an id that is not one".to_owned());
             return;
         };
         self.registry_trouble = None;
         self.stored.id = Some(id);
         self.stored.credential = Some(enrolled.credential.clone());
-        self.trust(&enrolled.standing.trust);
+        self.trust(&enrolled.status.trust);
         self.stored.keys.clear();
         self.stored.enrolling = None;
         self.stored.highest_epoch = 0;
@@ -145,16 +145,16 @@ impl Monitor {
         Trust { pins: self.stored.pins.clone(), roots: self.stored.roots.clone() }
     }
 
-    pub(super) fn registry_said(&mut self, result: Result<Box<RegistryStanding>, RegistryError>, now: Now) {
+    pub(super) fn registry_said(&mut self, result: Result<Box<EnrolmentStatus>, RegistryError>, now: Now) {
         self.asking_registry = false;
         match result {
-            Ok(standing) => {
+            Ok(status) => {
                 self.registry_trouble = None;
                 let before = self.stored.pins.clone();
-                self.trust(&standing.trust);
+                self.trust(&status.trust);
                 self.unsaved = true;
-                match standing.state {
-                    StandingState::Enrolled | StandingState::Void => {
+                match status.state {
+                    EnrolmentState::Enrolled | EnrolmentState::Void => {
                         if self.stored.pins != before {
                             // The engine as well: no grant may follow, where the key that both hold is good.
                             self.assign();
@@ -163,7 +163,7 @@ impl Monitor {
                             self.ask_registry_soon(now);
                         }
                     }
-                    StandingState::Removed => self.gone_at_registry(Reason::Removed, now),
+                    EnrolmentState::Removed => self.gone_at_registry(Reason::Removed, now),
                 }
             }
             Err(RegistryError::Unreachable(why)) => {
@@ -180,13 +180,13 @@ impl Monitor {
     }
 
     fn gone_at_registry(&mut self, reason: Reason, now: Now) {
-        let standing = Standing {
+        let auth_status = AuthStatus {
             key_state: KeyState::Deleted.into(),
             reason: reason.into(),
             detail: "Registry does not know it any more".to_owned(),
             retry_after_ms: 0,
         };
-        self.stands(standing, now);
+        self.stands(auth_status, now);
     }
 
     /// Without an identity from here on.
@@ -224,7 +224,7 @@ impl Monitor {
                 self.unsaved = true;
                 self.way.lay_down();
                 self.view = None;
-                self.keys.standing = Some(Standing {
+                self.keys.auth_status = Some(AuthStatus {
                     key_state: KeyState::Deleted.into(),
                     reason: Reason::Removed.into(),
                     detail: "removed at the monitor".to_owned(),

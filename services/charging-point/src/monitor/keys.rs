@@ -6,7 +6,7 @@ use mesh::clock::Now;
 use proto::{
     enrolment::Blob,
     link::v1::{
-        Assignment, FromMonitor, KeyGrant, KeyInstalled, KeyState, KeyWithdrawn, Reason, Standing, from_monitor, up,
+        Assignment, AuthStatus, FromMonitor, KeyGrant, KeyInstalled, KeyState, KeyWithdrawn, Reason, from_monitor, up,
     },
 };
 use wire::LinkKey;
@@ -19,7 +19,7 @@ use super::{Command, Membership, Monitor, identity::StoredKey};
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     /// Central's word that there is no valid key.
-    pub(super) standing: Option<Standing>,
+    pub(super) auth_status: Option<AuthStatus>,
     pub(super) authenticate_at: Option<Instant>,
     pub(super) refusals: u32,
     /// Refused too often: waits for a command.
@@ -47,7 +47,7 @@ impl Keys {
     }
 
     pub(super) fn is_revoked(&self) -> bool {
-        self.standing
+        self.auth_status
             .as_ref()
             .is_some_and(|s| s.key_state() == KeyState::Revoked || s.reason() == Reason::CredentialVoid)
     }
@@ -70,7 +70,7 @@ impl Monitor {
 
     fn target(&mut self, now: Now) -> Option<Target> {
         let id = self.stored.id.clone().filter(|_| self.wants_central())?;
-        let key = self.stored.keys.get(self.keys.unknown).filter(|_| self.keys.standing.is_none());
+        let key = self.stored.keys.get(self.keys.unknown).filter(|_| self.keys.auth_status.is_none());
         let claim = key.map_or(Claim::FirstContact, |k| Claim::Key { key_no: k.key_no, key: k.key.clone() });
         let target = Target {
             id: id.to_string(),
@@ -129,7 +129,7 @@ impl Monitor {
             return;
         };
         let expires_at_ms = grant.expires_at_ms;
-        self.keys.standing = None;
+        self.keys.auth_status = None;
         self.keys.authenticate_at = None;
         // The older one still opens a link, should this one never be taken up (make before break).
         self.stored.keys.retain(|k| k.key_no != grant.key_no);
@@ -157,7 +157,7 @@ impl Monitor {
         }
     }
 
-    pub(super) fn key_held(&mut self, key_no: u64, now: Now) {
+    pub(super) fn engine_stored_key(&mut self, key_no: u64, now: Now) {
         if let Some(installing) = self.keys.installing.as_mut().filter(|i| i.key_no == key_no) {
             installing.held = true;
             self.install(now);
@@ -196,7 +196,7 @@ impl Monitor {
         if self.paired.is_err() {
             return;
         }
-        let key = self.stored.keys.first().filter(|_| self.keys.standing.is_none());
+        let key = self.stored.keys.first().filter(|_| self.keys.auth_status.is_none());
         let body = match (key, &self.stored.id) {
             (Some(stored), Some(id)) => from_monitor::Body::Assignment(Assignment {
                 charging_point_id: id.to_string(),
@@ -215,10 +215,12 @@ impl Monitor {
     }
 
     fn withdrawal(&self) -> KeyWithdrawn {
-        match (&self.keys.standing, &self.membership) {
-            (Some(standing), _) => {
-                KeyWithdrawn { key_state: standing.key_state, reason: standing.reason, detail: standing.detail.clone() }
-            }
+        match (&self.keys.auth_status, &self.membership) {
+            (Some(auth_status), _) => KeyWithdrawn {
+                key_state: auth_status.key_state,
+                reason: auth_status.reason,
+                detail: auth_status.detail.clone(),
+            },
             (None, Membership::Enrolled) => KeyWithdrawn {
                 key_state: KeyState::Unspecified.into(),
                 reason: Reason::NoKey.into(),
@@ -235,31 +237,31 @@ impl Monitor {
     // ---- Ended
 
     /// Central's word that there is no valid key, or that the credential was refused (SPEC 4.7).
-    pub(super) fn stands(&mut self, standing: Standing, now: Now) {
-        if standing.key_state() == KeyState::Active && standing.reason() == Reason::Unspecified {
+    pub(super) fn stands(&mut self, auth_status: AuthStatus, now: Now) {
+        if auth_status.key_state() == KeyState::Active && auth_status.reason() == Reason::Unspecified {
             return;
         }
-        let reason = standing.reason();
+        let reason = auth_status.reason();
         // Central may ask for more, but not for ever (SPEC 4.7).
-        let asked = Duration::from_millis(u64::from(standing.retry_after_ms)).min(self.settings.longest_retry);
+        let asked = Duration::from_millis(u64::from(auth_status.retry_after_ms)).min(self.settings.longest_retry);
         let wait = self.settings.authenticate_again.max(asked);
-        let detail = if standing.detail.is_empty() { reason.in_words() } else { &standing.detail };
+        let detail = if auth_status.detail.is_empty() { reason.in_words() } else { &auth_status.detail };
         self.notice = Some(format!("Central: {detail}"));
         let gone = matches!(
             reason,
             Reason::NotEnrolled | Reason::Removed | Reason::NotReadmitted | Reason::UnknownChargingPoint
         );
-        let revoked = standing.key_state() == KeyState::Revoked || reason == Reason::CredentialVoid;
+        let revoked = auth_status.key_state() == KeyState::Revoked || reason == Reason::CredentialVoid;
         // That nobody could check it is no refusal, and says nothing of the keys.
         let unchecked = matches!(
             reason,
             Reason::RegistryUnreachable | Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts
         );
         if gone {
-            return self.not_enrolled(standing, now);
+            return self.not_enrolled(auth_status, now);
         }
         if !unchecked || self.stored.keys.is_empty() {
-            self.without_key(standing);
+            self.without_key(auth_status);
         }
         // Where the keys stand, whoever did not know them is asked again by them, and not for the credential alone.
         self.keys.unknown = 0;
@@ -285,20 +287,20 @@ impl Monitor {
         self.keys.authenticate_at = Some(now.mono + wait);
     }
 
-    fn without_key(&mut self, standing: Standing) {
+    fn without_key(&mut self, auth_status: AuthStatus) {
         self.stored.keys.clear();
         self.keys.unknown = 0;
         self.keys.installing = None;
-        self.keys.standing = Some(standing);
+        self.keys.auth_status = Some(auth_status);
         self.unsaved = true;
         self.assign();
     }
 
     /// Registry forgot this charging point: it waits, saying so (SPEC 7.4).
-    fn not_enrolled(&mut self, standing: Standing, now: Now) {
-        let detail = if standing.detail.is_empty() { standing.reason().in_words() } else { &standing.detail };
+    fn not_enrolled(&mut self, auth_status: AuthStatus, now: Now) {
+        let detail = if auth_status.detail.is_empty() { auth_status.reason().in_words() } else { &auth_status.detail };
         let why = format!("no longer enrolled: {detail}");
-        self.without_key(standing);
+        self.without_key(auth_status);
         self.forget(why, now);
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mesh::client::{Https, Settings, explain, https};
 use proto::{
     ChargingPointId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentToken, Kind, RefusalBody, SecretText, Standing, Trust},
+    enrolment::{EnrolBody, Enrolled, EnrolmentToken, Kind, RefusalBody, SecretText, EnrolmentStatus, Trust},
     link::v1::Reason,
 };
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -71,12 +71,12 @@ impl Door {
         self.call(token.roots_pem(), Method::POST, &path, |request| request.json(body)).await
     }
 
-    pub async fn standing(
+    pub async fn status(
         &self,
         id: &ChargingPointId,
         credential: &SecretText,
         trust: &Trust,
-    ) -> Result<Standing, RegistryError> {
+    ) -> Result<EnrolmentStatus, RegistryError> {
         self.about(Method::GET, id, credential, trust).await
     }
 
@@ -86,7 +86,7 @@ impl Door {
         credential: &SecretText,
         trust: &Trust,
     ) -> Result<(), RegistryError> {
-        self.about(Method::DELETE, id, credential, trust).await.map(|_: Standing| ())
+        self.about(Method::DELETE, id, credential, trust).await.map(|_: EnrolmentStatus| ())
     }
 
     async fn about(
@@ -95,7 +95,7 @@ impl Door {
         id: &ChargingPointId,
         credential: &SecretText,
         trust: &Trust,
-    ) -> Result<Standing, RegistryError> {
+    ) -> Result<EnrolmentStatus, RegistryError> {
         let path = format!("/v1/{}/{id}", Kind::ChargingPoint.collection());
         self.call(trust.roots_pem(), method, &path, |request| request.bearer_auth(credential.expose())).await
     }

@@ -72,7 +72,7 @@ pub struct SessionStatus {
 impl Monitor {
     /// Under a key that is in force.
     pub fn is_reachable(&self) -> bool {
-        self.way.reachable() && self.keys.standing.is_none()
+        self.way.reachable() && self.keys.auth_status.is_none()
     }
 
     /// 0: there is no key.
@@ -137,8 +137,8 @@ impl Monitor {
     }
 
     fn key_state(&self) -> &'static str {
-        match &self.keys.standing {
-            Some(standing) => crate::words::key_state(standing.key_state()),
+        match &self.keys.auth_status {
+            Some(auth_status) => crate::words::key_state(auth_status.key_state()),
             None if self.stored.keys.len() > 1 => "ROTATING",
             None if self.stored.keys.is_empty() => "NONE",
             None => "ACTIVE",
@@ -160,8 +160,8 @@ impl Monitor {
             all.push("key revoked: waits for a new enrolment token".to_owned());
         } else if self.keys.given_up {
             all.push(format!("refused {} times: waits for the command authenticate", self.keys.refusals));
-        } else if let Some(standing) = &self.keys.standing {
-            all.push(format!("no valid key: {}", standing.reason().in_words()));
+        } else if let Some(auth_status) = &self.keys.auth_status {
+            all.push(format!("no valid key: {}", auth_status.reason().in_words()));
         }
         if self.way.unintelligible().1 {
             all.push(format!("unintelligible messages from Central ({})", self.way.unintelligible().0));

@@ -147,15 +147,15 @@ fn encode(id: u64, body: up::Body) -> Bytes {
     Up { id, body: Some(body) }.encode_to_vec().into()
 }
 
-/// Orders and views are an owner's; keys and standing come before there is one.
+/// Orders and views are an owner's; keys and the auth status come before there is one.
 fn is_fenced(body: &down::Body) -> bool {
     use down::Body::{
-        Answer, Ask, ChargingPoints, Clock, ConfirmRequest, History, KeyGrant, Release, Running, Settled, Standing,
+        Answer, Ask, ChargingPoints, Clock, ConfirmRequest, History, KeyGrant, Release, Running, Settled, AuthStatus,
         Step, Stop, Supply, Ticket, Unsupported, View,
     };
     match body {
         View(_) | Ask(_) | Supply(_) | Release(_) | Stop(_) | Settled(_) => true,
-        Answer(_) | KeyGrant(_) | Standing(_) | Unsupported(_) | Step(_) | Running(_) | Ticket(_)
+        Answer(_) | KeyGrant(_) | AuthStatus(_) | Unsupported(_) | Step(_) | Running(_) | Ticket(_)
         | ChargingPoints(_) | Clock(_) | History(_) | ConfirmRequest(_) => false,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh::{clock::Now, skew};
 use prost::Message as _;
-use proto::link::v1::{Authenticate, Down, KeyGrant, Opened, ReadClock, Reason, Standing, Unsupported, Up, down, up};
+use proto::link::v1::{Authenticate, Down, KeyGrant, Opened, ReadClock, Reason, AuthStatus, Unsupported, Up, down, up};
 use tokio::sync::mpsc;
 use wire::{LinkKey, Proof, PublicKey};
 
@@ -141,16 +141,16 @@ impl Drive {
                 self.granted(no, grant, now).await;
                 return Ok(());
             }
-            Some(down::Body::Standing(standing)) => return self.stands(no, standing, now).await,
+            Some(down::Body::AuthStatus(auth_status)) => return self.stands(no, auth_status, now).await,
             Some(down::Body::Answer(answer)) if answer.to == GREETING => {
                 let by_key = self.active.iter().chain(&self.next).any(|c| c.no == no && c.how == How::Key);
                 if answer.reason() != Reason::Unspecified && by_key {
                     let (reason, detail) = (answer.reason, answer.detail.clone());
-                    let standing = Standing { reason, detail, ..Standing::default() };
-                    return self.stands(no, &standing, now).await;
+                    let auth_status = AuthStatus { reason, detail, ..AuthStatus::default() };
+                    return self.stands(no, &auth_status, now).await;
                 }
                 if answer.reason() != Reason::Unspecified {
-                    // The standing that follows says the same, and when to try again.
+                    // The auth status that follows says the same, and when to try again.
                     return Ok(());
                 }
             }
@@ -243,15 +243,15 @@ impl Drive {
         }
     }
 
-    pub(super) async fn stands(&mut self, no: LinkNo, standing: &Standing, now: Now) -> anyhow::Result<()> {
-        let words = standing.reason().in_words();
+    pub(super) async fn stands(&mut self, no: LinkNo, auth_status: &AuthStatus, now: Now) -> anyhow::Result<()> {
+        let words = auth_status.reason().in_words();
         let detail =
-            if standing.detail.is_empty() { words.to_owned() } else { format!("{words} ({})", standing.detail) };
+            if auth_status.detail.is_empty() { words.to_owned() } else { format!("{words} ({})", auth_status.detail) };
         self.unreachable = Some(detail.clone());
         self.stand(&detail);
         self.reading.pause();
-        self.tell(Told::Standing { reason: standing.reason().code(), detail }).await;
-        let stands = self.contact.standing(standing, rand::random());
+        self.tell(Told::AuthStatus { reason: auth_status.reason().code(), detail }).await;
+        let stands = self.contact.auth_status(auth_status, rand::random());
         if stands.key_is_void && self.key.take().is_some() {
             self.shelf.forget_key()?;
         }

@@ -3,8 +3,8 @@
 
 use mesh::clock::Now;
 use proto::{
-    enrolment::{Standing as RegistryStanding, StandingState},
-    link::v1::{KeyState, Reason, Standing},
+    enrolment::{EnrolmentStatus, EnrolmentState},
+    link::v1::{KeyState, Reason, AuthStatus},
 };
 use tokio::task::JoinHandle;
 
@@ -12,7 +12,7 @@ use super::Drive;
 use crate::enrolment::{EnrolError, ask};
 
 /// A question that is on its way.
-pub(super) type Asking = JoinHandle<Result<RegistryStanding, EnrolError>>;
+pub(super) type Asking = JoinHandle<Result<EnrolmentStatus, EnrolError>>;
 
 impl Drive {
     /// Central knows him not even as a stranger: he was removed, or Central's key is another one. One question at a
@@ -25,19 +25,19 @@ impl Drive {
 
     pub(super) async fn registry_said(
         &mut self,
-        said: Result<RegistryStanding, EnrolError>,
+        said: Result<EnrolmentStatus, EnrolError>,
         now: Now,
     ) -> anyhow::Result<()> {
         match said {
-            Ok(standing) if standing.state == StandingState::Removed => self.is_gone(now).await,
-            Ok(standing) => {
-                let pins: Vec<String> = standing.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect();
+            Ok(status) if status.state == EnrolmentState::Removed => self.is_gone(now).await,
+            Ok(status) => {
+                let pins: Vec<String> = status.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect();
                 if pins.is_empty() || pins == self.enrolment.pins {
                     return Ok(());
                 }
                 self.enrolment.pins = pins;
-                if !standing.trust.roots.is_empty() {
-                    self.enrolment.roots = standing.trust.roots;
+                if !status.trust.roots.is_empty() {
+                    self.enrolment.roots = status.trust.roots;
                 }
                 let kept = self.shelf.keep_enrolment(&self.enrolment);
                 self.say_unkept("what Central is known by", kept).await;
@@ -58,7 +58,7 @@ impl Drive {
     }
 
     async fn is_gone(&mut self, now: Now) -> anyhow::Result<()> {
-        let standing = Standing {
+        let auth_status = AuthStatus {
             key_state: KeyState::Revoked.into(),
             reason: Reason::Removed.into(),
             detail: "Registry does not know this driver any more; enrol with a token".to_owned(),
@@ -67,12 +67,12 @@ impl Drive {
         for connection in [self.active.take(), self.next.take()].into_iter().flatten() {
             connection.close();
         }
-        self.stands(0, &standing, now).await
+        self.stands(0, &auth_status, now).await
     }
 }
 
 /// The answer, once there is one.
-pub(super) async fn answered(asking: &mut Option<Asking>) -> Result<RegistryStanding, EnrolError> {
+pub(super) async fn answered(asking: &mut Option<Asking>) -> Result<EnrolmentStatus, EnrolError> {
     match asking {
         Some(task) => task.await.unwrap_or(Err(EnrolError::Stopped)),
         None => std::future::pending().await,

@@ -1,8 +1,8 @@
 //! What the words of Central and of Registry do to what is on disk.
 
 use proto::{
-    enrolment::{Blob, Kind, Standing as RegistryStanding, StandingState, Trust},
-    link::v1::{Clock, Down, KeyGrant, Progress, Reason, Standing, Step, down},
+    enrolment::{Blob, Kind, EnrolmentStatus, EnrolmentState, Trust},
+    link::v1::{Clock, Down, KeyGrant, Progress, Reason, AuthStatus, Step, down},
 };
 use tempfile::TempDir;
 
@@ -31,8 +31,8 @@ fn drive(folder: &TempDir) -> (Drive, mpsc::Receiver<(Now, Told)>) {
     (Drive::new(settings, shelf, enrolment(), mesh::clock::Clock::system(), events, tell).unwrap(), told)
 }
 
-fn standing(reason: Reason) -> Standing {
-    Standing { reason: reason.into(), ..Standing::default() }
+fn auth_status(reason: Reason) -> AuthStatus {
+    AuthStatus { reason: reason.into(), ..AuthStatus::default() }
 }
 
 #[tokio::test]
@@ -41,10 +41,10 @@ async fn a_key_is_kept_while_registry_cannot_be_reached_and_removed_when_it_is_v
     let (mut drive, _told) = drive(&folder);
     let now = drive.clock.now();
     for reason in [Reason::RegistryUnreachable, Reason::Unavailable, Reason::Overloaded, Reason::TooManyAttempts] {
-        drive.stands(1, &standing(reason), now).await.unwrap();
+        drive.stands(1, &auth_status(reason), now).await.unwrap();
         assert!(drive.key.is_some() && drive.shelf.key().unwrap().is_some(), "{reason:?}");
     }
-    drive.stands(1, &standing(Reason::WrongCredential), now).await.unwrap();
+    drive.stands(1, &auth_status(Reason::WrongCredential), now).await.unwrap();
     assert!(drive.key.is_none() && drive.shelf.key().unwrap().is_none());
 }
 
@@ -55,7 +55,7 @@ async fn ended_tries_are_not_begun_again_by_time_spec_4_7() {
     let now = drive.clock.now();
     for _ in 0..3 {
         assert!(drive.dial_at.is_some());
-        drive.stands(1, &standing(Reason::WrongCredential), now).await.unwrap();
+        drive.stands(1, &auth_status(Reason::WrongCredential), now).await.unwrap();
     }
     assert_eq!((drive.dial_at, drive.due()), (None, None));
     assert_eq!(drive.status()["authenticates_again"], false);
@@ -106,8 +106,8 @@ fn step(request_id: &str, progress: Progress, reason: Reason) -> Down {
     Down { epoch: 0, body: Some(down::Body::Step(step)) }
 }
 
-fn registered(state: StandingState, pin: u8) -> RegistryStanding {
-    RegistryStanding {
+fn registered(state: EnrolmentState, pin: u8) -> EnrolmentStatus {
+    EnrolmentStatus {
         kind: Kind::Driver,
         id: "ann".to_owned(),
         state,
@@ -134,7 +134,7 @@ async fn a_driver_who_missed_a_change_of_pins_learns_them_from_registry_spec_4_4
     assert!(drive.asking.take().is_some());
     drive.dial_at = None;
     let now = drive.clock.now();
-    drive.registry_said(Ok(registered(StandingState::Enrolled, 8)), now).await.unwrap();
+    drive.registry_said(Ok(registered(EnrolmentState::Enrolled, 8)), now).await.unwrap();
     assert_eq!(drive.shelf.enrolment().unwrap().unwrap().pins, ["08".repeat(32)]);
     assert_eq!((drive.dial_at, drive.key.is_some()), (Some(now.mono), true));
 }
@@ -144,7 +144,7 @@ async fn a_driver_whom_registry_has_removed_stops_trying_and_says_so_spec_7_4() 
     let folder = tempfile::tempdir().unwrap();
     let (mut drive, mut told) = drive(&folder);
     let now = drive.clock.now();
-    drive.registry_said(Ok(registered(StandingState::Removed, 9)), now).await.unwrap();
+    drive.registry_said(Ok(registered(EnrolmentState::Removed, 9)), now).await.unwrap();
     assert_eq!((drive.dial_at, drive.key.is_some()), (None, false));
     let said = told.recv().await.unwrap().1.to_string();
     assert!(said.contains("enrol with a token"), "{said}");

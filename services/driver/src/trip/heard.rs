@@ -33,10 +33,10 @@ impl Trips {
                 self.tell(Told::history(history));
             }
             Some(down::Body::ConfirmRequest(asked)) => self.asked_to_confirm(asked, now),
-            // Keys, standing and the clock are the link's; the rest is for charging points.
+            // Keys, the auth status and the clock are the link's; the rest is for charging points.
             Some(
                 down::Body::KeyGrant(_)
-                | down::Body::Standing(_)
+                | down::Body::AuthStatus(_)
                 | down::Body::Clock(_)
                 | down::Body::View(_)
                 | down::Body::Ask(_)

@@ -29,9 +29,9 @@ async fn a_token_and_an_address_are_all_that_a_monitor_needs_to_enrol_spec_7_4()
     let door = network.door(&token.roots_pem());
     let request = EnrolBody { city: "Oslo".into(), place: "Quay 1".into(), price_e4: 3950, ..body("CP-1", &text) };
     let enrolled = post(&door, &request).await.unwrap();
-    assert_eq!((enrolled.standing.incarnation, enrolled.standing.city.as_str()), (1, "Oslo"));
-    assert_eq!(enrolled.standing.trust.pins[0].0, pin);
-    assert_eq!(enrolled.standing.trust.roots[0].0, token.roots[0]);
+    assert_eq!((enrolled.status.incarnation, enrolled.status.city.as_str()), (1, "Oslo"));
+    assert_eq!(enrolled.status.trust.pins[0].0, pin);
+    assert_eq!(enrolled.status.trust.roots[0].0, token.roots[0]);
 
     let verified = network.verify("CP-1", enrolled.credential.expose()).await.unwrap();
     assert_eq!(verified.reason(), Reason::Unspecified);
@@ -51,7 +51,7 @@ async fn a_lost_answer_is_given_again_even_by_a_registry_that_was_restarted() {
     network.restart().await;
     let again = post(&network.own_door(), &request).await.unwrap();
     assert_eq!(first.credential.expose(), again.credential.expose());
-    assert_eq!(again.standing.incarnation, 1, "enrolled once");
+    assert_eq!(again.status.incarnation, 1, "enrolled once");
 
     let other = EnrolBody { id: "CP-2".into(), ..request.clone() };
     assert_eq!(post(&network.own_door(), &other).await.unwrap_err().reason, "INVALID");
@@ -99,7 +99,7 @@ async fn a_token_is_limited_in_kind_id_city_and_time_and_can_be_revoked_spec_7_4
     let driver = door.post("/v1/drivers").json(&body("CP-1", &created.token)).send().await.unwrap();
     assert_eq!(driver.json::<RefusalBody>().await.unwrap().reason, "TOKEN_INVALID");
     let enrolled = post(&door, &body("CP-1", &created.token)).await.unwrap();
-    assert_eq!(enrolled.standing.city, "Oslo", "the token's city where none is named");
+    assert_eq!(enrolled.status.city, "Oslo", "the token's city where none is named");
 
     let revoke = RevokeTokenRequest { request_id: request_id(), token_id: created.token_id };
     assert!(network.operator().revoke_token(revoke).await.unwrap().into_inner().changed);
@@ -156,7 +156,7 @@ async fn an_id_is_enrolled_twice_only_by_its_credential_or_an_operators_token_fo
     let both = EnrolBody { request_id: request_id(), token: SecretText::new(&token), ..by_credential.clone() };
     assert_eq!(post(&door, &both).await.unwrap_err().reason, "INVALID");
     let second = post(&door, &by_credential).await.unwrap();
-    assert_eq!((second.standing.incarnation, second.standing.place.as_str()), (2, "Quay 1"));
+    assert_eq!((second.status.incarnation, second.status.place.as_str()), (2, "Quay 1"));
     let again = post(&door, &by_credential).await.unwrap();
     assert_eq!(again.credential.expose(), second.credential.expose(), "the first answer, though the old one is dead");
     assert_eq!(network.verify("CP-1", &first).await.unwrap().reason(), Reason::WrongCredential);
@@ -165,7 +165,7 @@ async fn an_id_is_enrolled_twice_only_by_its_credential_or_an_operators_token_fo
     let one = network.operator().reissue(reissue).await.unwrap().into_inner().token;
     assert_eq!(post(&door, &body("CP-2", &one)).await.unwrap_err().reason, "TOKEN_INVALID");
     let third = post(&door, &body("CP-1", &one)).await.unwrap();
-    assert_eq!(third.standing.incarnation, 3);
+    assert_eq!(third.status.incarnation, 3);
     assert_eq!(post(&door, &body("CP-1", &one)).await.unwrap_err().reason, "TOKEN_SPENT");
 }
 
@@ -192,7 +192,7 @@ async fn a_revoked_credential_is_void_until_a_one_use_token_restores_it_spec_4_7
     let refused = post(&door, &body("CP-1", &former)).await.unwrap_err();
     assert_eq!(refused.reason, "TOKEN_INVALID", "a second one makes the first void");
     let restored = post(&door, &body("CP-1", &token)).await.unwrap();
-    assert_eq!(restored.standing.incarnation, 2);
+    assert_eq!(restored.status.incarnation, 2);
     assert_eq!(network.verify("CP-1", restored.credential.expose()).await.unwrap().reason(), Reason::Unspecified);
     // Central, which may not have heard the answer, hears what was allowed since, and makes nothing void.
     let now = network.central().void(void).await.unwrap().into_inner().identity.unwrap();

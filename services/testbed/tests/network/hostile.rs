@@ -88,7 +88,7 @@ async fn keyed(network: &Network, part: Part, id: &str) -> anyhow::Result<Enroll
         loop {
             match told {
                 down::Body::KeyGrant(grant) => return Ok(grant),
-                down::Body::Standing(standing) => return Err(format!("{standing:?}")),
+                down::Body::AuthStatus(auth_status) => return Err(format!("{auth_status:?}")),
                 _ => told = peer.receive(PATIENCE).await.map_err(|error| format!("{error:#}"))?,
             }
         }

@@ -36,8 +36,8 @@ fn a_renewal_deletes_the_key_and_settles_the_running_supply_spec_4_7() {
         [
             "D1: SETTLING KEY_RENEWED",
             "engine: stop s1 KEY_RENEWED",
-            "monitor: standing DELETED",
-            "engine: standing DELETED",
+            "monitor: auth status DELETED",
+            "engine: auth status DELETED",
             "close link 2",
             "answer: done"
         ]
@@ -62,7 +62,7 @@ fn a_revocation_lasts_until_the_id_is_enrolled_anew_spec_4_7() {
     world.order(Order::Revoke);
     assert_eq!(world.state(0), State::OutOfOrder);
     world.input(0, Input::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
-    assert!(world.take_told().contains(&"link 30: standing REVOKED".to_owned()));
+    assert!(world.take_told().contains(&"link 30: auth status REVOKED".to_owned()));
     world.order(Order::Renew);
     world.order(Order::Resume);
     assert_eq!(world.record(0).keys.state(), KeyState::Revoked);
@@ -82,7 +82,7 @@ fn who_enrols_anew_before_registry_knows_of_a_revocation_gets_no_key_spec_4_7() 
     assert!(detail(&world).contains("not void yet"), "{}", detail(&world));
     world.input(0, Input::Identity(Identity::Enrolled { incarnation: 1 }));
     world.input(0, Input::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
-    assert!(world.take_told().contains(&"link 30: standing REVOKED".to_owned()));
+    assert!(world.take_told().contains(&"link 30: auth status REVOKED".to_owned()));
     assert_eq!(world.record(0).keys.to_be_void(), Some(0));
     world.input(0, Input::Identity(Identity::Void { incarnation: 1 }));
     assert!(!detail(&world).contains("not void yet"), "{}", detail(&world));
@@ -100,7 +100,7 @@ fn who_was_verified_before_a_removal_gets_no_key_after_it_spec_7_4() {
     world.input(0, Input::Identity(Identity::Enrolled { incarnation: 3 }));
     world.input(0, Input::Identity(Identity::Void { incarnation: 3 }));
     world.input(0, Input::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
-    assert_eq!(world.take_told(), ["link 30: standing UNSPECIFIED", "close link 30"]);
+    assert_eq!(world.take_told(), ["link 30: auth status UNSPECIFIED", "close link 30"]);
     assert!(world.record(0).removed && world.record(0).keys.staged().is_none());
 }
 
@@ -174,7 +174,7 @@ fn every_entry_of_an_order_says_why_it_was_given_spec_8_1() {
         let parameters = entry.map(|entry| entry.parameters.clone()).unwrap_or_default();
         assert_eq!(parameters.last(), Some(&("reason", "works".to_owned())), "{action:?}");
     }
-    world.points[0].record.held = true;
+    world.points[0].record.quarantined = true;
     world.order(Order::Release);
     let released = world.store.entries.iter().find(|entry| entry.action == Action::Released).unwrap();
     assert_eq!(released.parameters, [("reason", "works".to_owned())]);

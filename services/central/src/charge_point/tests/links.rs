@@ -48,7 +48,7 @@ fn three_takeovers_of_a_live_link_hold_the_charging_point_until_released_spec_4_
     assert!(world.take_told().contains(&"alarm".to_owned()));
     world.order(Order::Release);
     world.input(0, Input::Due);
-    assert_eq!(world.state(0), State::Available, "what is due finds no reason to hold it again");
+    assert_eq!(world.state(0), State::Available, "what is due finds no reason to quarantine it again");
     (13..16).for_each(|link| takes_over(&mut world, link));
     assert_eq!(world.state(0), State::OutOfOrder, "three more do");
 }

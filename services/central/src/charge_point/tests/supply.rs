@@ -209,8 +209,8 @@ fn a_supply_that_a_released_session_gave_is_stopped_and_counted_as_a_discrepancy
     assert_eq!((world.session("s1").discrepancy, world.store.tickets.len()), (3, 0));
 }
 
-fn held(session: &str, state: SessionState, meter: u64) -> proto::link::v1::HeldSession {
-    proto::link::v1::HeldSession {
+fn held(session: &str, state: SessionState, meter: u64) -> proto::link::v1::JournalSession {
+    proto::link::v1::JournalSession {
         session_id: session.into(),
         state: state.into(),
         meter_start_wh: 1_000,
@@ -220,7 +220,7 @@ fn held(session: &str, state: SessionState, meter: u64) -> proto::link::v1::Held
     }
 }
 
-fn reports(world: &mut World, held: &[proto::link::v1::HeldSession]) {
+fn reports(world: &mut World, held: &[proto::link::v1::JournalSession]) {
     reconcile(held, Reply::None).into_iter().for_each(|input| world.input(0, input));
 }
 
@@ -317,7 +317,7 @@ fn what_follows_a_start_that_could_not_be_stored_is_billed_from_it_spec_3_7() {
 
 #[test]
 fn a_reservation_does_not_expire_while_its_engine_cannot_say_that_it_has_begun_spec_3_8() {
-    let back_with = |held: &[proto::link::v1::HeldSession]| {
+    let back_with = |held: &[proto::link::v1::JournalSession]| {
         let mut world = World::reserved();
         world.link_down(ENGINE);
         world.pass(75_000);
@@ -367,8 +367,8 @@ fn a_reservation_whose_engine_stays_away_settles_and_is_billed_only_if_it_began_
 
 #[test]
 fn what_the_journal_holds_is_reconciled_after_a_restart_spec_9() {
-    use proto::link::v1::HeldSession;
-    let held = |state: SessionState, end| HeldSession {
+    use proto::link::v1::JournalSession;
+    let held = |state: SessionState, end| JournalSession {
         session_id: "s1".into(),
         state: state.into(),
         meter_start_wh: 1_000,
@@ -377,7 +377,7 @@ fn what_the_journal_holds_is_reconciled_after_a_restart_spec_9() {
         started_at_ms: 1,
         ended_at_ms: 2,
     };
-    let after = |world: fn() -> World, held: &[HeldSession]| {
+    let after = |world: fn() -> World, held: &[JournalSession]| {
         let mut world = world();
         reconcile(held, Reply::None).into_iter().for_each(|input| world.input(0, input));
         let told = world.take_told();

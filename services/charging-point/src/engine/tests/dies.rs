@@ -36,7 +36,7 @@ fn central_back_during_a_supply_learns_of_it_first_spec_9() {
     rig.reconnect();
     let sent = rig.sent();
     assert!(matches!(&sent[0], up::Body::Opened(opened) if opened.meter_wh >= 200), "{sent:?}");
-    assert!(matches!(&sent[1], up::Body::SessionsHeld(held) if held.sessions[0].state() == SessionState::Supplying));
+    assert!(matches!(&sent[1], up::Body::JournalReport(held) if held.sessions[0].state() == SessionState::Supplying));
     rig.wait(S(2));
     assert!(rig.sent().iter().any(|body| matches!(body, up::Body::MeterValue(_))));
 }
@@ -212,7 +212,7 @@ fn a_journal_that_holds_six_hundred_is_reported_in_portions_with_the_live_one_in
     rig.reconnect();
     let mut portions = Vec::new();
     loop {
-        let report = |(_, up): &(u64, Up)| matches!(up.body, Some(up::Body::SessionsHeld(_))).then_some(up.id);
+        let report = |(_, up): &(u64, Up)| matches!(up.body, Some(up::Body::JournalReport(_))).then_some(up.id);
         let Some(to) = rig.ups.iter().rev().find_map(report) else { break };
         let held = rig.held();
         assert!(held.iter().any(|session| session.session_id == "s1"), "or it would be taken for lost");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesh::clock::Clock;
 use prost::Message as _;
 pub(super) use proto::link::v1::{
-    Answer, Ask, Down, HeldSession, KeyGrant, Release, Settled, Stop, Supply, SupplyEnded, Up, View, down, up,
+    Answer, Ask, Down, JournalSession, KeyGrant, Release, Settled, Stop, Supply, SupplyEnded, Up, View, down, up,
 };
 use wire::Closed;
 
@@ -280,15 +280,15 @@ impl Rig {
     }
 
     /// The last report of what the journal holds.
-    pub(super) fn held(&self) -> Vec<HeldSession> {
-        let held = |body: up::Body| if let up::Body::SessionsHeld(held) = body { Some(held.sessions) } else { None };
+    pub(super) fn held(&self) -> Vec<JournalSession> {
+        let held = |body: up::Body| if let up::Body::JournalReport(held) = body { Some(held.sessions) } else { None };
         self.sent().into_iter().filter_map(held).next_back().expect("sessions are reported at each opening")
     }
 
     pub(super) fn healthy(&self) -> bool {
         let report = |message: &FromEngine| match &message.body {
             Some(from_engine::Body::Report(report)) => Some(report.healthy),
-            Some(from_engine::Body::KeyHeld(_)) | None => None,
+            Some(from_engine::Body::KeyStored(_)) | None => None,
         };
         self.reports.iter().rev().find_map(report).expect("a report")
     }

@@ -4,8 +4,8 @@ use mesh::clock::Clock;
 use prost::Message as _;
 use proto::enrolment::{EnrolmentToken, Kind, Secret};
 pub(super) use proto::{
-    enrolment::{Blob, StandingState},
-    link::v1::{Answer, Cause, Down, KeyGrant, KeyHeld, KeyState, Standing, Up, from_engine, from_monitor},
+    enrolment::{Blob, EnrolmentState},
+    link::v1::{Answer, Cause, Down, KeyGrant, KeyStored, KeyState, AuthStatus, Up, from_engine, from_monitor},
 };
 pub(super) use wire::Closed;
 
@@ -113,7 +113,7 @@ impl Rig {
 
     pub(super) fn welcome(&mut self) {
         let enrolled =
-            Enrolled { credential: SecretText::new(CREDENTIAL), standing: standing(StandingState::Enrolled, trust(9)) };
+            Enrolled { credential: SecretText::new(CREDENTIAL), status: enrolment_status(EnrolmentState::Enrolled, trust(9)) };
         self.input(Input::Enrolled(Ok(Box::new(enrolled))));
     }
 
@@ -150,13 +150,13 @@ impl Rig {
     }
 
     pub(super) fn stands(&mut self, key_state: KeyState, reason: Reason, retry_after_ms: u32) {
-        let standing =
-            Standing { key_state: key_state.into(), reason: reason.into(), detail: String::new(), retry_after_ms };
-        self.down(down::Body::Standing(standing));
+        let auth_status =
+            AuthStatus { key_state: key_state.into(), reason: reason.into(), detail: String::new(), retry_after_ms };
+        self.down(down::Body::AuthStatus(auth_status));
     }
 
     pub(super) fn held(&mut self, key_no: u64) {
-        let held = from_engine::Body::KeyHeld(KeyHeld { key_no });
+        let held = from_engine::Body::KeyStored(KeyStored { key_no });
         self.input(Input::Engine(Box::new(FromEngine { body: Some(held) })));
     }
 
@@ -241,8 +241,8 @@ pub(super) fn trust(pin: u8) -> Trust {
     Trust { pins: vec![Blob(vec![pin; 32])], roots: vec![Blob(vec![1, 2, 3])] }
 }
 
-pub(super) fn standing(state: StandingState, trust: Trust) -> RegistryStanding {
-    RegistryStanding {
+pub(super) fn enrolment_status(state: EnrolmentState, trust: Trust) -> EnrolmentStatus {
+    EnrolmentStatus {
         kind: Kind::ChargingPoint,
         id: "CP-1".to_owned(),
         state,

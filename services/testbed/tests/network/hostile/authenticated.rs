@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use proto::link::v1::{
-    AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, HeldSession, KeyInstalled, ListHistory, ManualSupply,
-    MeterValue, Part, Progress, ReadClock, Reason, RequestSupply, SealedReading, SessionState, SessionsHeld,
+    AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, JournalSession, KeyInstalled, ListHistory, ManualSupply,
+    MeterValue, Part, Progress, ReadClock, Reason, RequestSupply, SealedReading, SessionState, JournalReport,
     SetMaintenance, State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, Unsupported, down, up,
 };
 use testbed::{
@@ -34,13 +34,13 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
         network.until_state("CLONED", State::Available).await?;
     }
     links.push(monitor(&network, &station.keyed).await?);
-    let held = |cp: &proto::central::v1::ChargingPoint| {
+    let quarantined = |cp: &proto::central::v1::ChargingPoint| {
         let view = cp.view.as_ref();
-        view.is_some_and(|view| view.state() == State::OutOfOrder && view.causes().any(|cause| cause == Cause::Held))
+        view.is_some_and(|view| view.state() == State::OutOfOrder && view.causes().any(|cause| cause == Cause::Quarantined))
     };
-    let shown = network.until_shown("CLONED", "OUT OF ORDER, held", PATIENCE, held).await?;
+    let shown = network.until_shown("CLONED", "OUT OF ORDER, quarantined", PATIENCE, quarantined).await?;
     ensure!(shown.view.is_some_and(|view| view.detail.contains("cloned")), "it says why");
-    let audited = network.operator.audited("HELD", "charging-point/CLONED").await?;
+    let audited = network.operator.audited("QUARANTINED", "charging-point/CLONED").await?;
     ensure!(audited.len() == 1 && audited[0].parameters.contains("\"3\""), "{audited:?}");
     ensure!(network.operator.audited("LINK_TAKEN_OVER", "charging-point/CLONED").await?.len() == 3);
     ensure!(network.central.log().contains("cloned"), "an alarm is raised");
@@ -50,18 +50,18 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
     network.operator.charging_points.clone().release(order(&["CLONED"])).await?;
     network.until_state("CLONED", State::Available).await?;
     stays(&network, "CLONED", State::Available).await?;
-    let released = network.operator.audited("HOLD_RELEASED", "charging-point/CLONED").await?;
+    let released = network.operator.audited("QUARANTINE_RELEASED", "charging-point/CLONED").await?;
     ensure!(released.len() == 1 && released[0].actor.contains("olga"), "{released:?}");
 
-    // The thief goes on, and a hold outlasts Central.
+    // The thief goes on, and a quarantine outlasts Central.
     for _ in 0..3 {
         links.push(monitor(&network, &station.keyed).await?);
         links[links.len() - 2].closed(PATIENCE).await?;
     }
-    network.until_shown("CLONED", "held again", PATIENCE, held).await?;
+    network.until_shown("CLONED", "quarantined again", PATIENCE, quarantined).await?;
     network.restart_central().await?;
     let (_monitor, _engine) = (monitor(&network, &station.keyed).await?, engine(&network, &station.keyed).await?);
-    network.until_shown("CLONED", "held after the restart", PATIENCE, held).await?;
+    network.until_shown("CLONED", "quarantined after the restart", PATIENCE, quarantined).await?;
     network.operator.charging_points.clone().release(order(&["CLONED"])).await?;
     network.until_state("CLONED", State::Available).await?;
     Ok(())
@@ -117,7 +117,7 @@ async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_
             up::Body::SupplyStarted(SupplyStarted { session_id: session_id.clone(), ..Default::default() }),
             up::Body::MeterValue(MeterValue { session_id: session_id.clone(), meter_wh: 999_999, power_w: 1 }),
             up::Body::SupplyEnded(SupplyEnded { session_id, meter_end_wh: 999_999, ..Default::default() }),
-            up::Body::SessionsHeld(SessionsHeld::default()),
+            up::Body::JournalReport(JournalReport::default()),
             up::Body::Reading(SealedReading::default()),
         ]
     };
@@ -208,13 +208,13 @@ async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> an
     let answer = AskAnswer { session_id: session_id.clone(), accepted: true, detail: String::new() };
     thief.engine.ask(up::Body::AskAnswer(answer)).await?;
     for state in [SessionState::Reserved, SessionState::Supplying, SessionState::Settling, SessionState::Billed] {
-        let held = HeldSession {
+        let held = JournalSession {
             session_id: session_id.clone(),
             state: state.into(),
             meter_wh: 900_000,
-            ..HeldSession::default()
+            ..JournalSession::default()
         };
-        thief.engine.ask(up::Body::SessionsHeld(SessionsHeld { sessions: vec![held] })).await?;
+        thief.engine.ask(up::Body::JournalReport(JournalReport { sessions: vec![held] })).await?;
     }
     for body in [
         up::Body::StopSupply(StopSupply { session_id: session_id.clone() }),

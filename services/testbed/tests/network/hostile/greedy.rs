@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use proto::{
     link::v1::{
-        EngineHealth, HeldSession, MeterValue, Reason, RequestSupply, SessionState, SessionsHeld, SetMaintenance,
+        EngineHealth, JournalSession, MeterValue, Reason, RequestSupply, SessionState, JournalReport, SetMaintenance,
         SupplyEnded, down, up,
     },
     registry::v1::{Kind, RemoveRequest},
@@ -121,13 +121,13 @@ async fn a_journal_of_more_sessions_than_a_report_may_have_is_refused_whole_spec
     let _post = honest(&network).await?;
     let mut station = HostilePoint::start(&network, "HOARDER").await?;
     let held = |count: u32| {
-        let session = |n| HeldSession {
+        let session = |n| JournalSession {
             session_id: format!("s-{n}"),
             state: SessionState::Settling.into(),
             meter_wh: 7,
-            ..HeldSession::default()
+            ..JournalSession::default()
         };
-        up::Body::SessionsHeld(SessionsHeld { sessions: (0..count).map(session).collect() })
+        up::Body::JournalReport(JournalReport { sessions: (0..count).map(session).collect() })
     };
     ensure!(station.engine.ask(held(257)).await? == MessageOutcome::Answer(Reason::Invalid));
     ensure!(station.engine.ask(held(20_000)).await? == MessageOutcome::Answer(Reason::Invalid));

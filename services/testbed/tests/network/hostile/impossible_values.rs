@@ -4,7 +4,7 @@ use anyhow::{Context as _, ensure};
 use proto::{
     central::v1::{StatisticsRequest, statistics_request::By},
     link::v1::{
-        EngineHealth, HeldSession, ListHistory, MeterValue, Reason, SessionsHeld, SetMaintenance, State, SupplyEnded,
+        EngineHealth, JournalSession, ListHistory, MeterValue, Reason, JournalReport, SetMaintenance, State, SupplyEnded,
         SupplyStarted, down, up,
     },
 };
@@ -146,15 +146,15 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
     for healthy in [false, true, false, true] {
         station.monitor.notify(up::Body::EngineHealth(EngineHealth { healthy, detail: detail.clone() })).await?;
     }
-    let sessions = (0..20_000).map(|n| HeldSession {
+    let sessions = (0..20_000).map(|n| JournalSession {
         session_id: format!("s-{n}"),
         state: (1 + n % 5),
         meter_wh: u64::MAX,
         meter_start_wh: 5,
-        ..HeldSession::default()
+        ..JournalSession::default()
     });
     // Twenty thousand answers are more than its link may keep waiting: it is closed, or was told that it is too much.
-    let held = station.engine.ask(up::Body::SessionsHeld(SessionsHeld { sessions: sessions.collect() })).await;
+    let held = station.engine.ask(up::Body::JournalReport(JournalReport { sessions: sessions.collect() })).await;
     ensure!(matches!(held, Ok(MessageOutcome::Answer(_)) | Err(_)), "{held:?}");
     station.engine = engine(&network, &station.keyed).await?;
     let longer =
@@ -167,7 +167,7 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
     ensure!(longest < Some(2_000), "an entry of {longest:?} bytes");
     let mut again: HostileLink = engine(&network, &station.keyed).await?;
     ensure!(
-        again.ask(up::Body::SessionsHeld(SessionsHeld::default())).await?
+        again.ask(up::Body::JournalReport(JournalReport::default())).await?
             == MessageOutcome::Answer(Reason::Unspecified)
     );
     unharmed(&network).await

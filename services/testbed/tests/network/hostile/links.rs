@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use prost::Message as _;
 use proto::link::v1::{
-    AskAnswer, EngineHealth, ListChargingPoints, Part, Progress, Reason, RequestSupply, SessionsHeld, State,
+    AskAnswer, EngineHealth, ListChargingPoints, Part, Progress, Reason, RequestSupply, JournalReport, State,
     SupplyStarted, Up, down, up,
 };
 use testbed::{network::Network, operator::fresh_id, peer::TestPeer};
@@ -179,7 +179,7 @@ pub(super) async fn monitor(network: &Network, keyed: &EnrolledIdentity) -> anyh
 /// An engine that holds no session.
 pub(super) async fn engine(network: &Network, keyed: &EnrolledIdentity) -> anyhow::Result<HostileLink> {
     let mut link = HostileLink::open(network, keyed, Part::Engine).await?;
-    link.send(up::Body::SessionsHeld(SessionsHeld::default())).await?;
+    link.send(up::Body::JournalReport(JournalReport::default())).await?;
     Ok(link)
 }
 

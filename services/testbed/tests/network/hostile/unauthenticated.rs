@@ -225,7 +225,7 @@ async fn a_wrong_credential_a_thousand_times_is_limited_and_counted_spec_4_4_8_2
         let mut peer = first_contact(&network, &cp).await?;
         peer.send(up::Body::Authenticate(Authenticate { credential: credential.into_bytes() })).await?;
         let stands = peer.receive_until(GONE, |body| match body {
-            down::Body::Standing(standing) => Some(standing.reason()),
+            down::Body::AuthStatus(auth_status) => Some(auth_status.reason()),
             down::Body::KeyGrant(_) => Some(Reason::Unspecified),
             _ => None,
         });
@@ -242,7 +242,7 @@ async fn a_wrong_credential_a_thousand_times_is_limited_and_counted_spec_4_4_8_2
     ensure!(wrong.is_some_and(|n| n <= 40) && many > Some(900), "and limited: {reasons:?}");
     // Limited by address and id: the same id elsewhere, and another id here, are heard.
     let contact = TestPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", cp.central, &cp.credential);
-    ensure!(!matches!(contact.await?.1, down::Body::Standing(_)), "the honest one is refused at its own address");
+    ensure!(!matches!(contact.await?.1, down::Body::AuthStatus(_)), "the honest one is refused at its own address");
     unharmed(&network).await?;
     let counted = counted(&mut network).await?;
     let of = |reason: &str| counted.get(reason).copied().unwrap_or_default();
