@@ -24,7 +24,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use mesh::{clock::Alarm, link::Outbox, process::Context};
+use mesh::{clock::Alarm, link::SendQueue, process::Context};
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use proto::{ChargingPointId, DriverId, PeerId};
 use store::central::{CommitRefusal, Committed, Turn};
@@ -97,7 +97,7 @@ enum Done {
 
 /// A link that the loop can speak on.
 struct Linked {
-    outbox: Outbox,
+    send_queue: SendQueue,
     peer: PeerId,
 }
 
@@ -182,8 +182,8 @@ impl Drive {
     fn take(&mut self, message: Message) {
         match message {
             Message::Arrived(arrival) => self.arrived(*arrival),
-            Message::Verified { peer, link, outbox, from, to, void } => {
-                self.verified(peer, link, outbox, from, to, void)
+            Message::Verified { peer, link, send_queue, from, to, void } => {
+                self.verified(peer, link, send_queue, from, to, void)
             }
             Message::Left { link, answered, detail } => self.left(link, answered, detail),
             Message::Sign { at, sign } => {

@@ -27,7 +27,7 @@ use std::{
 };
 
 use mesh::{
-    link::{Outbox, Posted, outbox},
+    link::{SendQueue, QueuedMessages, send_queue},
     process::Context,
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
@@ -48,7 +48,7 @@ use crate::{charge_point::LinkNo, drive::Driver, registry::Verifier, shared::Sha
 pub(crate) use self::{door::Bounds, port::Port};
 
 /// Messages to a peer that may wait; one that takes them slower is closed, and told how things stand when it is back.
-const OUTBOX: usize = 256;
+const SEND_QUEUE: usize = 256;
 /// What a peer is told when Central is overloaded.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -56,9 +56,9 @@ const BUSY: Duration = Duration::from_secs(2);
 struct Seated {
     guest: Guest,
     evicted: CancellationToken,
-    outbox: Outbox,
+    send_queue: SendQueue,
     link: Box<Link>,
-    posted: Posted,
+    queued: QueuedMessages,
 }
 
 /// What all links share.
@@ -111,17 +111,17 @@ impl Links {
         let Some(place) = place else {
             return Box::pin(Arc::clone(&self.port).turn_away(stream, address, stop)).await;
         };
-        let Seated { mut guest, evicted, outbox, link, posted } = self.seat(place, address, now);
+        let Seated { mut guest, evicted, send_queue, link, queued } = self.seat(place, address, now);
         self.open.inc();
         let closed = {
-            let running = mesh::link::run(stream, *link, posted, &mut guest, self.shared.clock);
+            let running = mesh::link::run(stream, *link, queued, &mut guest, self.shared.clock);
             let mut running = std::pin::pin!(running);
             tokio::select! {
                 closed = &mut running => Some(closed),
                 // Its place is needed by another of its address.
                 () = evicted.cancelled() => None,
                 () = stop.cancelled() => {
-                    outbox.close();
+                    send_queue.close();
                     tokio::time::timeout(Duration::from_secs(1), running).await.ok()
                 }
             }
@@ -133,7 +133,7 @@ impl Links {
 
     fn seat(self: &Arc<Self>, place: Place, address: SocketAddr, now: Instant) -> Seated {
         let link = Box::new(Link::responder(self.port.settings, now));
-        let (outbox, posted) = outbox(OUTBOX);
+        let (send_queue, queued) = send_queue(SEND_QUEUE);
         let evicted = place.evicted.clone();
         let number = LinkNo(self.next.fetch_add(1, Ordering::Relaxed));
         let voice = Voice {
@@ -141,11 +141,11 @@ impl Links {
             link: number,
             address: address.ip(),
             from: address.to_string().into(),
-            outbox: outbox.clone(),
+            send_queue: send_queue.clone(),
             epoch: None,
         };
         let guest = Guest::new(voice, Arc::new(place));
-        Seated { guest, evicted, outbox, link, posted }
+        Seated { guest, evicted, send_queue, link, queued }
     }
 
     fn refuse(&self, reason: &'static str, address: IpAddr) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh::{
     clock::{Clock, Now},
-    link::{Handler, Outbox, OutboxError, outbox},
+    link::{Handler, SendQueue, SendQueueError, send_queue},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use wire::{Event, Link};
@@ -14,7 +14,7 @@ use wire::{Event, Link};
 use crate::uplink::{Dial, Ended, LinkEvent, LinkNo, Order};
 
 /// Messages that may wait for one link; a second's worth of everything an engine says after an outage.
-const OUTBOX: usize = 64;
+const SEND_QUEUE: usize = 64;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a stop waits for farewells.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ pub(crate) struct Lines<I> {
     clock: Clock,
     back: mpsc::Sender<I>,
     wrap: fn(LinkNo, LinkEvent) -> I,
-    open: Vec<(LinkNo, Outbox, JoinHandle<()>)>,
+    open: Vec<(LinkNo, SendQueue, JoinHandle<()>)>,
     dropped: u64,
 }
 
@@ -39,25 +39,25 @@ impl<I: Send + 'static> Lines<I> {
             Order::Dial(dial) => self.dial(*dial),
             Order::Send(link, bytes) => self.send(link, bytes),
             Order::Close(link) => {
-                if let Some((_, outbox, _)) = self.open.iter().find(|(no, ..)| *no == link) {
-                    outbox.close();
+                if let Some((_, send_queue, _)) = self.open.iter().find(|(no, ..)| *no == link) {
+                    send_queue.close();
                 }
             }
         }
     }
 
     pub(crate) fn spoil(&self, link: LinkNo, on: bool) {
-        if let Some((_, outbox, _)) = self.open.iter().find(|(no, ..)| *no == link) {
-            outbox.spoil(on);
+        if let Some((_, send_queue, _)) = self.open.iter().find(|(no, ..)| *no == link) {
+            send_queue.spoil(on);
         }
     }
 
     fn send(&mut self, link: LinkNo, bytes: Bytes) {
-        let Some((_, outbox, _)) = self.open.iter().find(|(no, ..)| *no == link) else { return };
-        match outbox.try_send(bytes) {
+        let Some((_, send_queue, _)) = self.open.iter().find(|(no, ..)| *no == link) else { return };
+        match send_queue.try_send(bytes) {
             // What must have an effect is repeated until answered.
-            Ok(()) | Err(OutboxError::Closed) => {}
-            Err(OutboxError::Full) => {
+            Ok(()) | Err(SendQueueError::Closed) => {}
+            Err(SendQueueError::Full) => {
                 self.dropped += 1;
                 tracing::debug!(dropped = self.dropped, "Central takes messages too slowly; one was dropped");
             }
@@ -66,14 +66,14 @@ impl<I: Send + 'static> Lines<I> {
 
     fn dial(&mut self, dial: Dial) {
         self.open.retain(|(.., task)| !task.is_finished());
-        let (sender, posted) = outbox(OUTBOX);
+        let (sender, queued) = send_queue(SEND_QUEUE);
         let (clock, back, wrap, no) = (self.clock, self.back.clone(), self.wrap, dial.link);
         let task = tokio::spawn(async move {
             let ended = match mesh::link::connect(&dial.address, CONNECT).await {
                 Ok(stream) => {
                     let link = Link::initiator(dial.settings, dial.part, &dial.id, dial.proof, clock.mono());
                     let mut ears = Ears { no, back: back.clone(), wrap };
-                    Ended::Link(mesh::link::run(stream, link, posted, &mut ears, clock).await)
+                    Ended::Link(mesh::link::run(stream, link, queued, &mut ears, clock).await)
                 }
                 Err(error) => Ended::Connect(error.to_string()),
             };
@@ -86,8 +86,8 @@ impl<I: Send + 'static> Lines<I> {
     /// Closes all in order and waits a moment for that.
     pub(crate) async fn farewell(self) {
         drop(self.back);
-        for (_, outbox, _) in &self.open {
-            outbox.close();
+        for (_, send_queue, _) in &self.open {
+            send_queue.close();
         }
         let all = futures::future::join_all(self.open.into_iter().map(|(.., task)| task));
         drop(tokio::time::timeout(FAREWELL, all).await);

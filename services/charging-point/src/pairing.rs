@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use mesh::{
     clock::{Clock, Now},
-    link::{Backoff, Handler, Outbox, outbox},
+    link::{Backoff, Handler, SendQueue, send_queue},
     process::{Context, Misuse},
 };
 use prost::Message;
@@ -30,7 +30,7 @@ use wire::{Admit, Event, Link, PairingSecret, Proof};
 mod tests;
 
 /// Messages that may wait for the other end.
-const OUTBOX: usize = 32;
+const SEND_QUEUE: usize = 32;
 /// Connections that have not proven the pairing yet, at once.
 const UNPROVEN: usize = 8;
 const CONNECT: Duration = Duration::from_secs(3);
@@ -104,10 +104,10 @@ pub fn secret(place: &Place, file: Option<&Path>) -> anyhow::Result<PairingSecre
 #[derive(Debug)]
 pub(crate) enum Heard<M> {
     /// Proven; what is sent there reaches the other end. A second one takes the place of the first.
-    Paired(Outbox),
+    Paired(SendQueue),
     Message(Box<M>),
-    /// The pairing behind this outbox is over, or could not be made.
-    Ended(Option<Outbox>, String),
+    /// The pairing behind this send queue is over, or could not be made.
+    Ended(Option<SendQueue>, String),
 }
 
 /// The engine's end: pairs, and pairs again, until the process stops.
@@ -123,10 +123,10 @@ pub(crate) async fn seek<I: Send + 'static>(
     loop {
         let proof = Proof::Pairing(secret.clone());
         let link = Link::initiator(settings, Part::Pairing, "", proof, ctx.clock.mono());
-        let (sender, posted) = outbox(OUTBOX);
-        let mut ears = Ears { outbox: sender.clone(), paired: false, secret: None, back: back.clone(), wrap };
+        let (sender, queued) = send_queue(SEND_QUEUE);
+        let mut ears = Ears { send_queue: sender.clone(), paired: false, secret: None, back: back.clone(), wrap };
         let why = tokio::select! {
-            why = meet(&place, link, posted, &mut ears, ctx.clock) => why,
+            why = meet(&place, link, queued, &mut ears, ctx.clock) => why,
             () = ctx.stop.cancelled() => {
                 sender.close();
                 return Ok(());
@@ -148,18 +148,18 @@ pub(crate) async fn seek<I: Send + 'static>(
 async fn meet<I: Send>(
     place: &Place,
     link: Link,
-    posted: mesh::link::Posted,
+    queued: mesh::link::QueuedMessages,
     ears: &mut Ears<FromMonitor, I>,
     clock: Clock,
 ) -> String {
     let nobody = |error: io::Error| format!("nobody answers at {place}: {error}");
     match place {
         Place::Unix(path) => match UnixStream::connect(path).await {
-            Ok(stream) => mesh::link::run(stream, link, posted, ears, clock).await.to_string(),
+            Ok(stream) => mesh::link::run(stream, link, queued, ears, clock).await.to_string(),
             Err(error) => nobody(error),
         },
         Place::Tcp(address) => match mesh::link::connect(address, CONNECT).await {
-            Ok(stream) => mesh::link::run(stream, link, posted, ears, clock).await.to_string(),
+            Ok(stream) => mesh::link::run(stream, link, queued, ears, clock).await.to_string(),
             Err(error) => nobody(error),
         },
     }
@@ -253,9 +253,9 @@ impl<I: Send + 'static> Door<I> {
         let Ok(slot) = slots.clone().try_acquire_owned() else { return };
         tokio::spawn(async move {
             let link = Link::responder(self.settings, self.clock.mono());
-            let (sender, posted) = outbox(OUTBOX);
+            let (sender, queued) = send_queue(SEND_QUEUE);
             let ears = Ears {
-                outbox: sender.clone(),
+                send_queue: sender.clone(),
                 paired: false,
                 secret: Some(self.secret.clone()),
                 back: self.back.clone(),
@@ -263,7 +263,7 @@ impl<I: Send + 'static> Door<I> {
             };
             let mut guest = Guest { ears, slot: Some(slot) };
             let why = {
-                let mut running = std::pin::pin!(mesh::link::run(stream, link, posted, &mut guest, self.clock));
+                let mut running = std::pin::pin!(mesh::link::run(stream, link, queued, &mut guest, self.clock));
                 tokio::select! {
                     why = &mut running => why,
                     () = self.stop.cancelled() => {
@@ -282,7 +282,7 @@ impl<I: Send + 'static> Door<I> {
 /// One end's ears. An initiator is paired when the link opens; a responder when the first message has opened, because
 /// the handshake's first message could be replayed.
 struct Ears<M, I> {
-    outbox: Outbox,
+    send_queue: SendQueue,
     paired: bool,
     /// The responder's.
     secret: Option<PairingSecret>,
@@ -300,8 +300,8 @@ impl<M: Message + Default + Send, I: Send> Ears<M, I> {
     async fn pair(&mut self, link: &mut Link, now: Now) {
         if !self.paired {
             self.paired = true;
-            let outbox = self.outbox.clone();
-            self.hear(Heard::Paired(outbox), link, now).await;
+            let send_queue = self.send_queue.clone();
+            self.hear(Heard::Paired(send_queue), link, now).await;
         }
     }
 
@@ -345,8 +345,8 @@ impl<M: Message + Default + Send, I: Send> Handler for Guest<M, I> {
 }
 
 /// To the other end, if it takes it: what is said is said again at the next change, or has a deadline.
-pub(crate) fn tell(outbox: &Outbox, message: &impl Message) {
-    if let Err(error) = outbox.try_send(message.encode_to_vec().into()) {
+pub(crate) fn tell(send_queue: &SendQueue, message: &impl Message) {
+    if let Err(error) = send_queue.try_send(message.encode_to_vec().into()) {
         tracing::debug!(%error, "a message of the pairing was dropped");
     }
 }

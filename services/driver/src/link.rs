@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh::{
     clock::{Clock, Now},
-    link::{Handler, Outbox, outbox},
+    link::{Handler, SendQueue, send_queue},
 };
 use prost::Message as _;
 use proto::{
@@ -19,7 +19,7 @@ use wire::{Event, Link, Proof};
 use crate::contact::How;
 
 /// Messages that may wait for the link; far above what one driver says at once.
-const OUTBOX: usize = 128;
+const SEND_QUEUE: usize = 128;
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// A connection's number, unique in this process.
@@ -46,7 +46,7 @@ pub(crate) struct Connection {
     pub(crate) open: bool,
     /// Central has spoken on it.
     pub(crate) proven: bool,
-    outbox: Outbox,
+    send_queue: SendQueue,
 }
 
 /// What to dial.
@@ -63,7 +63,7 @@ pub(crate) struct Dial {
 impl Connection {
     /// Begins to connect; what comes of it comes through `events`, `Closed` as the last.
     pub(crate) fn dial(dial: Dial, clock: Clock, events: mpsc::Sender<(LinkNo, LinkEvent)>) -> Self {
-        let (sender, posted) = outbox(OUTBOX);
+        let (sender, queued) = send_queue(SEND_QUEUE);
         let connection = Self {
             no: dial.no,
             how: dial.how,
@@ -71,7 +71,7 @@ impl Connection {
             address: dial.address.clone(),
             open: false,
             proven: false,
-            outbox: sender,
+            send_queue: sender,
         };
         tokio::spawn(async move {
             let closed = match mesh::link::connect(&dial.address, CONNECT).await {
@@ -79,7 +79,7 @@ impl Connection {
                     let id = dial.driver.as_str();
                     let link = Link::initiator(dial.settings, Part::Driver, id, dial.proof, clock.mono());
                     let mut ears = Ears { no: dial.no, events: events.clone() };
-                    mesh::link::run(stream, link, posted, &mut ears, clock).await.to_string()
+                    mesh::link::run(stream, link, queued, &mut ears, clock).await.to_string()
                 }
                 Err(error) => error.to_string(),
             };
@@ -90,12 +90,12 @@ impl Connection {
 
     pub(crate) fn send(&self, up: &Up) {
         // Full or closed: whatever must have an effect is repeated until it is answered.
-        let _lost = self.outbox.try_send(up.encode_to_vec().into());
+        let _lost = self.send_queue.try_send(up.encode_to_vec().into());
     }
 
     /// In order, behind what was sent.
     pub(crate) fn close(&self) {
-        self.outbox.close();
+        self.send_queue.close();
     }
 }
 

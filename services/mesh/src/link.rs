@@ -1,7 +1,7 @@
-//! The one async rim of `wire`: gives a [`Link`] a stream, a clock and an outbox. Used by Central, charging points and
+//! The one async rim of `wire`: gives a [`Link`] a stream, a clock and a send queue. Used by Central, charging points and
 //! drivers alike, over TCP and over Unix sockets.
 //!
-//! Guarantees: one task owns stream and link, so nothing is locked; the outbox is bounded; an idle connection holds no
+//! Guarantees: one task owns stream and link, so nothing is locked; the send queue is bounded; an idle connection holds no
 //! buffer (bytes pass through one per thread); what the peer does not read is never buffered past one portion of 64 KiB
 //! beside the link's own bounded queue; bytes that have come are read before a time-out is believed, so that a process
 //! that was held up does not take its peers for dead.
@@ -11,7 +11,7 @@
 
 mod backoff;
 mod config;
-mod outbox;
+mod send_queue;
 mod pump;
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,7 @@ use wire::{Closed, Event, Link};
 pub use self::{
     backoff::Backoff,
     config::Config,
-    outbox::{Outbox, OutboxError, Posted, outbox},
+    send_queue::{SendQueue, SendQueueError, QueuedMessages, send_queue},
 };
 use crate::clock::{Alarm, Clock, Now};
 use pump::Pump;
@@ -45,11 +45,11 @@ pub trait Handler: Send {
 }
 
 /// Drives one connection to its end and says why it ended. Dropping the future cuts the connection without a farewell;
-/// [`Outbox::close`] closes it in order.
+/// [`SendQueue::close`] closes it in order.
 pub fn run<'h, S, H>(
     stream: S,
     link: Link,
-    posted: Posted,
+    queued: QueuedMessages,
     handler: &'h mut H,
     clock: Clock,
 ) -> impl Future<Output = Closed> + Send + use<'h, S, H>
@@ -58,24 +58,24 @@ where
     H: Handler,
 {
     // A future keeps a place of its own for each argument that it moves on: thousands of idle links would pay for it.
-    drive(Box::new(Pump::new(stream, link)), posted, handler, clock)
+    drive(Box::new(Pump::new(stream, link)), queued, handler, clock)
 }
 
-async fn drive<S, H>(mut pump: Box<Pump<S>>, mut posted: Posted, handler: &mut H, clock: Clock) -> Closed
+async fn drive<S, H>(mut pump: Box<Pump<S>>, mut queued: QueuedMessages, handler: &mut H, clock: Clock) -> Closed
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     H: Handler,
 {
     let mut alarm = Alarm::new(clock);
     loop {
-        post(&mut posted, &mut pump.link, clock);
+        post(&mut queued, &mut pump.link, clock);
         while let Some(event) = pump.link.poll_event() {
             if let Event::Closed(why) = event {
                 Box::pin(pump.finish(why, clock)).await;
                 return why;
             }
             handler.handle(event, &mut pump.link, clock.now()).await;
-            post(&mut posted, &mut pump.link, clock);
+            post(&mut queued, &mut pump.link, clock);
         }
         alarm.arm(pump.link.poll_timeout());
         let (room, open, closing) = (pump.link.ready(), pump.link.is_open(), pump.link.is_closing());
@@ -89,7 +89,7 @@ where
                     pump.link.handle_timeout(now);
                 }
             }
-            () = poll_fn(|cx| posted.poll_ready(cx, room, open)), if !closing => {}
+            () = poll_fn(|cx| queued.poll_ready(cx, room, open)), if !closing => {}
             () = alarm.rings() => {
                 pump.link.handle_timeout(clock.mono());
             }
@@ -97,21 +97,21 @@ where
     }
 }
 
-/// Moves what was posted into the link, as far as it has room, and closes it behind the last message.
-fn post(posted: &mut Posted, link: &mut Link, clock: Clock) {
-    match posted.take_drill() {
+/// Moves what was queued into the link, as far as it has room, and closes it behind the last message.
+fn post(queued: &mut QueuedMessages, link: &mut Link, clock: Clock) {
+    match queued.take_drill() {
         Some(true) => link.spoil(),
         Some(false) => link.repair(),
         None => {}
     }
     while link.ready()
-        && let Some(message) = posted.take()
+        && let Some(message) = queued.take()
     {
         if let Err(error) = link.send(&message, clock.mono()) {
             tracing::warn!(bytes = message.len(), %error, "a message for a link was dropped");
         }
     }
-    if posted.drained() || (posted.closing() && !link.is_open()) {
+    if queued.drained() || (queued.closing() && !link.is_open()) {
         link.close(clock.mono());
     }
 }

@@ -240,7 +240,7 @@ impl Drive {
             Tell::Refuse { link, reason } => self.refuse_contact(link, reason),
             Tell::CloseAll => {
                 let peer = PeerId::Driver(driver.clone());
-                self.links.values().filter(|linked| linked.peer == peer).for_each(|linked| linked.outbox.close());
+                self.links.values().filter(|linked| linked.peer == peer).for_each(|linked| linked.send_queue.close());
             }
         }
     }

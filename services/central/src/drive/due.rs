@@ -155,7 +155,7 @@ impl Drive {
     pub(super) fn due_read(&mut self, driver: &DriverId, read: Read) {
         let now = self.now().mono;
         let link = self.accounts.get(driver).and_then(|holder| holder.link);
-        let Some(outbox) = link.and_then(|link| self.links.get(&link)).map(|linked| linked.outbox.clone()) else {
+        let Some(send_queue) = link.and_then(|link| self.links.get(&link)).map(|linked| linked.send_queue.clone()) else {
             return self.due.left(driver);
         };
         let (sent, more, again_at) = match read {
@@ -163,7 +163,7 @@ impl Drive {
                 let tickets = grpc::tickets(&due, &corrections).into_iter().take(AT_ONCE);
                 // A link without room for them is sent them later, and is not closed for it.
                 let sent = |ticket: &proto::link::v1::Ticket| {
-                    outbox.try_send(super::show::encoded(0, down::Body::Ticket(ticket.clone()))).is_ok()
+                    send_queue.try_send(super::show::encoded(0, down::Body::Ticket(ticket.clone()))).is_ok()
                 };
                 let sent: Vec<_> = tickets.take_while(sent).map(|ticket| ticket.session_id).collect();
                 let more = sent.len() < due.len();

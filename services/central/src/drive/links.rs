@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::link::Outbox;
+use mesh::link::SendQueue;
 use proto::{
     PeerId, Price,
     link::v1::{self as link, KeyState, Reason, down},
@@ -21,12 +21,12 @@ use crate::{
 
 impl Drive {
     pub(super) fn arrived(&mut self, arrival: Arrival) {
-        let Arrival { link, peer, part, key_no, from, highest_epoch, outbox } = arrival;
+        let Arrival { link, peer, part, key_no, from, highest_epoch, send_queue } = arrival;
         // The key may have ended between the handshake and the first message.
-        if outbox.is_closed() || self.shared.directory.usable(&peer, key_no).is_none() {
-            return outbox.close();
+        if send_queue.is_closed() || self.shared.directory.usable(&peer, key_no).is_none() {
+            return send_queue.close();
         }
-        self.links.insert(link, Linked { outbox, peer: peer.clone() });
+        self.links.insert(link, Linked { send_queue, peer: peer.clone() });
         match peer {
             PeerId::ChargingPoint(id) => {
                 let Some(number) = self.index.get(&id).copied() else { return self.close(link) };
@@ -41,11 +41,11 @@ impl Drive {
         }
     }
 
-    pub(super) fn verified(&mut self, peer: PeerId, link: LinkNo, outbox: Outbox, from: Arc<str>, to: u64, void: bool) {
-        if outbox.is_closed() {
+    pub(super) fn verified(&mut self, peer: PeerId, link: LinkNo, send_queue: SendQueue, from: Arc<str>, to: u64, void: bool) {
+        if send_queue.is_closed() {
             return;
         }
-        self.links.insert(link, Linked { outbox, peer: peer.clone() });
+        self.links.insert(link, Linked { send_queue, peer: peer.clone() });
         // One of each peer: whoever shows his credential again and again holds no more of Central's connections.
         if let Some(older) = self.contacts.insert(peer.clone(), link) {
             self.close(older);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::link::Outbox;
+use mesh::link::SendQueue;
 use proto::{ChargingPointId, DriverId, PeerId, link::v1::Part};
 use store::central::MirroredIdentityRow;
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ pub(crate) struct Arrival {
     pub key_no: u64,
     pub from: Arc<str>,
     pub highest_epoch: u64,
-    pub outbox: Outbox,
+    pub send_queue: SendQueue,
 }
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) enum Message {
     Verified {
         peer: PeerId,
         link: LinkNo,
-        outbox: Outbox,
+        send_queue: SendQueue,
         from: Arc<str>,
         to: u64,
         void: bool,

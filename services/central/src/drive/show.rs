@@ -143,25 +143,25 @@ impl Drive {
         let Some(linked) = self.links.get(&to) else { return };
         // The next one says more than one that finds no room.
         let is_droppable = matches!(body, down::Body::Running(_));
-        if linked.outbox.try_send(encoded(epoch, body)) == Err(mesh::link::OutboxError::Full) && !is_droppable {
+        if linked.send_queue.try_send(encoded(epoch, body)) == Err(mesh::link::SendQueueError::Full) && !is_droppable {
             // It takes too slowly; it comes back and is told how things stand then.
             tracing::warn!(peer = %linked.peer, "closing a link that does not take its messages");
-            linked.outbox.close();
+            linked.send_queue.close();
         }
     }
 
     pub(super) fn close(&self, link: LinkNo) {
         if let Some(linked) = self.links.get(&link) {
-            linked.outbox.close();
+            linked.send_queue.close();
         }
     }
 
     /// Beside the loop, which waits for nothing.
     pub(super) fn close_later(&self, link: LinkNo, after: Duration) {
-        if let Some(outbox) = self.links.get(&link).map(|linked| linked.outbox.clone()) {
+        if let Some(send_queue) = self.links.get(&link).map(|linked| linked.send_queue.clone()) {
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
-                outbox.close();
+                send_queue.close();
             });
         }
     }

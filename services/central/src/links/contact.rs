@@ -63,8 +63,8 @@ impl Contact {
             Verdict::Verified { void } => {
                 self.place.proven();
                 let (peer, link, from) = (self.peer.clone(), self.voice.link, self.voice.from.clone());
-                let outbox = self.voice.outbox.clone();
-                links.drive.send(Message::Verified { peer, link, outbox, from, to, void }).await;
+                let send_queue = self.voice.send_queue.clone();
+                links.drive.send(Message::Verified { peer, link, send_queue, from, to, void }).await;
             }
             Verdict::Refused(reason) => {
                 links.attempts().refused(*address, self.peer.as_str(), now);
@@ -85,7 +85,7 @@ impl Contact {
         voice.answer(to, reason, detail);
         let (reason, detail) = (reason.into(), detail.to_owned());
         voice.say(down::Body::AuthStatus(AuthStatus { reason, detail, retry_after_ms, ..AuthStatus::default() }));
-        voice.outbox.close();
+        voice.send_queue.close();
     }
 
     /// An epoch is told to whoever authenticated alone: it is nothing for strangers.

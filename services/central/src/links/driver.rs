@@ -111,7 +111,7 @@ impl Voice {
         let message = Down { epoch: 0, body: Some(body) }.encode_to_vec();
         let listed = Listed { message, _under_way: under_way };
         // Full or closed: whoever does not listen is told when he comes back.
-        let _told = self.outbox.try_send(Bytes::from_owner(listed));
+        let _told = self.send_queue.try_send(Bytes::from_owner(listed));
     }
 
     async fn request_supply(self, driver: DriverId, wished: wire_messages::RequestSupply, to: u64) {
@@ -272,10 +272,10 @@ mod tests {
         let conversation = Conversation::new("D1".parse().unwrap());
         let under_way = || conversation.is_listing();
         let listed = Listed { message: vec![7; 3], _under_way: Arc::clone(&conversation.listing) };
-        let (sender, posted) = mesh::link::outbox(4);
+        let (sender, queued) = mesh::link::send_queue(4);
         sender.try_send(Bytes::from_owner(listed)).unwrap();
         assert!(under_way());
-        drop(posted);
+        drop(queued);
         assert!(!under_way());
     }
 }

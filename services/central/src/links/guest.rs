@@ -180,7 +180,7 @@ impl Guest {
             key_no,
             from: self.voice.from.clone(),
             highest_epoch: opened.highest_epoch,
-            outbox: self.voice.outbox.clone(),
+            send_queue: self.voice.send_queue.clone(),
         };
         self.voice.links.drive.send(Message::Arrived(Box::new(arrival))).await;
         self.answer(to, Reason::Unspecified, "");

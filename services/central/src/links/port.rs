@@ -10,7 +10,7 @@ use std::{
 use mesh::{
     awaited::Awaited,
     clock::{Clock, Now},
-    link::{Handler, outbox},
+    link::{Handler, send_queue},
     process::Context,
     visitors::Visitors,
 };
@@ -100,10 +100,10 @@ impl Port {
         let now = self.clock.mono();
         let mut link = Link::responder(self.settings, now);
         link.admit(Admit::Busy(BUSY), now);
-        // Nobody posts anything; but a link whose outbox is gone closes before it has answered.
-        let (_nobody, posted) = outbox(1);
+        // Nobody posts anything; but a link whose send queue is gone closes before it has answered.
+        let (_nobody, queued) = send_queue(1);
         let mut deaf = Deaf;
-        let told = mesh::link::run(stream, link, posted, &mut deaf, self.clock);
+        let told = mesh::link::run(stream, link, queued, &mut deaf, self.clock);
         stop.run_until_cancelled(tokio::time::timeout(TELLING, told)).await;
     }
 

@@ -28,7 +28,7 @@ struct Town {
 
 /// The far end of a link that proved its key.
 struct Peer {
-    outbox: Outbox,
+    send_queue: SendQueue,
     heard: mpsc::UnboundedReceiver<down::Body>,
     next_id: u64,
     at_central: JoinHandle<()>,
@@ -85,9 +85,9 @@ impl Town {
         let at_central = tokio::spawn(Arc::clone(&self.links).serve(far, address, self.rim.ctx.stop.clone()));
         let proof = Proof::Key { responder: shared.pins[0], key_no: 1, key };
         let link = Link::initiator(wire::Settings::default(), part, peer.as_str(), proof, clock.mono());
-        let ((outbox, posted), (tell, heard)) = (outbox(256), mpsc::unbounded_channel());
-        tokio::spawn(async move { mesh::link::run(near, link, posted, &mut Ears(tell), clock).await });
-        let mut linked = Peer { outbox, heard, next_id: 1, at_central };
+        let ((send_queue, queued), (tell, heard)) = (send_queue(256), mpsc::unbounded_channel());
+        tokio::spawn(async move { mesh::link::run(near, link, queued, &mut Ears(tell), clock).await });
+        let mut linked = Peer { send_queue, heard, next_id: 1, at_central };
         let to = linked.say(up::Body::Opened(Opened::default()));
         assert_eq!(linked.answer_to(to).await, Reason::Unspecified);
         linked
@@ -128,7 +128,7 @@ impl Peer {
     fn say(&mut self, body: up::Body) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.outbox.try_send(Up { id, body: Some(body) }.encode_to_vec().into()).unwrap();
+        self.send_queue.try_send(Up { id, body: Some(body) }.encode_to_vec().into()).unwrap();
         id
     }
 

@@ -3,7 +3,7 @@
 
 use std::{future::Future, net::IpAddr, sync::Arc};
 
-use mesh::link::Outbox;
+use mesh::link::SendQueue;
 use prost::Message as _;
 use proto::{
     PeerId,
@@ -24,7 +24,7 @@ pub(super) struct Voice {
     pub(super) link: LinkNo,
     pub(super) address: IpAddr,
     pub(super) from: Arc<str>,
-    pub(super) outbox: Outbox,
+    pub(super) send_queue: SendQueue,
     /// Every message to a proven charging point carries it (SPEC 4.9); nobody else has one.
     pub(super) epoch: Option<Epoch>,
 }
@@ -33,7 +33,7 @@ impl Voice {
     pub(super) fn say(&self, body: down::Body) {
         let epoch = self.epoch.as_ref().map(Epoch::get).unwrap_or_default();
         // Full or closed: whoever does not listen is told when he comes back.
-        let _told = self.outbox.try_send(Down { epoch, body: Some(body) }.encode_to_vec().into());
+        let _told = self.send_queue.try_send(Down { epoch, body: Some(body) }.encode_to_vec().into());
     }
 
     pub(super) fn answer(&self, to: u64, reason: Reason, detail: &str) {
@@ -79,11 +79,11 @@ impl Aside {
         if Arc::strong_count(turns) > WAITING {
             return voice.answer(to, Reason::Overloaded, "too much of yours waits for the database already");
         }
-        let (turns, outbox) = (Arc::clone(turns), voice.outbox.clone());
+        let (turns, send_queue) = (Arc::clone(turns), voice.send_queue.clone());
         tokio::spawn(async move {
             let turn = turns.acquire().await;
             // Whoever has gone asks again when he is back.
-            if turn.is_ok() && !outbox.is_closed() {
+            if turn.is_ok() && !send_queue.is_closed() {
                 work.await;
             }
         });

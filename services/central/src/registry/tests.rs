@@ -232,9 +232,9 @@ async fn who_is_removed_is_out_while_nothing_can_be_written_spec_7_3_spec_7_4() 
     let driver = PeerId::Driver(rim.driver("D1").await);
     rim.authenticate(driver.clone()).await;
     rim.until(|| rim.shared.directory.usable(&driver, 1).is_some()).await;
-    let (link, outbox) = rim.link();
+    let (link, send_queue) = rim.link();
     let (peer, from, part) = (driver.clone(), "192.0.2.1:8".into(), Part::Driver);
-    let arrival = Arrival { link, peer, part, key_no: 1, from, highest_epoch: 0, outbox: outbox.clone() };
+    let arrival = Arrival { link, peer, part, key_no: 1, from, highest_epoch: 0, send_queue: send_queue.clone() };
     rim.drive.send(Message::Arrived(Box::new(arrival))).await;
 
     let release = occupied(&rim).await;
@@ -253,7 +253,7 @@ async fn who_is_removed_is_out_while_nothing_can_be_written_spec_7_3_spec_7_4() 
     let (denied, bob) = (DenyList::default(), "bob".parse().unwrap());
     let (shared, drive, list) = (Arc::clone(&rim.shared), rim.drive.clone(), denied.clone());
     let taken = tokio::spawn(async move { take(&shared, &drive, &list, events).await });
-    rim.until(|| outbox.is_closed() && denied.contains(&bob)).await;
+    rim.until(|| send_queue.is_closed() && denied.contains(&bob)).await;
     assert!(rim.shared.directory.usable(&driver, 1).is_none(), "nor does it come back");
     drop(release);
     taken.await.unwrap().unwrap();

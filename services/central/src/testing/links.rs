@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh::link::Outbox;
+use mesh::link::SendQueue;
 use proto::{
     ChargingPointId, PeerId,
     link::v1::{Cause, Part},
@@ -32,10 +32,10 @@ async fn a_quarantined_charging_point_is_counted_until_it_is_released_spec_4_9()
 }
 
 /// A first contact whose credential is right.
-async fn verified(rim: &Rim, peer: &PeerId) -> Outbox {
-    let (link, outbox) = rim.link();
-    let (peer, end, from) = (peer.clone(), outbox.clone(), "192.0.2.1:7".into());
-    rim.drive.send(Message::Verified { peer, link, outbox, from, to: 0, void: false }).await;
+async fn verified(rim: &Rim, peer: &PeerId) -> SendQueue {
+    let (link, send_queue) = rim.link();
+    let (peer, end, from) = (peer.clone(), send_queue.clone(), "192.0.2.1:7".into());
+    rim.drive.send(Message::Verified { peer, link, send_queue, from, to: 0, void: false }).await;
     end
 }
 

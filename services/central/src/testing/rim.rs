@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mesh::{
-    link::{Outbox, Posted, outbox},
+    link::{SendQueue, QueuedMessages, send_queue},
     process::Context,
     visitors::Visitors,
 };
@@ -42,7 +42,7 @@ pub(crate) struct Rim {
     pub(crate) ctx: Context,
     links: std::sync::atomic::AtomicU64,
     /// The far ends of links, which nobody reads.
-    ends: std::sync::Mutex<Vec<Posted>>,
+    ends: std::sync::Mutex<Vec<QueuedMessages>>,
     _folder: tempfile::TempDir,
 }
 
@@ -130,24 +130,24 @@ impl Rim {
     }
 
     /// A link as the rim hands it to the loop.
-    pub(crate) fn link(&self) -> (LinkNo, Outbox) {
-        let (sender, posted) = outbox(100_000);
-        self.ends.lock().unwrap().push(posted);
+    pub(crate) fn link(&self) -> (LinkNo, SendQueue) {
+        let (sender, queued) = send_queue(100_000);
+        self.ends.lock().unwrap().push(queued);
         (LinkNo(self.links.fetch_add(1, std::sync::atomic::Ordering::Relaxed)), sender)
     }
 
     /// Shows its credential, as in a first contact.
     pub(crate) async fn authenticate(&self, peer: PeerId) -> LinkNo {
-        let (link, outbox) = self.link();
+        let (link, send_queue) = self.link();
         let from = "192.0.2.1:7".into();
-        self.drive.send(Message::Verified { peer, link, outbox, from, to: 0, void: false }).await;
+        self.drive.send(Message::Verified { peer, link, send_queue, from, to: 0, void: false }).await;
         link
     }
 
     pub(crate) async fn arrive(&self, peer: PeerId, part: Part, key_no: u64) -> LinkNo {
-        let (link, outbox) = self.link();
+        let (link, send_queue) = self.link();
         let from = "192.0.2.1:8".into();
-        let arrival = Arrival { link, peer, part, key_no, from, highest_epoch: 0, outbox };
+        let arrival = Arrival { link, peer, part, key_no, from, highest_epoch: 0, send_queue };
         self.drive.send(Message::Arrived(Box::new(arrival))).await;
         link
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::{clock::Clock, health::Component, link::Outbox, process::Context};
+use mesh::{clock::Clock, health::Component, link::SendQueue, process::Context};
 use prometheus_client::metrics::gauge::Gauge;
 use proto::link::v1::{FromEngine, FromMonitor};
 use tokio::{
@@ -43,7 +43,7 @@ pub(crate) enum Direct<M> {
 /// How the monitor is reached.
 #[derive(Debug)]
 pub(crate) enum Monitor {
-    Pairing(Option<Outbox>),
+    Pairing(Option<SendQueue>),
     Here(mpsc::WeakSender<monitor::drive::Event>),
 }
 
@@ -154,8 +154,8 @@ impl Drive {
     fn heard(&mut self, heard: Heard<FromMonitor>) {
         let now = self.clock.now();
         match heard {
-            Heard::Paired(outbox) => {
-                self.monitor = Monitor::Pairing(Some(outbox));
+            Heard::Paired(send_queue) => {
+                self.monitor = Monitor::Pairing(Some(send_queue));
                 self.core.handle(Input::Paired, now);
             }
             Heard::Message(message) => self.core.handle(Input::Monitor(message), now),
@@ -179,7 +179,7 @@ impl Drive {
 
     fn report(&self, message: Box<FromEngine>) {
         match &self.monitor {
-            Monitor::Pairing(Some(outbox)) => pairing::tell(outbox, &*message),
+            Monitor::Pairing(Some(send_queue)) => pairing::tell(send_queue, &*message),
             Monitor::Pairing(None) => {}
             Monitor::Here(monitor) => {
                 if let Some(monitor) = monitor.upgrade() {

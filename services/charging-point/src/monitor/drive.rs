@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mesh::{clock::Clock, health::Component, link::Outbox, process::Context};
+use mesh::{clock::Clock, health::Component, link::SendQueue, process::Context};
 use prometheus_client::metrics::gauge::Gauge;
 use proto::link::v1::{FromEngine, FromMonitor};
 use tokio::{
@@ -41,7 +41,7 @@ pub(crate) enum Event {
 /// How the engine is reached.
 #[derive(Debug)]
 pub(crate) enum Engine {
-    Pairing(Option<Outbox>),
+    Pairing(Option<SendQueue>),
     Here(mpsc::WeakSender<engine::drive::Event>),
 }
 
@@ -145,8 +145,8 @@ impl Drive {
     fn heard(&mut self, heard: Heard<FromEngine>) {
         let now = self.clock.now();
         match heard {
-            Heard::Paired(outbox) => {
-                if let Engine::Pairing(Some(old)) = std::mem::replace(&mut self.engine, Engine::Pairing(Some(outbox))) {
+            Heard::Paired(send_queue) => {
+                if let Engine::Pairing(Some(old)) = std::mem::replace(&mut self.engine, Engine::Pairing(Some(send_queue))) {
                     tracing::warn!("another engine paired; the one before is let go");
                     old.close();
                 }
@@ -193,7 +193,7 @@ impl Drive {
 
     fn tell(&self, message: Box<FromMonitor>) {
         match &self.engine {
-            Engine::Pairing(Some(outbox)) => pairing::tell(outbox, &*message),
+            Engine::Pairing(Some(send_queue)) => pairing::tell(send_queue, &*message),
             Engine::Pairing(None) => {}
             Engine::Here(engine) => {
                 if let Some(engine) = engine.upgrade() {

@@ -24,10 +24,10 @@ fn engine(ctx: &Context, place: Place, secret: PairingSecret) -> ToEngine {
     heard
 }
 
-async fn paired<M>(heard: &mut mpsc::Receiver<Heard<M>>) -> Outbox {
+async fn paired<M>(heard: &mut mpsc::Receiver<Heard<M>>) -> SendQueue {
     loop {
-        if let Heard::Paired(outbox) = heard.recv().await.unwrap() {
-            return outbox;
+        if let Heard::Paired(send_queue) = heard.recv().await.unwrap() {
+            return send_queue;
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use wire::{Admit, Closed, Event, Hello, Link, LinkKey, PairingSecret, Proof, Settings, StaticKey};
 
-use super::{Handler, Outbox, connect, outbox, run};
+use super::{Handler, SendQueue, connect, send_queue, run};
 use crate::clock::{Clock, Now};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ impl Handler for Teller {
 }
 
 struct Running {
-    outbox: Outbox,
+    send_queue: SendQueue,
     events: mpsc::UnboundedReceiver<Event>,
     ended: JoinHandle<Closed>,
 }
@@ -74,10 +74,10 @@ fn spawn<S>(stream: S, link: Link) -> Running
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (outbox, posted) = outbox(16);
+    let (send_queue, queued) = send_queue(16);
     let (tell, events) = mpsc::unbounded_channel();
-    let ended = tokio::spawn(async move { run(stream, link, posted, &mut Teller(tell), Clock::system()).await });
-    Running { outbox, events, ended }
+    let ended = tokio::spawn(async move { run(stream, link, queued, &mut Teller(tell), Clock::system()).await });
+    Running { send_queue, events, ended }
 }
 
 fn responder() -> Link {
@@ -108,11 +108,11 @@ async fn opened(mut near: Running, mut far: Running) -> (Running, Running) {
 #[tokio::test]
 async fn messages_go_both_ways_over_tcp_and_the_link_closes_in_order() {
     let (mut near, mut far) = over_tcp().await;
-    near.outbox.try_send(Bytes::from_static(b"echo me")).unwrap();
+    near.send_queue.try_send(Bytes::from_static(b"echo me")).unwrap();
     assert_eq!(far.event().await, Event::Message(Bytes::from_static(b"echo me")));
     assert_eq!(near.event().await, Event::Message(Bytes::from_static(b"me")));
-    far.outbox.try_send(Bytes::from_static(b"last")).unwrap();
-    far.outbox.close();
+    far.send_queue.try_send(Bytes::from_static(b"last")).unwrap();
+    far.send_queue.close();
     assert_eq!(near.event().await, Event::Message(Bytes::from_static(b"last")));
     assert_eq!((near.ended().await, far.ended().await), (Closed::ByPeer, Closed::ByUs));
 }
@@ -121,8 +121,8 @@ async fn messages_go_both_ways_over_tcp_and_the_link_closes_in_order() {
 async fn a_message_larger_than_every_buffer_goes_through_the_narrowest_stream() {
     let (near, mut far) = over_memory(7).await;
     let large = Bytes::from(vec![0x02; 200_000]);
-    near.outbox.try_send(Bytes::from_static(b"opened")).unwrap();
-    near.outbox.try_send(large.clone()).unwrap();
+    near.send_queue.try_send(Bytes::from_static(b"opened")).unwrap();
+    near.send_queue.try_send(large.clone()).unwrap();
     assert_eq!(far.event().await, Event::Message(Bytes::from_static(b"opened")));
     assert_eq!(far.event().await, Event::Message(large));
 }
@@ -130,9 +130,9 @@ async fn a_message_larger_than_every_buffer_goes_through_the_narrowest_stream() 
 #[tokio::test]
 async fn a_thousand_messages_each_way_arrive_in_order() {
     let (mut near, mut far) = over_tcp().await;
-    let send = |outbox: Outbox| async move {
+    let send = |send_queue: SendQueue| async move {
         for number in 0..1000u32 {
-            while outbox.try_send(Bytes::copy_from_slice(&number.to_be_bytes())).is_err() {
+            while send_queue.try_send(Bytes::copy_from_slice(&number.to_be_bytes())).is_err() {
                 tokio::task::yield_now().await;
             }
         }
@@ -142,7 +142,7 @@ async fn a_thousand_messages_each_way_arrive_in_order() {
             assert_eq!(running.event().await, Event::Message(Bytes::copy_from_slice(&number.to_be_bytes())));
         }
     };
-    let outboxes = (near.outbox.clone(), far.outbox.clone());
+    let outboxes = (near.send_queue.clone(), far.send_queue.clone());
     tokio::join!(send(outboxes.0), send(outboxes.1), receive(&mut near), receive(&mut far));
 }
 
@@ -150,9 +150,9 @@ async fn a_thousand_messages_each_way_arrive_in_order() {
 async fn an_end_that_vanishes_is_noticed_as_cut_and_its_outbox_closes() {
     let (near, far) = over_tcp().await;
     near.ended.abort();
-    let outbox = far.outbox.clone();
+    let send_queue = far.send_queue.clone();
     assert_eq!(far.ended().await, Closed::Cut);
-    assert!(outbox.is_closed());
+    assert!(send_queue.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,7 +162,7 @@ async fn an_idle_link_lives_and_a_half_open_one_is_found_within_two_seconds_spec
     let (cut, proxy) = half_open(mid, mid_far);
     let (near, far) = (spawn(near, initiator()), spawn(far, responder()));
     let (near, far) = opened(near, far).await;
-    near.outbox.try_send(Bytes::from_static(b"opened")).unwrap();
+    near.send_queue.try_send(Bytes::from_static(b"opened")).unwrap();
     for _ in 0..600 {
         advance(Duration::from_millis(100)).await;
         tokio::task::yield_now().await;
@@ -253,7 +253,7 @@ async fn a_peer_that_reads_nothing_fills_the_outbox_and_no_more_memory_and_ends(
     assert_eq!(near.event().await, Event::Open);
     let mut taken = 0;
     for _ in 0..10_000 {
-        taken += usize::from(near.outbox.try_send(Bytes::from(vec![7; 1000])).is_ok());
+        taken += usize::from(near.send_queue.try_send(Bytes::from(vec![7; 1000])).is_ok());
         tokio::task::yield_now().await;
     }
     assert!(taken <= 16 + Settings::default().queue, "{taken}");
@@ -280,9 +280,9 @@ async fn a_refused_caller_hears_the_busy_answer_although_it_had_more_to_say() {
 async fn an_order_to_close_is_followed_before_the_link_is_open_too() {
     let (near, _far) = duplex(64);
     let near = spawn(near, initiator());
-    near.outbox.try_send(Bytes::from_static(b"too early")).unwrap();
+    near.send_queue.try_send(Bytes::from_static(b"too early")).unwrap();
     tokio::task::yield_now().await;
-    near.outbox.close();
+    near.send_queue.close();
     assert_eq!(near.ended().await, Closed::ByUs);
 }
 
@@ -303,10 +303,10 @@ async fn a_pairing_works_over_a_unix_socket_spec_1_4() {
         }
     }
     let mut near = spawn(near, link);
-    let (_outbox, posted) = outbox(1);
-    let monitor = tokio::spawn(async move { run(far, responder(), posted, &mut Monitor, Clock::system()).await });
+    let (_send_queue, queued) = send_queue(1);
+    let monitor = tokio::spawn(async move { run(far, responder(), queued, &mut Monitor, Clock::system()).await });
     assert_eq!(near.event().await, Event::Open);
-    near.outbox.try_send(Bytes::from_static(b"paired")).unwrap();
+    near.send_queue.try_send(Bytes::from_static(b"paired")).unwrap();
     assert_eq!((timeout(LIMIT, monitor).await.unwrap().unwrap(), near.ended().await), (Closed::ByUs, Closed::ByPeer));
 }
 

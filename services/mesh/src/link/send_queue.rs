@@ -15,23 +15,23 @@ use futures::task::AtomicWaker;
 const BYTES: usize = 1 << 20;
 
 /// A queue of at most `capacity` messages, and of at most [`BYTES`] where it holds more than one.
-pub fn outbox(capacity: usize) -> (Outbox, Posted) {
+pub fn send_queue(capacity: usize) -> (SendQueue, QueuedMessages) {
     let shared = Arc::new(Shared { capacity, queue: Mutex::default(), waker: AtomicWaker::new() });
-    (Outbox(Arc::clone(&shared)), Posted(shared))
+    (SendQueue(Arc::clone(&shared)), QueuedMessages(shared))
 }
 
 /// The sender's end; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Outbox(Arc<Shared>);
+pub struct SendQueue(Arc<Shared>);
 
 /// The link's end, for [`super::run`].
 #[derive(Debug)]
-pub struct Posted(Arc<Shared>);
+pub struct QueuedMessages(Arc<Shared>);
 
 /// A message that was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OutboxError {
-    #[error("the link takes messages too slowly: its outbox is full")]
+pub enum SendQueueError {
+    #[error("the link takes messages too slowly: its send_queue is full")]
     Full,
     #[error("the link is closed")]
     Closed,
@@ -60,16 +60,16 @@ impl Shared {
     }
 }
 
-impl Outbox {
+impl SendQueue {
     /// The message in clear; it is sealed when the link takes it. Never waits.
-    pub fn try_send(&self, message: Bytes) -> Result<(), OutboxError> {
+    pub fn try_send(&self, message: Bytes) -> Result<(), SendQueueError> {
         let mut queue = self.0.queue();
         if queue.closed {
-            return Err(OutboxError::Closed);
+            return Err(SendQueueError::Closed);
         }
         let bytes = queue.bytes + message.len();
         if queue.messages.len() >= self.0.capacity || (bytes > BYTES && !queue.messages.is_empty()) {
-            return Err(OutboxError::Full);
+            return Err(SendQueueError::Full);
         }
         queue.bytes = bytes;
         queue.messages.push_back(message);
@@ -101,7 +101,7 @@ impl Outbox {
     }
 }
 
-impl Posted {
+impl QueuedMessages {
     pub(super) fn take(&mut self) -> Option<Bytes> {
         let mut queue = self.0.queue();
         let message = queue.messages.pop_front();
@@ -138,7 +138,7 @@ impl Posted {
     }
 }
 
-impl Drop for Posted {
+impl Drop for QueuedMessages {
     /// Whoever still sends learns that nobody reads.
     fn drop(&mut self) {
         let mut queue = self.0.queue();
@@ -151,37 +151,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outbox_is_bounded_and_closes_behind_its_last_message() {
-        let (outbox, mut posted) = outbox(2);
+    fn a_send_queue_is_bounded_and_closes_behind_its_last_message() {
+        let (send_queue, mut queued) = send_queue(2);
         let message = Bytes::from_static(b"x");
-        assert_eq!(outbox.try_send(message.clone()), Ok(()));
-        assert_eq!(outbox.try_send(message.clone()), Ok(()));
-        assert_eq!(outbox.try_send(message.clone()), Err(OutboxError::Full));
-        outbox.close();
-        assert_eq!(outbox.try_send(message), Err(OutboxError::Closed));
-        assert!(posted.closing() && !posted.drained());
-        assert!(posted.take().is_some() && posted.take().is_some() && posted.drained());
+        assert_eq!(send_queue.try_send(message.clone()), Ok(()));
+        assert_eq!(send_queue.try_send(message.clone()), Ok(()));
+        assert_eq!(send_queue.try_send(message.clone()), Err(SendQueueError::Full));
+        send_queue.close();
+        assert_eq!(send_queue.try_send(message), Err(SendQueueError::Closed));
+        assert!(queued.closing() && !queued.drained());
+        assert!(queued.take().is_some() && queued.take().is_some() && queued.drained());
     }
 
     #[test]
-    fn an_outbox_is_bounded_in_bytes_and_takes_any_message_when_it_is_empty() {
-        let (outbox, mut posted) = outbox(256);
+    fn a_send_queue_is_bounded_in_bytes_and_takes_any_message_when_it_is_empty() {
+        let (send_queue, mut queued) = send_queue(256);
         let large = Bytes::from(vec![0; BYTES / 4]);
-        let taken = (0..256).take_while(|_| outbox.try_send(large.clone()).is_ok()).count();
+        let taken = (0..256).take_while(|_| send_queue.try_send(large.clone()).is_ok()).count();
         assert_eq!(taken, 4, "a peer that acknowledges nothing holds a megabyte, not 64");
-        assert_eq!(outbox.try_send(Bytes::from_static(b"x")), Err(OutboxError::Full));
-        assert!(posted.take().is_some());
-        assert_eq!(outbox.try_send(large), Ok(()), "what was taken makes room");
-        while posted.take().is_some() {}
-        assert_eq!(outbox.try_send(Bytes::from(vec![0; 2 * BYTES])), Ok(()));
-        assert_eq!(outbox.try_send(Bytes::new()), Err(OutboxError::Full));
+        assert_eq!(send_queue.try_send(Bytes::from_static(b"x")), Err(SendQueueError::Full));
+        assert!(queued.take().is_some());
+        assert_eq!(send_queue.try_send(large), Ok(()), "what was taken makes room");
+        while queued.take().is_some() {}
+        assert_eq!(send_queue.try_send(Bytes::from(vec![0; 2 * BYTES])), Ok(()));
+        assert_eq!(send_queue.try_send(Bytes::new()), Err(SendQueueError::Full));
     }
 
     #[test]
     fn a_sender_learns_that_the_link_is_gone() {
-        let (outbox, posted) = outbox(2);
-        drop(posted);
-        assert_eq!(outbox.try_send(Bytes::new()), Err(OutboxError::Closed));
-        assert!(outbox.is_closed());
+        let (send_queue, queued) = send_queue(2);
+        drop(queued);
+        assert_eq!(send_queue.try_send(Bytes::new()), Err(SendQueueError::Closed));
+        assert!(send_queue.is_closed());
     }
 }
