@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use crate::{
-    door::network,
+    limiter::network,
     identity::Identity,
     process::Context,
     server::{Acceptor, Caps, Limits},

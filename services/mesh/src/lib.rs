@@ -10,7 +10,7 @@
 //!   [`http`]: the HTTPS door. [`status`]: the one table from reasons to gRPC codes. [`visitors`]: who logged in or was
 //!   turned away, counted for the audit.
 //! * [`awaited`]: what a role waits for behind open doors.
-//! * [`door`]: places that are shared out, so that no stranger holds them all. [`screen`]: text from outside, for people.
+//! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all. [`screen`]: text from outside, for people.
 //!
 //! Architecture invariant: depends on no role and not on `store`; no plaintext is spoken but on the admin port.
 
@@ -20,7 +20,7 @@ pub mod certs;
 pub mod client;
 pub mod clock;
 pub mod control;
-pub mod door;
+pub mod limiter;
 pub mod duration;
 pub mod health;
 pub mod http;

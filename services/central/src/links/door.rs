@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::door::{self, network};
+use mesh::limiter::{ConnectionLimiter, LimiterBounds, Permit, network};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Door {
     bounds: Bounds,
     links: Arc<Semaphore>,
-    unproven: Arc<door::Door<IpAddr>>,
+    unproven: Arc<ConnectionLimiter<IpAddr>>,
     /// When the next handshake may begin.
     turn: Mutex<Option<Instant>>,
 }
@@ -40,7 +40,7 @@ pub(super) struct Door {
 /// A connection's place; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    unproven: Mutex<Option<door::Place<IpAddr>>>,
+    unproven: Mutex<Option<Permit<IpAddr>>>,
     /// Cancelled when the place is needed for another.
     pub evicted: CancellationToken,
     _link: OwnedSemaphorePermit,
@@ -49,11 +49,11 @@ pub(super) struct Place {
 impl Door {
     pub(super) fn new(bounds: Bounds) -> Arc<Self> {
         let Bounds { links, unproven, unproven_per_address, .. } = bounds;
-        let strangers = door::Bounds { places: unproven, per_holder: unproven_per_address, grace: GRACE };
+        let bounds_of_unproven = LimiterBounds { permits: unproven, per_holder: unproven_per_address, grace: GRACE };
         Arc::new(Self {
             bounds,
             links: Arc::new(Semaphore::new(links.min(Semaphore::MAX_PERMITS))),
-            unproven: door::Door::new(strangers),
+            unproven: ConnectionLimiter::new(bounds_of_unproven),
             turn: Mutex::default(),
         })
     }
@@ -61,7 +61,7 @@ impl Door {
     /// A place for a connection from `address`, or none.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Place> {
         let link = self.links.clone().try_acquire_owned().ok()?;
-        let unproven = self.unproven.enter(network(address), now)?;
+        let unproven = self.unproven.acquire(network(address), now)?;
         let evicted = unproven.evicted.clone();
         Some(Place { unproven: Mutex::new(Some(unproven)), evicted, _link: link })
     }

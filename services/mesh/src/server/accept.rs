@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::Limits;
 use crate::{
     clock::Clock,
-    door::{Bounds, Door, Place, network},
+    limiter::{ConnectionLimiter, LimiterBounds, Permit, network},
     identity::IdentityError,
     process::Context,
     visitors::Visitors,
@@ -48,7 +48,7 @@ impl From<&Limits> for Caps {
 pub(crate) struct Acceptor {
     socket: TcpListener,
     shared: Arc<Shared>,
-    handshakes: Arc<Door<IpAddr>>,
+    handshakes: Arc<ConnectionLimiter<IpAddr>>,
     tasks: TaskTracker,
     /// No new connections.
     stop: CancellationToken,
@@ -62,7 +62,7 @@ struct Shared {
     clock: Clock,
     timeout: Duration,
     /// Those whose handshake is done, by holder.
-    connections: Arc<Door<String>>,
+    connections: Arc<ConnectionLimiter<String>>,
     open: Gauge,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
     said_at_ms: AtomicI64,
@@ -83,7 +83,7 @@ impl Acceptor {
             name,
             clock: ctx.clock,
             timeout: caps.timeout,
-            connections: Door::new(Bounds::shared(caps.connections)),
+            connections: ConnectionLimiter::new(LimiterBounds::shared(caps.connections)),
             open: ctx.metrics.register(&format!("{name}_connections"), "Open connections", open),
             refused: ctx.metrics.register(&format!("{name}_refused"), "Connections refused, by cause", refused),
             said_at_ms: AtomicI64::new(0),
@@ -92,7 +92,7 @@ impl Acceptor {
         Self {
             socket,
             shared: Arc::new(shared),
-            handshakes: Door::new(Bounds::shared(caps.handshakes)),
+            handshakes: ConnectionLimiter::new(LimiterBounds::shared(caps.handshakes)),
             tasks: TaskTracker::new(),
             stop: ctx.stop.clone(),
             hard: CancellationToken::new(),
@@ -137,7 +137,7 @@ impl Acceptor {
         H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let Some(handshake) = self.handshakes.enter(network(address.ip()), self.shared.clock.mono()) else {
+        let Some(handshake) = self.handshakes.acquire(network(address.ip()), self.shared.clock.mono()) else {
             return self.shared.too_many(address);
         };
         let config = match config() {
@@ -182,15 +182,15 @@ async fn shake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStrea
 }
 
 impl Shared {
-    /// One handshake, to its end or until its place is needed.
+    /// One handshake, to its end or until its permit is needed.
     async fn shake(
         &self,
         tcp: TcpStream,
         address: SocketAddr,
         config: Arc<ServerConfig>,
-        place: Place<IpAddr>,
+        permit: Permit<IpAddr>,
     ) -> Option<TlsStream<TcpStream>> {
-        let shaking = place.evicted.run_until_cancelled(tokio::time::timeout(self.timeout, shake(tcp, config)));
+        let shaking = permit.evicted.run_until_cancelled(tokio::time::timeout(self.timeout, shake(tcp, config)));
         match shaking.await {
             Some(Ok(Ok(tls))) => return Some(tls),
             Some(Ok(Err(error))) => {
@@ -206,18 +206,18 @@ impl Shared {
         None
     }
 
-    /// A connection, to its end or until its place is needed.
+    /// A connection, to its end or until its permit is needed.
     async fn keep<W, H, F>(&self, tls: TlsStream<TcpStream>, address: SocketAddr, holder: W, handle: H)
     where
         W: Fn(&TlsStream<TcpStream>, SocketAddr) -> String,
         H: Fn(TlsStream<TcpStream>, SocketAddr) -> F,
         F: Future<Output = ()>,
     {
-        let Some(place) = self.connections.enter(holder(&tls, address), self.clock.mono()) else {
+        let Some(permit) = self.connections.acquire(holder(&tls, address), self.clock.mono()) else {
             return self.too_many(address);
         };
         self.open.inc();
-        let ended = place.evicted.run_until_cancelled(handle(tls, address)).await;
+        let ended = permit.evicted.run_until_cancelled(handle(tls, address)).await;
         self.open.dec();
         if ended.is_none() {
             self.too_many(address);
