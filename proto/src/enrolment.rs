@@ -12,7 +12,7 @@
 mod http;
 mod text;
 
-pub use http::{Blob, EnrolBody, Enrolled, RefusalBody, SecretText, EnrolmentStatus, EnrolmentState, Trust};
+pub use http::{Blob, EnrolBody, Enrolled, EnrolmentState, EnrolmentStatus, RefusalBody, SecretText, Trust};
 pub use text::{Credential, EnrolmentToken, Secret, TextError};
 
 use crate::{ChargingPointId, DriverId, IdError, PeerId};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::{awaited::Awaited, identity::Identity, policy::DenyList, process::Context, visitors::Visitors};
+use mesh::{access_log::AccessLog, awaited::Awaited, identity::Identity, policy::DenyList, process::Context};
 use proto::central::v1::{
     audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
 };
@@ -26,7 +26,7 @@ pub(crate) struct Doors {
     pub(crate) awaited: Awaited<Behind>,
     pub(crate) port: Arc<Port>,
     pub(crate) denied: DenyList,
-    pub(crate) visitors: Visitors,
+    pub(crate) access_log: AccessLog,
 }
 
 impl Doors {
@@ -37,18 +37,18 @@ impl Doors {
     pub(crate) async fn open(config: &Config, ctx: &Context, identity: &Identity) -> anyhow::Result<Self> {
         let awaited = Awaited::<Behind>::new(&ctx.health, "database");
         let denied = DenyList::default();
-        let visitors = Visitors::new(ctx.clock, config.limits.visitors_counted_for);
+        let access_log = AccessLog::new(ctx.clock, config.limits.access_log_interval);
         mesh::server::Server::new(ctx, identity, config.limits.clone())
             .deny_list(&denied)
-            .visitors(&visitors)
+            .access_log(&access_log)
             .add_service(awaited.service(|behind| behind.charging_points.clone()))
             .add_service(awaited.service(|behind| behind.sessions.clone()))
             .add_service(awaited.service(|behind| behind.audit.clone()))
             .start("grpc", config.grpc_address)
             .await?;
-        let port = Port::new(ctx, config.wire(), &visitors);
+        let port = Port::new(ctx, config.wire(), &access_log);
         port.open(ctx, config.link_address, awaited.clone()).await?;
-        Ok(Self { awaited, port, denied, visitors })
+        Ok(Self { awaited, port, denied, access_log })
     }
 }
 

@@ -13,6 +13,7 @@
 //! * `drive` is the one loop: store first, then tell.
 //! * `shared` is what the loop publishes to the rims.
 
+mod access_log;
 pub mod account;
 pub mod allowance;
 pub mod audit;
@@ -39,7 +40,6 @@ mod telemetry;
 #[cfg(test)]
 mod testing;
 mod upkeep;
-mod visitors;
 mod watch;
 
 use std::sync::Arc;
@@ -91,7 +91,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         points: Arc::default(),
         sessions: Arc::default(),
         telemetry: telemetry::Telemetry::new(&ctx.metrics),
-        visitors: doors.visitors.clone(),
+        access_log: doors.access_log.clone(),
         pins: secrets.pins(),
         link_keys: secrets.link,
         key_encryption: Arc::new(secrets.key_encryption),
@@ -119,7 +119,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let sessions = grpc::SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
     let (of_shared, of_registry) = (Arc::clone(&shared), registry.clone());
     let charging_points = grpc::ChargingPointsService { shared: of_shared, orders, registry: of_registry };
-    spawn(&ctx, "visitors", visitors::note(doors.visitors, Arc::clone(&shared), ctx.stop.clone()));
+    spawn(&ctx, "access_log", access_log::write(doors.access_log, Arc::clone(&shared), ctx.stop.clone()));
     let links = links::Links::new(Arc::clone(&shared), drive, registry, config.bounds(), doors.port, &ctx);
     doors.awaited.arrived(Behind {
         charging_points: ChargingPointsServer::new(charging_points),

@@ -27,7 +27,7 @@ use std::{
 };
 
 use mesh::{
-    link::{SendQueue, QueuedMessages, send_queue},
+    link::{QueuedMessages, SendQueue, send_queue},
     process::Context,
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use mesh::{clock::Clock, visitors::Visitors};
+use mesh::{access_log::AccessLog, clock::Clock};
 use proto::{ChargingPointId, PeerId, central::v1 as contract};
 use store::central::KeyRow;
 use tokio::sync::watch;
@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub sessions: Arc<Sessions>,
     pub telemetry: Telemetry,
     /// Counts refusals for the audit.
-    pub visitors: Visitors,
+    pub access_log: AccessLog,
     pub link_keys: Vec<StaticKey>,
     pub pins: Vec<PublicKey>,
     pub key_encryption: Arc<store::central::KeyEncryption>,

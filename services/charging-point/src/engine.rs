@@ -28,7 +28,7 @@ use mesh::clock::Now;
 use proto::{
     Energy,
     link::v1::{
-        Assignment, EngineReport, FromEngine, FromMonitor, KeyStored, KeyState, KeyWithdrawn, Part, Reading, Reason,
+        Assignment, EngineReport, FromEngine, FromMonitor, KeyState, KeyStored, KeyWithdrawn, Part, Reading, Reason,
         SessionState, View, from_engine, from_monitor,
     },
 };

@@ -29,7 +29,7 @@ use std::{
 use mesh::clock::Now;
 use proto::{
     ChargingPointId, Price,
-    enrolment::{EnrolBody, Enrolled, SecretText, EnrolmentStatus, Trust},
+    enrolment::{EnrolBody, Enrolled, EnrolmentStatus, SecretText, Trust},
     link::v1::{
         Authenticate, EngineHealth, EngineReport, FromEngine, FromMonitor, Opened, Part, Reason, SetMaintenance, View,
         down, up,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use mesh::link::Backoff;
-use proto::link::v1::{KeyState, Reason, AuthStatus};
+use proto::link::v1::{AuthStatus, KeyState, Reason};
 
 /// What the next contact proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use mesh::{
 };
 use proto::{
     DriverId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentToken, Kind, RefusalBody, SecretText, EnrolmentStatus, TextError},
+    enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, Kind, RefusalBody, SecretText, TextError},
 };
 
 use crate::shelf::{Enrolment, Shelf, ShelfError};

@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use crate::{
-    limiter::network,
+    access_log::AccessLog,
     identity::Identity,
+    limiter::network,
     process::Context,
     server::{Acceptor, Caps, Limits},
-    visitors::Visitors,
 };
 
 const STREAMS: u32 = 64;
@@ -55,7 +55,7 @@ impl Default for Patience {
 pub struct Settings {
     pub limits: Limits,
     pub patience: Patience,
-    pub visitors: Visitors,
+    pub access_log: AccessLog,
 }
 
 /// Binds `address`, announces it as `listener`, and serves `app` until the process stops. Handlers find the peer's
@@ -73,7 +73,7 @@ pub async fn start(
 ) -> anyhow::Result<SocketAddr> {
     let socket = crate::process::bind(listener, address).await?;
     let address = socket.local_addr()?;
-    let acceptor = Acceptor::new(ctx, listener, socket, &Caps::from(&settings.limits), &settings.visitors);
+    let acceptor = Acceptor::new(ctx, listener, socket, &Caps::from(&settings.limits), &settings.access_log);
     let (identity, stop) = (identity.clone(), ctx.stop.clone());
     ctx.listening(listener, address)?;
     ctx.spawn(listener, async move {

@@ -114,7 +114,8 @@ impl<K: Eq + Hash> Holders<K> {
     where
         K: Clone,
     {
-        let weight = |held: &VecDeque<PermitRecord>| (held.len(), std::cmp::Reverse(held.front().map(|oldest| oldest.number)));
+        let weight =
+            |held: &VecDeque<PermitRecord>| (held.len(), std::cmp::Reverse(held.front().map(|oldest| oldest.number)));
         self.holders.iter().max_by_key(|(_, held)| weight(held)).map(|(holder, _)| holder.clone())
     }
 
@@ -151,7 +152,11 @@ pub fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn acquire(limiter: &Arc<ConnectionLimiter<u8>>, holders: impl IntoIterator<Item = u8>, now: Instant) -> Vec<Permit<u8>> {
+    fn acquire(
+        limiter: &Arc<ConnectionLimiter<u8>>,
+        holders: impl IntoIterator<Item = u8>,
+        now: Instant,
+    ) -> Vec<Permit<u8>> {
         holders.into_iter().map(|holder| limiter.acquire(holder, now).unwrap()).collect()
     }
 

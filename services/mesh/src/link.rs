@@ -11,8 +11,8 @@
 
 mod backoff;
 mod config;
-mod send_queue;
 mod pump;
+mod send_queue;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +32,7 @@ use wire::{Closed, Event, Link};
 pub use self::{
     backoff::Backoff,
     config::Config,
-    send_queue::{SendQueue, SendQueueError, QueuedMessages, send_queue},
+    send_queue::{QueuedMessages, SendQueue, SendQueueError, send_queue},
 };
 use crate::clock::{Alarm, Clock, Now};
 use pump::Pump;

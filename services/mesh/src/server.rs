@@ -9,7 +9,7 @@ use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Service, ServiceBuilder};
 
-use crate::{health::Health, identity::Identity, policy::DenyList, process::Context, visitors::Visitors};
+use crate::{access_log::AccessLog, health::Health, identity::Identity, policy::DenyList, process::Context};
 
 mod accept;
 mod admission;
@@ -59,9 +59,9 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// For how long refusals of one kind and origin, and a person's repeated logins, are counted before the count
     /// becomes one entry of the audit
-    #[arg(long, env = "CHARGEMESH_VISITORS_COUNTED_FOR", value_name = "DURATION", default_value = "1m",
+    #[arg(long, env = "CHARGEMESH_ACCESS_LOG_INTERVAL", value_name = "DURATION", default_value = "1m",
           value_parser = crate::duration::parse)]
-    pub visitors_counted_for: Duration,
+    pub access_log_interval: Duration,
 }
 
 impl Default for Limits {
@@ -74,7 +74,7 @@ impl Default for Limits {
             default_deadline: Duration::from_secs(10),
             max_deadline: Duration::from_secs(300),
             ping_interval: Duration::from_secs(10),
-            visitors_counted_for: Duration::from_secs(60),
+            access_log_interval: Duration::from_secs(60),
         }
     }
 }
@@ -86,7 +86,7 @@ pub struct Server {
     identity: Identity,
     limits: Limits,
     denied: DenyList,
-    visitors: Visitors,
+    access_log: AccessLog,
     routes: Routes,
     names: Vec<&'static str>,
 }
@@ -94,8 +94,8 @@ pub struct Server {
 impl Server {
     pub fn new(ctx: &Context, identity: &Identity, limits: Limits) -> Self {
         let (ctx, identity, denied) = (ctx.clone(), identity.clone(), DenyList::default());
-        let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
-        Self { ctx, identity, limits, denied, visitors, routes: Routes::default(), names: Vec::new() }
+        let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
+        Self { ctx, identity, limits, denied, access_log, routes: Routes::default(), names: Vec::new() }
     }
 
     /// Shares the list of removed operators, which whoever follows Registry keeps.
@@ -107,8 +107,8 @@ impl Server {
 
     /// Tells who logs in and who is refused to the audit of the role.
     #[must_use]
-    pub fn visitors(mut self, visitors: &Visitors) -> Self {
-        self.visitors = visitors.clone();
+    pub fn access_log(mut self, access_log: &AccessLog) -> Self {
+        self.access_log = access_log.clone();
         self
     }
 
@@ -148,12 +148,12 @@ impl Server {
         let meters = metering::Meters::new(&self.ctx);
         let app = stack(self.routes.prepare(), &self.ctx, &self.limits, meters);
         let caps = Caps::from(&self.limits);
-        let acceptor = Acceptor::new(&self.ctx, listener, socket, &caps, &self.visitors);
+        let acceptor = Acceptor::new(&self.ctx, listener, socket, &caps, &self.access_log);
         let connections = connection::Connections {
             app,
             identity: self.identity,
             denied: self.denied,
-            visitors: self.visitors,
+            access_log: self.access_log,
             ping_interval: self.limits.ping_interval,
             streams: u32::try_from(self.limits.max_calls).unwrap_or(u32::MAX),
             stop: self.ctx.stop.clone(),

@@ -1,5 +1,6 @@
 //! The stacks against each other, over real sockets, with an authority of their own.
 
+mod access_log;
 mod authorization;
 mod awaited;
 mod doors;
@@ -9,4 +10,3 @@ mod network;
 mod process;
 mod reach;
 mod services;
-mod visitors;

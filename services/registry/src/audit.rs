@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use mesh::{
+    access_log::{AccessEntry, RefusedAccess},
     health::Turn,
-    visitors::{Refused, Visit},
 };
 
 use crate::{error::Error, identity_service::IdentityService};
@@ -96,19 +96,19 @@ impl RegistryEntry {
     }
 
     /// A caller logged in, or callers were refused.
-    pub(crate) fn visit(at_ms: i64, visit: Visit) -> Self {
-        match visit {
-            Visit::Login { who, from, count } => {
+    pub(crate) fn access(at_ms: i64, access: AccessEntry) -> Self {
+        match access {
+            AccessEntry::Login { who, from, count } => {
                 let actor = Actor { name: who.clone(), address: Some(from) };
                 Self::done(at_ms, &actor, RegistryAction::Login, who).with("count", count.to_string())
             }
-            Visit::Refused(Refused { what, reason, who: Some(who), from, count }) => {
+            AccessEntry::Refused(RefusedAccess { what, reason, who: Some(who), from, count }) => {
                 let actor = Actor { name: who, address: from.parse().ok() };
                 let entry =
                     Self::done(at_ms, &actor, RegistryAction::CallRefused, what).with("count", count.to_string());
                 Self { outcome: reason, ..entry }
             }
-            Visit::Refused(Refused { what, reason, who: None, from, count }) => {
+            AccessEntry::Refused(RefusedAccess { what, reason, who: None, from, count }) => {
                 let entry = Self::done(at_ms, &Actor::registry(), RegistryAction::UnauthenticatedRefused, what)
                     .with("from", if from.is_empty() { "unknown".into() } else { from })
                     .with("count", count.to_string());

@@ -14,7 +14,7 @@ use axum::{
 use mesh::awaited::Awaited;
 use proto::{
     PeerId,
-    enrolment::{Blob, EnrolBody, Enrolled, Kind, RefusalBody, SecretText, EnrolmentStatus, EnrolmentState, Trust},
+    enrolment::{Blob, EnrolBody, Enrolled, EnrolmentState, EnrolmentStatus, Kind, RefusalBody, SecretText, Trust},
     link::v1::Reason,
     registry::v1::{self as contract, EnrolRequest, IdentityState},
 };

@@ -13,10 +13,10 @@ use std::{
 };
 
 use mesh::{
+    access_log::AccessLog,
     clock::{Clock, Now},
     health::Health,
     policy::DenyList,
-    visitors::Visitors,
 };
 use proto::{PeerId, enrolment::Kind, link::v1::Reason};
 use store::{
@@ -82,7 +82,7 @@ pub(crate) struct Dependencies {
     pub(crate) denied: DenyList,
     pub(crate) roots: Roots,
     /// Counts logins and refused callers; the counts become audit entries.
-    pub(crate) visitors: Visitors,
+    pub(crate) access_log: AccessLog,
     pub(crate) health: Health,
 }
 
@@ -171,7 +171,7 @@ impl IdentityService {
     /// Counts a failure of an unauthenticated caller. The count becomes one audit entry, so that nobody can flood the
     /// audit.
     fn count_unauthenticated(&self, action: &'static str, address: Option<IpAddr>, why: Error) -> Error {
-        self.0.parts.visitors.stranger(action, why.reason.code(), address);
+        self.0.parts.access_log.unauthenticated(action, why.reason.code(), address);
         why
     }
 

@@ -22,11 +22,11 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use mesh::{
+    access_log::AccessLog,
     awaited::Awaited,
     identity::{Identity, IdentityConfig},
     policy::DenyList,
     process::{Context, Misuse},
-    visitors::Visitors,
 };
 use proto::{
     OperatorName,
@@ -145,8 +145,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
     ctx.hold(mesh::process::lock(&config.data, "Registry")?);
     let identity = Identity::open(&ctx, &config.identity)?;
-    let (denied, visitors) = (DenyList::default(), Visitors::new(ctx.clock, config.limits.visitors_counted_for));
-    let awaited = open_doors(&config, &ctx, &identity, &denied, &visitors).await?;
+    let (denied, access_log) = (DenyList::default(), AccessLog::new(ctx.clock, config.limits.access_log_interval));
+    let awaited = open_doors(&config, &ctx, &identity, &denied, &access_log).await?;
     let Some(database) = database::open(&ctx, &config.database_url(), &awaited).await? else { return Ok(()) };
     let secret_issuer = database::secret_issuer(&database, &config).await?;
     let parts = Dependencies {
@@ -158,7 +158,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         metrics: metrics::RegistryMetrics::new(&ctx.metrics),
         denied,
         roots: roots(&identity),
-        visitors,
+        access_log,
         health: ctx.health.clone(),
     };
     let service = IdentityService::open(parts).await.context("cannot read the database")?;
@@ -192,18 +192,18 @@ async fn open_doors(
     ctx: &Context,
     identity: &Identity,
     denied: &DenyList,
-    visitors: &Visitors,
+    access_log: &AccessLog,
 ) -> anyhow::Result<Awaited<RegistryServices>> {
     let awaited = Awaited::<RegistryServices>::new(&ctx.health, "database");
     mesh::server::Server::new(ctx, identity, config.limits.clone())
         .deny_list(denied)
-        .visitors(visitors)
+        .access_log(access_log)
         .add_service(awaited.service(|behind| IdentitiesServer::new(behind.grpc.clone())))
         .add_service(awaited.service(|behind| OperatorsServer::new(behind.grpc.clone())))
         .start("grpc", config.grpc_address)
         .await?;
     let (limits, patience) = (config.limits.clone(), config.patience.clone());
-    let settings = mesh::http::Settings { limits, patience, visitors: visitors.clone() };
+    let settings = mesh::http::Settings { limits, patience, access_log: access_log.clone() };
     let door = http::router(awaited.clone());
     mesh::http::start(ctx, identity, settings, "https", config.https_address, door).await?;
     Ok(awaited)

@@ -91,7 +91,12 @@ pub fn has_its_cause(cp: &ChargingPoint) -> bool {
     let out_of_order = causes.iter().any(|cause| {
         matches!(
             cause,
-            Cause::OperatorStop | Cause::Maintenance | Cause::Weather | Cause::NoKey | Cause::KeyRevoked | Cause::Quarantined
+            Cause::OperatorStop
+                | Cause::Maintenance
+                | Cause::Weather
+                | Cause::NoKey
+                | Cause::KeyRevoked
+                | Cause::Quarantined
         )
     });
     match view.state() {

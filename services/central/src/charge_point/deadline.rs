@@ -163,7 +163,9 @@ impl Draft<'_> {
             let entry = self.entry(Action::Quarantined).with("takeovers", self.settings.takeovers);
             self.note(entry);
             let id = &self.point.record.id;
-            self.after(Tell::Alarm(format!("{id} is quarantined: its link was taken over repeatedly; is its key cloned?")));
+            self.after(Tell::Alarm(format!(
+                "{id} is quarantined: its link was taken over repeatedly; is its key cloned?"
+            )));
         }
     }
 

@@ -228,7 +228,8 @@ impl Draft<'_> {
     /// No key now; the credential may be shown again soon.
     pub(super) fn refuse_key(&mut self, to: LinkNo, reason: Reason, detail: String) {
         let retry_after_ms = u32::try_from(self.settings.renew_after.as_millis()).unwrap_or(u32::MAX);
-        let auth_status = link::AuthStatus { reason: reason.into(), detail, retry_after_ms, ..link::AuthStatus::default() };
+        let auth_status =
+            link::AuthStatus { reason: reason.into(), detail, retry_after_ms, ..link::AuthStatus::default() };
         self.after(Tell::Link(to, down::Body::AuthStatus(auth_status)));
         self.after(Tell::Close(to));
     }

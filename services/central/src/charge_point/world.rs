@@ -244,7 +244,9 @@ fn body_in_words(body: &down::Body) -> String {
         }
         down::Body::Running(m) => format!("running {} Wh {} {}", m.energy_wh, m.amount_minor, m.currency),
         down::Body::Ticket(m) => format!("ticket {} Wh {}", m.energy_wh, m.reason().code()),
-        down::Body::AuthStatus(m) => format!("auth status {}", m.key_state().as_str_name().trim_start_matches("KEY_STATE_")),
+        down::Body::AuthStatus(m) => {
+            format!("auth status {}", m.key_state().as_str_name().trim_start_matches("KEY_STATE_"))
+        }
         down::Body::ConfirmRequest(m) => format!("confirm {}?", m.session_id),
         other => format!("{other:?}"),
     }

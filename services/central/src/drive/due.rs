@@ -155,7 +155,8 @@ impl Drive {
     pub(super) fn due_read(&mut self, driver: &DriverId, read: Read) {
         let now = self.now().mono;
         let link = self.accounts.get(driver).and_then(|holder| holder.link);
-        let Some(send_queue) = link.and_then(|link| self.links.get(&link)).map(|linked| linked.send_queue.clone()) else {
+        let Some(send_queue) = link.and_then(|link| self.links.get(&link)).map(|linked| linked.send_queue.clone())
+        else {
             return self.due.left(driver);
         };
         let (sent, more, again_at) = match read {

@@ -70,7 +70,7 @@ impl Drive {
             // Nothing is written of it, so it is counted (SPEC 8.1).
             if let Ok(address) = from.parse::<SocketAddr>() {
                 let (who, reason) = (PeerId::Driver(driver.clone()).to_string(), Reason::NotFound.code());
-                self.shared.visitors.peer("request", reason, who, address.ip());
+                self.shared.access_log.peer("request", reason, who, address.ip());
             }
             let detail = format!("no session {session} of yours is under way");
             return self.answer(reply, &Outcome::Failed(Reason::NotFound, detail));

@@ -41,7 +41,15 @@ impl Drive {
         }
     }
 
-    pub(super) fn verified(&mut self, peer: PeerId, link: LinkNo, send_queue: SendQueue, from: Arc<str>, to: u64, void: bool) {
+    pub(super) fn verified(
+        &mut self,
+        peer: PeerId,
+        link: LinkNo,
+        send_queue: SendQueue,
+        from: Arc<str>,
+        to: u64,
+        void: bool,
+    ) {
         if send_queue.is_closed() {
             return;
         }

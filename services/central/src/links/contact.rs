@@ -8,7 +8,7 @@ use std::sync::{
 
 use proto::{
     PeerId,
-    link::v1::{Authenticate, Reason, AuthStatus, down},
+    link::v1::{AuthStatus, Authenticate, Reason, down},
 };
 use zeroize::Zeroizing;
 

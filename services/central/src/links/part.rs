@@ -243,7 +243,7 @@ impl Voice {
 
 #[cfg(test)]
 mod tests {
-    use proto::link::v1::{JournalSession, JournalReport, SupplyEnded};
+    use proto::link::v1::{JournalReport, JournalSession, SupplyEnded};
 
     use super::*;
 

@@ -8,11 +8,11 @@ use std::{
 };
 
 use mesh::{
+    access_log::AccessLog,
     awaited::Awaited,
     clock::{Clock, Now},
     link::{Handler, send_queue},
     process::Context,
-    visitors::Visitors,
 };
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,18 +34,18 @@ pub(crate) struct Port {
     pub(super) settings: wire::Settings,
     telling: Semaphore,
     clock: Clock,
-    visitors: Visitors,
+    access_log: AccessLog,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl Port {
-    pub(crate) fn new(ctx: &Context, settings: wire::Settings, visitors: &Visitors) -> Arc<Self> {
+    pub(crate) fn new(ctx: &Context, settings: wire::Settings, access_log: &AccessLog) -> Arc<Self> {
         let refused = ctx.metrics.register("links_refused", "Connections and handshakes refused", Family::default());
         Arc::new(Self {
             settings,
             telling: Semaphore::new(TOLD),
             clock: ctx.clock,
-            visitors: visitors.clone(),
+            access_log: access_log.clone(),
             refused,
         })
     }
@@ -109,13 +109,13 @@ impl Port {
 
     pub(super) fn refuse(&self, reason: &'static str, address: IpAddr) {
         self.count(reason);
-        self.visitors.stranger("link", reason, Some(address));
+        self.access_log.unauthenticated("link", reason, Some(address));
     }
 
     /// Somebody who proved his key.
     pub(super) fn refuse_peer(&self, reason: &'static str, peer: String, address: IpAddr) {
         self.count(reason);
-        self.visitors.peer("request", reason, peer, address);
+        self.access_log.peer("request", reason, peer, address);
     }
 
     fn count(&self, reason: &'static str) {

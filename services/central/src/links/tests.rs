@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::mpsc as blocking};
 
-use mesh::{certs::Authority, clock::Now, link::Handler, visitors::Visitors};
+use mesh::{access_log::AccessLog, certs::Authority, clock::Now, link::Handler};
 use prost::Message as _;
 use proto::link::v1::{
     ConfirmSupply, Down, ListChargingPoints, ManualSupply, Opened, Part, ReadClock, RequestSupply, SessionState,
@@ -61,8 +61,8 @@ impl Town {
         let nobody = mesh::client::Target::new("registry", ["127.0.0.1:1".to_owned()]);
         let channel = mesh::client::channel(&identity, nobody, &mesh::client::Settings::default());
         let verifier = Verifier::new(channel, Arc::clone(&rim.shared), drive.clone());
-        let visitors: &Visitors = &rim.shared.visitors;
-        let port = Port::new(&rim.ctx, wire::Settings::default(), visitors);
+        let access_log: &AccessLog = &rim.shared.access_log;
+        let port = Port::new(&rim.ctx, wire::Settings::default(), access_log);
         let bounds = Bounds { links: 100, unproven: 100, unproven_per_address: 100, handshakes_per_second: 3_000 };
         let links = Links::new(Arc::clone(&rim.shared), drive, verifier, bounds, port, &rim.ctx);
         Self { rim, links, _folder: folder }

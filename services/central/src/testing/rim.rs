@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use mesh::{
-    link::{SendQueue, QueuedMessages, send_queue},
+    access_log::AccessLog,
+    link::{QueuedMessages, SendQueue, send_queue},
     process::Context,
-    visitors::Visitors,
 };
 use proto::{
     ChargingPointId, DriverId, PeerId,
@@ -22,6 +22,7 @@ use store::{
 };
 
 use crate::{
+    access_log,
     charge_point::{LinkNo, Origin, Sign},
     drive::{self, Arrival, Drive, Driver, Message},
     grpc::{Orders, SessionsService},
@@ -31,7 +32,6 @@ use crate::{
     settings::Settings,
     shared::{Directory, Shared},
     telemetry::Telemetry,
-    visitors,
 };
 
 pub(crate) struct Rim {
@@ -68,7 +68,7 @@ impl Rim {
             points: Arc::default(),
             sessions: Arc::default(),
             telemetry: Telemetry::new(&ctx.metrics),
-            visitors: Visitors::new(ctx.clock, Duration::from_millis(10)),
+            access_log: AccessLog::new(ctx.clock, Duration::from_millis(10)),
             pins: secrets.pins(),
             link_keys: secrets.link,
             key_encryption: Arc::new(secrets.key_encryption),
@@ -77,7 +77,7 @@ impl Rim {
         let (drive, inbox) = drive::channel();
         let looping = Drive::load(Arc::clone(&shared), &ctx).await.unwrap();
         tokio::spawn(looping.run(inbox, ctx.clone()));
-        tokio::spawn(visitors::note(shared.visitors.clone(), Arc::clone(&shared), ctx.stop.clone()));
+        tokio::spawn(access_log::write(shared.access_log.clone(), Arc::clone(&shared), ctx.stop.clone()));
         let orders = Orders::new(Arc::clone(&shared), drive.clone(), &ctx, stagger);
         let sessions = SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
         let (links, ends) = (1.into(), std::sync::Mutex::default());

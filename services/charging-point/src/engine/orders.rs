@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mesh::clock::Now;
 use proto::link::v1::{
-    Ask, AskAnswer, JournalSession, Opened, Reason, Release, SessionState, JournalReport, Settled, Stop, Supply, down, up,
+    Ask, AskAnswer, JournalReport, JournalSession, Opened, Reason, Release, SessionState, Settled, Stop, Supply, down,
+    up,
 };
 
 use crate::{
@@ -230,7 +231,9 @@ fn live_session(session: &Session) -> JournalSession {
     let held = JournalSession { session_id: session.id.clone(), ..JournalSession::default() };
     match &session.phase {
         // Its start is not in the journal yet, so nothing flows.
-        Phase::Reserved { .. } | Phase::Starting { .. } => JournalSession { state: SessionState::Reserved.into(), ..held },
+        Phase::Reserved { .. } | Phase::Starting { .. } => {
+            JournalSession { state: SessionState::Reserved.into(), ..held }
+        }
         Phase::Supplying(running) => JournalSession {
             state: SessionState::Supplying.into(),
             meter_start_wh: running.meter_start_wh,

@@ -146,7 +146,9 @@ impl Drive {
         let now = self.clock.now();
         match heard {
             Heard::Paired(send_queue) => {
-                if let Engine::Pairing(Some(old)) = std::mem::replace(&mut self.engine, Engine::Pairing(Some(send_queue))) {
+                if let Engine::Pairing(Some(old)) =
+                    std::mem::replace(&mut self.engine, Engine::Pairing(Some(send_queue)))
+                {
                     tracing::warn!("another engine paired; the one before is let go");
                     old.close();
                 }
@@ -175,14 +177,12 @@ impl Drive {
                     move |door| async move { Input::Enrolled(door.enrol(&body).await.map(Box::new)) },
                     |error| Input::Enrolled(Err(error)),
                 ),
-                Command::AskRegistry { id, credential, trust } => {
-                    self.ask_registry(
-                        move |door| async move {
-                            Input::EnrolmentStatus(door.status(&id, &credential, &trust).await.map(Box::new))
-                        },
-                        |error| Input::EnrolmentStatus(Err(error)),
-                    )
-                }
+                Command::AskRegistry { id, credential, trust } => self.ask_registry(
+                    move |door| async move {
+                        Input::EnrolmentStatus(door.status(&id, &credential, &trust).await.map(Box::new))
+                    },
+                    |error| Input::EnrolmentStatus(Err(error)),
+                ),
                 Command::Remove { id, credential, trust } => self.ask_registry(
                     move |door| async move { Input::Removed(door.remove(&id, &credential, &trust).await) },
                     |error| Input::Removed(Err(error)),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use mesh::clock::Now;
 use proto::{
     ChargingPointId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentToken, SecretText, EnrolmentStatus, EnrolmentState, Trust},
-    link::v1::{KeyState, Reason, AuthStatus},
+    enrolment::{EnrolBody, Enrolled, EnrolmentState, EnrolmentStatus, EnrolmentToken, SecretText, Trust},
+    link::v1::{AuthStatus, KeyState, Reason},
 };
 
 use super::{Command, Membership, Monitor, registry::RegistryError};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mesh::client::{Https, Settings, explain, https};
 use proto::{
     ChargingPointId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentToken, Kind, RefusalBody, SecretText, EnrolmentStatus, Trust},
+    enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, Kind, RefusalBody, SecretText, Trust},
     link::v1::Reason,
 };
 use reqwest::{Method, RequestBuilder, StatusCode};

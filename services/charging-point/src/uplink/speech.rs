@@ -150,7 +150,7 @@ fn encode(id: u64, body: up::Body) -> Bytes {
 /// Orders and views are an owner's; keys and the auth status come before there is one.
 fn is_fenced(body: &down::Body) -> bool {
     use down::Body::{
-        Answer, Ask, ChargingPoints, Clock, ConfirmRequest, History, KeyGrant, Release, Running, Settled, AuthStatus,
+        Answer, Ask, AuthStatus, ChargingPoints, Clock, ConfirmRequest, History, KeyGrant, Release, Running, Settled,
         Step, Stop, Supply, Ticket, Unsupported, View,
     };
     match body {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh::{clock::Now, skew};
 use prost::Message as _;
-use proto::link::v1::{Authenticate, Down, KeyGrant, Opened, ReadClock, Reason, AuthStatus, Unsupported, Up, down, up};
+use proto::link::v1::{AuthStatus, Authenticate, Down, KeyGrant, Opened, ReadClock, Reason, Unsupported, Up, down, up};
 use tokio::sync::mpsc;
 use wire::{LinkKey, Proof, PublicKey};
 

@@ -3,8 +3,8 @@
 
 use mesh::clock::Now;
 use proto::{
-    enrolment::{EnrolmentStatus, EnrolmentState},
-    link::v1::{KeyState, Reason, AuthStatus},
+    enrolment::{EnrolmentState, EnrolmentStatus},
+    link::v1::{AuthStatus, KeyState, Reason},
 };
 use tokio::task::JoinHandle;
 

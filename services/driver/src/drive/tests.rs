@@ -1,8 +1,8 @@
 //! What the words of Central and of Registry do to what is on disk.
 
 use proto::{
-    enrolment::{Blob, Kind, EnrolmentStatus, EnrolmentState, Trust},
-    link::v1::{Clock, Down, KeyGrant, Progress, Reason, AuthStatus, Step, down},
+    enrolment::{Blob, EnrolmentState, EnrolmentStatus, Kind, Trust},
+    link::v1::{AuthStatus, Clock, Down, KeyGrant, Progress, Reason, Step, down},
 };
 use tempfile::TempDir;
 

@@ -19,7 +19,7 @@ use tokio::{
 };
 use wire::{Admit, Closed, Event, Hello, Link, LinkKey, PairingSecret, Proof, Settings, StaticKey};
 
-use super::{Handler, SendQueue, connect, send_queue, run};
+use super::{Handler, SendQueue, connect, run, send_queue};
 use crate::clock::{Clock, Now};
 
 const LIMIT: Duration = Duration::from_secs(10);

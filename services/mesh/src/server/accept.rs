@@ -20,11 +20,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Limits;
 use crate::{
+    access_log::AccessLog,
     clock::Clock,
-    limiter::{ConnectionLimiter, LimiterBounds, Permit, network},
     identity::IdentityError,
+    limiter::{ConnectionLimiter, LimiterBounds, Permit, network},
     process::Context,
-    visitors::Visitors,
 };
 
 /// At most one line a listener in this time about refused strangers; the metric counts them all.
@@ -66,7 +66,7 @@ struct Shared {
     open: Gauge,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
     said_at_ms: AtomicI64,
-    visitors: Visitors,
+    access_log: AccessLog,
 }
 
 impl Acceptor {
@@ -75,7 +75,7 @@ impl Acceptor {
         name: &'static str,
         socket: TcpListener,
         caps: &Caps,
-        visitors: &Visitors,
+        access_log: &AccessLog,
     ) -> Self {
         let open = Gauge::default();
         let refused = Family::default();
@@ -87,7 +87,7 @@ impl Acceptor {
             open: ctx.metrics.register(&format!("{name}_connections"), "Open connections", open),
             refused: ctx.metrics.register(&format!("{name}_refused"), "Connections refused, by cause", refused),
             said_at_ms: AtomicI64::new(0),
-            visitors: visitors.clone(),
+            access_log: access_log.clone(),
         };
         Self {
             socket,
@@ -194,11 +194,11 @@ impl Shared {
         match shaking.await {
             Some(Ok(Ok(tls))) => return Some(tls),
             Some(Ok(Err(error))) => {
-                self.visitors.stranger(self.name, reason_of(&error), Some(address.ip()));
+                self.access_log.unauthenticated(self.name, reason_of(&error), Some(address.ip()));
                 self.refuse("handshake", &format_args!("{address}: {error}"));
             }
             Some(Err(_)) => {
-                self.visitors.stranger(self.name, "HANDSHAKE_TOO_SLOW", Some(address.ip()));
+                self.access_log.unauthenticated(self.name, "HANDSHAKE_TOO_SLOW", Some(address.ip()));
                 self.refuse("slow handshake", &address);
             }
             None => self.too_many(address),
@@ -225,7 +225,7 @@ impl Shared {
     }
 
     fn too_many(&self, address: SocketAddr) {
-        self.visitors.stranger(self.name, "TOO_MANY_CONNECTIONS", Some(address.ip()));
+        self.access_log.unauthenticated(self.name, "TOO_MANY_CONNECTIONS", Some(address.ip()));
         self.refuse("full", &format_args!("{address}: too many connections or unfinished handshakes"));
     }
 

@@ -31,17 +31,17 @@ fn allowed(connection: &Connection, path: &str) -> Result<Principal, Status> {
     // Only methods that we know stand in the audit: whoever calls must not choose what it says.
     let what = rule.map_or("unknown method", |rule| rule.path);
     if connection.removed.is_cancelled() {
-        connection.visitors.known(what, Reason::Removed.code(), &principal);
+        connection.access_log.authenticated(what, Reason::Removed.code(), &principal);
         return Err(removed(connection));
     }
     let Some(rule) = rule else {
-        connection.visitors.known(what, Reason::NotAllowed.code(), &principal);
+        connection.access_log.authenticated(what, Reason::NotAllowed.code(), &principal);
         return Err(refuse(Reason::NotAllowed, format!("there is no method {path}, or no policy for it")));
     };
     if rule.callers.contains(&principal.caller) {
         Ok(principal)
     } else {
-        connection.visitors.known(what, Reason::NotAllowed.code(), &principal);
+        connection.access_log.authenticated(what, Reason::NotAllowed.code(), &principal);
         tracing::debug!(%principal, path, "refused by policy");
         Err(refuse(Reason::NotAllowed, format!("{principal} may not call {path}")))
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use super::Acceptor;
-use crate::{identity::Identity, policy::DenyList, principal::Principal, visitors::Visitors, x509};
+use crate::{access_log::AccessLog, identity::Identity, policy::DenyList, principal::Principal, x509};
 
 /// From the removal of an operator, whose streams end by themselves, to the end of his connection.
 const REMOVED_GRACE: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ pub(super) struct Connection {
     pub(super) removed: CancellationToken,
     /// Cancelled when the process stops.
     pub(super) stopping: CancellationToken,
-    pub(super) visitors: Visitors,
+    pub(super) access_log: AccessLog,
 }
 
 #[derive(Clone)]
@@ -34,7 +34,7 @@ pub(super) struct Connections {
     pub(super) app: Router,
     pub(super) identity: Identity,
     pub(super) denied: DenyList,
-    pub(super) visitors: Visitors,
+    pub(super) access_log: AccessLog,
     pub(super) streams: u32,
     /// A peer that answers no ping is gone (SPEC 9, network cut).
     pub(super) ping_interval: Duration,
@@ -55,8 +55,8 @@ impl Connections {
         let principal = self.who(&tls, address);
         let name = principal.as_ref().ok().and_then(|principal| principal.name.clone());
         let (removed, stopping) = (CancellationToken::new(), self.stop.clone());
-        let visitors = self.visitors.clone();
-        let connection = Arc::new(Connection { principal, removed: removed.clone(), stopping, visitors });
+        let access_log = self.access_log.clone();
+        let connection = Arc::new(Connection { principal, removed: removed.clone(), stopping, access_log });
         let denied = async {
             match &name {
                 Some(name) => self.denied.denied(name).await,
@@ -95,7 +95,7 @@ impl Connections {
             }
             Err(error) => {
                 tracing::warn!(%address, error, "connected with a certificate that names nobody");
-                self.visitors.stranger("grpc", "CERTIFICATE_NAMES_NOBODY", Some(address.ip()));
+                self.access_log.unauthenticated("grpc", "CERTIFICATE_NAMES_NOBODY", Some(address.ip()));
             }
         }
         principal
@@ -104,7 +104,7 @@ impl Connections {
     /// Only persons log in: a role's connections are its own affair.
     fn login(&self, principal: &Principal) {
         match &principal.name {
-            Some(name) if !self.denied.contains(name) => self.visitors.login(principal),
+            Some(name) if !self.denied.contains(name) => self.access_log.login(principal),
             // Each of his calls is refused, and counted there.
             Some(_) | None => {}
         }

@@ -13,10 +13,10 @@ use tonic::Code;
 
 use super::network::{LOCAL, Network, READ, call, counting, until};
 use crate::{
+    access_log::AccessLog,
     http::{Patience, Settings},
     process::Context,
     server::Limits,
-    visitors::Visitors,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -75,8 +75,8 @@ impl Door {
         let app =
             Router::new().route("/short", get(async || "short")).route("/long", get(async || "x".repeat(64 << 20)));
         let limits = Limits { default_deadline: Duration::from_millis(200), tls_timeout: LONG, ..Limits::default() };
-        let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
-        let settings = Settings { limits, patience: Patience { https_idle, https_max_age }, visitors };
+        let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
+        let settings = Settings { limits, patience: Patience { https_idle, https_max_age }, access_log };
         let (identity, address) = (network.identity(Caller::Registry), LOCAL.parse().unwrap());
         let address = crate::http::start(&ctx, &identity, settings, "https", address, app).await.unwrap();
         Self { network, ctx, address }
@@ -141,8 +141,8 @@ async fn one_network_holds_no_more_than_its_share_of_https_connections() {
     let network = Network::new();
     let ctx = Context::detached("registry");
     let limits = Limits { max_connections: 32, ..Limits::default() };
-    let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
-    let settings = Settings { limits, patience: Patience::default(), visitors };
+    let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
+    let settings = Settings { limits, patience: Patience::default(), access_log };
     let (identity, app) = (network.identity(Caller::Registry), Router::new().route("/short", get(async || "short")));
     let address = crate::http::start(&ctx, &identity, settings, "https", LOCAL.parse().unwrap(), app).await.unwrap();
     let door = Door { network, ctx, address };

@@ -21,6 +21,7 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service as _;
 
 use crate::{
+    access_log::{AccessEntry, AccessLog},
     certs::Authority,
     client::{self, Channel, Settings, Target},
     identity::Identity,
@@ -28,7 +29,6 @@ use crate::{
     principal::role_of,
     process::Context,
     server::{Limits, Server},
-    visitors::{Visit, Visitors},
 };
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
@@ -83,10 +83,11 @@ impl Network {
     pub(super) async fn central_with(&self, router: Router, limits: Limits, address: SocketAddr) -> Running {
         let (mut ctx, denied) = (Context::detached("central"), DenyList::default());
         ctx.grace = Duration::from_secs(3);
-        let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
-        let server = Server::new(&ctx, &self.identity(Caller::Central), limits).deny_list(&denied).visitors(&visitors);
+        let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
+        let server =
+            Server::new(&ctx, &self.identity(Caller::Central), limits).deny_list(&denied).access_log(&access_log);
         let address = server.with_routes(Routes::from(router)).start("grpc", address).await.unwrap();
-        Running { ctx, address, denied, visitors }
+        Running { ctx, address, denied, access_log }
     }
 
     pub(super) fn channel(&self, caller: Caller, address: impl ToString) -> Channel {
@@ -98,19 +99,19 @@ pub(super) struct Running {
     pub(super) ctx: Context,
     pub(super) address: SocketAddr,
     pub(super) denied: DenyList,
-    pub(super) visitors: Visitors,
+    pub(super) access_log: AccessLog,
 }
 
 impl Running {
     /// What the audit of the role would be told now.
-    pub(super) async fn told(&self) -> Vec<Visit> {
+    pub(super) async fn told(&self) -> Vec<AccessEntry> {
         let (over, told) = (tokio_util::sync::CancellationToken::new(), std::sync::Mutex::new(Vec::new()));
         over.cancel();
-        let write = async |visits| -> Result<(), Status> {
-            told.lock().unwrap().extend(visits);
+        let write = async |entries| -> Result<(), Status> {
+            told.lock().unwrap().extend(entries);
             Ok(())
         };
-        self.visitors.tell(over, write).await;
+        self.access_log.write_to(over, write).await;
         told.into_inner().unwrap()
     }
 

@@ -15,11 +15,11 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 use super::network::{LOCAL, Network, until};
 use crate::{
+    access_log::AccessLog,
     client::{Channel, Settings, https},
     principal::Principal,
     process::Context,
     server::{Limits, Server},
-    visitors::Visitors,
 };
 
 pub(super) struct Operators;
@@ -141,8 +141,8 @@ async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
     let identity = network.identity(Caller::Registry);
     let limits = Limits { default_deadline: Duration::from_millis(300), ..Limits::default() };
     let patience = crate::http::Patience::default();
-    let visitors = Visitors::new(ctx.clock, limits.visitors_counted_for);
-    let settings = crate::http::Settings { limits, patience, visitors };
+    let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
+    let settings = crate::http::Settings { limits, patience, access_log };
     let address = LOCAL.parse().unwrap();
     let address = crate::http::start(&ctx, &identity, settings, "https", address, app).await.unwrap();
     let (address, settings) = (address.to_string(), Settings::default());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh::{health::Failures, visitors::Visit};
+use mesh::{access_log::AccessEntry, health::Failures};
 use store::{
     Conn, StoreError,
     registry::{IdentityRow, RequestRow, TokenRow},
@@ -26,9 +26,9 @@ const TOKENS_KEPT_MS: i64 = 35 * 24 * 3600 * 1000;
 impl IdentityService {
     /// Runs until the process stops; the last counts are written at the end.
     pub(crate) async fn keep(&self, every: Duration, stop: CancellationToken) {
-        let write = async |visits: Vec<Visit>| {
+        let write = async |entries: Vec<AccessEntry>| {
             let now_ms = self.now().wall_ms;
-            self.write(visits.into_iter().map(|visit| RegistryEntry::visit(now_ms, visit)).collect()).await
+            self.write(entries.into_iter().map(|access| RegistryEntry::access(now_ms, access)).collect()).await
         };
         let tidying = async {
             while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
@@ -37,7 +37,7 @@ impl IdentityService {
                 }
             }
         };
-        tokio::join!(self.0.parts.visitors.tell(stop.clone(), write), self.watch_components(&stop), tidying);
+        tokio::join!(self.0.parts.access_log.write_to(stop.clone(), write), self.watch_components(&stop), tidying);
     }
 
     /// Audits each component that fails or recovers. Entries about the database itself are written as soon as it

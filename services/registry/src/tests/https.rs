@@ -1,6 +1,6 @@
 //! The HTTPS door for those who have a credential, and against those who have none.
 
-use proto::enrolment::{RefusalBody, EnrolmentStatus, EnrolmentState};
+use proto::enrolment::{EnrolmentState, EnrolmentStatus, RefusalBody};
 use reqwest::{Method, StatusCode};
 
 use super::*;

@@ -5,7 +5,7 @@ use prost::Message as _;
 use proto::enrolment::{EnrolmentToken, Kind, Secret};
 pub(super) use proto::{
     enrolment::{Blob, EnrolmentState},
-    link::v1::{Answer, Cause, Down, KeyGrant, KeyStored, KeyState, AuthStatus, Up, from_engine, from_monitor},
+    link::v1::{Answer, AuthStatus, Cause, Down, KeyGrant, KeyState, KeyStored, Up, from_engine, from_monitor},
 };
 pub(super) use wire::Closed;
 
@@ -112,8 +112,10 @@ impl Rig {
     }
 
     pub(super) fn welcome(&mut self) {
-        let enrolled =
-            Enrolled { credential: SecretText::new(CREDENTIAL), status: enrolment_status(EnrolmentState::Enrolled, trust(9)) };
+        let enrolled = Enrolled {
+            credential: SecretText::new(CREDENTIAL),
+            status: enrolment_status(EnrolmentState::Enrolled, trust(9)),
+        };
         self.input(Input::Enrolled(Ok(Box::new(enrolled))));
     }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use proto::link::v1::{
-    AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, JournalSession, KeyInstalled, ListHistory, ManualSupply,
-    MeterValue, Part, Progress, ReadClock, Reason, RequestSupply, SealedReading, SessionState, JournalReport,
-    SetMaintenance, State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, Unsupported, down, up,
+    AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, JournalReport, JournalSession, KeyInstalled,
+    ListHistory, ManualSupply, MeterValue, Part, Progress, ReadClock, Reason, RequestSupply, SealedReading,
+    SessionState, SetMaintenance, State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, Unsupported, down, up,
 };
 use testbed::{
     network::{Network, PATIENCE},
@@ -36,7 +36,9 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
     links.push(monitor(&network, &station.keyed).await?);
     let quarantined = |cp: &proto::central::v1::ChargingPoint| {
         let view = cp.view.as_ref();
-        view.is_some_and(|view| view.state() == State::OutOfOrder && view.causes().any(|cause| cause == Cause::Quarantined))
+        view.is_some_and(|view| {
+            view.state() == State::OutOfOrder && view.causes().any(|cause| cause == Cause::Quarantined)
+        })
     };
     let shown = network.until_shown("CLONED", "OUT OF ORDER, quarantined", PATIENCE, quarantined).await?;
     ensure!(shown.view.is_some_and(|view| view.detail.contains("cloned")), "it says why");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use proto::{
     link::v1::{
-        EngineHealth, JournalSession, MeterValue, Reason, RequestSupply, SessionState, JournalReport, SetMaintenance,
+        EngineHealth, JournalReport, JournalSession, MeterValue, Reason, RequestSupply, SessionState, SetMaintenance,
         SupplyEnded, down, up,
     },
     registry::v1::{Kind, RemoveRequest},

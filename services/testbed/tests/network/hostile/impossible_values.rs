@@ -4,8 +4,8 @@ use anyhow::{Context as _, ensure};
 use proto::{
     central::v1::{StatisticsRequest, statistics_request::By},
     link::v1::{
-        EngineHealth, JournalSession, ListHistory, MeterValue, Reason, JournalReport, SetMaintenance, State, SupplyEnded,
-        SupplyStarted, down, up,
+        EngineHealth, JournalReport, JournalSession, ListHistory, MeterValue, Reason, SetMaintenance, State,
+        SupplyEnded, SupplyStarted, down, up,
     },
 };
 use testbed::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use prost::Message as _;
 use proto::link::v1::{
-    AskAnswer, EngineHealth, ListChargingPoints, Part, Progress, Reason, RequestSupply, JournalReport, State,
+    AskAnswer, EngineHealth, JournalReport, ListChargingPoints, Part, Progress, Reason, RequestSupply, State,
     SupplyStarted, Up, down, up,
 };
 use testbed::{network::Network, operator::fresh_id, peer::TestPeer};

@@ -1,7 +1,7 @@
 //! Who came to the doors of a role, as its audit tells it (SPEC 8.1, 8.2): persons who connect, and whoever is turned
 //! away. Both are counted, so that nobody can fill the store: failures of those who proved nothing per minute, reason
 //! and address prefix; those of somebody with a certificate of the mesh by his name; a person's connections after the
-//! first within a minute. The doors report without waiting; the role writes when [`Visitors::tell`] hands it something.
+//! first within a minute. The doors report without waiting; the role writes when [`AccessLog::write_to`] hands it something.
 
 use std::{
     fmt,
@@ -16,28 +16,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{clock::Clock, principal::Principal};
 
-mod book;
+mod counters;
 
-use book::Book;
+use counters::Counters;
 
 /// From a failed write to the next try.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What one entry of the audit is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Visit {
+pub enum AccessEntry {
     /// A person's certificate opened a connection, or `count` of them since the last such entry.
     Login {
         who: String,
         from: IpAddr,
         count: u64,
     },
-    Refused(Refused),
+    Refused(RefusedAccess),
 }
 
 /// One group of failures.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedAccess {
     /// What was tried: a listener, a method, or what else a door calls it.
     pub what: &'static str,
     /// The code of a reason; one of a fixed set.
@@ -51,66 +51,66 @@ pub struct Refused {
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Visitors(Arc<Inner>);
+pub struct AccessLog(Arc<Inner>);
 
 struct Inner {
     clock: Clock,
-    book: Mutex<Book>,
+    counters: Mutex<Counters>,
     reported: Notify,
 }
 
-impl Visitors {
-    /// `every`: for how long visits of one kind are counted before they become one entry.
+impl AccessLog {
+    /// `every`: for how long entries of one kind are counted before they become one entry.
     pub fn new(clock: Clock, every: Duration) -> Self {
-        Self(Arc::new(Inner { clock, book: Mutex::new(Book::new(every)), reported: Notify::new() }))
+        Self(Arc::new(Inner { clock, counters: Mutex::new(Counters::new(every)), reported: Notify::new() }))
     }
 
     /// A failure of somebody who proved nothing. `what` and `reason` are each one of a fixed set.
-    pub fn stranger(&self, what: &'static str, reason: &'static str, address: Option<IpAddr>) {
+    pub fn unauthenticated(&self, what: &'static str, reason: &'static str, address: Option<IpAddr>) {
         let from = address.map(crate::principal::network_of).unwrap_or_default();
-        self.refused(Refused { what, reason, who: None, from, count: 1 });
+        self.refused(RefusedAccess { what, reason, who: None, from, count: 1 });
     }
 
     /// A failure of a charging point or a driver that proved its key.
     pub fn peer(&self, what: &'static str, reason: &'static str, who: String, address: IpAddr) {
         let from = address.to_canonical().to_string();
-        self.refused(Refused { what, reason, who: Some(who), from, count: 1 });
+        self.refused(RefusedAccess { what, reason, who: Some(who), from, count: 1 });
     }
 
     /// A failure of somebody whose certificate is of the mesh.
-    pub(crate) fn known(&self, what: &'static str, reason: &'static str, principal: &Principal) {
+    pub(crate) fn authenticated(&self, what: &'static str, reason: &'static str, principal: &Principal) {
         let from = principal.address.ip().to_canonical().to_string();
-        self.refused(Refused { what, reason, who: Some(principal.to_string()), from, count: 1 });
+        self.refused(RefusedAccess { what, reason, who: Some(principal.to_string()), from, count: 1 });
     }
 
     pub(crate) fn login(&self, principal: &Principal) {
         let from = principal.address.ip().to_canonical();
-        self.book().login(principal.to_string(), from, 1, self.0.clock.mono());
+        self.counters().login(principal.to_string(), from, 1, self.0.clock.mono());
         self.0.reported.notify_one();
     }
 
-    fn refused(&self, refused: Refused) {
-        self.book().refused(refused, self.0.clock.mono());
+    fn refused(&self, refused: RefusedAccess) {
+        self.counters().refused(refused, self.0.clock.mono());
         self.0.reported.notify_one();
     }
 
     /// Hands `write` what is due until the process stops, and the rest then. What could not be written is kept, with
     /// its count, and tried again.
-    pub async fn tell<W, F, E>(&self, stop: CancellationToken, write: W)
+    pub async fn write_to<W, F, E>(&self, stop: CancellationToken, write: W)
     where
-        W: Fn(Vec<Visit>) -> F,
+        W: Fn(Vec<AccessEntry>) -> F,
         F: Future<Output = Result<(), E>>,
         E: fmt::Display,
     {
         loop {
             let due = stop.run_until_cancelled(self.due()).await;
             let stopping = due.is_none();
-            let visits = due.unwrap_or_else(|| self.book().all());
-            if !visits.is_empty()
-                && let Err(error) = write(visits.clone()).await
+            let entries = due.unwrap_or_else(|| self.counters().all());
+            if !entries.is_empty()
+                && let Err(error) = write(entries.clone()).await
             {
                 tracing::warn!(%error, "who was refused or logged in could not be noted; tried again");
-                self.book().give_back(visits, self.0.clock.mono());
+                self.counters().give_back(entries, self.0.clock.mono());
                 stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
             }
             if stopping {
@@ -120,9 +120,9 @@ impl Visitors {
     }
 
     /// Waits until there is something to be written.
-    async fn due(&self) -> Vec<Visit> {
+    async fn due(&self) -> Vec<AccessEntry> {
         loop {
-            let (due, next) = self.book().due(self.0.clock.mono());
+            let (due, next) = self.counters().due(self.0.clock.mono());
             if !due.is_empty() {
                 return due;
             }
@@ -136,13 +136,13 @@ impl Visitors {
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.0.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Visitors {
+impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Visitors")
+        f.write_str("AccessLog")
     }
 }

@@ -7,18 +7,18 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::network::{NOT_IDEMPOTENT, Network, READ, anna, call, channel, counting};
 use crate::{
+    access_log::{AccessEntry, RefusedAccess},
     certs::Authority,
     identity::Identity,
-    visitors::{Refused, Visit},
 };
 
-fn refused(what: &'static str, reason: &'static str, who: Option<&str>, count: u64) -> Visit {
+fn refused(what: &'static str, reason: &'static str, who: Option<&str>, count: u64) -> AccessEntry {
     let from = if who.is_some() { "127.0.0.1" } else { "127.0.0.0/24" };
-    Visit::Refused(Refused { what, reason, who: who.map(str::to_owned), from: from.to_owned(), count })
+    AccessEntry::Refused(RefusedAccess { what, reason, who: who.map(str::to_owned), from: from.to_owned(), count })
 }
 
-fn login(who: &str, count: u64) -> Visit {
-    Visit::Login { who: who.to_owned(), from: [127, 0, 0, 1].into(), count }
+fn login(who: &str, count: u64) -> AccessEntry {
+    AccessEntry::Login { who: who.to_owned(), from: [127, 0, 0, 1].into(), count }
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn a_persons_connections_are_logins_and_a_roles_are_not_spec_8_1() {
     }
     let told = central.told().await;
     assert!(told.contains(&login("operator/anna", 2)), "{told:?}");
-    let logins = told.iter().filter(|visit| matches!(visit, Visit::Login { .. })).count();
+    let logins = told.iter().filter(|entry| matches!(entry, AccessEntry::Login { .. })).count();
     assert_eq!(logins, 1, "{told:?}");
 }
 
@@ -95,9 +95,9 @@ async fn who_shows_no_good_certificate_is_counted_by_its_fault_spec_8_1() {
     let reasons = ["CERTIFICATE_EXPIRED", "CERTIFICATE_FOREIGN", "CERTIFICATE_MISSING", "HANDSHAKE_FAILED"];
     let told = central.told().await;
     // A client tries more than once, so the counts are its own affair.
-    let all = told.iter().filter_map(|visit| match visit {
-        Visit::Refused(refused) => Some((refused.what, refused.reason, refused.from.as_str())),
-        Visit::Login { .. } => None,
+    let all = told.iter().filter_map(|entry| match entry {
+        AccessEntry::Refused(refused) => Some((refused.what, refused.reason, refused.from.as_str())),
+        AccessEntry::Login { .. } => None,
     });
     let expected = reasons.map(|reason| ("grpc", reason, "127.0.0.0/24"));
     assert!(all.eq(expected), "{told:?}");

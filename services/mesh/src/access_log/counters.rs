@@ -1,4 +1,4 @@
-//! The counting behind [`super::Visitors`]. Pure, and bounded whatever comes.
+//! The counting behind [`super::AccessLog`]. Pure, and bounded whatever comes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Refused, Visit};
+use super::{AccessEntry, RefusedAccess};
 
 /// Most groups at a time, of strangers and of those with a name each; what is past them is counted together.
 const GROUPS: usize = 256;
 
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct Counters {
     every: Duration,
     strangers: Groups,
     known: Groups,
@@ -36,8 +36,8 @@ struct Login {
 }
 
 impl Groups {
-    fn add(&mut self, refused: Refused, now: Instant) {
-        let Refused { what, reason, who, from, count } = refused;
+    fn add(&mut self, refused: RefusedAccess, now: Instant) {
+        let RefusedAccess { what, reason, who, from, count } = refused;
         let key = (what, reason, who, from);
         let key = if self.counts.len() < GROUPS || self.counts.contains_key(&key) {
             key
@@ -49,20 +49,20 @@ impl Groups {
         self.since.get_or_insert(now);
     }
 
-    fn take(&mut self) -> impl Iterator<Item = Visit> + use<> {
+    fn take(&mut self) -> impl Iterator<Item = AccessEntry> + use<> {
         self.since = None;
-        std::mem::take(&mut self.counts)
-            .into_iter()
-            .map(|((what, reason, who, from), count)| Visit::Refused(Refused { what, reason, who, from, count }))
+        std::mem::take(&mut self.counts).into_iter().map(|((what, reason, who, from), count)| {
+            AccessEntry::Refused(RefusedAccess { what, reason, who, from, count })
+        })
     }
 }
 
-impl Book {
+impl Counters {
     pub(super) fn new(every: Duration) -> Self {
         Self { every, strangers: Groups::default(), known: Groups::default(), logins: HashMap::new() }
     }
 
-    pub(super) fn refused(&mut self, refused: Refused, now: Instant) {
+    pub(super) fn refused(&mut self, refused: RefusedAccess, now: Instant) {
         let groups = if refused.who.is_some() { &mut self.known } else { &mut self.strangers };
         groups.add(refused, now);
     }
@@ -79,7 +79,7 @@ impl Book {
     }
 
     /// What is to be written now, and when there is next something to look at.
-    pub(super) fn due(&mut self, now: Instant) -> (Vec<Visit>, Option<Instant>) {
+    pub(super) fn due(&mut self, now: Instant) -> (Vec<AccessEntry>, Option<Instant>) {
         let mut due = Vec::new();
         let every = self.every;
         self.logins.retain(|(who, from), login| {
@@ -90,7 +90,7 @@ impl Book {
                 return false;
             }
             let count = std::mem::take(&mut login.untold);
-            due.push(Visit::Login { who: who.clone(), from: *from, count });
+            due.push(AccessEntry::Login { who: who.clone(), from: *from, count });
             login.due = now + every;
             true
         });
@@ -106,18 +106,18 @@ impl Book {
     }
 
     /// Whatever there is, at the end.
-    pub(super) fn all(&mut self) -> Vec<Visit> {
+    pub(super) fn all(&mut self) -> Vec<AccessEntry> {
         let logins = std::mem::take(&mut self.logins).into_iter().filter(|(_, login)| login.untold > 0);
-        let logins = logins.map(|((who, from), login)| Visit::Login { who, from, count: login.untold });
+        let logins = logins.map(|((who, from), login)| AccessEntry::Login { who, from, count: login.untold });
         logins.chain(self.strangers.take()).chain(self.known.take()).collect()
     }
 
     /// Takes back what could not be written.
-    pub(super) fn give_back(&mut self, visits: Vec<Visit>, now: Instant) {
-        for visit in visits {
-            match visit {
-                Visit::Login { who, from, count } => self.login(who, from, count, now),
-                Visit::Refused(refused) => self.refused(refused, now),
+    pub(super) fn give_back(&mut self, entries: Vec<AccessEntry>, now: Instant) {
+        for entry in entries {
+            match entry {
+                AccessEntry::Login { who, from, count } => self.login(who, from, count, now),
+                AccessEntry::Refused(refused) => self.refused(refused, now),
             }
         }
     }
@@ -129,79 +129,79 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn book() -> (Book, Instant) {
-        (Book::new(MINUTE), crate::clock::Clock::system().mono())
+    fn counters() -> (Counters, Instant) {
+        (Counters::new(MINUTE), crate::clock::Clock::system().mono())
     }
 
-    fn refused(who: Option<&str>, from: &str, count: u64) -> Refused {
+    fn refused(who: Option<&str>, from: &str, count: u64) -> RefusedAccess {
         let (what, reason, who) = ("grpc", "CERTIFICATE_EXPIRED", who.map(str::to_owned));
-        Refused { what, reason, who, from: from.to_owned(), count }
+        RefusedAccess { what, reason, who, from: from.to_owned(), count }
     }
 
     #[test]
     fn a_thousand_failures_from_one_network_are_one_entry_a_minute_spec_8_2() {
-        let (mut book, start) = book();
+        let (mut counters, start) = counters();
         for n in 0..1000 {
-            book.refused(refused(None, "192.0.2.0/24", 1), start + Duration::from_millis(n));
+            counters.refused(refused(None, "192.0.2.0/24", 1), start + Duration::from_millis(n));
         }
-        assert_eq!(book.due(start + Duration::from_secs(59)), (Vec::new(), Some(start + MINUTE)));
-        let (due, next) = book.due(start + MINUTE);
-        assert_eq!(due, [Visit::Refused(refused(None, "192.0.2.0/24", 1000))]);
+        assert_eq!(counters.due(start + Duration::from_secs(59)), (Vec::new(), Some(start + MINUTE)));
+        let (due, next) = counters.due(start + MINUTE);
+        assert_eq!(due, [AccessEntry::Refused(refused(None, "192.0.2.0/24", 1000))]);
         assert_eq!(next, None);
     }
 
     #[test]
     fn failures_from_very_many_networks_are_bounded_and_none_is_uncounted_spec_8_2() {
-        let (mut book, start) = book();
+        let (mut counters, start) = counters();
         for n in 0..100_000 {
-            book.refused(refused(None, &format!("net{n}"), 1), start);
+            counters.refused(refused(None, &format!("net{n}"), 1), start);
         }
-        book.refused(refused(Some("operator/anna"), "192.0.2.7", 1), start);
-        let all = book.all();
+        counters.refused(refused(Some("operator/anna"), "192.0.2.7", 1), start);
+        let all = counters.all();
         assert!(all.len() <= GROUPS + 2);
-        let named = Visit::Refused(refused(Some("operator/anna"), "192.0.2.7", 1));
+        let named = AccessEntry::Refused(refused(Some("operator/anna"), "192.0.2.7", 1));
         assert!(all.contains(&named), "strangers do not hide who is known");
-        let count = |visit: &Visit| if let Visit::Refused(refused) = visit { refused.count } else { 0 };
+        let count = |entry: &AccessEntry| if let AccessEntry::Refused(refused) = entry { refused.count } else { 0 };
         assert_eq!(all.iter().map(count).sum::<u64>(), 100_001);
     }
 
     #[test]
     fn a_login_is_told_at_once_and_those_within_the_minute_as_a_count_spec_8_1() {
-        let (mut book, start) = book();
+        let (mut counters, start) = counters();
         let (who, from) = ("operator/anna", IpAddr::from([192, 0, 2, 7]));
-        let mut login = |second| book.login(who.to_owned(), from, 1, start + Duration::from_secs(second));
-        let entry = |count| vec![Visit::Login { who: who.to_owned(), from, count }];
+        let mut login = |second| counters.login(who.to_owned(), from, 1, start + Duration::from_secs(second));
+        let entry = |count| vec![AccessEntry::Login { who: who.to_owned(), from, count }];
         login(0);
-        assert_eq!(book.due(start).0, entry(1));
+        assert_eq!(counters.due(start).0, entry(1));
         for second in 1..=30 {
-            book.login(who.to_owned(), from, 1, start + Duration::from_secs(second));
+            counters.login(who.to_owned(), from, 1, start + Duration::from_secs(second));
         }
-        assert_eq!(book.due(start + Duration::from_secs(30)), (Vec::new(), Some(start + MINUTE)));
-        assert_eq!(book.due(start + MINUTE).0, entry(30));
-        assert_eq!(book.due(start + 2 * MINUTE), (Vec::new(), None));
-        book.login(who.to_owned(), from, 1, start + 3 * MINUTE);
-        assert_eq!(book.due(start + 3 * MINUTE).0, entry(1));
+        assert_eq!(counters.due(start + Duration::from_secs(30)), (Vec::new(), Some(start + MINUTE)));
+        assert_eq!(counters.due(start + MINUTE).0, entry(30));
+        assert_eq!(counters.due(start + 2 * MINUTE), (Vec::new(), None));
+        counters.login(who.to_owned(), from, 1, start + 3 * MINUTE);
+        assert_eq!(counters.due(start + 3 * MINUTE).0, entry(1));
     }
 
     #[test]
     fn logins_from_very_many_addresses_are_bounded_spec_8_2() {
-        let (mut book, start) = book();
+        let (mut counters, start) = counters();
         for n in 0..100_000u32 {
-            book.login("operator/anna".to_owned(), IpAddr::from(n.to_be_bytes()), 1, start);
+            counters.login("operator/anna".to_owned(), IpAddr::from(n.to_be_bytes()), 1, start);
         }
-        let (due, _) = book.due(start);
+        let (due, _) = counters.due(start);
         assert!(due.len() <= GROUPS + 1);
-        let count = |visit: &Visit| if let Visit::Login { count, .. } = visit { *count } else { 0 };
+        let count = |entry: &AccessEntry| if let AccessEntry::Login { count, .. } = entry { *count } else { 0 };
         assert_eq!(due.iter().map(count).sum::<u64>(), 100_000);
     }
 
     #[test]
     fn what_could_not_be_written_is_kept_with_its_count() {
-        let (mut book, start) = book();
-        book.refused(refused(None, "192.0.2.0/24", 3), start);
-        book.login("operator/anna".to_owned(), IpAddr::from([192, 0, 2, 7]), 1, start);
-        let all = book.all();
-        book.give_back(all.clone(), start);
-        assert_eq!(book.all(), all);
+        let (mut counters, start) = counters();
+        counters.refused(refused(None, "192.0.2.0/24", 3), start);
+        counters.login("operator/anna".to_owned(), IpAddr::from([192, 0, 2, 7]), 1, start);
+        let all = counters.all();
+        counters.give_back(all.clone(), start);
+        assert_eq!(counters.all(), all);
     }
 }

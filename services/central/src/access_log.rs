@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::visitors::{Refused, Visit, Visitors};
+use mesh::access_log::{AccessEntry, AccessLog, RefusedAccess};
 use store::central::RowWrite;
 use tokio_util::sync::CancellationToken;
 
@@ -14,31 +14,31 @@ use crate::{
 };
 
 /// Until the process stops.
-pub(crate) async fn note(visitors: Visitors, shared: Arc<Shared>, stop: CancellationToken) {
+pub(crate) async fn write(access_log: AccessLog, shared: Arc<Shared>, stop: CancellationToken) {
     let shared = &shared;
-    let write = async |visits: Vec<Visit>| {
+    let write = async |entries: Vec<AccessEntry>| {
         let now = shared.clock.now();
-        let entry = |visit| {
-            let (entry, origin) = entry(visit);
+        let entry = |access| {
+            let (entry, origin) = entry(access);
             RowWrite::Audit(rows::audit(&entry.by(&origin, now)))
         };
-        shared.ledger.write("visitors", visits.into_iter().map(entry).collect()).await.map(drop)
+        shared.ledger.write("access_log", entries.into_iter().map(entry).collect()).await.map(drop)
     };
-    visitors.tell(stop, write).await;
+    access_log.write_to(stop, write).await;
 }
 
-fn entry(visit: Visit) -> (Entry, Origin) {
-    match visit {
-        Visit::Login { who, from, count } => {
+fn entry(access: AccessEntry) -> (Entry, Origin) {
+    match access {
+        AccessEntry::Login { who, from, count } => {
             let entry = Entry::new(Action::Login, &who).with("count", count);
             (entry, Origin::new(who, from.to_string()))
         }
-        Visit::Refused(Refused { what, reason, who: Some(who), from, count }) => {
+        AccessEntry::Refused(RefusedAccess { what, reason, who: Some(who), from, count }) => {
             let mut entry = Entry::new(Action::CallRefused, what).with("count", count);
             reason.clone_into(&mut entry.outcome);
             (entry, Origin::new(who, from))
         }
-        Visit::Refused(Refused { what, reason, who: None, from, count }) => {
+        AccessEntry::Refused(RefusedAccess { what, reason, who: None, from, count }) => {
             let from = if from.is_empty() { "unknown".to_owned() } else { from };
             let mut entry = Entry::new(Action::UnauthenticatedRefused, what).with("count", count).with("from", from);
             reason.clone_into(&mut entry.outcome);
@@ -51,9 +51,9 @@ fn entry(visit: Visit) -> (Entry, Origin) {
 mod tests {
     use super::*;
 
-    fn refused(who: Option<&str>, from: &str) -> Visit {
+    fn refused(who: Option<&str>, from: &str) -> AccessEntry {
         let (who, from) = (who.map(str::to_owned), from.to_owned());
-        Visit::Refused(Refused { what: "grpc", reason: "NOT_ALLOWED", who, from, count: 7 })
+        AccessEntry::Refused(RefusedAccess { what: "grpc", reason: "NOT_ALLOWED", who, from, count: 7 })
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn an_operators_login_names_him_and_his_address_spec_8_1() {
-        let login = Visit::Login { who: "operator/anna".into(), from: [192, 0, 2, 7].into(), count: 1 };
+        let login = AccessEntry::Login { who: "operator/anna".into(), from: [192, 0, 2, 7].into(), count: 1 };
         let (entry, origin) = entry(login);
         assert_eq!((entry.action, entry.object.as_str()), (Action::Login, "operator/anna"));
         assert_eq!((&*origin.actor, &*origin.address), ("operator/anna", "192.0.2.7"));
