@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use proto::link::v1::Part;
-use wire::{Admit, Event, Link, LinkKey, PairingSecret, Proof, Settings, StaticKey, frame};
+use wire::{Admit, Event, Link, LinkKey, PairingSecret, Proof, LinkSettings, StaticKey, frame};
 
 /// Odd portions are framed, with their first byte as the kind, so that the fuzzer need not find counters and checks.
 fn portion(number: usize, data: &[u8]) -> Vec<u8> {
@@ -43,8 +43,8 @@ fuzz_target!(|data: &[u8]| {
     let start = Instant::now();
     let key = LinkKey::from_bytes([1; 32]);
     let proof = Proof::Key { responder: StaticKey::from_bytes([9; 32]).public(), key_no: 1, key };
-    let initiator = Link::initiator(Settings::default(), Part::Engine, "CP-1", proof, start);
-    for mut link in [initiator, Link::responder(Settings::default(), start)] {
+    let initiator = Link::initiator(LinkSettings::default(), Part::Engine, "CP-1", proof, start);
+    for mut link in [initiator, Link::responder(LinkSettings::default(), start)] {
         let mut now = start;
         let mut out = Vec::new();
         for (number, data) in std::iter::once(&[][..]).chain(data.split(|byte| *byte == 0xfe)).enumerate() {

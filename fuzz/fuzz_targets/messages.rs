@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use proto::link::v1::Part;
-use wire::{Admit, Event, Link, LinkKey, Proof, Settings, StaticKey};
+use wire::{Admit, Event, Link, LinkKey, Proof, LinkSettings, StaticKey};
 
-struct End {
+struct FuzzEnd {
     link: Link,
     got: Vec<u32>,
     unintelligible: usize,
 }
 
-impl End {
+impl FuzzEnd {
     fn new(link: Link) -> Self {
         Self { link, got: Vec::new(), unintelligible: 0 }
     }
@@ -51,7 +51,7 @@ fn touched(fate: u8, argument: u8, mut bytes: Vec<u8>, recorded: &[Vec<u8>]) -> 
     bytes
 }
 
-fn carry(from: &mut End, to: &mut End, fate: [u8; 2], recorded: &mut Vec<Vec<u8>>, now: Instant) {
+fn carry(from: &mut FuzzEnd, to: &mut FuzzEnd, fate: [u8; 2], recorded: &mut Vec<Vec<u8>>, now: Instant) {
     let mut bytes = Vec::new();
     if from.link.transmit(&mut bytes, now) {
         recorded.push(bytes.clone());
@@ -67,8 +67,8 @@ fuzz_target!(|data: &[u8]| {
         key_no: 1,
         key: LinkKey::from_bytes([1; 32]),
     };
-    let mut near = End::new(Link::initiator(Settings::default(), Part::Engine, "CP-1", proof, now));
-    let mut far = End::new(Link::responder(Settings::default(), now));
+    let mut near = FuzzEnd::new(Link::initiator(LinkSettings::default(), Part::Engine, "CP-1", proof, now));
+    let mut far = FuzzEnd::new(Link::responder(LinkSettings::default(), now));
     let mut recorded = Vec::new();
     for _ in 0..4 {
         carry(&mut near, &mut far, [0; 2], &mut recorded, now);

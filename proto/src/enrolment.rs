@@ -12,7 +12,7 @@
 mod http;
 mod text;
 
-pub use http::{Blob, EnrolBody, Enrolled, EnrolmentState, EnrolmentStatus, RefusalBody, SecretText, Trust};
+pub use http::{Blob, CredentialState, EnrolBody, Enrolled, EnrolmentStatus, RefusalBody, SecretText, Trust};
 pub use text::{Credential, EnrolmentToken, Secret, TextError};
 
 use crate::{ChargingPointId, DriverId, IdError, PeerId};
@@ -20,12 +20,12 @@ use crate::{ChargingPointId, DriverId, IdError, PeerId};
 /// What can be enrolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum PeerKind {
     ChargingPoint,
     Driver,
 }
 
-impl Kind {
+impl PeerKind {
     pub const ALL: [Self; 2] = [Self::ChargingPoint, Self::Driver];
 
     /// The collection's name in Registry's URLs: `/v1/charging-points`, `/v1/drivers`.

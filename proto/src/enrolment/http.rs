@@ -14,7 +14,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::Kind;
+use super::PeerKind;
 
 /// A credential or a token inside JSON.
 #[derive(Clone, Default, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -99,9 +99,9 @@ impl Trust {
 /// How an identity stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolmentStatus {
-    pub kind: Kind,
+    pub kind: PeerKind,
     pub id: String,
-    pub state: EnrolmentState,
+    pub state: CredentialState,
     pub city: String,
     pub place: String,
     pub price_e4: u32,
@@ -113,7 +113,7 @@ pub struct EnrolmentStatus {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum EnrolmentState {
+pub enum CredentialState {
     Enrolled,
     /// Revoked: needs an operator's one-use token.
     Void,

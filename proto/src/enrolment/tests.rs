@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn kind() -> impl Strategy<Value = Kind> {
-    prop_oneof![Just(Kind::ChargingPoint), Just(Kind::Driver)]
+fn kind() -> impl Strategy<Value = PeerKind> {
+    prop_oneof![Just(PeerKind::ChargingPoint), Just(PeerKind::Driver)]
 }
 
 proptest! {
@@ -43,7 +43,7 @@ proptest! {
 #[test]
 fn secrets_show_nothing_in_debug_spec_8_1() {
     let secret = Secret::from_bytes([0xAB; 32]);
-    let credential = Credential { holder: Kind::Driver.peer("D1").unwrap(), secret, tag: [0; 16] };
+    let credential = Credential { holder: PeerKind::Driver.peer("D1").unwrap(), secret, tag: [0; 16] };
     let shown = format!("{credential:?} {:?}", SecretText::new(credential.to_text().as_str()));
     assert!(!shown.contains("q6ur") && !shown.contains("171"), "{shown}");
 }

@@ -8,7 +8,7 @@ use base64::{
 };
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::Kind;
+use super::PeerKind;
 use crate::PeerId;
 
 /// Longest text that is looked at: two roots of 4,096-bit RSA and two pins fit well.
@@ -56,7 +56,7 @@ impl Credential {
     /// What the tag is made over.
     pub fn tagged(holder: &PeerId, secret: &Secret) -> Zeroizing<String> {
         let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(secret.as_bytes()));
-        Zeroizing::new(format!("cmc1.{}{}.{}", Kind::of(holder).prefix(), holder.as_str(), secret.as_str()))
+        Zeroizing::new(format!("cmc1.{}{}.{}", PeerKind::of(holder).prefix(), holder.as_str(), secret.as_str()))
     }
 
     /// The whole text, for the bearer's eyes and file.
@@ -74,7 +74,7 @@ impl FromStr for Credential {
             let rest = bounded(text)?.strip_prefix("cmc1.")?;
             let (rest, tag) = rest.rsplit_once('.')?;
             let (holder, secret) = rest.rsplit_once('.')?;
-            let kind = Kind::ALL.into_iter().find(|kind| holder.starts_with(kind.prefix()))?;
+            let kind = PeerKind::ALL.into_iter().find(|kind| holder.starts_with(kind.prefix()))?;
             let holder = kind.peer(holder.strip_prefix(kind.prefix())?).ok()?;
             Some(Self { holder, secret: Secret(fixed(secret)?), tag: fixed(tag)? })
         };

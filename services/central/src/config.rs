@@ -61,7 +61,7 @@ pub struct Config {
     #[command(flatten)]
     pub limits: mesh::server::Limits,
     #[command(flatten)]
-    pub client: mesh::client::Settings,
+    pub client: mesh::client::ClientConfig,
 }
 
 /// Times of a supply, from request to ticket.
@@ -230,7 +230,7 @@ impl Config {
         }
     }
 
-    pub(crate) fn wire(&self) -> wire::Settings {
+    pub(crate) fn wire(&self) -> wire::LinkSettings {
         self.link.conversation.wire(self.link.life_sign)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::{access_log::AccessLog, awaited::Awaited, identity::Identity, policy::DenyList, process::Context};
+use mesh::{access_log::AccessLog, awaited::Awaited, identity::TlsIdentity, policy::DenyList, process::Context};
 use proto::central::v1::{
     audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
 };
@@ -34,7 +34,7 @@ impl Doors {
     ///
     /// # Errors
     /// A sentence that names the address that cannot be bound.
-    pub(crate) async fn open(config: &Config, ctx: &Context, identity: &Identity) -> anyhow::Result<Self> {
+    pub(crate) async fn open(config: &Config, ctx: &Context, identity: &TlsIdentity) -> anyhow::Result<Self> {
         let awaited = Awaited::<Behind>::new(&ctx.health, "database");
         let denied = DenyList::default();
         let access_log = AccessLog::new(ctx.clock, config.limits.access_log_interval);

@@ -45,7 +45,7 @@ mod watch;
 use std::sync::Arc;
 
 use mesh::{
-    identity::Identity,
+    identity::TlsIdentity,
     process::{Context, Misuse},
 };
 use proto::central::v1::{
@@ -76,7 +76,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let secrets = Secrets::open(&config.data.join("identity"))?;
     // Two committers under one name would spoil each other's audit chain.
     ctx.hold(mesh::process::lock(&config.data, "Central")?);
-    let identity = Identity::open(&ctx, &config.identity)?;
+    let identity = TlsIdentity::open(&ctx, &config.identity)?;
     let doors = Doors::open(&config, &ctx, &identity).await?;
     let Some(database) = open(&ctx, &config.database_url(), &doors).await? else { return Ok(()) };
     secrets.check(&database, &config.data).await?;
@@ -107,7 +107,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let looping = drive::Drive::load(Arc::clone(&shared), &ctx).await?;
     spawn(&ctx, "drive", looping.run(inbox, ctx.clone()));
 
-    let target = mesh::client::Target::new("registry", config.registry.clone());
+    let target = mesh::client::RoleAddress::new("registry", config.registry.clone());
     let channel = mesh::client::channel(&identity, target, &config.client).watched_by(&ctx.health);
     let registry = registry::Verifier::new(channel, Arc::clone(&shared), drive.clone());
     spawn(&ctx, "registry", registry::follow(registry.clone(), doors.denied.clone(), ctx.clone()));

@@ -18,7 +18,7 @@ use proto::{
 };
 use wire::{
     LinkKey,
-    telemetry::{OpenError, Opener, Order},
+    telemetry::{OpenError, Opener, ReadingOrder},
 };
 
 use self::older::OlderKeys;
@@ -118,9 +118,9 @@ impl Telemetry {
             Ok((reading, order)) => {
                 self.opened.inc();
                 match order {
-                    Order::First | Order::Next => {}
-                    Order::AfterGap(missed) => drop(self.missed.inc_by(missed)),
-                    Order::Late => drop(self.reordered.inc()),
+                    ReadingOrder::First | ReadingOrder::Next => {}
+                    ReadingOrder::AfterGap(missed) => drop(self.missed.inc_by(missed)),
+                    ReadingOrder::Late => drop(self.reordered.inc()),
                 }
                 if state.latest.len() >= WINDOW {
                     state.latest.pop_front();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mesh::{
-    health::{Component, State},
+    health::{Component, ComponentState},
     process::Context,
 };
 use store::{
@@ -99,14 +99,16 @@ pub(crate) async fn components(shared: Arc<Shared>, ctx: Context) {
     }
 }
 
-fn changed(name: &str, before: Option<&State>, now: &State) -> Option<Entry> {
-    let failed = |state: &State| matches!(state, State::Degraded { .. });
+fn changed(name: &str, before: Option<&ComponentState>, now: &ComponentState) -> Option<Entry> {
+    let failed = |state: &ComponentState| matches!(state, ComponentState::Degraded { .. });
     match (before.is_some_and(failed), now) {
-        (false, State::Degraded { reason }) => {
+        (false, ComponentState::Degraded { reason }) => {
             Some(Entry::new(Action::ComponentFailed, format!("component/{name}")).with("reason", reason))
         }
-        (true, State::Ready) => Some(Entry::new(Action::ComponentRecovered, format!("component/{name}"))),
-        (true | false, State::Ready | State::Starting { .. } | State::Degraded { .. }) => None,
+        (true, ComponentState::Ready) => Some(Entry::new(Action::ComponentRecovered, format!("component/{name}"))),
+        (true | false, ComponentState::Ready | ComponentState::Starting { .. } | ComponentState::Degraded { .. }) => {
+            None
+        }
     }
 }
 
@@ -150,12 +152,14 @@ mod tests {
 
     #[test]
     fn a_component_that_fails_and_recovers_is_two_entries_spec_8_1() {
-        let down = State::Degraded { reason: "refused".into() };
-        let action = |before: Option<&State>, now: &State| changed("registry", before, now).map(|entry| entry.action);
+        let down = ComponentState::Degraded { reason: "refused".into() };
+        let action = |before: Option<&ComponentState>, now: &ComponentState| {
+            changed("registry", before, now).map(|entry| entry.action)
+        };
         assert_eq!(action(None, &down), Some(Action::ComponentFailed));
-        assert_eq!(action(Some(&State::Ready), &down), Some(Action::ComponentFailed));
-        assert_eq!(action(Some(&down), &State::Degraded { reason: "other words".into() }), None);
-        assert_eq!(action(Some(&down), &State::Ready), Some(Action::ComponentRecovered));
-        assert_eq!(action(None, &State::Ready), None);
+        assert_eq!(action(Some(&ComponentState::Ready), &down), Some(Action::ComponentFailed));
+        assert_eq!(action(Some(&down), &ComponentState::Degraded { reason: "other words".into() }), None);
+        assert_eq!(action(Some(&down), &ComponentState::Ready), Some(Action::ComponentRecovered));
+        assert_eq!(action(None, &ComponentState::Ready), None);
     }
 }

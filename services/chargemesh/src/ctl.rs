@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mesh::{
-    control::{self, ControlError, Request},
+    control::{self, ControlError, ControlRequest},
     process::Misuse,
 };
 use proto::link::v1::Reason;
@@ -45,7 +45,7 @@ pub(crate) struct Ctl {
 
 impl Ctl {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let request = Request::new(self.command, arguments(&self.args));
+        let request = ControlRequest::new(self.command, arguments(&self.args));
         let asked = tokio::time::timeout(self.timeout, control::ask(&self.socket, &request)).await;
         let answer = match asked {
             Ok(Ok(answer)) => answer,

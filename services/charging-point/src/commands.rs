@@ -1,7 +1,7 @@
 //! What a person can order at an engine or a monitor: one vocabulary for the terminal's keys and the control socket
 //! (SPEC 1.9, 11.2, 11.3).
 
-use mesh::control::{Refusal, Request};
+use mesh::control::{ControlRefusal, ControlRequest};
 use proto::{Energy, enrolment::SecretText};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ pub(crate) const MONITOR_HELP: &str = "\
   connect                  open it again";
 
 /// Carries out a command of an engine.
-pub(crate) async fn engine(engine: EngineHandle, request: Request) -> Result<Value, Refusal> {
+pub(crate) async fn engine(engine: EngineHandle, request: ControlRequest) -> Result<Value, ControlRefusal> {
     use engine::Action;
     let args = Args(&request.args);
     let action = match request.command.as_str() {
@@ -41,7 +41,7 @@ pub(crate) async fn engine(engine: EngineHandle, request: Request) -> Result<Val
         "help" => return Ok(Value::from(ENGINE_HELP)),
         "plug" => Action::Plug,
         "unplug" => Action::Unplug,
-        "supply" => supply(&args).map_err(Refusal::misuse)?,
+        "supply" => supply(&args).map_err(ControlRefusal::misuse)?,
         "break" => Action::Break,
         "repair" => Action::Repair,
         "spoil-key" => Action::SpoilKey,
@@ -54,14 +54,14 @@ pub(crate) async fn engine(engine: EngineHandle, request: Request) -> Result<Val
 }
 
 /// Carries out a command of a monitor.
-pub(crate) async fn monitor(monitor: MonitorHandle, request: Request) -> Result<Value, Refusal> {
+pub(crate) async fn monitor(monitor: MonitorHandle, request: ControlRequest) -> Result<Value, ControlRefusal> {
     use monitor::Action;
     let args = Args(&request.args);
     let action = match request.command.as_str() {
         "status" => return Ok(shown(monitor.status().await)?),
         "help" => return Ok(Value::from(MONITOR_HELP)),
         "enrol" => {
-            let token = args.get("token", 0).ok_or_else(|| Refusal::misuse("which token? enrol TOKEN"))?;
+            let token = args.get("token", 0).ok_or_else(|| ControlRefusal::misuse("which token? enrol TOKEN"))?;
             Action::Enrol(SecretText::new(token))
         }
         "remove" => Action::Remove,
@@ -69,7 +69,7 @@ pub(crate) async fn monitor(monitor: MonitorHandle, request: Request) -> Result<
         "maintenance" => match args.get("on", 0).as_deref() {
             Some("on") => Action::Maintenance(true),
             Some("off") => Action::Maintenance(false),
-            Some(_) | None => return Err(Refusal::misuse("maintenance on, or maintenance off?")),
+            Some(_) | None => return Err(ControlRefusal::misuse("maintenance on, or maintenance off?")),
         },
         "disconnect" => Action::Disconnect,
         "connect" => Action::Connect,
@@ -100,6 +100,6 @@ fn answered(command: &str, done: Result<(), String>, after: Option<String>) -> R
     Ok(json!({ "done": command, "now": after.unwrap_or_default() }))
 }
 
-fn unknown(command: &str, help: &str) -> Refusal {
-    Refusal::misuse(format!("no command {command:?}; there are:\n{help}"))
+fn unknown(command: &str, help: &str) -> ControlRefusal {
+    ControlRefusal::misuse(format!("no command {command:?}; there are:\n{help}"))
 }

@@ -115,9 +115,9 @@ pub struct PairingConfig {
 }
 
 impl PairingConfig {
-    pub(crate) fn wire(&self) -> wire::Settings {
+    pub(crate) fn wire(&self) -> wire::LinkSettings {
         let (life_sign, misses) = (self.pairing_life_sign, self.pairing_misses);
-        wire::Settings { life_sign, misses, handshake_timeout: PAIRING_HANDSHAKE, ..wire::Settings::default() }
+        wire::LinkSettings { life_sign, misses, handshake_timeout: PAIRING_HANDSHAKE, ..wire::LinkSettings::default() }
     }
 
     pub(crate) fn place(&self, data: &std::path::Path) -> Place {

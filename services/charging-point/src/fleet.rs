@@ -9,7 +9,7 @@ use std::{
 };
 
 use mesh::{
-    control::{Refusal, Request},
+    control::{ControlRefusal, ControlRequest},
     process::{Context, Misuse},
 };
 use prometheus_client::metrics::gauge::Gauge;
@@ -245,17 +245,17 @@ impl Fleet {
 
 /// A fleet's control socket: `status`, `list`, and every command of an engine or a monitor behind `engine ID` or
 /// `monitor ID`.
-pub(crate) async fn answer(fleet: Fleet, request: Request) -> Result<Value, Refusal> {
+pub(crate) async fn answer(fleet: Fleet, request: ControlRequest) -> Result<Value, ControlRefusal> {
     let args = Args(&request.args);
     match request.command.as_str() {
         "status" => serde_json::to_value(fleet.tally().await).map_err(|error| error.to_string().into()),
         "list" => Ok(fleet.all().iter().map(|m| Value::from(m.id.as_str())).collect()),
         "engine" | "monitor" => {
             let id = args.get("id", 0);
-            let id = id.ok_or_else(|| Refusal::misuse("which charging point? engine ID COMMAND"))?;
+            let id = id.ok_or_else(|| ControlRefusal::misuse("which charging point? engine ID COMMAND"))?;
             let member = fleet.member(&id).ok_or_else(|| format!("there is no charging point {id:?} in this fleet"))?;
             let command = args.get("command", 1).unwrap_or_else(|| "status".to_owned());
-            let inner = Request::new(command, rest(&request.args));
+            let inner = ControlRequest::new(command, rest(&request.args));
             if request.command == "engine" {
                 commands::engine(member.engine, inner).await
             } else {
@@ -264,7 +264,7 @@ pub(crate) async fn answer(fleet: Fleet, request: Request) -> Result<Value, Refu
         }
         other => {
             let text = format!("no command {other:?}; there are: status, list, engine ID COMMAND, monitor ID COMMAND");
-            Err(Refusal::misuse(text))
+            Err(ControlRefusal::misuse(text))
         }
     }
 }

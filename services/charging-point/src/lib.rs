@@ -127,7 +127,7 @@ pub async fn run_monitor(config: MonitorConfig, ctx: Context) -> anyhow::Result<
 }
 
 /// For a screen, where a sentence is all.
-async fn said(answer: impl Future<Output = Result<Value, control::Refusal>>) -> Result<Value, String> {
+async fn said(answer: impl Future<Output = Result<Value, control::ControlRefusal>>) -> Result<Value, String> {
     answer.await.map_err(|refusal| refusal.to_string())
 }
 

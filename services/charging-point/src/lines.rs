@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh::{
     clock::{Clock, Now},
-    link::{Handler, SendQueue, SendQueueError, send_queue},
+    link::{LinkOwner, SendQueue, SendQueueError, send_queue},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use wire::{Event, Link};
@@ -100,7 +100,7 @@ struct Ears<I> {
     wrap: fn(LinkNo, LinkEvent) -> I,
 }
 
-impl<I: Send> Handler for Ears<I> {
+impl<I: Send> LinkOwner for Ears<I> {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         let event = match event {
             Event::Open => LinkEvent::Open,

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use mesh::{
     clock::{Clock, Now},
-    link::{Backoff, Handler, SendQueue, send_queue},
+    link::{Backoff, LinkOwner, SendQueue, send_queue},
     process::{Context, Misuse},
 };
 use prost::Message;
@@ -115,7 +115,7 @@ pub(crate) async fn seek<I: Send + 'static>(
     ctx: Context,
     place: Place,
     secret: PairingSecret,
-    settings: wire::Settings,
+    settings: wire::LinkSettings,
     back: mpsc::Sender<I>,
     wrap: fn(Heard<FromMonitor>) -> I,
 ) -> anyhow::Result<()> {
@@ -170,7 +170,7 @@ pub(crate) async fn listen<I: Send + 'static>(
     ctx: &Context,
     place: &Place,
     secret: PairingSecret,
-    settings: wire::Settings,
+    settings: wire::LinkSettings,
     back: mpsc::Sender<I>,
     wrap: fn(Heard<FromEngine>) -> I,
 ) -> anyhow::Result<()> {
@@ -200,7 +200,7 @@ pub(crate) async fn listen<I: Send + 'static>(
 
 struct Door<I> {
     secret: PairingSecret,
-    settings: wire::Settings,
+    settings: wire::LinkSettings,
     clock: Clock,
     stop: CancellationToken,
     back: mpsc::Sender<I>,
@@ -314,7 +314,7 @@ impl<M: Message + Default + Send, I: Send> Ears<M, I> {
     }
 }
 
-impl<M: Message + Default + Send, I: Send> Handler for Ears<M, I> {
+impl<M: Message + Default + Send, I: Send> LinkOwner for Ears<M, I> {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         match event {
             Event::Hello(hello) => match &self.secret {
@@ -335,7 +335,7 @@ struct Guest<M, I> {
     slot: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
-impl<M: Message + Default + Send, I: Send> Handler for Guest<M, I> {
+impl<M: Message + Default + Send, I: Send> LinkOwner for Guest<M, I> {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         self.ears.handle(event, link, now).await;
         if self.ears.paired {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mesh::{control::Request, process::Context, screen::escaped};
+use mesh::{control::ControlRequest, process::Context, screen::escaped};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
@@ -83,7 +83,7 @@ impl Key {
 /// Shows the screen if stdin is a terminal; `line` makes the one line of a status. Until the process stops.
 pub(crate) fn start<H, Fut>(ctx: &Context, keys: &'static [Key], handler: H, line: fn(&Value) -> String)
 where
-    H: Fn(Request) -> Fut + Send + Sync + 'static,
+    H: Fn(ControlRequest) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Value, String>> + Send + 'static,
 {
     let Some(terminal) = Terminal::take() else { return };
@@ -168,7 +168,7 @@ struct Screen<H> {
 
 impl<H, Fut> Screen<H>
 where
-    H: Fn(Request) -> Fut,
+    H: Fn(ControlRequest) -> Fut,
     Fut: Future<Output = Result<Value, String>>,
 {
     async fn run(mut self, ctx: &Context) {
@@ -221,7 +221,7 @@ where
 
     /// Which charging point this is.
     async fn id(&self) -> String {
-        let status = (self.handler)(Request::new("status", Value::Null)).await.unwrap_or_default();
+        let status = (self.handler)(ControlRequest::new("status", Value::Null)).await.unwrap_or_default();
         status.get("charging_point").and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
@@ -248,7 +248,7 @@ where
     }
 
     async fn order(&mut self, typing: Typing) {
-        let request = Request::new(typing.key.command, Value::Object(typing.args));
+        let request = ControlRequest::new(typing.key.command, Value::Object(typing.args));
         let said = match (self.handler)(request).await {
             Ok(answer) if typing.key.command == "status" => serde_json::to_string_pretty(&answer).unwrap_or_default(),
             Ok(_) => format!("{}: done", typing.key.label),
@@ -271,7 +271,7 @@ where
             let over = line.chars().count().saturating_sub(width());
             return write(&format!("\r\x1b[J{}", line.chars().skip(over).collect::<String>()));
         }
-        let line = match (self.handler)(Request::new("status", Value::Null)).await {
+        let line = match (self.handler)(ControlRequest::new("status", Value::Null)).await {
             Ok(status) => (self.line)(&status),
             Err(why) => why,
         };

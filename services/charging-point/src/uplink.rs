@@ -18,7 +18,7 @@ use bytes::Bytes;
 use mesh::{
     clock::Now,
     link::Backoff,
-    skew::{self, Reading},
+    skew::{self, ClockReader},
 };
 use proto::link::v1::{Part, Reason, down, up};
 use wire::{Closed, LinkKey, PublicKey, Unintelligible};
@@ -35,8 +35,8 @@ pub struct Settings {
     /// A posted message is said again after this.
     pub repeat: Duration,
     /// Of each link, but for the interval of its signs of life.
-    pub wire: wire::Settings,
-    pub clock: skew::Settings,
+    pub wire: wire::LinkSettings,
+    pub clock: skew::SkewSettings,
 }
 
 impl Default for Settings {
@@ -45,8 +45,8 @@ impl Default for Settings {
             retry_min: Duration::from_millis(200),
             retry_max: Duration::from_secs(5),
             repeat: Duration::from_secs(5),
-            wire: wire::Settings::default(),
-            clock: skew::Settings::default(),
+            wire: wire::LinkSettings::default(),
+            clock: skew::SkewSettings::default(),
         }
     }
 }
@@ -81,7 +81,7 @@ pub struct Dial {
     pub id: String,
     pub address: String,
     pub proof: wire::Proof,
-    pub settings: wire::Settings,
+    pub settings: wire::LinkSettings,
 }
 
 #[derive(Debug)]
@@ -179,7 +179,7 @@ pub struct Uplink {
     is_not_read: bool,
     trouble: Option<String>,
     /// Of Central's clock.
-    clock: Reading,
+    clock: ClockReader,
     orders: VecDeque<Order>,
     heard: VecDeque<Heard>,
 }
@@ -205,7 +205,7 @@ impl Uplink {
             cannot_read: false,
             is_not_read: false,
             trouble: None,
-            clock: Reading::new(settings.clock),
+            clock: ClockReader::new(settings.clock),
             orders: VecDeque::new(),
             heard: VecDeque::new(),
         }
@@ -461,7 +461,7 @@ impl Uplink {
             id: target.id.clone(),
             address: address.clone(),
             proof,
-            settings: wire::Settings { life_sign: target.life_sign, ..self.settings.wire },
+            settings: wire::LinkSettings { life_sign: target.life_sign, ..self.settings.wire },
         };
         self.dial_at = None;
         self.next = Some(Conn { no, first_contact, key_no, aim: self.aim, open: false, proven: false });

@@ -1,7 +1,7 @@
 //! Before a driver drives: while he is being enrolled, or waits for Central's keys, what a person asks is answered with
 //! what is waited for (SPEC 1.7, 1.9).
 
-use mesh::{health::State, process::Context};
+use mesh::{health::ComponentState, process::Context};
 use proto::DriverId;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -72,8 +72,8 @@ impl Waits<'_> {
 
     fn trouble(&self) -> String {
         match self.ctx.health.report().components.remove(enrolment::COMPONENT) {
-            Some(State::Starting { reason } | State::Degraded { reason }) => reason,
-            Some(State::Ready) | None => "starting".to_owned(),
+            Some(ComponentState::Starting { reason } | ComponentState::Degraded { reason }) => reason,
+            Some(ComponentState::Ready) | None => "starting".to_owned(),
         }
     }
 }

@@ -14,7 +14,7 @@ use mesh::{
     clock::{Clock, Now},
     health::{Component, Health},
     process::Context,
-    skew::{self, Reading},
+    skew::{self, ClockReader},
 };
 use proto::{DriverId, Energy, link::v1::Ticket};
 use serde_json::{Value, json};
@@ -39,8 +39,8 @@ pub struct Settings {
     /// Central's link addresses, tried in turn.
     pub central: Vec<String>,
     /// Of each link.
-    pub wire: wire::Settings,
-    pub clock: skew::Settings,
+    pub wire: wire::LinkSettings,
+    pub clock: skew::SkewSettings,
     /// An unanswered message is sent again after this.
     pub repeat: Duration,
     /// A request by hand is over where Central could not be reached within this.
@@ -67,8 +67,8 @@ impl Settings {
         Self {
             driver,
             central,
-            wire: wire::Settings::default(),
-            clock: skew::Settings::default(),
+            wire: wire::LinkSettings::default(),
+            clock: skew::SkewSettings::default(),
             repeat: Duration::from_secs(5),
             request_expires: Duration::from_secs(60),
             retry_min: Duration::from_millis(250),
@@ -133,7 +133,7 @@ pub(crate) struct Drive {
     unreachable: Option<String>,
     unintelligible: u64,
     /// Of Central's clock.
-    reading: Reading,
+    reading: ClockReader,
     clock_trouble: Option<String>,
     /// A ticket could not be put on the disk, and that was said.
     tickets_wait: bool,
@@ -164,7 +164,7 @@ impl Drive {
         Ok(Self {
             trips: Trips::new(rules, position.requests.clone(), stored, first_id),
             contact: Contact::new(settings.rules(), key.is_some()),
-            reading: Reading::new(settings.clock),
+            reading: ClockReader::new(settings.clock),
             roam: settings.roam.map(|seed| Roam::new(seed, settings.pause, now.mono)),
             settings,
             clock,

@@ -8,13 +8,13 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mesh::{
-    client::{Https, Settings, explain, https},
+    client::{ClientConfig, Https, explain, https},
     link::Backoff,
     process::Context,
 };
 use proto::{
     DriverId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, Kind, RefusalBody, SecretText, TextError},
+    enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, PeerKind, RefusalBody, SecretText, TextError},
 };
 
 use crate::shelf::{Enrolment, Shelf, ShelfError};
@@ -173,20 +173,20 @@ impl Door {
         let bad = |why: String| EnrolError::Address { address: address.to_owned(), why };
         // A person may paste either a URL or host:port.
         let host = address.trim_start_matches("https://").trim_end_matches('/');
-        let settings = Settings::default();
+        let settings = ClientConfig::default();
         let https = https("registry", host, &pem(roots), &settings).map_err(|error| bad(format!("{error:#}")))?;
         Ok(Self { address: host.to_owned(), https })
     }
 
     async fn enrol(&self, driver: &DriverId, body: &EnrolBody) -> Result<Enrolled, EnrolError> {
-        let path = format!("/v1/{}", Kind::Driver.collection());
+        let path = format!("/v1/{}", PeerKind::Driver.collection());
         self.answer(driver, self.https.post(&path).json(body)).await
     }
 
     async fn status(&self, enrolment: &Enrolment) -> Result<EnrolmentStatus, EnrolError> {
         let driver = enrolment.driver.parse::<DriverId>();
         let driver = driver.map_err(|e| EnrolError::Address { address: self.address.clone(), why: e.to_string() })?;
-        let path = format!("/v1/{}/{driver}", Kind::Driver.collection());
+        let path = format!("/v1/{}/{driver}", PeerKind::Driver.collection());
         self.answer(&driver, self.https.get(&path).bearer_auth(enrolment.credential.expose())).await
     }
 

@@ -321,8 +321,11 @@ fn to_be_mended(error: EnrolError) -> anyhow::Error {
     }
 }
 
-async fn answer(asks: mpsc::Sender<Ask>, request: control::Request) -> Result<serde_json::Value, control::Refusal> {
-    let word = words::from_control(&request.command, &request.args).map_err(control::Refusal::misuse)?;
+async fn answer(
+    asks: mpsc::Sender<Ask>,
+    request: control::ControlRequest,
+) -> Result<serde_json::Value, control::ControlRefusal> {
+    let word = words::from_control(&request.command, &request.args).map_err(control::ControlRefusal::misuse)?;
     Ok(ask(&asks, word).await?)
 }
 

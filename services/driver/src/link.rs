@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh::{
     clock::{Clock, Now},
-    link::{Handler, SendQueue, send_queue},
+    link::{LinkOwner, SendQueue, send_queue},
 };
 use prost::Message as _;
 use proto::{
@@ -57,7 +57,7 @@ pub(crate) struct Dial {
     pub(crate) how: How,
     pub(crate) key_no: u64,
     pub(crate) proof: Proof,
-    pub(crate) settings: wire::Settings,
+    pub(crate) settings: wire::LinkSettings,
 }
 
 impl Connection {
@@ -104,7 +104,7 @@ struct Ears {
     events: mpsc::Sender<(LinkNo, LinkEvent)>,
 }
 
-impl Handler for Ears {
+impl LinkOwner for Ears {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         let event = match event {
             Event::Open => LinkEvent::Open,

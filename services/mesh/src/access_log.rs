@@ -51,9 +51,9 @@ pub struct RefusedAccess {
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct AccessLog(Arc<Inner>);
+pub struct AccessLog(Arc<AccessLogState>);
 
-struct Inner {
+struct AccessLogState {
     clock: Clock,
     counters: Mutex<Counters>,
     reported: Notify,
@@ -62,7 +62,7 @@ struct Inner {
 impl AccessLog {
     /// `every`: for how long entries of one kind are counted before they become one entry.
     pub fn new(clock: Clock, every: Duration) -> Self {
-        Self(Arc::new(Inner { clock, counters: Mutex::new(Counters::new(every)), reported: Notify::new() }))
+        Self(Arc::new(AccessLogState { clock, counters: Mutex::new(Counters::new(every)), reported: Notify::new() }))
     }
 
     /// A failure of somebody who proved nothing. `what` and `reason` are each one of a fixed set.

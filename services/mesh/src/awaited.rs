@@ -30,9 +30,9 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What stands behind the doors of a role, once it does. Cheap to clone; all clones are one.
-pub struct Awaited<T>(Arc<Inner<T>>);
+pub struct Awaited<T>(Arc<AwaitedState<T>>);
 
-struct Inner<T> {
+struct AwaitedState<T> {
     /// What is waited for, as people and health call it.
     what: &'static str,
     component: Component,
@@ -44,7 +44,7 @@ impl<T> Awaited<T> {
     /// `what` is the component of `health` that says how far it is.
     pub fn new(health: &Health, what: &'static str) -> Self {
         let (component, why) = (health.component(what), ArcSwap::from_pointee("it is being opened".to_owned()));
-        Self(Arc::new(Inner { what, component, why, behind: OnceLock::new() }))
+        Self(Arc::new(AwaitedState { what, component, why, behind: OnceLock::new() }))
     }
 
     /// What stands behind the doors.
@@ -52,7 +52,7 @@ impl<T> Awaited<T> {
     /// # Errors
     /// A sentence that says why nothing does, for those who may know where it is looked for.
     pub fn get(&self) -> Result<&T, String> {
-        let Inner { what, why, behind, .. } = &*self.0;
+        let AwaitedState { what, why, behind, .. } = &*self.0;
         behind.get().ok_or_else(|| format!("the {what} cannot be used yet: {}", why.load()))
     }
 

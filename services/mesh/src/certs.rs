@@ -55,11 +55,11 @@ pub enum CertsError {
 pub struct Authority {
     dir: PathBuf,
     clock: Clock,
-    about: About,
+    about: AuthorityRecord,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct About {
+struct AuthorityRecord {
     trust_domain: String,
 }
 
@@ -82,7 +82,7 @@ impl Authority {
         if trust_domain.is_empty() || !trust_domain.chars().all(good) {
             return Err(CertsError::Domain(trust_domain.into()));
         }
-        let about = About { trust_domain: trust_domain.into() };
+        let about = AuthorityRecord { trust_domain: trust_domain.into() };
         let authority = Self { dir: dir.into(), clock: Clock::system(), about };
         let marker = authority.file("authority.json");
         if marker.exists() {

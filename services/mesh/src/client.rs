@@ -18,7 +18,7 @@ use tower::{Service, ServiceExt as _, retry::budget::TpsBudget};
 use crate::{
     clock::Clock,
     health::{Component, Health},
-    identity::Identity,
+    identity::TlsIdentity,
     policy,
     server::parse_grpc_timeout,
     skew::Skew,
@@ -28,15 +28,15 @@ mod connect;
 mod https;
 mod retry;
 
-pub use connect::{ConnectError, Target, host_and_port, https_address};
+pub use connect::{ConnectError, RoleAddress, host_and_port, https_address};
 pub use https::{Https, explain, https};
-use retry::Call;
+use retry::RetriedCall;
 
 /// How patient a client is.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Client")]
 #[group(skip)]
-pub struct Settings {
+pub struct ClientConfig {
     /// How long to try to connect to one address
     #[arg(long, env = "CHARGEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s",
           value_parser = crate::duration::parse_some)]
@@ -55,7 +55,7 @@ pub struct Settings {
     pub max_clock_skew: Duration,
 }
 
-impl Default for Settings {
+impl Default for ClientConfig {
     fn default() -> Self {
         let s = Duration::from_secs;
         Self { connect_timeout: s(5), call_timeout: s(10), keep_alive: s(10), max_clock_skew: s(1) }
@@ -66,12 +66,12 @@ impl Default for Settings {
 #[derive(Clone)]
 pub struct Channel {
     inner: tonic::transport::Channel,
-    shared: Arc<Shared>,
+    shared: Arc<ChannelState>,
     watch: Option<Arc<Watch>>,
 }
 
-struct Shared {
-    target: Target,
+struct ChannelState {
+    target: RoleAddress,
     call_timeout: Duration,
     max_skew: Duration,
     clock: Clock,
@@ -87,7 +87,7 @@ struct Watch {
 }
 
 /// A channel to `target`, verified as its role. Connects when it is first used.
-pub fn channel(identity: &Identity, target: Target, settings: &Settings) -> Channel {
+pub fn channel(identity: &TlsIdentity, target: RoleAddress, settings: &ClientConfig) -> Channel {
     // Only the authority of a request: the connector knows the addresses, and does the TLS.
     let endpoint = Endpoint::from_static("http://chargemesh")
         .http2_keep_alive_interval(settings.keep_alive)
@@ -101,8 +101,8 @@ pub fn channel(identity: &Identity, target: Target, settings: &Settings) -> Chan
         async move { connector.connect().await }
     }));
     let budget = TpsBudget::new(Duration::from_secs(10), 2, 0.2);
-    let Settings { call_timeout, max_clock_skew: max_skew, .. } = *settings;
-    let shared = Shared { target, call_timeout, max_skew, clock: Clock::system(), budget };
+    let ClientConfig { call_timeout, max_clock_skew: max_skew, .. } = *settings;
+    let shared = ChannelState { target, call_timeout, max_skew, clock: Clock::system(), budget };
     Channel { inner, shared: Arc::new(shared), watch: None }
 }
 
@@ -115,7 +115,7 @@ impl Channel {
         self
     }
 
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &RoleAddress {
         &self.shared.target
     }
 
@@ -126,7 +126,7 @@ impl Channel {
             return self.attempt(request).await;
         }
         let limit = parse_grpc_timeout(request.headers()).unwrap_or(self.shared.call_timeout);
-        let call = Call { channel: &self, idempotent: rule.is_some_and(|rule| rule.idempotent), limit };
+        let call = RetriedCall { channel: &self, idempotent: rule.is_some_and(|rule| rule.idempotent), limit };
         tokio::time::timeout(limit, call.run(request)).await.unwrap_or_else(|_| {
             let ms = limit.as_millis();
             Err(Status::deadline_exceeded(format!("{} did not answer within {ms} ms", self.shared.target)))
@@ -141,7 +141,7 @@ impl Channel {
         if let Some(watch) = &self.watch {
             watch.learn(&self.shared.target, result.as_ref().err());
             if let Ok(response) = &result {
-                let Shared { target, max_skew, clock, .. } = &*self.shared;
+                let ChannelState { target, max_skew, clock, .. } = &*self.shared;
                 let skew = Skew { health: &watch.health, target, max: *max_skew };
                 skew.compare(response.headers(), began, clock.now());
             }
@@ -156,7 +156,7 @@ const DOWN: u8 = 2;
 
 impl Watch {
     /// Only at a change, so that a call costs no lock.
-    fn learn(&self, target: &Target, error: Option<&Status>) {
+    fn learn(&self, target: &RoleAddress, error: Option<&Status>) {
         let now = if error.is_some() { DOWN } else { UP };
         let before = self.last.swap(now, Ordering::Relaxed);
         let component = || self.component.get_or_init(|| self.health.component(target.role()));

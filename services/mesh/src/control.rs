@@ -32,14 +32,14 @@ const IDLE: Duration = Duration::from_secs(600);
 
 /// What a person orders.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Request {
+pub struct ControlRequest {
     pub command: String,
     /// An object, or null where the command takes none.
     #[serde(default)]
     pub args: Value,
 }
 
-impl Request {
+impl ControlRequest {
     pub fn new(command: impl Into<String>, args: Value) -> Self {
         Self { command: command.into(), args }
     }
@@ -48,12 +48,12 @@ impl Request {
 /// Why not, in a sentence for the person.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
-pub struct Refusal {
+pub struct ControlRefusal {
     text: String,
     misuse: bool,
 }
 
-impl Refusal {
+impl ControlRefusal {
     /// No command of this role, or not all that it needs: whoever typed it mends it.
     pub fn misuse(text: impl Into<String>) -> Self {
         Self { text: text.into(), misuse: true }
@@ -61,14 +61,14 @@ impl Refusal {
 }
 
 /// Understood, and refused.
-impl From<String> for Refusal {
+impl From<String> for ControlRefusal {
     fn from(text: String) -> Self {
         Self { text, misuse: false }
     }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Answer {
+struct ControlResponse {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     ok: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,11 +82,11 @@ fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Value>, 
     Value::deserialize(field).map(Some)
 }
 
-impl From<Result<Value, Refusal>> for Answer {
-    fn from(result: Result<Value, Refusal>) -> Self {
+impl From<Result<Value, ControlRefusal>> for ControlResponse {
+    fn from(result: Result<Value, ControlRefusal>) -> Self {
         match result {
             Ok(value) => Self { ok: Some(value), ..Self::default() },
-            Err(Refusal { text, misuse }) => Self { error: Some(text), misuse, ..Self::default() },
+            Err(ControlRefusal { text, misuse }) => Self { error: Some(text), misuse, ..Self::default() },
         }
     }
 }
@@ -113,9 +113,9 @@ pub enum ControlError {
 /// Where the socket cannot be made, or another process answers on it.
 pub async fn serve<H, Fut, E>(ctx: &Context, path: &Path, handler: H) -> anyhow::Result<()>
 where
-    H: Fn(Request) -> Fut + Send + Sync + 'static,
+    H: Fn(ControlRequest) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Value, E>> + Send + 'static,
-    E: Into<Refusal> + Send + 'static,
+    E: Into<ControlRefusal> + Send + 'static,
 {
     let listener = bind(path).await?;
     ctx.listening("control", path.display())?;
@@ -136,13 +136,13 @@ where
 pub async fn serve_status(ctx: &Context) -> anyhow::Result<()> {
     let Some(path) = ctx.control_socket() else { return Ok(()) };
     let (role, health) = (ctx.role, ctx.health.clone());
-    let answer = move |request: Request| {
+    let answer = move |request: ControlRequest| {
         let answer = match request.command.as_str() {
             "status" => Ok(serde_json::json!({ "role": role, "health": health.report() })),
             "help" => Ok(serde_json::json!({ "help": "status    how this role and each of its components is" })),
             other => {
                 let text = format!("{role} knows no command {other:?}, only status; operators order by gRPC");
-                Err(Refusal::misuse(text))
+                Err(ControlRefusal::misuse(text))
             }
         };
         std::future::ready(answer)
@@ -154,7 +154,7 @@ pub async fn serve_status(ctx: &Context) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Where nobody listens, there is no answer, or the process refuses.
-pub async fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
+pub async fn ask(path: &Path, request: &ControlRequest) -> Result<Value, ControlError> {
     let stream = UnixStream::connect(path).await;
     let stream = stream.map_err(|error| ControlError::NotThere { path: path.into(), error })?;
     let no_answer = |text: String| ControlError::NoAnswer { path: path.into(), text };
@@ -166,18 +166,18 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> 
     let answer = answer.await.map_err(|error| no_answer(error.to_string()))?;
     let answer = answer.ok_or_else(|| no_answer("it closed the connection".into()))?;
     match serde_json::from_slice(&answer).map_err(|error| no_answer(error.to_string()))? {
-        Answer { ok: Some(value), .. } => Ok(value),
-        Answer { error: Some(text), misuse: true, .. } => Err(ControlError::Misuse(text)),
-        Answer { error: Some(text), .. } => Err(ControlError::Refused(text)),
-        Answer { .. } => Err(no_answer("it said neither ok nor error".into())),
+        ControlResponse { ok: Some(value), .. } => Ok(value),
+        ControlResponse { error: Some(text), misuse: true, .. } => Err(ControlError::Misuse(text)),
+        ControlResponse { error: Some(text), .. } => Err(ControlError::Refused(text)),
+        ControlResponse { .. } => Err(no_answer("it said neither ok nor error".into())),
     }
 }
 
 async fn accept<H, Fut, E>(listener: &UnixListener, handler: &Arc<H>)
 where
-    H: Fn(Request) -> Fut + Send + Sync + 'static,
+    H: Fn(ControlRequest) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Value, E>> + Send + 'static,
-    E: Into<Refusal> + Send + 'static,
+    E: Into<ControlRefusal> + Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -203,9 +203,9 @@ where
 
 async fn converse<H, Fut, E>(stream: UnixStream, handler: &H) -> io::Result<()>
 where
-    H: Fn(Request) -> Fut,
+    H: Fn(ControlRequest) -> Fut,
     Fut: Future<Output = Result<Value, E>>,
-    E: Into<Refusal>,
+    E: Into<ControlRefusal>,
 {
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
@@ -213,14 +213,14 @@ where
     }
     let mut stream = BufReader::new(stream);
     while let Some(text) = tokio::time::timeout(IDLE, read_line(&mut stream)).await?? {
-        let answer = match serde_json::from_slice::<Request>(&text) {
+        let answer = match serde_json::from_slice::<ControlRequest>(&text) {
             Ok(request) => handler(request).await.map_err(Into::into),
             Err(error) => {
                 let text = format!("not a request: {error}; one looks like {{\"command\":\"state\",\"args\":{{}}}}");
-                Err(Refusal::misuse(text))
+                Err(ControlRefusal::misuse(text))
             }
         };
-        stream.write_all(&line(&Answer::from(answer))?).await?;
+        stream.write_all(&line(&ControlResponse::from(answer))?).await?;
     }
     Ok(())
 }
@@ -280,7 +280,7 @@ pub fn private_socket(path: &Path) -> io::Result<UnixListener> {
 mod tests {
     use super::*;
 
-    async fn echo(request: Request) -> Result<Value, String> {
+    async fn echo(request: ControlRequest) -> Result<Value, String> {
         match request.command.as_str() {
             "echo" => Ok(request.args),
             other => Err(format!("no command {other:?}")),
@@ -293,14 +293,18 @@ mod tests {
         let path = dir.path().join("sub/engine.sock");
         serve(&ctx, &path, echo).await.unwrap();
         let args = serde_json::json!({"wh": 7});
-        assert_eq!(ask(&path, &Request::new("echo", args.clone())).await.unwrap(), args);
-        let refused = ask(&path, &Request::new("fly", Value::Null)).await.unwrap_err();
+        assert_eq!(ask(&path, &ControlRequest::new("echo", args.clone())).await.unwrap(), args);
+        let refused = ask(&path, &ControlRequest::new("fly", Value::Null)).await.unwrap_err();
         assert_eq!(refused.to_string(), "no command \"fly\"");
         ctx.stop.cancel();
         ctx.ended().await.unwrap();
         assert!(!path.exists());
         assert!(
-            ask(&path, &Request::new("echo", Value::Null)).await.unwrap_err().to_string().contains("is it running")
+            ask(&path, &ControlRequest::new("echo", Value::Null))
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("is it running")
         );
     }
 
@@ -308,15 +312,15 @@ mod tests {
     async fn what_is_no_command_is_told_from_what_is_refused_spec_1_9() {
         let (dir, ctx) = (tempfile::tempdir().unwrap(), Context::detached("registry"));
         let path = dir.path().join("c.sock");
-        let answer = |request: Request| {
+        let answer = |request: ControlRequest| {
             std::future::ready(match request.command.as_str() {
                 "nothing" => Ok(Value::Null),
-                "stop" => Err(Refusal::from("not now".to_owned())),
-                _ => Err(Refusal::misuse("no such command")),
+                "stop" => Err(ControlRefusal::from("not now".to_owned())),
+                _ => Err(ControlRefusal::misuse("no such command")),
             })
         };
         serve(&ctx, &path, answer).await.unwrap();
-        let asked = async |command: &str| ask(&path, &Request::new(command, Value::Null)).await;
+        let asked = async |command: &str| ask(&path, &ControlRequest::new(command, Value::Null)).await;
         assert_eq!(asked("nothing").await.unwrap(), Value::Null);
         assert!(matches!(asked("stop").await, Err(ControlError::Refused(text)) if text == "not now"));
         assert!(matches!(asked("fly").await, Err(ControlError::Misuse(text)) if text == "no such command"));

@@ -33,13 +33,13 @@ impl Readiness {
 /// The state of one component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
-pub enum State {
+pub enum ComponentState {
     Ready,
     Degraded { reason: String },
     Starting { reason: String },
 }
 
-impl State {
+impl ComponentState {
     fn readiness(&self) -> Readiness {
         match self {
             Self::Ready => Readiness::Ready,
@@ -53,32 +53,35 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub status: Readiness,
-    pub components: BTreeMap<String, State>,
+    pub components: BTreeMap<String, ComponentState>,
 }
 
 /// Finds which components failed or recovered from one look to the next, for the audit (SPEC 8.1).
 #[derive(Debug, Default)]
-pub struct Failures {
-    known: BTreeMap<String, State>,
+pub struct ComponentFailures {
+    known: BTreeMap<String, ComponentState>,
 }
 
 /// What became of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum HealthChange {
     Failed { reason: String },
     Recovered,
 }
 
-impl Failures {
+impl ComponentFailures {
     /// Each component that is otherwise than at the last look, by its name.
-    pub fn since(&mut self, health: &Health) -> Vec<(String, Turn)> {
+    pub fn since(&mut self, health: &Health) -> Vec<(String, HealthChange)> {
         let present = health.report().components;
-        let turned = |(name, now): (&String, &State)| {
-            let failed = matches!(self.known.get(name), Some(State::Degraded { .. }));
+        let turned = |(name, now): (&String, &ComponentState)| {
+            let failed = matches!(self.known.get(name), Some(ComponentState::Degraded { .. }));
             let turn = match (failed, now) {
-                (false, State::Degraded { reason }) => Turn::Failed { reason: reason.clone() },
-                (true, State::Ready) => Turn::Recovered,
-                (true | false, State::Ready | State::Starting { .. } | State::Degraded { .. }) => return None,
+                (false, ComponentState::Degraded { reason }) => HealthChange::Failed { reason: reason.clone() },
+                (true, ComponentState::Ready) => HealthChange::Recovered,
+                (
+                    true | false,
+                    ComponentState::Ready | ComponentState::Starting { .. } | ComponentState::Degraded { .. },
+                ) => return None,
             };
             Some((name.clone(), turn))
         };
@@ -90,16 +93,16 @@ impl Failures {
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Health(Arc<Inner>);
+pub struct Health(Arc<HealthState>);
 
-struct Inner {
-    components: Mutex<BTreeMap<String, State>>,
+struct HealthState {
+    components: Mutex<BTreeMap<String, ComponentState>>,
     readiness: watch::Sender<Readiness>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(Inner { components: Mutex::default(), readiness: watch::channel(Readiness::Ready).0 }))
+        Self(Arc::new(HealthState { components: Mutex::default(), readiness: watch::channel(Readiness::Ready).0 }))
     }
 }
 
@@ -108,7 +111,7 @@ impl Health {
     pub fn component(&self, name: impl Into<String>) -> Component {
         let component = Component { health: self.clone(), name: name.into() };
         if !self.components().contains_key(&component.name) {
-            component.set(State::Starting { reason: "starting".into() });
+            component.set(ComponentState::Starting { reason: "starting".into() });
         }
         component
     }
@@ -133,13 +136,13 @@ impl Health {
         self.0.readiness.send_replace(Readiness::Stopping);
     }
 
-    fn components(&self) -> MutexGuard<'_, BTreeMap<String, State>> {
+    fn components(&self) -> MutexGuard<'_, BTreeMap<String, ComponentState>> {
         self.0.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// While they are held, so that the last verdict is of the last state.
-    fn publish(&self, components: &BTreeMap<String, State>) {
-        let worst = components.values().map(State::readiness).max().unwrap_or(Readiness::Ready);
+    fn publish(&self, components: &BTreeMap<String, ComponentState>) {
+        let worst = components.values().map(ComponentState::readiness).max().unwrap_or(Readiness::Ready);
         self.0.readiness.send_if_modified(|now| {
             let changes = *now != Readiness::Stopping && *now != worst;
             if changes {
@@ -165,17 +168,17 @@ pub struct Component {
 
 impl Component {
     pub fn ready(&self) {
-        self.set(State::Ready);
+        self.set(ComponentState::Ready);
     }
 
     /// Works on with less; `reason` is a sentence for people.
     pub fn degraded(&self, reason: impl Into<String>) {
-        self.set(State::Degraded { reason: reason.into() });
+        self.set(ComponentState::Degraded { reason: reason.into() });
     }
 
     /// Cannot do its work yet, so the role is not ready.
     pub fn starting(&self, reason: impl Into<String>) {
-        self.set(State::Starting { reason: reason.into() });
+        self.set(ComponentState::Starting { reason: reason.into() });
     }
 
     /// The part is gone for good, with its state.
@@ -185,7 +188,7 @@ impl Component {
         self.health.publish(&components);
     }
 
-    fn set(&self, state: State) {
+    fn set(&self, state: ComponentState) {
         let mut components = self.health.components();
         let before = components.insert(self.name.clone(), state.clone());
         if before.as_ref() == Some(&state) {
@@ -195,11 +198,11 @@ impl Component {
         drop(components);
         let component = &self.name;
         match (before, state) {
-            (Some(State::Degraded { .. }), State::Ready) => tracing::info!(component, "works again"),
-            (_, State::Ready) => tracing::debug!(component, "ready"),
-            (_, State::Degraded { reason }) => tracing::warn!(component, reason, "degraded"),
-            (Some(_), State::Starting { reason }) => tracing::info!(component, reason, "waits"),
-            (None, State::Starting { .. }) => {}
+            (Some(ComponentState::Degraded { .. }), ComponentState::Ready) => tracing::info!(component, "works again"),
+            (_, ComponentState::Ready) => tracing::debug!(component, "ready"),
+            (_, ComponentState::Degraded { reason }) => tracing::warn!(component, reason, "degraded"),
+            (Some(_), ComponentState::Starting { reason }) => tracing::info!(component, reason, "waits"),
+            (None, ComponentState::Starting { .. }) => {}
         }
     }
 }
@@ -242,16 +245,16 @@ mod tests {
 
     #[test]
     fn a_component_that_fails_and_recovers_turns_twice_spec_8_1() {
-        let (health, mut failures) = (Health::default(), Failures::default());
+        let (health, mut failures) = (Health::default(), ComponentFailures::default());
         let registry = health.component("registry");
         assert_eq!(failures.since(&health), []);
         registry.degraded("refused");
-        let failed = Turn::Failed { reason: "refused".into() };
+        let failed = HealthChange::Failed { reason: "refused".into() };
         assert_eq!(failures.since(&health), [("registry".to_owned(), failed)]);
         registry.degraded("other words");
         assert_eq!(failures.since(&health), []);
         registry.ready();
-        assert_eq!(failures.since(&health), [("registry".to_owned(), Turn::Recovered)]);
+        assert_eq!(failures.since(&health), [("registry".to_owned(), HealthChange::Recovered)]);
         assert_eq!(failures.since(&health), []);
     }
 

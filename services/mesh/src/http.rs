@@ -21,7 +21,7 @@ use tower::Service as _;
 
 use crate::{
     access_log::AccessLog,
-    identity::Identity,
+    identity::TlsIdentity,
     limiter::network,
     process::Context,
     server::{Acceptor, Caps, Limits},
@@ -52,7 +52,7 @@ impl Default for Patience {
 
 /// What the door keeps to, and who hears of those it turns away.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct HttpsSettings {
     pub limits: Limits,
     pub patience: Patience,
     pub access_log: AccessLog,
@@ -65,8 +65,8 @@ pub struct Settings {
 /// A sentence that names the address where it cannot be bound.
 pub async fn start(
     ctx: &Context,
-    identity: &Identity,
-    settings: Settings,
+    identity: &TlsIdentity,
+    settings: HttpsSettings,
     listener: &'static str,
     address: SocketAddr,
     app: Router,
@@ -85,13 +85,19 @@ pub async fn start(
     Ok(address)
 }
 
-async fn one(app: Router, settings: Settings, tls: TlsStream<TcpStream>, address: SocketAddr, stop: CancellationToken) {
-    let Settings { limits, patience, .. } = settings;
+async fn one(
+    app: Router,
+    settings: HttpsSettings,
+    tls: TlsStream<TcpStream>,
+    address: SocketAddr,
+    stop: CancellationToken,
+) {
+    let HttpsSettings { limits, patience, .. } = settings;
     let within = limits.default_deadline;
     let (requests, under_way) = watch::channel(0_usize);
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        let begun = UnderWay::begin(&requests);
+        let begun = RequestGuard::begin(&requests);
         let answer = answer(app.clone().call(request.map(axum::body::Body::new)), within);
         async move {
             let answer = answer.await;
@@ -124,16 +130,16 @@ fn log(result: Result<(), Box<dyn std::error::Error + Send + Sync>>, address: So
 }
 
 /// One request, counted while it lasts.
-struct UnderWay(watch::Sender<usize>);
+struct RequestGuard(watch::Sender<usize>);
 
-impl UnderWay {
+impl RequestGuard {
     fn begin(requests: &watch::Sender<usize>) -> Self {
         requests.send_modify(|count| *count += 1);
         Self(requests.clone())
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }

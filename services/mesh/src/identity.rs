@@ -45,7 +45,7 @@ pub struct IdentityConfig {
 
 /// Why there is no usable identity.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
+pub enum TlsIdentityError {
     #[error("cannot read {path}: {error}; `chargemesh certs` makes it", path = .path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
     #[error("{path} is no {what} in PEM form: {error}", path = .path.display())]
@@ -69,7 +69,7 @@ pub enum IdentityError {
     Unusable(String),
 }
 
-impl IdentityError {
+impl TlsIdentityError {
     fn is_missing(&self) -> bool {
         matches!(self, Self::Unreadable { error, .. } if error.kind() == std::io::ErrorKind::NotFound)
     }
@@ -77,13 +77,13 @@ impl IdentityError {
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Identity(Arc<Inner>);
+pub struct TlsIdentity(Arc<TlsIdentityState>);
 
-struct Inner {
+struct TlsIdentityState {
     dir: PathBuf,
     clock: Clock,
     current: ArcSwapOption<Material>,
-    seen: Mutex<Seen>,
+    seen: Mutex<SeenFiles>,
     expiry: Gauge,
     component: Option<Component>,
     /// Whose it must be; a command's is whoever's.
@@ -91,7 +91,7 @@ struct Inner {
 }
 
 #[derive(Default)]
-struct Seen {
+struct SeenFiles {
     /// Of the files in use.
     used: Option<Stamp>,
     /// Of files that were not good, and of which that was said.
@@ -101,7 +101,7 @@ struct Seen {
 /// Changes with every replacement of a file.
 type Stamp = [Option<(u64, i64, i64, u64)>; 3];
 
-impl Identity {
+impl TlsIdentity {
     /// Of a role: missing files are waited for, with the role not ready; bad ones are an error of configuration.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl Identity {
     ///
     /// # Errors
     /// What is wrong with which file.
-    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+    pub fn load(dir: &Path) -> Result<Self, TlsIdentityError> {
         let identity = Self::new(dir, Clock::system(), Gauge::default(), None, None);
         identity.read()?;
         Ok(identity)
@@ -139,25 +139,25 @@ impl Identity {
 
     fn new(dir: &Path, clock: Clock, expiry: Gauge, component: Option<Component>, role: Option<&'static str>) -> Self {
         let (current, seen) = (ArcSwapOption::empty(), Mutex::default());
-        Self(Arc::new(Inner { dir: dir.to_owned(), clock, current, seen, expiry, component, role }))
+        Self(Arc::new(TlsIdentityState { dir: dir.to_owned(), clock, current, seen, expiry, component, role }))
     }
 
     /// For a listener that demands a certificate of the mesh.
-    pub(crate) fn mutual(&self) -> Result<Arc<ServerConfig>, IdentityError> {
+    pub(crate) fn mutual(&self) -> Result<Arc<ServerConfig>, TlsIdentityError> {
         self.current().map(|material| material.mutual.clone())
     }
 
     /// For a listener that takes anybody.
-    pub(crate) fn open_door(&self) -> Result<Arc<ServerConfig>, IdentityError> {
+    pub(crate) fn open_door(&self) -> Result<Arc<ServerConfig>, TlsIdentityError> {
         self.current().map(|material| material.open_door.clone())
     }
 
-    pub(crate) fn client(&self) -> Result<Arc<ClientConfig>, IdentityError> {
+    pub(crate) fn client(&self) -> Result<Arc<ClientConfig>, TlsIdentityError> {
         self.current().map(|material| material.client.clone())
     }
 
     /// The trust domain that peers must be of: our own.
-    pub(crate) fn domain(&self) -> Result<Arc<str>, IdentityError> {
+    pub(crate) fn domain(&self) -> Result<Arc<str>, TlsIdentityError> {
         self.current().map(|material| material.domain.clone())
     }
 
@@ -165,12 +165,12 @@ impl Identity {
     ///
     /// # Errors
     /// Where there is no usable identity yet.
-    pub fn roots_pem(&self) -> Result<Arc<str>, IdentityError> {
+    pub fn roots_pem(&self) -> Result<Arc<str>, TlsIdentityError> {
         self.current().map(|material| material.roots_pem.clone())
     }
 
     /// What is used for a connection that begins now.
-    fn current(&self) -> Result<Arc<Material>, IdentityError> {
+    fn current(&self) -> Result<Arc<Material>, TlsIdentityError> {
         self.refresh();
         self.0.current.load_full().map_or_else(|| self.material().map(Arc::new), Ok)
     }
@@ -189,7 +189,7 @@ impl Identity {
         }
     }
 
-    fn read(&self) -> Result<(), IdentityError> {
+    fn read(&self) -> Result<(), TlsIdentityError> {
         // Stamped before it is read: a file that changes in between is read once more.
         let now = stamp(&self.0.dir);
         let material = self.material()?;
@@ -203,12 +203,12 @@ impl Identity {
     }
 
     /// From the files, if it is of whom it must be.
-    fn material(&self) -> Result<Material, IdentityError> {
+    fn material(&self) -> Result<Material, TlsIdentityError> {
         let material = Material::read(&self.0.dir, self.now())?;
         let whose = crate::principal::whose(&material.uri, &material.domain);
         match self.0.role {
             Some(role) if whose != role => {
-                Err(IdentityError::Another { path: self.0.dir.join("cert.pem"), whose: in_words(whose), role })
+                Err(TlsIdentityError::Another { path: self.0.dir.join("cert.pem"), whose: in_words(whose), role })
             }
             Some(_) | None => Ok(material),
         }
@@ -240,7 +240,7 @@ impl Identity {
         }
     }
 
-    fn waits(&self, error: &IdentityError) {
+    fn waits(&self, error: &TlsIdentityError) {
         if let Some(component) = &self.0.component {
             component.starting(format!("waits for an identity: {error}"));
         }
@@ -250,12 +250,12 @@ impl Identity {
         self.0.clock.wall_ms().div_euclid(1000)
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn seen(&self) -> std::sync::MutexGuard<'_, SeenFiles> {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for TlsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Identity").field(&self.0.dir).finish()
     }

@@ -38,7 +38,7 @@ use crate::clock::{Alarm, Clock, Now};
 use pump::Pump;
 
 /// What an owner does with the events of one link.
-pub trait Handler: Send {
+pub trait LinkOwner: Send {
     /// Every event but [`Event::Closed`], which [`run`] returns. May answer by the link itself (`admit`, `send`,
     /// `set_life_sign`, `close`).
     fn handle(&mut self, event: Event, link: &mut Link, now: Now) -> impl Future<Output = ()> + Send;
@@ -55,7 +55,7 @@ pub fn run<'h, S, H>(
 ) -> impl Future<Output = Closed> + Send + use<'h, S, H>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
-    H: Handler,
+    H: LinkOwner,
 {
     // A future keeps a place of its own for each argument that it moves on: thousands of idle links would pay for it.
     drive(Box::new(Pump::new(stream, link)), queued, handler, clock)
@@ -64,7 +64,7 @@ where
 async fn drive<S, H>(mut pump: Box<Pump<S>>, mut queued: QueuedMessages, handler: &mut H, clock: Clock) -> Closed
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
-    H: Handler,
+    H: LinkOwner,
 {
     let mut alarm = Alarm::new(clock);
     loop {

@@ -103,16 +103,16 @@ fn shapes() -> HashMap<String, Shape> {
 /// The operators and viewers who were removed: refused at once, whatever their certificates say (SPEC 7.3), and their
 /// live streams end. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct DenyList(Arc<Inner>);
+pub struct DenyList(Arc<DenyListState>);
 
-struct Inner {
+struct DenyListState {
     names: ArcSwap<HashSet<OperatorName>>,
     changed: watch::Sender<()>,
 }
 
 impl Default for DenyList {
     fn default() -> Self {
-        Self(Arc::new(Inner { names: ArcSwap::default(), changed: watch::channel(()).0 }))
+        Self(Arc::new(DenyListState { names: ArcSwap::default(), changed: watch::channel(()).0 }))
     }
 }
 

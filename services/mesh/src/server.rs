@@ -9,7 +9,7 @@ use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Service, ServiceBuilder};
 
-use crate::{access_log::AccessLog, health::Health, identity::Identity, policy::DenyList, process::Context};
+use crate::{access_log::AccessLog, health::Health, identity::TlsIdentity, policy::DenyList, process::Context};
 
 mod accept;
 mod admission;
@@ -83,7 +83,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Server {
     ctx: Context,
-    identity: Identity,
+    identity: TlsIdentity,
     limits: Limits,
     denied: DenyList,
     access_log: AccessLog,
@@ -92,7 +92,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(ctx: &Context, identity: &Identity, limits: Limits) -> Self {
+    pub fn new(ctx: &Context, identity: &TlsIdentity, limits: Limits) -> Self {
         let (ctx, identity, denied) = (ctx.clone(), identity.clone(), DenyList::default());
         let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
         Self { ctx, identity, limits, denied, access_log, routes: Routes::default(), names: Vec::new() }

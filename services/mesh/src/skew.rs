@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 use crate::{
-    client::Target,
+    client::RoleAddress,
     clock::Now,
     health::{Component, Health},
     server::TIME_HEADER,
@@ -28,19 +28,19 @@ pub struct Config {
 }
 
 impl Config {
-    pub fn reading(&self) -> Settings {
-        Settings { every: self.clock_read_every, max: self.max_clock_skew }
+    pub fn reading(&self) -> SkewSettings {
+        SkewSettings { every: self.clock_read_every, max: self.max_clock_skew }
     }
 }
 
-/// The settings of a [`Reading`].
+/// The settings of a [`ClockReader`].
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct SkewSettings {
     pub every: Duration,
     pub max: Duration,
 }
 
-impl Default for Settings {
+impl Default for SkewSettings {
     fn default() -> Self {
         Self { every: Duration::from_secs(60), max: Duration::from_secs(1) }
     }
@@ -48,15 +48,15 @@ impl Default for Settings {
 
 /// When Central's clock is read, and what that says of this host's. Pure.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    settings: Settings,
+pub struct ClockReader {
+    settings: SkewSettings,
     due: Option<Instant>,
     asked: Option<(u64, Now)>,
     ahead_ms: i64,
 }
 
-impl Reading {
-    pub fn new(settings: Settings) -> Self {
+impl ClockReader {
+    pub fn new(settings: SkewSettings) -> Self {
         Self { settings, due: None, asked: None, ahead_ms: 0 }
     }
 
@@ -96,7 +96,7 @@ impl Reading {
 /// Compares with each answer of one peer.
 pub(crate) struct Skew<'a> {
     pub(crate) health: &'a Health,
-    pub(crate) target: &'a Target,
+    pub(crate) target: &'a RoleAddress,
     pub(crate) max: Duration,
 }
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn how_far_a_clock_may_be_off_is_a_setting_spec_10_8() {
-        let (health, target) = (Health::default(), Target::new("central", ["127.0.0.1:1"]));
+        let (health, target) = (Health::default(), RoleAddress::new("central", ["127.0.0.1:1"]));
         let headers = HeaderMap::from_iter([(http::HeaderName::from_static(TIME_HEADER), 12_000.into())]);
         let now = began();
         let compare = |max| Skew { health: &health, target: &target, max }.compare(&headers, now, now);
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn central_s_clock_is_read_at_each_opening_and_from_time_to_time_spec_10_8() {
-        let (mut reading, now) = (Reading::new(Settings::default()), began());
+        let (mut reading, now) = (ClockReader::new(SkewSettings::default()), began());
         assert_eq!(reading.due(), None, "nobody can be asked");
         reading.begin(now.mono);
         assert_eq!(reading.due(), Some(now.mono));

@@ -17,10 +17,10 @@ use tokio::task::AbortHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 #[derive(Clone, Default)]
-pub(crate) struct Tasks(Arc<Inner>);
+pub(crate) struct Tasks(Arc<TaskTable>);
 
 #[derive(Default)]
-struct Inner {
+struct TaskTable {
     tracker: TaskTracker,
     running: Mutex<BTreeMap<u64, (String, Option<AbortHandle>)>>,
     numbers: AtomicU64,

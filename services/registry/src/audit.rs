@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use mesh::{
     access_log::{AccessEntry, RefusedAccess},
-    health::Turn,
+    health::HealthChange,
 };
 
 use crate::{error::Error, identity_service::IdentityService};
@@ -87,11 +87,11 @@ impl RegistryEntry {
     }
 
     /// A component of this process failed or recovered.
-    pub(crate) fn component(at_ms: i64, name: &str, turn: Turn) -> Self {
+    pub(crate) fn component(at_ms: i64, name: &str, turn: HealthChange) -> Self {
         let entry = |action| Self::done(at_ms, &Actor::registry(), action, format!("component/{name}"));
         match turn {
-            Turn::Failed { reason } => entry(RegistryAction::ComponentFailed).with("reason", reason),
-            Turn::Recovered => entry(RegistryAction::ComponentRecovered),
+            HealthChange::Failed { reason } => entry(RegistryAction::ComponentFailed).with("reason", reason),
+            HealthChange::Recovered => entry(RegistryAction::ComponentRecovered),
         }
     }
 

@@ -108,12 +108,12 @@ pub(crate) fn token_id(random: [u8; 8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proto::enrolment::Kind;
+    use proto::enrolment::PeerKind;
 
     use super::*;
 
     fn cp(id: &str) -> PeerId {
-        Kind::ChargingPoint.peer(id).unwrap()
+        PeerKind::ChargingPoint.peer(id).unwrap()
     }
 
     #[test]

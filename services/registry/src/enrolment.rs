@@ -15,7 +15,7 @@
 //!
 //! `incarnation` rises by one with each enrolment of an id, and with nothing else.
 
-use proto::{PeerId, enrolment::Kind, link::v1::Reason};
+use proto::{PeerId, enrolment::PeerKind, link::v1::Reason};
 
 use crate::{
     error::{Error, refuse},
@@ -164,9 +164,9 @@ fn reissued(known: Option<&IdentityRecord>, peer: &PeerId, bound: &PeerId, revis
 fn enrolled(known: Option<&IdentityRecord>, details: &EnrolmentDetails, city: &str, now_ms: i64) -> IdentityRecord {
     let before = |pick: fn(&IdentityRecord) -> &str| known.map(pick).unwrap_or_default().to_owned();
     let or = |new: &str, old: String| if new.is_empty() { old } else { new.to_owned() };
-    let (city, place, price_e4) = match Kind::of(&details.peer) {
-        Kind::Driver => (String::new(), String::new(), 0),
-        Kind::ChargingPoint => (
+    let (city, place, price_e4) = match PeerKind::of(&details.peer) {
+        PeerKind::Driver => (String::new(), String::new(), 0),
+        PeerKind::ChargingPoint => (
             or(city, before(|known| &known.city)),
             or(&details.place, before(|known| &known.place)),
             if details.price_e4 == 0 { known.map_or(0, |known| known.price_e4) } else { details.price_e4 },

@@ -14,7 +14,9 @@ use axum::{
 use mesh::awaited::Awaited;
 use proto::{
     PeerId,
-    enrolment::{Blob, EnrolBody, Enrolled, EnrolmentState, EnrolmentStatus, Kind, RefusalBody, SecretText, Trust},
+    enrolment::{
+        Blob, CredentialState, EnrolBody, Enrolled, EnrolmentStatus, PeerKind, RefusalBody, SecretText, Trust,
+    },
     link::v1::Reason,
     registry::v1::{self as contract, EnrolRequest, IdentityState},
 };
@@ -114,12 +116,12 @@ fn address(from: SocketAddr) -> IpAddr {
     from.ip().to_canonical()
 }
 
-fn kind(collection: &str) -> Result<Kind, ErrorResponse> {
+fn kind(collection: &str) -> Result<PeerKind, ErrorResponse> {
     let unknown = "there is no such collection; enrol at /v1/charging-points or /v1/drivers";
-    Kind::from_collection(collection).ok_or_else(|| ErrorResponse::not_found(unknown))
+    PeerKind::from_collection(collection).ok_or_else(|| ErrorResponse::not_found(unknown))
 }
 
-fn peer(collection: &str, id: &str) -> Result<(Kind, PeerId), ErrorResponse> {
+fn peer(collection: &str, id: &str) -> Result<(PeerKind, PeerId), ErrorResponse> {
     let kind = kind(collection)?;
     let peer = kind.peer(id).map_err(|error| refuse(Reason::Invalid, error.to_string()))?;
     Ok((kind, peer))
@@ -166,11 +168,11 @@ fn category(error: &serde_json::Error) -> &'static str {
     }
 }
 
-fn told(service: &IdentityService, kind: Kind, identity: &contract::Identity) -> EnrolmentStatus {
+fn told(service: &IdentityService, kind: PeerKind, identity: &contract::Identity) -> EnrolmentStatus {
     let state = match identity.state() {
-        IdentityState::Enrolled => EnrolmentState::Enrolled,
-        IdentityState::Void => EnrolmentState::Void,
-        IdentityState::Removed | IdentityState::Unspecified => EnrolmentState::Removed,
+        IdentityState::Enrolled => CredentialState::Enrolled,
+        IdentityState::Void => CredentialState::Void,
+        IdentityState::Removed | IdentityState::Unspecified => CredentialState::Removed,
     };
     let trust = Trust {
         pins: service.pins().into_iter().map(|pin| Blob(pin.to_vec())).collect(),

@@ -18,7 +18,7 @@ use mesh::{
     health::Health,
     policy::DenyList,
 };
-use proto::{PeerId, enrolment::Kind, link::v1::Reason};
+use proto::{PeerId, enrolment::PeerKind, link::v1::Reason};
 use store::{
     Abort, Conn, Database, StoreError,
     registry::{IdentityRow, head},
@@ -240,7 +240,7 @@ impl IdentityService {
 
 /// The identity and the hash of its credential, from its row.
 fn known(conn: &mut Conn, peer: &PeerId) -> Result<Option<(IdentityRecord, Option<String>)>, StoreError> {
-    let row = IdentityRow::find(conn, rows::kind_no(Kind::of(peer)), peer.as_str())?;
+    let row = IdentityRow::find(conn, rows::kind_no(PeerKind::of(peer)), peer.as_str())?;
     row.map(|row| Ok((rows::identity(&row)?, row.credential_hash))).transpose()
 }
 

@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use mesh::{
     access_log::AccessLog,
     awaited::Awaited,
-    identity::{Identity, IdentityConfig},
+    identity::{IdentityConfig, TlsIdentity},
     policy::DenyList,
     process::{Context, Misuse},
 };
@@ -112,7 +112,7 @@ pub struct Config {
     #[command(flatten)]
     pub patience: mesh::http::Patience,
     #[command(flatten)]
-    pub client: mesh::client::Settings,
+    pub client: mesh::client::ClientConfig,
     #[command(flatten)]
     pub hash: HashConfig,
     #[command(flatten)]
@@ -144,7 +144,7 @@ pub(crate) struct RegistryServices {
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
     ctx.hold(mesh::process::lock(&config.data, "Registry")?);
-    let identity = Identity::open(&ctx, &config.identity)?;
+    let identity = TlsIdentity::open(&ctx, &config.identity)?;
     let (denied, access_log) = (DenyList::default(), AccessLog::new(ctx.clock, config.limits.access_log_interval));
     let awaited = open_doors(&config, &ctx, &identity, &denied, &access_log).await?;
     let Some(database) = database::open(&ctx, &config.database_url(), &awaited).await? else { return Ok(()) };
@@ -190,7 +190,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
 async fn open_doors(
     config: &Config,
     ctx: &Context,
-    identity: &Identity,
+    identity: &TlsIdentity,
     denied: &DenyList,
     access_log: &AccessLog,
 ) -> anyhow::Result<Awaited<RegistryServices>> {
@@ -203,20 +203,20 @@ async fn open_doors(
         .start("grpc", config.grpc_address)
         .await?;
     let (limits, patience) = (config.limits.clone(), config.patience.clone());
-    let settings = mesh::http::Settings { limits, patience, access_log: access_log.clone() };
+    let settings = mesh::http::HttpsSettings { limits, patience, access_log: access_log.clone() };
     let door = http::router(awaited.clone());
     mesh::http::start(ctx, identity, settings, "https", config.https_address, door).await?;
     Ok(awaited)
 }
 
-fn central(config: &Config, ctx: &Context, identity: &Identity) -> Option<mesh::client::Channel> {
+fn central(config: &Config, ctx: &Context, identity: &TlsIdentity) -> Option<mesh::client::Channel> {
     let addresses: Vec<_> = config.central.iter().filter(|address| !address.is_empty()).cloned().collect();
-    let target = (!addresses.is_empty()).then(|| mesh::client::Target::new("central", addresses))?;
+    let target = (!addresses.is_empty()).then(|| mesh::client::RoleAddress::new("central", addresses))?;
     Some(mesh::client::channel(identity, target, &config.client).watched_by(&ctx.health))
 }
 
 /// Reads the roots at every call, so that a token also carries the root of a rolled certificate authority.
-fn roots(identity: &Identity) -> identity_service::Roots {
+fn roots(identity: &TlsIdentity) -> identity_service::Roots {
     use rustls_pki_types::{CertificateDer, pem::PemObject as _};
     let identity = identity.clone();
     Arc::new(move || {

@@ -1,6 +1,6 @@
 //! Converts between the store's rows, the records that decisions are made on, and the messages of the API.
 
-use proto::{enrolment::Kind, registry::v1 as contract};
+use proto::{enrolment::PeerKind, registry::v1 as contract};
 use store::{
     StoreError,
     registry::{IdentityRow, TokenRow},
@@ -12,15 +12,15 @@ use crate::{
 };
 
 /// The number of the kind in the API and in rows.
-pub(crate) fn kind_no(kind: Kind) -> i32 {
+pub(crate) fn kind_no(kind: PeerKind) -> i32 {
     match kind {
-        Kind::ChargingPoint => contract::Kind::ChargingPoint as i32,
-        Kind::Driver => contract::Kind::Driver as i32,
+        PeerKind::ChargingPoint => contract::Kind::ChargingPoint as i32,
+        PeerKind::Driver => contract::Kind::Driver as i32,
     }
 }
 
-pub(crate) fn kind_of(no: i32) -> Option<Kind> {
-    Kind::ALL.into_iter().find(|kind| kind_no(*kind) == no)
+pub(crate) fn kind_of(no: i32) -> Option<PeerKind> {
+    PeerKind::ALL.into_iter().find(|kind| kind_no(*kind) == no)
 }
 
 fn state_no(state: EnrolmentState) -> i32 {
@@ -71,7 +71,7 @@ pub(crate) fn identity(row: &IdentityRow) -> Result<IdentityRecord, StoreError> 
 pub(crate) fn identity_row(identity: &IdentityRecord, revision: i64, hash: Option<String>) -> IdentityRow {
     let kept = matches!(identity.state, EnrolmentState::Enrolled | EnrolmentState::Void);
     IdentityRow {
-        kind: kind_no(Kind::of(&identity.peer)),
+        kind: kind_no(PeerKind::of(&identity.peer)),
         id: identity.peer.as_str().to_owned(),
         state: state_no(identity.state),
         city: identity.city.clone(),
@@ -113,7 +113,7 @@ pub(crate) fn token_row(token: &TokenRecord, created_at_ms: i64, secret_hash: St
     let (kind, id_pattern, city, bound_revision) = match &token.permits {
         Permits::Anyone { kind, pattern, city } => (kind.map_or(0, kind_no), pattern.clone(), city.clone(), None),
         Permits::One { peer, revision } => (
-            kind_no(Kind::of(peer)),
+            kind_no(PeerKind::of(peer)),
             peer.as_str().to_owned(),
             String::new(),
             Some(i64::try_from(*revision).unwrap_or(i64::MAX)),
@@ -142,7 +142,7 @@ pub(crate) fn told(identity: &IdentityRecord) -> contract::Identity {
         EnrolmentState::Removed | EnrolmentState::Readmitted => contract::IdentityState::Removed,
     };
     contract::Identity {
-        kind: kind_no(Kind::of(&identity.peer)),
+        kind: kind_no(PeerKind::of(&identity.peer)),
         id: identity.peer.as_str().to_owned(),
         state: state as i32,
         city: identity.city.clone(),

@@ -5,8 +5,8 @@ use std::{path::Path, sync::Mutex, time::Duration};
 use clap::Parser;
 use mesh::{
     certs::Authority as Certificates,
-    client::{Channel, Https, Settings, Target, channel, https},
-    identity::Identity,
+    client::{Channel, ClientConfig, Https, RoleAddress, channel, https},
+    identity::TlsIdentity,
     process::Context,
 };
 use proto::{
@@ -123,8 +123,8 @@ impl RegistryNetwork {
 
     fn channel(&self, identity: &str) -> Channel {
         let address = self.ctx.address_of("grpc").unwrap();
-        let identity = Identity::load(&self.path(identity)).unwrap();
-        channel(&identity, Target::new("registry", [address]), &Settings::default())
+        let identity = TlsIdentity::load(&self.path(identity)).unwrap();
+        channel(&identity, RoleAddress::new("registry", [address]), &ClientConfig::default())
     }
 
     fn person(&self, role: Caller, name: &str) -> Channel {
@@ -149,7 +149,7 @@ impl RegistryNetwork {
     /// As somebody who has only roots, such as a token's.
     fn door(&self, roots_pem: &str) -> Https {
         let address = self.ctx.address_of("https").unwrap();
-        https("registry", &address, roots_pem, &Settings::default()).unwrap()
+        https("registry", &address, roots_pem, &ClientConfig::default()).unwrap()
     }
 
     /// As somebody who has the roots of the certificate authority.

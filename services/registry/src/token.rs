@@ -4,7 +4,7 @@
 //! allowed its reissue or restore. Any later change of that identity (void, removal, enrolment) makes such a token
 //! worthless, so that no old permission outlives a revocation.
 
-use proto::{PeerId, enrolment::Kind, link::v1::Reason};
+use proto::{PeerId, enrolment::PeerKind, link::v1::Reason};
 
 use crate::error::{Error, refuse};
 
@@ -30,7 +30,7 @@ pub(crate) enum Permits {
     /// New identities within limits.
     Anyone {
         /// `None`: charging points and drivers.
-        kind: Option<Kind>,
+        kind: Option<PeerKind>,
         /// `*` matches any run of characters; an empty pattern matches every id.
         pattern: String,
         /// Empty: any city, and also drivers, which have no city.
@@ -43,7 +43,7 @@ pub(crate) enum Permits {
 /// The limits that an operator gives to a new token for anyone.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenLimits {
-    pub(crate) kind: Option<Kind>,
+    pub(crate) kind: Option<PeerKind>,
     pub(crate) pattern: String,
     pub(crate) city: String,
     /// 0: one use.
@@ -59,7 +59,7 @@ impl TokenRecord {
         if pattern.len() > MAX_PATTERN || !pattern.bytes().all(allowed) {
             return Err(refuse(Reason::Invalid, format!("{pattern:?} is no id pattern: letters, digits, . _ - and *")));
         }
-        if kind == Some(Kind::Driver) && !city.is_empty() {
+        if kind == Some(PeerKind::Driver) && !city.is_empty() {
             return Err(refuse(Reason::Invalid, "a driver has no city; leave the city of a token for drivers empty"));
         }
         if lifetime_s > MAX_LIFETIME_S {
@@ -105,22 +105,22 @@ impl TokenRecord {
 
 /// Whether a token for anyone permits `peer` in `city`; returns the city that applies.
 pub(crate) fn within<'a>(
-    (kind, pattern, token_city): (Option<Kind>, &str, &'a str),
+    (kind, pattern, token_city): (Option<PeerKind>, &str, &'a str),
     peer: &PeerId,
     city: &'a str,
 ) -> Result<&'a str, Error> {
     let no = |what: String| Err(refuse(Reason::TokenInvalid, what));
-    if kind.is_some_and(|kind| kind != Kind::of(peer)) {
-        return no(format!("this token is not for {}", Kind::of(peer).collection()));
+    if kind.is_some_and(|kind| kind != PeerKind::of(peer)) {
+        return no(format!("this token is not for {}", PeerKind::of(peer).collection()));
     }
     if !pattern.is_empty() && !matches(pattern, peer.as_str()) {
         return no(format!("this token is for ids like {pattern:?}, not {:?}", peer.as_str()));
     }
-    match (token_city, Kind::of(peer)) {
+    match (token_city, PeerKind::of(peer)) {
         ("", _) => Ok(city),
-        (_, Kind::Driver) => no("this token is for charging points of one city, not for drivers".to_owned()),
-        (_, Kind::ChargingPoint) if city.is_empty() || city == token_city => Ok(token_city),
-        (_, Kind::ChargingPoint) => no(format!("this token is for the city {token_city:?}, not {city:?}")),
+        (_, PeerKind::Driver) => no("this token is for charging points of one city, not for drivers".to_owned()),
+        (_, PeerKind::ChargingPoint) if city.is_empty() || city == token_city => Ok(token_city),
+        (_, PeerKind::ChargingPoint) => no(format!("this token is for the city {token_city:?}, not {city:?}")),
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!((token.uses_left, token.expires_at_ms), (1, 86_400_000));
         for bad in [
             TokenLimits { pattern: "CP 1".into(), ..limits.clone() },
-            TokenLimits { kind: Some(Kind::Driver), city: "Oslo".into(), ..limits.clone() },
+            TokenLimits { kind: Some(PeerKind::Driver), city: "Oslo".into(), ..limits.clone() },
             TokenLimits { lifetime_s: MAX_LIFETIME_S + 1, ..limits },
         ] {
             assert_eq!(make(bad).unwrap_err().reason, Reason::Invalid);

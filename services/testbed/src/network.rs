@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use mesh::{
     certs::Authority,
-    control::{self, Request},
+    control::{self, ControlRequest},
 };
 use proto::{
     Caller,
@@ -391,7 +391,7 @@ impl TestDriver {
 
 /// A command on a control socket, whose process may only just have started.
 pub async fn ask(socket: &Path, command: &str, args: Value) -> anyhow::Result<Value> {
-    let request = Request::new(command, args);
+    let request = ControlRequest::new(command, args);
     until(format_args!("{} to answer", socket.display()), PATIENCE, async || {
         match control::ask(socket, &request).await {
             Ok(answer) => Ok(Ok(answer)),
@@ -408,7 +408,7 @@ async fn until_status(
     limit: Duration,
     wanted: &mut impl FnMut(&Value) -> bool,
 ) -> anyhow::Result<Value> {
-    let request = Request::new("status", Value::Null);
+    let request = ControlRequest::new("status", Value::Null);
     until(format_args!("{} to say: {what}", socket.display()), limit, async || {
         match control::ask(socket, &request).await {
             Ok(status) if wanted(&status) => Ok(status),

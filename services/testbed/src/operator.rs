@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use mesh::{
-    client::{self, Channel, Settings, Target},
-    identity::Identity,
+    client::{self, Channel, ClientConfig, RoleAddress},
+    identity::TlsIdentity,
 };
 use proto::{
     central::v1::{
@@ -29,9 +29,10 @@ pub struct Operator {
 impl Operator {
     /// With the identity in `folder`; connects when first used.
     pub fn new(folder: &Path, central: &str, registry: &str) -> anyhow::Result<Self> {
-        let identity = Identity::load(folder)?;
-        let channel =
-            |role, address: &str| client::channel(&identity, Target::new(role, [address]), &Settings::default());
+        let identity = TlsIdentity::load(folder)?;
+        let channel = |role, address: &str| {
+            client::channel(&identity, RoleAddress::new(role, [address]), &ClientConfig::default())
+        };
         let (central, registry) = (channel("central", central), channel("registry", registry));
         Ok(Self {
             charging_points: ChargingPointsClient::new(central.clone()),

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
-use wire::{Event, Link, LinkKey, Proof, PublicKey, Settings};
+use wire::{Event, Link, LinkKey, LinkSettings, Proof, PublicKey};
 
 /// Longest that a test waits for an answer on a link.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ impl TestPeer {
     /// Shakes hands on a connection that is there, from whatever address it was made.
     pub async fn over(stream: TcpStream, part: Part, id: &str, proof: Proof) -> anyhow::Result<Self> {
         stream.set_nodelay(true)?;
-        let settings = Settings::default();
+        let settings = LinkSettings::default();
         let link = Link::initiator(settings, part, id, proof, now());
         let (out, sent) = (Vec::new(), Vec::new());
         let mut peer = Self { stream, link, out, sent, next_id: 1, life_sign: settings.life_sign };

@@ -17,7 +17,7 @@ pub enum Event {
     Open,
     /// An opened message, never empty (life signs stay within the link). The first proves the peer.
     Message(Bytes),
-    /// Initiator only: the responder is overloaded. At most [`crate::Settings::longest_retry`]; the caller jitters it.
+    /// Initiator only: the responder is overloaded. At most [`crate::LinkSettings::longest_retry`]; the caller jitters it.
     Busy { retry_after: Duration },
     /// Initiator only: the responder knows no such key, id or pin. It is in clear and can at most cause a first contact.
     UnknownKey,

@@ -89,7 +89,7 @@ pub enum Malformed {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum DecoderState {
     /// Between frames. `garbage`: the present run has been reported.
     Idle {
         garbage: bool,
@@ -113,7 +113,7 @@ enum State {
 /// Takes any split of the stream.
 #[derive(Debug)]
 pub struct Decoder {
-    state: State,
+    state: DecoderState,
     body: Vec<u8>,
     limit: usize,
 }
@@ -121,7 +121,7 @@ pub struct Decoder {
 impl Decoder {
     /// `limit`: the longest body that is taken.
     pub fn new(limit: usize) -> Self {
-        Self { state: State::Idle { garbage: false }, body: Vec::new(), limit }
+        Self { state: DecoderState::Idle { garbage: false }, body: Vec::new(), limit }
     }
 
     pub fn set_limit(&mut self, limit: usize) {
@@ -131,8 +131,8 @@ impl Decoder {
     /// Whether something has begun and not ended.
     pub fn is_within_a_token(&self) -> bool {
         match self.state {
-            State::Counter { .. } | State::Body { .. } | State::Check { .. } => true,
-            State::Idle { .. } | State::Lost | State::LostCheck => false,
+            DecoderState::Counter { .. } | DecoderState::Body { .. } | DecoderState::Check { .. } => true,
+            DecoderState::Idle { .. } | DecoderState::Lost | DecoderState::LostCheck => false,
         }
     }
 
@@ -152,17 +152,17 @@ impl Decoder {
     /// The next token, taken off the front of `input`; `None` when `input` is used up.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Token> {
         loop {
-            if let State::Body { escaped: false } = self.state {
+            if let DecoderState::Body { escaped: false } = self.state {
                 self.plain_run(input)?;
             }
             let (&byte, rest) = input.split_first()?;
             *input = rest;
             let token = match self.state {
-                State::Idle { garbage } => self.outside(byte, garbage),
-                State::Counter { control, escaped } => self.counter(byte, control, escaped),
-                State::Body { escaped } => self.inside(byte, escaped),
-                State::Check { escaped } => self.check(byte, escaped),
-                State::Lost | State::LostCheck => self.lost(byte),
+                DecoderState::Idle { garbage } => self.outside(byte, garbage),
+                DecoderState::Counter { control, escaped } => self.counter(byte, control, escaped),
+                DecoderState::Body { escaped } => self.inside(byte, escaped),
+                DecoderState::Check { escaped } => self.check(byte, escaped),
+                DecoderState::Lost | DecoderState::LostCheck => self.lost(byte),
             };
             if token.is_some() {
                 return token;
@@ -183,15 +183,15 @@ impl Decoder {
         match byte {
             STX => self.begin(),
             ACK | NACK => {
-                self.state = State::Counter { control: byte, escaped: false };
+                self.state = DecoderState::Counter { control: byte, escaped: false };
                 None
             }
             ENQ | EOT => {
-                self.state = State::Idle { garbage: false };
+                self.state = DecoderState::Idle { garbage: false };
                 Some(if byte == ENQ { Token::Enq } else { Token::Eot })
             }
             _plain => {
-                self.state = State::Idle { garbage: true };
+                self.state = DecoderState::Idle { garbage: true };
                 (!garbage).then_some(Token::Malformed(Malformed::Garbage))
             }
         }
@@ -199,32 +199,32 @@ impl Decoder {
 
     fn begin(&mut self) -> Option<Token> {
         self.body.clear();
-        self.state = State::Body { escaped: false };
+        self.state = DecoderState::Body { escaped: false };
         None
     }
 
     fn counter(&mut self, byte: u8, control: u8, escaped: bool) -> Option<Token> {
         let counter = match (escaped, byte) {
             (false, DLE) => {
-                self.state = State::Counter { control, escaped: true };
+                self.state = DecoderState::Counter { control, escaped: true };
                 return None;
             }
             (true, byte) if is_control(byte ^ ESCAPE) => byte ^ ESCAPE,
             (false, byte) if !is_control(byte) => byte,
             (_, byte) => return self.broken(byte, Malformed::Control),
         };
-        self.state = State::Idle { garbage: false };
+        self.state = DecoderState::Idle { garbage: false };
         Some(if control == ACK { Token::Ack(counter) } else { Token::Nack(counter) })
     }
 
     fn inside(&mut self, byte: u8, escaped: bool) -> Option<Token> {
         let plain = match (escaped, byte) {
             (false, ETX) => {
-                self.state = State::Check { escaped: false };
+                self.state = DecoderState::Check { escaped: false };
                 return None;
             }
             (false, DLE) => {
-                self.state = State::Body { escaped: true };
+                self.state = DecoderState::Body { escaped: true };
                 return None;
             }
             (true, byte) if is_control(byte ^ ESCAPE) => byte ^ ESCAPE,
@@ -236,21 +236,21 @@ impl Decoder {
             return self.lose(Malformed::TooLong);
         }
         self.body.push(plain);
-        self.state = State::Body { escaped: false };
+        self.state = DecoderState::Body { escaped: false };
         None
     }
 
     fn check(&mut self, byte: u8, escaped: bool) -> Option<Token> {
         let check = match (escaped, byte) {
             (false, DLE) => {
-                self.state = State::Check { escaped: true };
+                self.state = DecoderState::Check { escaped: true };
                 return None;
             }
             (true, byte) if is_control(byte ^ ESCAPE) => byte ^ ESCAPE,
             (false, byte) if !is_control(byte) => byte,
             (_, byte) => return self.broken(byte, Malformed::Control),
         };
-        self.state = State::Idle { garbage: false };
+        self.state = DecoderState::Idle { garbage: false };
         if check == lrc(&self.body) {
             return Some(Token::Frame);
         }
@@ -263,26 +263,26 @@ impl Decoder {
     fn broken(&mut self, byte: u8, malformed: Malformed) -> Option<Token> {
         self.release();
         self.state = match (self.state, byte) {
-            (_, STX) => State::Body { escaped: false },
-            (State::Body { .. }, ETX) => State::LostCheck,
-            (State::Body { .. }, _) => State::Lost,
-            (_, _) => State::Idle { garbage: true },
+            (_, STX) => DecoderState::Body { escaped: false },
+            (DecoderState::Body { .. }, ETX) => DecoderState::LostCheck,
+            (DecoderState::Body { .. }, _) => DecoderState::Lost,
+            (_, _) => DecoderState::Idle { garbage: true },
         };
         Some(Token::Malformed(malformed))
     }
 
     fn lose(&mut self, malformed: Malformed) -> Option<Token> {
         self.release();
-        self.state = State::Lost;
+        self.state = DecoderState::Lost;
         Some(Token::Malformed(malformed))
     }
 
     fn lost(&mut self, byte: u8) -> Option<Token> {
         match (self.state, byte) {
             (_, STX) => return self.begin(),
-            (State::LostCheck, DLE) => {}
-            (State::LostCheck, _) => self.state = State::Idle { garbage: true },
-            (_, ETX) => self.state = State::LostCheck,
+            (DecoderState::LostCheck, DLE) => {}
+            (DecoderState::LostCheck, _) => self.state = DecoderState::Idle { garbage: true },
+            (_, ETX) => self.state = DecoderState::LostCheck,
             // The rest of a frame holds no second one: there was no frame, or it has ended.
             (_, ACK | NACK | ENQ | EOT) => return self.outside(byte, true),
             _still_lost => {}

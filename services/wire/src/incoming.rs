@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum FrameVerdict {
     /// The next one, with its number.
     Take(u64),
     /// It bears the number of the last one taken, which did not open: whoever sent that one, this may be the real one.
@@ -18,13 +18,13 @@ pub(crate) enum Verdict {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Acknowledgement {
     Ack(u8),
     Nack(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
+enum PendingReply {
     Nothing,
     Ack,
     Nack,
@@ -35,23 +35,23 @@ pub(crate) struct Incoming {
     /// Number of the last frame taken; the first is 1. Its low byte is the counter on the wire.
     taken: u64,
     last_failed: bool,
-    due: Due,
+    due: PendingReply,
     asked: Option<(u64, Instant)>,
 }
 
 impl Incoming {
     pub(crate) fn new() -> Self {
-        Self { taken: 0, last_failed: false, due: Due::Nothing, asked: None }
+        Self { taken: 0, last_failed: false, due: PendingReply::Nothing, asked: None }
     }
 
-    pub(crate) fn judge(&self, counter: u8) -> Verdict {
+    pub(crate) fn judge(&self, counter: u8) -> FrameVerdict {
         let next = self.taken + 1;
         // A window is at most 127 frames, so what lies up to 128 behind is old and the rest is ahead.
         match (next as u8).wrapping_sub(counter) {
-            0 => Verdict::Take(next),
-            1 if self.last_failed => Verdict::Retry(self.taken),
-            1..=128 => Verdict::Repeated,
-            _ahead => Verdict::Gap,
+            0 => FrameVerdict::Take(next),
+            1 if self.last_failed => FrameVerdict::Retry(self.taken),
+            1..=128 => FrameVerdict::Repeated,
+            _ahead => FrameVerdict::Gap,
         }
     }
 
@@ -63,7 +63,7 @@ impl Incoming {
     }
 
     pub(crate) fn acknowledge(&mut self) {
-        self.due = Due::Ack;
+        self.due = PendingReply::Ack;
     }
 
     /// Something did not arrive whole: asks for the next frame and what follows, at most once per `pause`.
@@ -72,17 +72,17 @@ impl Incoming {
         let just_asked = self.asked.is_some_and(|(number, at)| number == next && now < at + pause);
         if !just_asked {
             self.asked = Some((next, now));
-            self.due = Due::Nack;
+            self.due = PendingReply::Nack;
         }
     }
 
     /// What is to be sent, once.
-    pub(crate) fn answer(&mut self) -> Option<Answer> {
-        match std::mem::replace(&mut self.due, Due::Nothing) {
-            Due::Nothing => None,
-            Due::Ack => Some(Answer::Ack(self.taken as u8)),
+    pub(crate) fn answer(&mut self) -> Option<Acknowledgement> {
+        match std::mem::replace(&mut self.due, PendingReply::Nothing) {
+            PendingReply::Nothing => None,
+            PendingReply::Ack => Some(Acknowledgement::Ack(self.taken as u8)),
             // It acknowledges what came before, as well.
-            Due::Nack => Some(Answer::Nack((self.taken + 1) as u8)),
+            PendingReply::Nack => Some(Acknowledgement::Nack((self.taken + 1) as u8)),
         }
     }
 }
@@ -101,17 +101,17 @@ mod tests {
     #[test]
     fn counters_run_over_255_to_0() {
         let incoming = taken(255);
-        assert_eq!(incoming.judge(0), Verdict::Take(256));
-        assert_eq!(incoming.judge(255), Verdict::Repeated);
-        assert_eq!(incoming.judge(1), Verdict::Gap);
-        assert_eq!(incoming.judge(126), Verdict::Gap);
-        assert_eq!(incoming.judge(128), Verdict::Repeated);
+        assert_eq!(incoming.judge(0), FrameVerdict::Take(256));
+        assert_eq!(incoming.judge(255), FrameVerdict::Repeated);
+        assert_eq!(incoming.judge(1), FrameVerdict::Gap);
+        assert_eq!(incoming.judge(126), FrameVerdict::Gap);
+        assert_eq!(incoming.judge(128), FrameVerdict::Repeated);
     }
 
     #[test]
     fn a_batch_of_frames_is_answered_once_spec_4_2() {
         let mut incoming = taken(5);
-        assert_eq!(incoming.answer(), Some(Answer::Ack(5)));
+        assert_eq!(incoming.answer(), Some(Acknowledgement::Ack(5)));
         assert_eq!(incoming.answer(), None);
     }
 
@@ -120,22 +120,22 @@ mod tests {
         let (start, pause) = (start(), Duration::from_millis(500));
         let mut incoming = taken(3);
         incoming.ask_again(start, pause);
-        assert_eq!(incoming.answer(), Some(Answer::Nack(4)));
+        assert_eq!(incoming.answer(), Some(Acknowledgement::Nack(4)));
         incoming.ask_again(start + pause / 2, pause);
         assert_eq!(incoming.answer(), None);
         incoming.ask_again(start + pause, pause);
-        assert_eq!(incoming.answer(), Some(Answer::Nack(4)));
+        assert_eq!(incoming.answer(), Some(Acknowledgement::Nack(4)));
         incoming.take(4, false);
         incoming.ask_again(start + pause, pause);
-        assert_eq!(incoming.answer(), Some(Answer::Nack(5)), "another frame is asked for at once");
+        assert_eq!(incoming.answer(), Some(Acknowledgement::Nack(5)), "another frame is asked for at once");
     }
 
     #[test]
     fn the_place_of_a_frame_that_did_not_open_is_kept_for_the_real_one_spec_4_5() {
         let mut incoming = taken(3);
         incoming.take(4, true);
-        assert_eq!(incoming.judge(4), Verdict::Retry(4));
+        assert_eq!(incoming.judge(4), FrameVerdict::Retry(4));
         incoming.take(5, false);
-        assert_eq!(incoming.judge(4), Verdict::Repeated);
+        assert_eq!(incoming.judge(4), FrameVerdict::Repeated);
     }
 }

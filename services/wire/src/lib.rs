@@ -22,7 +22,7 @@
 //! esc sends each of the seven control bytes `02 03 04 05 06 10 15` as `10` followed by the byte XOR `40`, and every other
 //! byte as it is. No other byte may be escaped: there is one encoding of a body. (`frames.json`)
 //!
-//! A body is a counter byte, a kind byte and content; at most [`Settings::max_frame`] bytes (1 MiB) before escaping, and
+//! A body is a counter byte, a kind byte and content; at most [`LinkSettings::max_frame`] bytes (1 MiB) before escaping, and
 //! at most 4,096 until the receiver has opened a message of the peer (a responder) or completed the handshake (an
 //! initiator). A responder takes no more on a first contact, whose channel anybody can open.
 //!
@@ -162,9 +162,9 @@ mod tests;
 
 pub use event::{Closed, Event, Hello, Unintelligible};
 pub use key::{LinkKey, PairingSecret, Pin, PublicKey, StaticKey};
-pub use link::{Counts, Link, SendError};
+pub use link::{Link, LinkCounts, SendError};
 pub use proof::{Admit, Proof};
-pub use settings::Settings;
+pub use settings::LinkSettings;
 
 /// The version of the wire that a Hello names.
 pub const VERSION: u32 = 1;

@@ -1,7 +1,7 @@
 //! One end of a link: the conversation of SPEC 4.2 around the handshake and the sealed frames.
 //!
 //! Sans-io: bytes and instants go in, bytes and events come out. Guarantees, whatever the peer sends: no panic; at most
-//! one frame of [`Settings::max_frame`] in memory (4 KiB before the peer has proven itself) and no buffer while idle;
+//! one frame of [`LinkSettings::max_frame`] in memory (4 KiB before the peer has proven itself) and no buffer while idle;
 //! messages come out in the order in which they were sent, each at most once, and one that is missing was reported as
 //! [`Event::Unintelligible`]; a link that does not get on ends by itself, and [`Event::Closed`] is its last event.
 
@@ -16,16 +16,16 @@ use std::{
 
 use proto::link::v1::Part;
 
-use self::opening::Phase;
+use self::opening::LinkPhase;
 pub use self::sealed::SendError;
 use crate::{
     event::{Closed, Event, Unintelligible},
     frame::{self, Decoder, Token},
-    incoming::{Answer, Incoming, Verdict},
+    incoming::{Acknowledgement, FrameVerdict, Incoming},
     kind,
     outgoing::Outgoing,
     proof::Proof,
-    settings::{Settings, bounded_life_sign},
+    settings::{LinkSettings, bounded_life_sign},
 };
 
 /// Longest body before a peer has proven itself: a stranger gets no more memory than this.
@@ -37,7 +37,7 @@ const EVENTS_KEPT: usize = 4;
 
 /// What happened on a link that no event tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct LinkCounts {
     /// Runs of bytes that were no frame.
     pub malformed: u32,
     /// Frames that came twice.
@@ -48,10 +48,10 @@ pub struct Counts {
 
 /// One end of a link.
 pub struct Link {
-    settings: Settings,
+    settings: LinkSettings,
     initiator: bool,
     part: Part,
-    phase: Phase,
+    phase: LinkPhase,
     decoder: Decoder,
     incoming: Incoming,
     outgoing: Outgoing,
@@ -63,10 +63,10 @@ pub struct Link {
     closing: bool,
     proven: bool,
     /// Responder: the peer shows no key. That it opened a channel proves nothing.
-    stranger: bool,
+    first_contact: bool,
     spoiled: bool,
     garbage: u32,
-    counts: Counts,
+    counts: LinkCounts,
     started: Instant,
     heard: Instant,
     said: Instant,
@@ -82,17 +82,17 @@ enum Urgent {
 
 impl Link {
     /// An end that opens the conversation, by `ENQ`, as soon as it is asked to transmit.
-    pub fn initiator(settings: Settings, part: Part, id: &str, proof: Proof, now: Instant) -> Self {
-        let calling = Phase::calling(part, id, proof, now);
+    pub fn initiator(settings: LinkSettings, part: Part, id: &str, proof: Proof, now: Instant) -> Self {
+        let calling = LinkPhase::calling(part, id, proof, now);
         Self { urgent: Some(Urgent::Enquire), part, ..Self::new(settings, true, calling, now) }
     }
 
     /// An end that waits for one.
-    pub fn responder(settings: Settings, now: Instant) -> Self {
-        Self::new(settings, false, Phase::Listening { busy: None }, now)
+    pub fn responder(settings: LinkSettings, now: Instant) -> Self {
+        Self::new(settings, false, LinkPhase::Listening { busy: None }, now)
     }
 
-    fn new(settings: Settings, initiator: bool, phase: Phase, now: Instant) -> Self {
+    fn new(settings: LinkSettings, initiator: bool, phase: LinkPhase, now: Instant) -> Self {
         let settings = settings.bounded();
         Self {
             settings,
@@ -107,10 +107,10 @@ impl Link {
             farewell: false,
             closing: false,
             proven: false,
-            stranger: false,
+            first_contact: false,
             spoiled: false,
             garbage: 0,
-            counts: Counts::default(),
+            counts: LinkCounts::default(),
             started: now,
             heard: now,
             said: now,
@@ -138,7 +138,7 @@ impl Link {
 
     /// The stream ended or broke.
     pub fn handle_end(&mut self) {
-        let why = if let Phase::Refused(why) = self.phase { why } else { Closed::Cut };
+        let why = if let LinkPhase::Refused(why) = self.phase { why } else { Closed::Cut };
         self.outgoing.clear();
         self.end(why);
     }
@@ -201,8 +201,8 @@ impl Link {
             None => {}
         }
         match self.incoming.answer() {
-            Some(Answer::Ack(counter)) => frame::encode_counter(frame::ACK, counter, out),
-            Some(Answer::Nack(counter)) => frame::encode_counter(frame::NACK, counter, out),
+            Some(Acknowledgement::Ack(counter)) => frame::encode_counter(frame::ACK, counter, out),
+            Some(Acknowledgement::Nack(counter)) => frame::encode_counter(frame::NACK, counter, out),
             None => {}
         }
         self.outgoing.transmit(self.settings.window, out, now);
@@ -239,7 +239,7 @@ impl Link {
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open(_))
+        matches!(self.phase, LinkPhase::Open(_))
     }
 
     /// Whether [`Self::close`] was called, or the link has ended.
@@ -248,11 +248,11 @@ impl Link {
     }
 
     pub fn is_closed(&self) -> bool {
-        matches!(self.phase, Phase::Closed)
+        matches!(self.phase, LinkPhase::Closed)
     }
 
-    pub fn counts(&self) -> Counts {
-        Counts { resent: self.outgoing.resent(), ..self.counts }
+    pub fn counts(&self) -> LinkCounts {
+        LinkCounts { resent: self.outgoing.resent(), ..self.counts }
     }
 
     fn handle_token(&mut self, token: Token, now: Instant) {
@@ -273,19 +273,19 @@ impl Link {
     fn handle_malformed(&mut self, now: Instant) {
         self.counts.malformed = self.counts.malformed.saturating_add(1);
         self.garbage += 1;
-        if matches!(self.phase, Phase::Listening { .. }) {
+        if matches!(self.phase, LinkPhase::Listening { .. }) {
             self.break_off(Closed::Protocol("it does not begin with ENQ"));
         } else if self.garbage > GARBAGE {
             self.break_off(Closed::Protocol("it sends nothing but garbage"));
-        } else if !matches!(self.phase, Phase::Calling(_)) {
+        } else if !matches!(self.phase, LinkPhase::Calling(_)) {
             self.incoming.ask_again(now, self.settings.ack_timeout / 4);
         }
     }
 
     fn handle_ack(&mut self, counter: u8, now: Instant) {
-        if matches!(self.phase, Phase::Listening { .. }) {
+        if matches!(self.phase, LinkPhase::Listening { .. }) {
             self.break_off(Closed::Protocol("it does not begin with ENQ"));
-        } else if matches!(self.phase, Phase::Calling(_)) {
+        } else if matches!(self.phase, LinkPhase::Calling(_)) {
             if counter == 0 {
                 self.begin_handshake();
             }
@@ -298,11 +298,11 @@ impl Link {
     }
 
     fn handle_nack(&mut self, counter: u8, now: Instant) {
-        if matches!(self.phase, Phase::Listening { .. }) {
+        if matches!(self.phase, LinkPhase::Listening { .. }) {
             self.break_off(Closed::Protocol("it does not begin with ENQ"));
-        } else if matches!(self.phase, Phase::Calling(_)) {
+        } else if matches!(self.phase, LinkPhase::Calling(_)) {
             if counter == 0 {
-                self.phase = Phase::Refused(Closed::Busy);
+                self.phase = LinkPhase::Refused(Closed::Busy);
             }
         } else if self.outgoing.nack(counter, self.settings.tries, now).is_err() {
             self.break_off(Closed::Unanswered);
@@ -318,7 +318,7 @@ impl Link {
     }
 
     fn handle_farewell(&mut self) {
-        let why = if let Phase::Refused(why) = self.phase { why } else { Closed::ByPeer };
+        let why = if let LinkPhase::Refused(why) = self.phase { why } else { Closed::ByPeer };
         self.outgoing.clear();
         self.end(why);
     }
@@ -327,24 +327,24 @@ impl Link {
         let [counter, kind, content @ ..] = body else {
             return self.break_off(Closed::Protocol("a frame without counter or kind"));
         };
-        if matches!(self.phase, Phase::Listening { .. }) {
+        if matches!(self.phase, LinkPhase::Listening { .. }) {
             return self.break_off(Closed::Protocol("it does not begin with ENQ"));
         }
         match self.incoming.judge(*counter) {
-            Verdict::Take(number) => {
+            FrameVerdict::Take(number) => {
                 self.garbage = 0;
                 let failed = self.handle_content(*kind, number, content);
                 self.incoming.take(number, failed);
             }
-            Verdict::Retry(number) => {
+            FrameVerdict::Retry(number) => {
                 let failed = self.handle_content(*kind, number, content);
                 self.incoming.take(number, failed);
             }
-            Verdict::Repeated => {
+            FrameVerdict::Repeated => {
                 self.counts.repeated = self.counts.repeated.saturating_add(1);
                 self.incoming.acknowledge();
             }
-            Verdict::Gap => self.incoming.ask_again(now, self.settings.ack_timeout / 4),
+            FrameVerdict::Gap => self.incoming.ask_again(now, self.settings.ack_timeout / 4),
         }
     }
 
@@ -380,7 +380,7 @@ impl Link {
 
     fn end(&mut self, why: Closed) {
         if !self.is_closed() {
-            self.phase = Phase::Closed;
+            self.phase = LinkPhase::Closed;
             self.events.push_back(Event::Closed(why));
         }
     }

@@ -33,7 +33,7 @@ pub(crate) struct Outgoing {
 
 /// The oldest frame was sent often enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unanswered;
+pub(crate) struct RetriesExhausted;
 
 impl Outgoing {
     pub(crate) fn new(now: Instant) -> Self {
@@ -98,7 +98,7 @@ impl Outgoing {
     }
 
     /// `NACK counter`: all before that frame arrived, it and what follows did not.
-    pub(crate) fn nack(&mut self, counter: u8, limit: u32, now: Instant) -> Result<(), Unanswered> {
+    pub(crate) fn nack(&mut self, counter: u8, limit: u32, now: Instant) -> Result<(), RetriesExhausted> {
         let count = usize::from(counter.wrapping_sub(self.first as u8));
         if count > self.sent {
             return Ok(());
@@ -111,12 +111,12 @@ impl Outgoing {
     }
 
     /// Sends all in flight again.
-    pub(crate) fn again(&mut self, limit: u32, now: Instant) -> Result<(), Unanswered> {
+    pub(crate) fn again(&mut self, limit: u32, now: Instant) -> Result<(), RetriesExhausted> {
         if self.sent == 0 {
             return Ok(());
         }
         if self.tries >= limit {
-            return Err(Unanswered);
+            return Err(RetriesExhausted);
         }
         (self.cursor, self.tries, self.since) = (0, self.tries + 1, now);
         Ok(())
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(sent(&mut outgoing, 8, now), [3, 4]);
         assert_eq!(outgoing.nack(3, 3, now), Ok(()));
         assert_eq!(sent(&mut outgoing, 8, now), [3, 4]);
-        assert_eq!(outgoing.nack(3, 3, now), Err(Unanswered));
+        assert_eq!(outgoing.nack(3, 3, now), Err(RetriesExhausted));
     }
 
     #[test]

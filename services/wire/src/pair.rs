@@ -8,7 +8,7 @@ use std::{
 use proto::link::v1::Part;
 
 use crate::{
-    Admit, Closed, Event, Hello, Link, LinkKey, PairingSecret, Proof, Settings, StaticKey,
+    Admit, Closed, Event, Hello, Link, LinkKey, LinkSettings, PairingSecret, Proof, StaticKey,
     frame::{self, Decoder, Token},
 };
 
@@ -49,14 +49,14 @@ pub(crate) enum Fate {
 }
 
 /// One end, with what its owner saw.
-pub(crate) struct End {
+pub(crate) struct LinkEnd {
     pub(crate) link: Link,
     pub(crate) seen: Vec<Event>,
     /// What is under way to this end, with the time of arrival.
     line: VecDeque<(Instant, Vec<u8>)>,
 }
 
-impl End {
+impl LinkEnd {
     fn new(link: Link) -> Self {
         Self { link, seen: Vec::new(), line: VecDeque::new() }
     }
@@ -78,10 +78,10 @@ impl End {
 }
 
 /// An initiator and a responder; the responder admits as `admit` says.
-pub(crate) struct Pair {
+pub(crate) struct LinkPair {
     pub(crate) now: Instant,
-    pub(crate) initiator: End,
-    pub(crate) responder: End,
+    pub(crate) initiator: LinkEnd,
+    pub(crate) responder: LinkEnd,
     pub(crate) delay: Duration,
     pub(crate) fates: VecDeque<Fate>,
     pub(crate) admit: fn(&mut Link, &Hello, Instant),
@@ -98,27 +98,27 @@ pub(crate) fn admit_known(link: &mut Link, hello: &Hello, now: Instant) {
     }
 }
 
-impl Pair {
+impl LinkPair {
     pub(crate) fn new(proof: Proof) -> Self {
-        Self::with(Settings::default(), proof)
+        Self::with(LinkSettings::default(), proof)
     }
 
-    pub(crate) fn with(settings: Settings, proof: Proof) -> Self {
+    pub(crate) fn with(settings: LinkSettings, proof: Proof) -> Self {
         let part = if matches!(proof, Proof::Pairing(_)) { Part::Pairing } else { Part::Engine };
         Self::made(settings, part, proof)
     }
 
     pub(crate) fn of_part(part: Part, proof: Proof) -> Self {
-        Self::made(Settings::default(), part, proof)
+        Self::made(LinkSettings::default(), part, proof)
     }
 
-    fn made(settings: Settings, part: Part, proof: Proof) -> Self {
+    fn made(settings: LinkSettings, part: Part, proof: Proof) -> Self {
         let now = start();
         let id = if part == Part::Pairing { "" } else { "CP-1" };
         Self {
             now,
-            initiator: End::new(Link::initiator(settings, part, id, proof, now)),
-            responder: End::new(Link::responder(settings, now)),
+            initiator: LinkEnd::new(Link::initiator(settings, part, id, proof, now)),
+            responder: LinkEnd::new(Link::responder(settings, now)),
             delay: Duration::from_millis(1),
             fates: VecDeque::new(),
             admit: admit_known,

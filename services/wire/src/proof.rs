@@ -40,6 +40,6 @@ pub enum Admit<'a> {
     Pairing(&'a PairingSecret),
     /// No such key, id or pin: the same answer, after the same work, as to a handshake that proves another key.
     UnknownKey,
-    /// Overloaded: try again after this time, at most [`crate::Settings::longest_retry`].
+    /// Overloaded: try again after this time, at most [`crate::LinkSettings::longest_retry`].
     Busy(Duration),
 }

@@ -30,13 +30,13 @@ pub(crate) enum Direction {
 }
 
 /// One direction of a link.
-pub(crate) struct Channel {
+pub(crate) struct CipherState {
     key: LessSafeKey,
     part: u8,
     direction: Direction,
 }
 
-impl Channel {
+impl CipherState {
     fn new(key: &[u8; 32], part: Part, direction: Direction) -> Self {
         // Parts are numbered from 1 to 4.
         Self { key: aead_key(key), part: u8::try_from(part as i32).unwrap_or(0), direction }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Both ends of a link take the same `max_frame`; the rest is each end's own affair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct LinkSettings {
     /// An initiator that has sent nothing for this long sends a life sign; a responder expects one within it.
     pub life_sign: Duration,
     /// A peer not heard for this many life signs is lost.
@@ -25,7 +25,7 @@ pub struct Settings {
     pub longest_retry: Duration,
 }
 
-impl Default for Settings {
+impl Default for LinkSettings {
     fn default() -> Self {
         Self {
             life_sign: Duration::from_millis(500),
@@ -41,7 +41,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl LinkSettings {
     /// Bounds that keep a link meaningful, whatever was configured or claimed by a peer.
     pub(crate) fn bounded(self) -> Self {
         Self {

@@ -110,7 +110,7 @@ pub enum OpenError {
 
 /// Where a reading stands in its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum ReadingOrder {
     /// The first seen of its stream.
     First,
     Next,
@@ -122,7 +122,7 @@ pub enum Order {
 
 /// Over all streams of a charging point, since the opener was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct ReadingCounts {
     pub opened: u64,
     pub duplicates: u64,
     /// Readings that have not come, those that came late taken off again.
@@ -135,25 +135,25 @@ pub struct Counts {
 /// Central's end, one per charging point.
 pub struct Opener {
     charging_point: String,
-    streams: VecDeque<Stream>,
+    streams: VecDeque<ReadingStream>,
     ended: VecDeque<([u8; 16], u64)>,
-    counts: Counts,
+    counts: ReadingCounts,
 }
 
-struct Stream {
+struct ReadingStream {
     id: [u8; 16],
     key_no: u64,
     key: LessSafeKey,
-    seen: Seen,
+    seen: ReplayWindow,
 }
 
 impl Opener {
     pub fn new(charging_point: &str) -> Self {
         let charging_point = charging_point.to_owned();
-        Self { charging_point, streams: VecDeque::new(), ended: VecDeque::new(), counts: Counts::default() }
+        Self { charging_point, streams: VecDeque::new(), ended: VecDeque::new(), counts: ReadingCounts::default() }
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> ReadingCounts {
         self.counts
     }
 
@@ -165,15 +165,17 @@ impl Opener {
     }
 
     /// Opens a reading under `key`, which must be the key that `sealed.key_no` names.
-    pub fn open(&mut self, sealed: &SealedReading, key: &LinkKey) -> Result<(Reading, Order), OpenError> {
+    pub fn open(&mut self, sealed: &SealedReading, key: &LinkKey) -> Result<(Reading, ReadingOrder), OpenError> {
         let result = self.try_open(sealed, key);
         match &result {
             Ok((_, order)) => {
                 self.counts.opened += 1;
                 match order {
-                    Order::First | Order::Next => {}
-                    Order::AfterGap(missing) => self.counts.missing = self.counts.missing.saturating_add(*missing),
-                    Order::Late => {
+                    ReadingOrder::First | ReadingOrder::Next => {}
+                    ReadingOrder::AfterGap(missing) => {
+                        self.counts.missing = self.counts.missing.saturating_add(*missing)
+                    }
+                    ReadingOrder::Late => {
                         self.counts.late += 1;
                         self.counts.missing = self.counts.missing.saturating_sub(1);
                     }
@@ -185,7 +187,7 @@ impl Opener {
         result
     }
 
-    fn try_open(&mut self, sealed: &SealedReading, key: &LinkKey) -> Result<(Reading, Order), OpenError> {
+    fn try_open(&mut self, sealed: &SealedReading, key: &LinkKey) -> Result<(Reading, ReadingOrder), OpenError> {
         let id: [u8; 16] = sealed.stream_id.as_slice().try_into().map_err(|_not_16| OpenError::Malformed)?;
         if let Some((_, highest)) = self.ended.iter().find(|(ended, _)| *ended == id)
             && sealed.sequence <= *highest
@@ -215,7 +217,7 @@ impl Opener {
     }
 
     /// The stream, new or under a new key: its window goes on over a rotation.
-    fn stream(&mut self, id: [u8; 16], key_no: u64, key: LessSafeKey) -> Option<&mut Stream> {
+    fn stream(&mut self, id: [u8; 16], key_no: u64, key: LessSafeKey) -> Option<&mut ReadingStream> {
         if let Some(at) = self.streams.iter().position(|stream| stream.id == id) {
             let stream = self.streams.get_mut(at)?;
             (stream.key_no, stream.key) = (key_no, key);
@@ -226,12 +228,12 @@ impl Opener {
             self.remember_end(&oldest);
         }
         let ended = self.ended.iter().find(|(ended, _)| *ended == id).map(|(_, highest)| *highest);
-        let seen = ended.map_or_else(Seen::default, Seen::from);
-        self.streams.push_back(Stream { id, key_no, key, seen });
+        let seen = ended.map_or_else(ReplayWindow::default, ReplayWindow::from);
+        self.streams.push_back(ReadingStream { id, key_no, key, seen });
         self.streams.back_mut()
     }
 
-    fn remember_end(&mut self, stream: &Stream) {
+    fn remember_end(&mut self, stream: &ReadingStream) {
         self.ended.retain(|(id, _)| *id != stream.id);
         if self.ended.len() >= ENDED {
             self.ended.pop_front();
@@ -247,34 +249,34 @@ impl fmt::Debug for Opener {
 }
 
 /// Which sequences have come: the highest, and a ring of bits for those below it.
-struct Seen {
+struct ReplayWindow {
     highest: u64,
     /// The lowest that counts: what lies below came before this opener, or before it forgot.
     floor: u64,
     bits: Box<[u64; (WINDOW / 64) as usize]>,
 }
 
-impl Default for Seen {
+impl Default for ReplayWindow {
     fn default() -> Self {
         Self { highest: 0, floor: 0, bits: Box::new([0; (WINDOW / 64) as usize]) }
     }
 }
 
-impl From<u64> for Seen {
+impl From<u64> for ReplayWindow {
     /// A stream taken up again of which everything up to `highest` is taken as seen.
     fn from(highest: u64) -> Self {
         Self { highest, floor: highest, ..Self::default() }
     }
 }
 
-impl Seen {
+impl ReplayWindow {
     /// Takes note of `sequence`; `None` when it came before or is too late to tell.
-    fn order(&mut self, sequence: u64) -> Option<Order> {
+    fn order(&mut self, sequence: u64) -> Option<ReadingOrder> {
         if sequence == 0 || sequence <= self.floor || sequence.saturating_add(WINDOW) <= self.highest {
             return None;
         }
         if sequence <= self.highest {
-            return self.set(sequence).then_some(Order::Late);
+            return self.set(sequence).then_some(ReadingOrder::Late);
         }
         let before = std::mem::replace(&mut self.highest, sequence);
         let passed = sequence - before;
@@ -288,10 +290,10 @@ impl Seen {
             // What came before the first is not a gap: this opener was not there.
             (0, _) => {
                 self.floor = sequence;
-                Order::First
+                ReadingOrder::First
             }
-            (_, 1) => Order::Next,
-            (_, passed) => Order::AfterGap(passed - 1),
+            (_, 1) => ReadingOrder::Next,
+            (_, passed) => ReadingOrder::AfterGap(passed - 1),
         })
     }
 

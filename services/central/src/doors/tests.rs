@@ -5,9 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Parser;
 use mesh::{
     certs::Authority,
-    client::{Channel, Settings, Target, channel},
+    client::{Channel, ClientConfig, RoleAddress, channel},
     health::Readiness,
-    identity::Identity,
+    identity::TlsIdentity,
     process::Context,
 };
 use proto::{
@@ -71,9 +71,9 @@ impl Waiting {
     }
 
     fn ana(&self) -> ChargingPointsClient<Channel> {
-        let identity = Identity::load(&self.folder.path().join("ana")).unwrap();
-        let central = Target::new("central", [self.address("grpc").unwrap().to_string()]);
-        ChargingPointsClient::new(channel(&identity, central, &Settings::default()))
+        let identity = TlsIdentity::load(&self.folder.path().join("ana")).unwrap();
+        let central = RoleAddress::new("central", [self.address("grpc").unwrap().to_string()]);
+        ChargingPointsClient::new(channel(&identity, central, &ClientConfig::default()))
     }
 
     async fn ask(&self, ana: &ChargingPointsClient<Channel>) -> Status {

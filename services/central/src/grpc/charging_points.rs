@@ -301,8 +301,8 @@ mod tests {
 
     use mesh::{
         certs::Authority,
-        client::{Channel, Settings, Target, channel},
-        identity::Identity,
+        client::{Channel, ClientConfig, RoleAddress, channel},
+        identity::TlsIdentity,
     };
 
     use super::*;
@@ -315,8 +315,8 @@ mod tests {
         let authority = Authority::create(&folder.path().join("authority"), "mesh.test", day).unwrap();
         let central = folder.path().join("central");
         authority.issue_role(proto::Caller::Central, &central, &[], day, false).unwrap();
-        let settings = Settings { call_timeout: Duration::from_millis(200), ..Settings::default() };
-        channel(&Identity::load(&central).unwrap(), Target::new("registry", ["127.0.0.1:1"]), &settings)
+        let settings = ClientConfig { call_timeout: Duration::from_millis(200), ..ClientConfig::default() };
+        channel(&TlsIdentity::load(&central).unwrap(), RoleAddress::new("registry", ["127.0.0.1:1"]), &settings)
     }
 
     #[tokio::test]

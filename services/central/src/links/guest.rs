@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::{clock::Now, link::Handler};
+use mesh::{clock::Now, link::LinkOwner};
 use prost::Message as _;
 use proto::{
     PeerId,
@@ -57,7 +57,7 @@ struct Unheard {
     unread: bool,
 }
 
-impl Handler for Guest {
+impl LinkOwner for Guest {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         match event {
             Event::Hello(hello) => self.hello(&hello, link).await,

@@ -11,7 +11,7 @@ use mesh::{
     access_log::AccessLog,
     awaited::Awaited,
     clock::{Clock, Now},
-    link::{Handler, send_queue},
+    link::{LinkOwner, send_queue},
     process::Context,
 };
 use prometheus_client::metrics::{counter::Counter, family::Family};
@@ -31,7 +31,7 @@ const TELLING: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Port {
-    pub(super) settings: wire::Settings,
+    pub(super) settings: wire::LinkSettings,
     telling: Semaphore,
     clock: Clock,
     access_log: AccessLog,
@@ -39,7 +39,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    pub(crate) fn new(ctx: &Context, settings: wire::Settings, access_log: &AccessLog) -> Arc<Self> {
+    pub(crate) fn new(ctx: &Context, settings: wire::LinkSettings, access_log: &AccessLog) -> Arc<Self> {
         let refused = ctx.metrics.register("links_refused", "Connections and handshakes refused", Family::default());
         Arc::new(Self {
             settings,
@@ -125,6 +125,6 @@ impl Port {
 
 struct Deaf;
 
-impl Handler for Deaf {
+impl LinkOwner for Deaf {
     async fn handle(&mut self, _: Event, _: &mut Link, _: Now) {}
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::mpsc as blocking};
 
-use mesh::{access_log::AccessLog, certs::Authority, clock::Now, link::Handler};
+use mesh::{access_log::AccessLog, certs::Authority, clock::Now, link::LinkOwner};
 use prost::Message as _;
 use proto::link::v1::{
     ConfirmSupply, Down, ListChargingPoints, ManualSupply, Opened, Part, ReadClock, RequestSupply, SessionState,
@@ -36,7 +36,7 @@ struct Peer {
 
 struct Ears(mpsc::UnboundedSender<down::Body>);
 
-impl Handler for Ears {
+impl LinkOwner for Ears {
     async fn handle(&mut self, event: Event, _: &mut Link, _: Now) {
         if let Event::Message(bytes) = event {
             drop(self.0.send(Down::decode(bytes).unwrap().body.unwrap()));
@@ -57,12 +57,12 @@ impl Town {
         let authority = Authority::create(&folder.path().join("authority"), "mesh.test", DAY).unwrap();
         let identity = folder.path().join("central");
         authority.issue_role(proto::Caller::Central, &identity, &[], DAY, false).unwrap();
-        let identity = mesh::identity::Identity::load(&identity).unwrap();
-        let nobody = mesh::client::Target::new("registry", ["127.0.0.1:1".to_owned()]);
-        let channel = mesh::client::channel(&identity, nobody, &mesh::client::Settings::default());
+        let identity = mesh::identity::TlsIdentity::load(&identity).unwrap();
+        let nobody = mesh::client::RoleAddress::new("registry", ["127.0.0.1:1".to_owned()]);
+        let channel = mesh::client::channel(&identity, nobody, &mesh::client::ClientConfig::default());
         let verifier = Verifier::new(channel, Arc::clone(&rim.shared), drive.clone());
         let access_log: &AccessLog = &rim.shared.access_log;
-        let port = Port::new(&rim.ctx, wire::Settings::default(), access_log);
+        let port = Port::new(&rim.ctx, wire::LinkSettings::default(), access_log);
         let bounds = Bounds { links: 100, unproven: 100, unproven_per_address: 100, handshakes_per_second: 3_000 };
         let links = Links::new(Arc::clone(&rim.shared), drive, verifier, bounds, port, &rim.ctx);
         Self { rim, links, _folder: folder }
@@ -84,7 +84,7 @@ impl Town {
         let (near, (far, address)) = (near.unwrap(), far.unwrap());
         let at_central = tokio::spawn(Arc::clone(&self.links).serve(far, address, self.rim.ctx.stop.clone()));
         let proof = Proof::Key { responder: shared.pins[0], key_no: 1, key };
-        let link = Link::initiator(wire::Settings::default(), part, peer.as_str(), proof, clock.mono());
+        let link = Link::initiator(wire::LinkSettings::default(), part, peer.as_str(), proof, clock.mono());
         let ((send_queue, queued), (tell, heard)) = (send_queue(256), mpsc::unbounded_channel());
         tokio::spawn(async move { mesh::link::run(near, link, queued, &mut Ears(tell), clock).await });
         let mut linked = Peer { send_queue, heard, next_id: 1, at_central };

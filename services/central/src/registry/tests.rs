@@ -7,9 +7,9 @@ use std::sync::{
 
 use mesh::{
     certs::Authority,
-    client::{Settings as ClientSettings, Target, channel},
-    health::State,
-    identity::Identity,
+    client::{ClientConfig, RoleAddress, channel},
+    health::ComponentState,
+    identity::TlsIdentity,
     server::{Limits, Server},
 };
 use proto::{
@@ -53,12 +53,12 @@ impl Registry {
         let authority = Authority::create(&folder.path().join("authority"), "mesh.test", YEAR).unwrap();
         let identity = |role, name| {
             authority.issue_role(role, &folder.path().join(name), &[], YEAR, false).unwrap();
-            Identity::load(&folder.path().join(name)).unwrap()
+            TlsIdentity::load(&folder.path().join(name)).unwrap()
         };
         let (own, central) = (identity(Caller::Registry, "registry"), identity(Caller::Central, "central"));
         let server = Server::new(&rim.ctx, &own, Limits::default()).add_service(IdentitiesServer::new(self.clone()));
         let address = server.start("grpc", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let channel = channel(&central, Target::new("registry", [address.to_string()]), &ClientSettings::default());
+        let channel = channel(&central, RoleAddress::new("registry", [address.to_string()]), &ClientConfig::default());
         Verifier::new(channel, Arc::clone(&rim.shared), rim.drive.clone())
     }
 
@@ -167,7 +167,7 @@ async fn who_has_the_credential_undoes_no_revocation_while_registry_is_away_spec
     registry.away.store(true, Ordering::Relaxed);
     rim.orders.one(&id, Order::Revoke, ana()).await;
     let component = || rim.ctx.health.report().components.remove("revocations at Registry");
-    rim.until(|| matches!(component(), Some(State::Degraded { reason }) if reason.contains("CP001"))).await;
+    rim.until(|| matches!(component(), Some(ComponentState::Degraded { reason }) if reason.contains("CP001"))).await;
     assert!(verifier.reissue("r".to_owned(), &PeerId::ChargingPoint(id.clone())).await.is_err(), "not void yet");
 
     told(&rim, vec![registry.enrols()]).await;
@@ -177,7 +177,7 @@ async fn who_has_the_credential_undoes_no_revocation_while_registry_is_away_spec
     assert!(detail(&rim, &id).contains("not void yet"), "{}", detail(&rim, &id));
 
     registry.away.store(false, Ordering::Relaxed);
-    rim.until(|| !detail(&rim, &id).contains("not void yet") && component() == Some(State::Ready)).await;
+    rim.until(|| !detail(&rim, &id).contains("not void yet") && component() == Some(ComponentState::Ready)).await;
     assert_eq!((registry.now().state(), registry.now().incarnation), (IdentityState::Void, 2));
     assert_eq!(rim.key_state(&id), KeyState::Revoked);
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use mesh::{
-    client::{Channel, Settings, Target, channel},
-    identity::Identity,
+    client::{Channel, ClientConfig, RoleAddress, channel},
+    identity::TlsIdentity,
     process::Misuse,
 };
 use proto::{
@@ -106,9 +106,9 @@ impl Connection {
                     .operator_identity
             }
         };
-        let identity = Identity::load(&identity).map_err(|error| Misuse::new(error.to_string()))?;
-        let settings = Settings { call_timeout: self.timeout, ..Settings::default() };
-        Ok(channel(&identity, Target::new(role, addresses), &settings))
+        let identity = TlsIdentity::load(&identity).map_err(|error| Misuse::new(error.to_string()))?;
+        let settings = ClientConfig { call_timeout: self.timeout, ..ClientConfig::default() };
+        Ok(channel(&identity, RoleAddress::new(role, addresses), &settings))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use mesh::{
-    control::{self, Request},
+    control::{self, ControlRequest},
     process::Context,
 };
 use proto::central::v1::VerifyAuditRequest;
@@ -140,7 +140,7 @@ async fn snapshot(running: &RunningNetwork) -> anyhow::Result<NetworkSnapshot> {
     let mut meters_wh = BTreeMap::new();
     for point in &running.plan.lock().await.charging_points {
         let socket = running.network.layout.socket(&format!("{}/engine", point.id));
-        let status = control::ask(&socket, &Request::new("status", Value::Null)).await;
+        let status = control::ask(&socket, &ControlRequest::new("status", Value::Null)).await;
         let status = status.with_context(|| format!("the engine of {} does not answer", point.id))?;
         let unsettled = status.get("unsettled").and_then(Value::as_u64).unwrap_or(0);
         anyhow::ensure!(unsettled == 0, "{} has {unsettled} sessions that Central has not settled", point.id);

@@ -2,7 +2,7 @@
 
 use std::sync::Weak;
 
-use mesh::control::{Refusal, Request};
+use mesh::control::{ControlRefusal, ControlRequest};
 use proto::Price;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -30,16 +30,16 @@ stop                                       ends the whole network in order";
 pub(super) async fn answer(
     running: Weak<RunningNetwork>,
     stop: CancellationToken,
-    request: Request,
-) -> Result<Value, Refusal> {
+    request: ControlRequest,
+) -> Result<Value, ControlRefusal> {
     let Some(running) = running.upgrade() else { return Err("the network is ending".to_owned().into()) };
     let args = &request.args;
     let known = parameters(&request.command)
-        .ok_or_else(|| Refusal::misuse(format!("no command {:?}; `help` lists them", request.command)))?;
-    check(&request.command, args, known).map_err(Refusal::misuse)?;
+        .ok_or_else(|| ControlRefusal::misuse(format!("no command {:?}; `help` lists them", request.command)))?;
+    check(&request.command, args, known).map_err(ControlRefusal::misuse)?;
     let supervisor = &running.network.supervisor;
     let first = |what: &str| {
-        text(args, what, 0).ok_or_else(|| Refusal::misuse(format!("which {what}? {} NAME", request.command)))
+        text(args, what, 0).ok_or_else(|| ControlRefusal::misuse(format!("which {what}? {} NAME", request.command)))
     };
     let done = match request.command.as_str() {
         "help" => Ok(json!({ "help": HELP })),
@@ -54,7 +54,7 @@ pub(super) async fn answer(
         }
         "add-charging-point" => {
             let price = text(args, "price", 3).map(|p| p.parse::<Price>());
-            let price = price.transpose().map_err(|error| Refusal::misuse(error.to_string()))?;
+            let price = price.transpose().map_err(|error| ControlRefusal::misuse(error.to_string()))?;
             let wish = PointWish {
                 id: text(args, "id", 0),
                 city: text(args, "city", 1),
@@ -76,7 +76,12 @@ pub(super) async fn answer(
 }
 
 /// Commands on one process or its connections.
-async fn command_process(network: &LocalNetwork, process: &str, what: &str, args: &Value) -> Result<(), Refusal> {
+async fn command_process(
+    network: &LocalNetwork,
+    process: &str,
+    what: &str,
+    args: &Value,
+) -> Result<(), ControlRefusal> {
     let command = match what {
         "kill" => ProcessCommand::Kill,
         "restart" => ProcessCommand::Restart,
@@ -85,7 +90,7 @@ async fn command_process(network: &LocalNetwork, process: &str, what: &str, args
         "fill-disk" => {
             let room = text(args, "room", 1).unwrap_or_else(|| "0".to_owned());
             ProcessCommand::FillDisk(
-                room.parse().map_err(|_| Refusal::misuse(format!("{room:?} is not a number of bytes")))?,
+                room.parse().map_err(|_| ControlRefusal::misuse(format!("{room:?} is not a number of bytes")))?,
             )
         }
         "free-disk" => ProcessCommand::FreeDisk,

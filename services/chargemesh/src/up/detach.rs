@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use mesh::{
-    control::{self, ControlError, Request},
+    control::{self, ControlError, ControlRequest},
     process::Misuse,
 };
 use nix::{
@@ -116,7 +116,7 @@ impl DownCommand {
                 .output
                 .said(&format!("no network runs in {}", self.data.display()), &json!({ "stopped": false }));
         };
-        let asked = control::ask(&network.control_socket, &Request::new("stop", Value::Null)).await;
+        let asked = control::ask(&network.control_socket, &ControlRequest::new("stop", Value::Null)).await;
         match (asked, status::holder(&self.data)) {
             (Ok(_), _) => {}
             // It listens from when it is ready until it is told to end; a replay never does.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use mesh::{
     admin::report_of,
-    health::{Readiness, Report, State},
+    health::{ComponentState, Readiness, Report},
 };
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +52,8 @@ fn of(report: Result<Report, String>) -> ProcessHealth {
         Readiness::Stopping => "stopping",
     };
     let reasons = report.components.into_iter().filter_map(|(name, state)| match state {
-        State::Ready => None,
-        State::Degraded { reason } | State::Starting { reason } => Some(format!("{name}: {reason}")),
+        ComponentState::Ready => None,
+        ComponentState::Degraded { reason } | ComponentState::Starting { reason } => Some(format!("{name}: {reason}")),
     });
     ProcessHealth { status: status.into(), reasons: reasons.collect() }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mesh::clock::Now;
 use proto::{
     ChargingPointId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentState, EnrolmentStatus, EnrolmentToken, SecretText, Trust},
+    enrolment::{CredentialState, EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, SecretText, Trust},
     link::v1::{AuthStatus, KeyState, Reason},
 };
 
@@ -154,7 +154,7 @@ impl Monitor {
                 self.trust(&status.trust);
                 self.unsaved = true;
                 match status.state {
-                    EnrolmentState::Enrolled | EnrolmentState::Void => {
+                    CredentialState::Enrolled | CredentialState::Void => {
                         if self.stored.pins != before {
                             // The engine as well: no grant may follow, where the key that both hold is good.
                             self.assign();
@@ -163,7 +163,7 @@ impl Monitor {
                             self.ask_registry_soon(now);
                         }
                     }
-                    EnrolmentState::Removed => self.gone_at_registry(Reason::Removed, now),
+                    CredentialState::Removed => self.gone_at_registry(Reason::Removed, now),
                 }
             }
             Err(RegistryError::Unreachable(why)) => {

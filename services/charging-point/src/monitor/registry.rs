@@ -3,10 +3,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh::client::{Https, Settings, explain, https};
+use mesh::client::{ClientConfig, Https, explain, https};
 use proto::{
     ChargingPointId,
-    enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, Kind, RefusalBody, SecretText, Trust},
+    enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, PeerKind, RefusalBody, SecretText, Trust},
     link::v1::Reason,
 };
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -67,7 +67,7 @@ impl Door {
             reason: Reason::TokenInvalid.code().to_owned(),
             message: format!("{error}"),
         })?;
-        let path = format!("/v1/{}", Kind::ChargingPoint.collection());
+        let path = format!("/v1/{}", PeerKind::ChargingPoint.collection());
         self.call(token.roots_pem(), Method::POST, &path, |request| request.json(body)).await
     }
 
@@ -96,7 +96,7 @@ impl Door {
         credential: &SecretText,
         trust: &Trust,
     ) -> Result<EnrolmentStatus, RegistryError> {
-        let path = format!("/v1/{}/{id}", Kind::ChargingPoint.collection());
+        let path = format!("/v1/{}/{id}", PeerKind::ChargingPoint.collection());
         self.call(trust.roots_pem(), method, &path, |request| request.bearer_auth(credential.expose())).await
     }
 
@@ -132,7 +132,8 @@ impl Door {
         if let Some((_, https)) = client.as_ref().filter(|(roots, _)| *roots == roots_pem) {
             return Ok(https.clone());
         }
-        let made = https("registry", &self.address, &roots_pem, &Settings::default()).map_err(|e| format!("{e:#}"))?;
+        let made =
+            https("registry", &self.address, &roots_pem, &ClientConfig::default()).map_err(|e| format!("{e:#}"))?;
         *client = Some((roots_pem, made.clone()));
         Ok(made)
     }

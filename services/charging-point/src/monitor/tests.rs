@@ -163,7 +163,7 @@ fn a_key_that_central_does_not_know_leads_to_the_older_one_and_then_to_a_first_c
     assert_eq!(back.disk.keys.len(), 2, "a message in clear takes no key away");
     unknown(&mut back);
     assert_eq!(back.asks, 1, "Registry is asked how we stand");
-    back.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(EnrolmentState::Enrolled, trust(8))))));
+    back.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(CredentialState::Enrolled, trust(8))))));
     assert_eq!(back.disk.pins, [Blob(vec![8; 32])], "Central has a new key: learnt with the credential");
     assert_eq!(back.dials.last().unwrap().1, 0);
 }
@@ -171,7 +171,7 @@ fn a_key_that_central_does_not_know_leads_to_the_older_one_and_then_to_a_first_c
 #[test]
 fn pins_that_are_learnt_from_registry_reach_the_engine_spec_4_4() {
     let mut rig = Rig::ready();
-    rig.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(EnrolmentState::Enrolled, trust(8))))));
+    rig.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(CredentialState::Enrolled, trust(8))))));
     let Some(from_monitor::Body::Assignment(assignment)) = rig.told.last() else { panic!("{:?}", rig.told) };
     let grant = assignment.key.as_ref().unwrap();
     assert_eq!((grant.key_no, grant.pins.as_slice()), (1, &[vec![8; 32]][..]));
@@ -243,7 +243,7 @@ fn the_first_word_of_one_link_settles_nothing_of_a_later_ones_greeting_spec_2_3(
     rig.open();
     let unproven = rig.last();
     rig.report(false);
-    rig.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(EnrolmentState::Enrolled, trust(8))))));
+    rig.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(CredentialState::Enrolled, trust(8))))));
     rig.open();
     let later = rig.last();
     assert_ne!(later, unproven);

@@ -5,8 +5,8 @@ use proto::link::v1::{EngineReport, KeyWithdrawn, from_engine, from_monitor};
 use super::*;
 
 /// No test is of silence: a busy machine is not to be taken for it.
-fn settings() -> wire::Settings {
-    wire::Settings { life_sign: Duration::from_secs(10), ..wire::Settings::default() }
+fn settings() -> wire::LinkSettings {
+    wire::LinkSettings { life_sign: Duration::from_secs(10), ..wire::LinkSettings::default() }
 }
 
 type ToEngine = mpsc::Receiver<Heard<FromMonitor>>;

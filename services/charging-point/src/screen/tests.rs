@@ -8,7 +8,7 @@ use super::*;
 async fn ordered(keys: &'static [Key], pressed: &str) -> Vec<(String, Value)> {
     let orders = Arc::new(Mutex::new(Vec::new()));
     let (noted, typed) = (orders.clone(), mpsc::channel(1).1);
-    let handler = move |request: Request| {
+    let handler = move |request: ControlRequest| {
         if request.command != "status" {
             noted.lock().unwrap().push((request.command, request.args));
         }

@@ -3,7 +3,7 @@
 
 use mesh::clock::Now;
 use proto::{
-    enrolment::{EnrolmentState, EnrolmentStatus},
+    enrolment::{CredentialState, EnrolmentStatus},
     link::v1::{AuthStatus, KeyState, Reason},
 };
 use tokio::task::JoinHandle;
@@ -29,7 +29,7 @@ impl Drive {
         now: Now,
     ) -> anyhow::Result<()> {
         match said {
-            Ok(status) if status.state == EnrolmentState::Removed => self.is_gone(now).await,
+            Ok(status) if status.state == CredentialState::Removed => self.is_gone(now).await,
             Ok(status) => {
                 let pins: Vec<String> = status.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect();
                 if pins.is_empty() || pins == self.enrolment.pins {

@@ -1,7 +1,7 @@
 //! What the words of Central and of Registry do to what is on disk.
 
 use proto::{
-    enrolment::{Blob, EnrolmentState, EnrolmentStatus, Kind, Trust},
+    enrolment::{Blob, CredentialState, EnrolmentStatus, PeerKind, Trust},
     link::v1::{AuthStatus, Clock, Down, KeyGrant, Progress, Reason, Step, down},
 };
 use tempfile::TempDir;
@@ -106,9 +106,9 @@ fn step(request_id: &str, progress: Progress, reason: Reason) -> Down {
     Down { epoch: 0, body: Some(down::Body::Step(step)) }
 }
 
-fn registered(state: EnrolmentState, pin: u8) -> EnrolmentStatus {
+fn registered(state: CredentialState, pin: u8) -> EnrolmentStatus {
     EnrolmentStatus {
-        kind: Kind::Driver,
+        kind: PeerKind::Driver,
         id: "ann".to_owned(),
         state,
         city: String::new(),
@@ -134,7 +134,7 @@ async fn a_driver_who_missed_a_change_of_pins_learns_them_from_registry_spec_4_4
     assert!(drive.asking.take().is_some());
     drive.dial_at = None;
     let now = drive.clock.now();
-    drive.registry_said(Ok(registered(EnrolmentState::Enrolled, 8)), now).await.unwrap();
+    drive.registry_said(Ok(registered(CredentialState::Enrolled, 8)), now).await.unwrap();
     assert_eq!(drive.shelf.enrolment().unwrap().unwrap().pins, ["08".repeat(32)]);
     assert_eq!((drive.dial_at, drive.key.is_some()), (Some(now.mono), true));
 }
@@ -144,7 +144,7 @@ async fn a_driver_whom_registry_has_removed_stops_trying_and_says_so_spec_7_4() 
     let folder = tempfile::tempdir().unwrap();
     let (mut drive, mut told) = drive(&folder);
     let now = drive.clock.now();
-    drive.registry_said(Ok(registered(EnrolmentState::Removed, 9)), now).await.unwrap();
+    drive.registry_said(Ok(registered(CredentialState::Removed, 9)), now).await.unwrap();
     assert_eq!((drive.dial_at, drive.key.is_some()), (None, false));
     let said = told.recv().await.unwrap().1.to_string();
     assert!(said.contains("enrol with a token"), "{said}");

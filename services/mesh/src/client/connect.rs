@@ -20,16 +20,16 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::Status;
 
-use crate::identity::{ALPN_H2, Identity};
+use crate::identity::{ALPN_H2, TlsIdentity};
 
 /// A role and where it can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct RoleAddress {
     role: &'static str,
     addresses: Arc<[String]>,
 }
 
-impl Target {
+impl RoleAddress {
     /// `role` must stand in the server's certificate; `addresses` are `host:port`, each name resolved anew at each
     /// connection, and tried in turn.
     pub fn new<A: Into<String>>(role: &'static str, addresses: impl IntoIterator<Item = A>) -> Self {
@@ -63,7 +63,7 @@ pub fn https_address(text: &str) -> Result<String, String> {
     host_and_port(host).map(|_| text.trim().to_owned())
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for RoleAddress {
     /// `central at 127.0.0.1:7443`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", self.role, self.addresses.join(", "))
@@ -79,7 +79,7 @@ pub struct ConnectError {
 }
 
 /// What the caller of a channel is told of an error that is no answer.
-pub(super) fn in_words(target: &Target, error: &(dyn StdError + 'static)) -> Status {
+pub(super) fn in_words(target: &RoleAddress, error: &(dyn StdError + 'static)) -> Status {
     let chain = || causes(error);
     if let Some(status) = chain().find_map(|error| error.downcast_ref::<Status>()) {
         return status.clone();
@@ -107,22 +107,22 @@ pub(super) fn causes<'a>(
 /// Makes the connections of one channel.
 #[derive(Clone)]
 pub(super) struct Connector {
-    identity: Identity,
-    target: Target,
+    identity: TlsIdentity,
+    target: RoleAddress,
     timeout: Duration,
     /// Begins with another address each time, so that the clients of a role spread over its replicas.
     turn: Arc<AtomicUsize>,
 }
 
 /// Buffered because it was peeked into, see [`Connector::secure`].
-type Stream = TokioIo<BufReader<TlsStream<TcpStream>>>;
+type BufferedTls = TokioIo<BufReader<TlsStream<TcpStream>>>;
 
 impl Connector {
-    pub(super) fn new(identity: Identity, target: Target, timeout: Duration) -> Self {
+    pub(super) fn new(identity: TlsIdentity, target: RoleAddress, timeout: Duration) -> Self {
         Self { identity, target, timeout, turn: Arc::new(AtomicUsize::new(rand::random::<u16>().into())) }
     }
 
-    pub(super) async fn connect(&self) -> Result<Stream, io::Error> {
+    pub(super) async fn connect(&self) -> Result<BufferedTls, io::Error> {
         let (mut tries, all) = (Vec::new(), &self.target.addresses);
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         for number in 0..all.len() {
@@ -140,7 +140,7 @@ impl Connector {
     }
 
     /// A name may stand for several hosts.
-    async fn address(&self, address: &str) -> Result<Stream, String> {
+    async fn address(&self, address: &str) -> Result<BufferedTls, String> {
         let resolved = tokio::net::lookup_host(address).await;
         let mut hosts: Vec<_> = resolved.map_err(|error| format!("the name does not resolve ({error})"))?.collect();
         let count = hosts.len().max(1);

@@ -9,7 +9,7 @@ use reqwest::{
 };
 
 use super::{
-    Settings,
+    ClientConfig,
     connect::{causes, handshake_in_words},
 };
 use crate::identity::anonymous_client;
@@ -26,7 +26,7 @@ pub struct Https {
 ///
 /// # Errors
 /// Where the address or the roots cannot be understood.
-pub fn https(role: &'static str, address: &str, roots_pem: &str, settings: &Settings) -> anyhow::Result<Https> {
+pub fn https(role: &'static str, address: &str, roots_pem: &str, settings: &ClientConfig) -> anyhow::Result<Https> {
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     let port = port.with_context(|| format!("{address:?} is no address: host:port"))?;
     let mut tls = anonymous_client(roots_pem)?;

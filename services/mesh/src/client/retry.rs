@@ -15,13 +15,13 @@ const ATTEMPTS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// One call that is no stream.
-pub(super) struct Call<'a> {
+pub(super) struct RetriedCall<'a> {
     pub(super) channel: &'a Channel,
     pub(super) idempotent: bool,
     pub(super) limit: Duration,
 }
 
-impl Call<'_> {
+impl RetriedCall<'_> {
     pub(super) async fn run(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let (mut parts, body) = request.into_parts();
         let due = self.channel.shared.clock.mono() + self.limit;

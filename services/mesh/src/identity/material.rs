@@ -11,7 +11,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _};
 
-use super::IdentityError;
+use super::TlsIdentityError;
 use crate::{
     principal::domain_of,
     x509::{self, Validity},
@@ -30,7 +30,7 @@ pub(super) struct Material {
 }
 
 impl Material {
-    pub(super) fn read(dir: &Path, now: i64) -> Result<Self, IdentityError> {
+    pub(super) fn read(dir: &Path, now: i64) -> Result<Self, TlsIdentityError> {
         let (ca, cert) = (dir.join("ca.pem"), dir.join("cert.pem"));
         let roots_pem = read(&ca)?;
         let chain = certificates(&cert, &read(&cert)?)?;
@@ -38,8 +38,8 @@ impl Material {
         let certified = Arc::new(pair(dir, chain)?);
         let validity = check(&cert, &certified, &roots, now)?;
         let uri = one_uri(&cert, &certified)?;
-        let domain = domain_of(&uri).ok_or(IdentityError::Nameless { path: cert })?.into();
-        let unusable = |error: rustls::Error| IdentityError::Unusable(format!("{}: {error}", dir.display()));
+        let domain = domain_of(&uri).ok_or(TlsIdentityError::Nameless { path: cert })?.into();
+        let unusable = |error: rustls::Error| TlsIdentityError::Unusable(format!("{}: {error}", dir.display()));
         Ok(Self {
             mutual: Arc::new(mutual(&certified, &roots)?),
             open_door: Arc::new(open_door(&certified).map_err(unusable)?),
@@ -52,21 +52,21 @@ impl Material {
     }
 }
 
-fn read(path: &Path) -> Result<String, IdentityError> {
-    fs::read_to_string(path).map_err(|error| IdentityError::Unreadable { path: path.into(), error })
+fn read(path: &Path) -> Result<String, TlsIdentityError> {
+    fs::read_to_string(path).map_err(|error| TlsIdentityError::Unreadable { path: path.into(), error })
 }
 
-fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let not_pem = |error: String| IdentityError::NotPem { path: path.into(), what: "certificate", error };
+fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsIdentityError> {
+    let not_pem = |error: String| TlsIdentityError::NotPem { path: path.into(), what: "certificate", error };
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let all = all.map_err(|error| not_pem(error.to_string()))?;
     if all.is_empty() { Err(not_pem("there is none in it".into())) } else { Ok(all) }
 }
 
-fn root_store(path: &Path, pem: &str) -> Result<RootCertStore, IdentityError> {
+fn root_store(path: &Path, pem: &str) -> Result<RootCertStore, TlsIdentityError> {
     let mut roots = RootCertStore::empty();
     for root in certificates(path, pem)? {
-        roots.add(root).map_err(|error| IdentityError::NotPem {
+        roots.add(root).map_err(|error| TlsIdentityError::NotPem {
             path: path.into(),
             what: "certificate of an authority",
             error: error.to_string(),
@@ -75,32 +75,32 @@ fn root_store(path: &Path, pem: &str) -> Result<RootCertStore, IdentityError> {
     Ok(roots)
 }
 
-fn pair(dir: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, IdentityError> {
+fn pair(dir: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, TlsIdentityError> {
     let path = dir.join("key.pem");
     let pem = zeroize::Zeroizing::new(read(&path)?);
-    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| IdentityError::NotPem {
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| TlsIdentityError::NotPem {
         path,
         what: "key",
         error: error.to_string(),
     })?;
-    CertifiedKey::from_der(chain, key, &provider()).map_err(|_| IdentityError::Mismatch { dir: dir.into() })
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|_| TlsIdentityError::Mismatch { dir: dir.into() })
 }
 
 /// What a peer would check as well: better said here, in words, than there.
-fn check(path: &Path, pair: &CertifiedKey, roots: &RootCertStore, now: i64) -> Result<Validity, IdentityError> {
+fn check(path: &Path, pair: &CertifiedKey, roots: &RootCertStore, now: i64) -> Result<Validity, TlsIdentityError> {
     let path = path.to_owned();
-    let foreign = || IdentityError::Foreign { path: path.clone() };
+    let foreign = || TlsIdentityError::Foreign { path: path.clone() };
     let (leaf, rest) = pair.cert.split_first().ok_or_else(foreign)?;
-    let validity = x509::validity(leaf).ok_or_else(|| IdentityError::NotPem {
+    let validity = x509::validity(leaf).ok_or_else(|| TlsIdentityError::NotPem {
         path: path.clone(),
         what: "certificate",
         error: "its validity cannot be read".into(),
     })?;
     if now > validity.not_after {
-        return Err(IdentityError::Expired { at: crate::clock::in_words(validity.not_after), path });
+        return Err(TlsIdentityError::Expired { at: crate::clock::in_words(validity.not_after), path });
     }
     if now < validity.not_before {
-        return Err(IdentityError::NotYet { at: crate::clock::in_words(validity.not_before), path });
+        return Err(TlsIdentityError::NotYet { at: crate::clock::in_words(validity.not_before), path });
     }
     let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
     webpki::EndEntityCert::try_from(leaf)
@@ -113,13 +113,13 @@ fn check(path: &Path, pair: &CertifiedKey, roots: &RootCertStore, now: i64) -> R
     Ok(validity)
 }
 
-fn one_uri(path: &Path, pair: &CertifiedKey) -> Result<String, IdentityError> {
+fn one_uri(path: &Path, pair: &CertifiedKey) -> Result<String, TlsIdentityError> {
     let uris = pair.cert.first().map(x509::uris).unwrap_or_default();
-    <[String; 1]>::try_from(uris).map(|[uri]| uri).map_err(|_| IdentityError::Nameless { path: path.into() })
+    <[String; 1]>::try_from(uris).map(|[uri]| uri).map_err(|_| TlsIdentityError::Nameless { path: path.into() })
 }
 
-fn mutual(pair: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>) -> Result<ServerConfig, IdentityError> {
-    let unusable = |error: &dyn std::error::Error| IdentityError::Unusable(error.to_string());
+fn mutual(pair: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>) -> Result<ServerConfig, TlsIdentityError> {
+    let unusable = |error: &dyn std::error::Error| TlsIdentityError::Unusable(error.to_string());
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider()).build();
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -156,11 +156,11 @@ fn client(pair: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>) -> Result<Client
 }
 
 /// For those who have no identity of the mesh and know its roots: charging points and drivers.
-pub(crate) fn anonymous_client(roots_pem: &str) -> Result<ClientConfig, IdentityError> {
+pub(crate) fn anonymous_client(roots_pem: &str) -> Result<ClientConfig, TlsIdentityError> {
     let roots = root_store(Path::new("the roots given"), roots_pem)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| IdentityError::Unusable(error.to_string()))?
+        .map_err(|error| TlsIdentityError::Unusable(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.resumption = Resumption::disabled();

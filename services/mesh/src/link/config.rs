@@ -43,8 +43,8 @@ pub struct Config {
 
 impl Config {
     /// With the interval of the signs of life, which is a profile's own.
-    pub fn wire(&self, life_sign: Duration) -> wire::Settings {
-        wire::Settings {
+    pub fn wire(&self, life_sign: Duration) -> wire::LinkSettings {
+        wire::LinkSettings {
             life_sign,
             misses: self.misses,
             ack_timeout: self.ack_timeout,
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    fn told(flags: &[&str]) -> wire::Settings {
+    fn told(flags: &[&str]) -> wire::LinkSettings {
         let command = Config::augment_args(clap::Command::new("role"));
         let matches = command.try_get_matches_from([&["role"], flags].concat()).unwrap();
         Config::from_arg_matches(&matches).unwrap().wire(Duration::from_millis(500))
@@ -72,14 +72,14 @@ mod tests {
 
     #[test]
     fn what_nobody_said_is_the_specification_s_number_spec_4_2() {
-        assert_eq!(told(&[]), wire::Settings::default());
+        assert_eq!(told(&[]), wire::LinkSettings::default());
     }
 
     #[test]
     fn each_number_of_the_link_is_a_setting_spec_1_7() {
         let flags = "--misses=5 --ack-timeout=1s --tries=7 --window=9 --link-queue=11 --max-frame=4096 \
                      --link-handshake-timeout=3s --longest-retry=20s";
-        let expected = wire::Settings {
+        let expected = wire::LinkSettings {
             life_sign: Duration::from_millis(500),
             misses: 5,
             ack_timeout: Duration::from_secs(1),

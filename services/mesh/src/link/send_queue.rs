@@ -16,17 +16,17 @@ const BYTES: usize = 1 << 20;
 
 /// A queue of at most `capacity` messages, and of at most [`BYTES`] where it holds more than one.
 pub fn send_queue(capacity: usize) -> (SendQueue, QueuedMessages) {
-    let shared = Arc::new(Shared { capacity, queue: Mutex::default(), waker: AtomicWaker::new() });
+    let shared = Arc::new(SharedQueue { capacity, queue: Mutex::default(), waker: AtomicWaker::new() });
     (SendQueue(Arc::clone(&shared)), QueuedMessages(shared))
 }
 
 /// The sender's end; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct SendQueue(Arc<Shared>);
+pub struct SendQueue(Arc<SharedQueue>);
 
 /// The link's end, for [`super::run`].
 #[derive(Debug)]
-pub struct QueuedMessages(Arc<Shared>);
+pub struct QueuedMessages(Arc<SharedQueue>);
 
 /// A message that was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,14 +38,14 @@ pub enum SendQueueError {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedQueue {
     capacity: usize,
-    queue: Mutex<Queue>,
+    queue: Mutex<QueueState>,
     waker: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct QueueState {
     messages: VecDeque<Bytes>,
     bytes: usize,
     closed: bool,
@@ -53,8 +53,8 @@ struct Queue {
     drill: Option<bool>,
 }
 
-impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+impl SharedQueue {
+    fn queue(&self) -> MutexGuard<'_, QueueState> {
         // Nothing panics while the queue is held, and a half-made change is not possible.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,7 +142,7 @@ impl Drop for QueuedMessages {
     /// Whoever still sends learns that nobody reads.
     fn drop(&mut self) {
         let mut queue = self.0.queue();
-        *queue = Queue { closed: true, ..Queue::default() };
+        *queue = QueueState { closed: true, ..QueueState::default() };
     }
 }
 

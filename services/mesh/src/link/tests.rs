@@ -17,9 +17,9 @@ use tokio::{
     task::JoinHandle,
     time::{advance, timeout},
 };
-use wire::{Admit, Closed, Event, Hello, Link, LinkKey, PairingSecret, Proof, Settings, StaticKey};
+use wire::{Admit, Closed, Event, Hello, Link, LinkKey, LinkSettings, PairingSecret, Proof, StaticKey};
 
-use super::{Handler, SendQueue, connect, run, send_queue};
+use super::{LinkOwner, SendQueue, connect, run, send_queue};
 use crate::clock::{Clock, Now};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -34,13 +34,13 @@ fn key() -> LinkKey {
 
 fn initiator() -> Link {
     let proof = Proof::Key { responder: own().public(), key_no: 1, key: key() };
-    Link::initiator(Settings::default(), Part::Engine, "CP-1", proof, Clock::system().mono())
+    Link::initiator(LinkSettings::default(), Part::Engine, "CP-1", proof, Clock::system().mono())
 }
 
 /// Tells everything it sees, and answers `echo …`.
 struct Teller(mpsc::UnboundedSender<Event>);
 
-impl Handler for Teller {
+impl LinkOwner for Teller {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         tokio::task::yield_now().await;
         match &event {
@@ -54,13 +54,13 @@ impl Handler for Teller {
     }
 }
 
-struct Running {
+struct RunningLink {
     send_queue: SendQueue,
     events: mpsc::UnboundedReceiver<Event>,
     ended: JoinHandle<Closed>,
 }
 
-impl Running {
+impl RunningLink {
     async fn event(&mut self) -> Event {
         timeout(LIMIT, self.events.recv()).await.unwrap().unwrap()
     }
@@ -70,21 +70,21 @@ impl Running {
     }
 }
 
-fn spawn<S>(stream: S, link: Link) -> Running
+fn spawn<S>(stream: S, link: Link) -> RunningLink
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (send_queue, queued) = send_queue(16);
     let (tell, events) = mpsc::unbounded_channel();
     let ended = tokio::spawn(async move { run(stream, link, queued, &mut Teller(tell), Clock::system()).await });
-    Running { send_queue, events, ended }
+    RunningLink { send_queue, events, ended }
 }
 
 fn responder() -> Link {
-    Link::responder(Settings::default(), Clock::system().mono())
+    Link::responder(LinkSettings::default(), Clock::system().mono())
 }
 
-async fn over_tcp() -> (Running, Running) {
+async fn over_tcp() -> (RunningLink, RunningLink) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let stream = connect(&address, LIMIT).await.unwrap();
@@ -93,12 +93,12 @@ async fn over_tcp() -> (Running, Running) {
     opened(spawn(stream, initiator()), spawn(accepted, responder())).await
 }
 
-async fn over_memory(size: usize) -> (Running, Running) {
+async fn over_memory(size: usize) -> (RunningLink, RunningLink) {
     let (near, far) = duplex(size);
     opened(spawn(near, initiator()), spawn(far, responder())).await
 }
 
-async fn opened(mut near: Running, mut far: Running) -> (Running, Running) {
+async fn opened(mut near: RunningLink, mut far: RunningLink) -> (RunningLink, RunningLink) {
     assert_eq!(near.event().await, Event::Open);
     assert!(matches!(far.event().await, Event::Hello(Hello { part: Part::Engine, .. })));
     assert_eq!(far.event().await, Event::Open);
@@ -137,7 +137,7 @@ async fn a_thousand_messages_each_way_arrive_in_order() {
             }
         }
     };
-    let receive = async |running: &mut Running| {
+    let receive = async |running: &mut RunningLink| {
         for number in 0..1000u32 {
             assert_eq!(running.event().await, Event::Message(Bytes::copy_from_slice(&number.to_be_bytes())));
         }
@@ -223,7 +223,7 @@ impl AsyncWrite for Flood {
 
 #[tokio::test]
 async fn a_stranger_who_floods_does_not_outlast_the_time_limit_of_the_handshake() {
-    let settings = Settings { handshake_timeout: Duration::from_millis(100), ..Settings::default() };
+    let settings = LinkSettings { handshake_timeout: Duration::from_millis(100), ..LinkSettings::default() };
     let flooded = spawn(Flood, Link::responder(settings, Clock::system().mono()));
     assert_eq!(flooded.ended().await, Closed::HandshakeTimeout);
 }
@@ -233,7 +233,7 @@ async fn a_peer_that_reads_nothing_fills_the_outbox_and_no_more_memory_and_ends(
     let (near, far) = duplex(1024);
     let near = spawn(near, initiator());
     // Answers the handshake, then never reads again.
-    let mut stalled = Link::responder(Settings::default(), Clock::system().mono());
+    let mut stalled = Link::responder(LinkSettings::default(), Clock::system().mono());
     let mut far = far;
     let mut buffer = [0; 1024];
     while !stalled.is_open() {
@@ -256,7 +256,7 @@ async fn a_peer_that_reads_nothing_fills_the_outbox_and_no_more_memory_and_ends(
         taken += usize::from(near.send_queue.try_send(Bytes::from(vec![7; 1000])).is_ok());
         tokio::task::yield_now().await;
     }
-    assert!(taken <= 16 + Settings::default().queue, "{taken}");
+    assert!(taken <= 16 + LinkSettings::default().queue, "{taken}");
     assert_eq!(near.ended().await, Closed::Silent);
 }
 
@@ -290,9 +290,10 @@ async fn an_order_to_close_is_followed_before_the_link_is_open_too() {
 async fn a_pairing_works_over_a_unix_socket_spec_1_4() {
     let secret = PairingSecret::of_local_socket();
     let (near, far) = tokio::net::UnixStream::pair().unwrap();
-    let link = Link::initiator(Settings::default(), Part::Pairing, "", Proof::Pairing(secret), Clock::system().mono());
-    struct Monitor;
-    impl Handler for Monitor {
+    let link =
+        Link::initiator(LinkSettings::default(), Part::Pairing, "", Proof::Pairing(secret), Clock::system().mono());
+    struct SilentMonitor;
+    impl LinkOwner for SilentMonitor {
         async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
             tokio::task::yield_now().await;
             match event {
@@ -304,7 +305,7 @@ async fn a_pairing_works_over_a_unix_socket_spec_1_4() {
     }
     let mut near = spawn(near, link);
     let (_send_queue, queued) = send_queue(1);
-    let monitor = tokio::spawn(async move { run(far, responder(), queued, &mut Monitor, Clock::system()).await });
+    let monitor = tokio::spawn(async move { run(far, responder(), queued, &mut SilentMonitor, Clock::system()).await });
     assert_eq!(near.event().await, Event::Open);
     near.send_queue.try_send(Bytes::from_static(b"paired")).unwrap();
     assert_eq!((timeout(LIMIT, monitor).await.unwrap().unwrap(), near.ended().await), (Closed::ByUs, Closed::ByPeer));

@@ -22,7 +22,7 @@ use super::Limits;
 use crate::{
     access_log::AccessLog,
     clock::Clock,
-    identity::IdentityError,
+    identity::TlsIdentityError,
     limiter::{ConnectionLimiter, LimiterBounds, Permit, network},
     process::Context,
 };
@@ -47,7 +47,7 @@ impl From<&Limits> for Caps {
 /// A bound listener.
 pub(crate) struct Acceptor {
     socket: TcpListener,
-    shared: Arc<Shared>,
+    shared: Arc<ListenerState>,
     handshakes: Arc<ConnectionLimiter<IpAddr>>,
     tasks: TaskTracker,
     /// No new connections.
@@ -57,7 +57,7 @@ pub(crate) struct Acceptor {
     drain: Duration,
 }
 
-struct Shared {
+struct ListenerState {
     name: &'static str,
     clock: Clock,
     timeout: Duration,
@@ -79,7 +79,7 @@ impl Acceptor {
     ) -> Self {
         let open = Gauge::default();
         let refused = Family::default();
-        let shared = Shared {
+        let shared = ListenerState {
             name,
             clock: ctx.clock,
             timeout: caps.timeout,
@@ -106,7 +106,7 @@ impl Acceptor {
     /// a connection is.
     pub(crate) async fn run<C, W, H, F>(self, config: C, holder: W, handle: H)
     where
-        C: Fn() -> Result<Arc<ServerConfig>, IdentityError>,
+        C: Fn() -> Result<Arc<ServerConfig>, TlsIdentityError>,
         W: Fn(&TlsStream<TcpStream>, SocketAddr) -> String + Clone + Send + 'static,
         H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
@@ -132,7 +132,7 @@ impl Acceptor {
 
     fn take<C, W, H, F>(&self, tcp: TcpStream, address: SocketAddr, config: &C, holder: W, handle: H)
     where
-        C: Fn() -> Result<Arc<ServerConfig>, IdentityError>,
+        C: Fn() -> Result<Arc<ServerConfig>, TlsIdentityError>,
         W: Fn(&TlsStream<TcpStream>, SocketAddr) -> String + Send + 'static,
         H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
@@ -181,7 +181,7 @@ async fn shake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStrea
     TlsAcceptor::from(config).accept(tcp).await
 }
 
-impl Shared {
+impl ListenerState {
     /// One handshake, to its end or until its permit is needed.
     async fn shake(
         &self,

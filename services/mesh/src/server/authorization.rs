@@ -7,11 +7,11 @@ use axum::{body::Body, http::Request, middleware::Next, response::Response};
 use proto::link::v1::Reason;
 use tonic::Status;
 
-use super::connection::Connection;
+use super::connection::ServerConnection;
 use crate::{policy, principal::Principal, status::refuse};
 
 pub(super) async fn authorize(mut request: Request<Body>, next: Next) -> Response {
-    let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned() else {
+    let Some(connection) = request.extensions().get::<Arc<ServerConnection>>().cloned() else {
         return Status::unauthenticated("no certificate was shown").into_http();
     };
     match allowed(&connection, request.uri().path()) {
@@ -25,7 +25,7 @@ pub(super) async fn authorize(mut request: Request<Body>, next: Next) -> Respons
     }
 }
 
-fn allowed(connection: &Connection, path: &str) -> Result<Principal, Status> {
+fn allowed(connection: &ServerConnection, path: &str) -> Result<Principal, Status> {
     let principal = connection.principal.clone().map_err(Status::unauthenticated)?;
     let rule = policy::rule(path);
     // Only methods that we know stand in the audit: whoever calls must not choose what it says.
@@ -47,7 +47,7 @@ fn allowed(connection: &Connection, path: &str) -> Result<Principal, Status> {
     }
 }
 
-pub(super) fn removed(connection: &Connection) -> Status {
+pub(super) fn removed(connection: &ServerConnection) -> Status {
     let who = connection.principal.as_ref().map(ToString::to_string).unwrap_or_default();
     refuse(Reason::Removed, format!("{who} may not call any more"))
 }

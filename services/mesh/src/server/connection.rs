@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use super::Acceptor;
-use crate::{access_log::AccessLog, identity::Identity, policy::DenyList, principal::Principal, x509};
+use crate::{access_log::AccessLog, identity::TlsIdentity, policy::DenyList, principal::Principal, x509};
 
 /// From the removal of an operator, whose streams end by themselves, to the end of his connection.
 const REMOVED_GRACE: Duration = Duration::from_secs(1);
 
 /// In the extensions of every request of a connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ServerConnection {
     /// Or why the certificate names nobody.
     pub(super) principal: Result<Principal, String>,
     /// Cancelled when the operator at the other end is removed.
@@ -32,7 +32,7 @@ pub(super) struct Connection {
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) app: Router,
-    pub(super) identity: Identity,
+    pub(super) identity: TlsIdentity,
     pub(super) denied: DenyList,
     pub(super) access_log: AccessLog,
     pub(super) streams: u32,
@@ -56,7 +56,7 @@ impl Connections {
         let name = principal.as_ref().ok().and_then(|principal| principal.name.clone());
         let (removed, stopping) = (CancellationToken::new(), self.stop.clone());
         let access_log = self.access_log.clone();
-        let connection = Arc::new(Connection { principal, removed: removed.clone(), stopping, access_log });
+        let connection = Arc::new(ServerConnection { principal, removed: removed.clone(), stopping, access_log });
         let denied = async {
             match &name {
                 Some(name) => self.denied.denied(name).await,

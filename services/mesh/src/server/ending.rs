@@ -15,10 +15,10 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::{authorization::removed, connection::Connection};
+use super::{authorization::removed, connection::ServerConnection};
 
 pub(super) async fn end(request: Request<Body>, next: Next) -> Response {
-    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let connection = request.extensions().get::<Arc<ServerConnection>>().cloned();
     let response = next.run(request).await;
     match connection {
         Some(connection) if !response.body().is_end_stream() => {
@@ -32,12 +32,12 @@ struct Ending {
     body: Body,
     removed: Pin<Box<WaitForCancellationFutureOwned>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
-    connection: Arc<Connection>,
+    connection: Arc<ServerConnection>,
     ended: bool,
 }
 
 impl Ending {
-    fn new(body: Body, connection: Arc<Connection>) -> Self {
+    fn new(body: Body, connection: Arc<ServerConnection>) -> Self {
         let removed = Box::pin(connection.removed.clone().cancelled_owned());
         let stopping = Box::pin(connection.stopping.clone().cancelled_owned());
         Self { body, removed, stopping, connection, ended: false }

@@ -44,7 +44,7 @@ pub(super) async fn measure(State(meters): State<Meters>, request: Request<Body>
     let rule = policy::rule(request.uri().path());
     let method = rule.map_or("unknown", |rule| rule.path);
     let streaming = rule.is_some_and(|rule| rule.streaming);
-    let call = Call { method, streaming, began: meters.clock.mono(), code: None, meters };
+    let call = MeasuredCall { method, streaming, began: meters.clock.mono(), code: None, meters };
     call.meters.running.inc();
     let mut response = next.run(request).await;
     response.headers_mut().insert(TIME_HEADER, call.meters.clock.wall_ms().into());
@@ -57,7 +57,7 @@ pub(super) async fn measure(State(meters): State<Meters>, request: Request<Body>
 }
 
 /// Counted when it is dropped, so that a call that its caller gave up counts too.
-struct Call {
+struct MeasuredCall {
     meters: Meters,
     method: &'static str,
     streaming: bool,
@@ -65,14 +65,14 @@ struct Call {
     code: Option<Code>,
 }
 
-impl Call {
+impl MeasuredCall {
     /// Nothing where the headers carry no status.
     fn ended(&mut self, headers: &HeaderMap) {
         self.code = self.code.or_else(|| Status::from_header_map(headers).map(|status| status.code()));
     }
 }
 
-impl Drop for Call {
+impl Drop for MeasuredCall {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
         let labels = vec![("method", self.method.to_owned()), ("code", format!("{code:?}"))];
@@ -87,7 +87,7 @@ impl Drop for Call {
 
 struct Measured {
     body: Body,
-    call: Call,
+    call: MeasuredCall,
 }
 
 impl HttpBody for Measured {

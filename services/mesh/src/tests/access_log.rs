@@ -5,11 +5,11 @@ use std::time::Duration;
 use proto::Caller;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::network::{NOT_IDEMPOTENT, Network, READ, anna, call, channel, counting};
+use super::network::{MeshNetwork, NOT_IDEMPOTENT, READ, anna, call, channel, counting};
 use crate::{
     access_log::{AccessEntry, RefusedAccess},
     certs::Authority,
-    identity::Identity,
+    identity::TlsIdentity,
 };
 
 fn refused(what: &'static str, reason: &'static str, who: Option<&str>, count: u64) -> AccessEntry {
@@ -23,7 +23,7 @@ fn login(who: &str, count: u64) -> AccessEntry {
 
 #[tokio::test]
 async fn a_persons_connections_are_logins_and_a_roles_are_not_spec_8_1() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     for caller in [Caller::Operator, Caller::Operator, Caller::Registry] {
         drop(call(&network.channel(caller, central.address), READ).await);
@@ -36,7 +36,7 @@ async fn a_persons_connections_are_logins_and_a_roles_are_not_spec_8_1() {
 
 #[tokio::test]
 async fn who_is_refused_by_policy_is_named_and_counted_spec_8_2() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let viewer = network.channel(Caller::Viewer, central.address);
     for _ in 0..3 {
@@ -54,7 +54,7 @@ async fn who_is_refused_by_policy_is_named_and_counted_spec_8_2() {
 
 #[tokio::test]
 async fn a_removed_operator_does_not_log_in_and_is_named_spec_7_3() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     central.denied.deny(&anna());
     call(&network.channel(Caller::Operator, central.address), READ).await.unwrap_err();
@@ -63,7 +63,7 @@ async fn a_removed_operator_does_not_log_in_and_is_named_spec_7_3() {
 
 #[tokio::test]
 async fn who_shows_no_good_certificate_is_counted_by_its_fault_spec_8_1() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let roots = network.authority.roots_pem().unwrap();
 
@@ -79,12 +79,12 @@ async fn who_shows_no_good_certificate_is_counted_by_its_fault_spec_8_1() {
     let out = network.dir.path().join("foreigner");
     other.issue_person(Caller::Operator, &anna(), &out, Duration::from_secs(3600), false).unwrap();
     std::fs::write(out.join("ca.pem"), format!("{}{roots}", other.roots_pem().unwrap())).unwrap();
-    call(&channel(&Identity::load(&out).unwrap(), central.address), READ).await.unwrap_err();
+    call(&channel(&TlsIdentity::load(&out).unwrap(), central.address), READ).await.unwrap_err();
 
     let out = network.dir.path().join("short");
     network.issue(Caller::Operator, "anna", &out, Duration::from_secs(1));
-    let identity = Identity::load(&out).unwrap();
-    let expired = async || matches!(Identity::load(&out), Err(crate::identity::IdentityError::Expired { .. }));
+    let identity = TlsIdentity::load(&out).unwrap();
+    let expired = async || matches!(TlsIdentity::load(&out), Err(crate::identity::TlsIdentityError::Expired { .. }));
     super::network::until("the certificate expires", expired).await;
     call(&channel(&identity, central.address), READ).await.unwrap_err();
 

@@ -7,16 +7,16 @@ use tokio::io::AsyncReadExt as _;
 use tonic::Code;
 
 use super::network::{
-    NOT_IDEMPOTENT, Network, READ, STREAM, anna, call, channel, counting, endless, send, trailers, until, with_body,
+    MeshNetwork, NOT_IDEMPOTENT, READ, STREAM, anna, call, channel, counting, endless, send, trailers, until, with_body,
 };
-use crate::{certs::Authority, client, client::Target, identity::Identity, policy, status::reason_of};
+use crate::{certs::Authority, client, client::RoleAddress, identity::TlsIdentity, policy, status::reason_of};
 
 const EVERYBODY: [Caller; 6] =
     [Caller::Viewer, Caller::Operator, Caller::Central, Caller::Registry, Caller::Weather, Caller::Dashboard];
 
 #[tokio::test]
 async fn each_caller_reaches_the_methods_of_his_policy_and_no_other_spec_13() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let mut checked = 0;
     for caller in EVERYBODY {
@@ -38,7 +38,7 @@ async fn each_caller_reaches_the_methods_of_his_policy_and_no_other_spec_13() {
 
 #[tokio::test]
 async fn without_a_certificate_no_call_is_answered() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (router, calls) = counting();
     let central = network.central(router).await;
     let roots = network.authority.roots_pem().unwrap();
@@ -56,17 +56,17 @@ async fn without_a_certificate_no_call_is_answered() {
 }
 
 /// The identity of `caller`, by another authority, that trusts both.
-fn foreigner(network: &Network, out: &Path) -> Identity {
+fn foreigner(network: &MeshNetwork, out: &Path) -> TlsIdentity {
     let other = Authority::create(&network.dir.path().join("other"), "mesh.test", Duration::from_secs(86_400)).unwrap();
     other.issue_person(Caller::Operator, &anna(), out, Duration::from_secs(86_400), false).unwrap();
     let roots = format!("{}{}", other.roots_pem().unwrap(), network.authority.roots_pem().unwrap());
     std::fs::write(out.join("ca.pem"), roots).unwrap();
-    Identity::load(out).unwrap()
+    TlsIdentity::load(out).unwrap()
 }
 
 #[tokio::test]
 async fn a_foreign_certificate_is_refused_and_both_ends_say_so() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let out = network.dir.path().join("foreigner");
     let refused = call(&channel(&foreigner(&network, &out), central.address), READ).await.unwrap_err();
@@ -78,18 +78,18 @@ async fn a_foreign_certificate_is_refused_and_both_ends_say_so() {
 
     let other = Authority::open(&network.dir.path().join("other")).unwrap();
     std::fs::write(out.join("ca.pem"), other.roots_pem().unwrap()).unwrap();
-    let refused = call(&channel(&Identity::load(&out).unwrap(), central.address), READ).await.unwrap_err();
+    let refused = call(&channel(&TlsIdentity::load(&out).unwrap(), central.address), READ).await.unwrap_err();
     assert!(refused.message().contains("its certificate is foreign: none of our roots"), "{}", refused.message());
 }
 
 #[tokio::test]
 async fn an_expired_certificate_is_refused_with_its_cause() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let out = network.dir.path().join("short");
     network.issue(Caller::Operator, "anna", &out, Duration::from_secs(1));
-    let identity = Identity::load(&out).unwrap();
-    let expired = async || matches!(Identity::load(&out), Err(crate::identity::IdentityError::Expired { .. }));
+    let identity = TlsIdentity::load(&out).unwrap();
+    let expired = async || matches!(TlsIdentity::load(&out), Err(crate::identity::TlsIdentityError::Expired { .. }));
     until("the certificate expires", expired).await;
     let refused = call(&channel(&identity, central.address), READ).await.unwrap_err();
     assert!(refused.message().ends_with("it refuses our certificate: expired"), "{}", refused.message());
@@ -97,34 +97,34 @@ async fn an_expired_certificate_is_refused_with_its_cause() {
 
 #[tokio::test]
 async fn another_role_behind_the_address_is_not_taken_for_the_one_asked_for() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
-    let target = Target::new("registry", [central.address.to_string()]);
-    let channel = client::channel(&network.identity(Caller::Operator), target, &client::Settings::default());
+    let target = RoleAddress::new("registry", [central.address.to_string()]);
+    let channel = client::channel(&network.identity(Caller::Operator), target, &client::ClientConfig::default());
     let refused = call(&channel, READ).await.unwrap_err();
     assert!(refused.message().contains("its certificate is not for \"registry\""), "{}", refused.message());
 }
 
 #[tokio::test]
 async fn a_certificate_of_our_roots_for_another_trust_domain_is_nobody() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let out = network.folder(Caller::Operator);
     let strange = r#"{"uri":"spiffe://other.test/operator/anna","names":[],"lifetime_s":3600}"#;
     std::fs::write(out.join("identity.json"), strange).unwrap();
     network.authority.renew(&out).unwrap();
-    let refused = call(&channel(&Identity::load(&out).unwrap(), central.address), READ).await.unwrap_err();
+    let refused = call(&channel(&TlsIdentity::load(&out).unwrap(), central.address), READ).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(refused.message().contains("spiffe://other.test/operator/anna"), "{}", refused.message());
 }
 
 #[tokio::test]
 async fn a_removed_operator_is_refused_at_once_and_his_streams_end_spec_7_3() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(endless()).await;
     let out = network.dir.path().join("bert");
     network.issue(Caller::Operator, "bert", &out, Duration::from_secs(3600));
-    let (anna_s, bert_s) = (network.channel(Caller::Operator, central.address), Identity::load(&out).unwrap());
+    let (anna_s, bert_s) = (network.channel(Caller::Operator, central.address), TlsIdentity::load(&out).unwrap());
     let bert_s = channel(&bert_s, central.address);
     let watch = tower::Service::call(&mut anna_s.clone(), super::network::request(STREAM)).await.unwrap();
     let others = tower::Service::call(&mut bert_s.clone(), super::network::request(STREAM)).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_removed_operator_is_refused_at_once_and_his_streams_end_spec_7_3() {
 
 #[tokio::test]
 async fn an_order_without_a_request_id_does_not_run() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (router, calls) = counting();
     let central = network.central(router).await;
     let channel = network.channel(Caller::Operator, central.address);

@@ -19,13 +19,13 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{
-    network::{LOCAL, Network, READ, call, until},
-    services::Operators,
+    network::{LOCAL, MeshNetwork, READ, call, until},
+    services::FakeOperators,
 };
 use crate::{
     awaited::Awaited,
-    client::{Settings, https},
-    health::{Health, State},
+    client::{ClientConfig, https},
+    health::{ComponentState, Health},
     process::{Context, exit_code},
     server::{Limits, Server},
     status::reason_of,
@@ -44,10 +44,10 @@ fn slow() -> (Arc<AtomicU32>, impl Fn() -> std::future::Ready<Result<&'static st
 
 #[tokio::test]
 async fn while_a_role_waits_who_may_call_hears_why_and_nobody_else_anything_spec_9_1() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let ctx = Context::detached("central");
     let awaited = Awaited::<()>::new(&ctx.health, "database");
-    let service = awaited.service(|()| OperatorsServer::new(Operators));
+    let service = awaited.service(|()| OperatorsServer::new(FakeOperators));
     let server = Server::new(&ctx, &network.identity(Caller::Central), Limits::default()).add_service(service);
     let address = server.start("grpc", LOCAL.parse().unwrap()).await.unwrap();
     let (stop, never) = (ctx.stop.clone(), || std::future::ready(Err::<(), _>("nobody listens at db:5432")));
@@ -68,7 +68,7 @@ async fn while_a_role_waits_who_may_call_hears_why_and_nobody_else_anything_spec
     assert_eq!(viewer.add(add.clone()).await.unwrap_err().code(), Code::PermissionDenied, "policy stands before");
     assert_eq!(call(&channel, "/no.such/Method").await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(call(&channel, READ).await.unwrap_err().code(), Code::Unimplemented, "another role's");
-    let (roots, settings) = (network.authority.roots_pem().unwrap(), Settings::default());
+    let (roots, settings) = (network.authority.roots_pem().unwrap(), ClientConfig::default());
     let nobody = https("central", &address.to_string(), &roots, &settings).unwrap();
     nobody.post(READ).send().await.expect_err("without a certificate nothing is heard");
     let metrics = ctx.metrics.encode().unwrap();
@@ -94,10 +94,10 @@ async fn what_is_awaited_is_looked_for_until_it_is_there_and_why_is_told_meanwhi
     assert_eq!(awaited.opened(&stop, open, |_| true).await.unwrap(), Some("opened"));
     assert_eq!((looks.load(Ordering::SeqCst), began.elapsed().as_secs()), (3, 2), "once a second");
     let reason = "waits: nobody listens at db:5432".to_owned();
-    assert_eq!(health.report().components["database"], State::Degraded { reason });
+    assert_eq!(health.report().components["database"], ComponentState::Degraded { reason });
     assert_eq!(awaited.get().unwrap_err(), "the database cannot be used yet: it is being read");
     awaited.arrived(7);
-    assert_eq!((awaited.get(), &health.report().components["database"]), (Ok(&7), &State::Ready));
+    assert_eq!((awaited.get(), &health.report().components["database"]), (Ok(&7), &ComponentState::Ready));
 }
 
 #[tokio::test(start_paused = true)]

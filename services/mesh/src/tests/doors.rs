@@ -11,10 +11,10 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::Code;
 
-use super::network::{LOCAL, Network, READ, call, counting, until};
+use super::network::{LOCAL, MeshNetwork, READ, call, counting, until};
 use crate::{
     access_log::AccessLog,
-    http::{Patience, Settings},
+    http::{HttpsSettings, Patience},
     process::Context,
     server::Limits,
 };
@@ -31,7 +31,7 @@ async fn strangers(count: usize, address: SocketAddr) -> Vec<TcpStream> {
 
 #[tokio::test]
 async fn silent_strangers_of_one_network_keep_nobody_out_however_many_they_are() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let limits = Limits { max_handshakes: 64, tls_timeout: LONG, ..Limits::default() };
     let central = network.central_with(counting().0, limits, LOCAL.parse().unwrap()).await;
     let mut silent = strangers(300, central.address).await;
@@ -43,7 +43,7 @@ async fn silent_strangers_of_one_network_keep_nobody_out_however_many_they_are()
 
 #[tokio::test]
 async fn a_name_that_opens_more_than_its_share_of_connections_loses_its_own_oldest() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let limits = Limits { max_connections: 16, ..Limits::default() };
     let central = network.central_with(counting().0, limits, LOCAL.parse().unwrap()).await;
     let registry = network.channel(Caller::Registry, central.address);
@@ -63,20 +63,20 @@ async fn a_name_that_opens_more_than_its_share_of_connections_loses_its_own_olde
 }
 
 /// An HTTPS door with a short page, and one that nobody reads to its end.
-struct Door {
-    network: Network,
+struct HttpsServer {
+    network: MeshNetwork,
     ctx: Context,
     address: SocketAddr,
 }
 
-impl Door {
+impl HttpsServer {
     async fn new(https_idle: Duration, https_max_age: Duration) -> Self {
-        let (network, ctx) = (Network::new(), Context::detached("registry"));
+        let (network, ctx) = (MeshNetwork::new(), Context::detached("registry"));
         let app =
             Router::new().route("/short", get(async || "short")).route("/long", get(async || "x".repeat(64 << 20)));
         let limits = Limits { default_deadline: Duration::from_millis(200), tls_timeout: LONG, ..Limits::default() };
         let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
-        let settings = Settings { limits, patience: Patience { https_idle, https_max_age }, access_log };
+        let settings = HttpsSettings { limits, patience: Patience { https_idle, https_max_age }, access_log };
         let (identity, address) = (network.identity(Caller::Registry), LOCAL.parse().unwrap());
         let address = crate::http::start(&ctx, &identity, settings, "https", address, app).await.unwrap();
         Self { network, ctx, address }
@@ -104,7 +104,7 @@ const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[tokio::test]
 async fn an_https_connection_that_asks_nothing_is_closed() {
-    let door = Door::new(Duration::from_millis(100), LONG).await;
+    let door = HttpsServer::new(Duration::from_millis(100), LONG).await;
     for (protocol, said) in [("http/1.1", &b""[..]), ("http/1.1", GET_SHORT), ("h2", b""), ("h2", HTTP_2)] {
         let mut tls = door.connect(protocol).await;
         tls.write_all(said).await.unwrap();
@@ -117,7 +117,7 @@ async fn an_https_connection_that_asks_nothing_is_closed() {
 
 #[tokio::test]
 async fn an_https_connection_that_asks_on_and_on_is_closed_at_its_greatest_age() {
-    let door = Door::new(LONG, Duration::from_millis(300)).await;
+    let door = HttpsServer::new(LONG, Duration::from_millis(300)).await;
     let mut tls = door.connect("http/1.1").await;
     let mut answers = 0;
     while tls.write_all(GET_SHORT).await.is_ok() && matches!(tls.read(&mut [0; 1024]).await, Ok(1..)) {
@@ -129,7 +129,7 @@ async fn an_https_connection_that_asks_on_and_on_is_closed_at_its_greatest_age()
 
 #[tokio::test]
 async fn an_https_answer_that_nobody_reads_holds_no_place() {
-    let door = Door::new(Duration::from_millis(100), LONG).await;
+    let door = HttpsServer::new(Duration::from_millis(100), LONG).await;
     let mut tls = door.connect("http/1.1").await;
     tls.write_all(GET_LONG).await.unwrap();
     tls.read_exact(&mut [0; 16]).await.unwrap();
@@ -138,14 +138,14 @@ async fn an_https_answer_that_nobody_reads_holds_no_place() {
 
 #[tokio::test]
 async fn one_network_holds_no_more_than_its_share_of_https_connections() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let ctx = Context::detached("registry");
     let limits = Limits { max_connections: 32, ..Limits::default() };
     let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
-    let settings = Settings { limits, patience: Patience::default(), access_log };
+    let settings = HttpsSettings { limits, patience: Patience::default(), access_log };
     let (identity, app) = (network.identity(Caller::Registry), Router::new().route("/short", get(async || "short")));
     let address = crate::http::start(&ctx, &identity, settings, "https", LOCAL.parse().unwrap(), app).await.unwrap();
-    let door = Door { network, ctx, address };
+    let door = HttpsServer { network, ctx, address };
     let mut held = Vec::new();
     for _ in 0..40 {
         held.push(door.connect("h2").await);

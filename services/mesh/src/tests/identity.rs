@@ -5,17 +5,17 @@ use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 use proto::Caller;
 use tokio_util::sync::CancellationToken;
 
-use super::network::{DAY, Network, READ, anna, call, channel, counting};
+use super::network::{DAY, MeshNetwork, READ, anna, call, channel, counting};
 use crate::{
     certs::{Authority, CertsError, identities_in},
     health::Readiness,
-    identity::{Identity, IdentityConfig, IdentityError},
+    identity::{IdentityConfig, TlsIdentity, TlsIdentityError},
     process::{Context, exit_code},
 };
 
 #[tokio::test]
 async fn rolling_the_authority_and_every_identity_under_load_fails_no_call_spec_10_7() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let identity = Arc::new(network.identity(Caller::Operator));
     let done = CancellationToken::new();
@@ -57,7 +57,7 @@ async fn rolling_the_authority_and_every_identity_under_load_fails_no_call_spec_
 
 #[tokio::test]
 async fn a_retired_root_is_refused_at_the_next_connection() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let operator = network.identity(Caller::Operator);
     call(&channel(&operator, central.address), READ).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_retired_root_is_refused_at_the_next_connection() {
 
 #[tokio::test]
 async fn bad_files_never_replace_good_ones() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let (folder, operator) = (network.folder(Caller::Central), network.identity(Caller::Operator));
     let (good, other) = (fs::read(folder.join("cert.pem")).unwrap(), network.folder(Caller::Registry));
@@ -99,7 +99,7 @@ async fn bad_files_never_replace_good_ones() {
 
 #[tokio::test]
 async fn good_files_that_could_not_be_read_at_first_are_read_though_they_do_not_change_again() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (identity, folder) = (network.identity(Caller::Operator), network.folder(Caller::Operator));
     let before = identity.client().unwrap();
     network.authority.renew(&folder).unwrap();
@@ -115,16 +115,16 @@ async fn good_files_that_could_not_be_read_at_first_are_read_though_they_do_not_
     assert!(!Arc::ptr_eq(&identity.client().unwrap(), &before));
 }
 
-fn open(network: &Network, lifetime: Duration) -> (Context, anyhow::Result<Identity>) {
+fn open(network: &MeshNetwork, lifetime: Duration) -> (Context, anyhow::Result<TlsIdentity>) {
     let (ctx, folder) = (Context::detached("central"), network.dir.path().join("opened"));
     network.issue(Caller::Central, "", &folder, lifetime);
-    let identity = Identity::open(&ctx, &IdentityConfig { identity: folder });
+    let identity = TlsIdentity::open(&ctx, &IdentityConfig { identity: folder });
     (ctx, identity)
 }
 
 #[tokio::test]
 async fn the_end_of_a_certificate_is_announced_at_30_and_at_7_days_spec_10_7() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     for (days, expected) in [(40, None), (20, Some("within 30 days")), (5, Some("within 7 days"))] {
         let (ctx, identity) = open(&network, days * DAY);
         identity.unwrap();
@@ -140,15 +140,15 @@ async fn the_end_of_a_certificate_is_announced_at_30_and_at_7_days_spec_10_7() {
 
 #[tokio::test]
 async fn an_expired_or_foreign_or_spoilt_identity_is_a_sentence_and_exit_code_2() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (_, expired) = open(&network, Duration::ZERO);
     let folder = network.dir.path().join("opened");
-    let gone = async || matches!(Identity::load(&folder), Err(IdentityError::Expired { .. }));
+    let gone = async || matches!(TlsIdentity::load(&folder), Err(TlsIdentityError::Expired { .. }));
     drop(expired);
     super::network::until("it expires", gone).await;
     let check = |words: &str| {
         let ctx = Context::detached("central");
-        let error = Identity::open(&ctx, &IdentityConfig { identity: folder.clone() }).unwrap_err();
+        let error = TlsIdentity::open(&ctx, &IdentityConfig { identity: folder.clone() }).unwrap_err();
         assert_eq!(exit_code(&error), 2);
         let text = format!("{error:#}");
         assert!(text.contains(words) && text.contains("opened"), "{text}");
@@ -162,13 +162,13 @@ async fn an_expired_or_foreign_or_spoilt_identity_is_a_sentence_and_exit_code_2(
     check("is no key in PEM form");
     fs::copy(network.folder(Caller::Registry).join("key.pem"), folder.join("key.pem")).unwrap();
     check("does not belong to the certificate");
-    let missing = Identity::load(&network.dir.path().join("nowhere")).unwrap_err().to_string();
+    let missing = TlsIdentity::load(&network.dir.path().join("nowhere")).unwrap_err().to_string();
     assert!(missing.contains("nowhere/ca.pem") && missing.contains("chargemesh certs"), "{missing}");
 }
 
 #[tokio::test]
 async fn a_role_with_the_identity_of_another_is_refused_in_words_and_exit_code_2_spec_1_7() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     for (whose, name, words) in [
         (Caller::Operator, "anna", "this identity is an operator's; central needs central's"),
         (Caller::Viewer, "anna", "this identity is a viewer's; central needs central's"),
@@ -176,16 +176,16 @@ async fn a_role_with_the_identity_of_another_is_refused_in_words_and_exit_code_2
     ] {
         let (ctx, folder) = (Context::detached("central"), network.dir.path().join(format!("of-{whose:?}")));
         network.issue(whose, name, &folder, DAY);
-        let error = Identity::open(&ctx, &IdentityConfig { identity: folder.clone() }).unwrap_err();
+        let error = TlsIdentity::open(&ctx, &IdentityConfig { identity: folder.clone() }).unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(exit_code(&error), 2);
-        Identity::load(&folder).expect("a command may have whoever's");
+        TlsIdentity::load(&folder).expect("a command may have whoever's");
     }
 }
 
 #[test]
 fn keys_are_private_and_nothing_is_overwritten_unasked() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let folder = network.folder(Caller::Central);
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder.join("key.pem")), 0o600);
@@ -202,7 +202,7 @@ fn keys_are_private_and_nothing_is_overwritten_unasked() {
 
 #[test]
 fn a_role_can_be_reached_by_the_names_and_addresses_it_was_made_for() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let out = network.dir.path().join("named");
     let names = ["central.example.org".to_owned(), "192.0.2.7".to_owned(), "2001:db8::7".to_owned()];
     network.authority.issue_role(Caller::Central, &out, &names, DAY, false).unwrap();

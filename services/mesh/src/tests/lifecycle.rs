@@ -14,7 +14,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream, sync::Notify};
 use tonic::{Code, Status};
 use tower::Service as _;
 
-use super::network::{LOCAL, Network, READ, STREAM, answer, call, counting, endless, request, trailers, until};
+use super::network::{LOCAL, MeshNetwork, READ, STREAM, answer, call, counting, endless, request, trailers, until};
 use crate::{server::Limits, status::reason_of};
 
 struct Dropped(Arc<AtomicU32>);
@@ -38,7 +38,7 @@ fn stuck() -> (Router, Arc<Notify>, Arc<AtomicU32>) {
 
 #[tokio::test]
 async fn the_server_keeps_the_callers_deadline_and_says_what_was_slow() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (router, _, dropped) = stuck();
     let central = network.central(router).await;
     let channel = network.channel(Caller::Operator, central.address);
@@ -52,7 +52,7 @@ async fn the_server_keeps_the_callers_deadline_and_says_what_was_slow() {
 
 #[tokio::test]
 async fn no_caller_can_exceed_the_servers_own_limit() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let limits = Limits { max_deadline: Duration::from_millis(100), ..Limits::default() };
     let central = network.central_with(stuck().0, limits, LOCAL.parse().unwrap()).await;
     let status = call(&network.channel(Caller::Operator, central.address), READ).await.unwrap_err();
@@ -61,7 +61,7 @@ async fn no_caller_can_exceed_the_servers_own_limit() {
 
 #[tokio::test]
 async fn a_call_too_many_is_answered_at_once_and_not_queued() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (router, began, _) = stuck();
     let limits = Limits { max_calls: 1, ..Limits::default() };
     let central = network.central_with(router, limits, LOCAL.parse().unwrap()).await;
@@ -82,7 +82,7 @@ async fn a_call_too_many_is_answered_at_once_and_not_queued() {
 
 #[tokio::test]
 async fn silent_strangers_hold_up_nobody_and_are_cut_off() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let limits = Limits { max_handshakes: 64, tls_timeout: Duration::from_millis(300), ..Limits::default() };
     let central = network.central_with(counting().0, limits, LOCAL.parse().unwrap()).await;
     let mut silent = Vec::new();
@@ -99,7 +99,7 @@ async fn silent_strangers_hold_up_nobody_and_are_cut_off() {
 
 #[tokio::test]
 async fn at_the_end_running_calls_finish_streams_end_with_a_status_and_nobody_new_comes_in() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (began, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begins, finishes) = (began.clone(), finish.clone());
     let slow = async move || {
@@ -130,7 +130,7 @@ async fn at_the_end_running_calls_finish_streams_end_with_a_status_and_nobody_ne
 
 #[tokio::test]
 async fn what_does_not_end_is_dropped_before_the_grace_is_over() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (router, began, dropped) = stuck();
     let mut central = network.central(router).await;
     central.ctx.grace = Duration::from_secs(3);
@@ -144,7 +144,7 @@ async fn what_does_not_end_is_dropped_before_the_grace_is_over() {
 
 #[tokio::test]
 async fn every_call_is_counted_by_method_and_code_and_a_strangers_path_is_no_label() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let channel = network.channel(Caller::Viewer, central.address);
     call(&channel, READ).await.unwrap();

@@ -23,8 +23,8 @@ use tower::Service as _;
 use crate::{
     access_log::{AccessEntry, AccessLog},
     certs::Authority,
-    client::{self, Channel, Settings, Target},
-    identity::Identity,
+    client::{self, Channel, ClientConfig, RoleAddress},
+    identity::TlsIdentity,
     policy::DenyList,
     principal::role_of,
     process::Context,
@@ -40,12 +40,12 @@ pub(super) const STREAM: &str = "/chargemesh.central.v1.Sessions/Watch";
 /// Operators may, twice they may not.
 pub(super) const NOT_IDEMPOTENT: &str = "/chargemesh.registry.v1.Identities/CreateToken";
 
-pub(super) struct Network {
+pub(super) struct MeshNetwork {
     pub(super) dir: TempDir,
     pub(super) authority: Authority,
 }
 
-impl Network {
+impl MeshNetwork {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::create(&dir.path().join("authority"), "mesh.test", 365 * DAY).unwrap();
@@ -72,22 +72,22 @@ impl Network {
         }
     }
 
-    pub(super) fn identity(&self, caller: Caller) -> Identity {
-        Identity::load(&self.folder(caller)).unwrap()
+    pub(super) fn identity(&self, caller: Caller) -> TlsIdentity {
+        TlsIdentity::load(&self.folder(caller)).unwrap()
     }
 
-    pub(super) async fn central(&self, router: Router) -> Running {
+    pub(super) async fn central(&self, router: Router) -> RunningServer {
         self.central_with(router, Limits::default(), LOCAL.parse().unwrap()).await
     }
 
-    pub(super) async fn central_with(&self, router: Router, limits: Limits, address: SocketAddr) -> Running {
+    pub(super) async fn central_with(&self, router: Router, limits: Limits, address: SocketAddr) -> RunningServer {
         let (mut ctx, denied) = (Context::detached("central"), DenyList::default());
         ctx.grace = Duration::from_secs(3);
         let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
         let server =
             Server::new(&ctx, &self.identity(Caller::Central), limits).deny_list(&denied).access_log(&access_log);
         let address = server.with_routes(Routes::from(router)).start("grpc", address).await.unwrap();
-        Running { ctx, address, denied, access_log }
+        RunningServer { ctx, address, denied, access_log }
     }
 
     pub(super) fn channel(&self, caller: Caller, address: impl ToString) -> Channel {
@@ -95,14 +95,14 @@ impl Network {
     }
 }
 
-pub(super) struct Running {
+pub(super) struct RunningServer {
     pub(super) ctx: Context,
     pub(super) address: SocketAddr,
     pub(super) denied: DenyList,
     pub(super) access_log: AccessLog,
 }
 
-impl Running {
+impl RunningServer {
     /// What the audit of the role would be told now.
     pub(super) async fn told(&self) -> Vec<AccessEntry> {
         let (over, told) = (tokio_util::sync::CancellationToken::new(), std::sync::Mutex::new(Vec::new()));
@@ -121,8 +121,8 @@ impl Running {
     }
 }
 
-pub(super) fn channel(identity: &Identity, address: impl ToString) -> Channel {
-    client::channel(identity, Target::new("central", [address.to_string()]), &Settings::default())
+pub(super) fn channel(identity: &TlsIdentity, address: impl ToString) -> Channel {
+    client::channel(identity, RoleAddress::new("central", [address.to_string()]), &ClientConfig::default())
 }
 
 pub(super) fn anna() -> OperatorName {

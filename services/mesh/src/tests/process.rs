@@ -190,7 +190,7 @@ struct All {
     #[command(flatten)]
     limits: crate::server::Limits,
     #[command(flatten)]
-    client: crate::client::Settings,
+    client: crate::client::ClientConfig,
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn each_setting_is_a_flag_and_a_variable_with_help_and_a_role_can_have_all_spec_
     }
     let all = All::parse_from(["test", "--identity", "x"]);
     assert_eq!(format!("{:?}", all.limits), format!("{:?}", crate::server::Limits::default()));
-    assert_eq!(format!("{:?}", all.client), format!("{:?}", crate::client::Settings::default()));
+    assert_eq!(format!("{:?}", all.client), format!("{:?}", crate::client::ClientConfig::default()));
     assert_eq!((all.process.grace.as_secs(), all.identity.identity.as_os_str()), (10, "x".as_ref()));
 }
 

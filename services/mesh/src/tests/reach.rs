@@ -13,9 +13,9 @@ use proto::Caller;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 use tonic::Code;
 
-use super::network::{LOCAL, NOT_IDEMPOTENT, Network, READ, answer, call, counting, until};
+use super::network::{LOCAL, MeshNetwork, NOT_IDEMPOTENT, READ, answer, call, counting, until};
 use crate::{
-    client::{self, Settings, Target},
+    client::{self, ClientConfig, RoleAddress},
     health::{Health, Readiness},
     server::Limits,
 };
@@ -33,7 +33,7 @@ fn failing(times: u32) -> (Router, Arc<AtomicU32>) {
 
 #[tokio::test]
 async fn a_call_is_repeated_only_where_the_contract_calls_it_idempotent() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     for (path, expected) in [(READ, Ok(3)), (NOT_IDEMPOTENT, Err(1))] {
         let (router, calls) = failing(2);
         let central = network.central(router).await;
@@ -45,7 +45,7 @@ async fn a_call_is_repeated_only_where_the_contract_calls_it_idempotent() {
 
 #[tokio::test]
 async fn repetitions_have_a_budget_so_that_a_struggling_server_is_not_beaten_down() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (router, calls) = failing(u32::MAX);
     let central = network.central(router).await;
     let channel = network.channel(Caller::Operator, central.address);
@@ -59,7 +59,7 @@ async fn repetitions_have_a_budget_so_that_a_struggling_server_is_not_beaten_dow
 
 #[tokio::test]
 async fn a_channel_says_why_it_cannot_reach_and_works_again_by_itself_spec_1_7() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let first = network.central(counting().0).await;
     let (address, health) = (first.address, Health::default());
     let channel = network.channel(Caller::Operator, address).watched_by(&health);
@@ -81,17 +81,17 @@ async fn a_channel_says_why_it_cannot_reach_and_works_again_by_itself_spec_1_7()
 
 #[tokio::test]
 async fn of_several_addresses_one_that_works_is_found() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let central = network.central(counting().0).await;
     let dead = TcpListener::bind(LOCAL).await.unwrap().local_addr().unwrap();
     let addresses = [dead.to_string(), format!("localhost:{}", central.address.port())];
     for _ in 0..4 {
-        let target = Target::new("central", addresses.clone());
-        let channel = client::channel(&network.identity(Caller::Operator), target, &Settings::default());
+        let target = RoleAddress::new("central", addresses.clone());
+        let channel = client::channel(&network.identity(Caller::Operator), target, &ClientConfig::default());
         call(&channel, READ).await.unwrap();
     }
-    let target = Target::new("central", [dead.to_string(), "no-such-host.invalid:1".into()]);
-    let channel = client::channel(&network.identity(Caller::Operator), target, &Settings::default());
+    let target = RoleAddress::new("central", [dead.to_string(), "no-such-host.invalid:1".into()]);
+    let channel = client::channel(&network.identity(Caller::Operator), target, &ClientConfig::default());
     let gone = call(&channel, READ).await.unwrap_err();
     assert!(gone.message().contains(&format!("{dead}: connection refused")), "{}", gone.message());
     assert!(gone.message().contains("no-such-host.invalid:1: the name does not resolve"), "{}", gone.message());
@@ -99,7 +99,7 @@ async fn of_several_addresses_one_that_works_is_found() {
 
 #[tokio::test]
 async fn what_speaks_no_tls_is_named_and_what_says_nothing_is_given_up() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let plain = TcpListener::bind(LOCAL).await.unwrap();
     let address = plain.local_addr().unwrap();
     tokio::spawn(async move {
@@ -111,19 +111,19 @@ async fn what_speaks_no_tls_is_named_and_what_says_nothing_is_given_up() {
     assert!(gone.message().contains("what listens there does not speak TLS"), "{}", gone.message());
 
     let silent = TcpListener::bind(LOCAL).await.unwrap();
-    let settings = Settings { connect_timeout: Duration::from_millis(100), ..Settings::default() };
-    let target = Target::new("central", [silent.local_addr().unwrap().to_string()]);
+    let settings = ClientConfig { connect_timeout: Duration::from_millis(100), ..ClientConfig::default() };
+    let target = RoleAddress::new("central", [silent.local_addr().unwrap().to_string()]);
     let gone = call(&client::channel(&network.identity(Caller::Operator), target, &settings), READ).await.unwrap_err();
     assert!(gone.message().contains("no answer within 100 ms"), "{}", gone.message());
 }
 
 #[tokio::test]
 async fn a_server_without_an_identity_refuses_until_it_has_one() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let ctx = crate::process::Context::detached("central");
     let folder = network.dir.path().join("central");
     let config = crate::identity::IdentityConfig { identity: folder.clone() };
-    let identity = crate::identity::Identity::open(&ctx, &config).unwrap();
+    let identity = crate::identity::TlsIdentity::open(&ctx, &config).unwrap();
     assert_eq!(ctx.health.readiness(), Readiness::Starting);
     let server = crate::server::Server::new(&ctx, &identity, Limits::default());
     let server = server.with_routes(tonic::service::Routes::from(counting().0));

@@ -13,19 +13,19 @@ use proto::{
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::network::{LOCAL, Network, until};
+use super::network::{LOCAL, MeshNetwork, until};
 use crate::{
     access_log::AccessLog,
-    client::{Channel, Settings, https},
+    client::{Channel, ClientConfig, https},
     principal::Principal,
     process::Context,
     server::{Limits, Server},
 };
 
-pub(super) struct Operators;
+pub(super) struct FakeOperators;
 
 #[tonic::async_trait]
-impl operators_server::Operators for Operators {
+impl operators_server::Operators for FakeOperators {
     async fn add(&self, request: Request<AddOperatorRequest>) -> Result<Response<Operator>, Status> {
         let name = Principal::of(&request)?.to_string();
         Ok(Response::new(Operator { name, ..Default::default() }))
@@ -40,17 +40,17 @@ impl operators_server::Operators for Operators {
     }
 }
 
-async fn served(network: &Network) -> (Context, SocketAddr) {
+async fn served(network: &MeshNetwork) -> (Context, SocketAddr) {
     let ctx = Context::detached("central");
     let server = Server::new(&ctx, &network.identity(Caller::Central), Limits::default());
-    let server = server.add_service(operators_server::OperatorsServer::new(Operators));
+    let server = server.add_service(operators_server::OperatorsServer::new(FakeOperators));
     let address = server.start("grpc", LOCAL.parse().unwrap()).await.unwrap();
     (ctx, address)
 }
 
 #[tokio::test]
 async fn a_handler_is_told_who_calls() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (_ctx, address) = served(&network).await;
     let mut client = OperatorsClient::new(network.channel(Caller::Operator, address));
     let added = client.add(AddOperatorRequest { request_id: "r".into(), ..Default::default() }).await.unwrap();
@@ -61,7 +61,7 @@ async fn a_handler_is_told_who_calls() {
 
 #[tokio::test]
 async fn health_follows_the_roles_readiness() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let (ctx, address) = served(&network).await;
     let store = ctx.health.component("store");
     let client = HealthClient::new(network.channel(Caller::Viewer, address));
@@ -91,7 +91,7 @@ macro_rules! reflects {
                 let stream = client.server_reflection_info(futures::stream::iter([request])).await;
                 stream.unwrap().into_inner().message().await.unwrap().unwrap().message_response.unwrap()
             }
-            let network = Network::new();
+            let network = MeshNetwork::new();
             let (_ctx, address) = served(&network).await;
             let channel = network.channel(Caller::Viewer, address);
             let MessageResponse::ListServicesResponse(list) =
@@ -132,7 +132,7 @@ reflects!(reflection_v1alpha_lists_and_describes_with_the_policy_options_kept, v
 
 #[tokio::test]
 async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
-    let network = Network::new();
+    let network = MeshNetwork::new();
     let ctx = Context::detached("registry");
     let slow = axum::routing::post(async |body: String| body);
     let app = Router::new()
@@ -142,10 +142,10 @@ async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
     let limits = Limits { default_deadline: Duration::from_millis(300), ..Limits::default() };
     let patience = crate::http::Patience::default();
     let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
-    let settings = crate::http::Settings { limits, patience, access_log };
+    let settings = crate::http::HttpsSettings { limits, patience, access_log };
     let address = LOCAL.parse().unwrap();
     let address = crate::http::start(&ctx, &identity, settings, "https", address, app).await.unwrap();
-    let (address, settings) = (address.to_string(), Settings::default());
+    let (address, settings) = (address.to_string(), ClientConfig::default());
     let known = https("registry", &address, &identity.roots_pem().unwrap(), &settings).unwrap();
     assert_eq!(known.get("/v1/me").send().await.unwrap().text().await.unwrap(), "127.0.0.1");
 
@@ -154,7 +154,7 @@ async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
         .body(reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, Infallible>>()));
     assert_eq!(stuck.send().await.unwrap().status().as_u16(), 408, "a body that does not come is not waited for");
 
-    let other = Network::new().authority.roots_pem().unwrap();
+    let other = MeshNetwork::new().authority.roots_pem().unwrap();
     let foreign = https("registry", &address, &other, &settings).unwrap();
     let error = foreign.get("/v1/me").send().await.unwrap_err();
     assert!(crate::client::explain(&error).contains("its certificate is foreign"), "{error:?}");

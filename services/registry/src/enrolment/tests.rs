@@ -196,7 +196,7 @@ enum By {
 }
 
 fn peer(id: usize) -> PeerId {
-    Kind::ChargingPoint.peer(IDS[id]).unwrap()
+    PeerKind::ChargingPoint.peer(IDS[id]).unwrap()
 }
 
 fn step(harness: &mut EnrolmentHarness, model: &mut HistoryModel, op: Op) -> Result<(), TestCaseError> {
@@ -205,7 +205,7 @@ fn step(harness: &mut EnrolmentHarness, model: &mut HistoryModel, op: Op) -> Res
         Op::Pass(s) => harness.now_ms += i64::from(s) * 1000,
         Op::CreateToken { pattern, city, uses, lifetime_s } => {
             let limits = TokenLimits {
-                kind: Some(Kind::ChargingPoint),
+                kind: Some(PeerKind::ChargingPoint),
                 pattern: PATTERNS[pattern].into(),
                 city: CITIES[city].into(),
                 uses,
@@ -312,7 +312,7 @@ proptest! {
 
 fn details(id: &str) -> EnrolmentDetails {
     EnrolmentDetails {
-        peer: Kind::ChargingPoint.peer(id).unwrap(),
+        peer: PeerKind::ChargingPoint.peer(id).unwrap(),
         city: "Oslo".into(),
         place: "Quay 1".into(),
         price_e4: 3950,
@@ -354,7 +354,7 @@ fn a_new_enrolment_keeps_the_city_place_and_price_that_it_does_not_name() {
 
 #[test]
 fn a_driver_has_no_city_place_or_price_spec_3_11() {
-    let details = EnrolmentDetails { peer: Kind::Driver.peer("D-1").unwrap(), ..details("D-1") };
+    let details = EnrolmentDetails { peer: PeerKind::Driver.peer("D-1").unwrap(), ..details("D-1") };
     let driver = enrol(None, &details, Permission::Operator, 0).unwrap().identity;
     assert_eq!((driver.city.as_str(), driver.place.as_str(), driver.price_e4), ("", "", 0));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh::{access_log::AccessEntry, health::Failures};
+use mesh::{access_log::AccessEntry, health::ComponentFailures};
 use store::{
     Conn, StoreError,
     registry::{IdentityRow, RequestRow, TokenRow},
@@ -43,7 +43,7 @@ impl IdentityService {
     /// Audits each component that fails or recovers. Entries about the database itself are written as soon as it
     /// accepts them.
     async fn watch_components(&self, stop: &CancellationToken) {
-        let (mut failures, mut unwritten) = (Failures::default(), Vec::new());
+        let (mut failures, mut unwritten) = (ComponentFailures::default(), Vec::new());
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let now_ms = self.now().wall_ms;
             for (name, turn) in failures.since(&self.0.parts.health) {

@@ -3,7 +3,7 @@
 
 use proto::{
     PeerId,
-    enrolment::{EnrolmentToken, Kind},
+    enrolment::{EnrolmentToken, PeerKind},
     link::v1::Reason,
     registry::v1::{self as contract, TokenCreated},
 };
@@ -39,7 +39,7 @@ impl IdentityService {
             let known = known(conn, &peer)?;
             let known = known.as_ref().map(|(identity, _)| identity);
             let token = enrolment::reissue(known, &peer, id, by.clone(), now_ms).map_err(Abort::Refused)?;
-            let former = TokenRow::revoke_bound(conn, rows::kind_no(Kind::of(&peer)), peer.as_str())?;
+            let former = TokenRow::revoke_bound(conn, rows::kind_no(PeerKind::of(&peer)), peer.as_str())?;
             Ok((token, former))
         };
         self.new_token(call, RegistryAction::ReissueAllowed, make).await

@@ -130,7 +130,7 @@ struct Central {
 impl Central {
     async fn start(&self, network: &RegistryNetwork, address: SocketAddr) -> (Context, SocketAddr) {
         let ctx = Context::detached("central");
-        let identity = Identity::load(&network.path("central")).unwrap();
+        let identity = TlsIdentity::load(&network.path("central")).unwrap();
         let server = mesh::server::Server::new(&ctx, &identity, mesh::server::Limits::default());
         let server = server.add_service(audit_server::AuditServer::new(self.clone()));
         let address = server.start("grpc", address).await.unwrap();
@@ -235,12 +235,14 @@ async fn the_audit_of_a_new_database_reaches_central_and_a_refusal_shows_spec_8_
     central.refuses.store(true, Ordering::Relaxed);
     network.restart().await;
     let state = |network: &RegistryNetwork| network.ctx.health.report().components.remove("audit at Central");
-    let is_degraded = |state: Option<mesh::health::State>| matches!(state, Some(mesh::health::State::Degraded { .. }));
+    let is_degraded = |state: Option<mesh::health::ComponentState>| {
+        matches!(state, Some(mesh::health::ComponentState::Degraded { .. }))
+    };
     until(async || is_degraded(state(&network))).await;
 
     central.refuses.store(false, Ordering::Relaxed);
     network.enrolled("CP-2").await;
-    until(async || has("CP-2") && state(&network) == Some(mesh::health::State::Ready)).await;
+    until(async || has("CP-2") && state(&network) == Some(mesh::health::ComponentState::Ready)).await;
     ctx.stop.cancel();
     ctx.ended().await.unwrap();
 }

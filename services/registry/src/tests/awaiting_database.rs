@@ -10,7 +10,7 @@ use super::*;
 async fn while_the_database_is_awaited_both_doors_refuse_in_words_and_then_serve_on_the_same_ports_spec_9_1() {
     let network = RegistryNetwork::unmigrated();
     let running = tokio::spawn(crate::run(network.config(), network.ctx.clone()));
-    let waits = |state: &mesh::health::State| matches!(state, mesh::health::State::Degraded { .. });
+    let waits = |state: &mesh::health::ComponentState| matches!(state, mesh::health::ComponentState::Degraded { .. });
     until(async || {
         let open = network.ctx.address_of("https").is_some();
         open && network.ctx.health.report().components.get("database").is_some_and(waits)

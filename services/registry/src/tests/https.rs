@@ -1,6 +1,6 @@
 //! The HTTPS door for those who have a credential, and against those who have none.
 
-use proto::enrolment::{EnrolmentState, EnrolmentStatus, RefusalBody};
+use proto::enrolment::{CredentialState, EnrolmentStatus, RefusalBody};
 use reqwest::{Method, StatusCode};
 
 use super::*;
@@ -17,7 +17,7 @@ async fn a_charging_point_that_missed_pins_fetches_them_with_its_credential_spec
     let response = with(&network.own_door(), Method::GET, "/v1/charging-points/CP-1", &credential).await;
     assert_eq!(response.headers()["cache-control"], "no-store");
     let status: EnrolmentStatus = response.json().await.unwrap();
-    assert_eq!((status.state, status.id.as_str()), (EnrolmentState::Enrolled, "CP-1"));
+    assert_eq!((status.state, status.id.as_str()), (CredentialState::Enrolled, "CP-1"));
     assert_eq!(status.trust.pins[0].0, [9; 32]);
     assert_eq!(status.trust.roots_pem().trim(), network.certificates.roots_pem().unwrap().trim());
 }
@@ -30,7 +30,7 @@ async fn who_has_the_credential_can_leave_and_nobody_else_spec_7_4() {
     let path = "/v1/charging-points/CP-1";
     assert_eq!(with(&door, Method::DELETE, path, &other).await.status(), StatusCode::UNAUTHORIZED);
     let left = with(&door, Method::DELETE, path, &mine).await;
-    assert_eq!(left.json::<EnrolmentStatus>().await.unwrap().state, EnrolmentState::Removed);
+    assert_eq!(left.json::<EnrolmentStatus>().await.unwrap().state, CredentialState::Removed);
     assert_eq!(with(&door, Method::GET, path, &mine).await.status(), StatusCode::NOT_FOUND);
 
     let void = VoidRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-2".into() };
@@ -39,7 +39,7 @@ async fn who_has_the_credential_can_leave_and_nobody_else_spec_7_4() {
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
     assert_eq!(refused.json::<RefusalBody>().await.unwrap().reason, "CREDENTIAL_VOID");
     let seen = with(&door, Method::GET, "/v1/charging-points/CP-2", &other).await;
-    assert_eq!(seen.json::<EnrolmentStatus>().await.unwrap().state, EnrolmentState::Void);
+    assert_eq!(seen.json::<EnrolmentStatus>().await.unwrap().state, CredentialState::Void);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout_at},
 };
-use wire::{Link, LinkKey, Proof, PublicKey, Settings, frame};
+use wire::{Link, LinkKey, LinkSettings, Proof, PublicKey, frame};
 
 /// Where attackers come from, so that what is counted by address is told from the honest ones' at 127.0.0.1.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 1);
@@ -111,7 +111,7 @@ async fn attack_at(from: Ipv4Addr, address: SocketAddr) -> anyhow::Result<TcpStr
 /// `ENQ`, Hello and the first message of a handshake, as an initiator sends them once it is called.
 fn opening(part: Part, id: &str, proof: Proof) -> Vec<u8> {
     let now = Instant::now().into_std();
-    let (mut link, mut out) = (Link::initiator(Settings::default(), part, id, proof, now), Vec::new());
+    let (mut link, mut out) = (Link::initiator(LinkSettings::default(), part, id, proof, now), Vec::new());
     link.transmit(&mut out, now);
     link.handle_bytes(&[frame::ACK, 0], now);
     while link.transmit(&mut out, now) {}

@@ -10,8 +10,8 @@ use std::{
 use anyhow::Context as _;
 use mesh::{
     certs::Authority,
-    client::{self, Channel, Settings, Target},
-    identity::Identity,
+    client::{self, Channel, ClientConfig, RoleAddress},
+    identity::TlsIdentity,
     status::reason_of,
 };
 use proto::{
@@ -102,10 +102,10 @@ async fn without_a_certificate_or_with_a_foreign_one_no_call_is_answered_spec_7_
     let stranger = stranger(&network, &roots)?;
     let foreign: BTreeMap<&str, Channel> = servers(&network, &stranger)?.into_iter().collect();
     // That it is for want of a certificate: where none is asked for, the same client is answered.
-    let door = client::https("registry", &network.registry_https.to_string(), &roots, &Settings::default())?;
+    let door = client::https("registry", &network.registry_https.to_string(), &roots, &ClientConfig::default())?;
     assert_eq!(door.get("/nobody").send().await?.status().as_u16(), 404);
     for (role, address) in [("central", network.central_grpc), ("registry", network.registry_grpc)] {
-        let bare = client::https(role, &address.to_string(), &roots, &Settings::default())?;
+        let bare = client::https(role, &address.to_string(), &roots, &ClientConfig::default())?;
         let own = |policy: &&proto::Policy| policy.path.starts_with(&format!("/chargemesh.{role}."));
         let ours = proto::POLICIES.iter().filter(own).map(|policy| policy.path);
         for path in ours.chain(["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]) {
@@ -268,9 +268,9 @@ async fn the_command_line_orders_with_json_and_its_exit_codes_tell_apart_spec_7_
 
 /// A channel to each service, with the certificate in `folder`.
 fn servers(network: &Network, folder: &Path) -> anyhow::Result<[(&'static str, Channel); 2]> {
-    let identity = Identity::load(folder)?;
+    let identity = TlsIdentity::load(folder)?;
     let channel = |role, address: std::net::SocketAddr| {
-        (role, client::channel(&identity, Target::new(role, [address.to_string()]), &Settings::default()))
+        (role, client::channel(&identity, RoleAddress::new(role, [address.to_string()]), &ClientConfig::default()))
     };
     Ok([channel("central", network.central_grpc), channel("registry", network.registry_grpc)])
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use mesh::{
     certs::Authority,
-    identity::{Identity, IdentityError},
+    identity::{TlsIdentity, TlsIdentityError},
 };
 use proto::{
     Caller,
@@ -163,8 +163,8 @@ impl StoppedNetwork {
         let folder = self.folder.path().join("expired");
         self.authority.issue_role(Caller::Central, &folder, &[], Duration::ZERO, false)?;
         mesh::process::install_cryptography();
-        until("a certificate of no life to expire", PATIENCE, async || match Identity::load(&folder) {
-            Err(IdentityError::Expired { .. }) => Ok(()),
+        until("a certificate of no life to expire", PATIENCE, async || match TlsIdentity::load(&folder) {
+            Err(TlsIdentityError::Expired { .. }) => Ok(()),
             other => Err(format!("{:?}", other.err())),
         })
         .await?;

@@ -4,9 +4,9 @@
 use std::{net::TcpListener, time::Duration};
 
 use mesh::{
-    client::{Https, Settings, https},
+    client::{ClientConfig, Https, https},
     health::{Readiness, Report},
-    identity::Identity,
+    identity::TlsIdentity,
     status::reason_of,
 };
 use proto::{
@@ -136,8 +136,8 @@ fn says_why(refused: &Status) {
 
 /// Somebody who knows the mesh's roots and has no certificate of it.
 fn stranger(network: &Network, role: &'static str, address: &str) -> anyhow::Result<Https> {
-    let roots = Identity::load(&network.identity("olga"))?.roots_pem()?;
-    https(role, address, &roots, &Settings::default())
+    let roots = TlsIdentity::load(&network.identity("olga"))?.roots_pem()?;
+    https(role, address, &roots, &ClientConfig::default())
 }
 
 /// All that a caller at the link hears until it is closed.

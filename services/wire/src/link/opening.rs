@@ -9,18 +9,18 @@ use prost::Message as _;
 use proto::link::v1 as messages;
 use proto::link::v1::Part;
 
-use super::{Link, Urgent, sealed::Channels};
+use super::{Link, Urgent, sealed::CipherStates};
 use crate::{
     VERSION,
     event::{Closed, Event, Hello, Unintelligible},
     handshake::{Ephemeral, Initiating, Responding, TrafficKeys},
     kind,
     proof::{Admit, Proof},
-    seal::Channel,
+    seal::CipherState,
 };
 
 /// How far a link has come.
-pub(super) enum Phase {
+pub(super) enum LinkPhase {
     /// Initiator: `ENQ` is out.
     Calling(Box<Calling>),
     /// Initiator: Hello and message 1 are out.
@@ -37,7 +37,7 @@ pub(super) enum Phase {
     Claimed(Box<Claimed>),
     /// Responder: admitted, waits for message 1.
     Expecting(Box<Expecting>),
-    Open(Box<Channels>),
+    Open(Box<CipherStates>),
     Closed,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Expecting {
     unknown: bool,
 }
 
-impl Phase {
+impl LinkPhase {
     pub(super) fn calling(part: Part, id: &str, proof: Proof, now: Instant) -> Self {
         let pin = proof.pin().map(Vec::from).unwrap_or_default();
         let (part, id, key_no) = (part.into(), id.to_owned(), proof.key_no());
@@ -68,7 +68,7 @@ impl Phase {
     }
 }
 
-impl fmt::Debug for Phase {
+impl fmt::Debug for LinkPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Calling(_) => "Calling",
@@ -91,19 +91,19 @@ impl Link {
         if let (Admit::Busy(retry_after), false) = (admit, self.is_open() || self.is_closed()) {
             return self.refuse_busy(retry_after);
         }
-        if !matches!(self.phase, Phase::Claimed(_)) {
+        if !matches!(self.phase, LinkPhase::Claimed(_)) {
             return;
         }
         // Until it is known what follows, as if nothing had come.
-        let Phase::Claimed(claimed) = std::mem::replace(&mut self.phase, Phase::Greeting) else { return };
+        let LinkPhase::Claimed(claimed) = std::mem::replace(&mut self.phase, LinkPhase::Greeting) else { return };
         let unknown = matches!(admit, Admit::UnknownKey);
-        self.stranger = matches!(admit, Admit::FirstContact(_));
+        self.first_contact = matches!(admit, Admit::FirstContact(_));
         match Responding::prepare(admit, &claimed.hello, self.ephemeral()) {
             Ok(responding) => {
                 let expecting = Box::new(Expecting { responding, unknown });
                 match claimed.message {
                     Some(message) => self.answer_handshake(expecting, &message),
-                    None => self.phase = Phase::Expecting(expecting),
+                    None => self.phase = LinkPhase::Expecting(expecting),
                 }
             }
             Err(_failed) => self.refuse_key(unknown),
@@ -111,13 +111,13 @@ impl Link {
     }
 
     pub(super) fn call_due(&self) -> Option<Instant> {
-        let Phase::Calling(calling) = &self.phase else { return None };
+        let LinkPhase::Calling(calling) = &self.phase else { return None };
         calling.since.checked_add(self.settings.ack_timeout)
     }
 
     pub(super) fn call_again(&mut self, now: Instant) {
         let tries = self.settings.tries;
-        let Phase::Calling(calling) = &mut self.phase else { return };
+        let LinkPhase::Calling(calling) = &mut self.phase else { return };
         if calling.tries >= tries {
             return self.break_off(Closed::Unanswered);
         }
@@ -127,28 +127,28 @@ impl Link {
 
     pub(super) fn handle_enquiry(&mut self) {
         match &self.phase {
-            Phase::Listening { busy: None } => self.phase = Phase::Greeting,
-            Phase::Listening { busy: Some(retry_after) } => {
+            LinkPhase::Listening { busy: None } => self.phase = LinkPhase::Greeting,
+            LinkPhase::Listening { busy: Some(retry_after) } => {
                 let retry_after = *retry_after;
-                self.phase = Phase::Greeting;
+                self.phase = LinkPhase::Greeting;
                 self.urgent = Some(Urgent::Refuse);
                 return self.refuse_busy(retry_after);
             }
             // A repeated call: the answer was lost.
-            Phase::Greeting | Phase::Claimed(_) | Phase::Expecting(_) | Phase::Open(_) => {}
-            Phase::Calling(_) | Phase::Shaking(_) | Phase::Refused(_) | Phase::Closed => return,
+            LinkPhase::Greeting | LinkPhase::Claimed(_) | LinkPhase::Expecting(_) | LinkPhase::Open(_) => {}
+            LinkPhase::Calling(_) | LinkPhase::Shaking(_) | LinkPhase::Refused(_) | LinkPhase::Closed => return,
         }
         self.incoming.acknowledge();
     }
 
     /// The call was answered: Hello and the first message of the handshake go out together.
     pub(super) fn begin_handshake(&mut self) {
-        let Phase::Calling(calling) = std::mem::replace(&mut self.phase, Phase::Greeting) else { return };
+        let LinkPhase::Calling(calling) = std::mem::replace(&mut self.phase, LinkPhase::Greeting) else { return };
         match Initiating::begin(&calling.proof, &calling.hello, self.ephemeral()) {
             Ok((initiating, message)) => {
                 self.push_clear(kind::HELLO, &calling.hello);
                 self.push_clear(kind::HANDSHAKE, &message);
-                self.phase = Phase::Shaking(Box::new(initiating));
+                self.phase = LinkPhase::Shaking(Box::new(initiating));
             }
             Err(_failed) => self.break_off(Closed::HandshakeFailed),
         }
@@ -161,8 +161,8 @@ impl Link {
             (kind::HANDSHAKE, false) => self.handle_first_message(content),
             (kind::HANDSHAKE, true) => self.handle_second_message(content),
             (kind::BUSY, true) => self.handle_busy(content),
-            (kind::UNKNOWN_KEY, true) if matches!(self.phase, Phase::Shaking(_)) => {
-                self.phase = Phase::Refused(Closed::UnknownKey);
+            (kind::UNKNOWN_KEY, true) if matches!(self.phase, LinkPhase::Shaking(_)) => {
+                self.phase = LinkPhase::Refused(Closed::UnknownKey);
                 self.events.push_back(Event::UnknownKey);
             }
             (_, _) => self.break_off(Closed::Protocol("a frame that has no place before the link is open")),
@@ -170,7 +170,7 @@ impl Link {
     }
 
     fn handle_hello(&mut self, content: &[u8]) {
-        if !matches!(self.phase, Phase::Greeting) {
+        if !matches!(self.phase, LinkPhase::Greeting) {
             return self.break_off(Closed::Protocol("a second Hello"));
         }
         let Ok(hello) = messages::Hello::decode(content) else {
@@ -189,17 +189,17 @@ impl Link {
             return self.break_off(Closed::Protocol("a Hello without a known part, id or pin"));
         };
         self.part = part;
-        self.phase = Phase::Claimed(Box::new(Claimed { hello: content.to_vec(), message: None }));
+        self.phase = LinkPhase::Claimed(Box::new(Claimed { hello: content.to_vec(), message: None }));
         self.events.push_back(Event::Hello(Hello { part, id: hello.id, key_no: hello.key_no, pin }));
     }
 
     fn handle_first_message(&mut self, content: &[u8]) {
-        if let Phase::Claimed(claimed) = &mut self.phase
+        if let LinkPhase::Claimed(claimed) = &mut self.phase
             && claimed.message.is_none()
         {
             claimed.message = Some(content.to_vec());
-        } else if let Phase::Expecting(_) = &self.phase
-            && let Phase::Expecting(expecting) = std::mem::replace(&mut self.phase, Phase::Greeting)
+        } else if let LinkPhase::Expecting(_) = &self.phase
+            && let LinkPhase::Expecting(expecting) = std::mem::replace(&mut self.phase, LinkPhase::Greeting)
         {
             self.answer_handshake(expecting, content);
         } else {
@@ -219,7 +219,7 @@ impl Link {
     }
 
     fn handle_second_message(&mut self, content: &[u8]) {
-        let Phase::Shaking(initiating) = std::mem::replace(&mut self.phase, Phase::Greeting) else {
+        let LinkPhase::Shaking(initiating) = std::mem::replace(&mut self.phase, LinkPhase::Greeting) else {
             return self.break_off(Closed::Protocol("a handshake out of place"));
         };
         match initiating.finish(content) {
@@ -235,15 +235,15 @@ impl Link {
         let longest = self.settings.longest_retry;
         let asked = messages::Busy::decode(content)
             .map_or(longest, |busy| Duration::from_millis(u64::from(busy.retry_after_ms)).min(longest));
-        if !matches!(self.phase, Phase::Refused(Closed::UnknownKey)) {
-            self.phase = Phase::Refused(Closed::Busy);
+        if !matches!(self.phase, LinkPhase::Refused(Closed::UnknownKey)) {
+            self.phase = LinkPhase::Refused(Closed::Busy);
             self.events.push_back(Event::Busy { retry_after: asked });
         }
     }
 
     fn open(&mut self, keys: &TrafficKeys) {
-        let (sending, receiving) = Channel::both(keys, self.part, self.initiator);
-        self.phase = Phase::Open(Box::new(Channels { sending, receiving }));
+        let (sending, receiving) = CipherState::both(keys, self.part, self.initiator);
+        self.phase = LinkPhase::Open(Box::new(CipherStates { sending, receiving }));
         if self.initiator {
             // The responder has proven its static key, or the pairing secret.
             self.decoder.set_limit(self.settings.max_frame);
@@ -252,7 +252,7 @@ impl Link {
     }
 
     fn refuse_busy(&mut self, retry_after: Duration) {
-        if let Phase::Listening { busy } = &mut self.phase {
+        if let LinkPhase::Listening { busy } = &mut self.phase {
             *busy = Some(retry_after);
             return;
         }

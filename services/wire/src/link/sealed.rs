@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Link, Phase, UNPROVEN_FRAME};
+use super::{Link, LinkPhase, UNPROVEN_FRAME};
 use crate::{
     event::{Event, Unintelligible},
     kind,
-    seal::{Channel, TAG},
+    seal::{CipherState, TAG},
 };
 
 /// Counter, kind, sequence.
@@ -17,9 +17,9 @@ const HEAD: usize = 10;
 const FIRST: u64 = 3;
 
 /// Both directions of an open link.
-pub(super) struct Channels {
-    pub(super) sending: Channel,
-    pub(super) receiving: Channel,
+pub(super) struct CipherStates {
+    pub(super) sending: CipherState,
+    pub(super) receiving: CipherState,
 }
 
 /// A message that was not accepted for sending.
@@ -36,7 +36,7 @@ pub enum SendError {
 impl Link {
     /// Seals and queues a message. An empty one is a life sign.
     ///
-    /// A message is taken up to [`crate::Settings::max_frame`] less 26 bytes, an initiator's first, which proves it, up
+    /// A message is taken up to [`crate::LinkSettings::max_frame`] less 26 bytes, an initiator's first, which proves it, up
     /// to 4,096 less 26; a queue that holds more than a frame's greatest length is full.
     pub fn send(&mut self, plaintext: &[u8], _now: Instant) -> Result<(), SendError> {
         if !self.is_open() || self.closing {
@@ -80,12 +80,12 @@ impl Link {
     }
 
     fn push_sealed(&mut self, plaintext: &[u8]) -> Result<(), SendError> {
-        let Phase::Open(channels) = &self.phase else { return Err(SendError::NotOpen) };
+        let LinkPhase::Open(ciphers) = &self.phase else { return Err(SendError::NotOpen) };
         let number = self.outgoing.next_number();
         let mut body = Vec::with_capacity(HEAD + plaintext.len() + TAG);
         body.extend_from_slice(&[number as u8, kind::SEALED]);
         body.extend_from_slice(&number.to_be_bytes());
-        channels.sending.seal(number, plaintext, &mut body).ok_or(SendError::TooLarge)?;
+        ciphers.sending.seal(number, plaintext, &mut body).ok_or(SendError::TooLarge)?;
         if let (true, Some(last)) = (self.spoiled, body.last_mut()) {
             *last ^= 0xff;
         }
@@ -100,7 +100,7 @@ impl Link {
             Ok(message) => {
                 let message = Bytes::copy_from_slice(message);
                 self.proven = true;
-                if !self.stranger {
+                if !self.first_contact {
                     self.decoder.set_limit(self.settings.max_frame);
                 }
                 self.events.push_back(Event::Message(message));
@@ -110,7 +110,7 @@ impl Link {
     }
 
     fn opened<'a>(&self, number: u64, content: &'a mut [u8]) -> Result<&'a [u8], Unintelligible> {
-        let Phase::Open(channels) = &self.phase else { return Err(Unintelligible::DoesNotOpen) };
+        let LinkPhase::Open(ciphers) = &self.phase else { return Err(Unintelligible::DoesNotOpen) };
         let (sequence, sealed) = content.split_first_chunk_mut().ok_or(Unintelligible::DoesNotOpen)?;
         if u64::from_be_bytes(*sequence) != number {
             return Err(Unintelligible::Replayed);
@@ -118,6 +118,6 @@ impl Link {
         if let (true, Some(last)) = (self.spoiled, sealed.last_mut()) {
             *last ^= 0xff;
         }
-        channels.receiving.open(number, sealed).ok_or(Unintelligible::DoesNotOpen)
+        ciphers.receiving.open(number, sealed).ok_or(Unintelligible::DoesNotOpen)
     }
 }

@@ -21,9 +21,10 @@ fn duplicates_gaps_and_reordering_are_told_apart_and_counted_spec_5_4() {
     let all = sealed(5, 1..=9);
     let mut opener = Opener::new("CP-1");
     let orders: Vec<_> = [0, 1, 1, 5, 3, 3, 6].map(|at| opener.open(&all[at], &key(1)).map(|(_, order)| order)).into();
-    let (first, next, late, twice) = (Ok(Order::First), Ok(Order::Next), Ok(Order::Late), Err(OpenError::Duplicate));
-    assert_eq!(orders, [first, next, twice, Ok(Order::AfterGap(3)), late, twice, next]);
-    let counts = Counts { opened: 5, duplicates: 2, missing: 2, late: 1, unintelligible: 0 };
+    let (first, next, late, twice) =
+        (Ok(ReadingOrder::First), Ok(ReadingOrder::Next), Ok(ReadingOrder::Late), Err(OpenError::Duplicate));
+    assert_eq!(orders, [first, next, twice, Ok(ReadingOrder::AfterGap(3)), late, twice, next]);
+    let counts = ReadingCounts { opened: 5, duplicates: 2, missing: 2, late: 1, unintelligible: 0 };
     assert_eq!(opener.counts(), counts);
 }
 
@@ -47,7 +48,7 @@ fn a_reading_of_another_key_charging_point_stream_or_sequence_does_not_open_spec
     let short = SealedReading { stream_id: vec![5; 15], ..one.clone() };
     assert_eq!(opener.open(&short, &key(1)), Err(OpenError::Malformed));
     assert_eq!(opener.counts().unintelligible, 6);
-    assert_eq!(opener.open(&one, &key(1)), Ok((reading(3), Order::First)), "what was forged broke nothing");
+    assert_eq!(opener.open(&one, &key(1)), Ok((reading(3), ReadingOrder::First)), "what was forged broke nothing");
 }
 
 #[test]
@@ -64,9 +65,9 @@ fn a_rotation_goes_on_in_the_same_stream_and_loses_nothing_spec_4_6() {
     let (first, second) = (old.seal(&reading(1)).unwrap(), old.seal(&reading(2)).unwrap());
     let third = new.seal(&reading(3)).unwrap();
     let mut opener = Opener::new("CP-1");
-    assert_eq!(opener.open(&first, &key(1)).unwrap().1, Order::First);
-    assert_eq!(opener.open(&third, &key(2)).unwrap().1, Order::AfterGap(1));
-    assert_eq!(opener.open(&second, &key(1)).unwrap().1, Order::Late, "under the retired key");
+    assert_eq!(opener.open(&first, &key(1)).unwrap().1, ReadingOrder::First);
+    assert_eq!(opener.open(&third, &key(2)).unwrap().1, ReadingOrder::AfterGap(1));
+    assert_eq!(opener.open(&second, &key(1)).unwrap().1, ReadingOrder::Late, "under the retired key");
     assert_eq!(opener.open(&third, &key(2)), Err(OpenError::Duplicate));
     assert_eq!(opener.counts().missing, 0);
 }
@@ -98,7 +99,7 @@ proptest! {
     fn each_reading_is_handed_out_at_most_once_in_whatever_order_they_come(
         picks in prop::collection::vec(0usize..3000, 1..200),
     ) {
-        let mut seen = Seen::default();
+        let mut seen = ReplayWindow::default();
         let mut taken = std::collections::HashSet::new();
         let (mut missing, mut first) = (0u64, None);
         for pick in picks {
@@ -107,10 +108,10 @@ proptest! {
                 Some(order) => {
                     prop_assert!(taken.insert(sequence));
                     match order {
-                        Order::First => first = Some(sequence),
-                        Order::AfterGap(count) => missing += count,
-                        Order::Late => missing -= 1,
-                        Order::Next => {}
+                        ReadingOrder::First => first = Some(sequence),
+                        ReadingOrder::AfterGap(count) => missing += count,
+                        ReadingOrder::Late => missing -= 1,
+                        ReadingOrder::Next => {}
                     }
                 }
                 None => {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use proto::link::v1::Part;
 
 use crate::{
-    Admit, Closed, Event, Hello, Link, PairingSecret, Proof, SendError, Settings, Unintelligible, frame, kind,
-    pair::{Fate, Pair, key, own, proof, start},
+    Admit, Closed, Event, Hello, Link, LinkSettings, PairingSecret, Proof, SendError, Unintelligible, frame, kind,
+    pair::{Fate, LinkPair, key, own, proof, start},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ fn all_proofs() -> [Proof; 3] {
 #[test]
 fn each_handshake_opens_the_link_and_messages_go_both_ways_spec_4_4() {
     for proof in all_proofs() {
-        let mut pair = Pair::new(proof);
+        let mut pair = LinkPair::new(proof);
         pair.run(10 * MILLI);
         assert_eq!(pair.initiator.seen, [Event::Open]);
         assert!(matches!(pair.responder.seen[..], [Event::Hello(_), Event::Open]), "{:?}", pair.responder.seen);
@@ -33,7 +33,7 @@ fn each_handshake_opens_the_link_and_messages_go_both_ways_spec_4_4() {
 
 #[test]
 fn a_hello_says_who_and_with_which_key() {
-    let mut pair = Pair::new(proof());
+    let mut pair = LinkPair::new(proof());
     pair.run(10 * MILLI);
     let hello = Hello { part: Part::Engine, id: "CP-1".into(), key_no: 7, pin: own().public().pin() };
     assert_eq!(pair.responder.seen.first(), Some(&Event::Hello(hello)));
@@ -41,7 +41,7 @@ fn a_hello_says_who_and_with_which_key() {
 
 #[test]
 fn nothing_sealed_travels_in_clear_spec_4_5() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     for _ in 0..100 {
         pair.initiator.link.send(b"a secret of some length", pair.now).unwrap();
         pair.run(MILLI * 5);
@@ -56,7 +56,7 @@ fn an_unknown_key_and_a_wrong_key_get_the_same_answer_spec_4_8() {
     let (wrong, unknown) = ((7, key(2)), (8, key(1)));
     let mut answers = Vec::new();
     for (key_no, key) in [wrong, unknown] {
-        let mut pair = Pair::new(Proof::Key { responder, key_no, key });
+        let mut pair = LinkPair::new(Proof::Key { responder, key_no, key });
         pair.run(10 * MILLI);
         assert_eq!(pair.initiator.seen, [Event::UnknownKey, Event::Closed(Closed::UnknownKey)]);
         answers.push(pair.trace.iter().filter(|(up, _)| !up).map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>());
@@ -68,7 +68,7 @@ fn an_unknown_key_and_a_wrong_key_get_the_same_answer_spec_4_8() {
 
 #[test]
 fn a_busy_responder_answers_a_call_by_nack_one_busy_frame_and_eot_spec_4_2() {
-    let mut pair = Pair::new(proof());
+    let mut pair = LinkPair::new(proof());
     pair.responder.link.admit(Admit::Busy(Duration::from_secs(5)), pair.now);
     pair.run(10 * MILLI);
     let busy = Event::Busy { retry_after: Duration::from_secs(5) };
@@ -80,7 +80,7 @@ fn a_busy_responder_answers_a_call_by_nack_one_busy_frame_and_eot_spec_4_2() {
 
 #[test]
 fn a_responder_may_find_itself_busy_after_the_hello_too() {
-    let mut pair = Pair::new(proof());
+    let mut pair = LinkPair::new(proof());
     pair.admit = |link, _, now| link.admit(Admit::Busy(SECOND), now);
     pair.run(10 * MILLI);
     assert_eq!(pair.initiator.seen, [Event::Busy { retry_after: SECOND }, Event::Closed(Closed::Busy)]);
@@ -94,11 +94,11 @@ fn a_forged_busy_answer_is_capped_at_sixty_seconds_and_means_nothing_on_an_open_
         bytes
     };
     let now = start();
-    let mut link = Link::initiator(Settings::default(), Part::Driver, "d", proof(), now);
+    let mut link = Link::initiator(LinkSettings::default(), Part::Driver, "d", proof(), now);
     link.handle_bytes(&forged(1), now);
     assert_eq!(link.poll_event(), Some(Event::Busy { retry_after: Duration::from_secs(60) }));
 
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     pair.initiator.link.handle_bytes(&forged(2), pair.now);
     pair.responder.link.handle_bytes(&forged(4), pair.now);
     pair.run(10 * MILLI);
@@ -108,7 +108,7 @@ fn a_forged_busy_answer_is_capped_at_sixty_seconds_and_means_nothing_on_an_open_
 
 #[test]
 fn an_idle_initiator_gives_a_life_sign_each_half_second_and_the_ack_is_the_sign_in_return_spec_2_4() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     pair.run(10 * SECOND);
     assert!(pair.initiator.seen.is_empty() && pair.responder.seen.is_empty(), "life signs are no events");
     let signs = pair.trace.iter().filter(|(up, _)| *up).count();
@@ -118,7 +118,7 @@ fn an_idle_initiator_gives_a_life_sign_each_half_second_and_the_ack_is_the_sign_
 
 #[test]
 fn a_dead_peer_and_a_half_open_connection_are_found_after_three_missed_signs_spec_2_4() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     pair.run(10 * SECOND);
     pair.fates.extend([Fate::Lose; 1000]);
     let cut = pair.now;
@@ -130,7 +130,7 @@ fn a_dead_peer_and_a_half_open_connection_are_found_after_three_missed_signs_spe
 
 #[test]
 fn any_traffic_counts_as_a_sign_of_life_spec_2_4() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     for _ in 0..50 {
         pair.run(400 * MILLI);
         pair.responder.link.send(b"x", pair.now).unwrap();
@@ -144,7 +144,7 @@ fn any_traffic_counts_as_a_sign_of_life_spec_2_4() {
 #[test]
 fn garbage_is_no_sign_of_life_but_a_frame_that_is_still_coming_is() {
     for (bytes, dead) in [(&b"x"[..], true), (&[frame::STX, 1, 0x20], false)] {
-        let mut pair = Pair::open();
+        let mut pair = LinkPair::open();
         pair.fates.extend([Fate::Lose; 100]);
         for _ in 0..8 {
             pair.responder.link.handle_bytes(bytes, pair.now);
@@ -156,8 +156,8 @@ fn garbage_is_no_sign_of_life_but_a_frame_that_is_still_coming_is() {
 
 #[test]
 fn an_interval_of_the_profile_holds_instead_of_the_default_spec_2_4() {
-    let settings = Settings { life_sign: 30 * SECOND, ..Settings::default() };
-    let mut pair = Pair::with(settings, proof());
+    let settings = LinkSettings { life_sign: 30 * SECOND, ..LinkSettings::default() };
+    let mut pair = LinkPair::with(settings, proof());
     pair.run(10 * MILLI);
     pair.initiator.link.send(b"opened", pair.now).unwrap();
     pair.run(10 * MILLI);
@@ -171,7 +171,7 @@ fn an_interval_of_the_profile_holds_instead_of_the_default_spec_2_4() {
 
 #[test]
 fn a_batch_of_frames_is_acknowledged_once_and_a_window_bounds_it_spec_4_2() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     for _ in 0..40 {
         pair.initiator.link.send(b"x", pair.now).unwrap();
     }
@@ -183,9 +183,9 @@ fn a_batch_of_frames_is_acknowledged_once_and_a_window_bounds_it_spec_4_2() {
 
 #[test]
 fn a_full_queue_refuses_and_takes_again_when_acknowledged() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     let accepted = (0..1000).take_while(|_| pair.initiator.link.send(b"x", pair.now).is_ok()).count();
-    assert_eq!(accepted, Settings::default().queue);
+    assert_eq!(accepted, LinkSettings::default().queue);
     assert_eq!(pair.initiator.link.send(b"x", pair.now), Err(SendError::Full));
     pair.run(SECOND / 10);
     assert!(pair.initiator.link.ready());
@@ -194,7 +194,7 @@ fn a_full_queue_refuses_and_takes_again_when_acknowledged() {
 #[test]
 fn what_is_lost_or_corrupted_is_sent_again_and_comes_once_spec_4_2() {
     for fate in [Fate::Lose, Fate::Corrupt(7, 0x80), Fate::Corrupt(0, 0xff), Fate::Repeat, Fate::Split(1)] {
-        let mut pair = Pair::open();
+        let mut pair = LinkPair::open();
         pair.fates.push_back(fate);
         for text in ["one", "two", "three"] {
             pair.initiator.link.send(text.as_bytes(), pair.now).unwrap();
@@ -208,7 +208,7 @@ fn what_is_lost_or_corrupted_is_sent_again_and_comes_once_spec_4_2() {
 
 #[test]
 fn a_lost_ack_is_made_good_by_the_next() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     pair.fates.extend([Fate::Deliver, Fate::Lose]);
     pair.initiator.link.send(b"x", pair.now).unwrap();
     pair.run(SECOND);
@@ -218,8 +218,8 @@ fn a_lost_ack_is_made_good_by_the_next() {
 
 #[test]
 fn three_tries_and_the_link_is_closed_spec_4_2() {
-    let settings = Settings { life_sign: 60 * SECOND, ..Settings::default() };
-    let mut pair = Pair::with(settings, proof());
+    let settings = LinkSettings { life_sign: 60 * SECOND, ..LinkSettings::default() };
+    let mut pair = LinkPair::with(settings, proof());
     pair.run(10 * MILLI);
     pair.trace.clear();
     pair.fates.extend([Fate::Lose; 1000]);
@@ -233,7 +233,7 @@ fn three_tries_and_the_link_is_closed_spec_4_2() {
 
 #[test]
 fn a_link_closes_in_order_behind_what_was_sent_spec_4_2() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     pair.initiator.link.send(b"last", pair.now).unwrap();
     pair.initiator.link.close(pair.now);
     assert_eq!(pair.initiator.link.send(b"later", pair.now), Err(SendError::NotOpen));
@@ -245,7 +245,7 @@ fn a_link_closes_in_order_behind_what_was_sent_spec_4_2() {
 
 #[test]
 fn a_stream_that_ends_without_farewell_is_cut() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     pair.responder.link.handle_end();
     pair.exchange();
     assert_eq!(pair.responder.closed(), Some(Closed::Cut));
@@ -254,7 +254,7 @@ fn a_stream_that_ends_without_farewell_is_cut() {
 
 #[test]
 fn a_spoiled_end_and_its_peer_cannot_read_each_other_until_repaired_and_no_restart_is_needed_spec_4_8() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     pair.initiator.link.spoil();
     for _ in 0..3 {
         pair.initiator.link.send(b"spoiled up", pair.now).unwrap();
@@ -287,7 +287,7 @@ fn recounted(bytes: &[u8], counter: u8) -> Vec<u8> {
 
 #[test]
 fn a_recorded_message_sent_again_is_dropped_and_what_follows_is_not_broken_spec_4_5() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     pair.initiator.link.send(b"one", pair.now).unwrap();
     pair.run(10 * MILLI);
     let (_, recorded) = pair.trace[0].clone();
@@ -306,7 +306,7 @@ fn a_recorded_message_sent_again_is_dropped_and_what_follows_is_not_broken_spec_
 
 #[test]
 fn a_message_of_another_link_or_direction_does_not_open_spec_4_8() {
-    let (mut one, mut other) = (Pair::open(), Pair::open());
+    let (mut one, mut other) = (LinkPair::open(), LinkPair::open());
     for pair in [&mut one, &mut other] {
         pair.initiator.link.send(b"mine", pair.now).unwrap();
         pair.run(10 * MILLI);
@@ -319,12 +319,12 @@ fn a_message_of_another_link_or_direction_does_not_open_spec_4_8() {
 
 #[test]
 fn a_replayed_handshake_opens_but_proves_nothing_and_ends_by_itself_spec_4_9() {
-    let mut pair = Pair::new(proof());
+    let mut pair = LinkPair::new(proof());
     pair.run(10 * MILLI);
     let recorded: Vec<_> = pair.trace.iter().filter(|(up, _)| *up).map(|(_, bytes)| bytes.clone()).collect();
 
     let now = pair.now;
-    let (mut link, mut seen) = (Link::responder(Settings::default(), now), Vec::new());
+    let (mut link, mut seen) = (Link::responder(LinkSettings::default(), now), Vec::new());
     for bytes in recorded {
         link.handle_bytes(&bytes, now);
         while let Some(event) = link.poll_event() {
@@ -335,7 +335,7 @@ fn a_replayed_handshake_opens_but_proves_nothing_and_ends_by_itself_spec_4_9() {
         }
     }
     assert!(matches!(seen[..], [Event::Hello(_), Event::Open]), "a first message may be a replay: {seen:?}");
-    let limit = now + Settings::default().handshake_timeout;
+    let limit = now + LinkSettings::default().handshake_timeout;
     assert_eq!(link.poll_timeout().map(|due| due <= limit), Some(true));
     let mut out = Vec::new();
     link.transmit(&mut out, now);
@@ -350,12 +350,12 @@ fn a_replayed_handshake_opens_but_proves_nothing_and_ends_by_itself_spec_4_9() {
 fn an_unfinished_handshake_has_a_time_limit_and_little_memory() {
     let now = start();
     for sent in [&[][..], &[frame::ENQ], &[frame::ENQ, frame::STX, 1]] {
-        let mut link = Link::responder(Settings::default(), now);
+        let mut link = Link::responder(LinkSettings::default(), now);
         link.handle_bytes(sent, now);
         link.handle_bytes(&[b'x'; 3000], now);
         let due = link.poll_timeout();
         if let Some(due) = due {
-            assert!(due <= now + Settings::default().handshake_timeout);
+            assert!(due <= now + LinkSettings::default().handshake_timeout);
             link.handle_timeout(due);
         }
         assert!(link.is_closed(), "{sent:?}");
@@ -366,7 +366,7 @@ fn an_unfinished_handshake_has_a_time_limit_and_little_memory() {
 fn a_stranger_who_does_not_begin_with_enq_is_turned_away_at_once() {
     let now = start();
     for sent in [&b"GET / HTTP/1.1\r\n"[..], &[frame::ACK, 0], &[0x16, 3, 1], &[frame::NACK, 0]] {
-        let mut link = Link::responder(Settings::default(), now);
+        let mut link = Link::responder(LinkSettings::default(), now);
         link.handle_bytes(sent, now);
         assert!(matches!(link.poll_event(), Some(Event::Closed(Closed::Protocol(_)))), "{sent:?}");
     }
@@ -374,7 +374,7 @@ fn a_stranger_who_does_not_begin_with_enq_is_turned_away_at_once() {
 
 #[test]
 fn a_link_that_hears_nothing_but_garbage_ends() {
-    let mut pair = Pair::open();
+    let mut pair = LinkPair::open();
     for _ in 0..200 {
         pair.responder.link.handle_bytes(&[frame::STX, 1, frame::ETX, 0x77], pair.now);
     }
@@ -384,14 +384,14 @@ fn a_link_that_hears_nothing_but_garbage_ends() {
 
 #[test]
 fn a_message_longer_than_a_frame_is_refused_by_the_sender_and_one_that_fits_arrives() {
-    let mut pair = Pair::open();
-    let max = Settings::default().max_frame - 26;
+    let mut pair = LinkPair::open();
+    let max = LinkSettings::default().max_frame - 26;
     assert_eq!(pair.initiator.link.send(&vec![0x02; max + 1], pair.now), Err(SendError::TooLarge));
     pair.initiator.link.send(&vec![0x02; max], pair.now).unwrap();
     pair.run(SECOND / 10);
     assert_eq!(pair.responder.messages()[0].len(), max);
 
-    let mut pair = Pair::new(proof());
+    let mut pair = LinkPair::new(proof());
     pair.run(10 * MILLI);
     let sent = pair.initiator.link.send(&[0; 4071], pair.now);
     assert_eq!(sent, Err(SendError::TooLarge), "a stranger gets no more memory than this");
@@ -402,7 +402,7 @@ fn a_message_longer_than_a_frame_is_refused_by_the_sender_and_one_that_fits_arri
 
 #[test]
 fn a_first_contact_earns_no_larger_frames_for_anybody_can_open_its_channel_spec_4_4() {
-    let mut pair = Pair::new(Proof::FirstContact { responder: own().public() });
+    let mut pair = LinkPair::new(Proof::FirstContact { responder: own().public() });
     pair.run(20 * MILLI);
     for length in [100, 4_000, 5_000] {
         pair.initiator.link.send(&vec![b'a'; length], pair.now).unwrap();
@@ -420,7 +420,7 @@ fn another_version_is_told_apart_from_a_broken_hello() {
         (&[0xff, 0xff], Closed::Protocol("a Hello that cannot be read")),
         (&[0x08, 1], Closed::Protocol("a Hello without a known part, id or pin")),
     ] {
-        let mut link = Link::responder(Settings::default(), now);
+        let mut link = Link::responder(LinkSettings::default(), now);
         let mut bytes = vec![frame::ENQ];
         frame::encode(&[&[1, kind::HELLO], content].concat(), &mut bytes);
         link.handle_bytes(&bytes, now);
@@ -430,7 +430,7 @@ fn another_version_is_told_apart_from_a_broken_hello() {
 
 #[test]
 fn a_call_is_repeated_three_times_and_given_up() {
-    let mut pair = Pair::new(proof());
+    let mut pair = LinkPair::new(proof());
     pair.fates.extend([Fate::Lose; 100]);
     pair.run(20 * SECOND);
     assert_eq!(pair.initiator.closed(), Some(Closed::Unanswered));

@@ -5,10 +5,10 @@ use std::time::Duration;
 use proptest::{collection::vec, prelude::*};
 
 use crate::{
-    Event, Link, Settings,
+    Event, Link, LinkSettings,
     frame::{self, Decoder, Token},
     kind,
-    pair::{Fate, Pair, admit_known, proof, start},
+    pair::{Fate, LinkPair, admit_known, proof, start},
 };
 
 fn tokens(portions: &[&[u8]], limit: usize) -> Vec<(Token, Vec<u8>)> {
@@ -55,8 +55,8 @@ fn talk() -> impl Strategy<Value = Vec<(bool, u8, u16)>> {
 }
 
 /// Lets both ends talk over a line with these fates; what each accepted for sending is numbered from 0.
-fn conversation(talk: &[(bool, u8, u16)], fates: Vec<Fate>) -> (Pair, [u32; 2]) {
-    let (mut pair, mut sent) = (Pair::open(), [0u32; 2]);
+fn conversation(talk: &[(bool, u8, u16)], fates: Vec<Fate>) -> (LinkPair, [u32; 2]) {
+    let (mut pair, mut sent) = (LinkPair::open(), [0u32; 2]);
     pair.fates.extend(fates);
     for &(up, count, pause) in talk {
         pair.run(Duration::from_millis(pause.into()));
@@ -96,7 +96,7 @@ proptest! {
 
     #[test]
     fn no_input_panics_a_link_in_any_phase(input in vec(bytes(120), 0..8), phase in 0usize..4, well_framed: bool) {
-        let mut pair = Pair::new(proof());
+        let mut pair = LinkPair::new(proof());
         pair.run(Duration::from_millis(phase as u64));
         for (at, bytes) in input.into_iter().enumerate() {
             let mut portion = bytes;
@@ -148,7 +148,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_to_a_handshake_it_opens_or_ends(fates in vec(harsh_fate(), 0..12)) {
-        let mut pair = Pair::new(proof());
+        let mut pair = LinkPair::new(proof());
         pair.fates.extend(fates);
         pair.run(Duration::from_secs(12));
         let opened = pair.initiator.seen.contains(&Event::Open);
@@ -164,7 +164,7 @@ proptest! {
     #[test]
     fn a_link_that_is_left_alone_ends_by_itself(input in bytes(100)) {
         let mut now = start();
-        let mut link = Link::responder(Settings::default(), now);
+        let mut link = Link::responder(LinkSettings::default(), now);
         link.handle_bytes(&[&[frame::ENQ][..], &input].concat(), now);
         while let Some(event) = link.poll_event() {
             if let Event::Hello(hello) = &event {

@@ -15,7 +15,7 @@ use crate::{
     LinkKey, PairingSecret, Proof, StaticKey, VERSION, frame,
     handshake::{Initiating, NK, NK_PSK0, NN_PSK0, Responding, TrafficKeys},
     kind,
-    pair::Pair,
+    pair::LinkPair,
     proof::Admit,
     telemetry::{Opener, Sealer},
 };
@@ -152,8 +152,8 @@ fn handshakes_are_as_written_down() {
 }
 
 /// A whole conversation: opening, a message each way, a life sign, the farewell.
-fn conversation(part: Part, proof: Proof) -> Pair {
-    let mut pair = Pair::of_part(part, proof);
+fn conversation(part: Part, proof: Proof) -> LinkPair {
+    let mut pair = LinkPair::of_part(part, proof);
     pair.initiator.link.ephemeral = Some(INITIATOR_EPHEMERAL);
     pair.responder.link.ephemeral = Some(RESPONDER_EPHEMERAL);
     pair.admit = |link, hello, now| {
@@ -212,8 +212,8 @@ fn conversations_are_as_written_down() {
 fn sealed_frames_are_as_written_down() {
     let (_, part, proof) = proofs()[1].clone();
     let (_, _, _, keys) = agreed(part, &proof);
-    let (sending, _) = crate::seal::Channel::both(&keys, part, true);
-    let (answering, _) = crate::seal::Channel::both(&keys, part, false);
+    let (sending, _) = crate::seal::CipherState::both(&keys, part, true);
+    let (answering, _) = crate::seal::CipherState::both(&keys, part, false);
     let cases: Vec<_> =
         [(3u64, true, &b""[..]), (4, true, b"a message"), (0x0102_0304, true, &[0x10; 20]), (2, false, b"an answer")]
             .into_iter()

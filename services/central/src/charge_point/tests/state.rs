@@ -65,7 +65,7 @@ fn an_idle_engine_that_does_not_reach_central_is_shown_as_broken_after_its_grace
 
 #[test]
 fn an_engines_lost_link_is_shown_within_two_seconds_of_its_last_sign_spec_2_4() {
-    let found = wire::Settings::default();
+    let found = wire::LinkSettings::default();
     let grace = crate::settings::Settings::default().engine_grace;
     assert!(found.life_sign * found.misses + grace <= std::time::Duration::from_secs(2));
 }

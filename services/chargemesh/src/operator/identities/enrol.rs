@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use mesh::{client::Channel, process::Misuse};
 use proto::{
-    enrolment::Kind as PeerKind,
+    enrolment::PeerKind,
     registry::v1::{EnrolRequest, EnrolResponse, Kind, identities_client::IdentitiesClient},
 };
 use serde_json::json;

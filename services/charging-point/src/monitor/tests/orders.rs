@@ -156,7 +156,7 @@ fn a_token_that_is_refused_takes_nothing_from_an_identity_in_force() {
 fn a_late_answer_to_an_earlier_enrolment_replaces_no_later_one_spec_7_4() {
     let mut rig = Rig::new(settings());
     let enrolled = |credential: &str, incarnation| {
-        let status = EnrolmentStatus { incarnation, ..enrolment_status(EnrolmentState::Enrolled, trust(9)) };
+        let status = EnrolmentStatus { incarnation, ..enrolment_status(CredentialState::Enrolled, trust(9)) };
         Input::Enrolled(Ok(Box::new(Enrolled { credential: SecretText::new(credential), status })))
     };
     rig.act(Action::Enrol(token())).unwrap();

@@ -2,9 +2,9 @@
 
 use mesh::clock::Clock;
 use prost::Message as _;
-use proto::enrolment::{EnrolmentToken, Kind, Secret};
+use proto::enrolment::{EnrolmentToken, PeerKind, Secret};
 pub(super) use proto::{
-    enrolment::{Blob, EnrolmentState},
+    enrolment::{Blob, CredentialState},
     link::v1::{Answer, AuthStatus, Cause, Down, KeyGrant, KeyState, KeyStored, Up, from_engine, from_monitor},
 };
 pub(super) use wire::Closed;
@@ -114,7 +114,7 @@ impl Rig {
     pub(super) fn welcome(&mut self) {
         let enrolled = Enrolled {
             credential: SecretText::new(CREDENTIAL),
-            status: enrolment_status(EnrolmentState::Enrolled, trust(9)),
+            status: enrolment_status(CredentialState::Enrolled, trust(9)),
         };
         self.input(Input::Enrolled(Ok(Box::new(enrolled))));
     }
@@ -243,9 +243,9 @@ pub(super) fn trust(pin: u8) -> Trust {
     Trust { pins: vec![Blob(vec![pin; 32])], roots: vec![Blob(vec![1, 2, 3])] }
 }
 
-pub(super) fn enrolment_status(state: EnrolmentState, trust: Trust) -> EnrolmentStatus {
+pub(super) fn enrolment_status(state: CredentialState, trust: Trust) -> EnrolmentStatus {
     EnrolmentStatus {
-        kind: Kind::ChargingPoint,
+        kind: PeerKind::ChargingPoint,
         id: "CP-1".to_owned(),
         state,
         city: "Bern".to_owned(),
