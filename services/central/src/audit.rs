@@ -4,15 +4,15 @@
 use mesh::clock::Now;
 use proto::link::v1::Reason;
 
-use crate::charge_point::Origin;
+use crate::origin::Origin;
 
 macro_rules! actions {
     ($($name:ident = $text:literal),* $(,)?) => {
         /// The action of an entry, as it is shown and filtered.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Action { $($name),* }
+        pub enum AuditAction { $($name),* }
 
-        impl Action {
+        impl AuditAction {
             /// All of them, as text.
             pub const TEXTS: &'static [&'static str] = &[$($text),*];
 
@@ -32,7 +32,7 @@ actions! {
     LinkDown = "LINK_DOWN",
     LinkTakenOver = "LINK_TAKEN_OVER",
     Quarantined = "QUARANTINED",
-    Released = "QUARANTINE_RELEASED",
+    Released = "HOLD_RELEASED",
     Login = "LOGIN",
     UnauthenticatedRefused = "UNAUTHENTICATED_REFUSED",
     CallRefused = "CALL_REFUSED",
@@ -78,19 +78,19 @@ actions! {
 
 /// One entry, not yet numbered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct AuditRecord {
     pub at: i64,
     pub actor: String,
     pub address: String,
-    pub action: Action,
+    pub action: AuditAction,
     pub object: String,
     pub parameters: Vec<(&'static str, String)>,
     pub outcome: String,
 }
 
-impl Entry {
-    /// An action on an object that went well; who and when are added by [`Entry::by`].
-    pub fn new(action: Action, object: impl ToString) -> Self {
+impl AuditRecord {
+    /// An action on an object that went well; who and when are added by [`AuditRecord::by`].
+    pub fn new(action: AuditAction, object: impl ToString) -> Self {
         Self {
             at: 0,
             actor: String::new(),

@@ -1,7 +1,7 @@
 //! A charging point: what is known of it, and every decision about it (SPEC 2, 3, 4.6 to 4.9).
 //!
 //! Three parts change at three moments. [`Record`] is durable: only [`ChargePoint::decide`] makes a next one, and it
-//! takes effect when the store has it. [`Signs`] are sensed: [`ChargePoint::sense`] changes them at once, since a link
+//! takes effect when the store has it. [`LiveState`] are sensed: [`ChargePoint::sense`] changes them at once, since a link
 //! that is gone is gone whatever the disk does. [`Pending`] are intentions that a crash may forget: they change with
 //! the decision that made them.
 //!
@@ -9,23 +9,23 @@
 //! at most once or released; nothing durable is told before it is durable; nothing here touches a clock, chance, a
 //! socket or a database.
 
+mod audit_throttle;
 mod deadline;
-mod draft;
+mod decision;
 mod input;
-mod noted;
+mod messages;
+mod observe;
 mod order;
 mod request;
-mod sense;
 mod supply;
-mod told;
 mod view;
 
+#[cfg(test)]
+mod harness;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod world;
 
 use std::{sync::Arc, time::Instant};
 
@@ -35,23 +35,24 @@ use proto::{
     link::v1::{Part, SessionState},
 };
 
+pub use audit_throttle::AuditThrottle;
 pub use input::{
-    Answered, Change, Claim, Decision, Identity, Input, LinkNo, Order, Origin, Outcome, Refusal, Reply, Request, Sign,
-    Tell, reconcile,
+    Decision, Effect, FirstAnswer, IdentityChange, Observation, OrderOutcome, PointChange, PointInput, PointOrder,
+    Reply, StoreRefusal, SupplyRequest, Takeover, reconcile,
 };
-pub use noted::Noted;
-pub use sense::Sensed;
-pub use told::{
+pub use messages::{
     confirm_request, first_answer, step_of, stop as stop_message, ticket as ticket_message, unknown_charging_point,
 };
+pub use observe::Reaction;
 
 use crate::{
     key::Keyring,
-    pace::Pace,
-    repeats::Repeats,
+    origin::LinkNo,
     session::{Session, SessionId},
-    settings::Settings,
+    settings::CentralSettings,
     takeover::Takeovers,
+    tally::Tally,
+    throttle::Throttle,
 };
 
 /// Both parts of a charging point hold one key.
@@ -88,7 +89,7 @@ pub struct Record {
 
 /// Under which epoch and version of its row a charging point is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
+pub struct RowVersion {
     pub epoch: u64,
     pub version: u64,
 }
@@ -103,7 +104,7 @@ pub struct Notice {
 /// Intentions of this process.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
-    pub ask: Option<Ask>,
+    pub ask: Option<PendingAsk>,
     /// When an engine that was told to stop must have reported.
     pub stop_due: Option<Instant>,
     /// When the running meter value was last made durable.
@@ -125,14 +126,14 @@ impl Pending {
 
 /// A request on its way to a reservation.
 #[derive(Clone, Debug)]
-pub struct Ask {
-    pub request: Request,
-    pub stage: Stage,
+pub struct PendingAsk {
+    pub request: SupplyRequest,
+    pub stage: AskStage,
     pub due: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum AskStage {
     /// The driver named by a manual supply.
     Confirming,
     /// The engine.
@@ -141,15 +142,15 @@ pub enum Stage {
 
 /// What is sensed.
 #[derive(Clone, Debug, Default)]
-pub struct Signs {
-    pub monitor: Option<Linked>,
-    pub engine: Option<Linked>,
-    pub health: Health,
+pub struct LiveState {
+    pub monitor: Option<PartLink>,
+    pub engine: Option<PartLink>,
+    pub health: EngineVerdict,
     /// Latest value of the running session, not yet durable.
     pub meter: Option<(SessionId, Energy)>,
     pub power_w: u32,
     /// How often the running values are told.
-    pub pace: Pace,
+    pub pace: Throttle,
     /// The open reservation as its engine says that it has begun, until the store knows.
     pub begun: Option<Session>,
     /// On which of its links.
@@ -163,25 +164,25 @@ pub struct Signs {
     /// Messages that could not be opened since the current key was proven.
     pub unintelligible: u64,
     /// Of them, not yet in the audit.
-    pub unnoted: Repeats,
+    pub unnoted: Tally,
     /// The link whose last message was one of them.
     pub unread: Option<LinkNo>,
     /// That is in the audit, and its end is not.
     pub unread_noted: bool,
     /// Meter values that were not accepted, not yet in the audit.
-    pub backwards: Repeats,
-    pub implausible: Repeats,
+    pub backwards: Tally,
+    pub implausible: Tally,
     pub monitor_takeovers: Takeovers,
     pub engine_takeovers: Takeovers,
     /// Entries about its links and its health.
-    pub noted: Noted,
-    /// One takeover too many; becomes the durable cause `quarantined`.
+    pub noted: AuditThrottle,
+    /// One takeover too many; becomes the durable cause QUARANTINED.
     pub cloned: bool,
 }
 
 /// A link in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Linked {
+pub struct PartLink {
     pub link: LinkNo,
     /// 0: a status link, which proved a credential and no key.
     pub key_no: u64,
@@ -192,7 +193,7 @@ pub struct Linked {
 
 /// The monitor's verdict on its engine (SPEC 1.4).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Health {
+pub enum EngineVerdict {
     /// Not reported since the monitor's link is up.
     #[default]
     Unknown,
@@ -204,74 +205,83 @@ pub enum Health {
 pub struct ChargePoint {
     pub record: Record,
     pub pending: Pending,
-    pub signs: Signs,
+    pub live: LiveState,
 }
 
 impl ChargePoint {
     /// As loaded or newly enrolled: without links since `now`, so DISCONNECTED until it reports (SPEC 9).
     pub fn new(record: Record, now: Now) -> Self {
         let lost = Some(now.mono);
-        let signs = Signs { engine_lost_at: lost, both_lost_at: lost, ..Signs::default() };
-        Self { record, pending: Pending::loaded(now), signs }
+        let live = LiveState { engine_lost_at: lost, both_lost_at: lost, ..LiveState::default() };
+        Self { record, pending: Pending::loaded(now), live }
     }
 
     /// What `input` leads to. Pure: nothing changes until [`ChargePoint::apply`].
-    pub fn decide(&self, input: &Input, settings: &Settings, now: Now) -> Decision {
-        let mut draft = draft::Draft::new(self, settings, now);
+    pub fn decide(&self, input: &PointInput, settings: &CentralSettings, now: Now) -> Decision {
+        let mut builder = decision::DecisionBuilder::new(self, settings, now);
         match input {
-            Input::Due => draft.due(),
-            Input::Request(request) => draft.request(request),
-            Input::AskAnswer { session, accepted, detail } => draft.ask_answered(session, *accepted, detail),
-            Input::Confirmed { session, driver, accepted, reply } => {
-                draft.confirmed(session, driver, *accepted, *reply);
+            PointInput::Due => builder.due(),
+            PointInput::Request(request) => builder.request(request),
+            PointInput::AskAnswer { session, accepted, detail } => builder.ask_answered(session, *accepted, detail),
+            PointInput::Confirmed { session, driver, accepted, reply } => {
+                builder.confirmed(session, driver, *accepted, *reply);
             }
-            Input::Started { session, meter, at, reply } => draft.started(session, *meter, *at, *reply),
-            Input::Ended { session, last, reply } => draft.ended(session, last, *reply),
-            Input::EndedLong { session, row, last, reply } => draft.ended_long(session, row.as_deref(), last, *reply),
-            Input::HeldReserved { session } => draft.held_reserved(session),
-            Input::Held { sessions, reply } => draft.held(sessions, *reply),
-            Input::StopByDriver { session, driver, from, reply } => {
-                draft.stopped_by_driver(session, driver, from, *reply);
+            PointInput::Started { session, meter, at, reply } => builder.started(session, *meter, *at, *reply),
+            PointInput::Ended { session, last, reply } => builder.ended(session, last, *reply),
+            PointInput::EndedLong { session, row, last, reply } => {
+                builder.ended_long(session, row.as_deref(), last, *reply)
             }
-            Input::Order { order, by, reply } => draft.order(order, by, *reply),
-            Input::Grant { link, material, from } => draft.grant(*link, material, from),
-            Input::KeyInstalled { key_no, reply } => draft.key_installed(*key_no, *reply),
-            Input::Identity(identity) => draft.identity(identity),
+            PointInput::ReservationInJournal { session } => builder.reservation_in_journal(session),
+            PointInput::JournalReport { sessions, reply } => builder.journal_report(sessions, *reply),
+            PointInput::StopByDriver { session, driver, from, reply } => {
+                builder.stopped_by_driver(session, driver, from, *reply);
+            }
+            PointInput::Order { order, by, reply } => builder.order(order, by, *reply),
+            PointInput::Grant { link, material, from } => builder.grant(*link, material, from),
+            PointInput::KeyInstalled { key_no, reply } => builder.key_installed(*key_no, *reply),
+            PointInput::Identity(identity) => builder.identity(identity),
         }
-        draft.into_decision()
+        builder.into_decision()
     }
 
     /// The store did not take what `decide` made of `input`: what to do instead.
-    pub fn refused(&self, input: &Input, refusal: &Refusal, settings: &Settings, now: Now) -> Decision {
-        let mut draft = draft::Draft::new(self, settings, now);
-        draft.refused(input, refusal);
-        draft.into_decision()
+    pub fn refused(
+        &self,
+        input: &PointInput,
+        refusal: &StoreRefusal,
+        settings: &CentralSettings,
+        now: Now,
+    ) -> Decision {
+        let mut builder = decision::DecisionBuilder::new(self, settings, now);
+        builder.refused(input, refusal);
+        builder.into_decision()
     }
 
     /// Makes a decision's next state the present one, after its changes became durable under `hold`; none where
     /// nothing was to be written.
-    pub fn apply(&mut self, next: Record, pending: Pending, hold: Option<Hold>) {
-        let Hold { epoch, version } = hold.unwrap_or(Hold { epoch: self.record.epoch, version: self.record.version });
+    pub fn apply(&mut self, next: Record, pending: Pending, hold: Option<RowVersion>) {
+        let RowVersion { epoch, version } =
+            hold.unwrap_or(RowVersion { epoch: self.record.epoch, version: self.record.version });
         self.record = Record { epoch, version, ..next };
         self.pending = pending;
         if self.record.quarantined {
             // Durable now: what comes after a release counts anew.
-            self.signs.cloned = false;
+            self.live.cloned = false;
         }
         if self.begun().is_none() {
-            self.signs.begun = None;
+            self.live.begun = None;
         }
         let running = self.record.open.as_ref().map(|s| &s.id);
-        if self.signs.meter.as_ref().map(|(id, _)| id) != running {
-            (self.signs.meter, self.signs.power_w, self.signs.pace) = (None, 0, Pace::default());
+        if self.live.meter.as_ref().map(|(id, _)| id) != running {
+            (self.live.meter, self.live.power_w, self.live.pace) = (None, 0, Throttle::default());
         }
     }
 
     /// The open session with its start and the latest value that were sensed.
     pub fn running(&self) -> Option<Session> {
         let mut session = self.begun().or(self.record.open.as_ref())?.clone();
-        if let Some((_, meter)) = self.signs.meter.as_ref().filter(|(id, _)| *id == session.id) {
-            // Sensed values were checked against the accepted one when they came.
+        if let Some((_, meter)) = self.live.meter.as_ref().filter(|(id, _)| *id == session.id) {
+            // Reaction values were checked against the accepted one when they came.
             let _kept_if_higher = session.accept(*meter);
         }
         Some(session)
@@ -280,13 +290,13 @@ impl ChargePoint {
     /// The open reservation, as it is since it began, where the store has not taken that yet.
     fn begun(&self) -> Option<&Session> {
         let open = self.record.open.as_ref().filter(|open| open.state == SessionState::Reserved)?;
-        self.signs.begun.as_ref().filter(|begun| begun.id == open.id)
+        self.live.begun.as_ref().filter(|begun| begun.id == open.id)
     }
 
     /// It has begun, and the engine that says so has not been replaced since.
     fn has_begun_on_this_link(&self) -> bool {
-        let present = self.signs.engine.as_ref().map(|engine| engine.link);
-        self.begun().is_some() && present.is_some() && self.signs.begun_on == present
+        let present = self.live.engine.as_ref().map(|engine| engine.link);
+        self.begun().is_some() && present.is_some() && self.live.begun_on == present
     }
 
     /// The driver who is to be told of this charging point.

@@ -8,7 +8,7 @@ use mesh::{
 };
 use proto::{Currency, Price};
 
-use crate::{allowance::Limit, links::Bounds, settings::Settings};
+use crate::{links::LinkBounds, settings::CentralSettings, token_bucket::Limit};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -191,9 +191,9 @@ impl Config {
         self.database.clone().unwrap_or_else(|| format!("sqlite:{}", self.data.join("central.db").display()))
     }
 
-    pub(crate) fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> CentralSettings {
         let (supply, keys) = (&self.supply, &self.keys);
-        Settings {
+        CentralSettings {
             ask_timeout: supply.ask_timeout,
             reservation: supply.reservation,
             confirmation: supply.confirmation,
@@ -221,8 +221,8 @@ impl Config {
         }
     }
 
-    pub(crate) fn bounds(&self) -> Bounds {
-        Bounds {
+    pub(crate) fn bounds(&self) -> LinkBounds {
+        LinkBounds {
             links: self.link.max_links,
             unproven: self.link.max_unproven,
             unproven_per_address: self.link.max_unproven_per_address,

@@ -8,14 +8,14 @@ use crate::session::{Session, Ticket};
 
 /// One event of a charging point.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub struct DomainEvent {
     /// Such as `chargemesh.session.changed`.
     pub kind: &'static str,
     pub at: i64,
     pub data: Value,
 }
 
-impl Event {
+impl DomainEvent {
     pub fn session(session: &Session, now: Now) -> Self {
         let data = json!({
             "session_id": session.id.as_str(),

@@ -25,10 +25,11 @@ use store::{
 use tonic::{Request, Status};
 
 use crate::{
-    audit::{Action, Entry},
-    charge_point::Origin,
-    order, rows,
-    shared::Shared,
+    audit::{AuditAction, AuditRecord},
+    order,
+    origin::Origin,
+    rows,
+    shared::SharedState,
 };
 
 /// A request id stands for one request of an operator's: the same method with the same content (SPEC 7.3).
@@ -44,10 +45,10 @@ fn used(first: &OrderRow, method: &str) -> Status {
 }
 
 /// What came first under a request id.
-async fn given_before(shared: &Shared, by: &Origin, request_id: &str) -> Result<Option<OrderRow>, Status> {
+async fn given_before(shared: &SharedState, by: &Origin, request_id: &str) -> Result<Option<OrderRow>, Status> {
     let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
     let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
-    shared.ledger.read("order", read).await.map_err(unread)
+    shared.store.read("order", read).await.map_err(unread)
 }
 
 /// SHA-256 in hexadecimal, over each part with its length.
@@ -61,12 +62,12 @@ fn digest(parts: impl IntoIterator<Item = Vec<u8>>) -> String {
 }
 
 /// What an operator was refused is an entry as what he was granted (SPEC 8.1). Hands the status on.
-async fn refused(shared: &Shared, by: &Origin, method: &'static str, object: &str, status: Status) -> Status {
+async fn refused(shared: &SharedState, by: &Origin, method: &'static str, object: &str, status: Status) -> Status {
     let reason = reason_of(&status).unwrap_or_default();
     let by = by.clone().because(order::clipped(&by.reason));
-    let entry = Entry::new(Action::OrderRefused, object).with("method", method);
+    let entry = AuditRecord::new(AuditAction::OrderRefused, object).with("method", method);
     let entry = entry.outcome(reason, &order::clipped(status.message())).by(&by, shared.clock.now());
-    if let Err(error) = shared.ledger.write("refusal", vec![RowWrite::Audit(rows::audit(&entry))]).await {
+    if let Err(error) = shared.store.write("refusal", vec![RowWrite::Audit(rows::audit(&entry))]).await {
         tracing::warn!(%error, order.method = method, "a refusal could not be noted");
     }
     status

@@ -10,10 +10,10 @@ use mesh::clock::Now;
 use proto::link::v1::{KeyState, Part};
 use wire::LinkKey;
 
-use crate::settings::Settings;
+use crate::settings::CentralSettings;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum KeyStage {
     /// Granted, not yet proven by its holder.
     Staged,
     Active,
@@ -26,10 +26,10 @@ pub enum Stage {
 }
 
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct KeyEntry {
     pub no: u64,
     pub incarnation: u64,
-    pub stage: Stage,
+    pub stage: KeyStage,
     /// None where the stage forbids its use.
     pub material: Option<Arc<LinkKey>>,
     pub granted_at: i64,
@@ -40,12 +40,12 @@ pub struct Key {
     proved: Vec<Part>,
 }
 
-impl Key {
+impl KeyEntry {
     /// As a row says it. No overlap survives a restart: every part reconnects anyway, and learns the newer key then.
     pub fn stored(
         no: u64,
         incarnation: u64,
-        stage: Stage,
+        stage: KeyStage,
         material: Option<Arc<LinkKey>>,
         granted: (i64, i64),
     ) -> Self {
@@ -53,7 +53,7 @@ impl Key {
         Self { no, incarnation, stage, material, granted_at, expires_at, usable_until: None, proved: Vec::new() }
     }
 
-    fn ended(&self, stage: Stage) -> Self {
+    fn ended(&self, stage: KeyStage) -> Self {
         Self { stage, material: None, usable_until: None, ..self.clone() }
     }
 }
@@ -69,7 +69,7 @@ pub struct Keyring {
     pub void: bool,
     last_no: u64,
     /// Active, staged and the latest retired ones.
-    keys: Vec<Key>,
+    keys: Vec<KeyEntry>,
 }
 
 /// Why Central changes a key by itself.
@@ -80,7 +80,7 @@ pub const EXPIRED: &str = "its life is over";
 const RETIRED_AT_HAND: usize = 3;
 
 impl Keyring {
-    pub fn stored(incarnation: u64, revoked: bool, last_no: u64, keys: Vec<Key>) -> Self {
+    pub fn stored(incarnation: u64, revoked: bool, last_no: u64, keys: Vec<KeyEntry>) -> Self {
         let mut ring = Self { incarnation, revoked, void: false, last_no, keys };
         ring.forget();
         ring
@@ -111,23 +111,23 @@ impl Keyring {
         }
     }
 
-    pub fn active(&self) -> Option<&Key> {
-        self.at(Stage::Active)
+    pub fn active(&self) -> Option<&KeyEntry> {
+        self.at(KeyStage::Active)
     }
 
-    pub fn staged(&self) -> Option<&Key> {
-        self.at(Stage::Staged)
+    pub fn staged(&self) -> Option<&KeyEntry> {
+        self.at(KeyStage::Staged)
     }
 
     /// The key of that number, where it is at hand.
-    pub fn granted(&self, no: u64) -> Option<&Key> {
+    pub fn granted(&self, no: u64) -> Option<&KeyEntry> {
         self.keys.iter().find(|key| key.no == no)
     }
 
     /// Keys with which a link may be opened now.
     pub fn usable(&self) -> impl Iterator<Item = (u64, Arc<LinkKey>)> + '_ {
         self.openable().filter(|(no, _)| {
-            self.keys.iter().any(|k| k.no == *no && (k.stage != Stage::Retired || k.usable_until.is_some()))
+            self.keys.iter().any(|k| k.no == *no && (k.stage != KeyStage::Retired || k.usable_until.is_some()))
         })
     }
 
@@ -137,12 +137,12 @@ impl Keyring {
     }
 
     /// Grants a key: staged until proven. One that was staged and never taken up is deleted. Returns what changed.
-    pub fn grant(&mut self, material: Arc<LinkKey>, now: Now, settings: &Settings) -> Vec<Key> {
-        let mut changed = self.end(Stage::Deleted, |k| k.stage == Stage::Staged);
+    pub fn grant(&mut self, material: Arc<LinkKey>, now: Now, settings: &CentralSettings) -> Vec<KeyEntry> {
+        let mut changed = self.end(KeyStage::Deleted, |k| k.stage == KeyStage::Staged);
         self.last_no += 1;
         let lifetime = i64::try_from(settings.key_lifetime.as_millis()).unwrap_or(i64::MAX);
         let granted = (now.wall_ms, now.wall_ms.saturating_add(lifetime));
-        let key = Key::stored(self.last_no, self.incarnation, Stage::Staged, Some(material), granted);
+        let key = KeyEntry::stored(self.last_no, self.incarnation, KeyStage::Staged, Some(material), granted);
         changed.push(key.clone());
         self.keys.push(key);
         changed
@@ -150,23 +150,23 @@ impl Keyring {
 
     /// A part opened a link with key `no`. The first proof of a staged key makes it the active one; when every part
     /// of `all` has come back the old key is usable no more. Returns what changed durably.
-    pub fn proved(&mut self, no: u64, part: Part, all: &[Part], now: Now, settings: &Settings) -> Vec<Key> {
+    pub fn proved(&mut self, no: u64, part: Part, all: &[Part], now: Now, settings: &CentralSettings) -> Vec<KeyEntry> {
         let Some(index) = self.keys.iter().position(|k| k.no == no) else { return Vec::new() };
         if !self.keys[index].proved.contains(&part) {
             self.keys[index].proved.push(part);
         }
         let mut changed = Vec::new();
-        if self.keys[index].stage == Stage::Staged {
+        if self.keys[index].stage == KeyStage::Staged {
             let until = now.mono + settings.key_overlap;
-            for old in self.keys.iter_mut().filter(|k| k.stage == Stage::Active) {
-                (old.stage, old.usable_until) = (Stage::Retired, Some(until));
+            for old in self.keys.iter_mut().filter(|k| k.stage == KeyStage::Active) {
+                (old.stage, old.usable_until) = (KeyStage::Retired, Some(until));
                 changed.push(old.clone());
             }
-            self.keys[index].stage = Stage::Active;
+            self.keys[index].stage = KeyStage::Active;
             changed.push(self.keys[index].clone());
         }
         let complete = all.iter().all(|part| self.keys[index].proved.contains(part));
-        if complete && self.keys[index].stage == Stage::Active {
+        if complete && self.keys[index].stage == KeyStage::Active {
             self.keys.iter_mut().for_each(|k| k.usable_until = None);
         }
         self.forget();
@@ -186,58 +186,58 @@ impl Keyring {
     }
 
     /// Renewal: active and staged keys are deleted (SPEC 4.7).
-    pub fn renew(&mut self) -> Vec<Key> {
-        self.end(Stage::Deleted, |k| k.stage != Stage::Retired || k.usable_until.is_some())
+    pub fn renew(&mut self) -> Vec<KeyEntry> {
+        self.end(KeyStage::Deleted, |k| k.stage != KeyStage::Retired || k.usable_until.is_some())
     }
 
     /// Revocation: they are void, and so is the credential, until the id is enrolled anew (SPEC 4.7).
-    pub fn revoke(&mut self) -> Vec<Key> {
+    pub fn revoke(&mut self) -> Vec<KeyEntry> {
         self.revoked = true;
-        self.end(Stage::Revoked, |k| k.stage != Stage::Retired || k.usable_until.is_some())
+        self.end(KeyStage::Revoked, |k| k.stage != KeyStage::Retired || k.usable_until.is_some())
     }
 
     /// Registry says that the credential of this enrolment is void.
-    pub fn voided(&mut self, incarnation: u64) -> Vec<Key> {
+    pub fn voided(&mut self, incarnation: u64) -> Vec<KeyEntry> {
         (self.incarnation, self.void) = (incarnation.max(self.incarnation), true);
         if self.revoked { Vec::new() } else { self.revoke() }
     }
 
     /// Registry says that this enrolment is over.
-    pub fn removed(&mut self, incarnation: u64) -> Vec<Key> {
+    pub fn removed(&mut self, incarnation: u64) -> Vec<KeyEntry> {
         (self.incarnation, self.void) = (incarnation.max(self.incarnation), true);
         self.renew()
     }
 
     /// A new enrolment: what the one before was granted is void, and a revocation is over.
-    pub fn enrolled(&mut self, incarnation: u64) -> Vec<Key> {
+    pub fn enrolled(&mut self, incarnation: u64) -> Vec<KeyEntry> {
         if !self.takes(incarnation) {
             return Vec::new();
         }
         (self.incarnation, self.revoked, self.void) = (incarnation, false, false);
-        self.end(Stage::Revoked, |_| true)
+        self.end(KeyStage::Revoked, |_| true)
     }
 
     /// When the active key should be replaced: a third of its life is left, or as much less as `stagger` (0..1,000)
     /// says, so that keys granted together do not rotate together.
-    pub fn rotation_due_at(&self, settings: &Settings, stagger: u16) -> Option<i64> {
+    pub fn rotation_due_at(&self, settings: &CentralSettings, stagger: u16) -> Option<i64> {
         let active = self.active().filter(|_| self.staged().is_none())?;
         let third = i64::try_from(settings.key_lifetime.as_millis() / 3).unwrap_or(i64::MAX / 4);
         let late = third / 2 / 1_000 * i64::from(stagger.min(1_000));
         Some(active.expires_at.saturating_sub(third).saturating_add(late))
     }
 
-    fn at(&self, stage: Stage) -> Option<&Key> {
+    fn at(&self, stage: KeyStage) -> Option<&KeyEntry> {
         self.keys.iter().find(|k| k.stage == stage)
     }
 
-    fn end(&mut self, stage: Stage, which: impl Fn(&Key) -> bool) -> Vec<Key> {
+    fn end(&mut self, stage: KeyStage, which: impl Fn(&KeyEntry) -> bool) -> Vec<KeyEntry> {
         let ended = self.keys.iter().filter(|k| which(k)).map(|k| k.ended(stage)).collect();
         self.keys.retain(|k| !which(k));
         ended
     }
 
     fn forget(&mut self) {
-        let retired = |k: &Key| k.stage == Stage::Retired;
+        let retired = |k: &KeyEntry| k.stage == KeyStage::Retired;
         while self.keys.iter().filter(|k| retired(k)).count() > RETIRED_AT_HAND {
             let Some(oldest) = self.keys.iter().position(retired) else { break };
             self.keys.remove(oldest);
@@ -258,7 +258,7 @@ mod tests {
 
     /// A ring whose key 1 is active and proven by both parts.
     fn ring() -> Keyring {
-        let (mut ring, settings) = (Keyring::default(), Settings::default());
+        let (mut ring, settings) = (Keyring::default(), CentralSettings::default());
         ring.grant(material(), at(0), &settings);
         ring.proved(1, Part::Monitor, BOTH, at(1), &settings);
         ring.proved(1, Part::Engine, BOTH, at(1), &settings);
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_rotation_makes_before_it_breaks_spec_4_6() {
-        let (mut ring, settings) = (ring(), Settings::default());
+        let (mut ring, settings) = (ring(), CentralSettings::default());
         ring.grant(material(), at(10), &settings);
         assert_eq!((ring.state(), usable(&ring)), (KeyState::Rotating, vec![1, 2]));
         ring.proved(2, Part::Monitor, BOTH, at(11), &settings);
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_old_key_is_retired_after_sixty_seconds_at_the_latest_spec_4_6() {
-        let (mut ring, settings) = (ring(), Settings::default());
+        let (mut ring, settings) = (ring(), CentralSettings::default());
         ring.grant(material(), at(10), &settings);
         ring.proved(2, Part::Monitor, BOTH, at(11), &settings);
         assert_eq!(ring.overlap_ends(), Some(at(71).mono));
@@ -295,21 +295,21 @@ mod tests {
 
     #[test]
     fn a_staged_key_that_was_never_taken_up_leaves_the_active_one_alone_spec_4_6() {
-        let (mut ring, settings) = (ring(), Settings::default());
+        let (mut ring, settings) = (ring(), CentralSettings::default());
         ring.grant(material(), at(10), &settings);
         let changed = ring.grant(material(), at(20), &settings);
         assert_eq!(
             changed.iter().map(|k| (k.no, k.stage)).collect::<Vec<_>>(),
-            [(2, Stage::Deleted), (3, Stage::Staged)]
+            [(2, KeyStage::Deleted), (3, KeyStage::Staged)]
         );
         assert_eq!(usable(&ring), [1, 3]);
     }
 
     #[test]
     fn a_renewal_leaves_no_key_and_the_next_grant_has_a_new_number_spec_4_7() {
-        let (mut ring, settings) = (ring(), Settings::default());
+        let (mut ring, settings) = (ring(), CentralSettings::default());
         let changed = ring.renew();
-        assert!(changed.iter().all(|k| k.stage == Stage::Deleted && k.material.is_none()));
+        assert!(changed.iter().all(|k| k.stage == KeyStage::Deleted && k.material.is_none()));
         assert_eq!((ring.state(), usable(&ring).len()), (KeyState::Deleted, 0));
         ring.grant(material(), at(20), &settings);
         assert_eq!(ring.state(), KeyState::Deleted, "granted is not yet proven");
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_revocation_lasts_until_a_new_enrolment_spec_4_7() {
         let mut ring = ring();
-        assert!(ring.revoke().iter().all(|k| k.stage == Stage::Revoked && k.material.is_none()));
+        assert!(ring.revoke().iter().all(|k| k.stage == KeyStage::Revoked && k.material.is_none()));
         assert_eq!((ring.state(), ring.openable().count()), (KeyState::Revoked, 0));
         ring.voided(1);
         ring.enrolled(1);
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn keys_rotate_by_age_and_not_all_at_once_spec_4_6() {
-        let (ring, settings) = (ring(), Settings::default());
+        let (ring, settings) = (ring(), CentralSettings::default());
         let day = 24 * 3600 * 1000;
         assert_eq!(ring.rotation_due_at(&settings, 0), Some(20 * day));
         assert_eq!(ring.rotation_due_at(&settings, 1_000), Some(25 * day));

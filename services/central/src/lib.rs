@@ -2,43 +2,44 @@
 //! commands, keeps sessions, bills, audits, and serves the operators' API.
 //!
 //! ```text
-//!  monitors, engines, drivers ─▶ links.rs ─┐                                    ┌─▶ ledger.rs ─▶ store: one transaction a turn
-//!  operators ──────────────────▶ grpc.rs ──┤ drive.rs ▶ charge_point.rs ▶ ... ──┼─▶ links: the charging point, the driver
+//!  monitors, engines, drivers ─▶ links.rs ─┐                                    ┌─▶ database.rs ─▶ store: one transaction a turn
+//!  operators ──────────────────▶ grpc.rs ──┤ event_loop.rs ▶ charge_point.rs ▶ ... ──┼─▶ links: the charging point, the driver
 //!  Registry's word ────────▶ registry.rs ──┤            (pure)                  ├─▶ watch.rs ─▶ grpc.rs: answers, streams
 //!  time ───────────────────────────────────┘                                    └─▶ outbox in the store
 //!  readings ───────────▶ telemetry.rs: opened, counted, shown; decide nothing
 //! ```
 //!
 //! * `charge_point`, `session`, `key`, `takeover`, `account`, `order` decide, and touch no clock, socket or database.
-//! * `drive` is the one loop: store first, then tell.
+//! * `event_loop` is the one loop: store first, then tell.
 //! * `shared` is what the loop publishes to the rims.
 
 mod access_log;
-pub mod account;
-pub mod allowance;
 pub mod audit;
 pub mod charge_point;
 mod config;
-mod doors;
-mod drive;
+mod database;
+pub mod driver;
 pub mod event;
+mod event_loop;
 mod grpc;
 pub mod key;
-mod ledger;
 mod links;
+mod listeners;
 pub mod order;
-pub mod pace;
+pub mod origin;
 mod registry;
-pub mod repeats;
 mod rows;
 mod secrets;
 pub mod session;
 pub mod settings;
 mod shared;
 pub mod takeover;
+pub mod tally;
 mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod throttle;
+pub mod token_bucket;
 mod upkeep;
 mod watch;
 
@@ -59,12 +60,12 @@ use store::{
 pub use config::{Config, KeyConfig, LinkConfig, Retention, SupplyConfig};
 
 use self::{
-    audit::{Action, Entry},
-    charge_point::Origin,
-    doors::{Behind, Doors},
-    ledger::{Ledger, Observed},
+    audit::{AuditAction, AuditRecord},
+    database::{Store, StoreMetrics},
+    listeners::{CentralServices, Listeners},
+    origin::Origin,
     secrets::Secrets,
-    shared::Shared,
+    shared::SharedState,
 };
 
 /// Builds, connects and spawns, in the order in which data flows; behind open doors, since the database may be awaited.
@@ -77,16 +78,16 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     // Two committers under one name would spoil each other's audit chain.
     ctx.hold(mesh::process::lock(&config.data, "Central")?);
     let identity = TlsIdentity::open(&ctx, &config.identity)?;
-    let doors = Doors::open(&config, &ctx, &identity).await?;
+    let doors = Listeners::open(&config, &ctx, &identity).await?;
     let Some(database) = open(&ctx, &config.database_url(), &doors).await? else { return Ok(()) };
     secrets.check(&database, &config.data).await?;
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
     let checkpoints_file = config.data.join("audit.checkpoints");
     let trusted = secrets.audit_trusted.clone();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(SharedState {
         settings: config.settings(),
         clock: ctx.clock,
-        ledger: Ledger::new(committer, database, &ctx),
+        store: Store::new(committer, database, &ctx),
         directory: shared::Directory::default(),
         points: Arc::default(),
         sessions: Arc::default(),
@@ -100,28 +101,28 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     if let Some(path) = &config.audit_file {
         upkeep::follow_audit(upkeep::AuditFile::open(path, &shared).await?, &shared, &ctx);
     }
-    note_role(&shared, Action::RoleStarted).await;
+    note_role(&shared, AuditAction::RoleStarted).await;
 
-    let (drive, inbox) = drive::channel();
+    let (event_loop, inbox) = event_loop::channel();
     registry::load_denied(&shared, &doors.denied).await?;
-    let looping = drive::Drive::load(Arc::clone(&shared), &ctx).await?;
-    spawn(&ctx, "drive", looping.run(inbox, ctx.clone()));
+    let running = event_loop::EventLoop::load(Arc::clone(&shared), &ctx).await?;
+    spawn(&ctx, "event_loop", running.run(inbox, ctx.clone()));
 
     let target = mesh::client::RoleAddress::new("registry", config.registry.clone());
     let channel = mesh::client::channel(&identity, target, &config.client).watched_by(&ctx.health);
-    let registry = registry::Verifier::new(channel, Arc::clone(&shared), drive.clone());
+    let registry = registry::Verifier::new(channel, Arc::clone(&shared), event_loop.clone());
     spawn(&ctx, "registry", registry::follow(registry.clone(), doors.denied.clone(), ctx.clone()));
     spawn(&ctx, "voids", registry::void(registry.clone(), ctx.clone()));
 
-    let orders = grpc::Orders::new(Arc::clone(&shared), drive.clone(), &ctx, config.stagger);
+    let orders = grpc::Orders::new(Arc::clone(&shared), event_loop.clone(), &ctx, config.stagger);
     orders.resume().await?;
     let audit = grpc::AuditService { shared: Arc::clone(&shared), checkpoints: checkpoints_file.clone(), trusted };
     let sessions = grpc::SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
     let (of_shared, of_registry) = (Arc::clone(&shared), registry.clone());
     let charging_points = grpc::ChargingPointsService { shared: of_shared, orders, registry: of_registry };
     spawn(&ctx, "access_log", access_log::write(doors.access_log, Arc::clone(&shared), ctx.stop.clone()));
-    let links = links::Links::new(Arc::clone(&shared), drive, registry, config.bounds(), doors.port, &ctx);
-    doors.awaited.arrived(Behind {
+    let links = links::Links::new(Arc::clone(&shared), event_loop, registry, config.bounds(), doors.port, &ctx);
+    doors.awaited.arrived(CentralServices {
         charging_points: ChargingPointsServer::new(charging_points),
         sessions: SessionsServer::new(sessions),
         audit: AuditServer::new(audit),
@@ -143,18 +144,18 @@ fn spawn(ctx: &Context, name: &'static str, work: impl Future<Output = ()> + Sen
 }
 
 /// The database as soon as it is there and migrated; nothing where the process stops before.
-async fn open(ctx: &Context, url: &str, doors: &Doors) -> anyhow::Result<Option<Database>> {
-    let observed = Arc::new(Observed::new(&ctx.metrics));
+async fn open(ctx: &Context, url: &str, doors: &Listeners) -> anyhow::Result<Option<Database>> {
+    let observed = Arc::new(StoreMetrics::new(&ctx.metrics));
     let open = || Database::open_observed(url, store::central::SCHEMA, observed.clone());
     let passes = |error: &OpenDatabaseError| error.is_transient() || matches!(error, OpenDatabaseError::TooOld { .. });
     Ok(doors.awaited.opened(&ctx.stop, open, passes).await?)
 }
 
 /// Starts and stops of roles are audited (SPEC 8.1).
-async fn note_role(shared: &Shared, action: Action) {
-    let entry = Entry::new(action, "central").with("version", env!("CARGO_PKG_VERSION"));
+async fn note_role(shared: &SharedState, action: AuditAction) {
+    let entry = AuditRecord::new(action, "central").with("version", env!("CARGO_PKG_VERSION"));
     let entry = rows::audit(&entry.by(&Origin::central(), shared.clock.now()));
-    if let Err(error) = shared.ledger.write("role", vec![RowWrite::Audit(entry)]).await {
+    if let Err(error) = shared.store.write("role", vec![RowWrite::Audit(entry)]).await {
         tracing::warn!(%error, "the start or stop of this role could not be noted");
     }
 }

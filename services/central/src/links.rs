@@ -5,17 +5,17 @@
 //! keys get the same answer after the same work; a link that takes or sends too slowly holds up itself alone; none stops
 //! acknowledging because the database is slow.
 
-mod allowances;
 mod attempts;
-mod contact;
-mod door;
+mod connection;
 mod driver;
-mod guest;
+mod first_contact;
+mod limiter;
 mod part;
+mod peer_buckets;
 mod port;
+mod responder;
 #[cfg(test)]
 mod tests;
-mod voice;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -37,24 +37,24 @@ use tokio_util::sync::CancellationToken;
 use wire::Link;
 
 use self::{
-    allowances::Allowances,
-    attempts::Attempts,
-    door::{Door, Place},
-    guest::Guest,
-    voice::Voice,
+    attempts::CredentialAttempts,
+    connection::Connection,
+    limiter::{LinkLimiter, LinkPermit},
+    peer_buckets::PeerBuckets,
+    responder::Responder,
 };
-use crate::{charge_point::LinkNo, drive::Driver, registry::Verifier, shared::Shared};
+use crate::{event_loop::LoopHandle, origin::LinkNo, registry::Verifier, shared::SharedState};
 
-pub(crate) use self::{door::Bounds, port::Port};
+pub(crate) use self::{limiter::LinkBounds, port::Port};
 
 /// Messages to a peer that may wait; one that takes them slower is closed, and told how things stand when it is back.
 const SEND_QUEUE: usize = 256;
 /// What a peer is told when Central is overloaded.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// A newcomer, with what drives his connection.
-struct Seated {
-    guest: Guest,
+/// An accepted connection and what drives it.
+struct Accepted {
+    connection: Connection,
     evicted: CancellationToken,
     send_queue: SendQueue,
     link: Box<Link>,
@@ -64,13 +64,13 @@ struct Seated {
 /// What all links share.
 #[derive(Debug)]
 pub(crate) struct Links {
-    pub shared: Arc<Shared>,
-    drive: Driver,
+    pub shared: Arc<SharedState>,
+    event_loop: LoopHandle,
     verifier: Verifier,
     port: Arc<Port>,
-    door: Arc<Door>,
-    attempts: Mutex<Attempts>,
-    allowances: Mutex<Allowances>,
+    limiter: Arc<LinkLimiter>,
+    attempts: Mutex<CredentialAttempts>,
+    buckets: Mutex<PeerBuckets>,
     next: AtomicU64,
     open: Gauge,
     /// Messages that peers said they do not know.
@@ -79,21 +79,21 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn new(
-        shared: Arc<Shared>,
-        drive: Driver,
+        shared: Arc<SharedState>,
+        event_loop: LoopHandle,
         verifier: Verifier,
-        bounds: Bounds,
+        bounds: LinkBounds,
         port: Arc<Port>,
         ctx: &Context,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
-            drive,
+            event_loop,
             verifier,
             port,
-            door: Door::new(bounds),
+            limiter: LinkLimiter::new(bounds),
             attempts: Mutex::default(),
-            allowances: Mutex::default(),
+            buckets: Mutex::default(),
             next: AtomicU64::new(1),
             open: ctx.metrics.register("links", "Open connections of the link", Gauge::default()),
             not_known: ctx.metrics.register(
@@ -107,18 +107,18 @@ impl Links {
     /// One connection, to its end; then it is closed in order.
     async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
         let now = self.shared.clock.mono();
-        let place = if self.drive.is_overloaded() { None } else { self.door.enter(address.ip(), now) };
-        let Some(place) = place else {
+        let permit = if self.event_loop.is_overloaded() { None } else { self.limiter.enter(address.ip(), now) };
+        let Some(permit) = permit else {
             return Box::pin(Arc::clone(&self.port).turn_away(stream, address, stop)).await;
         };
-        let Seated { mut guest, evicted, send_queue, link, queued } = self.seat(place, address, now);
+        let Accepted { mut connection, evicted, send_queue, link, queued } = self.seat(permit, address, now);
         self.open.inc();
         let closed = {
-            let running = mesh::link::run(stream, *link, queued, &mut guest, self.shared.clock);
+            let running = mesh::link::run(stream, *link, queued, &mut connection, self.shared.clock);
             let mut running = std::pin::pin!(running);
             tokio::select! {
                 closed = &mut running => Some(closed),
-                // Its place is needed by another of its address.
+                // Its permit is needed by another of its address.
                 () = evicted.cancelled() => None,
                 () = stop.cancelled() => {
                     send_queue.close();
@@ -128,15 +128,15 @@ impl Links {
         };
         self.open.dec();
         // Boxed, as are all rare things that a link waits for: its task is as large as the largest of them.
-        Box::pin(guest.leave(closed)).await;
+        Box::pin(connection.leave(closed)).await;
     }
 
-    fn seat(self: &Arc<Self>, place: Place, address: SocketAddr, now: Instant) -> Seated {
+    fn seat(self: &Arc<Self>, permit: LinkPermit, address: SocketAddr, now: Instant) -> Accepted {
         let link = Box::new(Link::responder(self.port.settings, now));
         let (send_queue, queued) = send_queue(SEND_QUEUE);
-        let evicted = place.evicted.clone();
+        let evicted = permit.evicted.clone();
         let number = LinkNo(self.next.fetch_add(1, Ordering::Relaxed));
-        let voice = Voice {
+        let responder = Responder {
             links: Arc::clone(self),
             link: number,
             address: address.ip(),
@@ -144,8 +144,8 @@ impl Links {
             send_queue: send_queue.clone(),
             epoch: None,
         };
-        let guest = Guest::new(voice, Arc::new(place));
-        Seated { guest, evicted, send_queue, link, queued }
+        let connection = Connection::new(responder, Arc::new(permit));
+        Accepted { connection, evicted, send_queue, link, queued }
     }
 
     fn refuse(&self, reason: &'static str, address: IpAddr) {
@@ -155,14 +155,14 @@ impl Links {
     /// Whether `peer` may ask for something that costs a row; what is beyond its allowance is counted in the audit.
     fn may_ask(&self, peer: &PeerId, address: IpAddr) -> bool {
         let (limit, now) = (self.shared.settings.requests, self.shared.clock.mono());
-        let may = self.allowances.lock().unwrap_or_else(PoisonError::into_inner).take(peer, limit, now);
+        let may = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(peer, limit, now);
         if !may {
             self.port.refuse_peer(Reason::TooManyAttempts.code(), peer.to_string(), address);
         }
         may
     }
 
-    fn attempts(&self) -> std::sync::MutexGuard<'_, Attempts> {
+    fn attempts(&self) -> std::sync::MutexGuard<'_, CredentialAttempts> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

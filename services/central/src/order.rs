@@ -9,7 +9,7 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::charge_point::Outcome;
+use crate::charge_point::OrderOutcome;
 
 /// Failures that an answer lists.
 const FAILURES: usize = 1_000;
@@ -21,7 +21,7 @@ const LONGEST_NAME: usize = 200;
 /// What is ordered, as it is kept with the order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum OrderKind {
     Stop,
     Resume,
     Maintenance { on: bool },
@@ -38,7 +38,7 @@ pub enum Kind {
 pub const METHODS: [&str; 10] =
     ["Stop", "Resume", "SetMaintenance", "Rotate", "Renew", "Revoke", "Release", "SetPrice", "SetRatedPower", "Move"];
 
-impl Kind {
+impl OrderKind {
     /// Stop alone goes to all at once.
     pub fn is_staggered(&self, matched: usize, many: usize) -> bool {
         matched > many && !matches!(self, Self::Stop)
@@ -60,7 +60,7 @@ impl Kind {
     }
 }
 
-impl Kind {
+impl OrderKind {
     /// What it decides about a charging point: of two orders with one subject the later one counts. A key order is no
     /// answer to another one: who revokes and then rotates has revoked.
     pub fn subject(&self) -> &'static str {
@@ -183,14 +183,14 @@ pub fn check_expectation(matched: usize, expected: u32, many: usize) -> Result<(
 
 /// How far an order has come.
 #[derive(Clone, Debug)]
-pub struct Progress {
+pub struct OrderProgress {
     answer: Answer,
     remaining: Vec<ChargingPointId>,
     /// Asked, and not answered yet: perhaps done.
     asked: BTreeSet<ChargingPointId>,
 }
 
-impl Progress {
+impl OrderProgress {
     pub fn new(order_id: String, selected: Selected) -> Self {
         let matched = u32::try_from(selected.ids.len()).unwrap_or(u32::MAX);
         let answer = Answer { order_id, matched, left: matched, ..Answer::default() };
@@ -231,13 +231,13 @@ impl Progress {
         self.asked.is_empty() && (self.answer.cancelled || self.remaining.is_empty())
     }
 
-    pub fn reached(&mut self, id: &ChargingPointId, outcome: &Outcome) {
+    pub fn reached(&mut self, id: &ChargingPointId, outcome: &OrderOutcome) {
         self.asked.remove(id);
         self.answer.left = self.answer.left.saturating_sub(1);
         match outcome {
-            Outcome::Done => self.answer.done += 1,
-            Outcome::Unchanged => self.answer.unchanged += 1,
-            Outcome::Failed(reason, detail) => self.fail(id.to_string(), *reason, detail),
+            OrderOutcome::Done => self.answer.done += 1,
+            OrderOutcome::Unchanged => self.answer.unchanged += 1,
+            OrderOutcome::Failed(reason, detail) => self.fail(id.to_string(), *reason, detail),
         }
     }
 
@@ -304,32 +304,32 @@ mod tests {
     #[test]
     fn every_kind_is_listed_under_its_method_spec_7_3() {
         let kinds = [
-            Kind::Stop,
-            Kind::Resume,
-            Kind::Maintenance { on: true },
-            Kind::Rotate,
-            Kind::Renew,
-            Kind::Revoke,
-            Kind::Release,
-            Kind::SetPrice { price_e4: 1 },
-            Kind::SetRatedPower { rated_power_w: 1 },
-            Kind::Move { city: String::new(), place: String::new() },
+            OrderKind::Stop,
+            OrderKind::Resume,
+            OrderKind::Maintenance { on: true },
+            OrderKind::Rotate,
+            OrderKind::Renew,
+            OrderKind::Revoke,
+            OrderKind::Release,
+            OrderKind::SetPrice { price_e4: 1 },
+            OrderKind::SetRatedPower { rated_power_w: 1 },
+            OrderKind::Move { city: String::new(), place: String::new() },
         ];
         assert_eq!(kinds.map(|kind| kind.method()), METHODS);
     }
 
     #[test]
     fn stop_alone_goes_to_all_at_once_spec_7_3() {
-        assert!(!Kind::Stop.is_staggered(9_000, 50));
-        assert!(Kind::Rotate.is_staggered(51, 50) && !Kind::Rotate.is_staggered(50, 50));
+        assert!(!OrderKind::Stop.is_staggered(9_000, 50));
+        assert!(OrderKind::Rotate.is_staggered(51, 50) && !OrderKind::Rotate.is_staggered(50, 50));
     }
 
     #[test]
     fn what_a_cancelled_order_has_not_reached_stays_as_it_was_spec_7_3() {
         let selected = select(Some(&selector(Which::All(true))), &all(100)).unwrap();
-        let mut progress = Progress::new("o1".into(), selected);
+        let mut progress = OrderProgress::new("o1".into(), selected);
         for id in progress.portion(30) {
-            progress.reached(&id, &Outcome::Done);
+            progress.reached(&id, &OrderOutcome::Done);
         }
         progress.cancel();
         assert!(progress.portion(30).is_empty());
@@ -341,9 +341,9 @@ mod tests {
     fn what_has_been_asked_and_has_not_answered_is_reached_again_after_a_restart_spec_7_3() {
         let selected = select(Some(&selector(Which::All(true))), &all(3)).unwrap();
         let ids = selected.ids.clone();
-        let mut progress = Progress::new("o1".into(), selected);
+        let mut progress = OrderProgress::new("o1".into(), selected);
         progress.portion(2);
-        progress.reached(&ids[0], &Outcome::Done);
+        progress.reached(&ids[0], &OrderOutcome::Done);
         assert_eq!(progress.remaining(), [&ids[1], &ids[2]]);
         let later: BTreeSet<_> = ids.iter().cloned().collect();
         assert_eq!(progress.overtaken(&later), [ids[2].clone()], "what is asked first is done first");
@@ -362,9 +362,9 @@ mod tests {
 
     #[test]
     fn of_two_orders_with_one_subject_the_later_one_counts_spec_7_3() {
-        assert_eq!(Kind::Stop.subject(), Kind::Resume.subject());
-        assert_eq!(Kind::SetPrice { price_e4: 1 }.subject(), Kind::SetPrice { price_e4: 2 }.subject());
-        assert_ne!(Kind::Revoke.subject(), Kind::Rotate.subject());
+        assert_eq!(OrderKind::Stop.subject(), OrderKind::Resume.subject());
+        assert_eq!(OrderKind::SetPrice { price_e4: 1 }.subject(), OrderKind::SetPrice { price_e4: 2 }.subject());
+        assert_ne!(OrderKind::Revoke.subject(), OrderKind::Rotate.subject());
     }
 
     #[test]

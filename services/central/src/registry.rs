@@ -21,9 +21,9 @@ use tonic::Status;
 use wire::PublicKey;
 
 use crate::{
-    drive::{Driver, Message},
-    settings::Settings,
-    shared::Shared,
+    event_loop::{LoopHandle, Message},
+    settings::CentralSettings,
+    shared::SharedState,
 };
 
 mod void;
@@ -42,7 +42,7 @@ const PINS_EVERY: Duration = Duration::from_secs(5);
 
 /// What Registry says of a credential.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum CredentialVerdict {
     /// It is right; void: right, but worth nothing until reissued.
     Verified {
         void: bool,
@@ -56,18 +56,20 @@ pub(crate) enum Verdict {
 pub(crate) struct Verifier {
     client: IdentitiesClient<Channel>,
     at_once: Arc<Semaphore>,
-    shared: Arc<Shared>,
-    drive: Driver,
+    shared: Arc<SharedState>,
+    event_loop: LoopHandle,
 }
 
 impl Verifier {
-    pub(crate) fn new(channel: Channel, shared: Arc<Shared>, drive: Driver) -> Self {
+    pub(crate) fn new(channel: Channel, shared: Arc<SharedState>, event_loop: LoopHandle) -> Self {
         let client = IdentitiesClient::new(channel);
-        Self { client, at_once: Arc::new(Semaphore::new(AT_ONCE)), shared, drive }
+        Self { client, at_once: Arc::new(Semaphore::new(AT_ONCE)), shared, event_loop }
     }
 
-    pub(crate) async fn verify(&self, peer: &PeerId, credential: &[u8], address: IpAddr) -> Verdict {
-        let Ok(_place) = self.at_once.acquire().await else { return Verdict::Unreachable("stopping".to_owned()) };
+    pub(crate) async fn verify(&self, peer: &PeerId, credential: &[u8], address: IpAddr) -> CredentialVerdict {
+        let Ok(_place) = self.at_once.acquire().await else {
+            return CredentialVerdict::Unreachable("stopping".to_owned());
+        };
         let request = VerifyRequest {
             kind: kind(peer).into(),
             id: peer.as_str().to_owned(),
@@ -76,11 +78,11 @@ impl Verifier {
         };
         let answer = match self.client.clone().verify(request).await {
             Ok(answer) => answer.into_inner(),
-            Err(status) => return Verdict::Unreachable(status.message().to_owned()),
+            Err(status) => return CredentialVerdict::Unreachable(status.message().to_owned()),
         };
         let reason = answer.reason();
         if !matches!(reason, Reason::Unspecified | Reason::CredentialVoid) {
-            return Verdict::Refused(reason);
+            return CredentialVerdict::Refused(reason);
         }
         // Its enrolment may be so young that the stream has not told of it.
         match answer.identity {
@@ -89,19 +91,19 @@ impl Verifier {
                 Ok(Mirrored::Taken) => {}
                 Ok(Mirrored::Late) => {
                     let why = "its identity has changed at Registry while it was asked; try again";
-                    return Verdict::Unreachable(why.to_owned());
+                    return CredentialVerdict::Unreachable(why.to_owned());
                 }
-                Err(why) => return Verdict::Unreachable(why),
+                Err(why) => return CredentialVerdict::Unreachable(why),
             },
         }
-        Verdict::Verified { void: reason == Reason::CredentialVoid }
+        CredentialVerdict::Verified { void: reason == Reason::CredentialVoid }
     }
 
     /// An answer can be older than what the stream has told meanwhile; then that stands, and is told again.
     async fn mirror(&self, identity: proto::registry::v1::Identity) -> Result<Mirrored, String> {
         let (wanted_kind, id) = (identity.kind, identity.id.clone());
         let known =
-            self.shared.ledger.read("identity", move |conn| MirroredIdentityRow::find(conn, wanted_kind, &id)).await;
+            self.shared.store.read("identity", move |conn| MirroredIdentityRow::find(conn, wanted_kind, &id)).await;
         let known = known.map_err(|error| error.to_string())?;
         let revision = known.as_ref().map_or(0, |row| row.revision);
         let row = row_of(identity, revision);
@@ -111,16 +113,16 @@ impl Verifier {
             return Ok(Mirrored::Taken);
         }
         if let Some(known) = known.filter(|known| row.is_behind(known)) {
-            self.drive.send(Message::Identities(vec![known])).await;
+            self.event_loop.send(Message::Identities(vec![known])).await;
             return Ok(Mirrored::Late);
         }
         if !is_known {
             let now = self.shared.clock.now();
             let writes = mirror_writes(&row, &self.shared.settings, now);
-            self.shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
+            self.shared.store.write("mirror", writes).await.map_err(|error| error.to_string())?;
         }
         // Where the stream has made it durable, it may not have told the loop yet; told again it changes nothing.
-        self.drive.send(Message::Identities(vec![row])).await;
+        self.event_loop.send(Message::Identities(vec![row])).await;
         Ok(Mirrored::Taken)
     }
 }
@@ -160,7 +162,7 @@ pub(crate) async fn follow(verifier: Verifier, denied: DenyList, ctx: Context) {
 async fn stream(verifier: &Verifier, denied: &DenyList, component: &Component, pins: &Component) -> Result<(), String> {
     let shared = &verifier.shared;
     let since =
-        shared.ledger.read("revision", MirroredIdentityRow::revision).await.map_err(|error| error.to_string())?;
+        shared.store.read("revision", MirroredIdentityRow::revision).await.map_err(|error| error.to_string())?;
     let link_keys = shared.pins.iter().map(|pin| pin.as_bytes().to_vec()).collect();
     let first = WatchRequest { since_revision: crate::rows::unsigned(since), link_keys };
     // The stream of requests stays open: its end would say that this Central has gone.
@@ -191,7 +193,7 @@ async fn stream(verifier: &Verifier, denied: &DenyList, component: &Component, p
                 Some(Ok(None)) | None => break,
             }
         }
-        take(&verifier.shared, &verifier.drive, denied, std::mem::take(&mut batch)).await?;
+        take(&verifier.shared, &verifier.event_loop, denied, std::mem::take(&mut batch)).await?;
         if synchronised {
             is_synchronised = true;
             component.ready();
@@ -219,7 +221,12 @@ fn are_ours(ours: &[PublicKey], told: &[Vec<u8>]) -> bool {
 
 /// Who is removed is out first, since that waits for no disk (SPEC 7.3, 7.4). All else is durable first, then told; what
 /// cannot be made durable comes again with the next stream.
-async fn take(shared: &Shared, drive: &Driver, denied: &DenyList, events: Vec<IdentityEvent>) -> Result<(), String> {
+async fn take(
+    shared: &SharedState,
+    event_loop: &LoopHandle,
+    denied: &DenyList,
+    events: Vec<IdentityEvent>,
+) -> Result<(), String> {
     let now = shared.clock.now();
     let (mut writes, mut identities, mut operators) = (Vec::new(), Vec::new(), Vec::new());
     let mut revision = 0;
@@ -249,11 +256,11 @@ async fn take(shared: &Shared, drive: &Driver, denied: &DenyList, events: Vec<Id
     let is_removed = |row: &&MirroredIdentityRow| row.state == i32::from(IdentityState::Removed);
     let removed: Vec<_> = identities.iter().filter(is_removed).cloned().collect();
     if !removed.is_empty() {
-        drive.send(Message::ShutOut(removed)).await;
+        event_loop.send(Message::ShutOut(removed)).await;
     }
-    shared.ledger.write("mirror", writes).await.map_err(|error| error.to_string())?;
+    shared.store.write("mirror", writes).await.map_err(|error| error.to_string())?;
     if !identities.is_empty() {
-        drive.send(Message::Identities(identities)).await;
+        event_loop.send(Message::Identities(identities)).await;
     }
     Ok(())
 }
@@ -274,8 +281,8 @@ fn deny(denied: &DenyList, operators: &[MirroredOperatorRow]) {
 ///
 /// # Errors
 /// Where the database cannot be read.
-pub(crate) async fn load_denied(shared: &Shared, denied: &DenyList) -> Result<(), store::StoreError> {
-    let operators = shared.ledger.read("operators", MirroredOperatorRow::all).await?;
+pub(crate) async fn load_denied(shared: &SharedState, denied: &DenyList) -> Result<(), store::StoreError> {
+    let operators = shared.store.read("operators", MirroredOperatorRow::all).await?;
     deny(denied, &operators);
     Ok(())
 }
@@ -294,7 +301,7 @@ fn row_of(identity: proto::registry::v1::Identity, revision: i64) -> MirroredIde
     }
 }
 
-pub(crate) fn mirror_writes(row: &MirroredIdentityRow, settings: &Settings, now: Now) -> Vec<RowWrite> {
+pub(crate) fn mirror_writes(row: &MirroredIdentityRow, settings: &CentralSettings, now: Now) -> Vec<RowWrite> {
     let new = row.kind == i32::from(Kind::ChargingPoint) && row.state != i32::from(IdentityState::Removed);
     let point = new.then(|| RowWrite::AddChargingPoint(new_row(row, settings, now)));
     [RowWrite::Identity(row.clone())].into_iter().chain(point).collect()
@@ -302,7 +309,7 @@ pub(crate) fn mirror_writes(row: &MirroredIdentityRow, settings: &Settings, now:
 
 /// A charging point as Central first hears of it: city and price come from Registry, and Central rules over them
 /// afterwards (DESIGN 3).
-pub(crate) fn new_row(row: &MirroredIdentityRow, settings: &Settings, now: Now) -> ChargingPointRow {
+pub(crate) fn new_row(row: &MirroredIdentityRow, settings: &CentralSettings, now: Now) -> ChargingPointRow {
     let price = if row.price_e4 == 0 { i64::from(settings.price.e4()) } else { row.price_e4 };
     ChargingPointRow {
         cp_id: row.id.clone(),

@@ -15,12 +15,12 @@ use store::central::{
 use wire::LinkKey;
 
 use crate::{
-    audit::Entry,
-    charge_point::{Answered, Change, Notice, Record},
-    event::Event,
-    key::{Key, Keyring, Stage},
+    audit::AuditRecord,
+    charge_point::{FirstAnswer, Notice, PointChange, Record},
+    event::DomainEvent,
+    key::{KeyEntry, KeyStage, Keyring},
     session::{Session, SessionId, Ticket},
-    settings::Settings,
+    settings::CentralSettings,
 };
 
 /// A stored row that this program cannot have written.
@@ -30,7 +30,7 @@ pub(crate) struct BadRow(String, &'static str, String);
 
 /// The writes of a decision about the charging point `record`.
 pub(crate) fn writes(
-    changes: &[Change],
+    changes: &[PointChange],
     record: &Record,
     since_ms: i64,
     kek: &KeyEncryption,
@@ -40,17 +40,17 @@ pub(crate) fn writes(
     changes
         .iter()
         .flat_map(|change| match change {
-            Change::Point => vec![RowWrite::ChargingPoint(charging_point(record, since_ms))],
-            Change::OpenSession(session) => vec![RowWrite::OpenSession(session_row(session, now))],
-            Change::UpdateSession(session) => vec![RowWrite::UpdateSession(session_row(session, now))],
-            Change::Discrepancy { session, reported_end } => {
+            PointChange::Point => vec![RowWrite::ChargingPoint(charging_point(record, since_ms))],
+            PointChange::OpenSession(session) => vec![RowWrite::OpenSession(session_row(session, now))],
+            PointChange::UpdateSession(session) => vec![RowWrite::UpdateSession(session_row(session, now))],
+            PointChange::Discrepancy { session, reported_end } => {
                 vec![RowWrite::Discrepancy(discrepancy(session, *reported_end, now))]
             }
-            Change::Ticket(ticket) => vec![RowWrite::Ticket(ticket_row(ticket, now))],
-            Change::Answered(answered) => vec![RowWrite::Request(request(answered, now))],
-            Change::Key(key) => vec![RowWrite::Key(key_row(&holder, key, kek, now))],
-            Change::Event(event) => vec![RowWrite::Event(event_row(event, record.id.as_str()))],
-            Change::Audit(entry) => vec![RowWrite::Audit(audit(entry))],
+            PointChange::Ticket(ticket) => vec![RowWrite::Ticket(ticket_row(ticket, now))],
+            PointChange::Answered(answered) => vec![RowWrite::Request(request(answered, now))],
+            PointChange::Key(key) => vec![RowWrite::Key(key_row(&holder, key, kek, now))],
+            PointChange::Event(event) => vec![RowWrite::Event(event_row(event, record.id.as_str()))],
+            PointChange::Audit(entry) => vec![RowWrite::Audit(audit(entry))],
         })
         .collect()
 }
@@ -133,7 +133,7 @@ pub(crate) fn session_row(session: &Session, now: Now) -> SessionRow {
 }
 
 /// A stored session; its deadline goes on from what was left (SPEC 3.8).
-pub(crate) fn session(row: &SessionRow, settings: &Settings, now: Now) -> Result<Session, BadRow> {
+pub(crate) fn session(row: &SessionRow, settings: &CentralSettings, now: Now) -> Result<Session, BadRow> {
     let table = "sessions";
     let state = SessionState::try_from(row.state).map_err(|e| BadRow(row.session_id.clone(), table, e.to_string()))?;
     let left = row.deadline_left_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()));
@@ -198,7 +198,7 @@ fn ticket_row(ticket: &Ticket, now: Now) -> TicketRow {
     }
 }
 
-pub(crate) fn request(answered: &Answered, now: Now) -> RequestRow {
+pub(crate) fn request(answered: &FirstAnswer, now: Now) -> RequestRow {
     RequestRow {
         requester: answered.requester.to_string(),
         request_id: answered.request_id.as_ref().to_owned(),
@@ -211,13 +211,13 @@ pub(crate) fn request(answered: &Answered, now: Now) -> RequestRow {
 }
 
 /// The first answer to a request; nothing where its row is not readable.
-pub(crate) fn answered(row: &RequestRow) -> Option<Answered> {
+pub(crate) fn answered(row: &RequestRow) -> Option<FirstAnswer> {
     let requester = match row.requester.split_once('/')? {
         ("driver", id) => PeerId::Driver(id.parse().ok()?),
         ("charging-point", id) => PeerId::ChargingPoint(id.parse().ok()?),
         _ => return None,
     };
-    Some(Answered {
+    Some(FirstAnswer {
         requester,
         charging_point: row.cp_id.parse().ok()?,
         request_id: row.request_id.as_str().into(),
@@ -227,13 +227,13 @@ pub(crate) fn answered(row: &RequestRow) -> Option<Answered> {
     })
 }
 
-pub(crate) fn key_row(holder: &PeerId, key: &Key, kek: &KeyEncryption, now: Now) -> KeyRow {
+pub(crate) fn key_row(holder: &PeerId, key: &KeyEntry, kek: &KeyEncryption, now: Now) -> KeyRow {
     let state = match key.stage {
-        Stage::Staged => StoredKeyState::Staged,
-        Stage::Active => StoredKeyState::Active,
-        Stage::Retired => StoredKeyState::Retired,
-        Stage::Revoked => StoredKeyState::Revoked,
-        Stage::Deleted => StoredKeyState::Deleted,
+        KeyStage::Staged => StoredKeyState::Staged,
+        KeyStage::Active => StoredKeyState::Active,
+        KeyStage::Retired => StoredKeyState::Retired,
+        KeyStage::Revoked => StoredKeyState::Revoked,
+        KeyStage::Deleted => StoredKeyState::Deleted,
     };
     let (holder, key_no) = (holder.to_string(), signed(key.no));
     let (wrapped, kek_id) = match &key.material {
@@ -257,7 +257,7 @@ pub(crate) fn key_row(holder: &PeerId, key: &Key, kek: &KeyEncryption, now: Now)
 }
 
 /// A stored key. One that does not open is as good as deleted: its holder authenticates again.
-pub(crate) fn key(row: &KeyRow, kek: &KeyEncryption) -> Key {
+pub(crate) fn key(row: &KeyRow, kek: &KeyEncryption) -> KeyEntry {
     let material = match kek.unwrap(row) {
         Ok(bytes) => Some(Arc::new(LinkKey::from_bytes(*bytes))),
         Err(error) => {
@@ -268,17 +268,17 @@ pub(crate) fn key(row: &KeyRow, kek: &KeyEncryption) -> Key {
         }
     };
     let stage = match row.state {
-        1 if material.is_some() => Stage::Staged,
-        2 if material.is_some() => Stage::Active,
-        3 if material.is_some() => Stage::Retired,
-        4 => Stage::Revoked,
-        _ => Stage::Deleted,
+        1 if material.is_some() => KeyStage::Staged,
+        2 if material.is_some() => KeyStage::Active,
+        3 if material.is_some() => KeyStage::Retired,
+        4 => KeyStage::Revoked,
+        _ => KeyStage::Deleted,
     };
     let granted = (row.granted_at_ms, row.expires_at_ms);
-    Key::stored(unsigned(row.key_no), unsigned(row.incarnation), stage, material, granted)
+    KeyEntry::stored(unsigned(row.key_no), unsigned(row.incarnation), stage, material, granted)
 }
 
-pub(crate) fn event_row(event: &Event, charging_point: &str) -> OutboxEvent {
+pub(crate) fn event_row(event: &DomainEvent, charging_point: &str) -> OutboxEvent {
     OutboxEvent {
         event_id: format!("{:032x}", rand::random::<u128>()),
         cp_id: charging_point.to_owned(),
@@ -288,7 +288,7 @@ pub(crate) fn event_row(event: &Event, charging_point: &str) -> OutboxEvent {
     }
 }
 
-pub(crate) fn audit(entry: &Entry) -> AuditEntry {
+pub(crate) fn audit(entry: &AuditRecord) -> AuditEntry {
     AuditEntry {
         at_ms: entry.at,
         actor: entry.actor.clone(),

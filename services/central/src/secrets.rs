@@ -99,7 +99,7 @@ impl Secrets {
 
 /// 32 bytes of the operating system's generator.
 pub(crate) fn random() -> [u8; 32] {
-    #[expect(clippy::disallowed_methods, reason = "a rim: chance enters here")]
+    #[expect(clippy::disallowed_methods, reason = "a central: chance enters here")]
     let bytes = rand::rng().random();
     bytes
 }

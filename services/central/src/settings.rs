@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use proto::{Currency, Price};
 
-use crate::allowance::Limit;
+use crate::token_bucket::Limit;
 
 /// Defaults are those of the specification.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct CentralSettings {
     /// How long an engine may think about an `Ask`.
     pub ask_timeout: Duration,
     /// How long a reservation waits for the plug (SPEC 2.2).
@@ -54,7 +54,7 @@ pub struct Settings {
     pub currency: Currency,
 }
 
-impl Settings {
+impl CentralSettings {
     /// How often keys are looked at: a key that is due to rotate has a sixth of its life left at least, and is seen
     /// several times before that is over. Once a minute is often enough for all else.
     pub fn sweep_every(&self) -> Duration {
@@ -62,7 +62,7 @@ impl Settings {
     }
 }
 
-impl Default for Settings {
+impl Default for CentralSettings {
     fn default() -> Self {
         Self {
             ask_timeout: Duration::from_secs(5),

@@ -17,28 +17,28 @@ use tokio::sync::watch;
 use wire::{LinkKey, PublicKey, StaticKey};
 
 use crate::{
-    key::{Keyring, Stage},
-    ledger::Ledger,
+    database::Store,
+    key::{KeyStage, Keyring},
     rows,
     session::SessionId,
-    settings::Settings,
+    settings::CentralSettings,
     telemetry::{Look, Streams, Telemetry},
     watch::Board,
 };
 
 /// Charging points as they are shown.
-pub(crate) type Points = Board<ChargingPointId, contract::ChargingPoint>;
+pub(crate) type PointBoard = Board<ChargingPointId, contract::ChargingPoint>;
 /// Open sessions, and the latest that ended.
-pub(crate) type Sessions = Board<SessionId, contract::Session>;
+pub(crate) type SessionBoard = Board<SessionId, contract::Session>;
 
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub settings: Settings,
+pub(crate) struct SharedState {
+    pub settings: CentralSettings,
     pub clock: Clock,
-    pub ledger: Ledger,
+    pub store: Store,
     pub directory: Directory,
-    pub points: Arc<Points>,
-    pub sessions: Arc<Sessions>,
+    pub points: Arc<PointBoard>,
+    pub sessions: Arc<SessionBoard>,
     pub telemetry: Telemetry,
     /// Counts refusals for the audit.
     pub access_log: AccessLog,
@@ -53,18 +53,18 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     epochs: RwLock<HashMap<ChargingPointId, Epoch>>,
-    holders: RwLock<HashMap<PeerId, Holder>>,
+    holders: RwLock<HashMap<PeerId, HolderKeys>>,
     /// Whom Registry removed, and as which incarnation.
     removed: RwLock<HashMap<PeerId, u64>>,
-    unvoided: Unvoided,
+    unvoided: PendingVoids,
 }
 
 /// Charging points that are revoked and whose credential may still be worth something at Registry, and of which
 /// enrolment it is.
 #[derive(Debug, Default)]
-pub(crate) struct Unvoided(watch::Sender<BTreeMap<ChargingPointId, u64>>);
+pub(crate) struct PendingVoids(watch::Sender<BTreeMap<ChargingPointId, u64>>);
 
-impl Unvoided {
+impl PendingVoids {
     pub(crate) fn put(&self, id: &ChargingPointId, incarnation: Option<u64>) {
         self.0.send_if_modified(|all| match incarnation {
             Some(incarnation) => all.insert(id.clone(), incarnation) != Some(incarnation),
@@ -88,7 +88,7 @@ impl Epoch {
 }
 
 #[derive(Debug, Default)]
-struct Holder {
+struct HolderKeys {
     incarnation: u64,
     usable: Vec<(u64, Arc<LinkKey>)>,
     openable: Vec<(u64, Arc<LinkKey>)>,
@@ -139,7 +139,7 @@ impl Directory {
         *last = incarnation.max(*last);
     }
 
-    pub(crate) fn unvoided(&self) -> &Unvoided {
+    pub(crate) fn unvoided(&self) -> &PendingVoids {
         &self.unvoided
     }
 
@@ -150,7 +150,7 @@ impl Directory {
             holders.remove(holder);
         } else {
             let incarnation = keys.incarnation;
-            holders.insert(holder.clone(), Holder { incarnation, usable, openable });
+            holders.insert(holder.clone(), HolderKeys { incarnation, usable, openable });
         }
     }
 }
@@ -159,7 +159,7 @@ fn find(keys: &[(u64, Arc<LinkKey>)], key_no: u64) -> Option<Arc<LinkKey>> {
     keys.iter().find(|(no, _)| *no == key_no).map(|(_, key)| Arc::clone(key))
 }
 
-impl Shared {
+impl SharedState {
     /// The key under which `holder` sealed a reading: at hand, or one of the older retired ones, which the store keeps
     /// for as long as telemetry is retained (SPEC 4.6). What was revoked or deleted is nowhere any more.
     pub(crate) async fn reading_key(&self, streams: &Streams, holder: &PeerId, key_no: u64) -> Option<Arc<LinkKey>> {
@@ -173,9 +173,9 @@ impl Shared {
             Look::Read => {}
         }
         let (of, no) = (holder.to_string(), rows::signed(key_no));
-        let row = self.ledger.look_up("older key", move |conn| KeyRow::find(conn, &of, no)).await.ok()?;
+        let row = self.store.look_up("older key", move |conn| KeyRow::find(conn, &of, no)).await.ok()?;
         let key = row.map(|row| rows::key(&row, &self.key_encryption));
-        let key = key.filter(|key| key.stage == Stage::Retired && key.incarnation == incarnation);
+        let key = key.filter(|key| key.stage == KeyStage::Retired && key.incarnation == incarnation);
         let material = key.and_then(|key| key.material);
         streams.remember(key_no, material.clone());
         material

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use crate::{charge_point::LinkNo, settings::Settings};
+use crate::{origin::LinkNo, settings::CentralSettings};
 
 /// Links whose end is waited for, of one part; the oldest go first.
 const CLOSING: usize = 16;
@@ -25,23 +25,23 @@ impl Takeovers {
     }
 
     /// A link ended. True where it was taken over alive, and that is one too many.
-    pub fn ended(&mut self, link: LinkNo, answered: bool, at: Instant, settings: &Settings) -> bool {
+    pub fn ended(&mut self, link: LinkNo, answered: bool, at: Instant, settings: &CentralSettings) -> bool {
         let Some(place) = self.closing.iter().position(|old| *old == link) else { return false };
         self.closing.remove(place);
         answered && self.count(at, settings)
     }
 
-    fn count(&mut self, at: Instant, settings: &Settings) -> bool {
+    fn count(&mut self, at: Instant, settings: &CentralSettings) -> bool {
         while self.counted.front().is_some_and(|first| at.saturating_duration_since(*first) > settings.takeover_window)
         {
             self.counted.pop_front();
         }
         self.counted.push_back(at);
-        let quarantined = self.counted.len() >= settings.takeovers;
-        if quarantined {
+        let one_too_many = self.counted.len() >= settings.takeovers;
+        if one_too_many {
             self.counted.clear();
         }
-        quarantined
+        one_too_many
     }
 }
 
@@ -52,7 +52,8 @@ mod tests {
     use super::*;
 
     fn counted(seconds: &[u64]) -> Vec<bool> {
-        let (settings, start, mut takeovers) = (Settings::default(), crate::testing::start(), Takeovers::default());
+        let (settings, start, mut takeovers) =
+            (CentralSettings::default(), crate::testing::start(), Takeovers::default());
         seconds.iter().map(|s| takeovers.count(start + Duration::from_secs(*s), &settings)).collect()
     }
 
@@ -68,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_link_that_had_died_unseen_or_was_not_taken_over_counts_for_nothing_spec_4_9() {
-        let (settings, now, mut takeovers) = (Settings::default(), crate::testing::start(), Takeovers::default());
+        let (settings, now, mut takeovers) =
+            (CentralSettings::default(), crate::testing::start(), Takeovers::default());
         for link in (0..100).map(LinkNo) {
             assert!(!takeovers.ended(link, true, now, &settings), "not taken over");
             takeovers.began(link);

@@ -41,10 +41,10 @@ pub(crate) struct Telemetry {
 
 /// One charging point's.
 #[derive(Debug)]
-pub(crate) struct Streams(Mutex<State>);
+pub(crate) struct Streams(Mutex<StreamsState>);
 
 #[derive(Debug)]
-struct State {
+struct StreamsState {
     opener: Opener,
     /// Sealed under a key that is not there (any more).
     keyless: u64,
@@ -63,7 +63,7 @@ impl Streams {
         self.lock().older.remember(key_no, key);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, StreamsState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,7 +94,7 @@ impl Telemetry {
             return Arc::clone(streams);
         }
         let fresh = || {
-            Arc::new(Streams(Mutex::new(State {
+            Arc::new(Streams(Mutex::new(StreamsState {
                 opener: Opener::new(id.as_str()),
                 keyless: 0,
                 latest: VecDeque::new(),

@@ -2,7 +2,7 @@
 
 mod keys;
 mod links;
-pub(crate) mod rim;
+pub(crate) mod test_central;
 
 use std::{
     sync::OnceLock,
@@ -15,7 +15,7 @@ use proto::{
     link::v1::{Reason, SessionState},
 };
 
-pub(crate) use self::rim::{Rim, ana, asked_by_ana};
+pub(crate) use self::test_central::{TestCentral, ana, asked_by_ana};
 use crate::session::{Session, SessionId};
 
 /// Second 0 of every test.

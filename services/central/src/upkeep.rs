@@ -20,11 +20,11 @@ use store::{
 
 pub(crate) use self::audit_file::AuditFile;
 use crate::{
-    audit::{Action, Entry},
-    charge_point::Origin,
+    audit::{AuditAction, AuditRecord},
     config::Retention,
+    origin::Origin,
     rows,
-    shared::Shared,
+    shared::SharedState,
 };
 
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
@@ -37,7 +37,7 @@ const UNWRITTEN: usize = 100;
 pub(crate) fn checkpoint(
     mut file: audit::Checkpoints,
     (every, keep_addresses): (Duration, Duration),
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     ctx: &Context,
 ) {
     let component = ctx.health.component("audit checkpoints");
@@ -51,26 +51,26 @@ pub(crate) fn checkpoint(
             if now.mono >= prune_at {
                 prune_at = now.mono + PRUNE_EVERY;
                 let until = before(now.wall_ms, keep_addresses);
-                say_pruned(file.prune_addresses(&shared.ledger.database, until, now.wall_ms).await);
+                say_pruned(file.prune_addresses(&shared.store.database, until, now.wall_ms).await);
             }
         }
         Ok(file)
     };
     ctx.spawn_and_finally("checkpoints", work, async move |mut file| {
-        crate::note_role(&of_last, Action::RoleStopped).await;
+        crate::note_role(&of_last, AuditAction::RoleStopped).await;
         write_checkpoint(&mut file, &of_last, &last_component).await;
     });
 }
 
-async fn write_checkpoint(file: &mut audit::Checkpoints, shared: &Shared, component: &Component) {
-    match file.write(&shared.ledger.database, shared.clock.wall_ms()).await {
+async fn write_checkpoint(file: &mut audit::Checkpoints, shared: &SharedState, component: &Component) {
+    match file.write(&shared.store.database, shared.clock.wall_ms()).await {
         Ok(_) => component.ready(),
         Err(error) => component.degraded(format!("the audit has no fresh checkpoint: {error}")),
     }
 }
 
 /// Follows the audit into its file until the last entry of this process is there.
-pub(crate) fn follow_audit(file: AuditFile, shared: &Arc<Shared>, ctx: &Context) {
+pub(crate) fn follow_audit(file: AuditFile, shared: &Arc<SharedState>, ctx: &Context) {
     // On a thread of its own: it waits for a disk.
     let (runtime, follow) = (tokio::runtime::Handle::current(), file.follow(Arc::clone(shared), ctx.clone()));
     let work = async move { Ok(tokio::task::spawn_blocking(move || runtime.block_on(follow)).await?) };
@@ -79,7 +79,7 @@ pub(crate) fn follow_audit(file: AuditFile, shared: &Arc<Shared>, ctx: &Context)
 }
 
 /// Audits each component's failures and recoveries (SPEC 8.1), its database's too, as soon as that takes entries again.
-pub(crate) async fn components(shared: Arc<Shared>, ctx: Context) {
+pub(crate) async fn components(shared: Arc<SharedState>, ctx: Context) {
     let (mut known, mut unwritten) = (BTreeMap::new(), VecDeque::new());
     while ctx.stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         let now = shared.clock.now();
@@ -92,20 +92,22 @@ pub(crate) async fn components(shared: Arc<Shared>, ctx: Context) {
             }
         }
         known = present;
-        if !unwritten.is_empty() && shared.ledger.write("components", unwritten.iter().cloned().collect()).await.is_ok()
+        if !unwritten.is_empty() && shared.store.write("components", unwritten.iter().cloned().collect()).await.is_ok()
         {
             unwritten.clear();
         }
     }
 }
 
-fn changed(name: &str, before: Option<&ComponentState>, now: &ComponentState) -> Option<Entry> {
+fn changed(name: &str, before: Option<&ComponentState>, now: &ComponentState) -> Option<AuditRecord> {
     let failed = |state: &ComponentState| matches!(state, ComponentState::Degraded { .. });
     match (before.is_some_and(failed), now) {
         (false, ComponentState::Degraded { reason }) => {
-            Some(Entry::new(Action::ComponentFailed, format!("component/{name}")).with("reason", reason))
+            Some(AuditRecord::new(AuditAction::ComponentFailed, format!("component/{name}")).with("reason", reason))
         }
-        (true, ComponentState::Ready) => Some(Entry::new(Action::ComponentRecovered, format!("component/{name}"))),
+        (true, ComponentState::Ready) => {
+            Some(AuditRecord::new(AuditAction::ComponentRecovered, format!("component/{name}")))
+        }
         (true | false, ComponentState::Ready | ComponentState::Starting { .. } | ComponentState::Degraded { .. }) => {
             None
         }
@@ -113,7 +115,7 @@ fn changed(name: &str, before: Option<&ComponentState>, now: &ComponentState) ->
 }
 
 /// Forgets what is past its retention, once an hour; but for the audit's addresses, which wait for a checkpoint.
-pub(crate) async fn prune(retention: Retention, shared: Arc<Shared>, ctx: Context) {
+pub(crate) async fn prune(retention: Retention, shared: Arc<SharedState>, ctx: Context) {
     while ctx.stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
         let now = shared.clock.wall_ms();
         let (events, answers) = (before(now, retention.keep_events), before(now, retention.keep_answers));
@@ -126,7 +128,7 @@ pub(crate) async fn prune(retention: Retention, shared: Arc<Shared>, ctx: Contex
                 + KeyRow::prune(conn, keys)?;
             Ok(gone)
         };
-        match shared.ledger.database.transaction("prune", work).await {
+        match shared.store.database.transaction("prune", work).await {
             Ok(Ok(gone)) => say_pruned::<StoreError>(Ok(gone)),
             Ok(Err(())) => {}
             Err(error) => say_pruned(Err(error)),
@@ -156,10 +158,10 @@ mod tests {
         let action = |before: Option<&ComponentState>, now: &ComponentState| {
             changed("registry", before, now).map(|entry| entry.action)
         };
-        assert_eq!(action(None, &down), Some(Action::ComponentFailed));
-        assert_eq!(action(Some(&ComponentState::Ready), &down), Some(Action::ComponentFailed));
+        assert_eq!(action(None, &down), Some(AuditAction::ComponentFailed));
+        assert_eq!(action(Some(&ComponentState::Ready), &down), Some(AuditAction::ComponentFailed));
         assert_eq!(action(Some(&down), &ComponentState::Degraded { reason: "other words".into() }), None);
-        assert_eq!(action(Some(&down), &ComponentState::Ready), Some(Action::ComponentRecovered));
+        assert_eq!(action(Some(&down), &ComponentState::Ready), Some(AuditAction::ComponentRecovered));
         assert_eq!(action(None, &ComponentState::Ready), None);
     }
 }

@@ -19,12 +19,12 @@ const PORTION: usize = 512;
 
 #[derive(Debug)]
 pub(crate) struct Board<K, V> {
-    inner: RwLock<Inner<K, V>>,
+    inner: RwLock<BoardState<K, V>>,
     latest: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
-struct Inner<K, V> {
+struct BoardState<K, V> {
     values: HashMap<K, (u64, Arc<V>)>,
     /// By number of their last change; None: removed.
     order: BTreeMap<u64, (K, Option<Arc<V>>)>,
@@ -37,7 +37,7 @@ struct Inner<K, V> {
 
 /// What a watcher gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change<K, V> {
+pub(crate) enum BoardChange<K, V> {
     /// A snapshot begins: forget what was known.
     Restarted,
     Put(Arc<V>),
@@ -48,7 +48,7 @@ pub(crate) enum Change<K, V> {
 
 impl<K: Clone + Eq + Hash + Ord, V> Default for Board<K, V> {
     fn default() -> Self {
-        let inner = Inner {
+        let inner = BoardState {
             values: HashMap::new(),
             order: BTreeMap::new(),
             removed: BTreeMap::new(),
@@ -123,7 +123,7 @@ impl<K: Clone + Eq + Hash + Ord, V> Board<K, V> {
     }
 
     /// Changes after `seen`, and up to where they go; None when removals among them are forgotten.
-    fn since(&self, seen: u64) -> Option<(Vec<Change<K, V>>, u64)> {
+    fn since(&self, seen: u64) -> Option<(Vec<BoardChange<K, V>>, u64)> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         if seen != 0 && seen < inner.forgotten {
             return None;
@@ -133,7 +133,9 @@ impl<K: Clone + Eq + Hash + Ord, V> Board<K, V> {
         let changes = some
             .map(|(number, (key, value))| {
                 last = *number;
-                value.as_ref().map_or_else(|| Change::Removed(key.clone()), |value| Change::Put(Arc::clone(value)))
+                value
+                    .as_ref()
+                    .map_or_else(|| BoardChange::Removed(key.clone()), |value| BoardChange::Put(Arc::clone(value)))
             })
             .collect();
         Some((changes, last))
@@ -151,7 +153,7 @@ pub(crate) struct Watcher<K, V> {
 
 impl<K: Clone + Eq + Hash + Ord, V> Watcher<K, V> {
     /// Some changes in order, waiting for the first; None when the board is gone.
-    pub(crate) async fn next(&mut self) -> Option<Vec<Change<K, V>>> {
+    pub(crate) async fn next(&mut self) -> Option<Vec<BoardChange<K, V>>> {
         loop {
             self.latest.borrow_and_update();
             let Some((mut changes, last)) = self.board.since(self.seen) else {
@@ -160,17 +162,17 @@ impl<K: Clone + Eq + Hash + Ord, V> Watcher<K, V> {
             };
             if !self.synchronised {
                 // A removal means nothing to one who has no snapshot yet.
-                changes.retain(|change| !matches!(change, Change::Removed(_)));
+                changes.retain(|change| !matches!(change, BoardChange::Removed(_)));
             }
             let complete = last == self.seen;
             self.seen = last;
             if !self.started {
                 self.started = true;
-                changes.insert(0, Change::Restarted);
+                changes.insert(0, BoardChange::Restarted);
             }
             if complete && !self.synchronised {
                 self.synchronised = true;
-                changes.push(Change::Synchronised);
+                changes.push(BoardChange::Synchronised);
             }
             if !changes.is_empty() {
                 return Some(changes);
@@ -193,10 +195,10 @@ mod tests {
         changes
             .into_iter()
             .map(|change| match change {
-                Change::Restarted => "restarted".to_owned(),
-                Change::Put(value) => (*value).to_owned(),
-                Change::Removed(key) => format!("-{key}"),
-                Change::Synchronised => "synchronised".to_owned(),
+                BoardChange::Restarted => "restarted".to_owned(),
+                BoardChange::Put(value) => (*value).to_owned(),
+                BoardChange::Removed(key) => format!("-{key}"),
+                BoardChange::Synchronised => "synchronised".to_owned(),
             })
             .collect()
     }

@@ -1,4 +1,4 @@
-//! What is due: claims and faults that were sensed, and deadlines (SPEC 3.8, 4.6, 4.9). [`Draft::due`] may be repeated
+//! What is due: claims and faults that were sensed, and deadlines (SPEC 3.8, 4.6, 4.9). [`DecisionBuilder::due`] may be repeated
 //! at any time; it finds out by itself what there is to do.
 
 use std::time::{Duration, Instant};
@@ -6,31 +6,33 @@ use std::time::{Duration, Instant};
 use mesh::clock::Now;
 use proto::link::v1::{Part, Progress, Reason, SessionState};
 
-use super::{ChargePoint, Claim, Health, Linked, PARTS, Tell, draft::Draft, sense::RUNNING_EVERY};
-use crate::{audit::Action, session::Session, settings::Settings};
+use super::{
+    ChargePoint, Effect, EngineVerdict, PARTS, PartLink, Takeover, decision::DecisionBuilder, observe::RUNNING_EVERY,
+};
+use crate::{audit::AuditAction, session::Session, settings::CentralSettings};
 
 /// Between two tries.
 const UNDECIDED: Duration = Duration::from_secs(1);
 
 impl ChargePoint {
-    /// When `Input::Due` is to come next. Deadlines that are past are included, since what they led to may have been
+    /// When `PointInput::Due` is to come next. Deadlines that are past are included, since what they led to may have been
     /// refused by the store.
-    pub fn poll_timeout(&self, settings: &Settings, now: Now) -> Option<Instant> {
-        let (record, pending, signs) = (&self.record, &self.pending, &self.signs);
+    pub fn poll_timeout(&self, settings: &CentralSettings, now: Now) -> Option<Instant> {
+        let (record, pending, live) = (&self.record, &self.pending, &self.live);
         let supplying = record.open.as_ref().filter(|open| open.state == SessionState::Supplying);
-        let engine_shown_broken = signs.engine_lost_at.map(|at| at + settings.engine_grace);
-        let changes_what_is_shown = signs.monitor.is_some() && record.open.is_none();
+        let engine_shown_broken = live.engine_lost_at.map(|at| at + settings.engine_grace);
+        let changes_what_is_shown = live.monitor.is_some() && record.open.is_none();
         [
             pending.ask.as_ref().map(|ask| ask.due),
             pending.stop_due,
             self.expires_at(settings),
             record.settling.iter().filter_map(|settling| settling.due).min(),
-            supplying.and(signs.both_lost_at).map(|at| at + settings.links_lost),
+            supplying.and(live.both_lost_at).map(|at| at + settings.links_lost),
             // Due changes nothing then, but what is shown is looked at anew after each input.
             engine_shown_broken.filter(|at| changes_what_is_shown && *at > now.mono),
             record.keys.overlap_ends(),
             self.save_due(settings),
-            signs.pace.due(RUNNING_EVERY),
+            live.pace.due(RUNNING_EVERY),
             // What was sensed and could not be decided durably is tried again.
             self.is_undecided().then(|| now.mono + UNDECIDED),
         ]
@@ -41,18 +43,18 @@ impl ChargePoint {
 
     /// Something that was sensed calls for a decision that is not durable yet.
     fn is_undecided(&self) -> bool {
-        let (record, signs) = (&self.record, &self.signs);
-        let proven = |linked: &Option<Linked>| linked.as_ref().filter(|l| l.key_no != 0).map(|l| (l.link, l.key_no));
-        let unclaimed = proven(&signs.monitor).is_some_and(|(link, _)| record.claim != Some(link));
+        let (record, live) = (&self.record, &self.live);
+        let proven = |linked: &Option<PartLink>| linked.as_ref().filter(|l| l.key_no != 0).map(|l| (l.link, l.key_no));
+        let unclaimed = proven(&live.monitor).is_some_and(|(link, _)| record.claim != Some(link));
         let staged = record.keys.staged().map(|key| key.no);
-        let unproven = [&signs.monitor, &signs.engine]
+        let unproven = [&live.monitor, &live.engine]
             .into_iter()
             .any(|linked| proven(linked).is_some_and(|(_, key_no)| staged == Some(key_no)));
-        let faulty = matches!(signs.health, Health::Unhealthy(_)) && record.open.is_some();
+        let faulty = matches!(live.health, EngineVerdict::Unhealthy(_)) && record.open.is_some();
         unclaimed
             || unproven
             || faulty
-            || (signs.cloned && !record.quarantined)
+            || (live.cloned && !record.quarantined)
             || self.begun().is_some()
             || self.awaits_stop()
     }
@@ -66,7 +68,7 @@ impl ChargePoint {
 
     /// When the reservation is over. An engine that cannot say whether it has begun is still supplying if it has (SPEC
     /// 3.8), so it is waited for, as long as for lost links.
-    fn expires_at(&self, settings: &Settings) -> Option<Instant> {
+    fn expires_at(&self, settings: &CentralSettings) -> Option<Instant> {
         let reserved = self.record.open.as_ref().filter(|open| open.state == SessionState::Reserved)?;
         let wait = if self.is_accounted() { Duration::ZERO } else { settings.links_lost };
         reserved.due.filter(|_| self.begun().is_none()).map(|due| due + wait)
@@ -74,25 +76,25 @@ impl ChargePoint {
 
     /// The engine is there, and what it has begun is known.
     fn is_accounted(&self) -> bool {
-        self.signs.engine.as_ref().is_some_and(|engine| self.signs.accounted == Some(engine.link))
+        self.live.engine.as_ref().is_some_and(|engine| self.live.accounted == Some(engine.link))
     }
 
     /// A running value that the store does not know, or the time left of a settling session.
-    fn save_due(&self, settings: &Settings) -> Option<Instant> {
-        let unsaved = self.signs.meter.as_ref().is_some_and(|(id, meter)| {
+    fn save_due(&self, settings: &CentralSettings) -> Option<Instant> {
+        let unsaved = self.live.meter.as_ref().is_some_and(|(id, meter)| {
             self.record.open.as_ref().is_some_and(|open| open.id == *id && open.meter_last < *meter)
         });
         let running = self.pending.saved_at.filter(|_| unsaved).map(|at| at + settings.meter_saved_every);
         [running, self.settling_save_due(settings)].into_iter().flatten().min()
     }
 
-    pub(super) fn settling_save_due(&self, settings: &Settings) -> Option<Instant> {
+    pub(super) fn settling_save_due(&self, settings: &CentralSettings) -> Option<Instant> {
         let saved_at = self.pending.settling_saved_at.filter(|_| !self.record.settling.is_empty());
         saved_at.map(|at| at + settings.settling_saved_every)
     }
 }
 
-impl Draft<'_> {
+impl DecisionBuilder<'_> {
     pub(super) fn due(&mut self) {
         self.claim();
         self.quarantine();
@@ -102,7 +104,7 @@ impl Draft<'_> {
             self.ask_expired(&ask);
         }
         if self.point.awaits_stop() {
-            self.made.pending.stop_due = Some(self.now.mono + self.settings.stop_timeout);
+            self.decision.pending.stop_due = Some(self.now.mono + self.settings.stop_timeout);
         }
         self.end_what_is_lost();
         self.begin_what_began();
@@ -112,7 +114,7 @@ impl Draft<'_> {
             }
         }
         let save = self.point.save_due(self.settings).is_some_and(|due| self.is_past(due));
-        if save && self.made.changes.is_empty() {
+        if save && self.decision.changes.is_empty() {
             self.save_running();
         }
     }
@@ -127,15 +129,15 @@ impl Draft<'_> {
 
     /// The newest proven monitor link owns the charging point: epochs rise with each (SPEC 4.9).
     fn claim(&mut self) {
-        let Some(monitor) = self.point.signs.monitor.as_ref().filter(|m| m.key_no != 0) else { return };
+        let Some(monitor) = self.point.live.monitor.as_ref().filter(|m| m.key_no != 0) else { return };
         if self.point.record.claim == Some(monitor.link) {
             return;
         }
-        self.made.next.claim = Some(monitor.link);
-        self.made.claim = Some(Claim::Monitor);
+        self.decision.next.claim = Some(monitor.link);
+        self.decision.claim = Some(Takeover::Monitor);
         if monitor.highest_epoch > self.point.record.epoch {
             let (id, seen, ours) = (&self.point.record.id, monitor.highest_epoch, self.point.record.epoch);
-            self.after(Tell::Alarm(format!(
+            self.after_commit(Effect::Alarm(format!(
                 "{id} has obeyed epoch {seen:#x}, above {ours:#x} here: was the database restored without raising \
                  its generation?"
             )));
@@ -144,41 +146,41 @@ impl Draft<'_> {
 
     /// The overlap with a replaced key is over: a link that still lives under it comes back with the new one.
     fn retire(&mut self) {
-        if self.made.next.keys.overlap_ends().is_none_or(|ends| !self.is_past(ends)) {
+        if self.decision.next.keys.overlap_ends().is_none_or(|ends| !self.is_past(ends)) {
             return;
         }
-        self.made.next.keys.end_overlap(self.now);
-        let keys = &self.made.next.keys;
+        self.decision.next.keys.end_overlap(self.now);
+        let keys = &self.decision.next.keys;
         let usable: Vec<_> = keys.usable().map(|(no, _)| no).collect();
-        let signs = &self.point.signs;
-        let old = [&signs.monitor, &signs.engine].into_iter().flatten();
+        let live = &self.point.live;
+        let old = [&live.monitor, &live.engine].into_iter().flatten();
         let old: Vec<_> = old.filter(|l| keys.granted(l.key_no).is_some() && !usable.contains(&l.key_no)).collect();
-        old.into_iter().for_each(|linked| self.after(Tell::Close(linked.link)));
+        old.into_iter().for_each(|linked| self.after_commit(Effect::Close(linked.link)));
     }
 
     fn quarantine(&mut self) {
-        if self.point.signs.cloned && !self.point.record.quarantined {
-            self.made.next.quarantined = true;
+        if self.point.live.cloned && !self.point.record.quarantined {
+            self.decision.next.quarantined = true;
             self.change_point();
-            let entry = self.entry(Action::Quarantined).with("takeovers", self.settings.takeovers);
-            self.note(entry);
+            let entry = self.entry(AuditAction::Quarantined).with("takeovers", self.settings.takeovers);
+            self.audit_by_central(entry);
             let id = &self.point.record.id;
-            self.after(Tell::Alarm(format!(
-                "{id} is quarantined: its link was taken over repeatedly; is its key cloned?"
+            self.after_commit(Effect::Alarm(format!(
+                "{id} is held: its link was taken over repeatedly; is its key cloned?"
             )));
         }
     }
 
     /// Links that came with a key have proven it (SPEC 4.6).
     fn prove_keys(&mut self) {
-        let links = [(Part::Monitor, &self.point.signs.monitor), (Part::Engine, &self.point.signs.engine)];
+        let links = [(Part::Monitor, &self.point.live.monitor), (Part::Engine, &self.point.live.engine)];
         for (part, linked) in links {
             let Some(linked) = linked.as_ref().filter(|l| l.key_no != 0) else { continue };
-            let changed = self.made.next.keys.proved(linked.key_no, part, PARTS, self.now, self.settings);
+            let changed = self.decision.next.keys.proved(linked.key_no, part, PARTS, self.now, self.settings);
             if !changed.is_empty() {
-                let action = if changed.len() > 1 { Action::KeyRotated } else { Action::KeyProven };
+                let action = if changed.len() > 1 { AuditAction::KeyRotated } else { AuditAction::KeyProven };
                 let entry = self.entry(action).with("key_no", linked.key_no);
-                self.note(entry);
+                self.audit_by_central(entry);
                 self.change_point();
             }
             self.keys_changed(changed);
@@ -188,9 +190,9 @@ impl Draft<'_> {
     /// Faults, lost links and deadlines of the open session.
     fn end_what_is_lost(&mut self) {
         let Some(open) = self.point.running() else { return };
-        let fault = match &self.point.signs.health {
-            Health::Unhealthy(detail) if self.point.signs.monitor.is_some() => Some(detail.clone()),
-            Health::Unhealthy(_) | Health::Unknown | Health::Healthy => None,
+        let fault = match &self.point.live.health {
+            EngineVerdict::Unhealthy(detail) if self.point.live.monitor.is_some() => Some(detail.clone()),
+            EngineVerdict::Unhealthy(_) | EngineVerdict::Unknown | EngineVerdict::Healthy => None,
         };
         let reserved = open.state == SessionState::Reserved;
         if let Some(detail) = fault {
@@ -208,7 +210,7 @@ impl Draft<'_> {
             }
         } else if !reserved && self.point.pending.stop_due.is_some_and(|due| self.is_past(due)) {
             self.settle(&open, open.reason, "the engine was told to stop and did not answer");
-        } else if !reserved && self.is_past_by(self.point.signs.both_lost_at, self.settings.links_lost) {
+        } else if !reserved && self.is_past_by(self.point.live.both_lost_at, self.settings.links_lost) {
             self.step(&open, Progress::Fault, Reason::Fault, "the charging point is lost");
             self.settle(&open, Reason::Fault, "both links are gone");
         }

@@ -9,48 +9,14 @@ use proto::{
 use wire::LinkKey;
 
 use crate::{
-    audit::Entry,
-    event::Event,
-    key::Key,
+    audit::AuditRecord,
+    event::DomainEvent,
+    key::KeyEntry,
+    origin::{LinkNo, Origin},
     session::{Final, Session, SessionId, Ticket},
 };
 
 use super::{Pending, Record};
-
-/// One connection of the link, numbered by this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkNo(pub u64);
-
-/// Who is behind an input, from which address, and why (SPEC 8.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    pub actor: Arc<str>,
-    pub address: Arc<str>,
-    /// In the words of whoever ordered it; empty: nothing was said. In every entry of his.
-    pub reason: Arc<str>,
-    /// The order over several charging points that it belongs to; empty: none. In every entry that it leads to, so that
-    /// who looks at one charging point finds it.
-    pub order: Arc<str>,
-}
-
-impl Origin {
-    pub fn new(actor: impl Into<Arc<str>>, address: impl Into<Arc<str>>) -> Self {
-        Self { actor: actor.into(), address: address.into(), reason: "".into(), order: "".into() }
-    }
-
-    pub fn under(self, order: impl Into<Arc<str>>) -> Self {
-        Self { order: order.into(), ..self }
-    }
-
-    pub fn because(self, reason: impl Into<Arc<str>>) -> Self {
-        Self { reason: reason.into(), ..self }
-    }
-
-    /// Central itself: a deadline, a missed sign of life.
-    pub fn central() -> Self {
-        Self::new("central", "")
-    }
-}
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +33,7 @@ pub enum Reply {
 
 /// What is sensed at once and never waits for the disk (DESIGN 3).
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sign {
+pub enum Observation {
     /// A monitor or engine opened a link and proved key `key_no`.
     LinkUp {
         link: LinkNo,
@@ -112,11 +78,11 @@ pub enum Sign {
 
 /// What is decided, made durable, and only then told.
 #[derive(Clone, Debug)]
-pub enum Input {
+pub enum PointInput {
     /// Something that was sensed, or the passing of time, may call for a decision. Says nothing itself, so that it may
     /// be repeated and lost without harm.
     Due,
-    Request(Request),
+    Request(SupplyRequest),
     AskAnswer {
         session: SessionId,
         accepted: bool,
@@ -148,11 +114,11 @@ pub enum Input {
         reply: Reply,
     },
     /// The engine's journal holds a reservation.
-    HeldReserved {
+    ReservationInJournal {
         session: SessionId,
     },
     /// All that the engine's journal holds; what is open here and missing there is over.
-    Held {
+    JournalReport {
         sessions: Vec<SessionId>,
         reply: Reply,
     },
@@ -163,7 +129,7 @@ pub enum Input {
         reply: Reply,
     },
     Order {
-        order: Order,
+        order: PointOrder,
         by: Origin,
         reply: Reply,
     },
@@ -178,17 +144,17 @@ pub enum Input {
         key_no: u64,
         reply: Reply,
     },
-    Identity(Identity),
+    Identity(IdentityChange),
 }
 
 /// A supply wished for by a driver, or at the charging point itself.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct SupplyRequest {
     /// The account it is billed to; none: the charging point's own.
     pub driver: Option<DriverId>,
     pub request_id: Arc<str>,
     pub energy: Energy,
-    /// Drawn by the rim; becomes the session's if it comes to one.
+    /// Drawn by the central; becomes the session's if it comes to one.
     pub session: SessionId,
     /// At the charging point itself (SPEC 3.1): the engine need not be asked, a named driver must confirm.
     pub manual: bool,
@@ -204,7 +170,7 @@ pub struct Request {
 
 /// What an operator, or the monitor's person, orders of one charging point.
 #[derive(Clone, Debug)]
-pub enum Order {
+pub enum PointOrder {
     Stop,
     Resume,
     Maintenance {
@@ -228,7 +194,7 @@ pub enum Order {
 
 /// What Registry says of the charging point.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
+pub enum IdentityChange {
     Enrolled {
         incarnation: u64,
     },
@@ -243,22 +209,22 @@ pub enum Identity {
 
 /// What an order came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum OrderOutcome {
     Done,
     Unchanged,
     Failed(Reason, String),
 }
 
-/// What goes to a peer, a caller or the rim.
+/// What goes to a peer, a caller or the central.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Tell {
+pub enum Effect {
     Monitor(down::Body),
     Engine(down::Body),
     Driver(DriverId, down::Body),
     /// To one link, whatever it is now.
     Link(LinkNo, down::Body),
     /// To whoever waits for it.
-    Answer(Reply, Outcome),
+    Answer(Reply, OrderOutcome),
     /// The key `key_no` of the charging point's ring, to a link of its monitor: without one to that which it has then.
     Grant {
         link: Option<LinkNo>,
@@ -271,7 +237,7 @@ pub enum Tell {
     /// Another link under a newer key has taken its place: its part closes it once everything on it is delivered, so
     /// that a rotation loses nothing (SPEC 4.6). One that does not is closed in the end.
     CloseLater(LinkNo),
-    /// Ask the store for a session that is not at hand, and come back with `EndedLong`.
+    /// PendingAsk the store for a session that is not at hand, and come back with `EndedLong`.
     Fetch {
         session: SessionId,
         last: Final,
@@ -283,7 +249,7 @@ pub enum Tell {
 
 /// What is to be made durable, in one transaction with all else of its decision.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum PointChange {
     /// The charging point's own row, as in `Decision::next`.
     Point,
     OpenSession(Session),
@@ -295,14 +261,14 @@ pub enum Change {
         reported_end: Energy,
     },
     /// The first answer to a request, which every repetition gets (SPEC 3.2).
-    Answered(Answered),
-    Key(Key),
-    Event(Event),
-    Audit(Entry),
+    Answered(FirstAnswer),
+    Key(KeyEntry),
+    Event(DomainEvent),
+    Audit(AuditRecord),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answered {
+pub struct FirstAnswer {
     /// Who chose the request's id: the driver, or for a manual supply the charging point.
     pub requester: PeerId,
     pub charging_point: ChargingPointId,
@@ -319,18 +285,18 @@ pub struct Answered {
 pub struct Decision {
     pub next: Record,
     pub pending: Pending,
-    pub changes: Vec<Change>,
+    pub changes: Vec<PointChange>,
     /// With these changes the charging point is taken over, under the next epoch.
-    pub claim: Option<Claim>,
+    pub claim: Option<Takeover>,
     /// Entries that nothing waits for: queued to the disk.
-    pub notes: Vec<Change>,
-    pub tell_now: Vec<Tell>,
-    pub tell_after: Vec<Tell>,
+    pub queued: Vec<PointChange>,
+    pub before_commit: Vec<Effect>,
+    pub after_commit: Vec<Effect>,
 }
 
 /// On what ground (DESIGN 3, Replicas).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum Takeover {
     /// A newly proven monitor link: always.
     Monitor,
     /// The first write of this process: only from the owner it was loaded with.
@@ -339,11 +305,11 @@ pub enum Claim {
 
 /// Why the store did not take a decision's changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum StoreRefusal {
     DriverBusy,
     ChargingPointBusy,
     /// The request had been answered before.
-    Repeated(Answered),
+    Repeated(FirstAnswer),
     AlreadyBilled,
     /// Another owner, or another version of the row.
     Fenced,
@@ -351,14 +317,14 @@ pub enum Refusal {
 }
 
 /// What a session held by an engine's journal means, as inputs in order (SPEC 3.8, 9).
-pub fn reconcile(held: &[JournalSession], reply: Reply) -> Vec<Input> {
+pub fn reconcile(held: &[JournalSession], reply: Reply) -> Vec<PointInput> {
     use proto::link::v1::SessionState::{Billed, Released, Reserved, Settling, Supplying, Unspecified};
     let mut inputs = Vec::new();
     for held in held {
         let session = SessionId::new(&held.session_id);
         match held.state() {
-            Reserved => inputs.push(Input::HeldReserved { session }),
-            Supplying => inputs.push(Input::Started {
+            Reserved => inputs.push(PointInput::ReservationInJournal { session }),
+            Supplying => inputs.push(PointInput::Started {
                 session,
                 meter: Energy::from_wh(held.meter_start_wh),
                 at: held.started_at_ms,
@@ -372,17 +338,17 @@ pub fn reconcile(held: &[JournalSession], reply: Reply) -> Vec<Input> {
                     started_at: held.started_at_ms,
                     ended_at: held.ended_at_ms,
                 };
-                inputs.push(Input::Ended { session, last, reply: Reply::None });
+                inputs.push(PointInput::Ended { session, last, reply: Reply::None });
             }
             Released | Unspecified => {}
         }
     }
     let sessions = held.iter().map(|h| SessionId::new(&h.session_id)).collect();
-    inputs.push(Input::Held { sessions, reply });
+    inputs.push(PointInput::JournalReport { sessions, reply });
     inputs
 }
 
-impl Request {
+impl SupplyRequest {
     /// Whose request ids this one's is among.
     pub fn requester(&self, charging_point: &ChargingPointId) -> PeerId {
         match self.driver.clone().filter(|_| !self.manual) {

@@ -10,22 +10,22 @@ use proto::{
     link::v1::{JournalSession, Part, Reason, SessionState, State, down},
 };
 
-use self::steps::{POINTS, Step, step};
-use super::{world::*, *};
-use crate::audit::Action;
+use self::steps::{ModelStep, POINTS, step};
+use super::{harness::*, *};
+use crate::{audit::AuditAction, origin::Origin};
 
 mod steps;
 
 /// An engine as it should be: what it gave is in its register, what it owes a report for is in its journal.
 #[derive(Default)]
-struct Engine {
+struct ModelEngine {
     meter: u64,
     journal: Vec<JournalSession>,
     /// Until when what it holds reserved may begin.
     reserved_until: Option<Instant>,
 }
 
-impl Engine {
+impl ModelEngine {
     fn current(&mut self) -> Option<&mut JournalSession> {
         self.journal.iter_mut().find(|h| matches!(h.state(), SessionState::Reserved | SessionState::Supplying))
     }
@@ -44,18 +44,18 @@ impl Engine {
     }
 }
 
-struct Model {
-    world: World,
-    engines: Vec<Engine>,
+struct PointModel {
+    harness: PointHarness,
+    engines: Vec<ModelEngine>,
     links: u64,
     sessions: u64,
-    requests: Vec<(usize, Request)>,
+    requests: Vec<(usize, SupplyRequest)>,
 }
 
-impl Model {
+impl PointModel {
     fn new() -> Self {
-        let engines = (0..POINTS).map(|_| Engine::default()).collect();
-        Self { world: World::new(POINTS), engines, links: 100, sessions: 0, requests: Vec::new() }
+        let engines = (0..POINTS).map(|_| ModelEngine::default()).collect();
+        Self { harness: PointHarness::new(POINTS), engines, links: 100, sessions: 0, requests: Vec::new() }
     }
 
     fn link(&mut self) -> LinkNo {
@@ -64,24 +64,25 @@ impl Model {
     }
 
     fn engine_link(&self, point: usize) -> Option<LinkNo> {
-        self.world.points[point].signs.engine.as_ref().map(|l| l.link)
+        self.harness.points[point].live.engine.as_ref().map(|l| l.link)
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "engines hear what concerns them")]
     /// Lets engines hear what they were told, as far as their links reach.
-    fn hear(&mut self) {
-        while !self.world.tells.is_empty() {
-            for (point, tell) in std::mem::take(&mut self.world.tells) {
-                match tell {
-                    Tell::Engine(body) if self.engine_link(point).is_some() => self.engine_hears(point, &body),
-                    Tell::Close(link) | Tell::CloseTakenOver(link) => {
-                        self.world.sense(point, Sign::LinkDown { link, answered: true, detail: "closed".into() });
+    fn observe_early(&mut self) {
+        while !self.harness.effects.is_empty() {
+            for (point, effect) in std::mem::take(&mut self.harness.effects) {
+                match effect {
+                    Effect::Engine(body) if self.engine_link(point).is_some() => self.engine_hears(point, &body),
+                    Effect::Close(link) | Effect::CloseTakenOver(link) => {
+                        self.harness
+                            .observe(point, Observation::LinkDown { link, answered: true, detail: "closed".into() });
                     }
                     _ => {}
                 }
             }
         }
-        self.world.told.clear();
+        self.harness.sent.clear();
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "an engine hears what concerns sessions")]
@@ -90,7 +91,7 @@ impl Model {
             down::Body::Supply(m) => {
                 let engine = &mut self.engines[point];
                 let known = engine.journal.iter().any(|h| h.session_id == m.session_id);
-                let until = self.world.now.mono + Duration::from_millis(m.hold_ms.into());
+                let until = self.harness.now.mono + Duration::from_millis(m.hold_ms.into());
                 if known || engine.current().is_none() {
                     engine.reserved_until = Some(until);
                 }
@@ -125,85 +126,86 @@ impl Model {
         if self.engine_link(point).is_some() {
             // The last input of `reconcile` is about what is missing, which one report does not say.
             let inputs = reconcile(std::slice::from_ref(held), Reply::None);
-            inputs.into_iter().take(1).for_each(|input| self.world.input(point, input));
+            inputs.into_iter().take(1).for_each(|input| self.harness.input(point, input));
         }
     }
 
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: ModelStep) {
         match step {
-            Step::Request { point, driver, manual } => self.request(point, driver, manual),
-            Step::Repeat => {
+            ModelStep::Request { point, driver, manual } => self.request(point, driver, manual),
+            ModelStep::Repeat => {
                 if let Some((point, request)) = self.requests.last().cloned() {
                     self.sessions += 1;
                     let session = SessionId::new(&format!("s{}", self.sessions));
-                    self.world.input(point, Input::Request(Request { session, ..request }));
+                    self.harness.input(point, PointInput::Request(SupplyRequest { session, ..request }));
                 }
             }
-            Step::Answer { point, accepted } => {
-                let ask = self.world.points[point].pending.ask.clone();
-                if let Some(ask) = ask.filter(|ask| ask.stage == Stage::Asking && self.engine_link(point).is_some()) {
+            ModelStep::Answer { point, accepted } => {
+                let ask = self.harness.points[point].pending.ask.clone();
+                if let Some(ask) = ask.filter(|ask| ask.stage == AskStage::Asking && self.engine_link(point).is_some())
+                {
                     let accepted = accepted && self.engines[point].current().is_none();
                     let session = ask.request.session;
-                    self.world.input(point, Input::AskAnswer { session, accepted, detail: "".into() });
+                    self.harness.input(point, PointInput::AskAnswer { session, accepted, detail: "".into() });
                 }
             }
-            Step::Confirm { point, accepted } => {
-                let ask = self.world.points[point].pending.ask.clone();
-                if let Some(Ask { request: Request { session, driver: Some(driver), .. }, .. }) = ask {
-                    self.world.input(point, Input::Confirmed { session, driver, accepted, reply: Reply::None });
+            ModelStep::Confirm { point, accepted } => {
+                let ask = self.harness.points[point].pending.ask.clone();
+                if let Some(PendingAsk { request: SupplyRequest { session, driver: Some(driver), .. }, .. }) = ask {
+                    self.harness.input(point, PointInput::Confirmed { session, driver, accepted, reply: Reply::None });
                 }
             }
-            Step::PlugIn { point } => self.plug_in(point),
-            Step::Flow { point, wh } => self.flow(point, wh),
-            Step::Unplug { point } => {
+            ModelStep::PlugIn { point } => self.plug_in(point),
+            ModelStep::Flow { point, wh } => self.flow(point, wh),
+            ModelStep::Unplug { point } => {
                 if let Some(held) = self.engines[point].end(Reason::Unplugged) {
                     self.report(point, &held);
                 }
             }
-            Step::EngineDown { point } => self.engine_down(point),
-            Step::EngineUp { point } => self.engine_up(point),
-            Step::EngineKilled { point } => {
+            ModelStep::EngineDown { point } => self.engine_down(point),
+            ModelStep::EngineUp { point } => self.engine_up(point),
+            ModelStep::EngineKilled { point } => {
                 self.engine_down(point);
                 let _kept_in_its_journal = self.engines[point].end(Reason::Fault);
             }
-            Step::MonitorDown { point } => self.monitor_down(point),
-            Step::MonitorUp { point } => self.monitor_up(point),
-            Step::Health { point, healthy } => self.health(point, healthy),
-            Step::DriverStops { point } => {
+            ModelStep::MonitorDown { point } => self.monitor_down(point),
+            ModelStep::MonitorUp { point } => self.monitor_up(point),
+            ModelStep::Health { point, healthy } => self.health(point, healthy),
+            ModelStep::DriverStops { point } => {
                 if let Some((session, Some(driver))) =
-                    self.world.record(point).open.clone().map(|open| (open.id, open.driver))
+                    self.harness.record(point).open.clone().map(|open| (open.id, open.driver))
                 {
                     let from = Origin::central();
-                    self.world.input(point, Input::StopByDriver { session, driver, from, reply: Reply::None });
+                    self.harness.input(point, PointInput::StopByDriver { session, driver, from, reply: Reply::None });
                 }
             }
-            Step::Order { point, which } => self.order(point, which),
-            Step::Pass { ms } => self.world.pass(ms),
-            Step::Disk { fails } => self.world.store.fail = fails.then(|| "disk full".to_owned()),
-            Step::CentralKilled => self.central_killed(),
+            ModelStep::Order { point, which } => self.order(point, which),
+            ModelStep::Pass { ms } => self.harness.pass(ms),
+            ModelStep::Disk { fails } => self.harness.store.fail = fails.then(|| "disk full".to_owned()),
+            ModelStep::CentralKilled => self.central_killed(),
         }
-        self.hear();
+        self.observe_early();
         self.check();
     }
 
     fn request(&mut self, point: usize, driver: usize, manual: bool) {
         self.sessions += 1;
         let (name, session) = (format!("D{driver}"), format!("s{}", self.sessions));
-        let mut request = super::world::request(&name, &session, &format!("r{}", self.sessions));
+        let mut request = super::harness::request(&name, &session, &format!("r{}", self.sessions));
         if manual {
             if self.engine_link(point).is_none() || self.engines[point].current().is_some() {
                 return;
             }
-            request = Request { manual, driver: (driver > 0).then(|| name.parse().unwrap()), ..request };
+            request = SupplyRequest { manual, driver: (driver > 0).then(|| name.parse().unwrap()), ..request };
         }
         self.requests.push((point, request.clone()));
-        self.world.input(point, Input::Request(request));
+        self.harness.input(point, PointInput::Request(request));
     }
 
     fn plug_in(&mut self, point: usize) {
-        let (meter, link, at_ms) = (self.engines[point].meter, self.engine_link(point), self.world.now.wall_ms);
+        let (meter, link, at_ms) = (self.engines[point].meter, self.engine_link(point), self.harness.now.wall_ms);
         let engine = &mut self.engines[point];
-        if engine.reserved_until.is_some_and(|until| until <= self.world.now.mono) {
+        if engine.reserved_until.is_some_and(|until| until <= self.harness.now.mono) {
             engine.journal.retain(|held| held.state() != SessionState::Reserved);
         }
         if let Some(held) = engine.current().filter(|h| h.state() == SessionState::Reserved) {
@@ -224,82 +226,83 @@ impl Model {
         let session = SessionId::new(&held.session_id);
         self.engines[point].meter = meter;
         if let Some(link) = link {
-            self.world.sense(point, Sign::Meter { link, session, meter: Energy::from_wh(meter), power_w: 1 });
+            self.harness
+                .observe(point, Observation::Meter { link, session, meter: Energy::from_wh(meter), power_w: 1 });
         }
     }
 
     fn engine_down(&mut self, point: usize) {
         if let Some(link) = self.engine_link(point) {
-            self.world.sense(point, Sign::LinkDown { link, answered: false, detail: "cut".into() });
+            self.harness.observe(point, Observation::LinkDown { link, answered: false, detail: "cut".into() });
         }
     }
 
     fn engine_up(&mut self, point: usize) {
-        let Some((key_no, _)) = self.world.record(point).keys.usable().last() else { return };
+        let Some((key_no, _)) = self.harness.record(point).keys.usable().last() else { return };
         let link = self.link();
-        self.world.link_up(point, Part::Engine, link, key_no);
+        self.harness.link_up(point, Part::Engine, link, key_no);
         let held = self.engines[point].journal.clone();
-        reconcile(&held, Reply::None).into_iter().for_each(|input| self.world.input(point, input));
+        reconcile(&held, Reply::None).into_iter().for_each(|input| self.harness.input(point, input));
     }
 
     fn monitor_down(&mut self, point: usize) {
-        if let Some(link) = self.world.points[point].signs.monitor.as_ref().map(|l| l.link) {
-            self.world.sense(point, Sign::LinkDown { link, answered: false, detail: "cut".into() });
+        if let Some(link) = self.harness.points[point].live.monitor.as_ref().map(|l| l.link) {
+            self.harness.observe(point, Observation::LinkDown { link, answered: false, detail: "cut".into() });
         }
     }
 
     fn monitor_up(&mut self, point: usize) {
         let link = self.link();
-        if let Some((key_no, _)) = self.world.record(point).keys.usable().last() {
-            self.world.link_up(point, Part::Monitor, link, key_no);
+        if let Some((key_no, _)) = self.harness.record(point).keys.usable().last() {
+            self.harness.link_up(point, Part::Monitor, link, key_no);
             self.health(point, true);
         } else {
             let material = Arc::new(wire::LinkKey::from_bytes([1; 32]));
-            self.world.sense(point, Sign::StatusLinkUp { link, from: "".into() });
-            self.world.input(point, Input::Grant { link, material, from: Origin::central() });
+            self.harness.observe(point, Observation::StatusLinkUp { link, from: "".into() });
+            self.harness.input(point, PointInput::Grant { link, material, from: Origin::central() });
         }
     }
 
     fn health(&mut self, point: usize, healthy: bool) {
-        if let Some(link) = self.world.points[point].signs.monitor.as_ref().map(|l| l.link) {
-            self.world.sense(point, Sign::Health { link, healthy, detail: "".into() });
+        if let Some(link) = self.harness.points[point].live.monitor.as_ref().map(|l| l.link) {
+            self.harness.observe(point, Observation::Health { link, healthy, detail: "".into() });
         }
     }
 
     fn order(&mut self, point: usize, which: u8) {
         let material = Arc::new(wire::LinkKey::from_bytes([1; 32]));
         let order = match which {
-            0 => Order::Stop,
-            1 | 2 => Order::Resume,
-            3 => Order::Maintenance { on: true },
-            4 => Order::Maintenance { on: false },
-            5 => Order::Rotate { material },
-            6 => Order::Renew,
-            7 => Order::SetRatedPower(2_000),
-            _ => Order::Release,
+            0 => PointOrder::Stop,
+            1 | 2 => PointOrder::Resume,
+            3 => PointOrder::Maintenance { on: true },
+            4 => PointOrder::Maintenance { on: false },
+            5 => PointOrder::Rotate { material },
+            6 => PointOrder::Renew,
+            7 => PointOrder::SetRatedPower(2_000),
+            _ => PointOrder::Release,
         };
-        self.world.input(point, Input::Order { order, by: Origin::central(), reply: Reply::None });
+        self.harness.input(point, PointInput::Order { order, by: Origin::central(), reply: Reply::None });
     }
 
     /// A new process loads what is durable; all else is gone.
     fn central_killed(&mut self) {
         for point in 0..POINTS {
-            let id = self.world.record(point).id.clone();
+            let id = self.harness.record(point).id.clone();
             let of_this: Vec<_> =
-                self.world.store.sessions.values().filter(|s| s.charging_point == id).cloned().collect();
+                self.harness.store.sessions.values().filter(|s| s.charging_point == id).cloned().collect();
             let record = Record {
                 open: of_this.iter().find(|s| s.is_open()).cloned(),
                 settling: of_this.into_iter().filter(|s| s.state == SessionState::Settling).collect(),
                 claim: None,
                 owned: false,
-                ..self.world.record(point).clone()
+                ..self.harness.record(point).clone()
             };
-            self.world.points[point] = ChargePoint::new(record, self.world.now);
+            self.harness.points[point] = ChargePoint::new(record, self.harness.now);
         }
     }
 
     fn check(&self) {
-        let store = &self.world.store;
+        let store = &self.harness.store;
         let open: Vec<_> = store.sessions.values().filter(|s| s.is_open()).collect();
         let drivers: Vec<_> = open.iter().filter_map(|s| s.driver.clone()).collect();
         let points: HashSet<_> = open.iter().map(|s| s.charging_point.clone()).collect();
@@ -309,9 +312,9 @@ impl Model {
             let billed = session.state == SessionState::Billed;
             assert_eq!(billed, store.tickets.contains_key(&session.id), "one ticket per billed session, {session:?}");
         }
-        for (n, point) in self.world.points.iter().enumerate() {
-            let causes = point.causes(&self.world.settings, self.world.now);
-            match self.world.state(n) {
+        for (n, point) in self.harness.points.iter().enumerate() {
+            let causes = point.causes(&self.harness.settings, self.harness.now);
+            match self.harness.state(n) {
                 State::Disconnected | State::Broken | State::OutOfOrder => assert!(!causes.is_empty()),
                 State::Supplying | State::Reserved => assert!(point.record.open.is_some()),
                 State::Available => assert!(causes.is_empty() && point.record.open.is_none()),
@@ -331,28 +334,28 @@ impl Model {
 
     /// All links come back, every supply ends and is reported.
     fn settle_all(&mut self) {
-        self.world.store.fail = None;
-        self.world.pass(10_000);
+        self.harness.store.fail = None;
+        self.harness.pass(10_000);
         let stopping = |session: &Session| session.is_open() && session.reason != Reason::Unspecified;
-        assert!(!self.world.store.sessions.values().any(stopping), "a stop that is not answered settles (SPEC 3.8)");
-        self.hear();
+        assert!(!self.harness.store.sessions.values().any(stopping), "a stop that is not answered settles (SPEC 3.8)");
+        self.observe_early();
         for _round in 0..3 {
             for point in 0..POINTS {
                 let _reported_below = self.engines[point].end(Reason::Unplugged);
                 self.monitor_down(point);
                 self.engine_down(point);
                 self.monitor_up(point);
-                let granted = self.world.record(point).keys.staged().map(|key| key.no);
+                let granted = self.harness.record(point).keys.staged().map(|key| key.no);
                 if let Some(key_no) = granted {
                     let link = self.link();
-                    self.world.link_up(point, Part::Monitor, link, key_no);
+                    self.harness.link_up(point, Part::Monitor, link, key_no);
                 }
                 self.health(point, true);
                 self.engine_up(point);
-                self.hear();
+                self.observe_early();
             }
-            self.world.pass(16 * 60_000);
-            self.hear();
+            self.harness.pass(16 * 60_000);
+            self.observe_early();
         }
         self.check();
     }
@@ -362,10 +365,10 @@ impl Model {
     fn cut_off(&self) -> Vec<&Session> {
         let settled = |session: &Session| {
             let said = ("session", session.id.to_string());
-            let entries = self.world.store.entries.iter().filter(|entry| entry.action == Action::SupplySettling);
+            let entries = self.harness.store.entries.iter().filter(|entry| entry.action == AuditAction::SupplySettling);
             entries.into_iter().any(|entry| entry.parameters.contains(&said))
         };
-        let sessions = self.world.store.sessions.values();
+        let sessions = self.harness.store.sessions.values();
         sessions
             .filter(|s| s.state == SessionState::Released && s.reason == Reason::ReservationExpired)
             .filter(|s| s.discrepancy != 0 && !settled(s))
@@ -373,7 +376,7 @@ impl Model {
     }
 
     fn sums(&self) -> (i64, i64) {
-        let store = &self.world.store;
+        let store = &self.harness.store;
         let tickets: u64 = store.tickets.values().map(|t| t.energy.wh() + t.disputed.wh()).sum();
         let discrepancies: i64 = store.sessions.values().map(|s| s.discrepancy).sum();
         let meters: u64 = self.engines.iter().map(|e| e.meter).sum();
@@ -387,12 +390,12 @@ proptest! {
     fn whatever_happens_every_watt_hour_is_accounted_for_once_spec_9_2(
         steps in prop::collection::vec(step(), 1..150)
     ) {
-        let mut model = Model::new();
+        let mut model = PointModel::new();
         for point in 0..POINTS {
             model.monitor_up(point);
             model.engine_up(point);
         }
-        model.hear();
+        model.observe_early();
         steps.into_iter().for_each(|step| model.take(step));
         model.settle_all();
         let (accounted, given) = model.sums();

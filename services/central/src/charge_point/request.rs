@@ -9,21 +9,21 @@ use proto::{
 };
 
 use super::{
-    Answered, Ask, Change, Outcome, Refusal, Reply, Request, Stage, Tell,
-    draft::{Draft, in_reasons},
-    told,
+    AskStage, Effect, FirstAnswer, OrderOutcome, PendingAsk, PointChange, Reply, StoreRefusal, SupplyRequest,
+    decision::{DecisionBuilder, in_reasons},
+    messages,
 };
 use crate::{
-    audit::Action,
-    event::Event,
+    audit::AuditAction,
+    event::DomainEvent,
     session::{Session, SessionId},
 };
 
 /// A charging point that owes so many final values gets no further supply.
 pub(super) const SETTLING: usize = 8;
 
-impl Draft<'_> {
-    pub(super) fn request(&mut self, request: &Request) {
+impl DecisionBuilder<'_> {
+    pub(super) fn request(&mut self, request: &SupplyRequest) {
         if let Some(ask) = &self.point.pending.ask
             && (&ask.request.driver, &ask.request.request_id) == (&request.driver, &request.request_id)
         {
@@ -33,7 +33,7 @@ impl Draft<'_> {
         if self.is_answered_by_open_session(request) {
             return;
         }
-        self.note_request(request);
+        self.audit_request(request);
         if let Some((reason, detail)) = self.objection(request) {
             return self.refuse(request, reason, &detail);
         }
@@ -45,7 +45,7 @@ impl Draft<'_> {
     }
 
     pub(super) fn ask_answered(&mut self, session: &SessionId, accepted: bool, detail: &Arc<str>) {
-        let Some(ask) = self.asked(session, Stage::Asking) else { return };
+        let Some(ask) = self.asked(session, AskStage::Asking) else { return };
         if !accepted {
             return self.refuse(&ask.request, Reason::RefusedByChargingPoint, detail);
         }
@@ -60,11 +60,11 @@ impl Draft<'_> {
     }
 
     pub(super) fn confirmed(&mut self, session: &SessionId, driver: &DriverId, accepted: bool, reply: Reply) {
-        let ask = self.asked(session, Stage::Confirming).filter(|ask| ask.request.driver.as_ref() == Some(driver));
+        let ask = self.asked(session, AskStage::Confirming).filter(|ask| ask.request.driver.as_ref() == Some(driver));
         let Some(ask) = ask else {
-            return self.answer(reply, Outcome::Failed(Reason::NotFound, "nothing is to be confirmed".to_owned()));
+            return self.answer(reply, OrderOutcome::Failed(Reason::NotFound, "nothing is to be confirmed".to_owned()));
         };
-        self.answer(reply, Outcome::Done);
+        self.answer(reply, OrderOutcome::Done);
         match (accepted, self.against()) {
             (false, _) => self.refuse(&ask.request, Reason::NotConfirmed, ""),
             (true, Some((reason, detail))) => self.refuse(&ask.request, reason, &detail),
@@ -73,10 +73,10 @@ impl Draft<'_> {
     }
 
     /// Time is up for whoever was asked.
-    pub(super) fn ask_expired(&mut self, ask: &Ask) {
+    pub(super) fn ask_expired(&mut self, ask: &PendingAsk) {
         match ask.stage {
-            Stage::Confirming => self.refuse(&ask.request, Reason::NotConfirmed, "no answer in time"),
-            Stage::Asking => {
+            AskStage::Confirming => self.refuse(&ask.request, Reason::NotConfirmed, "no answer in time"),
+            AskStage::Asking => {
                 self.release_engine(&ask.request, Reason::NoAnswer);
                 self.refuse(&ask.request, Reason::NoAnswer, "");
             }
@@ -84,33 +84,33 @@ impl Draft<'_> {
     }
 
     /// A refusal is an answer as durable as any other (SPEC 3.2).
-    pub(super) fn refuse(&mut self, request: &Request, reason: Reason, detail: &str) {
+    pub(super) fn refuse(&mut self, request: &SupplyRequest, reason: Reason, detail: &str) {
         self.forget(request);
-        self.made.changes.push(Change::Answered(Answered::to(request, self.point, reason, detail)));
-        let entry = self.entry(Action::SupplyRefused).with("request", &request.request_id);
-        let account = told::account(request.driver.as_ref(), &self.point.record.id);
+        self.decision.changes.push(PointChange::Answered(FirstAnswer::to(request, self.point, reason, detail)));
+        let entry = self.entry(AuditAction::SupplyRefused).with("request", &request.request_id);
+        let account = messages::account(request.driver.as_ref(), &self.point.record.id);
         self.audit(&request.from, entry.with("account", account).outcome(reason, detail));
         self.tell_refusal(request, reason, detail);
     }
 
     /// The store did not take the reservation, or the refusal.
-    pub(super) fn request_refused(&mut self, request: &Request, refusal: &Refusal) {
+    pub(super) fn request_refused(&mut self, request: &SupplyRequest, refusal: &StoreRefusal) {
         let (reason, detail) = in_reasons(refusal);
-        let was_asked = self.point.pending.ask.as_ref().is_some_and(|ask| ask.stage == Stage::Asking);
+        let was_asked = self.point.pending.ask.as_ref().is_some_and(|ask| ask.stage == AskStage::Asking);
         if was_asked {
             self.release_engine(request, reason);
         }
         self.forget(request);
         match refusal {
-            Refusal::DriverBusy | Refusal::ChargingPointBusy => self.refuse(request, reason, &detail),
-            Refusal::Repeated(first) => self.tell_first_answer(request, first),
-            Refusal::AlreadyBilled | Refusal::Fenced | Refusal::Unavailable(_) => {
+            StoreRefusal::DriverBusy | StoreRefusal::ChargingPointBusy => self.refuse(request, reason, &detail),
+            StoreRefusal::Repeated(first) => self.tell_first_answer(request, first),
+            StoreRefusal::AlreadyBilled | StoreRefusal::Fenced | StoreRefusal::Unavailable(_) => {
                 self.tell_refusal(request, reason, &detail);
             }
         }
     }
 
-    fn objection(&self, request: &Request) -> Option<(Reason, String)> {
+    fn objection(&self, request: &SupplyRequest) -> Option<(Reason, String)> {
         if !request.known {
             return Some((Reason::UnknownDriver, String::new()));
         }
@@ -135,7 +135,7 @@ impl Draft<'_> {
     }
 
     /// The request was answered with the session that is open: its driver missed the answer.
-    fn is_answered_by_open_session(&mut self, request: &Request) -> bool {
+    fn is_answered_by_open_session(&mut self, request: &SupplyRequest) -> bool {
         let Some(open) = self.point.record.open.clone() else { return false };
         let same = open.driver == request.driver && open.request_id == request.request_id;
         if same {
@@ -144,31 +144,31 @@ impl Draft<'_> {
         same
     }
 
-    fn ask_driver(&mut self, driver: DriverId, request: &Request) {
+    fn ask_driver(&mut self, driver: DriverId, request: &SupplyRequest) {
         let wait = self.settings.confirmation;
-        self.ask(request, Stage::Confirming, wait);
+        self.ask(request, AskStage::Confirming, wait);
         let expires_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-        let body = told::confirm_request(request, &self.point.record, expires_ms, self.settings);
-        self.after(Tell::Driver(driver, body));
+        let body = messages::confirm_request(request, &self.point.record, expires_ms, self.settings);
+        self.after_commit(Effect::Driver(driver, body));
     }
 
-    fn ask_engine(&mut self, request: &Request) {
-        self.ask(request, Stage::Asking, self.settings.ask_timeout);
+    fn ask_engine(&mut self, request: &SupplyRequest) {
+        self.ask(request, AskStage::Asking, self.settings.ask_timeout);
         self.step_now(request, Progress::Received);
         self.step_now(request, Progress::Asking);
-        self.tell_now(Tell::Engine(told::ask(request, &self.point.record, self.settings)));
+        self.before_commit(Effect::Engine(messages::ask(request, &self.point.record, self.settings)));
     }
 
-    fn ask(&mut self, request: &Request, stage: Stage, wait: std::time::Duration) {
-        self.made.pending.ask = Some(Ask { request: request.clone(), stage, due: self.now.mono + wait });
+    fn ask(&mut self, request: &SupplyRequest, stage: AskStage, wait: std::time::Duration) {
+        self.decision.pending.ask = Some(PendingAsk { request: request.clone(), stage, due: self.now.mono + wait });
     }
 
-    fn asked(&self, session: &SessionId, stage: Stage) -> Option<Ask> {
+    fn asked(&self, session: &SessionId, stage: AskStage) -> Option<PendingAsk> {
         self.point.pending.ask.clone().filter(|ask| ask.request.session == *session && ask.stage == stage)
     }
 
     /// Reserves: the session, the answer to the request and their entries in one turn.
-    fn open(&mut self, request: &Request) {
+    fn open(&mut self, request: &SupplyRequest) {
         self.forget(request);
         let record = &self.point.record;
         let session = Session {
@@ -192,13 +192,18 @@ impl Draft<'_> {
             discrepancy: 0,
             disputed: Energy::ZERO,
         };
-        self.made.changes.push(Change::OpenSession(session.clone()));
-        self.made.changes.push(Change::Answered(Answered::to(request, self.point, Reason::Unspecified, "")));
-        self.made.changes.push(Change::Event(Event::session(&session, self.now)));
-        let entry = self.entry_of(Action::SupplyGranted, &session).with("request", &request.request_id);
+        self.decision.changes.push(PointChange::OpenSession(session.clone()));
+        self.decision.changes.push(PointChange::Answered(FirstAnswer::to(
+            request,
+            self.point,
+            Reason::Unspecified,
+            "",
+        )));
+        self.decision.changes.push(PointChange::Event(DomainEvent::session(&session, self.now)));
+        let entry = self.entry_of(AuditAction::SupplyGranted, &session).with("request", &request.request_id);
         self.audit(&request.from, entry.with("price", session.price));
         self.tell_reserved(&session, request.reply);
-        self.made.next.open = Some(session);
+        self.decision.next.open = Some(session);
     }
 
     fn tell_reserved(&mut self, session: &Session, reply: Reply) {
@@ -206,60 +211,60 @@ impl Draft<'_> {
             if session.state == SessionState::Supplying { Progress::Supplying } else { Progress::Authorised };
         self.tell_supply(session);
         self.step(session, progress, Reason::Unspecified, "");
-        self.answer(reply, Outcome::Done);
+        self.answer(reply, OrderOutcome::Done);
     }
 
     /// Energy flows once it is plugged in. Repeated without harm: the engine knows the session by its id.
     pub(super) fn tell_supply(&mut self, session: &Session) {
         if session.state == SessionState::Reserved {
             let left = session.due.map(|due| due.saturating_duration_since(self.now.mono)).unwrap_or_default();
-            self.engine(told::supply(session, u32::try_from(left.as_millis()).unwrap_or(u32::MAX)));
+            self.engine(messages::supply(session, u32::try_from(left.as_millis()).unwrap_or(u32::MAX)));
         }
     }
 
-    fn tell_first_answer(&mut self, request: &Request, first: &Answered) {
+    fn tell_first_answer(&mut self, request: &SupplyRequest, first: &FirstAnswer) {
         match (first.reason, &first.session) {
             (Reason::Unspecified, Some(session)) => {
-                let first = Request { session: session.clone(), ..request.clone() };
+                let first = SupplyRequest { session: session.clone(), ..request.clone() };
                 self.tell_driver(&first, Progress::Authorised, Reason::Unspecified, "");
-                self.answer(request.reply, Outcome::Done);
+                self.answer(request.reply, OrderOutcome::Done);
             }
             (reason, _) => self.tell_refusal(request, reason, &first.detail),
         }
     }
 
-    fn tell_refusal(&mut self, request: &Request, reason: Reason, detail: &str) {
+    fn tell_refusal(&mut self, request: &SupplyRequest, reason: Reason, detail: &str) {
         // A driver who was never asked about a manual supply in his name is not bothered with its refusal.
         let concerns_him = !request.manual
             || self.point.pending.ask.as_ref().is_some_and(|ask| ask.request.session == request.session);
         if concerns_him {
             self.tell_driver(request, Progress::Refused, reason, detail);
         }
-        self.answer(request.reply, Outcome::Failed(reason, detail.to_owned()));
+        self.answer(request.reply, OrderOutcome::Failed(reason, detail.to_owned()));
     }
 
-    fn tell_driver(&mut self, request: &Request, progress: Progress, reason: Reason, detail: &str) {
+    fn tell_driver(&mut self, request: &SupplyRequest, progress: Progress, reason: Reason, detail: &str) {
         if let Some(driver) = request.driver.clone().filter(|_| request.known) {
-            let body = told::step(request, &self.point.record, progress, (reason, detail), self.settings);
-            self.after(Tell::Driver(driver, body));
+            let body = messages::step(request, &self.point.record, progress, (reason, detail), self.settings);
+            self.after_commit(Effect::Driver(driver, body));
         }
     }
 
-    fn release_engine(&mut self, request: &Request, reason: Reason) {
-        self.engine(told::release(request.session.as_str(), reason));
+    fn release_engine(&mut self, request: &SupplyRequest, reason: Reason) {
+        self.engine(messages::release(request.session.as_str(), reason));
     }
 
-    fn forget(&mut self, request: &Request) {
-        if self.made.pending.ask.as_ref().is_some_and(|ask| ask.request.session == request.session) {
-            self.made.pending.ask = None;
+    fn forget(&mut self, request: &SupplyRequest) {
+        if self.decision.pending.ask.as_ref().is_some_and(|ask| ask.request.session == request.session) {
+            self.decision.pending.ask = None;
         }
     }
 
-    fn note_request(&mut self, request: &Request) {
-        let account = told::account(request.driver.as_ref(), &self.point.record.id);
-        let entry = self.entry(Action::SupplyRequested).with("request", &request.request_id);
-        let entry = entry.with("account", account).with("energy", told::wished(request.energy));
+    fn audit_request(&mut self, request: &SupplyRequest) {
+        let account = messages::account(request.driver.as_ref(), &self.point.record.id);
+        let entry = self.entry(AuditAction::SupplyRequested).with("request", &request.request_id);
+        let entry = entry.with("account", account).with("energy", messages::wished(request.energy));
         // The answer is what must be durable; asking the charging point does not wait for the disk.
-        self.made.notes.push(Change::Audit(entry.by(&request.from, self.now)));
+        self.decision.queued.push(PointChange::Audit(entry.by(&request.from, self.now)));
     }
 }

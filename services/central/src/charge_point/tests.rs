@@ -8,8 +8,8 @@ use proto::{
 };
 use wire::LinkKey;
 
-use super::{world::*, *};
-use crate::audit::Action;
+use super::{harness::*, *};
+use crate::audit::AuditAction;
 
 fn material() -> Arc<LinkKey> {
     Arc::new(LinkKey::from_bytes([9; 32]))

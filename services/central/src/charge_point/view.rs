@@ -3,12 +3,12 @@
 use mesh::clock::Now;
 use proto::link::v1::{Cause, KeyState, Reason, SessionState, State, View};
 
-use super::{ChargePoint, Health, Stage};
-use crate::{session::Session, settings::Settings};
+use super::{AskStage, ChargePoint, EngineVerdict};
+use crate::{session::Session, settings::CentralSettings};
 
 impl ChargePoint {
     /// Every cause that stands now, in order of precedence.
-    pub fn causes(&self, settings: &Settings, now: Now) -> Vec<Cause> {
+    pub fn causes(&self, settings: &CentralSettings, now: Now) -> Vec<Cause> {
         let (record, key) = (&self.record, self.record.keys.state());
         let has_key = matches!(key, KeyState::Active | KeyState::Rotating);
         let standing = [
@@ -24,30 +24,30 @@ impl ChargePoint {
     }
 
     /// The state shown (SPEC 2.2).
-    pub fn state(&self, settings: &Settings, now: Now) -> State {
+    pub fn state(&self, settings: &CentralSettings, now: Now) -> State {
         state_of(&self.causes(settings, now), self.record.open.as_ref().map(|s| s.state))
     }
 
     /// A monitor is there, and where it holds a key it has said how its engine is: until it reports, a charging point
     /// is DISCONNECTED.
     fn monitor_reports(&self, has_key: bool) -> bool {
-        self.signs.monitor.is_some() && (!has_key || self.signs.health != Health::Unknown)
+        self.live.monitor.is_some() && (!has_key || self.live.health != EngineVerdict::Unknown)
     }
 
     /// The monitor says so; or, while nothing runs, its link to Central has been missing for longer than a reconnect
     /// takes. An engine whose link is lost during a supply is still supplying (SPEC 3.8).
-    fn engine_is_broken(&self, settings: &Settings, now: Now) -> bool {
+    fn engine_is_broken(&self, settings: &CentralSettings, now: Now) -> bool {
         let lost = |at| now.mono.saturating_duration_since(at) >= settings.engine_grace;
-        match self.signs.health {
-            Health::Unhealthy(_) => true,
-            Health::Unknown | Health::Healthy => {
-                self.record.open.is_none() && self.signs.engine_lost_at.is_some_and(lost)
+        match self.live.health {
+            EngineVerdict::Unhealthy(_) => true,
+            EngineVerdict::Unknown | EngineVerdict::Healthy => {
+                self.record.open.is_none() && self.live.engine_lost_at.is_some_and(lost)
             }
         }
     }
 
     /// Why a request must be refused now, if it must (SPEC 3.2).
-    pub(super) fn against(&self, settings: &Settings, now: Now) -> Option<(Reason, String)> {
+    pub(super) fn against(&self, settings: &CentralSettings, now: Now) -> Option<(Reason, String)> {
         let causes = self.causes(settings, now);
         let reason = match state_of(&causes, self.record.open.as_ref().map(|s| s.state)) {
             State::Available => return None,
@@ -61,7 +61,7 @@ impl ChargePoint {
     }
 
     /// What the charging point, its driver and every screen are shown.
-    pub fn view(&self, settings: &Settings, now: Now) -> View {
+    pub fn view(&self, settings: &CentralSettings, now: Now) -> View {
         let causes = self.causes(settings, now);
         let session = self.running();
         let amount = session.as_ref().map(Session::amount).unwrap_or_default();
@@ -77,7 +77,7 @@ impl ChargePoint {
             amount_minor: amount.minor,
             price_e4: session.as_ref().map_or(self.record.price, |s| s.price).e4(),
             currency: session.as_ref().map_or(settings.currency, |s| s.currency).to_string(),
-            power_w: self.signs.power_w,
+            power_w: self.live.power_w,
         }
     }
 
@@ -91,14 +91,14 @@ impl ChargePoint {
         match causes.first() {
             None | Some(Cause::Unspecified) => self.waits_for(),
             Some(Cause::MonitorLost) => "no sign of life from the monitor".to_owned(),
-            Some(Cause::EngineBroken) => match &self.signs.health {
-                Health::Unhealthy(detail) if !detail.is_empty() => detail.as_ref().to_owned(),
-                Health::Unhealthy(_) => "the engine is not healthy".to_owned(),
-                Health::Unknown | Health::Healthy => "the engine does not reach Central".to_owned(),
+            Some(Cause::EngineBroken) => match &self.live.health {
+                EngineVerdict::Unhealthy(detail) if !detail.is_empty() => detail.as_ref().to_owned(),
+                EngineVerdict::Unhealthy(_) => "the engine is not healthy".to_owned(),
+                EngineVerdict::Unknown | EngineVerdict::Healthy => "the engine does not reach Central".to_owned(),
             },
             Some(Cause::OperatorStop) => said("stopped", &self.record.stopped),
             Some(Cause::Quarantined) => {
-                "ALARM: is its key cloned? Its link was taken over again and again; quarantined until an operator releases it"
+                "ALARM: is its key cloned? Its link was taken over again and again; held until an operator releases it"
                     .to_owned()
             }
             Some(Cause::KeyRevoked) if self.record.keys.to_be_void().is_some() => {
@@ -115,7 +115,7 @@ impl ChargePoint {
 impl ChargePoint {
     /// It is AVAILABLE, and refuses others meanwhile.
     fn waits_for(&self) -> String {
-        let ask = self.pending.ask.as_ref().filter(|ask| ask.stage == Stage::Confirming);
+        let ask = self.pending.ask.as_ref().filter(|ask| ask.stage == AskStage::Confirming);
         let driver = ask.and_then(|ask| ask.request.driver.as_ref());
         driver.map(|driver| format!("waits until {driver} confirms a manual supply")).unwrap_or_default()
     }

@@ -17,11 +17,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
 
 use super::{convert, orders::fresh_id, same_request, unread, unwritten};
-use crate::shared::Shared;
+use crate::shared::SharedState;
 
 #[derive(Debug)]
 pub(crate) struct AuditService {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedState>,
     pub checkpoints: PathBuf,
     /// Public keys that may have signed them.
     pub trusted: Vec<String>,
@@ -43,7 +43,7 @@ impl Audit for AuditService {
         let wanted = request.into_inner();
         let (filter, page) = (filter(wanted.filter), PageRequest { size: wanted.page_size, token: wanted.page_token });
         let read = move |conn: &mut store::Conn| AuditRow::list(conn, &filter, AuditOrder::NewestFirst, &page);
-        let page = self.shared.ledger.read("audit", read).await.map_err(unread)?;
+        let page = self.shared.store.read("audit", read).await.map_err(unread)?;
         let entries = page.rows.iter().map(convert::audit_entry).collect();
         Ok(Response::new(ListAuditResponse { entries, next_page_token: page.next }))
     }
@@ -52,7 +52,7 @@ impl Audit for AuditService {
 
     async fn watch(&self, request: Request<WatchAuditRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let filter = filter(request.into_inner().filter);
-        let entries = futures::stream::unfold((self.shared.ledger.follow(), filter), |(mut from, filter)| async {
+        let entries = futures::stream::unfold((self.shared.store.follow(), filter), |(mut from, filter)| async {
             loop {
                 match from.recv().await {
                     Ok(row) if filter.matches(&row) => {
@@ -72,7 +72,7 @@ impl Audit for AuditService {
     }
 
     async fn verify(&self, _: Request<VerifyAuditRequest>) -> Result<Response<VerifyAuditResponse>, Status> {
-        let found = audit::verify(&self.shared.ledger.database, &self.checkpoints, &self.trusted).await;
+        let found = audit::verify(&self.shared.store.database, &self.checkpoints, &self.trusted).await;
         let found = found.map_err(|error| refuse(Reason::Unavailable, error))?;
         let bad = found.first_bad.clone().unwrap_or(audit::BadEntry {
             writer: String::new(),
@@ -108,7 +108,7 @@ impl Audit for AuditService {
         };
         let appended = entries.into_iter().map(|entry| RowWrite::Audit(theirs(entry, &caller)));
         let writes = std::iter::once(RowWrite::Order(order)).chain(appended).collect();
-        match self.shared.ledger.write("append audit", writes).await {
+        match self.shared.store.write("append audit", writes).await {
             Ok(_) => Ok(Response::new(AppendAuditResponse {})),
             Err(CommitRefusal::RepeatedOrder(first)) => {
                 same_request(&first, "Append", &content)?;

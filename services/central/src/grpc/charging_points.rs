@@ -14,18 +14,18 @@ use tonic::{Request, Response, Status};
 
 use super::{Orders, digest, given_before, orders::fresh_id, origin, refused, same_request, unwritten};
 use crate::{
-    audit::{Action, Entry},
-    charge_point::Origin,
-    order::{self, Kind},
+    audit::{AuditAction, AuditRecord},
+    order::{self, OrderKind},
+    origin::Origin,
     registry::Verifier,
     rows,
-    shared::Shared,
+    shared::SharedState,
     watch,
 };
 
 #[derive(Debug)]
 pub(crate) struct ChargingPointsService {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedState>,
     pub orders: Orders,
     pub registry: Verifier,
 }
@@ -45,14 +45,14 @@ impl ChargingPointsService {
         &self,
         request: &Request<T>,
         (request_id, selector, expected): (&str, Option<&Selector>, u32),
-        (kind, reason): (Kind, &str),
+        (kind, reason): (OrderKind, &str),
     ) -> Result<Response<Order>, Status> {
         let by = origin(request)?.because(reason);
         let given = self.orders.give(request_id.to_owned(), selector.cloned(), expected, kind, by).await?;
         Ok(Response::new(given))
     }
 
-    async fn order(&self, request: Request<OrderRequest>, kind: Kind) -> Result<Response<Order>, Status> {
+    async fn order(&self, request: Request<OrderRequest>, kind: OrderKind) -> Result<Response<Order>, Status> {
         let OrderRequest { request_id, selector, expected, reason } = request.get_ref();
         self.give(&request, (request_id, selector.as_ref(), *expected), (kind, reason)).await
     }
@@ -74,7 +74,7 @@ impl ChargingPointsService {
         }
         let (token_id, restored) = self.reissued(by, &request_id, id.clone()).await?;
         let now = self.shared.clock.now();
-        let entry = Entry::new(Action::Restored, format!("charging-point/{id}")).with("token", &token_id);
+        let entry = AuditRecord::new(AuditAction::Restored, format!("charging-point/{id}")).with("token", &token_id);
         // Without the token, which is nowhere at rest.
         let order = OrderRow {
             order_id: fresh_id(),
@@ -87,7 +87,7 @@ impl ChargingPointsService {
             ..OrderRow::default()
         };
         let writes = vec![RowWrite::Order(order), RowWrite::Audit(rows::audit(&entry.by(by, now)))];
-        match self.shared.ledger.write("restore", writes).await {
+        match self.shared.store.write("restore", writes).await {
             Ok(_) => Ok(restored),
             Err(CommitRefusal::RepeatedOrder(first)) => same_request(&first, RESTORE, id.as_str()).map(|()| restored),
             Err(refusal) => Err(unwritten(refusal)),
@@ -181,20 +181,20 @@ impl ChargingPoints for ChargingPointsService {
         let mut told = InCity::new(city);
         let events = super::convert::stream(watcher, move |change| {
             let event = match change {
-                watch::Change::Restarted => {
+                watch::BoardChange::Restarted => {
                     told.restarted();
                     Event::Restarted(Restarted {})
                 }
-                watch::Change::Synchronised => Event::Synchronised(Synchronised {}),
-                watch::Change::Removed(id) => {
+                watch::BoardChange::Synchronised => Event::Synchronised(Synchronised {}),
+                watch::BoardChange::Removed(id) => {
                     let id = String::from(id);
                     told.left(&id).then_some(Event::Removed(id))?
                 }
                 // One that moved away is no longer of this city.
-                watch::Change::Put(point) if !told.is_in(&point) => {
+                watch::BoardChange::Put(point) if !told.is_in(&point) => {
                     told.left(&point.id).then(|| Event::Removed(point.id.clone()))?
                 }
-                watch::Change::Put(point) => {
+                watch::BoardChange::Put(point) => {
                     let telemetry = point.id.parse().ok().and_then(|id| shared.telemetry.shown(&id));
                     Event::Changed(ChargingPoint { telemetry, ..(*point).clone() })
                 }
@@ -205,29 +205,29 @@ impl ChargingPoints for ChargingPointsService {
     }
 
     async fn stop(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, Kind::Stop).await
+        self.order(request, OrderKind::Stop).await
     }
 
     async fn resume(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, Kind::Resume).await
+        self.order(request, OrderKind::Resume).await
     }
 
     async fn set_maintenance(&self, request: Request<SetMaintenanceRequest>) -> Result<Response<Order>, Status> {
         let SetMaintenanceRequest { request_id, selector, expected, on, reason } = request.get_ref();
-        let kind = Kind::Maintenance { on: *on };
+        let kind = OrderKind::Maintenance { on: *on };
         self.give(&request, (request_id, selector.as_ref(), *expected), (kind, reason)).await
     }
 
     async fn rotate(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, Kind::Rotate).await
+        self.order(request, OrderKind::Rotate).await
     }
 
     async fn renew(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, Kind::Renew).await
+        self.order(request, OrderKind::Renew).await
     }
 
     async fn revoke(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, Kind::Revoke).await
+        self.order(request, OrderKind::Revoke).await
     }
 
     async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
@@ -241,18 +241,18 @@ impl ChargingPoints for ChargingPointsService {
     }
 
     async fn release(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, Kind::Release).await
+        self.order(request, OrderKind::Release).await
     }
 
     async fn set_price(&self, request: Request<SetPriceRequest>) -> Result<Response<Order>, Status> {
         let SetPriceRequest { request_id, selector, expected, price_e4 } = request.get_ref();
-        let kind = Kind::SetPrice { price_e4: *price_e4 };
+        let kind = OrderKind::SetPrice { price_e4: *price_e4 };
         self.give(&request, (request_id, selector.as_ref(), *expected), (kind, "")).await
     }
 
     async fn set_rated_power(&self, request: Request<SetRatedPowerRequest>) -> Result<Response<Order>, Status> {
         let SetRatedPowerRequest { request_id, selector, expected, rated_power_w } = request.get_ref();
-        let kind = Kind::SetRatedPower { rated_power_w: *rated_power_w };
+        let kind = OrderKind::SetRatedPower { rated_power_w: *rated_power_w };
         self.give(&request, (request_id, selector.as_ref(), *expected), (kind, "")).await
     }
 
@@ -264,7 +264,7 @@ impl ChargingPoints for ChargingPointsService {
             return Err(refused(&self.shared, &by, "Move", &object, status).await);
         }
         let which = Some(selector::Which::Ids(Ids { ids: vec![id.clone()] }));
-        let kind = Kind::Move { city: city.clone(), place: place.clone() };
+        let kind = OrderKind::Move { city: city.clone(), place: place.clone() };
         self.give(&request, (request_id, Some(&Selector { which }), 0), (kind, "")).await
     }
 
@@ -306,7 +306,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::testing::{Rim, asked_by_ana};
+    use crate::testing::{TestCentral, asked_by_ana};
 
     /// There is no Registry: what gets as far is unavailable.
     fn nowhere() -> Channel {
@@ -321,10 +321,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_restore_that_is_said_again_is_registrys_to_answer_and_no_other_entry_spec_7_3() {
-        let rim = Rim::new(crate::settings::Settings::default(), 10).await;
-        rim.charging_points(2).await;
-        let (shared, orders) = (Arc::clone(&rim.shared), rim.orders.clone());
-        let registry = Verifier::new(nowhere(), Arc::clone(&rim.shared), rim.drive.clone());
+        let central = TestCentral::new(crate::settings::CentralSettings::default(), 10).await;
+        central.charging_points(2).await;
+        let (shared, orders) = (Arc::clone(&central.shared), central.orders.clone());
+        let registry = Verifier::new(nowhere(), Arc::clone(&central.shared), central.event_loop.clone());
         let service = ChargingPointsService { shared, orders, registry };
         let restore = |request_id: &str, id: &str| {
             let request = RestoreRequest { request_id: request_id.into(), id: id.into() };
@@ -336,11 +336,11 @@ mod tests {
         let (operator, method, body) = ("operator/ana".into(), RESTORE.into(), "CP001".into());
         let (request_id, state) = ("r1".into(), OrderState::Done.into());
         let row = OrderRow { operator, request_id, method, body, state, ..OrderRow::default() };
-        rim.write(vec![RowWrite::Order(row)]).await;
+        central.write(vec![RowWrite::Order(row)]).await;
         let again = restore("r1", "CP001").await.unwrap_err();
         assert!(!again.message().contains("is not revoked"), "{}", again.message());
         assert!(restore("r1", "CP002").await.unwrap_err().message().contains("with other content"));
-        assert_eq!(rim.audited("RESTORED").await, []);
+        assert_eq!(central.audited("RESTORED").await, []);
     }
 
     #[test]

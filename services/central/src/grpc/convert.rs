@@ -15,7 +15,7 @@ use tonic::Status;
 use crate::{
     charge_point, rows,
     session::Session,
-    watch::{Change, Watcher},
+    watch::{BoardChange, Watcher},
 };
 
 /// A session with its latest value.
@@ -48,7 +48,7 @@ fn amount(session: &Session) -> i64 {
     session.price.amount(session.energy().saturating_sub(session.disputed), session.currency).minor
 }
 
-pub(super) fn session_row(row: &SessionRow, shared: &crate::shared::Shared) -> Option<contract::Session> {
+pub(super) fn session_row(row: &SessionRow, shared: &crate::shared::SharedState) -> Option<contract::Session> {
     rows::session(row, &shared.settings, shared.clock.now()).ok().map(|s| session(&s, 0))
 }
 
@@ -103,7 +103,7 @@ pub(super) fn audit_entry(row: &AuditRow) -> contract::AuditEntry {
 /// A watcher's changes as a stream of the contract's events; those that `event` leaves out are not sent.
 pub(super) fn stream<K, V, E>(
     watcher: Watcher<K, V>,
-    event: impl FnMut(Change<K, V>) -> Option<E> + Send + 'static,
+    event: impl FnMut(BoardChange<K, V>) -> Option<E> + Send + 'static,
 ) -> BoxStream<'static, Result<E, Status>>
 where
     K: Clone + Eq + Hash + Ord + Send + Sync + 'static,

@@ -19,11 +19,11 @@ use tonic::Status;
 
 use super::{convert, given_before, orders::fresh_id, same_request, unread, unwritten};
 use crate::{
-    audit::{Action, Entry},
-    charge_point::Origin,
+    audit::{AuditAction, AuditRecord},
     order::LONGEST,
+    origin::Origin,
     rows,
-    shared::Shared,
+    shared::SharedState,
 };
 
 /// How often a correction is decided anew because others came first.
@@ -33,7 +33,7 @@ const TRIES: u32 = 10;
 const LARGEST: i64 = 1_000_000_000_000;
 
 pub(super) struct Corrections {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedState>,
 }
 
 /// What was asked for, as it is kept to be told from another use of its request id.
@@ -52,10 +52,10 @@ impl Asked {
         }
     }
 
-    fn action(&self) -> Action {
+    fn action(&self) -> AuditAction {
         match self {
-            Self::Correct { .. } => Action::TicketCorrected,
-            Self::Settle { .. } => Action::DisputeSettled,
+            Self::Correct { .. } => AuditAction::TicketCorrected,
+            Self::Settle { .. } => AuditAction::DisputeSettled,
         }
     }
 
@@ -186,7 +186,7 @@ impl Corrections {
             }
             let decided = asked.decide(&ticket, &before).map_err(|(reason, why)| refuse(reason, why))?;
             let writes = self.writes(asked, (&ticket, CorrectionRow::next_number(&before), decided), request_id, by);
-            match self.shared.ledger.write("correction", writes).await {
+            match self.shared.store.write("correction", writes).await {
                 Ok(_) => return self.ticket(asked.session_id()).await,
                 Err(CommitRefusal::CorrectedMeanwhile | CommitRefusal::RepeatedOrder(_)) => {}
                 Err(refusal) => return Err(unwritten(refusal)),
@@ -214,7 +214,7 @@ impl Corrections {
             amount_delta_minor,
             settled_wh,
         };
-        let entry = Entry::new(asked.action(), format!("charging-point/{}", ticket.cp_id))
+        let entry = AuditRecord::new(asked.action(), format!("charging-point/{}", ticket.cp_id))
             .with("session", &ticket.session_id)
             .with("energy_delta_wh", energy_delta_wh)
             .with("amount_delta_minor", amount_delta_minor)
@@ -237,7 +237,7 @@ impl Corrections {
         let read = move |conn: &mut store::Conn| {
             Ok((TicketRow::find(conn, &wanted)?, CorrectionRow::of(conn, &[wanted.as_str()])?))
         };
-        let (row, corrections) = self.shared.ledger.read("ticket", read).await.map_err(unread)?;
+        let (row, corrections) = self.shared.store.read("ticket", read).await.map_err(unread)?;
         let missing = || refuse(Reason::NotFound, format!("no ticket of session {session_id}"));
         Ok((row.ok_or_else(missing)?, corrections))
     }

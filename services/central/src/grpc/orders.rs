@@ -30,12 +30,13 @@ use wire::LinkKey;
 use self::at_rest::{Body, answer_of, described, json, kept};
 use super::{given_before, refused, unread, unwritten, used};
 use crate::{
-    audit::{Action, Entry},
-    charge_point::{Order, Origin, Outcome},
-    drive::{Driver, Message},
-    order::{self, Kind, Objection, Progress, Selected},
+    audit::{AuditAction, AuditRecord},
+    charge_point::{OrderOutcome, PointOrder},
+    event_loop::{LoopHandle, Message},
+    order::{self, Objection, OrderKind, OrderProgress, Selected},
+    origin::Origin,
     rows, secrets,
-    shared::Shared,
+    shared::SharedState,
 };
 
 /// How long is waited for a charging point before others are gone on with, and an order is answered as it stands.
@@ -47,8 +48,8 @@ pub(crate) struct Orders(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
-    drive: Driver,
+    shared: Arc<SharedState>,
+    event_loop: LoopHandle,
     ctx: Context,
     /// Charging points that a staggered order reaches per second.
     stagger: usize,
@@ -60,17 +61,17 @@ struct Inner {
 #[derive(Debug)]
 struct Given {
     request_id: String,
-    kind: Kind,
+    kind: OrderKind,
     content: String,
 }
 
 #[derive(Debug)]
 struct UnderWay {
-    kind: Kind,
+    kind: OrderKind,
     /// As it was given.
     row: OrderRow,
     by: Origin,
-    progress: Mutex<Progress>,
+    progress: Mutex<OrderProgress>,
     /// What it did, not written yet.
     entries: Mutex<Vec<RowWrite>>,
     /// Held while its row is written, so that the later one is of the later state.
@@ -79,18 +80,18 @@ struct UnderWay {
 }
 
 impl Orders {
-    pub(crate) fn new(shared: Arc<Shared>, drive: Driver, ctx: &Context, stagger: usize) -> Self {
-        Self::with_patience(shared, drive, ctx, (stagger, PATIENCE))
+    pub(crate) fn new(shared: Arc<SharedState>, event_loop: LoopHandle, ctx: &Context, stagger: usize) -> Self {
+        Self::with_patience(shared, event_loop, ctx, (stagger, PATIENCE))
     }
 
     fn with_patience(
-        shared: Arc<Shared>,
-        drive: Driver,
+        shared: Arc<SharedState>,
+        event_loop: LoopHandle,
         ctx: &Context,
         (stagger, patience): (usize, Duration),
     ) -> Self {
         let (ctx, under_way) = (ctx.clone(), Mutex::default());
-        Self(Arc::new(Inner { shared, drive, ctx, stagger: stagger.max(1), patience, under_way }))
+        Self(Arc::new(Inner { shared, event_loop, ctx, stagger: stagger.max(1), patience, under_way }))
     }
 
     /// Goes on with what a former process had begun, but for what later orders were about.
@@ -98,13 +99,13 @@ impl Orders {
     /// # Errors
     /// Where the database cannot be read.
     pub(crate) async fn resume(&self) -> Result<(), store::StoreError> {
-        for (row, later) in self.0.shared.ledger.read("orders", at_rest::running).await? {
+        for (row, later) in self.0.shared.store.read("orders", at_rest::running).await? {
             let Some((body, remaining)) = at_rest::begun(&row) else {
                 tracing::error!(order.id = row.order_id, "an order cannot be read and is not gone on with");
                 continue;
             };
             let by = Origin::new(row.operator.clone(), body.address).because(body.reason).under(row.order_id.as_str());
-            let progress = Progress::resumed(answer_of(&row), remaining);
+            let progress = OrderProgress::resumed(answer_of(&row), remaining);
             let under_way = Arc::new(UnderWay::new(body.kind, row, by, progress));
             for (order_id, ids) in later {
                 self.overtake(&under_way, &ids, &order_id);
@@ -122,7 +123,7 @@ impl Orders {
         request_id: String,
         selector: Option<Selector>,
         expected: u32,
-        kind: Kind,
+        kind: OrderKind,
         by: Origin,
     ) -> Result<Answer, Status> {
         let (method, object, who) = (kind.method(), order::object(selector.as_ref()), by.clone());
@@ -137,7 +138,7 @@ impl Orders {
         request_id: String,
         selector: Option<Selector>,
         expected: u32,
-        kind: Kind,
+        kind: OrderKind,
         by: Origin,
     ) -> Result<Answer, Status> {
         order::check_reason(&by.reason).map_err(|objection| objected(&objection))?;
@@ -172,13 +173,13 @@ impl Orders {
     /// Writes an order and carries it out, whether or not whoever gave it waits for the answer.
     async fn begin(&self, given: Given, selected: Selected, by: &Origin) -> Result<Arc<UnderWay>, CommitRefusal> {
         let ids: BTreeSet<_> = selected.ids.iter().cloned().collect();
-        let progress = Progress::new(fresh_id(), selected);
+        let progress = OrderProgress::new(fresh_id(), selected);
         let (under_way, overtaken) = self.register(given, progress, by);
         let writes = self.first_writes(&under_way, by);
         let (begun, answer) = oneshot::channel();
         self.spawn(async move |orders| {
             let order_id = under_way.row.order_id.clone();
-            let written = orders.0.shared.ledger.write("order", writes).await;
+            let written = orders.0.shared.store.write("order", writes).await;
             if let Err(refusal) = written {
                 orders.lock().remove(&order_id);
                 // Nobody may be waiting any more.
@@ -194,7 +195,7 @@ impl Orders {
 
     /// Before its row is written, so that whoever reads of an order that is not done finds it here. With those under
     /// way that it overtakes.
-    fn register(&self, given: Given, progress: Progress, by: &Origin) -> (Arc<UnderWay>, Vec<Arc<UnderWay>>) {
+    fn register(&self, given: Given, progress: OrderProgress, by: &Origin) -> (Arc<UnderWay>, Vec<Arc<UnderWay>>) {
         let mut all = self.lock();
         let same = |former: &&Arc<UnderWay>| former.kind.subject() == given.kind.subject();
         let overtaken: Vec<_> = all.values().filter(same).cloned().collect();
@@ -205,7 +206,7 @@ impl Orders {
         (under_way, overtaken)
     }
 
-    fn row(&self, given: &Given, progress: &Progress, by: &Origin, overtaken: &[Arc<UnderWay>]) -> OrderRow {
+    fn row(&self, given: &Given, progress: &OrderProgress, by: &Origin, overtaken: &[Arc<UnderWay>]) -> OrderRow {
         let ids = progress.remaining().into_iter().filter(|_| !overtaken.is_empty());
         let body = Body {
             kind: given.kind.clone(),
@@ -231,13 +232,13 @@ impl Orders {
     /// The order, that it was given, and which of those it names there are not.
     fn first_writes(&self, under_way: &UnderWay, by: &Origin) -> Vec<RowWrite> {
         let answer = under_way.answer();
-        let entry = Entry::new(Action::OrderGiven, format!("order/{}", answer.order_id))
+        let entry = AuditRecord::new(AuditAction::OrderGiven, format!("order/{}", answer.order_id))
             .with("method", under_way.kind.method())
             .with("matched", answer.matched)
             .by(by, self.0.shared.clock.now());
         let order = [RowWrite::Order(under_way.row.clone()), RowWrite::Audit(rows::audit(&entry))];
         let unknown = answer.failures.iter().filter_map(|failure| {
-            let outcome = Outcome::Failed(failure.reason(), failure.detail.clone());
+            let outcome = OrderOutcome::Failed(failure.reason(), failure.detail.clone());
             self.reached(under_way, &failure.id, &outcome)
         });
         order.into_iter().chain(unknown).collect()
@@ -261,9 +262,9 @@ impl Orders {
     pub(crate) async fn get(&self, order_id: &str) -> Result<Answer, Status> {
         let wanted = order_id.to_owned();
         let read = move |conn: &mut store::Conn| OrderRow::find(conn, &wanted);
-        let mut row = self.0.shared.ledger.read("order", read.clone()).await.map_err(unread)?;
+        let mut row = self.0.shared.store.read("order", read.clone()).await.map_err(unread)?;
         if row.as_ref().is_some_and(|row| self.has_ended_since(row)) {
-            row = self.0.shared.ledger.read("order", read).await.map_err(unread)?;
+            row = self.0.shared.store.read("order", read).await.map_err(unread)?;
         }
         let row = row.filter(|row| order::METHODS.contains(&row.method.as_str()));
         row.map(|row| self.latest(&row)).ok_or_else(|| refuse(Reason::NotFound, format!("no order {order_id}")))
@@ -277,9 +278,9 @@ impl Orders {
     /// Newest first, and the token of the next page.
     pub(crate) async fn list(&self, page: PageRequest) -> Result<(Vec<Answer>, String), Status> {
         let read = move |conn: &mut store::Conn| OrderRow::list(conn, &order::METHODS, &page);
-        let mut page = self.0.shared.ledger.read("orders", read.clone()).await.map_err(unread)?;
+        let mut page = self.0.shared.store.read("orders", read.clone()).await.map_err(unread)?;
         if page.rows.iter().any(|row| self.has_ended_since(row)) {
-            page = self.0.shared.ledger.read("orders", read).await.map_err(unread)?;
+            page = self.0.shared.store.read("orders", read).await.map_err(unread)?;
         }
         Ok((page.rows.iter().map(|row| self.latest(row)).collect(), page.next))
     }
@@ -291,18 +292,18 @@ impl Orders {
     }
 
     /// One charging point, once; the answer is its own.
-    pub(crate) async fn one(&self, at: &ChargingPointId, order: Order, by: Origin) -> Outcome {
+    pub(crate) async fn one(&self, at: &ChargingPointId, order: PointOrder, by: Origin) -> OrderOutcome {
         let late =
-            |_| Outcome::Failed(Reason::Unavailable, "no answer for it in time; it may still be done".to_owned());
+            |_| OrderOutcome::Failed(Reason::Unavailable, "no answer for it in time; it may still be done".to_owned());
         let answered = tokio::time::timeout(self.0.patience, self.ask(at, order, by)).await;
-        let nobody = || Outcome::Failed(Reason::Unavailable, "nobody answered for it".to_owned());
+        let nobody = || OrderOutcome::Failed(Reason::Unavailable, "nobody answered for it".to_owned());
         answered.map_or_else(late, |outcome| outcome.unwrap_or_else(nobody))
     }
 
     /// None: the loop ended without having done it.
-    async fn ask(&self, at: &ChargingPointId, order: Order, by: Origin) -> Option<Outcome> {
+    async fn ask(&self, at: &ChargingPointId, order: PointOrder, by: Origin) -> Option<OrderOutcome> {
         let (answer, answered) = oneshot::channel();
-        self.0.drive.send(Message::Order { at: at.clone(), order, by, answer }).await;
+        self.0.event_loop.send(Message::Order { at: at.clone(), order, by, answer }).await;
         answered.await.ok()
     }
 
@@ -318,7 +319,7 @@ impl Orders {
         // It may have ended since the row was read.
         let id = row.order_id.clone();
         let read = move |conn: &mut store::Conn| OrderRow::find(conn, &id);
-        let latest = self.0.shared.ledger.read("order", read).await.map_err(unread)?;
+        let latest = self.0.shared.store.read("order", read).await.map_err(unread)?;
         Ok(answer_of(&latest.unwrap_or(row)))
     }
 
@@ -359,12 +360,12 @@ impl Orders {
 }
 
 impl UnderWay {
-    fn new(kind: Kind, row: OrderRow, by: Origin, progress: Progress) -> Self {
+    fn new(kind: OrderKind, row: OrderRow, by: Origin, progress: OrderProgress) -> Self {
         let (progress, entries, writing) = (Mutex::new(progress), Mutex::default(), tokio::sync::Mutex::default());
         Self { kind, row, by, progress, entries, writing, done: watch::channel(false).0 }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, OrderProgress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -379,7 +380,7 @@ impl UnderWay {
     }
 
     /// Its row, as far as it has come.
-    fn at_rest(&self, progress: &Progress, state: OrderState) -> OrderRow {
+    fn at_rest(&self, progress: &OrderProgress, state: OrderState) -> OrderRow {
         let (remaining, answer) = (json(&progress.remaining()), kept(progress.answer()));
         OrderRow { state: state.into(), remaining, answer, ..self.row.clone() }
     }
@@ -400,22 +401,23 @@ impl UnderWay {
     }
 }
 
-impl Kind {
+impl OrderKind {
     /// For one charging point; `material` is for a rotation.
-    fn order(&self, material: Arc<LinkKey>) -> Order {
+    fn order(&self, material: Arc<LinkKey>) -> PointOrder {
         match self {
-            Self::Stop => Order::Stop,
-            Self::Resume => Order::Resume,
-            Self::Maintenance { on } => Order::Maintenance { on: *on },
-            Self::Rotate => Order::Rotate { material },
-            Self::Renew => Order::Renew,
-            Self::Revoke => Order::Revoke,
-            Self::Release => Order::Release,
-            Self::SetPrice { price_e4 } => Order::SetPrice(Price::from_e4(*price_e4)),
-            Self::SetRatedPower { rated_power_w } => Order::SetRatedPower(*rated_power_w),
-            Self::Move { city, place } => {
-                Order::Move { city: city.as_str().into(), place: (!place.is_empty()).then(|| place.as_str().into()) }
-            }
+            Self::Stop => PointOrder::Stop,
+            Self::Resume => PointOrder::Resume,
+            Self::Maintenance { on } => PointOrder::Maintenance { on: *on },
+            Self::Rotate => PointOrder::Rotate { material },
+            Self::Renew => PointOrder::Renew,
+            Self::Revoke => PointOrder::Revoke,
+            Self::Release => PointOrder::Release,
+            Self::SetPrice { price_e4 } => PointOrder::SetPrice(Price::from_e4(*price_e4)),
+            Self::SetRatedPower { rated_power_w } => PointOrder::SetRatedPower(*rated_power_w),
+            Self::Move { city, place } => PointOrder::Move {
+                city: city.as_str().into(),
+                place: (!place.is_empty()).then(|| place.as_str().into()),
+            },
         }
     }
 }

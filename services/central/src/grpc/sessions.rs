@@ -15,16 +15,17 @@ use tonic::{Request, Response, Status};
 
 use super::{Orders, convert, corrections::Corrections, origin, unread};
 use crate::{
-    charge_point::{self, Origin, Outcome},
+    charge_point::{self, OrderOutcome},
     order,
+    origin::Origin,
     session::SessionId,
-    shared::Shared,
+    shared::SharedState,
     watch,
 };
 
 #[derive(Debug)]
 pub(crate) struct SessionsService {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedState>,
     pub orders: Orders,
 }
 
@@ -35,7 +36,7 @@ impl SessionsService {
         }
         let wanted = id.to_owned();
         let row =
-            self.shared.ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await.map_err(unread)?;
+            self.shared.store.read("session", move |conn| SessionRow::find(conn, &wanted)).await.map_err(unread)?;
         row.and_then(|row| convert::session_row(&row, &self.shared))
             .ok_or_else(|| refuse(Reason::NotFound, format!("no session {id}")))
     }
@@ -44,10 +45,10 @@ impl SessionsService {
         let session = self.find(id).await?;
         let at = super::charging_points::parse(&session.charging_point_id)?;
         // Said twice it ends nothing twice: a session that is over is answered as it is.
-        let order = charge_point::Order::EndSession(SessionId::new(id));
+        let order = charge_point::PointOrder::EndSession(SessionId::new(id));
         match self.orders.one(&at, order, by.clone()).await {
-            Outcome::Done | Outcome::Unchanged => self.find(id).await,
-            Outcome::Failed(reason, detail) => Err(refuse(reason, detail)),
+            OrderOutcome::Done | OrderOutcome::Unchanged => self.find(id).await,
+            OrderOutcome::Failed(reason, detail) => Err(refuse(reason, detail)),
         }
     }
 
@@ -68,7 +69,7 @@ impl Sessions for SessionsService {
             SessionFilter { cp_id: wanted.charging_point_id, driver_id: wanted.driver_id, state: wanted.state };
         let page = PageRequest { size: wanted.page_size, token: wanted.page_token };
         let read = move |conn: &mut store::Conn| SessionRow::list(conn, &filter, &page);
-        let page = self.shared.ledger.read("sessions", read).await.map_err(unread)?;
+        let page = self.shared.store.read("sessions", read).await.map_err(unread)?;
         let latest = |row: &SessionRow| {
             // A running one has a newer value in memory.
             let shown = self.shared.sessions.get(&SessionId::new(&row.session_id));
@@ -90,17 +91,17 @@ impl Sessions for SessionsService {
         let mut synchronised = false;
         let events = convert::stream(self.shared.sessions.watch(), move |change| {
             let event = match change {
-                watch::Change::Restarted => {
+                watch::BoardChange::Restarted => {
                     synchronised = false;
                     Event::Restarted(Restarted {})
                 }
-                watch::Change::Synchronised => {
+                watch::BoardChange::Synchronised => {
                     synchronised = true;
                     Event::Synchronised(Synchronised {})
                 }
                 // It ended long ago, which was told.
-                watch::Change::Removed(_) => return None,
-                watch::Change::Put(session) => {
+                watch::BoardChange::Removed(_) => return None,
+                watch::BoardChange::Put(session) => {
                     let over = matches!(session.state(), SessionState::Billed | SessionState::Released);
                     let wanted = (charging_point_id.is_empty() || session.charging_point_id == charging_point_id)
                         && (driver_id.is_empty() || session.driver_id == driver_id)
@@ -131,7 +132,7 @@ impl Sessions for SessionsService {
             let corrections = CorrectionRow::of(conn, &ids)?;
             Ok((page, corrections))
         };
-        let (page, corrections) = self.shared.ledger.read("tickets", read).await.map_err(unread)?;
+        let (page, corrections) = self.shared.store.read("tickets", read).await.map_err(unread)?;
         let tickets = convert::tickets(&page.rows, &corrections);
         Ok(Response::new(ListTicketsResponse { tickets, next_page_token: page.next }))
     }
@@ -147,7 +148,7 @@ impl Sessions for SessionsService {
             statistics_request::By::Unspecified | statistics_request::By::ChargingPoint => StatisticsBy::ChargingPoint,
         };
         let read = move |conn: &mut store::Conn| StatisticRow::list(conn, by, wanted.from_ms, wanted.until_ms);
-        let rows = self.shared.ledger.read("statistics", read).await.map_err(unread)?;
+        let rows = self.shared.store.read("statistics", read).await.map_err(unread)?;
         let statistics = rows.into_iter().map(convert::statistic).collect();
         Ok(Response::new(StatisticsResponse { statistics }))
     }

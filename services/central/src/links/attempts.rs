@@ -13,15 +13,15 @@ const WINDOW: Duration = Duration::from_secs(60);
 const PAIRS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Attempts {
-    tries: HashMap<Pair, Vec<Instant>>,
+pub(super) struct CredentialAttempts {
+    tries: HashMap<AddressAndId, Vec<Instant>>,
     /// In the order in which they came.
-    order: VecDeque<Pair>,
+    order: VecDeque<AddressAndId>,
 }
 
-type Pair = (IpAddr, String);
+type AddressAndId = (IpAddr, String);
 
-impl Attempts {
+impl CredentialAttempts {
     /// A credential was refused.
     pub(super) fn refused(&mut self, address: IpAddr, id: &str, now: Instant) {
         let pair = (address, id.to_owned());
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn five_wrong_credentials_a_minute_and_then_a_wait() {
-        let (mut attempts, address) = (Attempts::default(), IpAddr::from([192, 0, 2, 1]));
+        let (mut attempts, address) = (CredentialAttempts::default(), IpAddr::from([192, 0, 2, 1]));
         for second in 0..5 {
             assert_eq!(attempts.must_wait(address, "CP1", at(second).mono), None);
             attempts.refused(address, "CP1", at(second).mono);
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn whoever_guesses_at_very_many_ids_locks_nobody_else_out() {
-        let (mut attempts, now) = (Attempts::default(), at(1).mono);
+        let (mut attempts, now) = (CredentialAttempts::default(), at(1).mono);
         for n in 0..3 * PAIRS {
             attempts.refused(IpAddr::from([192, 0, 2, 1]), &format!("CP{n}"), now);
         }

@@ -11,34 +11,30 @@ use proto::{
 };
 use store::central::{CorrectionRow, PageRequest, RowWrite, SessionRow, TicketFilter, TicketRow, TicketTotals};
 
-use super::{
-    guest::{Guest, Stage},
-    part::fresh_session,
-    voice::{Aside, Voice},
-};
+use super::responder::{LONGEST_ID, Responder, SerialTasks, fresh_session};
 use crate::{
-    charge_point::{self, Origin, Reply, Request},
-    drive::{Message, Word},
-    grpc, rows,
+    charge_point::{self, Reply, SupplyRequest},
+    event_loop::{DriverCommand, Message},
+    grpc,
+    origin::Origin,
+    rows,
     session::SessionId,
 };
 
-/// Of a request's id.
-pub(super) const LONGEST_ID: usize = 128;
 /// Offers in one message, so that it fits into a frame.
 const OFFERS: usize = 5_000;
 const TICKETS: u32 = 1_000;
 
-pub(super) struct Conversation {
+pub(super) struct DriverConversation {
     pub(super) id: DriverId,
     /// Held by the answer to a list until the link has taken it: each is large, and looks at all that there is.
     listing: Arc<()>,
-    aside: Aside,
+    tasks: SerialTasks,
 }
 
-impl Conversation {
+impl DriverConversation {
     pub(super) fn new(id: DriverId) -> Self {
-        Self { id, listing: Arc::default(), aside: Aside::default() }
+        Self { id, listing: Arc::default(), tasks: SerialTasks::default() }
     }
 
     fn is_listing(&self) -> bool {
@@ -47,48 +43,48 @@ impl Conversation {
 }
 
 /// A message that says by its end that it was taken.
-struct Listed {
+struct ListMessage {
     message: Vec<u8>,
     _under_way: Arc<()>,
 }
 
-impl AsRef<[u8]> for Listed {
+impl AsRef<[u8]> for ListMessage {
     fn as_ref(&self) -> &[u8] {
         &self.message
     }
 }
 
-impl Guest {
-    pub(super) async fn driver_says(&mut self, body: up::Body, to: u64) {
-        let Self { voice, stage: Stage::Driver(conversation), .. } = self else { return };
-        let id = conversation.id.clone();
+impl DriverConversation {
+    /// Handles one message.
+    pub(super) async fn receive(&mut self, responder: &Responder, body: up::Body, to: u64) {
+        let id = self.id.clone();
         match body {
             up::Body::RequestSupply(wished) => {
-                conversation.aside.run(voice, to, voice.clone().request_supply(id, wished, to));
+                self.tasks.run(responder, to, responder.clone().request_supply(id, wished, to));
             }
-            up::Body::StopSupply(stop) => voice.word(id, &stop.session_id, to, Word::Stop).await,
+            up::Body::StopSupply(stop) => responder.driver_command(id, &stop.session_id, to, DriverCommand::Stop).await,
             up::Body::ConfirmSupply(word) => {
-                voice.word(id, &word.session_id, to, Word::Confirm(word.accepted)).await;
+                responder.driver_command(id, &word.session_id, to, DriverCommand::Confirm(word.accepted)).await;
             }
-            up::Body::ListChargingPoints(_) | up::Body::ListHistory(_) if conversation.is_listing() => {
-                voice.answer(to, Reason::Overloaded, "the answer to your last list is under way");
+            up::Body::ListChargingPoints(_) | up::Body::ListHistory(_) if self.is_listing() => {
+                responder.answer(to, Reason::Overloaded, "the answer to your last list is under way");
             }
             up::Body::ListChargingPoints(_) | up::Body::ListHistory(_)
-                if !voice.may_ask(&PeerId::Driver(conversation.id.clone()), to) => {}
+                if !responder.may_ask(&PeerId::Driver(self.id.clone()), to) => {}
             up::Body::ListChargingPoints(_) => {
-                let offers = down::Body::ChargingPoints(voice.available());
-                voice.say_list(offers, Arc::clone(&conversation.listing));
-                voice.answer(to, Reason::Unspecified, "");
+                let offers = down::Body::ChargingPoints(responder.available());
+                responder.say_list(offers, Arc::clone(&self.listing));
+                responder.answer(to, Reason::Unspecified, "");
             }
             up::Body::ListHistory(wished) => {
-                let under_way = Arc::clone(&conversation.listing);
+                let under_way = Arc::clone(&self.listing);
                 // In nobody's way: there is one at a time.
-                tokio::spawn(voice.clone().history(id, wished.limit, to, under_way));
+                tokio::spawn(responder.clone().history(id, wished.limit, to, under_way));
             }
             up::Body::TicketReceived(received) => {
-                conversation.aside.run(voice, to, voice.clone().ticket_received(id, received.session_id, to));
+                self.tasks.run(responder, to, responder.clone().ticket_received(id, received.session_id, to));
             }
-            up::Body::Opened(_) => voice.answer(to, Reason::Unspecified, ""),
+            up::Body::Opened(_) => responder.answer(to, Reason::Unspecified, ""),
             up::Body::Authenticate(_)
             | up::Body::Unsupported(_)
             | up::Body::ReadClock(_)
@@ -101,15 +97,15 @@ impl Guest {
             | up::Body::MeterValue(_)
             | up::Body::SupplyEnded(_)
             | up::Body::JournalReport(_)
-            | up::Body::Reading(_) => self.unsupported(to),
+            | up::Body::Reading(_) => responder.unsupported(to),
         }
     }
 }
 
-impl Voice {
+impl Responder {
     fn say_list(&self, body: down::Body, under_way: Arc<()>) {
         let message = Down { epoch: 0, body: Some(body) }.encode_to_vec();
-        let listed = Listed { message, _under_way: under_way };
+        let listed = ListMessage { message, _under_way: under_way };
         // Full or closed: whoever does not listen is told when he comes back.
         let _told = self.send_queue.try_send(Bytes::from_owner(listed));
     }
@@ -135,7 +131,7 @@ impl Voice {
             Ok(None) if !self.may_ask(&peer, to) => return,
             Ok(None) => {}
         }
-        let request = Request {
+        let request = SupplyRequest {
             request_id: wished.request_id.into(),
             energy: Energy::from_wh(wished.energy_wh),
             session: fresh_session(),
@@ -147,14 +143,14 @@ impl Voice {
             reply: Reply::Link { link: self.link, to },
             driver: Some(driver),
         };
-        self.links.drive.send(Message::Request { at, request: Box::new(request) }).await;
+        self.links.event_loop.send(Message::Request { at, request: Box::new(request) }).await;
     }
 
     /// A reservation that ended while its driver was away: after the first answer alone he would wait for ever.
-    async fn tell_release(&self, first: &charge_point::Answered) {
+    async fn tell_release(&self, first: &charge_point::FirstAnswer) {
         let Some(session_id) = first.session.as_ref().map(ToString::to_string) else { return };
         let read = move |conn: &mut store::Conn| SessionRow::find(conn, &session_id);
-        let session = self.links.shared.ledger.look_up("session", read).await.ok().flatten();
+        let session = self.links.shared.store.look_up("session", read).await.ok().flatten();
         if let Some(released) = session.filter(|row| row.state == i32::from(SessionState::Released)) {
             self.say(down::Body::Step(wire_messages::Step {
                 progress: wire_messages::Progress::Released.into(),
@@ -185,12 +181,12 @@ impl Voice {
         self.answer(to, reason, detail);
     }
 
-    async fn word(&self, driver: DriverId, session: &str, to: u64, word: Word) {
+    async fn driver_command(&self, driver: DriverId, session: &str, to: u64, command: DriverCommand) {
         if !self.may_ask(&PeerId::Driver(driver.clone()), to) {
             return;
         }
         let (link, session, from) = (self.link, SessionId::new(session), self.from.clone());
-        self.links.drive.send(Message::Word { driver, link, session, to, word, from }).await;
+        self.links.event_loop.send(Message::DriverCommand { driver, link, session, to, command, from }).await;
     }
 
     /// Charging points that are available now (SPEC 3.11).
@@ -230,7 +226,7 @@ impl Voice {
             let corrections = CorrectionRow::of(conn, &ids)?;
             Ok((tickets, corrections, TicketTotals::of_driver(conn, &driver_id)?))
         };
-        match self.links.shared.ledger.read("history", read).await {
+        match self.links.shared.store.read("history", read).await {
             Ok((tickets, corrections, totals)) => {
                 let currency = tickets.first().map(|row| row.currency.clone());
                 let history = down::Body::History(wire_messages::History {
@@ -253,10 +249,10 @@ impl Voice {
         }
         let at_ms = self.links.shared.clock.wall_ms();
         let write = RowWrite::TicketAcknowledged { session_id: session.clone(), driver_id: driver.to_string(), at_ms };
-        match self.links.shared.ledger.write("ticket received", vec![write]).await {
+        match self.links.shared.store.write("ticket received", vec![write]).await {
             Ok(_) => {
                 self.answer(to, Reason::Unspecified, "");
-                self.links.drive.send(Message::TicketReceived { driver, session }).await;
+                self.links.event_loop.send(Message::TicketReceived { driver, session }).await;
             }
             Err(error) => self.answer(to, Reason::Unavailable, &error.to_string()),
         }
@@ -269,9 +265,9 @@ mod tests {
 
     #[test]
     fn one_list_is_under_way_until_the_link_has_taken_it() {
-        let conversation = Conversation::new("D1".parse().unwrap());
+        let conversation = DriverConversation::new("D1".parse().unwrap());
         let under_way = || conversation.is_listing();
-        let listed = Listed { message: vec![7; 3], _under_way: Arc::clone(&conversation.listing) };
+        let listed = ListMessage { message: vec![7; 3], _under_way: Arc::clone(&conversation.listing) };
         let (sender, queued) = mesh::link::send_queue(4);
         sender.try_send(Bytes::from_owner(listed)).unwrap();
         assert!(under_way());

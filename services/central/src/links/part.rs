@@ -2,37 +2,33 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mesh::clock::Now;
 use proto::{
     ChargingPointId, DriverId, Energy, PeerId,
     link::v1::{self as wire_messages, Part, Reason, up},
 };
 
-use super::{
-    guest::{Guest, Stage},
-    voice::{Aside, Voice},
-};
+use super::responder::{LONGEST_ID, Responder, SerialTasks, fresh_session};
 use crate::{
-    charge_point::{Input, LinkNo, Order, Origin, Reply, Request, Sign, reconcile},
-    drive::Message,
-    secrets,
+    charge_point::{Observation, PointInput, PointOrder, Reply, SupplyRequest, reconcile},
+    event_loop::Message,
+    origin::{LinkNo, Origin},
     session::{Final, SessionId},
-    shared::Shared,
+    shared::SharedState,
     telemetry::Streams,
 };
 
 /// A conversation with one part of a charging point.
-pub(super) struct Conversation {
+pub(super) struct PartConversation {
     pub(super) id: ChargingPointId,
     part: Part,
     streams: Option<Arc<Streams>>,
-    aside: Aside,
+    tasks: SerialTasks,
 }
 
-impl Conversation {
-    pub(super) fn new(id: ChargingPointId, part: Part, shared: &Shared) -> Self {
+impl PartConversation {
+    pub(super) fn new(id: ChargingPointId, part: Part, shared: &SharedState) -> Self {
         let streams = (part == Part::Engine).then(|| shared.telemetry.of(&id));
-        Self { id, part, streams, aside: Aside::default() }
+        Self { id, part, streams, tasks: SerialTasks::default() }
     }
 }
 
@@ -74,8 +70,7 @@ fn is_too_long(body: &up::Body) -> Option<String> {
         | up::Body::ListHistory(_)
         | up::Body::TicketReceived(_) => return None,
     };
-    let longest = super::driver::LONGEST_ID;
-    (session_id.len() > longest).then(|| format!("a session's id has at most {longest} characters"))
+    (session_id.len() > LONGEST_ID).then(|| format!("a session's id has at most {LONGEST_ID} characters"))
 }
 
 /// A charging point's own words, as long as a sentence may be.
@@ -84,44 +79,47 @@ fn clipped(detail: &str) -> Arc<str> {
 }
 
 /// Both parts hold the key.
-pub(super) fn key_installed(installed: wire_messages::KeyInstalled, link: LinkNo, to: u64) -> Input {
-    Input::KeyInstalled { key_no: installed.key_no, reply: Reply::Link { link, to } }
+pub(super) fn key_installed(installed: wire_messages::KeyInstalled, link: LinkNo, to: u64) -> PointInput {
+    PointInput::KeyInstalled { key_no: installed.key_no, reply: Reply::Link { link, to } }
 }
 
-/// A session's id: unique for all time, and no more than an id.
-pub(super) fn fresh_session() -> SessionId {
-    let random = secrets::random();
-    let text: String = random.iter().take(13).map(|byte| format!("{byte:02x}")).collect();
-    SessionId::new(&format!("s-{text}"))
-}
+impl PartConversation {
+    /// Handles one message. False: it was a reading that could not be opened.
+    pub(super) async fn receive(&mut self, responder: &Responder, body: up::Body, to: u64) -> bool {
+        if let up::Body::Reading(sealed) = &body
+            && let Some(streams) = &self.streams
+        {
+            return read(responder, &self.id, streams, sealed, to).await;
+        }
+        self.receive_input(responder, body, to).await;
+        true
+    }
 
-impl Guest {
-    pub(super) async fn part_says(&mut self, body: up::Body, to: u64, now: Now) {
-        let Self { voice, stage: Stage::Part(conversation), .. } = self else { return };
-        let (link, id, part) = (voice.link, conversation.id.clone(), conversation.part);
+    async fn receive_input(&mut self, responder: &Responder, body: up::Body, to: u64) {
+        let (link, id) = (responder.link, self.id.clone());
         let reply = Reply::Link { link, to };
         if let Some(why) = is_too_long(&body) {
-            return self.answer(to, Reason::Invalid, &why);
+            return responder.answer(to, Reason::Invalid, &why);
         }
-        let inputs = match (part, body) {
+        let inputs = match (self.part, body) {
             (Part::Engine, up::Body::MeterValue(value)) => {
                 let (session, meter) = (SessionId::new(&value.session_id), Energy::from_wh(value.meter_wh));
-                return self.sign(id, Sign::Meter { link, session, meter, power_w: value.power_w }, to).await;
+                let observation = Observation::Meter { link, session, meter, power_w: value.power_w };
+                return responder.observed(id, observation, to).await;
             }
-            (Part::Engine, up::Body::Reading(sealed)) => return self.reading(&sealed, to, now).await,
             (Part::Monitor, up::Body::EngineHealth(health)) => {
                 let (healthy, detail) = (health.healthy, clipped(&health.detail));
-                return self.sign(id, Sign::Health { link, healthy, detail }, to).await;
+                return responder.observed(id, Observation::Health { link, healthy, detail }, to).await;
             }
             (Part::Engine, up::Body::ManualSupply(wished)) => {
-                return conversation.aside.run(voice, to, voice.clone().manual(id, wished, to));
+                return self.tasks.run(responder, to, responder.clone().manual(id, wished, to));
             }
             (Part::Engine, up::Body::AskAnswer(answer)) => {
-                self.answer(to, Reason::Unspecified, "");
+                responder.answer(to, Reason::Unspecified, "");
                 let (session, detail) = (SessionId::new(&answer.session_id), clipped(&answer.detail));
-                vec![Input::AskAnswer { session, accepted: answer.accepted, detail }]
+                vec![PointInput::AskAnswer { session, accepted: answer.accepted, detail }]
             }
-            (Part::Engine, up::Body::SupplyStarted(started)) => vec![Input::Started {
+            (Part::Engine, up::Body::SupplyStarted(started)) => vec![PointInput::Started {
                 session: SessionId::new(&started.session_id),
                 meter: Energy::from_wh(started.meter_start_wh),
                 at: started.at_ms,
@@ -135,66 +133,69 @@ impl Guest {
                     started_at: ended.started_at_ms,
                     ended_at: ended.ended_at_ms,
                 };
-                vec![Input::Ended { session: SessionId::new(&ended.session_id), last, reply }]
+                vec![PointInput::Ended { session: SessionId::new(&ended.session_id), last, reply }]
             }
             (Part::Engine, up::Body::JournalReport(held)) => {
-                self.meters_held(&id, &held).await;
+                responder.meters_in_journal(&id, &held).await;
                 reconcile(&held.sessions, reply)
             }
             (Part::Monitor, up::Body::SetMaintenance(wished)) => {
-                if !self.voice.may_ask(&PeerId::ChargingPoint(id.clone()), to) {
+                if !responder.may_ask(&PeerId::ChargingPoint(id.clone()), to) {
                     return;
                 }
-                let by = Origin::new(format!("charging-point/{id}"), self.voice.from.clone())
+                let by = Origin::new(format!("charging-point/{id}"), responder.from.clone())
                     .because("at the charging point");
-                vec![Input::Order { order: Order::Maintenance { on: wished.on }, by, reply }]
+                vec![PointInput::Order { order: PointOrder::Maintenance { on: wished.on }, by, reply }]
             }
             (Part::Monitor, up::Body::KeyInstalled(installed)) => vec![key_installed(installed, link, to)],
             (Part::Monitor | Part::Engine, up::Body::Opened(_)) => {
-                return self.answer(to, Reason::Unspecified, "");
+                return responder.answer(to, Reason::Unspecified, "");
             }
             // The other part's, or a driver's.
             (Part::Unspecified | Part::Monitor | Part::Engine | Part::Driver | Part::Pairing, _) => {
-                return self.unsupported(to);
+                return responder.unsupported(to);
             }
         };
-        self.voice.links.drive.send(Message::FromPart { at: id, link, inputs }).await;
+        responder.links.event_loop.send(Message::FromPart { at: id, link, inputs }).await;
     }
+}
 
-    async fn sign(&self, at: ChargingPointId, sign: Sign, to: u64) {
-        self.voice.links.drive.send(Message::Sign { at, sign }).await;
-        // Sensed at once, and nothing of it is durable.
+/// Telemetry: opened and counted here, and nothing else (SPEC 3.4). False: it could not be opened.
+async fn read(
+    responder: &Responder,
+    id: &ChargingPointId,
+    streams: &Streams,
+    sealed: &wire_messages::SealedReading,
+    to: u64,
+) -> bool {
+    let (shared, id) = (&responder.links.shared, PeerId::ChargingPoint(id.clone()));
+    // An older key comes from the store, which may be slow; a link that waited for it would be taken for dead.
+    let key = tokio::time::timeout(OLDER_KEY, shared.reading_key(streams, &id, sealed.key_no)).await;
+    let opened = shared.telemetry.take(streams, sealed, key.ok().flatten().as_deref());
+    responder.answer(to, Reason::Unspecified, "");
+    opened
+}
+
+impl Responder {
+    /// Takes effect at once and is not made durable, so the answer does not wait for the event loop.
+    async fn observed(&self, at: ChargingPointId, observation: Observation, to: u64) {
+        self.links.event_loop.send(Message::Observation { at, observation }).await;
         self.answer(to, Reason::Unspecified, "");
     }
 
     /// The values of running sessions in an engine's journal, which come before what is decided about them.
-    async fn meters_held(&self, id: &ChargingPointId, held: &wire_messages::JournalReport) {
+    async fn meters_in_journal(&self, id: &ChargingPointId, held: &wire_messages::JournalReport) {
         for session in held.sessions.iter().filter(|held| held.state() == wire_messages::SessionState::Supplying) {
-            let sign = Sign::Meter {
-                link: self.voice.link,
+            let observation = Observation::Meter {
+                link: self.link,
                 session: SessionId::new(&session.session_id),
                 meter: Energy::from_wh(session.meter_wh),
                 power_w: 0,
             };
-            self.voice.links.drive.send(Message::Sign { at: id.clone(), sign }).await;
+            self.links.event_loop.send(Message::Observation { at: id.clone(), observation }).await;
         }
     }
 
-    /// Telemetry: opened and counted here, and nothing else (SPEC 3.4).
-    async fn reading(&mut self, sealed: &wire_messages::SealedReading, to: u64, now: Now) {
-        let Stage::Part(Conversation { id, streams: Some(streams), .. }) = &self.stage else { return };
-        let (shared, id) = (&self.voice.links.shared, PeerId::ChargingPoint(id.clone()));
-        // An older key comes from the store, which may be slow; a link that waited for it would be taken for dead.
-        let key = tokio::time::timeout(OLDER_KEY, shared.reading_key(streams, &id, sealed.key_no)).await;
-        let understood = shared.telemetry.take(streams, sealed, key.ok().flatten().as_deref());
-        self.answer(to, Reason::Unspecified, "");
-        if !understood {
-            self.not_understood(1, now).await;
-        }
-    }
-}
-
-impl Voice {
     async fn manual(self, at: ChargingPointId, wished: wire_messages::ManualSupply, to: u64) {
         let peer = PeerId::ChargingPoint(at.clone());
         let (driver, request_id) = (wished.driver_id, wished.request_id);
@@ -208,7 +209,7 @@ impl Voice {
                 }
             },
         };
-        if request_id.is_empty() || request_id.len() > super::driver::LONGEST_ID {
+        if request_id.is_empty() || request_id.len() > LONGEST_ID {
             self.refused(&peer, Reason::Invalid);
             return self.answer(to, Reason::Invalid, "the request's id must have 1 to 128 characters");
         }
@@ -225,7 +226,7 @@ impl Voice {
             Ok(None) if !self.may_ask(&peer, to) => return,
             Ok(None) => {}
         }
-        let request = Request {
+        let request = SupplyRequest {
             driver,
             request_id: request_id.into(),
             energy: Energy::from_wh(wished.energy_wh),
@@ -237,7 +238,7 @@ impl Voice {
             from: Origin::new(format!("charging-point/{at}"), self.from.clone()),
             reply: Reply::Link { link: self.link, to },
         };
-        self.links.drive.send(Message::Request { at, request: Box::new(request) }).await;
+        self.links.event_loop.send(Message::Request { at, request: Box::new(request) }).await;
     }
 }
 

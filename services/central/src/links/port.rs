@@ -20,8 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wire::{Admit, Event, Link};
 
-use super::BUSY;
-use crate::doors::Behind;
+use super::{BUSY, Links};
 
 /// Who is told to come later at the same time; whoever comes beyond them is cut off without a word, since each holds a
 /// descriptor of Central's for as long as he says nothing.
@@ -54,23 +53,30 @@ impl Port {
     ///
     /// # Errors
     /// Where the address cannot be bound.
-    pub(crate) async fn open(
+    pub(crate) async fn open<S: Send + Sync + 'static>(
         self: &Arc<Self>,
         ctx: &Context,
         address: SocketAddr,
-        awaited: Awaited<Behind>,
+        awaited: Awaited<S>,
+        links_of: fn(&S) -> &Arc<Links>,
     ) -> anyhow::Result<()> {
         let listener = mesh::process::bind("link", address).await?;
         ctx.listening("link", listener.local_addr()?)?;
         let (port, stop) = (Arc::clone(self), ctx.stop.clone());
         ctx.spawn("links", async move {
-            port.accept(listener, awaited, stop).await;
+            port.accept(listener, awaited, links_of, stop).await;
             Ok(())
         });
         Ok(())
     }
 
-    async fn accept(self: Arc<Self>, listener: TcpListener, awaited: Awaited<Behind>, stop: CancellationToken) {
+    async fn accept<S>(
+        self: Arc<Self>,
+        listener: TcpListener,
+        awaited: Awaited<S>,
+        links_of: fn(&S) -> &Arc<Links>,
+        stop: CancellationToken,
+    ) {
         let open = tokio_util::task::TaskTracker::new();
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             match accepted {
@@ -78,7 +84,7 @@ impl Port {
                     // A small frame must not wait for the acknowledgement of the one before.
                     drop(stream.set_nodelay(true));
                     match awaited.get() {
-                        Ok(behind) => open.spawn(Arc::clone(&behind.links).serve(stream, address, stop.clone())),
+                        Ok(services) => open.spawn(Arc::clone(links_of(services)).serve(stream, address, stop.clone())),
                         Err(_) => open.spawn(Arc::clone(&self).turn_away(stream, address, stop.clone())),
                     };
                 }
@@ -100,9 +106,9 @@ impl Port {
         let now = self.clock.mono();
         let mut link = Link::responder(self.settings, now);
         link.admit(Admit::Busy(BUSY), now);
-        // Nobody posts anything; but a link whose send queue is gone closes before it has answered.
+        // Nobody posts anything; but a link whose send_queue is gone closes before it has answered.
         let (_nobody, queued) = send_queue(1);
-        let mut deaf = Deaf;
+        let mut deaf = IgnoreAll;
         let told = mesh::link::run(stream, link, queued, &mut deaf, self.clock);
         stop.run_until_cancelled(tokio::time::timeout(TELLING, told)).await;
     }
@@ -123,8 +129,8 @@ impl Port {
     }
 }
 
-struct Deaf;
+struct IgnoreAll;
 
-impl LinkOwner for Deaf {
+impl LinkOwner for IgnoreAll {
     async fn handle(&mut self, _: Event, _: &mut Link, _: Now) {}
 }

@@ -13,30 +13,30 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use wire::{Event, LinkKey, Proof};
 
 use super::*;
-use crate::{allowance::Limit, settings::Settings, testing::Rim};
+use crate::{settings::CentralSettings, testing::TestCentral, token_bucket::Limit};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// For a handler that would wait for ever, however busy the machine is.
 const PROMPTLY: Duration = Duration::from_secs(30);
 
 /// Central with its links.
-struct Town {
-    rim: Rim,
+struct TestLinks {
+    central: TestCentral,
     links: Arc<Links>,
     _folder: tempfile::TempDir,
 }
 
 /// The far end of a link that proved its key.
-struct Peer {
+struct TestPeer {
     send_queue: SendQueue,
     heard: mpsc::UnboundedReceiver<down::Body>,
     next_id: u64,
     at_central: JoinHandle<()>,
 }
 
-struct Ears(mpsc::UnboundedSender<down::Body>);
+struct MessageSink(mpsc::UnboundedSender<down::Body>);
 
-impl LinkOwner for Ears {
+impl LinkOwner for MessageSink {
     async fn handle(&mut self, event: Event, _: &mut Link, _: Now) {
         if let Event::Message(bytes) = event {
             drop(self.0.send(Down::decode(bytes).unwrap().body.unwrap()));
@@ -44,14 +44,14 @@ impl LinkOwner for Ears {
     }
 }
 
-impl Town {
-    async fn new(settings: Settings) -> Self {
-        let rim = Rim::new(settings, 10).await;
-        let drive = rim.drive.clone();
-        Self::whose_links_tell(rim, drive)
+impl TestLinks {
+    async fn new(settings: CentralSettings) -> Self {
+        let central = TestCentral::new(settings, 10).await;
+        let event_loop = central.event_loop.clone();
+        Self::whose_links_tell(central, event_loop)
     }
 
-    fn whose_links_tell(rim: Rim, drive: Driver) -> Self {
+    fn whose_links_tell(central: TestCentral, event_loop: LoopHandle) -> Self {
         mesh::process::install_cryptography();
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(&folder.path().join("authority"), "mesh.test", DAY).unwrap();
@@ -60,41 +60,41 @@ impl Town {
         let identity = mesh::identity::TlsIdentity::load(&identity).unwrap();
         let nobody = mesh::client::RoleAddress::new("registry", ["127.0.0.1:1".to_owned()]);
         let channel = mesh::client::channel(&identity, nobody, &mesh::client::ClientConfig::default());
-        let verifier = Verifier::new(channel, Arc::clone(&rim.shared), drive.clone());
-        let access_log: &AccessLog = &rim.shared.access_log;
-        let port = Port::new(&rim.ctx, wire::LinkSettings::default(), access_log);
-        let bounds = Bounds { links: 100, unproven: 100, unproven_per_address: 100, handshakes_per_second: 3_000 };
-        let links = Links::new(Arc::clone(&rim.shared), drive, verifier, bounds, port, &rim.ctx);
-        Self { rim, links, _folder: folder }
+        let verifier = Verifier::new(channel, Arc::clone(&central.shared), event_loop.clone());
+        let access_log: &AccessLog = &central.shared.access_log;
+        let port = Port::new(&central.ctx, wire::LinkSettings::default(), access_log);
+        let bounds = LinkBounds { links: 100, unproven: 100, unproven_per_address: 100, handshakes_per_second: 3_000 };
+        let links = Links::new(Arc::clone(&central.shared), event_loop, verifier, bounds, port, &central.ctx);
+        Self { central, links, _folder: folder }
     }
 
     /// Enrolled, granted its first key, and linked under it.
-    async fn driver(&self, id: &str) -> Peer {
-        let driver = PeerId::Driver(self.rim.driver(id).await);
-        self.rim.authenticate(driver.clone()).await;
+    async fn driver(&self, id: &str) -> TestPeer {
+        let driver = PeerId::Driver(self.central.driver(id).await);
+        self.central.authenticate(driver.clone()).await;
         self.link(&driver, Part::Driver).await
     }
 
-    async fn link(&self, peer: &PeerId, part: Part) -> Peer {
-        let (shared, clock) = (&self.rim.shared, self.rim.shared.clock);
-        self.rim.until(|| shared.directory.usable(peer, 1).is_some()).await;
+    async fn link(&self, peer: &PeerId, part: Part) -> TestPeer {
+        let (shared, clock) = (&self.central.shared, self.central.shared.clock);
+        self.central.until(|| shared.directory.usable(peer, 1).is_some()).await;
         let key = LinkKey::clone(&shared.directory.usable(peer, 1).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (near, (far, address)) = (near.unwrap(), far.unwrap());
-        let at_central = tokio::spawn(Arc::clone(&self.links).serve(far, address, self.rim.ctx.stop.clone()));
+        let at_central = tokio::spawn(Arc::clone(&self.links).serve(far, address, self.central.ctx.stop.clone()));
         let proof = Proof::Key { responder: shared.pins[0], key_no: 1, key };
         let link = Link::initiator(wire::LinkSettings::default(), part, peer.as_str(), proof, clock.mono());
-        let ((send_queue, queued), (tell, heard)) = (send_queue(256), mpsc::unbounded_channel());
-        tokio::spawn(async move { mesh::link::run(near, link, queued, &mut Ears(tell), clock).await });
-        let mut linked = Peer { send_queue, heard, next_id: 1, at_central };
+        let ((send_queue, queued), (sink, heard)) = (send_queue(256), mpsc::unbounded_channel());
+        tokio::spawn(async move { mesh::link::run(near, link, queued, &mut MessageSink(sink), clock).await });
+        let mut linked = TestPeer { send_queue, heard, next_id: 1, at_central };
         let to = linked.say(up::Body::Opened(Opened::default()));
         assert_eq!(linked.answer_to(to).await, Reason::Unspecified);
         linked
     }
 
     async fn write_tickets(&self, driver: &str, count: usize) {
-        self.rim.charging_points(1).await;
+        self.central.charging_points(1).await;
         let bill = |n| {
             let (session_id, driver_id) = (format!("s{n:03}"), Some(driver.to_owned()));
             let session = SessionRow {
@@ -107,13 +107,13 @@ impl Town {
             let ticket = TicketRow { session_id, driver_id, currency: "EUR".into(), ..TicketRow::default() };
             [RowWrite::OpenSession(session), RowWrite::Ticket(ticket)]
         };
-        self.rim.write((0..count).flat_map(bill).collect()).await;
+        self.central.write((0..count).flat_map(bill).collect()).await;
     }
 
     async fn until_refused(&self, who: &str, reason: Reason) {
         let counted = async {
             loop {
-                let entries = self.rim.audited("CALL_REFUSED").await;
+                let entries = self.central.audited("CALL_REFUSED").await;
                 if entries.iter().any(|entry| entry.actor == who && entry.outcome == reason.code()) {
                     return;
                 }
@@ -124,7 +124,7 @@ impl Town {
     }
 }
 
-impl Peer {
+impl TestPeer {
     fn say(&mut self, body: up::Body) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
@@ -132,13 +132,13 @@ impl Peer {
         id
     }
 
-    async fn hear(&mut self) -> down::Body {
+    async fn observe_early(&mut self) -> down::Body {
         tokio::time::timeout(Duration::from_secs(20), self.heard.recv()).await.unwrap().expect("the link is up")
     }
 
     async fn answer_to(&mut self, id: u64) -> Reason {
         loop {
-            if let down::Body::Answer(answer) = self.hear().await
+            if let down::Body::Answer(answer) = self.observe_early().await
                 && answer.to == id
             {
                 return answer.reason();
@@ -153,7 +153,7 @@ impl Peer {
 
     async fn ticket(&mut self) -> String {
         loop {
-            if let down::Body::Ticket(ticket) = self.hear().await {
+            if let down::Body::Ticket(ticket) = self.observe_early().await {
                 return ticket.session_id;
             }
         }
@@ -161,7 +161,7 @@ impl Peer {
 
     async fn reads_the_clock(&mut self) {
         self.say(up::Body::ReadClock(ReadClock {}));
-        while !matches!(self.hear().await, down::Body::Clock(_)) {}
+        while !matches!(self.observe_early().await, down::Body::Clock(_)) {}
     }
 }
 
@@ -176,9 +176,9 @@ fn received(session: &str) -> up::Body {
 
 #[tokio::test]
 async fn all_that_is_due_comes_on_one_link_as_it_is_acknowledged_spec_3_9() {
-    let town = Town::new(Settings { tickets_again: DAY, ..Settings::default() }).await;
-    town.write_tickets("D1", 150).await;
-    let (mut driver, mut held) = (town.driver("D1").await, BTreeSet::new());
+    let network = TestLinks::new(CentralSettings { tickets_again: DAY, ..CentralSettings::default() }).await;
+    network.write_tickets("D1", 150).await;
+    let (mut driver, mut held) = (network.driver("D1").await, BTreeSet::new());
     while held.len() < 150 {
         let session = driver.ticket().await;
         driver.say(received(&session));
@@ -188,21 +188,23 @@ async fn all_that_is_due_comes_on_one_link_as_it_is_acknowledged_spec_3_9() {
 
 #[tokio::test]
 async fn what_is_billed_before_the_loop_knows_a_link_is_sent_on_it_spec_9() {
-    let (held, mut inbox) = crate::drive::channel();
-    let town = Town::whose_links_tell(Rim::new(Settings::default(), 10).await, held);
-    let mut driver = town.driver("D1").await;
-    town.write_tickets("D1", 1).await;
+    let (held, mut inbox) = crate::event_loop::channel();
+    let network = TestLinks::whose_links_tell(TestCentral::new(CentralSettings::default(), 10).await, held);
+    let mut driver = network.driver("D1").await;
+    network.write_tickets("D1", 1).await;
     while let Ok(message) = inbox.try_recv() {
-        town.rim.drive.send(message).await;
+        network.central.event_loop.send(message).await;
     }
     assert_eq!(driver.ticket().await, "s000");
 }
 
 #[tokio::test]
 async fn a_ticket_that_a_full_disk_did_not_take_is_sent_again_on_the_same_link_spec_9() {
-    let town = Town::new(Settings { tickets_again: Duration::from_millis(50), ..Settings::default() }).await;
-    town.write_tickets("D1", 1).await;
-    let mut driver = town.driver("D1").await;
+    let network =
+        TestLinks::new(CentralSettings { tickets_again: Duration::from_millis(50), ..CentralSettings::default() })
+            .await;
+    network.write_tickets("D1", 1).await;
+    let mut driver = network.driver("D1").await;
     for _ in 0..3 {
         assert_eq!(driver.ticket().await, "s000");
     }
@@ -214,21 +216,21 @@ async fn a_ticket_that_a_full_disk_did_not_take_is_sent_again_on_the_same_link_s
 
 #[tokio::test]
 async fn a_link_goes_on_while_the_database_keeps_its_questions_waiting_spec_9() {
-    let town = Town::new(Settings::default()).await;
-    let id = town.rim.charging_points(1).await.remove(0);
+    let network = TestLinks::new(CentralSettings::default()).await;
+    let id = network.central.charging_points(1).await.remove(0);
     let point = PeerId::ChargingPoint(id.clone());
-    town.rim.authenticate(point.clone()).await;
-    let (mut driver, mut engine) = (town.driver("D1").await, town.link(&point, Part::Engine).await);
+    network.central.authenticate(point.clone()).await;
+    let (mut driver, mut engine) = (network.driver("D1").await, network.link(&point, Part::Engine).await);
     let (end, ended) = blocking::channel::<()>();
     let ended = Arc::new(Mutex::new(ended));
     let (begin, mut begun) = mpsc::unbounded_channel();
     let slow = |_| {
-        let (ledger, ended, begin) = (town.rim.shared.ledger.clone(), Arc::clone(&ended), begin.clone());
+        let (store, ended, begin) = (network.central.shared.store.clone(), Arc::clone(&ended), begin.clone());
         let wait = move |_: &mut store::Conn| {
             begin.send(()).unwrap();
             Ok(ended.lock().unwrap().recv().is_err())
         };
-        tokio::spawn(async move { ledger.look_up("slow", wait).await })
+        tokio::spawn(async move { store.look_up("slow", wait).await })
     };
     let slow: Vec<_> = (0..8).map(slow).collect();
     // All that there are at once.
@@ -247,7 +249,7 @@ async fn a_link_goes_on_while_the_database_keeps_its_questions_waiting_spec_9() 
     }
     let too_much = async {
         loop {
-            if let down::Body::Answer(answer) = driver.hear().await {
+            if let down::Body::Answer(answer) = driver.observe_early().await {
                 return (answer.to != asked).then(|| answer.reason());
             }
         }
@@ -264,48 +266,48 @@ async fn a_link_goes_on_while_the_database_keeps_its_questions_waiting_spec_9() 
 #[tokio::test]
 async fn lists_are_under_the_allowance_of_whoever_asks_for_them_spec_8_2() {
     let requests = Limit { burst: 2, every: Duration::from_secs(3600) };
-    let town = Town::new(Settings { requests, ..Settings::default() }).await;
-    let mut driver = town.driver("D1").await;
+    let network = TestLinks::new(CentralSettings { requests, ..CentralSettings::default() }).await;
+    let mut driver = network.driver("D1").await;
     for expected in [Reason::Unspecified, Reason::Unspecified, Reason::TooManyAttempts] {
         assert_eq!(driver.ask(up::Body::ListChargingPoints(ListChargingPoints {})).await, expected);
     }
     assert_eq!(driver.ask(up::Body::ListHistory(Default::default())).await, Reason::TooManyAttempts);
-    town.until_refused("driver/D1", Reason::TooManyAttempts).await;
+    network.until_refused("driver/D1", Reason::TooManyAttempts).await;
 }
 
 #[tokio::test]
 async fn what_is_refused_before_it_is_decided_is_counted_in_the_audit_spec_8_1() {
-    let town = Town::new(Settings::default()).await;
-    let mut driver = town.driver("D1").await;
+    let network = TestLinks::new(CentralSettings::default()).await;
+    let mut driver = network.driver("D1").await;
     assert_eq!(driver.ask(requested("", "CP001")).await, Reason::Invalid);
-    town.until_refused("driver/D1", Reason::Invalid).await;
+    network.until_refused("driver/D1", Reason::Invalid).await;
     assert_eq!(driver.ask(requested("r1", "no such thing")).await, Reason::UnknownChargingPoint);
-    town.until_refused("driver/D1", Reason::UnknownChargingPoint).await;
+    network.until_refused("driver/D1", Reason::UnknownChargingPoint).await;
     for word in [
         up::Body::StopSupply(StopSupply { session_id: "s9".into() }),
         up::Body::ConfirmSupply(ConfirmSupply { session_id: "s9".into(), accepted: true }),
     ] {
         assert_eq!(driver.ask(word).await, Reason::NotFound);
     }
-    town.until_refused("driver/D1", Reason::NotFound).await;
+    network.until_refused("driver/D1", Reason::NotFound).await;
 
-    let id = town.rim.charging_points(1).await.remove(0);
+    let id = network.central.charging_points(1).await.remove(0);
     let point = PeerId::ChargingPoint(id);
-    town.rim.authenticate(point.clone()).await;
-    let mut engine = town.link(&point, Part::Engine).await;
+    network.central.authenticate(point.clone()).await;
+    let mut engine = network.link(&point, Part::Engine).await;
     let manual = ManualSupply { driver_id: "no such thing".into(), ..ManualSupply::default() };
     assert_eq!(engine.ask(up::Body::ManualSupply(manual)).await, Reason::UnknownDriver);
-    town.until_refused("charging-point/CP001", Reason::UnknownDriver).await;
+    network.until_refused("charging-point/CP001", Reason::UnknownDriver).await;
 }
 
 #[tokio::test]
 async fn a_link_whose_task_is_cut_off_ends_for_the_loop_too_spec_2_4() {
-    let town = Town::new(Settings::default()).await;
-    let driver = town.driver("D1").await;
+    let network = TestLinks::new(CentralSettings::default()).await;
+    let driver = network.driver("D1").await;
     driver.at_central.abort();
     let down = async {
         loop {
-            let entries = town.rim.audited("LINK_DOWN").await;
+            let entries = network.central.audited("LINK_DOWN").await;
             if entries.iter().any(|entry| entry.object == "driver/D1" && entry.parameters.contains("cut off")) {
                 return;
             }

@@ -21,9 +21,9 @@ use tonic::{Request, Response};
 
 use super::*;
 use crate::{
-    charge_point::Order,
-    drive::Arrival,
-    testing::{Rim, ana},
+    charge_point::PointOrder,
+    event_loop::Arrival,
+    testing::{TestCentral, ana},
 };
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -46,8 +46,8 @@ impl Registry {
         Self { identity, voided: Arc::default(), away: Arc::default(), mute: Arc::default() }
     }
 
-    /// Serves, and whoever asks it on behalf of `rim`.
-    async fn start(&self, rim: &Rim) -> Verifier {
+    /// Serves, and whoever asks it on behalf of `central`.
+    async fn start(&self, central: &TestCentral) -> Verifier {
         mesh::process::install_cryptography();
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(&folder.path().join("authority"), "mesh.test", YEAR).unwrap();
@@ -55,11 +55,12 @@ impl Registry {
             authority.issue_role(role, &folder.path().join(name), &[], YEAR, false).unwrap();
             TlsIdentity::load(&folder.path().join(name)).unwrap()
         };
-        let (own, central) = (identity(Caller::Registry, "registry"), identity(Caller::Central, "central"));
-        let server = Server::new(&rim.ctx, &own, Limits::default()).add_service(IdentitiesServer::new(self.clone()));
+        let (own, caller) = (identity(Caller::Registry, "registry"), identity(Caller::Central, "central"));
+        let server =
+            Server::new(&central.ctx, &own, Limits::default()).add_service(IdentitiesServer::new(self.clone()));
         let address = server.start("grpc", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let channel = channel(&central, RoleAddress::new("registry", [address.to_string()]), &ClientConfig::default());
-        Verifier::new(channel, Arc::clone(&rim.shared), rim.drive.clone())
+        let channel = channel(&caller, RoleAddress::new("registry", [address.to_string()]), &ClientConfig::default());
+        Verifier::new(channel, Arc::clone(&central.shared), central.event_loop.clone())
     }
 
     fn now(&self) -> contract::Identity {
@@ -142,79 +143,83 @@ impl identities_server::Identities for Registry {
 }
 
 /// One charging point under key 1, its Registry, and what Central does to make void what is revoked.
-async fn revocable() -> (Rim, ChargingPointId, Registry, Verifier) {
-    let rim = Rim::new(Settings::default(), 10).await;
-    let id = rim.charging_points(1).await.remove(0);
-    rim.authenticate(PeerId::ChargingPoint(id.clone())).await;
-    rim.both_parts(&id, 1).await;
+async fn revocable() -> (TestCentral, ChargingPointId, Registry, Verifier) {
+    let central = TestCentral::new(CentralSettings::default(), 10).await;
+    let id = central.charging_points(1).await.remove(0);
+    central.authenticate(PeerId::ChargingPoint(id.clone())).await;
+    central.both_parts(&id, 1).await;
     let registry = Registry::new(&id);
-    let verifier = registry.start(&rim).await;
-    tokio::spawn(void(verifier.clone(), rim.ctx.clone()));
-    (rim, id, registry, verifier)
+    let verifier = registry.start(&central).await;
+    tokio::spawn(void(verifier.clone(), central.ctx.clone()));
+    (central, id, registry, verifier)
 }
 
-fn detail(rim: &Rim, id: &ChargingPointId) -> String {
-    rim.shown(id).view.unwrap_or_default().detail
+fn detail(central: &TestCentral, id: &ChargingPointId) -> String {
+    central.shown(id).view.unwrap_or_default().detail
 }
 
-async fn told(rim: &Rim, events: Vec<IdentityEvent>) {
-    take(&rim.shared, &rim.drive, &DenyList::default(), events).await.unwrap();
+async fn told(central: &TestCentral, events: Vec<IdentityEvent>) {
+    take(&central.shared, &central.event_loop, &DenyList::default(), events).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_the_credential_undoes_no_revocation_while_registry_is_away_spec_4_7() {
-    let (rim, id, registry, verifier) = revocable().await;
+    let (central, id, registry, verifier) = revocable().await;
     registry.away.store(true, Ordering::Relaxed);
-    rim.orders.one(&id, Order::Revoke, ana()).await;
-    let component = || rim.ctx.health.report().components.remove("revocations at Registry");
-    rim.until(|| matches!(component(), Some(ComponentState::Degraded { reason }) if reason.contains("CP001"))).await;
+    central.orders.one(&id, PointOrder::Revoke, ana()).await;
+    let component = || central.ctx.health.report().components.remove("revocations at Registry");
+    central
+        .until(|| matches!(component(), Some(ComponentState::Degraded { reason }) if reason.contains("CP001")))
+        .await;
     assert!(verifier.reissue("r".to_owned(), &PeerId::ChargingPoint(id.clone())).await.is_err(), "not void yet");
 
-    told(&rim, vec![registry.enrols()]).await;
+    told(&central, vec![registry.enrols()]).await;
     // Its turn comes after Registry's word.
-    rim.orders.one(&id, Order::Resume, ana()).await;
-    assert_eq!(rim.key_state(&id), KeyState::Revoked);
-    assert!(detail(&rim, &id).contains("not void yet"), "{}", detail(&rim, &id));
+    central.orders.one(&id, PointOrder::Resume, ana()).await;
+    assert_eq!(central.key_state(&id), KeyState::Revoked);
+    assert!(detail(&central, &id).contains("not void yet"), "{}", detail(&central, &id));
 
     registry.away.store(false, Ordering::Relaxed);
-    rim.until(|| !detail(&rim, &id).contains("not void yet") && component() == Some(ComponentState::Ready)).await;
+    central
+        .until(|| !detail(&central, &id).contains("not void yet") && component() == Some(ComponentState::Ready))
+        .await;
     assert_eq!((registry.now().state(), registry.now().incarnation), (IdentityState::Void, 2));
-    assert_eq!(rim.key_state(&id), KeyState::Revoked);
+    assert_eq!(central.key_state(&id), KeyState::Revoked);
 
     verifier.reissue("r".to_owned(), &PeerId::ChargingPoint(id.clone())).await.unwrap();
-    told(&rim, vec![registry.enrols()]).await;
-    rim.until(|| rim.key_state(&id) == KeyState::Deleted).await;
+    told(&central, vec![registry.enrols()]).await;
+    central.until(|| central.key_state(&id) == KeyState::Deleted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operators_restoration_stands_though_central_never_heard_that_it_was_void_spec_4_7() {
-    let (rim, id, registry, _) = revocable().await;
+    let (central, id, registry, _) = revocable().await;
     registry.mute.store(true, Ordering::Relaxed);
-    rim.orders.one(&id, Order::Revoke, ana()).await;
-    rim.until(|| registry.now().state() == IdentityState::Void).await;
-    told(&rim, vec![registry.enrols()]).await;
+    central.orders.one(&id, PointOrder::Revoke, ana()).await;
+    central.until(|| registry.now().state() == IdentityState::Void).await;
+    told(&central, vec![registry.enrols()]).await;
     registry.mute.store(false, Ordering::Relaxed);
-    rim.until(|| rim.key_state(&id) == KeyState::Deleted).await;
+    central.until(|| central.key_state(&id) == KeyState::Deleted).await;
     assert_eq!(registry.now().state(), IdentityState::Enrolled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verification_that_comes_after_a_removal_is_worth_nothing_spec_7_4() {
-    let (rim, id, registry, verifier) = revocable().await;
+    let (central, id, registry, verifier) = revocable().await;
     let mut removed = registry.now();
     removed.set_state(IdentityState::Removed);
-    told(&rim, vec![IdentityEvent { revision: 7, event: Some(Event::Identity(removed)) }]).await;
+    told(&central, vec![IdentityEvent { revision: 7, event: Some(Event::Identity(removed)) }]).await;
     let verdict = verifier.verify(&PeerId::ChargingPoint(id.clone()), b"", "192.0.2.1".parse().unwrap()).await;
-    assert!(matches!(verdict, Verdict::Unreachable(_)), "{verdict:?}");
+    assert!(matches!(verdict, CredentialVerdict::Unreachable(_)), "{verdict:?}");
     let read = move |conn: &mut store::Conn| MirroredIdentityRow::find(conn, Kind::ChargingPoint.into(), id.as_str());
-    let mirrored = rim.shared.ledger.read("test", read).await.unwrap().unwrap();
+    let mirrored = central.shared.store.read("test", read).await.unwrap().unwrap();
     assert_eq!(mirrored.state, i32::from(IdentityState::Removed));
 }
 
 /// Nobody writes until the answer is dropped.
-async fn occupied(rim: &Rim) -> std::sync::mpsc::Sender<()> {
+async fn occupied(central: &TestCentral) -> std::sync::mpsc::Sender<()> {
     let (release, released) = std::sync::mpsc::channel::<()>();
-    let (database, (begun, has_begun)) = (rim.shared.ledger.database.clone(), tokio::sync::oneshot::channel());
+    let (database, (begun, has_begun)) = (central.shared.store.database.clone(), tokio::sync::oneshot::channel());
     let mut begun = Some(begun);
     let work = move |_: &mut store::Conn| {
         let _told = begun.take().map(|begun: tokio::sync::oneshot::Sender<()>| begun.send(()));
@@ -228,16 +233,16 @@ async fn occupied(rim: &Rim) -> std::sync::mpsc::Sender<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_removed_is_out_while_nothing_can_be_written_spec_7_3_spec_7_4() {
-    let rim = Rim::new(Settings::default(), 10).await;
-    let driver = PeerId::Driver(rim.driver("D1").await);
-    rim.authenticate(driver.clone()).await;
-    rim.until(|| rim.shared.directory.usable(&driver, 1).is_some()).await;
-    let (link, send_queue) = rim.link();
+    let central = TestCentral::new(CentralSettings::default(), 10).await;
+    let driver = PeerId::Driver(central.driver("D1").await);
+    central.authenticate(driver.clone()).await;
+    central.until(|| central.shared.directory.usable(&driver, 1).is_some()).await;
+    let (link, send_queue) = central.link();
     let (peer, from, part) = (driver.clone(), "192.0.2.1:8".into(), Part::Driver);
     let arrival = Arrival { link, peer, part, key_no: 1, from, highest_epoch: 0, send_queue: send_queue.clone() };
-    rim.drive.send(Message::Arrived(Box::new(arrival))).await;
+    central.event_loop.send(Message::Arrived(Box::new(arrival))).await;
 
-    let release = occupied(&rim).await;
+    let release = occupied(&central).await;
     let identity = contract::Identity {
         kind: Kind::Driver.into(),
         id: "D1".into(),
@@ -251,33 +256,36 @@ async fn who_is_removed_is_out_while_nothing_can_be_written_spec_7_3_spec_7_4() 
         IdentityEvent { revision: 8, event: Some(Event::Operator(operator)) },
     ];
     let (denied, bob) = (DenyList::default(), "bob".parse().unwrap());
-    let (shared, drive, list) = (Arc::clone(&rim.shared), rim.drive.clone(), denied.clone());
-    let taken = tokio::spawn(async move { take(&shared, &drive, &list, events).await });
-    rim.until(|| send_queue.is_closed() && denied.contains(&bob)).await;
-    assert!(rim.shared.directory.usable(&driver, 1).is_none(), "nor does it come back");
+    let (shared, event_loop, list) = (Arc::clone(&central.shared), central.event_loop.clone(), denied.clone());
+    let taken = tokio::spawn(async move { take(&shared, &event_loop, &list, events).await });
+    central.until(|| send_queue.is_closed() && denied.contains(&bob)).await;
+    assert!(central.shared.directory.usable(&driver, 1).is_none(), "nor does it come back");
     drop(release);
     taken.await.unwrap().unwrap();
-    rim.until(|| rim.shared.directory.openable(&driver, 1).is_none()).await;
+    central.until(|| central.shared.directory.openable(&driver, 1).is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_charging_point_is_shown_and_ordered_no_more_while_nothing_can_be_written_spec_7_4() {
-    let (rim, id, registry, _) = revocable().await;
-    let release = occupied(&rim).await;
+    let (central, id, registry, _) = revocable().await;
+    let release = occupied(&central).await;
     let mut removed = registry.now();
     removed.set_state(IdentityState::Removed);
     let event = IdentityEvent { revision: 7, event: Some(Event::Identity(removed)) };
-    let (shared, drive) = (Arc::clone(&rim.shared), rim.drive.clone());
-    let taken = tokio::spawn(async move { take(&shared, &drive, &DenyList::default(), vec![event]).await });
-    rim.until(|| rim.shared.points.get(&id).is_none()).await;
-    let outcome = rim.orders.one(&id, Order::Stop, ana()).await;
-    assert!(matches!(outcome, crate::charge_point::Outcome::Failed(Reason::UnknownChargingPoint, _)), "{outcome:?}");
-    assert!(rim.shared.directory.usable(&PeerId::ChargingPoint(id.clone()), 1).is_none());
+    let (shared, event_loop) = (Arc::clone(&central.shared), central.event_loop.clone());
+    let taken = tokio::spawn(async move { take(&shared, &event_loop, &DenyList::default(), vec![event]).await });
+    central.until(|| central.shared.points.get(&id).is_none()).await;
+    let outcome = central.orders.one(&id, PointOrder::Stop, ana()).await;
+    assert!(
+        matches!(outcome, crate::charge_point::OrderOutcome::Failed(Reason::UnknownChargingPoint, _)),
+        "{outcome:?}"
+    );
+    assert!(central.shared.directory.usable(&PeerId::ChargingPoint(id.clone()), 1).is_none());
     drop(release);
     taken.await.unwrap().unwrap();
 
-    told(&rim, vec![registry.enrols()]).await;
-    rim.until(|| rim.key_state(&id) == KeyState::Deleted).await;
+    told(&central, vec![registry.enrols()]).await;
+    central.until(|| central.key_state(&id) == KeyState::Deleted).await;
 }
 
 #[test]

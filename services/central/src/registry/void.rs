@@ -13,7 +13,7 @@ use store::central::{ChargingPointRow, MirroredIdentityRow};
 use tonic::{Code, Status};
 
 use super::{Verifier, kind};
-use crate::drive::Message;
+use crate::event_loop::Message;
 
 /// What was revoked here and could not be made void at Registry is tried again after this.
 const VOID_EVERY: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ impl Verifier {
             // makes nothing void.
             let wanted = id.to_string();
             let read = move |conn: &mut store::Conn| ChargingPointRow::find(conn, &wanted);
-            let row = self.shared.ledger.read("restore", read).await.map_err(crate::grpc::unread)?;
+            let row = self.shared.store.read("restore", read).await.map_err(crate::grpc::unread)?;
             let revoked = row.filter(|row| row.key_state == i32::from(KeyState::Revoked));
             if let Some(row) = revoked {
                 self.void(id, crate::rows::unsigned(row.incarnation)).await?;
@@ -64,7 +64,7 @@ impl Verifier {
             Some(now) => now.incarnation,
             None => incarnation,
         };
-        self.drive.send(Message::Identities(vec![voided(last.max(incarnation))])).await;
+        self.event_loop.send(Message::Identities(vec![voided(last.max(incarnation))])).await;
         if let Some(identity) = identity
             && let Err(why) = self.mirror(identity).await
         {

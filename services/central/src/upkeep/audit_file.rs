@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use store::central::{AuditRow, audit};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::shared::Shared;
+use crate::shared::SharedState;
 
 /// Entries in one reading.
 const AT_ONCE: i64 = 500;
@@ -50,9 +50,9 @@ impl AuditFile {
     ///
     /// # Errors
     /// Where it cannot be opened, or the database cannot be read.
-    pub(crate) async fn open(path: &Path, shared: &Shared) -> anyhow::Result<Self> {
+    pub(crate) async fn open(path: &Path, shared: &SharedState) -> anyhow::Result<Self> {
         let writer = shared.owner.clone();
-        let last = shared.ledger.read("audit file", move |conn| audit::last_number(conn, &writer)).await?;
+        let last = shared.store.read("audit file", move |conn| audit::last_number(conn, &writer)).await?;
         Self::at(path, &shared.owner, last)
             .map_err(|error| Misuse::new(format!("cannot write the audit to {}: {error}", path.display())).into())
     }
@@ -80,9 +80,9 @@ impl AuditFile {
     }
 
     /// Until the process stops.
-    pub(crate) async fn follow(mut self, shared: Arc<Shared>, ctx: Context) -> Self {
+    pub(crate) async fn follow(mut self, shared: Arc<SharedState>, ctx: Context) -> Self {
         let component = ctx.health.component("audit file");
-        let mut bell = shared.ledger.follow();
+        let mut bell = shared.store.follow();
         while !ctx.stop.is_cancelled() {
             if let Err(why) = self.catch_up(&shared).await {
                 component.degraded(format!("the audit cannot be written to its file: {why}"));
@@ -103,18 +103,18 @@ impl AuditFile {
     }
 
     /// With the last entry of this process.
-    pub(crate) async fn end(mut self, shared: &Shared) {
+    pub(crate) async fn end(mut self, shared: &SharedState) {
         if let Err(why) = self.catch_up(shared).await {
             tracing::warn!(why, "the audit's file lacks its last entries until the next start");
         }
         self.keep_mark();
     }
 
-    async fn catch_up(&mut self, shared: &Shared) -> Result<(), String> {
+    async fn catch_up(&mut self, shared: &SharedState) -> Result<(), String> {
         loop {
             let Mark { writer, number, .. } = self.ends.clone();
             let read = move |conn: &mut store::Conn| AuditRow::after(conn, &writer, number, AT_ONCE);
-            let rows = shared.ledger.read("audit file", read).await.map_err(|error| error.to_string())?;
+            let rows = shared.store.read("audit file", read).await.map_err(|error| error.to_string())?;
             let Some(last) = rows.last() else { return Ok(()) };
             let text: String = rows.iter().map(line).collect();
             self.append(&text, last.number).map_err(|error| error.to_string())?;
@@ -206,16 +206,16 @@ fn plain(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::{
-        audit::{Action, Entry},
-        charge_point::Origin,
+        audit::{AuditAction, AuditRecord},
+        origin::Origin,
         rows,
-        testing::Rim,
+        testing::TestCentral,
     };
     use store::central::RowWrite;
 
-    fn said(n: usize, rim: &Rim) -> RowWrite {
-        let entry = Entry::new(Action::Login, format!("driver/D{n}"));
-        RowWrite::Audit(rows::audit(&entry.by(&Origin::central(), rim.shared.clock.now())))
+    fn said(n: usize, central: &TestCentral) -> RowWrite {
+        let entry = AuditRecord::new(AuditAction::Login, format!("driver/D{n}"));
+        RowWrite::Audit(rows::audit(&entry.by(&Origin::central(), central.shared.clock.now())))
     }
 
     fn lines_of(path: &Path) -> Vec<String> {
@@ -230,64 +230,64 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_written_before_a_kill_is_in_the_file_after_it_spec_8_3() {
-        let rim = Rim::new(crate::settings::Settings::default(), 10).await;
+        let central = TestCentral::new(crate::settings::CentralSettings::default(), 10).await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        rim.write(vec![said(0, &rim)]).await;
-        let mut file = AuditFile::open(&path, &rim.shared).await.unwrap();
-        rim.write(vec![said(1, &rim), said(2, &rim)]).await;
-        file.catch_up(&rim.shared).await.unwrap();
-        rim.write(vec![said(3, &rim)]).await;
-        file.catch_up(&rim.shared).await.unwrap();
+        central.write(vec![said(0, &central)]).await;
+        let mut file = AuditFile::open(&path, &central.shared).await.unwrap();
+        central.write(vec![said(1, &central), said(2, &central)]).await;
+        file.catch_up(&central.shared).await.unwrap();
+        central.write(vec![said(3, &central)]).await;
+        file.catch_up(&central.shared).await.unwrap();
         // Killed in the middle of a line.
         file.file.write_all(b"2026-01-01T00:00:00.000Z | - | cent").unwrap();
         drop(file);
-        rim.write((4..1_200).map(|n| said(n, &rim)).collect()).await;
-        let mut file = AuditFile::open(&path, &rim.shared).await.unwrap();
+        central.write((4..1_200).map(|n| said(n, &central)).collect()).await;
+        let mut file = AuditFile::open(&path, &central.shared).await.unwrap();
         assert_eq!(drivers(&path), [1, 2, 3], "from where it was begun, and whole lines alone");
-        file.catch_up(&rim.shared).await.unwrap();
+        file.catch_up(&central.shared).await.unwrap();
         assert_eq!(drivers(&path), (1..1_200).collect::<Vec<_>>(), "each once");
         drop(file);
-        rim.write(vec![said(1_200, &rim)]).await;
+        central.write(vec![said(1_200, &central)]).await;
         std::fs::remove_file(&path).unwrap();
-        let mut file = AuditFile::open(&path, &rim.shared).await.unwrap();
-        file.catch_up(&rim.shared).await.unwrap();
+        let mut file = AuditFile::open(&path, &central.shared).await.unwrap();
+        file.catch_up(&central.shared).await.unwrap();
         assert_eq!(drivers(&path).last(), Some(&1_200), "one that was taken away is gone on with");
     }
 
     #[tokio::test]
     async fn a_line_that_found_no_room_is_written_whole_when_there_is_some_spec_9() {
-        let rim = Rim::new(crate::settings::Settings::default(), 10).await;
+        let central = TestCentral::new(crate::settings::CentralSettings::default(), 10).await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let mut file = AuditFile::open(&path, &rim.shared).await.unwrap();
-        rim.write(vec![said(1, &rim)]).await;
-        file.catch_up(&rim.shared).await.unwrap();
-        rim.write(vec![said(2, &rim)]).await;
+        let mut file = AuditFile::open(&path, &central.shared).await.unwrap();
+        central.write(vec![said(1, &central)]).await;
+        file.catch_up(&central.shared).await.unwrap();
+        central.write(vec![said(2, &central)]).await;
         // One that takes nothing, as a full disk.
         let usual = std::mem::replace(&mut file.file, File::open(&path).unwrap());
-        file.catch_up(&rim.shared).await.unwrap_err();
+        file.catch_up(&central.shared).await.unwrap_err();
         // And what a disk that is filled in the middle of a line is left with.
         file.file = usual;
         file.file.write_all(b"2026-01-01T00:00:00.000Z | - | cent").unwrap();
-        rim.write(vec![said(3, &rim)]).await;
-        file.catch_up(&rim.shared).await.unwrap();
+        central.write(vec![said(3, &central)]).await;
+        file.catch_up(&central.shared).await.unwrap();
         assert_eq!(drivers(&path), [1, 2, 3]);
     }
 
     #[tokio::test]
     async fn an_entry_whose_caller_has_gone_is_in_the_file_spec_8_3() {
-        let rim = Rim::new(crate::settings::Settings::default(), 10).await;
+        let central = TestCentral::new(crate::settings::CentralSettings::default(), 10).await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let file = AuditFile::open(&path, &rim.shared).await.unwrap();
-        tokio::spawn(file.follow(Arc::clone(&rim.shared), rim.ctx.clone()));
-        let given_up = futures::FutureExt::now_or_never(rim.write(vec![said(1, &rim)]));
+        let file = AuditFile::open(&path, &central.shared).await.unwrap();
+        tokio::spawn(file.follow(Arc::clone(&central.shared), central.ctx.clone()));
+        let given_up = futures::FutureExt::now_or_never(central.write(vec![said(1, &central)]));
         assert_eq!(given_up, None);
-        rim.until(|| drivers(&path) == [1]).await;
+        central.until(|| drivers(&path) == [1]).await;
         std::fs::write(&path, "").unwrap();
-        rim.write(vec![said(2, &rim)]).await;
-        rim.until(|| drivers(&path) == [2]).await;
+        central.write(vec![said(2, &central)]).await;
+        central.until(|| drivers(&path) == [2]).await;
     }
 
     #[test]

@@ -91,7 +91,7 @@ struct Filter {
 
 /// Central's and Registry's, which hands its own on to Central.
 fn actions() -> PossibleValuesParser {
-    let all: BTreeSet<_> = central::audit::Action::TEXTS.iter().chain(registry::AUDIT_ACTIONS).copied().collect();
+    let all: BTreeSet<_> = central::audit::AuditAction::TEXTS.iter().chain(registry::AUDIT_ACTIONS).copied().collect();
     PossibleValuesParser::new(all)
 }
 

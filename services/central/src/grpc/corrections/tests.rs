@@ -3,7 +3,7 @@
 use store::central::SessionRow;
 
 use super::*;
-use crate::testing::{Rim, ana};
+use crate::testing::{TestCentral, ana};
 
 fn ticket() -> TicketRow {
     TicketRow { energy_wh: 10_000, disputed_wh: 500, price_e4: 3_950, currency: "EUR".into(), ..TicketRow::default() }
@@ -87,15 +87,15 @@ fn no_correction_outgrows_the_sums_that_it_is_in_spec_3_8() {
 }
 
 /// With a ticket of 10 kWh and 3.95 EUR, and half a kilowatt-hour in dispute.
-async fn rim() -> Rim {
-    let rim = Rim::new(crate::settings::Settings::default(), 10).await;
-    rim.charging_points(1).await;
+async fn central() -> TestCentral {
+    let central = TestCentral::new(crate::settings::CentralSettings::default(), 10).await;
+    central.charging_points(1).await;
     let of_it = TicketRow { session_id: "s-1".into(), cp_id: "CP001".into(), amount_minor: 395, ..ticket() };
     let (session_id, cp_id, currency) = (of_it.session_id.clone(), of_it.cp_id.clone(), of_it.currency.clone());
     let state = proto::link::v1::SessionState::Billed.into();
     let session = SessionRow { session_id, cp_id, currency, state, ..SessionRow::default() };
-    rim.write(vec![RowWrite::OpenSession(session), RowWrite::Ticket(of_it)]).await;
-    rim
+    central.write(vec![RowWrite::OpenSession(session), RowWrite::Ticket(of_it)]).await;
+    central
 }
 
 /// Half a kilowatt-hour is owed.
@@ -106,8 +106,8 @@ async fn settle(corrections: &Corrections, request_id: String) -> Result<Ticket,
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispute_that_many_settle_at_once_is_settled_once_spec_3_8() {
-    let rim = rim().await;
-    let corrections = Corrections { shared: Arc::clone(&rim.shared) };
+    let central = central().await;
+    let corrections = Corrections { shared: Arc::clone(&central.shared) };
     let answers = futures::future::join_all((0..10).map(|n| settle(&corrections, format!("r{n}")))).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
     for refused in answers.iter().flat_map(|answer| answer.as_ref().err()) {
@@ -115,13 +115,13 @@ async fn a_dispute_that_many_settle_at_once_is_settled_once_spec_3_8() {
     }
     let ticket = corrections.ticket("s-1").await.unwrap();
     assert_eq!(ticket.corrections.iter().map(|c| c.settled_wh).sum::<u64>(), 500);
-    assert_eq!(rim.audited("DISPUTE_SETTLED").await.len(), 1);
+    assert_eq!(central.audited("DISPUTE_SETTLED").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_settlement_said_many_times_at_once_under_one_request_id_gets_one_answer_spec_7_3() {
-    let rim = rim().await;
-    let corrections = Corrections { shared: Arc::clone(&rim.shared) };
+    let central = central().await;
+    let corrections = Corrections { shared: Arc::clone(&central.shared) };
     for answer in futures::future::join_all((0..10).map(|_| settle(&corrections, "r1".to_owned()))).await {
         assert_eq!(answer.unwrap().corrections.len(), 1);
     }
@@ -129,8 +129,8 @@ async fn a_settlement_said_many_times_at_once_under_one_request_id_gets_one_answ
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_who_waive_at_once_leave_no_ticket_negative_spec_3_8() {
-    let rim = rim().await;
-    let corrections = Corrections { shared: Arc::clone(&rim.shared) };
+    let central = central().await;
+    let corrections = Corrections { shared: Arc::clone(&central.shared) };
     let waive = |n: u32| {
         let (request_id, session_id, reason) = (format!("r{n}"), "s-1".into(), "meter fault".into());
         let (energy_delta_wh, amount_delta_minor) = (0, -200);

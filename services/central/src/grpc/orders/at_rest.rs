@@ -13,7 +13,7 @@ use store::{
     central::{OrderRow, OrderState},
 };
 
-use crate::{grpc::digest, order::Kind};
+use crate::{grpc::digest, order::OrderKind};
 
 /// What an answer looks like at rest.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ struct Kept {
 /// What was ordered, at rest.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Body {
-    pub(super) kind: Kind,
+    pub(super) kind: OrderKind,
     pub(super) address: String,
     /// Why, as the operator said it.
     #[serde(default)]
@@ -71,7 +71,7 @@ pub(super) fn begun(row: &OrderRow) -> Option<(Body, Vec<ChargingPointId>)> {
 }
 
 /// Of what was asked for, as it was asked.
-pub(super) fn content(kind: &Kind, selector: Option<&Selector>, expected: u32, reason: &str) -> String {
+pub(super) fn content(kind: &OrderKind, selector: Option<&Selector>, expected: u32, reason: &str) -> String {
     let selector = selector.map(Selector::encode_to_vec).unwrap_or_default();
     digest([json(kind).into_bytes(), selector, expected.to_be_bytes().to_vec(), reason.as_bytes().to_vec()])
 }

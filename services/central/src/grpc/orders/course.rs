@@ -8,8 +8,9 @@ use store::central::{CommitRefusal, OrderState, RowWrite};
 
 use super::{Orders, UnderWay, fresh_key};
 use crate::{
-    audit::{Action, Entry},
-    charge_point::{Origin, Outcome},
+    audit::{AuditAction, AuditRecord},
+    charge_point::OrderOutcome,
+    origin::Origin,
     rows,
 };
 
@@ -53,7 +54,7 @@ impl Orders {
     }
 
     /// Without an outcome where the loop ended before it took it up: the next process does.
-    async fn reach(&self, under_way: &UnderWay, id: ChargingPointId) -> (ChargingPointId, Option<Outcome>) {
+    async fn reach(&self, under_way: &UnderWay, id: ChargingPointId) -> (ChargingPointId, Option<OrderOutcome>) {
         let outcome = self.ask(&id, under_way.kind.order(fresh_key()), under_way.by.clone()).await;
         (id, outcome)
     }
@@ -61,7 +62,7 @@ impl Orders {
     /// Until all have answered. What takes long is not given up, for it may be done, and holds up nobody else.
     async fn collect<F>(&self, under_way: &UnderWay, asked: &mut FuturesUnordered<F>)
     where
-        F: Future<Output = (ChargingPointId, Option<Outcome>)>,
+        F: Future<Output = (ChargingPointId, Option<OrderOutcome>)>,
     {
         let patience = tokio::time::Instant::now() + self.0.patience;
         while let Ok(Some(first)) = tokio::time::timeout_at(patience, asked.next()).await {
@@ -77,7 +78,7 @@ impl Orders {
         }
     }
 
-    fn outcome(&self, under_way: &UnderWay, (id, outcome): (ChargingPointId, Option<Outcome>)) {
+    fn outcome(&self, under_way: &UnderWay, (id, outcome): (ChargingPointId, Option<OrderOutcome>)) {
         let Some(outcome) = outcome else { return };
         let entry = self.reached(under_way, id.as_str(), &outcome);
         under_way.note(entry);
@@ -86,12 +87,12 @@ impl Orders {
 
     /// An order that changed nothing at a charging point: that too concerns it (SPEC 8.3). What it changed is an entry
     /// of the charging point's own.
-    pub(super) fn reached(&self, under_way: &UnderWay, id: &str, outcome: &Outcome) -> Option<RowWrite> {
+    pub(super) fn reached(&self, under_way: &UnderWay, id: &str, outcome: &OrderOutcome) -> Option<RowWrite> {
         let entry = |action| concerning(under_way, id, action);
         let entry = match outcome {
-            Outcome::Done => return None,
-            Outcome::Unchanged => entry(Action::OrderUnchanged),
-            Outcome::Failed(reason, detail) => entry(Action::OrderRefused).outcome(*reason, detail),
+            OrderOutcome::Done => return None,
+            OrderOutcome::Unchanged => entry(AuditAction::OrderUnchanged),
+            OrderOutcome::Failed(reason, detail) => entry(AuditAction::OrderRefused).outcome(*reason, detail),
         };
         Some(RowWrite::Audit(rows::audit(&entry.by(&under_way.by, self.0.shared.clock.now()))))
     }
@@ -101,7 +102,7 @@ impl Orders {
         let now = self.0.shared.clock.now();
         let left = under_way.lock().overtaken(ids);
         under_way.note(left.iter().map(|id| {
-            let entry = concerning(under_way, id.as_str(), Action::OrderUnchanged).with("overtaken_by", later);
+            let entry = concerning(under_way, id.as_str(), AuditAction::OrderUnchanged).with("overtaken_by", later);
             RowWrite::Audit(rows::audit(&entry.by(&under_way.by, now)))
         }));
     }
@@ -117,9 +118,9 @@ impl Orders {
             progress.cancel();
             under_way.at_rest(&progress, OrderState::Running)
         };
-        let entry = Entry::new(Action::OrderCancelled, format!("order/{}", row.order_id));
+        let entry = AuditRecord::new(AuditAction::OrderCancelled, format!("order/{}", row.order_id));
         let entry = rows::audit(&entry.by(by, self.0.shared.clock.now()));
-        self.0.shared.ledger.write("cancel", vec![RowWrite::UpdateOrder(row), RowWrite::Audit(entry)]).await?;
+        self.0.shared.store.write("cancel", vec![RowWrite::UpdateOrder(row), RowWrite::Audit(entry)]).await?;
         under_way.lock().cancel();
         Ok(())
     }
@@ -153,7 +154,7 @@ impl Orders {
         };
         let entries = under_way.entries();
         let writes = std::iter::once(RowWrite::UpdateOrder(row)).chain(entries.iter().cloned()).collect();
-        if let Err(refusal) = self.0.shared.ledger.write("order", writes).await {
+        if let Err(refusal) = self.0.shared.store.write("order", writes).await {
             under_way.note(entries);
             return Err(refusal);
         }
@@ -162,6 +163,6 @@ impl Orders {
     }
 }
 
-fn concerning(under_way: &UnderWay, id: &str, action: Action) -> Entry {
-    Entry::new(action, format!("charging-point/{id}")).with("method", under_way.kind.method())
+fn concerning(under_way: &UnderWay, id: &str, action: AuditAction) -> AuditRecord {
+    AuditRecord::new(action, format!("charging-point/{id}")).with("method", under_way.kind.method())
 }

@@ -11,7 +11,7 @@ use store::central::{SessionRow, TicketRow};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::*;
-use crate::testing::{Rim, ana, asked_by_ana};
+use crate::testing::{TestCentral, ana, asked_by_ana};
 
 fn these(ids: &[&str]) -> Option<Selector> {
     let ids = ids.iter().map(ToString::to_string).collect();
@@ -43,36 +43,36 @@ fn ticket(session_id: &str) -> RowWrite {
     })
 }
 
-async fn rim(count: usize) -> Rim {
-    let rim = Rim::new(crate::settings::Settings::default(), 10).await;
-    rim.charging_points(count).await;
-    rim
+async fn central(count: usize) -> TestCentral {
+    let central = TestCentral::new(crate::settings::CentralSettings::default(), 10).await;
+    central.charging_points(count).await;
+    central
 }
 
 /// Action, object, method and outcome of each entry.
-async fn refusals(rim: &Rim) -> Vec<(String, String, String)> {
+async fn refusals(central: &TestCentral) -> Vec<(String, String, String)> {
     let parsed = |row: store::central::AuditRow| {
         let said: serde_json::Value = serde_json::from_str(&row.parameters).unwrap();
         assert_eq!((row.actor.as_str(), said["reason"].as_str()), ("operator/ana", Some("works")));
         let code = row.outcome.split(':').next().unwrap().to_owned();
         (row.object, said["method"].as_str().unwrap().to_owned(), code)
     };
-    rim.audited("ORDER_REFUSED").await.into_iter().map(parsed).collect()
+    central.audited("ORDER_REFUSED").await.into_iter().map(parsed).collect()
 }
 
 #[tokio::test]
 async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
-    let rim = rim(51).await;
+    let central = central(51).await;
     let (give, entry) =
-        (&rim.orders, |object: &str, method: &str, code: &str| (object.into(), method.into(), code.into()));
-    let refused = give.give("r1".into(), all(), 0, Kind::Renew, ana()).await.unwrap_err();
+        (&central.orders, |object: &str, method: &str, code: &str| (object.into(), method.into(), code.into()));
+    let refused = give.give("r1".into(), all(), 0, OrderKind::Renew, ana()).await.unwrap_err();
     assert!(refused.message().contains("expected = 51"), "{}", refused.message());
-    give.give("r2".into(), None, 0, Kind::Stop, ana()).await.unwrap_err();
-    give.give("r3".into(), these(&["no id"]), 0, Kind::Resume, ana()).await.unwrap_err();
-    give.give("r4".into(), these(&["CP001"]), 0, Kind::Stop, ana()).await.unwrap();
-    give.give("r4".into(), these(&["CP001"]), 0, Kind::Resume, ana()).await.unwrap_err();
+    give.give("r2".into(), None, 0, OrderKind::Stop, ana()).await.unwrap_err();
+    give.give("r3".into(), these(&["no id"]), 0, OrderKind::Resume, ana()).await.unwrap_err();
+    give.give("r4".into(), these(&["CP001"]), 0, OrderKind::Stop, ana()).await.unwrap();
+    give.give("r4".into(), these(&["CP001"]), 0, OrderKind::Resume, ana()).await.unwrap_err();
     assert_eq!(
-        refusals(&rim).await,
+        refusals(&central).await,
         [
             entry("all charging points", "Renew", "EXPECTATION_FAILED"),
             entry("no charging point", "Stop", "INVALID"),
@@ -84,8 +84,8 @@ async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
 
 #[tokio::test]
 async fn an_order_that_is_said_again_before_it_is_done_is_answered_with_what_it_did_spec_7_3() {
-    let rim = rim(1).await;
-    let give = || rim.orders.give("r1".into(), these(&["CP001"]), 0, Kind::Maintenance { on: true }, ana());
+    let central = central(1).await;
+    let give = || central.orders.give("r1".into(), these(&["CP001"]), 0, OrderKind::Maintenance { on: true }, ana());
     let answers = futures::future::join_all((0..20).map(|_| give())).await;
     for answer in answers {
         let answer = answer.unwrap();
@@ -95,28 +95,29 @@ async fn an_order_that_is_said_again_before_it_is_done_is_answered_with_what_it_
 
 #[tokio::test]
 async fn each_charging_point_at_which_an_order_failed_is_an_entry_spec_8_1() {
-    let rim = rim(1).await;
-    let given = rim.orders.give("r1".into(), these(&["CP001", "CP999"]), 0, Kind::Rotate, ana()).await.unwrap();
+    let central = central(1).await;
+    let given =
+        central.orders.give("r1".into(), these(&["CP001", "CP999"]), 0, OrderKind::Rotate, ana()).await.unwrap();
     assert_eq!((given.matched, given.done, given.failures.len()), (1, 0, 2));
     let entry = |object: &str, code: &str| (object.into(), "Rotate".into(), code.into());
     let expected = [entry("charging-point/CP999", "UNKNOWN_CHARGING_POINT"), entry("charging-point/CP001", "NO_KEY")];
-    assert_eq!(refusals(&rim).await, expected);
+    assert_eq!(refusals(&central).await, expected);
 }
 
 #[tokio::test]
 async fn who_asks_for_a_charging_point_finds_every_order_and_correction_that_concerned_it_spec_8_3() {
-    let rim = rim(3).await;
+    let central = central(3).await;
     let city = || Some(Selector { which: Some(Which::City("Alicante".into())) });
-    let stopped = rim.orders.give("r1".into(), city(), 0, Kind::Stop, ana()).await.unwrap();
-    let again = rim.orders.give("r2".into(), city(), 0, Kind::Stop, ana()).await.unwrap();
-    let failed = rim.orders.give("r3".into(), all(), 0, Kind::Rotate, ana()).await.unwrap();
-    rim.write(vec![billed("s-1"), ticket("s-1")]).await;
+    let stopped = central.orders.give("r1".into(), city(), 0, OrderKind::Stop, ana()).await.unwrap();
+    let again = central.orders.give("r2".into(), city(), 0, OrderKind::Stop, ana()).await.unwrap();
+    let failed = central.orders.give("r3".into(), all(), 0, OrderKind::Rotate, ana()).await.unwrap();
+    central.write(vec![billed("s-1"), ticket("s-1")]).await;
     let (session_id, reason) = ("s-1".to_owned(), "meter fault".to_owned());
     let correct = CorrectTicketRequest { session_id, reason, amount_delta_minor: -1, ..Default::default() };
-    rim.sessions.correct_ticket(asked_by_ana(correct)).await.unwrap();
+    central.sessions.correct_ticket(asked_by_ana(correct)).await.unwrap();
     let found = |id: &str| {
         let object = format!("charging-point/{id}");
-        rim.audit(store::central::AuditFilter { actor: "operator/ana".into(), object, ..Default::default() })
+        central.audit(store::central::AuditFilter { actor: "operator/ana".into(), object, ..Default::default() })
     };
     let said = |rows: Vec<store::central::AuditRow>| {
         let order = |row: &store::central::AuditRow| {
@@ -137,48 +138,48 @@ async fn who_asks_for_a_charging_point_finds_every_order_and_correction_that_con
 
 #[tokio::test]
 async fn how_far_a_staggered_order_has_come_is_seen_without_cancelling_it_spec_7_3() {
-    let rim = rim(60).await;
-    let given = rim.orders.give("r1".into(), all(), 60, Kind::Maintenance { on: true }, ana()).await.unwrap();
+    let central = central(60).await;
+    let given = central.orders.give("r1".into(), all(), 60, OrderKind::Maintenance { on: true }, ana()).await.unwrap();
     assert_eq!((given.state(), given.matched), (Running, 60));
-    let seen = rim.orders.get(&given.order_id).await.unwrap();
+    let seen = central.orders.get(&given.order_id).await.unwrap();
     assert_eq!((seen.state(), seen.done + seen.left), (Running, 60), "ten a second: {seen:?}");
-    rim.orders.cancel(&given.order_id, &ana()).await.unwrap();
-    let cancelled = rim.orders.get(&given.order_id).await.unwrap();
+    central.orders.cancel(&given.order_id, &ana()).await.unwrap();
+    let cancelled = central.orders.get(&given.order_id).await.unwrap();
     assert!(cancelled.state() == Cancelled && cancelled.left > 0, "{cancelled:?}");
 
-    let few = rim.orders.give("r2".into(), these(&["CP001"]), 0, Kind::Stop, ana()).await.unwrap();
+    let few = central.orders.give("r2".into(), these(&["CP001"]), 0, OrderKind::Stop, ana()).await.unwrap();
     let said = (few.state(), few.done, few.left, few.method.as_str(), few.reason.as_str(), few.request_id.as_str());
     assert_eq!(said, (Done, 1, 0, "Stop", "works", "r2"));
-    let page = |size, token: &str| rim.orders.list(PageRequest { size, token: token.to_owned() });
+    let page = |size, token: &str| central.orders.list(PageRequest { size, token: token.to_owned() });
     let (first, next) = page(1, "").await.unwrap();
     let (second, end) = page(1, &next).await.unwrap();
     assert_eq!((first, second[0].order_id.clone(), end), (vec![few], given.order_id, String::new()));
-    assert_eq!(rim.orders.get("o-none").await.unwrap_err().code(), tonic::Code::NotFound);
+    assert_eq!(central.orders.get("o-none").await.unwrap_err().code(), tonic::Code::NotFound);
 }
 
 #[tokio::test]
 async fn corrections_and_ends_that_are_refused_are_entries_spec_8_1() {
-    let rim = rim(1).await;
+    let central = central(1).await;
     let session_id = "s-none".to_owned();
     let end = EndSessionRequest { session_id: session_id.clone(), ..Default::default() };
-    assert_eq!(rim.sessions.end(asked_by_ana(end)).await.unwrap_err().code(), tonic::Code::NotFound);
+    assert_eq!(central.sessions.end(asked_by_ana(end)).await.unwrap_err().code(), tonic::Code::NotFound);
     let reason = "meter fault".to_owned();
     let correct = CorrectTicketRequest { session_id, reason, ..Default::default() };
-    assert_eq!(rim.sessions.correct_ticket(asked_by_ana(correct)).await.unwrap_err().code(), tonic::Code::NotFound);
-    let objects: Vec<_> = rim.audited("ORDER_REFUSED").await.into_iter().map(|row| row.object).collect();
+    assert_eq!(central.sessions.correct_ticket(asked_by_ana(correct)).await.unwrap_err().code(), tonic::Code::NotFound);
+    let objects: Vec<_> = central.audited("ORDER_REFUSED").await.into_iter().map(|row| row.object).collect();
     assert_eq!(objects, ["session/s-none", "ticket/s-none"]);
 }
 
 #[tokio::test]
 async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_spec_7_3() {
-    let rim = rim(1).await;
-    rim.write(vec![billed("s-1"), billed("s-2"), ticket("s-1"), ticket("s-2")]).await;
-    rim.orders.give("used".into(), all(), 0, Kind::Resume, ana()).await.unwrap();
+    let central = central(1).await;
+    central.write(vec![billed("s-1"), billed("s-2"), ticket("s-1"), ticket("s-2")]).await;
+    central.orders.give("used".into(), all(), 0, OrderKind::Resume, ana()).await.unwrap();
     let correct = |request_id: &str, session_id: &str, amount_delta_minor| {
         let (request_id, session_id, reason) = (request_id.into(), session_id.into(), "meter fault".into());
         let energy_delta_wh = 0;
         let wanted = CorrectTicketRequest { request_id, session_id, energy_delta_wh, amount_delta_minor, reason };
-        rim.sessions.correct_ticket(asked_by_ana(wanted))
+        central.sessions.correct_ticket(asked_by_ana(wanted))
     };
     let corrected = correct("c1", "s-1", -100).await.unwrap().into_inner();
     assert_eq!(corrected.corrections.len(), 1);
@@ -189,7 +190,12 @@ async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_s
     }
     let settle = |request_id: &str, reason: &str| {
         let (request_id, session_id, reason) = (request_id.into(), "s-1".into(), reason.into());
-        rim.sessions.settle_dispute(asked_by_ana(SettleDisputeRequest { request_id, session_id, owed_wh: 500, reason }))
+        central.sessions.settle_dispute(asked_by_ana(SettleDisputeRequest {
+            request_id,
+            session_id,
+            owed_wh: 500,
+            reason,
+        }))
     };
     assert!(settle("c1", "works").await.unwrap_err().message().contains("was used for"));
     assert!(settle("c2", "").await.unwrap_err().message().contains("reason"));
@@ -203,12 +209,15 @@ struct Slow {
     asked: mpsc::Receiver<Message>,
 }
 
-type Asked = (ChargingPointId, Order, oneshot::Sender<Outcome>);
+type Asked = (ChargingPointId, PointOrder, oneshot::Sender<OrderOutcome>);
 
 impl Slow {
-    fn new(rim: &Rim) -> Self {
-        let ((drive, asked), patience) = (crate::drive::channel(), Duration::from_millis(50));
-        Self { orders: Orders::with_patience(Arc::clone(&rim.shared), drive, &rim.ctx, (10, patience)), asked }
+    fn new(central: &TestCentral) -> Self {
+        let ((event_loop, asked), patience) = (crate::event_loop::channel(), Duration::from_millis(50));
+        Self {
+            orders: Orders::with_patience(Arc::clone(&central.shared), event_loop, &central.ctx, (10, patience)),
+            asked,
+        }
     }
 
     /// What the next one is asked.
@@ -242,40 +251,40 @@ impl Slow {
 }
 
 /// Whom a restart has still to reach, as it is on disk.
-async fn remaining(rim: &Rim, order_id: &str) -> Vec<String> {
-    let (id, ledger) = (order_id.to_owned(), rim.shared.ledger.clone());
-    let row = ledger.read("test", move |conn| OrderRow::find(conn, &id)).await.unwrap().unwrap();
+async fn remaining(central: &TestCentral, order_id: &str) -> Vec<String> {
+    let (id, store) = (order_id.to_owned(), central.shared.store.clone());
+    let row = store.read("test", move |conn| OrderRow::find(conn, &id)).await.unwrap().unwrap();
     serde_json::from_str(&row.remaining).unwrap()
 }
 
-fn price(order: &Order) -> u32 {
-    let Order::SetPrice(price) = order else { panic!("{order:?} sets no price") };
+fn price(order: &PointOrder) -> u32 {
+    let PointOrder::SetPrice(price) = order else { panic!("{order:?} sets no price") };
     price.e4()
 }
 
-fn p(price_e4: u32) -> Kind {
-    Kind::SetPrice { price_e4 }
+fn p(price_e4: u32) -> OrderKind {
+    OrderKind::SetPrice { price_e4 }
 }
 
 #[tokio::test]
 async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_3() {
-    let rim = rim(3).await;
-    let mut before = Slow::new(&rim);
+    let central = central(3).await;
+    let mut before = Slow::new(&central);
     let given = before.orders.give("r1".into(), all(), 0, p(1), ana()).await.unwrap();
     assert_eq!((given.state(), given.left), (Running, 3), "nobody has answered, which is no failure");
     let mut asked = before.these(3).await;
-    asked.remove(0).2.send(Outcome::Done).unwrap();
+    asked.remove(0).2.send(OrderOutcome::Done).unwrap();
     // What is kept is kept before the order has ended.
     let id = given.order_id.clone();
-    while remaining(&rim, &id).await.len() == 3 {
+    while remaining(&central, &id).await.len() == 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(remaining(&rim, &id).await, ["CP002", "CP003"]);
-    let mut after = Slow::new(&rim);
+    assert_eq!(remaining(&central, &id).await, ["CP002", "CP003"]);
+    let mut after = Slow::new(&central);
     after.orders.resume().await.unwrap();
     for (at, order, answer) in after.these(2).await {
         assert!(at.as_str() != "CP001" && price(&order) == 1, "{at}");
-        answer.send(Outcome::Done).unwrap();
+        answer.send(OrderOutcome::Done).unwrap();
     }
     let done = after.ended(&id).await;
     assert_eq!((done.state(), done.done, done.left), (Done, 3, 0));
@@ -284,16 +293,16 @@ async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_
 
 #[tokio::test]
 async fn a_stop_keeps_what_was_asked_before_and_asks_nobody_else_spec_7_3() {
-    let rim = rim(60).await;
-    let mut before = Slow::new(&rim);
+    let central = central(60).await;
+    let mut before = Slow::new(&central);
     let given = before.orders.give("r1".into(), all(), 60, p(1), ana()).await.unwrap();
     let asked = before.these(10).await;
-    rim.ctx.stop.cancel();
+    central.ctx.stop.cancel();
     // The loop ends with its turns in flight: nine are done, the tenth was not taken up.
     for (n, (_, _, answer)) in asked.into_iter().enumerate() {
         match n {
-            0..5 => answer.send(Outcome::Done).unwrap(),
-            5..9 => answer.send(Outcome::Unchanged).unwrap(),
+            0..5 => answer.send(OrderOutcome::Done).unwrap(),
+            5..9 => answer.send(OrderOutcome::Unchanged).unwrap(),
             _ => drop(answer),
         }
     }
@@ -303,72 +312,72 @@ async fn a_stop_keeps_what_was_asked_before_and_asks_nobody_else_spec_7_3() {
     assert!(matches!(before.asked.try_recv(), Err(TryRecvError::Empty)), "no portion is begun any more");
     let kept = before.orders.get(&given.order_id).await.unwrap();
     assert_eq!((kept.state(), kept.done, kept.unchanged, kept.failed, kept.left), (Running, 5, 4, 0, 51));
-    assert_eq!(rim.audited("ORDER_UNCHANGED").await.len(), 4);
-    let remaining = remaining(&rim, &given.order_id).await;
+    assert_eq!(central.audited("ORDER_UNCHANGED").await.len(), 4);
+    let remaining = remaining(&central, &given.order_id).await;
     assert_eq!((remaining.len(), remaining[0].as_str()), (51, "CP010"), "who may have been asked comes first");
 }
 
 #[tokio::test]
 async fn a_restart_sets_no_older_price_over_a_newer_one_spec_7_3() {
-    let rim = rim(3).await;
-    let mut before = Slow::new(&rim);
+    let central = central(3).await;
+    let mut before = Slow::new(&central);
     let older = before.orders.give("r1".into(), all(), 0, p(1), ana()).await.unwrap();
     let _of_older = before.these(3).await;
     let newer = before.orders.give("r2".into(), these(&["CP001"]), 0, p(2), ana()).await.unwrap();
     let (at, order, answer) = before.next().await;
     assert_eq!((at.as_str(), price(&order)), ("CP001", 2));
-    answer.send(Outcome::Done).unwrap();
+    answer.send(OrderOutcome::Done).unwrap();
     before.ended(&newer.order_id).await;
     // Killed with every outcome of the older one unwritten.
-    let mut after = Slow::new(&rim);
+    let mut after = Slow::new(&central);
     after.orders.resume().await.unwrap();
     for (at, order, answer) in after.these(2).await {
         assert!(at.as_str() != "CP001" && price(&order) == 1, "{at}");
-        answer.send(Outcome::Done).unwrap();
+        answer.send(OrderOutcome::Done).unwrap();
     }
     let done = after.ended(&older.order_id).await;
     assert_eq!((done.state(), done.matched, done.done, done.left), (Done, 3, 2, 1), "one is left to the newer");
     assert!(matches!(after.asked.try_recv(), Err(TryRecvError::Empty)));
-    let overtaken = rim.audited("ORDER_UNCHANGED").await;
+    let overtaken = central.audited("ORDER_UNCHANGED").await;
     assert_eq!(overtaken.iter().map(|row| row.object.as_str()).collect::<Vec<_>>(), ["charging-point/CP001"]);
     assert!(overtaken[0].parameters.contains(&newer.order_id), "{}", overtaken[0].parameters);
 }
 
 #[tokio::test]
 async fn a_staggered_order_leaves_to_a_later_one_whom_it_has_not_reached_spec_7_3() {
-    let rim = rim(60).await;
-    let mut slow = Slow::new(&rim);
-    slow.orders.give("r1".into(), all(), 60, Kind::Resume, ana()).await.unwrap();
+    let central = central(60).await;
+    let mut slow = Slow::new(&central);
+    slow.orders.give("r1".into(), all(), 60, OrderKind::Resume, ana()).await.unwrap();
     let first = slow.these(10).await;
-    slow.orders.give("r2".into(), these(&["CP060"]), 0, Kind::Stop, ana()).await.unwrap();
+    slow.orders.give("r2".into(), these(&["CP060"]), 0, OrderKind::Stop, ana()).await.unwrap();
     let (at, order, answer) = slow.next().await;
-    assert!(at.as_str() == "CP060" && matches!(order, Order::Stop), "{at}: {order:?}");
-    answer.send(Outcome::Done).unwrap();
-    first.into_iter().for_each(|(.., answer)| answer.send(Outcome::Unchanged).unwrap());
+    assert!(at.as_str() == "CP060" && matches!(order, PointOrder::Stop), "{at}: {order:?}");
+    answer.send(OrderOutcome::Done).unwrap();
+    first.into_iter().for_each(|(.., answer)| answer.send(OrderOutcome::Unchanged).unwrap());
     let mut resumed = 10;
     while resumed < 59 {
         let (at, _, answer) = slow.next().await;
         assert_ne!(at.as_str(), "CP060", "it was stopped later");
-        answer.send(Outcome::Unchanged).unwrap();
+        answer.send(OrderOutcome::Unchanged).unwrap();
         resumed += 1;
     }
 }
 
 #[tokio::test]
 async fn one_that_takes_long_is_under_way_and_holds_up_nobody_spec_7_3() {
-    let rim = rim(2).await;
-    let mut slow = Slow::new(&rim);
+    let central = central(2).await;
+    let mut slow = Slow::new(&central);
     let orders = slow.orders.clone();
-    let give = || orders.give("r1".into(), all(), 0, Kind::Renew, ana());
+    let give = || orders.give("r1".into(), all(), 0, OrderKind::Renew, ana());
     let answered = async {
         let mut asked = slow.these(2).await;
-        asked.remove(0).2.send(Outcome::Done).unwrap();
+        asked.remove(0).2.send(OrderOutcome::Done).unwrap();
         asked
     };
     let (given, mut late) = futures::join!(give(), answered);
     let given = given.unwrap();
     assert_eq!((given.state(), given.failed), (Running, 0), "{given:?}");
-    late.remove(0).2.send(Outcome::Done).unwrap();
+    late.remove(0).2.send(OrderOutcome::Done).unwrap();
     slow.ended(&given.order_id).await;
     let again = give().await.unwrap();
     assert_eq!((again.state(), again.done, again.failed, again.left), (Done, 2, 0, 0));
@@ -376,30 +385,30 @@ async fn one_that_takes_long_is_under_way_and_holds_up_nobody_spec_7_3() {
 
 #[tokio::test]
 async fn another_order_under_a_request_id_that_was_used_is_refused_spec_7_3() {
-    let rim = rim(2).await;
+    let central = central(2).await;
     let one = || these(&["CP001"]);
-    rim.orders.give("r1".into(), one(), 1, p(1_234), ana()).await.unwrap();
-    let again = rim.orders.give("r1".into(), one(), 1, p(1_234), ana()).await.unwrap();
+    central.orders.give("r1".into(), one(), 1, p(1_234), ana()).await.unwrap();
+    let again = central.orders.give("r1".into(), one(), 1, p(1_234), ana()).await.unwrap();
     assert_eq!((again.state(), again.done), (Done, 1));
-    let other = [(one(), 1, p(5_678)), (all(), 1, p(1_234)), (one(), 0, p(1_234)), (one(), 1, Kind::Stop)];
+    let other = [(one(), 1, p(5_678)), (all(), 1, p(1_234)), (one(), 0, p(1_234)), (one(), 1, OrderKind::Stop)];
     for (selector, expected, kind) in other {
-        let refused = rim.orders.give("r1".into(), selector, expected, kind, ana()).await.unwrap_err();
+        let refused = central.orders.give("r1".into(), selector, expected, kind, ana()).await.unwrap_err();
         assert!(refused.message().contains("was used for SetPrice"), "{}", refused.message());
     }
-    let why = rim.orders.give("r1".into(), one(), 1, p(1_234), ana().because("other")).await.unwrap_err();
+    let why = central.orders.give("r1".into(), one(), 1, p(1_234), ana().because("other")).await.unwrap_err();
     assert!(why.message().contains("with other content"), "{}", why.message());
 }
 
 #[tokio::test]
 async fn an_order_is_cancelled_with_its_entry_or_not_at_all_spec_8_1() {
-    let rim = rim(60).await;
-    let mut before = Slow::new(&rim);
-    let given = before.orders.give("r1".into(), all(), 60, Kind::Rotate, ana()).await.unwrap();
+    let central = central(60).await;
+    let mut before = Slow::new(&central);
+    let given = before.orders.give("r1".into(), all(), 60, OrderKind::Rotate, ana()).await.unwrap();
     let _asked = before.these(10).await;
     before.orders.cancel(&given.order_id, &ana()).await.unwrap();
     before.orders.cancel(&given.order_id, &ana()).await.unwrap();
-    assert_eq!(rim.audited("ORDER_CANCELLED").await.len(), 1);
-    let mut after = Slow::new(&rim);
+    assert_eq!(central.audited("ORDER_CANCELLED").await.len(), 1);
+    let mut after = Slow::new(&central);
     after.orders.resume().await.unwrap();
     let cancelled = after.ended(&given.order_id).await;
     assert_eq!((cancelled.state(), cancelled.left), (Cancelled, 60), "whoever had not answered is not asked again");
@@ -408,8 +417,8 @@ async fn an_order_is_cancelled_with_its_entry_or_not_at_all_spec_8_1() {
 
 #[tokio::test]
 async fn the_entry_of_an_order_says_why_it_was_given_spec_8_1() {
-    let rim = rim(2).await;
-    rim.orders.give("r1".into(), all(), 0, Kind::Renew, ana()).await.unwrap();
-    let given = &rim.audited("ORDER_GIVEN").await[0];
+    let central = central(2).await;
+    central.orders.give("r1".into(), all(), 0, OrderKind::Renew, ana()).await.unwrap();
+    let given = &central.audited("ORDER_GIVEN").await[0];
     assert!(given.parameters.contains(r#""reason":"works""#), "{}", given.parameters);
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What stands behind the doors.
-pub(crate) struct Behind {
+pub(crate) struct CentralServices {
     pub(crate) charging_points: ChargingPointsServer<ChargingPointsService>,
     pub(crate) sessions: SessionsServer<SessionsService>,
     pub(crate) audit: AuditServer<AuditService>,
@@ -22,20 +22,20 @@ pub(crate) struct Behind {
 }
 
 /// Both doors, and what the rest of Central has to do with them.
-pub(crate) struct Doors {
-    pub(crate) awaited: Awaited<Behind>,
+pub(crate) struct Listeners {
+    pub(crate) awaited: Awaited<CentralServices>,
     pub(crate) port: Arc<Port>,
     pub(crate) denied: DenyList,
     pub(crate) access_log: AccessLog,
 }
 
-impl Doors {
+impl Listeners {
     /// Binds, announces and answers: with refusals until what is awaited has arrived.
     ///
     /// # Errors
     /// A sentence that names the address that cannot be bound.
     pub(crate) async fn open(config: &Config, ctx: &Context, identity: &TlsIdentity) -> anyhow::Result<Self> {
-        let awaited = Awaited::<Behind>::new(&ctx.health, "database");
+        let awaited = Awaited::<CentralServices>::new(&ctx.health, "database");
         let denied = DenyList::default();
         let access_log = AccessLog::new(ctx.clock, config.limits.access_log_interval);
         mesh::server::Server::new(ctx, identity, config.limits.clone())
@@ -47,7 +47,7 @@ impl Doors {
             .start("grpc", config.grpc_address)
             .await?;
         let port = Port::new(ctx, config.wire(), &access_log);
-        port.open(ctx, config.link_address, awaited.clone()).await?;
+        port.open(ctx, config.link_address, awaited.clone(), |services| &services.links).await?;
         Ok(Self { awaited, port, denied, access_log })
     }
 }

@@ -9,94 +9,97 @@ use proto::{
 
 use super::*;
 use crate::{
-    audit::{Action, Entry},
+    audit::{AuditAction, AuditRecord},
+    origin::{LinkNo, Origin},
     session::Ticket,
     testing::{at_ms, start},
 };
 
 #[derive(Default)]
-pub(super) struct Store {
+pub(super) struct MemoryStore {
     pub(super) sessions: BTreeMap<SessionId, Session>,
     pub(super) tickets: BTreeMap<SessionId, Ticket>,
-    pub(super) requests: HashMap<(PeerId, Arc<str>), Answered>,
-    pub(super) actions: Vec<Action>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) requests: HashMap<(PeerId, Arc<str>), FirstAnswer>,
+    pub(super) actions: Vec<AuditAction>,
+    pub(super) entries: Vec<AuditRecord>,
     pub(super) fail: Option<String>,
 }
 
-impl Store {
+impl MemoryStore {
     /// All of a decision or nothing of it.
-    pub(super) fn take(&mut self, changes: &[Change]) -> Result<(), Refusal> {
+    pub(super) fn take(&mut self, changes: &[PointChange]) -> Result<(), StoreRefusal> {
         if let Some(why) = self.fail.as_ref().filter(|_| !changes.is_empty()) {
-            return Err(Refusal::Unavailable(why.clone()));
+            return Err(StoreRefusal::Unavailable(why.clone()));
         }
         changes.iter().try_for_each(|change| self.objection(change).map_or(Ok(()), Err))?;
         for change in changes {
             match change {
-                Change::OpenSession(s) | Change::UpdateSession(s) => {
+                PointChange::OpenSession(s) | PointChange::UpdateSession(s) => {
                     self.sessions.insert(s.id.clone(), s.clone());
                 }
-                Change::Ticket(ticket) => {
+                PointChange::Ticket(ticket) => {
                     self.tickets.insert(ticket.session.clone(), ticket.clone());
                 }
-                Change::Answered(answer) => {
+                PointChange::Answered(answer) => {
                     self.requests.insert((answer.requester.clone(), answer.request_id.clone()), answer.clone());
                 }
-                Change::Audit(entry) => {
+                PointChange::Audit(entry) => {
                     self.actions.push(entry.action);
                     self.entries.push(entry.clone());
                 }
-                Change::Point | Change::Key(_) | Change::Event(_) | Change::Discrepancy { .. } => {}
+                PointChange::Point | PointChange::Key(_) | PointChange::Event(_) | PointChange::Discrepancy { .. } => {}
             }
         }
         Ok(())
     }
 
-    fn objection(&self, change: &Change) -> Option<Refusal> {
+    fn objection(&self, change: &PointChange) -> Option<StoreRefusal> {
         match change {
-            Change::OpenSession(new) => {
+            PointChange::OpenSession(new) => {
                 let mut open = self.sessions.values().filter(|s| s.is_open());
                 open.find_map(|s| {
                     if s.charging_point == new.charging_point {
-                        Some(Refusal::ChargingPointBusy)
+                        Some(StoreRefusal::ChargingPointBusy)
                     } else {
-                        (s.driver.is_some() && s.driver == new.driver).then_some(Refusal::DriverBusy)
+                        (s.driver.is_some() && s.driver == new.driver).then_some(StoreRefusal::DriverBusy)
                     }
                 })
             }
-            Change::Answered(answer) => self
+            PointChange::Answered(answer) => self
                 .requests
                 .get(&(answer.requester.clone(), answer.request_id.clone()))
                 .cloned()
-                .map(Refusal::Repeated),
-            Change::Ticket(ticket) => self.tickets.contains_key(&ticket.session).then_some(Refusal::AlreadyBilled),
-            Change::Point
-            | Change::UpdateSession(_)
-            | Change::Discrepancy { .. }
-            | Change::Key(_)
-            | Change::Event(_)
-            | Change::Audit(_) => None,
+                .map(StoreRefusal::Repeated),
+            PointChange::Ticket(ticket) => {
+                self.tickets.contains_key(&ticket.session).then_some(StoreRefusal::AlreadyBilled)
+            }
+            PointChange::Point
+            | PointChange::UpdateSession(_)
+            | PointChange::Discrepancy { .. }
+            | PointChange::Key(_)
+            | PointChange::Event(_)
+            | PointChange::Audit(_) => None,
         }
     }
 }
 
-pub(super) struct World {
+pub(super) struct PointHarness {
     pub(super) points: Vec<ChargePoint>,
-    pub(super) store: Store,
-    pub(super) settings: Settings,
+    pub(super) store: MemoryStore,
+    pub(super) settings: CentralSettings,
     pub(super) now: Now,
     /// What was told since last asked, in words.
-    pub(super) told: Vec<String>,
+    pub(super) sent: Vec<String>,
     /// What was told, as it was.
-    pub(super) tells: Vec<(usize, Tell)>,
+    pub(super) effects: Vec<(usize, Effect)>,
 }
 
-impl World {
+impl PointHarness {
     /// Charging points CP1, CP2… with key 1 active, without links.
     pub(super) fn new(count: usize) -> Self {
-        let (now, settings) = (at_ms(0), Settings::default());
+        let (now, settings) = (at_ms(0), CentralSettings::default());
         let points = (1..=count).map(|n| ChargePoint::new(record(n, now, &settings), now)).collect();
-        Self { points, store: Store::default(), settings, now, told: Vec::new(), tells: Vec::new() }
+        Self { points, store: MemoryStore::default(), settings, now, sent: Vec::new(), effects: Vec::new() }
     }
 
     pub(super) fn record(&self, point: usize) -> &Record {
@@ -115,32 +118,32 @@ impl World {
         self.store.tickets.get(&SessionId::new(id))
     }
 
-    pub(super) fn sense(&mut self, point: usize, sign: Sign) {
-        let sensed = self.points[point].sense(sign, &self.settings, self.now);
-        let notes = self.store.take(&sensed.notes);
+    pub(super) fn observe(&mut self, point: usize, observation: Observation) {
+        let reaction = self.points[point].observe(observation, &self.settings, self.now);
+        let notes = self.store.take(&reaction.queued);
         assert!(notes.is_ok() || self.store.fail.is_some());
-        sensed.tell.into_iter().for_each(|tell| self.tell(point, tell));
-        if sensed.due {
-            self.input(point, Input::Due);
+        reaction.effects.into_iter().for_each(|effect| self.perform(point, effect));
+        if reaction.due {
+            self.input(point, PointInput::Due);
         }
     }
 
-    pub(super) fn input(&mut self, point: usize, input: Input) {
-        self.points[point].hear(&input, self.now);
+    pub(super) fn input(&mut self, point: usize, input: PointInput) {
+        self.points[point].observe_early(&input, self.now);
         let decision = self.points[point].decide(&input, &self.settings, self.now);
         self.carry_out(point, &input, decision, true);
     }
 
-    fn carry_out(&mut self, point: usize, input: &Input, decision: Decision, may_refuse: bool) {
-        drop(self.store.take(&decision.notes));
-        decision.tell_now.into_iter().for_each(|tell| self.tell(point, tell));
+    fn carry_out(&mut self, point: usize, input: &PointInput, decision: Decision, may_refuse: bool) {
+        drop(self.store.take(&decision.queued));
+        decision.before_commit.into_iter().for_each(|effect| self.perform(point, effect));
         match self.store.take(&decision.changes) {
             Ok(()) => {
                 let record = &self.points[point].record;
                 let epoch = record.epoch + u64::from(decision.claim.is_some());
-                let hold = (!decision.changes.is_empty()).then(|| Hold { epoch, version: record.version + 1 });
+                let hold = (!decision.changes.is_empty()).then(|| RowVersion { epoch, version: record.version + 1 });
                 self.points[point].apply(decision.next, decision.pending, hold);
-                decision.tell_after.into_iter().for_each(|tell| self.tell(point, tell));
+                decision.after_commit.into_iter().for_each(|effect| self.perform(point, effect));
             }
             Err(refusal) if may_refuse => {
                 let decision = self.points[point].refused(input, &refusal, &self.settings, self.now);
@@ -162,28 +165,28 @@ impl World {
             });
             let Some((due, point)) = due.min().filter(|(due, _)| *due <= end) else { break };
             self.now = at_ms(u64::try_from(due.duration_since(start()).as_millis()).unwrap());
-            let sensed = self.points[point].rang(self.now);
-            sensed.tell.into_iter().for_each(|tell| self.tell(point, tell));
-            self.input(point, Input::Due);
+            let reaction = self.points[point].timer_fired(self.now);
+            reaction.effects.into_iter().for_each(|effect| self.perform(point, effect));
+            self.input(point, PointInput::Due);
         }
         self.now = at_ms(u64::try_from(end.duration_since(start()).as_millis()).unwrap());
     }
 
-    fn tell(&mut self, point: usize, tell: Tell) {
-        self.told.push(in_words(&tell));
-        self.tells.push((point, tell.clone()));
-        if let Tell::Fetch { session, last, reply } = tell {
+    fn perform(&mut self, point: usize, effect: Effect) {
+        self.sent.push(in_words(&effect));
+        self.effects.push((point, effect.clone()));
+        if let Effect::Fetch { session, last, reply } = effect {
             let row = self.store.sessions.get(&session).cloned().map(Box::new);
-            self.input(point, Input::EndedLong { session, row, last, reply });
+            self.input(point, PointInput::EndedLong { session, row, last, reply });
         }
     }
 
-    pub(super) fn take_told(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.told)
+    pub(super) fn take_sent(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.sent)
     }
 }
 
-fn record(n: usize, now: Now, settings: &Settings) -> Record {
+fn record(n: usize, now: Now, settings: &CentralSettings) -> Record {
     let mut keys = Keyring::default();
     keys.grant(Arc::new(wire::LinkKey::from_bytes([7; 32])), now, settings);
     keys.proved(1, Part::Monitor, PARTS, now, settings);
@@ -209,24 +212,24 @@ fn record(n: usize, now: Now, settings: &Settings) -> Record {
     }
 }
 
-fn in_words(tell: &Tell) -> String {
-    match tell {
-        Tell::Monitor(body) => format!("monitor: {}", body_in_words(body)),
-        Tell::Engine(body) => format!("engine: {}", body_in_words(body)),
-        Tell::Driver(driver, body) => format!("{driver}: {}", body_in_words(body)),
-        Tell::Link(link, body) => format!("link {}: {}", link.0, body_in_words(body)),
-        Tell::Answer(_, outcome) => match outcome {
-            Outcome::Done => "answer: done".to_owned(),
-            Outcome::Unchanged => "answer: unchanged".to_owned(),
-            Outcome::Failed(reason, _) => format!("answer: {}", reason.code()),
+fn in_words(effect: &Effect) -> String {
+    match effect {
+        Effect::Monitor(body) => format!("monitor: {}", body_in_words(body)),
+        Effect::Engine(body) => format!("engine: {}", body_in_words(body)),
+        Effect::Driver(driver, body) => format!("{driver}: {}", body_in_words(body)),
+        Effect::Link(link, body) => format!("link {}: {}", link.0, body_in_words(body)),
+        Effect::Answer(_, outcome) => match outcome {
+            OrderOutcome::Done => "answer: done".to_owned(),
+            OrderOutcome::Unchanged => "answer: unchanged".to_owned(),
+            OrderOutcome::Failed(reason, _) => format!("answer: {}", reason.code()),
         },
-        Tell::Grant { link: Some(link), key_no } => format!("link {}: key {key_no}", link.0),
-        Tell::Grant { link: None, key_no } => format!("monitor: key {key_no}"),
-        Tell::Close(link) => format!("close link {}", link.0),
-        Tell::CloseTakenOver(link) => format!("close link {}, taken over", link.0),
-        Tell::CloseLater(link) => format!("close link {} later", link.0),
-        Tell::Fetch { session, .. } => format!("fetch {session}"),
-        Tell::Alarm(_) => "alarm".to_owned(),
+        Effect::Grant { link: Some(link), key_no } => format!("link {}: key {key_no}", link.0),
+        Effect::Grant { link: None, key_no } => format!("monitor: key {key_no}"),
+        Effect::Close(link) => format!("close link {}", link.0),
+        Effect::CloseTakenOver(link) => format!("close link {}, taken over", link.0),
+        Effect::CloseLater(link) => format!("close link {} later", link.0),
+        Effect::Fetch { session, .. } => format!("fetch {session}"),
+        Effect::Alarm(_) => "alarm".to_owned(),
     }
 }
 
@@ -256,16 +259,16 @@ pub(super) const MONITOR: LinkNo = LinkNo(1);
 pub(super) const ENGINE: LinkNo = LinkNo(2);
 
 /// Shorthands of the traces: everything happens at CP1 unless said otherwise.
-impl World {
+impl PointHarness {
     /// CP1 with both links up and a healthy engine.
     pub(super) fn ready() -> Self {
-        let mut world = Self::new(1);
-        world.monitor_up(MONITOR, 1);
-        world.engine_up(ENGINE, 1);
-        world.input(0, Input::Held { sessions: Vec::new(), reply: Reply::None });
-        world.healthy(true);
-        world.take_told();
-        world
+        let mut harness = Self::new(1);
+        harness.monitor_up(MONITOR, 1);
+        harness.engine_up(ENGINE, 1);
+        harness.input(0, PointInput::JournalReport { sessions: Vec::new(), reply: Reply::None });
+        harness.healthy(true);
+        harness.take_sent();
+        harness
     }
 
     pub(super) fn monitor_up(&mut self, link: LinkNo, key_no: u64) {
@@ -277,39 +280,39 @@ impl World {
     }
 
     pub(super) fn link_up(&mut self, point: usize, part: Part, link: LinkNo, key_no: u64) {
-        self.sense(point, Sign::LinkUp { link, part, key_no, from: "192.0.2.1:7".into(), highest_epoch: 0 });
+        self.observe(point, Observation::LinkUp { link, part, key_no, from: "192.0.2.1:7".into(), highest_epoch: 0 });
     }
 
     pub(super) fn link_down(&mut self, link: LinkNo) {
-        self.sense(0, Sign::LinkDown { link, answered: false, detail: "gone".into() });
+        self.observe(0, Observation::LinkDown { link, answered: false, detail: "gone".into() });
     }
 
     /// Closed by Central, and its peer was there to hear it.
     pub(super) fn link_closed(&mut self, link: LinkNo) {
-        self.sense(0, Sign::LinkDown { link, answered: true, detail: "closed".into() });
+        self.observe(0, Observation::LinkDown { link, answered: true, detail: "closed".into() });
     }
 
     pub(super) fn healthy(&mut self, healthy: bool) {
-        let link = self.points[0].signs.monitor.as_ref().map_or(MONITOR, |l| l.link);
-        self.sense(0, Sign::Health { link, healthy, detail: if healthy { "" } else { "broken" }.into() });
+        let link = self.points[0].live.monitor.as_ref().map_or(MONITOR, |l| l.link);
+        self.observe(0, Observation::Health { link, healthy, detail: if healthy { "" } else { "broken" }.into() });
     }
 
     pub(super) fn request(&mut self, session: &str, request_id: &str) {
-        self.input(0, Input::Request(request("D1", session, request_id)));
+        self.input(0, PointInput::Request(request("D1", session, request_id)));
     }
 
     pub(super) fn accept(&mut self, session: &str) {
-        self.input(0, Input::AskAnswer { session: SessionId::new(session), accepted: true, detail: "".into() });
+        self.input(0, PointInput::AskAnswer { session: SessionId::new(session), accepted: true, detail: "".into() });
     }
 
     pub(super) fn started(&mut self, session: &str, meter: u64) {
         let (meter, at) = (Energy::from_wh(meter), self.now.wall_ms);
-        self.input(0, Input::Started { session: SessionId::new(session), meter, at, reply: engine_reply() });
+        self.input(0, PointInput::Started { session: SessionId::new(session), meter, at, reply: engine_reply() });
     }
 
     pub(super) fn meter(&mut self, session: &str, meter: u64) {
         let session = SessionId::new(session);
-        self.sense(0, Sign::Meter { link: ENGINE, session, meter: Energy::from_wh(meter), power_w: 7_000 });
+        self.observe(0, Observation::Meter { link: ENGINE, session, meter: Energy::from_wh(meter), power_w: 7_000 });
     }
 
     pub(super) fn ended(&mut self, session: &str, start: u64, end: u64, reason: proto::link::v1::Reason) {
@@ -320,30 +323,30 @@ impl World {
             started_at: 1,
             ended_at: self.now.wall_ms,
         };
-        self.input(0, Input::Ended { session: SessionId::new(session), last, reply: engine_reply() });
+        self.input(0, PointInput::Ended { session: SessionId::new(session), last, reply: engine_reply() });
     }
 
-    pub(super) fn order(&mut self, order: Order) {
+    pub(super) fn order(&mut self, order: PointOrder) {
         let by = Origin::new("operator/ana", "192.0.2.9:1").because("works");
-        self.input(0, Input::Order { order, by, reply: Reply::Order(1) });
+        self.input(0, PointInput::Order { order, by, reply: Reply::Order(1) });
     }
 
     /// D1 is supplied at CP1 in session s1, meter 1,000 to 1,500.
     pub(super) fn supplying() -> Self {
-        let mut world = Self::reserved();
-        world.started("s1", 1_000);
-        world.meter("s1", 1_500);
-        world.take_told();
-        assert_eq!(world.record(0).open.as_ref().map(|s| s.state), Some(SessionState::Supplying));
-        world
+        let mut harness = Self::reserved();
+        harness.started("s1", 1_000);
+        harness.meter("s1", 1_500);
+        harness.take_sent();
+        assert_eq!(harness.record(0).open.as_ref().map(|s| s.state), Some(SessionState::Supplying));
+        harness
     }
 
     pub(super) fn reserved() -> Self {
-        let mut world = Self::ready();
-        world.request("s1", "r1");
-        world.accept("s1");
-        world.take_told();
-        world
+        let mut harness = Self::ready();
+        harness.request("s1", "r1");
+        harness.accept("s1");
+        harness.take_sent();
+        harness
     }
 }
 
@@ -351,8 +354,8 @@ pub(super) fn engine_reply() -> Reply {
     Reply::Link { link: ENGINE, to: 9 }
 }
 
-pub(super) fn request(driver: &str, session: &str, request_id: &str) -> Request {
-    Request {
+pub(super) fn request(driver: &str, session: &str, request_id: &str) -> SupplyRequest {
+    SupplyRequest {
         driver: Some(driver.parse().unwrap()),
         request_id: request_id.into(),
         energy: Energy::ZERO,

@@ -26,7 +26,7 @@ use tokio::sync::broadcast;
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct Store {
     committer: Committer,
     pub database: Database,
     health: Arc<DatabaseHealth>,
@@ -40,7 +40,7 @@ struct DatabaseHealth {
     saying: Mutex<()>,
 }
 
-impl Ledger {
+impl Store {
     pub(crate) fn new(committer: Committer, database: Database, ctx: &Context) -> Self {
         let component = ctx.health.component("database");
         let health = Arc::new(DatabaseHealth { component, failing: AtomicBool::new(false), saying: Mutex::new(()) });
@@ -116,7 +116,7 @@ impl Ledger {
 
 /// Transactions as metrics.
 #[derive(Debug)]
-pub(crate) struct Observed {
+pub(crate) struct StoreMetrics {
     transactions: Family<TransactionLabels, Counter>,
     groups: Histogram,
     turns: Counter,
@@ -128,7 +128,7 @@ struct TransactionLabels {
     outcome: &'static str,
 }
 
-impl Observed {
+impl StoreMetrics {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             transactions: metrics.register(
@@ -142,7 +142,7 @@ impl Observed {
     }
 }
 
-impl Observer for Observed {
+impl Observer for StoreMetrics {
     fn transaction(&self, name: &'static str, outcome: TransactionOutcome, _took: Duration) {
         let outcome = match outcome {
             TransactionOutcome::Committed => "committed",

@@ -1,16 +1,17 @@
-//! Repeats become one entry with a count (SPEC 4.8, 8.2): the first is noted at once, those that follow once a minute.
+//! Counts repeated events so that they become one audit entry (SPEC 4.8, 8.2): the first is reported at once, the count
+//! of those that follow once a minute.
 
 use std::time::{Duration, Instant};
 
 const EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repeats {
+pub struct Tally {
     unnoted: u64,
     noted_at: Option<Instant>,
 }
 
-impl Repeats {
+impl Tally {
     /// Counts `more`; how many to note now, if it is time.
     pub fn count(&mut self, more: u64, now: Instant) -> Option<u64> {
         self.unnoted = self.unnoted.saturating_add(more);
@@ -35,7 +36,7 @@ mod tests {
 
     #[test]
     fn a_thousand_repeats_are_two_entries_with_counts_spec_4_8() {
-        let mut repeats = Repeats::default();
+        let mut repeats = Tally::default();
         assert_eq!(repeats.count(1, at(0).mono), Some(1));
         assert!((1..1_000).all(|ms| repeats.count(1, at(ms / 20).mono).is_none()));
         assert_eq!(repeats.flush(at(60).mono), Some(999));

@@ -14,17 +14,17 @@ use store::{
 };
 
 use super::{
-    Drive,
-    accounts::{Holder, Untaken},
-    notes::Notes,
+    EventLoop,
+    audit_queue::AuditQueue,
+    drivers::{DriverEntry, RetryQueue},
 };
 use crate::{
-    account::Account,
     charge_point::{ChargePoint, Record},
-    key::{Key, Keyring, Stage},
+    driver::DriverAccount,
+    key::{KeyEntry, KeyStage, Keyring},
     rows,
     session::Session,
-    shared::Shared,
+    shared::SharedState,
 };
 
 struct Loaded {
@@ -54,13 +54,13 @@ fn read(conn: &mut Conn) -> Result<Loaded, StoreError> {
     Ok(Loaded { points, keys, last, sessions: SessionRow::unsettled(conn)?, identities })
 }
 
-impl Drive {
+impl EventLoop {
     /// Loads it and lets the mirror's word count, in case a crash came between the two.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub(crate) async fn load(shared: Arc<Shared>, ctx: &Context) -> Result<Self, StoreError> {
-        let loaded = shared.ledger.read("load", read).await?;
+    pub(crate) async fn load(shared: Arc<SharedState>, ctx: &Context) -> Result<Self, StoreError> {
+        let loaded = shared.store.read("load", read).await?;
         let now = shared.clock.now();
         let states = ctx.metrics.register(
             "charging_points",
@@ -69,14 +69,14 @@ impl Drive {
         );
         let quarantined = ctx.metrics.register(
             "charging_points_quarantined",
-            "Charging points quarantined after repeated takeovers of their link, until an operator releases them",
+            "Charging points that are quarantined after repeated takeovers of their link, until an operator releases them",
             prometheus_client::metrics::gauge::Gauge::default(),
         );
-        let mut drive = Self {
+        let mut event_loop = Self {
             shared: shared.clone(),
             points: Vec::new(),
             index: HashMap::new(),
-            accounts: HashMap::new(),
+            drivers: HashMap::new(),
             links: HashMap::new(),
             contacts: HashMap::new(),
             waiting: HashMap::new(),
@@ -84,16 +84,16 @@ impl Drive {
             timers: Default::default(),
             dirty: Vec::new(),
             turns: Default::default(),
-            notes: Notes::default(),
-            due: Default::default(),
+            audit_queue: AuditQueue::default(),
+            tickets: Default::default(),
             ending: false,
-            untaken: Untaken::default(),
+            retries: RetryQueue::default(),
             next_sweep: now.mono + shared.settings.sweep_every(),
             closed: Default::default(),
             states,
             quarantined,
         };
-        let mut keys: HashMap<String, Vec<Key>> = HashMap::new();
+        let mut keys: HashMap<String, Vec<KeyEntry>> = HashMap::new();
         for row in &loaded.keys {
             keys.entry(row.holder.clone()).or_default().push(rows::key(row, &shared.key_encryption));
         }
@@ -113,17 +113,17 @@ impl Drive {
             let keys =
                 ring(row, mirrored.get(row.cp_id.as_str()).copied(), last, keys.remove(&holder).unwrap_or_default());
             match rows::record(row, keys, sessions.remove(&row.cp_id).unwrap_or_default()) {
-                Ok(record) => drop(drive.add_point(ChargePoint::new(record, now), row.since_ms, now)),
+                Ok(record) => drop(event_loop.add_point(ChargePoint::new(record, now), row.since_ms, now)),
                 Err(error) => tracing::error!(%error, "a charging point cannot be read; a person must look at it"),
             }
         }
-        drive.load_drivers(&loaded, &mut keys);
-        loaded.identities.iter().for_each(|row| drive.identity(row));
-        drive.show_all();
-        Ok(drive)
+        event_loop.load_drivers(&loaded, &mut keys);
+        loaded.identities.iter().for_each(|row| event_loop.identity(row));
+        event_loop.show_all();
+        Ok(event_loop)
     }
 
-    fn load_drivers(&mut self, loaded: &Loaded, keys: &mut HashMap<String, Vec<Key>>) {
+    fn load_drivers(&mut self, loaded: &Loaded, keys: &mut HashMap<String, Vec<KeyEntry>>) {
         for row in &loaded.identities {
             let Some(PeerId::Driver(id)) = rows::peer(row) else { continue };
             let holder = format!("driver/{id}");
@@ -131,18 +131,18 @@ impl Drive {
             let removed = row.state == i32::from(IdentityState::Removed);
             let keys = keys.remove(&holder).unwrap_or_default();
             // A crash may have come between the mirror and what it means for keys: then it is done again.
-            let left_over = keys.iter().any(|key| matches!(key.stage, Stage::Staged | Stage::Active));
+            let left_over = keys.iter().any(|key| matches!(key.stage, KeyStage::Staged | KeyStage::Active));
             let void = row.state == i32::from(IdentityState::Void) && !left_over;
             let incarnation = keys.iter().map(|key| key.incarnation).max();
             let incarnation = incarnation.unwrap_or_else(|| rows::unsigned(row.incarnation));
             let ring = Keyring::stored(incarnation, void, rows::unsigned(last), keys).with_void(void);
             self.shared.directory.publish(&PeerId::Driver(id.clone()), &ring);
-            self.accounts.insert(id.clone(), Holder::new(Account::new(id, ring, removed)));
+            self.drivers.insert(id.clone(), DriverEntry::new(DriverAccount::new(id, ring, removed)));
         }
     }
 }
 
-fn ring(row: &ChargingPointRow, mirrored: Option<&MirroredIdentityRow>, last_no: i64, keys: Vec<Key>) -> Keyring {
+fn ring(row: &ChargingPointRow, mirrored: Option<&MirroredIdentityRow>, last_no: i64, keys: Vec<KeyEntry>) -> Keyring {
     let revoked = row.key_state == i32::from(KeyState::Revoked);
     let void = mirrored.is_some_and(|identity| {
         identity.incarnation >= row.incarnation && identity.state != i32::from(IdentityState::Enrolled)
@@ -151,7 +151,7 @@ fn ring(row: &ChargingPointRow, mirrored: Option<&MirroredIdentityRow>, last_no:
 }
 
 /// One charging point as it is on disk now.
-pub(super) async fn one(shared: &Arc<Shared>, id: &ChargingPointId) -> Option<Record> {
+pub(super) async fn one(shared: &Arc<SharedState>, id: &ChargingPointId) -> Option<Record> {
     let wanted = id.to_string();
     let read = move |conn: &mut Conn| {
         let holder = format!("charging-point/{wanted}");
@@ -162,7 +162,7 @@ pub(super) async fn one(shared: &Arc<Shared>, id: &ChargingPointId) -> Option<Re
         Ok((row, mirrored, keys, last, sessions))
     };
     let (row, mirrored, keys, last, sessions): (_, _, Vec<KeyRow>, _, Vec<SessionRow>) =
-        shared.ledger.read("reload", read).await.ok()?;
+        shared.store.read("reload", read).await.ok()?;
     let row: Option<ChargingPointRow> = row;
     let (row, now) = (row?, shared.clock.now());
     let keys = keys.iter().filter(|key| key.wrapped.is_some()).map(|key| rows::key(key, &shared.key_encryption));
@@ -177,14 +177,21 @@ mod tests {
 
     use super::*;
     use crate::{
-        charge_point::Order,
+        charge_point::PointOrder,
         registry::mirror_writes,
-        settings::Settings,
-        testing::{Rim, ana},
+        settings::CentralSettings,
+        testing::{TestCentral, ana},
     };
 
     /// What Registry says as Central ends, so that the mirror has it and nothing else.
-    async fn mirrored(rim: &Rim, kind: Kind, id: &str, state: IdentityState, incarnation: i64, revision: i64) {
+    async fn mirrored(
+        central: &TestCentral,
+        kind: Kind,
+        id: &str,
+        state: IdentityState,
+        incarnation: i64,
+        revision: i64,
+    ) {
         let row = MirroredIdentityRow {
             kind: kind.into(),
             id: id.to_owned(),
@@ -193,28 +200,28 @@ mod tests {
             revision,
             ..MirroredIdentityRow::default()
         };
-        rim.write(mirror_writes(&row, &rim.shared.settings, rim.shared.clock.now())).await;
+        central.write(mirror_writes(&row, &central.shared.settings, central.shared.clock.now())).await;
     }
 
-    async fn started(rim: &Rim) -> Drive {
-        let mut drive = Drive::load(Arc::clone(&rim.shared), &rim.ctx).await.unwrap();
-        while let Some(done) = drive.turns.next().await {
-            drive.done(done);
+    async fn started(central: &TestCentral) -> EventLoop {
+        let mut event_loop = EventLoop::load(Arc::clone(&central.shared), &central.ctx).await.unwrap();
+        while let Some(done) = event_loop.turns.next().await {
+            event_loop.done(done);
         }
-        drive
+        event_loop
     }
 
     #[tokio::test]
     async fn a_revocation_that_registry_does_not_know_of_yet_outlasts_a_restart_spec_4_7() {
-        let rim = Rim::new(Settings::default(), 10).await;
-        let id = rim.charging_points(1).await.remove(0);
-        rim.authenticate(PeerId::ChargingPoint(id.clone())).await;
-        rim.both_parts(&id, 1).await;
-        rim.orders.one(&id, Order::Revoke, ana()).await;
+        let central = TestCentral::new(CentralSettings::default(), 10).await;
+        let id = central.charging_points(1).await.remove(0);
+        central.authenticate(PeerId::ChargingPoint(id.clone())).await;
+        central.both_parts(&id, 1).await;
+        central.orders.one(&id, PointOrder::Revoke, ana()).await;
         for (state, revision, to_be_void) in [(IdentityState::Enrolled, 5, Some(1)), (IdentityState::Void, 6, None)] {
-            mirrored(&rim, Kind::ChargingPoint, id.as_str(), state, 2, revision).await;
-            let drive = started(&rim).await;
-            let keys = &drive.points[0].core.record.keys;
+            mirrored(&central, Kind::ChargingPoint, id.as_str(), state, 2, revision).await;
+            let event_loop = started(&central).await;
+            let keys = &event_loop.points[0].core.record.keys;
             assert_eq!((keys.state(), keys.to_be_void()), (KeyState::Revoked, to_be_void), "{state:?}");
             assert_eq!((keys.takes(2), keys.takes(3)), (false, to_be_void.is_none()));
         }
@@ -222,17 +229,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_drivers_removal_that_a_crash_left_half_done_is_done_at_the_next_start_and_once_spec_7_4() {
-        let rim = Rim::new(Settings::default(), 10).await;
-        let driver = rim.driver("D1").await;
+        let central = TestCentral::new(CentralSettings::default(), 10).await;
+        let driver = central.driver("D1").await;
         let peer = PeerId::Driver(driver.clone());
-        rim.authenticate(peer.clone()).await;
-        rim.until(|| rim.shared.directory.usable(&peer, 1).is_some()).await;
-        rim.arrive(peer.clone(), Part::Driver, 1).await;
-        mirrored(&rim, Kind::Driver, "D1", IdentityState::Removed, 1, 5).await;
+        central.authenticate(peer.clone()).await;
+        central.until(|| central.shared.directory.usable(&peer, 1).is_some()).await;
+        central.arrive(peer.clone(), Part::Driver, 1).await;
+        mirrored(&central, Kind::Driver, "D1", IdentityState::Removed, 1, 5).await;
         for _ in 0..2 {
-            let mut drive = started(&rim).await;
-            assert!(drive.holder(&driver).account.removed && rim.shared.directory.usable(&peer, 1).is_none());
-            assert_eq!(rim.audited("REMOVED").await.len(), 1);
+            let mut event_loop = started(&central).await;
+            assert!(event_loop.driver(&driver).account.removed && central.shared.directory.usable(&peer, 1).is_none());
+            assert_eq!(central.audited("REMOVED").await.len(), 1);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use proto::DriverId;
 use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
 
-use super::{Done, Drive, RETRY};
+use super::{Completion, EventLoop, RETRY};
 
 /// Writes that may wait.
 const WAITING: usize = 50_000;
@@ -21,7 +21,7 @@ const AT_ONCE: usize = 512;
 
 /// Whom it is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum About {
+pub(super) enum Subject {
     Point(usize),
     Driver(DriverId),
     /// Verified by Registry, and not in the mirror yet.
@@ -29,17 +29,17 @@ pub(super) enum About {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Notes {
-    waiting: VecDeque<(About, RowWrite)>,
+pub(super) struct AuditQueue {
+    waiting: VecDeque<(Subject, RowWrite)>,
     /// How many of `waiting` are about whom.
-    shares: HashMap<About, usize>,
-    in_flight: Vec<(About, RowWrite)>,
+    shares: HashMap<Subject, usize>,
+    in_flight: Vec<(Subject, RowWrite)>,
     again_at: Option<Instant>,
     lost: u64,
 }
 
-impl Notes {
-    pub(super) fn add(&mut self, about: About, write: RowWrite) {
+impl AuditQueue {
+    pub(super) fn add(&mut self, about: Subject, write: RowWrite) {
         let share = self.shares.entry(about.clone()).or_default();
         if *share >= SHARE || self.waiting.len() >= WAITING {
             self.lost += 1;
@@ -53,7 +53,7 @@ impl Notes {
         self.again_at.filter(|_| !self.waiting.is_empty())
     }
 
-    fn take(&mut self) -> Vec<(About, RowWrite)> {
+    fn take(&mut self) -> Vec<(Subject, RowWrite)> {
         let taken: Vec<_> = self.waiting.drain(..self.waiting.len().min(AT_ONCE)).collect();
         for (about, _) in &taken {
             if let Some(share) = self.shares.get_mut(about) {
@@ -67,7 +67,7 @@ impl Notes {
     }
 
     /// The disk did not take them: they are the next again.
-    fn put_back(&mut self, taken: Vec<(About, RowWrite)>) {
+    fn put_back(&mut self, taken: Vec<(Subject, RowWrite)>) {
         for (about, write) in taken.into_iter().rev() {
             *self.shares.entry(about.clone()).or_default() += 1;
             self.waiting.push_front((about, write));
@@ -75,35 +75,35 @@ impl Notes {
     }
 }
 
-impl Drive {
-    pub(super) fn flush_notes(&mut self) {
-        let early = self.notes.again_at.is_some_and(|at| self.shared.clock.mono() < at);
-        if early || !self.notes.in_flight.is_empty() || self.notes.waiting.is_empty() {
+impl EventLoop {
+    pub(super) fn flush_audit_queue(&mut self) {
+        let early = self.audit_queue.again_at.is_some_and(|at| self.shared.clock.mono() < at);
+        if early || !self.audit_queue.in_flight.is_empty() || self.audit_queue.waiting.is_empty() {
             return;
         }
-        let taken = self.notes.take();
+        let taken = self.audit_queue.take();
         let writes = taken.iter().map(|(_, write)| write.clone()).collect();
-        self.notes.in_flight = taken;
+        self.audit_queue.in_flight = taken;
         let turn = Turn { id: TurnId::random(), name: "notes", guard: None, writes };
-        self.submit(turn, Done::Notes);
+        self.submit(turn, Completion::AuditQueue);
     }
 
-    pub(super) fn notes_done(&mut self, result: Result<Committed, CommitRefusal>) {
-        let written = std::mem::take(&mut self.notes.in_flight);
+    pub(super) fn audit_queue_done(&mut self, result: Result<Committed, CommitRefusal>) {
+        let written = std::mem::take(&mut self.audit_queue.in_flight);
         match result {
             Ok(_) => {
-                self.notes.again_at = None;
-                if self.notes.lost > 0 {
+                self.audit_queue.again_at = None;
+                if self.audit_queue.lost > 0 {
                     tracing::error!(
-                        lost = self.notes.lost,
+                        lost = self.audit_queue.lost,
                         "audit entries and events were lost: more came than the database took"
                     );
-                    self.notes.lost = 0;
+                    self.audit_queue.lost = 0;
                 }
             }
             Err(CommitRefusal::Unavailable(_)) => {
-                self.notes.again_at = Some(self.shared.clock.mono() + RETRY);
-                self.notes.put_back(written);
+                self.audit_queue.again_at = Some(self.shared.clock.mono() + RETRY);
+                self.audit_queue.put_back(written);
             }
             Err(refusal) => tracing::error!(error = %refusal, entries = written.len(), "audit entries were refused"),
         }
@@ -113,23 +113,23 @@ impl Drive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{event::Event, rows, testing::at};
+    use crate::{event::DomainEvent, rows, testing::at};
 
     fn write() -> RowWrite {
-        RowWrite::Event(rows::event_row(&Event::state("CP1", "BROKEN", &[], at(0)), "CP1"))
+        RowWrite::Event(rows::event_row(&DomainEvent::state("CP1", "BROKEN", &[], at(0)), "CP1"))
     }
 
     #[test]
     fn one_peers_entries_never_take_the_room_of_others_spec_8_2() {
-        let mut notes = Notes::default();
-        (0..1_000_000).for_each(|_| notes.add(About::Point(1), write()));
-        notes.add(About::Point(2), write());
-        notes.add(About::Driver("D1".parse().unwrap()), write());
+        let mut notes = AuditQueue::default();
+        (0..1_000_000).for_each(|_| notes.add(Subject::Point(1), write()));
+        notes.add(Subject::Point(2), write());
+        notes.add(Subject::Driver("D1".parse().unwrap()), write());
         assert_eq!((notes.waiting.len(), notes.lost), (SHARE + 2, 1_000_000 - SHARE as u64));
         let taken = notes.take();
         assert_eq!((taken.len(), notes.shares.len()), (SHARE + 2, 0));
         notes.put_back(taken);
-        notes.add(About::Point(1), write());
-        assert_eq!((notes.waiting.len(), notes.shares[&About::Point(1)]), (SHARE + 2, SHARE));
+        notes.add(Subject::Point(1), write());
+        assert_eq!((notes.waiting.len(), notes.shares[&Subject::Point(1)]), (SHARE + 2, SHARE));
     }
 }

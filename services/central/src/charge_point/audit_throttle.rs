@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Change;
+use super::PointChange;
 use crate::{
-    allowance::{Allowance, Limit},
-    audit::Action,
+    audit::AuditAction,
+    token_bucket::{Limit, TokenBucket},
 };
 
 /// Ten losses and returns of both links at once, and then one entry after another.
@@ -14,17 +14,23 @@ const LIMIT: Limit = Limit { burst: 60, every: Duration::from_secs(5) };
 const COUNTED_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Default)]
-pub struct Noted {
-    allowance: Allowance,
-    counted: Vec<(Action, u64)>,
+pub struct AuditThrottle {
+    allowance: TokenBucket,
+    counted: Vec<(AuditAction, u64)>,
     taken_at: Option<Instant>,
 }
 
-impl Noted {
+impl AuditThrottle {
     /// Whether it becomes an entry of its own; counted otherwise.
-    pub(super) fn may_note(&mut self, note: &Change, now: Instant) -> bool {
-        let Change::Audit(entry) = note else { return true };
-        let often = [Action::LinkUp, Action::LinkDown, Action::LinkTakenOver, Action::Fault, Action::Recovery];
+    pub(super) fn may_audit(&mut self, note: &PointChange, now: Instant) -> bool {
+        let PointChange::Audit(entry) = note else { return true };
+        let often = [
+            AuditAction::LinkUp,
+            AuditAction::LinkDown,
+            AuditAction::LinkTakenOver,
+            AuditAction::Fault,
+            AuditAction::Recovery,
+        ];
         if !often.contains(&entry.action) || self.allowance.take(LIMIT, now) {
             return true;
         }
@@ -36,7 +42,7 @@ impl Noted {
     }
 
     /// What was counted, once a minute.
-    pub(super) fn take(&mut self, now: Instant) -> Vec<(Action, u64)> {
+    pub(super) fn take(&mut self, now: Instant) -> Vec<(AuditAction, u64)> {
         if self.taken_at.is_some_and(|at| now.saturating_duration_since(at) < COUNTED_EVERY) {
             return Vec::new();
         }

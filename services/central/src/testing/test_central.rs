@@ -23,20 +23,21 @@ use store::{
 
 use crate::{
     access_log,
-    charge_point::{LinkNo, Origin, Sign},
-    drive::{self, Arrival, Drive, Driver, Message},
+    charge_point::Observation,
+    database::Store,
+    event_loop::{self, Arrival, EventLoop, LoopHandle, Message},
     grpc::{Orders, SessionsService},
-    ledger::Ledger,
+    origin::{LinkNo, Origin},
     registry,
     secrets::Secrets,
-    settings::Settings,
-    shared::{Directory, Shared},
+    settings::CentralSettings,
+    shared::{Directory, SharedState},
     telemetry::Telemetry,
 };
 
-pub(crate) struct Rim {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) drive: Driver,
+pub(crate) struct TestCentral {
+    pub(crate) shared: Arc<SharedState>,
+    pub(crate) event_loop: LoopHandle,
     pub(crate) orders: Orders,
     pub(crate) sessions: SessionsService,
     pub(crate) ctx: Context,
@@ -46,24 +47,24 @@ pub(crate) struct Rim {
     _folder: tempfile::TempDir,
 }
 
-impl Drop for Rim {
+impl Drop for TestCentral {
     fn drop(&mut self) {
         self.ctx.stop.cancel();
     }
 }
 
-impl Rim {
-    pub(crate) async fn new(settings: Settings, stagger: usize) -> Self {
+impl TestCentral {
+    pub(crate) async fn new(settings: CentralSettings, stagger: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (ctx, secrets) = (Context::detached("central"), Secrets::open(&folder.path().join("identity")).unwrap());
         let url = format!("sqlite:{}", folder.path().join("central.db").display());
         Database::migrate(&url, SCHEMA).await.unwrap();
         let database = Database::open(&url, SCHEMA).await.unwrap();
         let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default()).unwrap();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedState {
             settings,
             clock: ctx.clock,
-            ledger: Ledger::new(committer, database, &ctx),
+            store: Store::new(committer, database, &ctx),
             directory: Directory::default(),
             points: Arc::default(),
             sessions: Arc::default(),
@@ -74,14 +75,14 @@ impl Rim {
             key_encryption: Arc::new(secrets.key_encryption),
             owner: secrets.writer,
         });
-        let (drive, inbox) = drive::channel();
-        let looping = Drive::load(Arc::clone(&shared), &ctx).await.unwrap();
-        tokio::spawn(looping.run(inbox, ctx.clone()));
+        let (event_loop, inbox) = event_loop::channel();
+        let running = EventLoop::load(Arc::clone(&shared), &ctx).await.unwrap();
+        tokio::spawn(running.run(inbox, ctx.clone()));
         tokio::spawn(access_log::write(shared.access_log.clone(), Arc::clone(&shared), ctx.stop.clone()));
-        let orders = Orders::new(Arc::clone(&shared), drive.clone(), &ctx, stagger);
+        let orders = Orders::new(Arc::clone(&shared), event_loop.clone(), &ctx, stagger);
         let sessions = SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
         let (links, ends) = (1.into(), std::sync::Mutex::default());
-        Self { shared, drive, orders, sessions, ctx, links, ends, _folder: folder }
+        Self { shared, event_loop, orders, sessions, ctx, links, ends, _folder: folder }
     }
 
     /// As Registry enrols them.
@@ -99,8 +100,8 @@ impl Rim {
         };
         let rows: Vec<_> = ids.iter().map(row).collect();
         let writes = rows.iter().flat_map(|row| registry::mirror_writes(row, &self.shared.settings, now)).collect();
-        self.shared.ledger.write("mirror", writes).await.unwrap();
-        self.drive.send(Message::Identities(rows)).await;
+        self.shared.store.write("mirror", writes).await.unwrap();
+        self.event_loop.send(Message::Identities(rows)).await;
     }
 
     pub(crate) async fn charging_points(&self, count: usize) -> Vec<ChargingPointId> {
@@ -126,10 +127,10 @@ impl Rim {
             revision: 2,
             ..MirroredIdentityRow::default()
         };
-        self.drive.send(Message::Identities(vec![removed])).await;
+        self.event_loop.send(Message::Identities(vec![removed])).await;
     }
 
-    /// A link as the rim hands it to the loop.
+    /// A link as the central hands it to the loop.
     pub(crate) fn link(&self) -> (LinkNo, SendQueue) {
         let (sender, queued) = send_queue(100_000);
         self.ends.lock().unwrap().push(queued);
@@ -140,7 +141,7 @@ impl Rim {
     pub(crate) async fn authenticate(&self, peer: PeerId) -> LinkNo {
         let (link, send_queue) = self.link();
         let from = "192.0.2.1:7".into();
-        self.drive.send(Message::Verified { peer, link, send_queue, from, to: 0, void: false }).await;
+        self.event_loop.send(Message::Verified { peer, link, send_queue, from, to: 0, void: false }).await;
         link
     }
 
@@ -148,7 +149,7 @@ impl Rim {
         let (link, send_queue) = self.link();
         let from = "192.0.2.1:8".into();
         let arrival = Arrival { link, peer, part, key_no, from, highest_epoch: 0, send_queue };
-        self.drive.send(Message::Arrived(Box::new(arrival))).await;
+        self.event_loop.send(Message::Arrived(Box::new(arrival))).await;
         link
     }
 
@@ -157,8 +158,8 @@ impl Rim {
         let peer = PeerId::ChargingPoint(id.clone());
         self.until(|| self.shared.directory.usable(&peer, key_no).is_some()).await;
         let link = self.arrive(peer.clone(), Part::Monitor, key_no).await;
-        let sign = Sign::Health { link, healthy: true, detail: "".into() };
-        self.drive.send(Message::Sign { at: id.clone(), sign }).await;
+        let observation = Observation::Health { link, healthy: true, detail: "".into() };
+        self.event_loop.send(Message::Observation { at: id.clone(), observation }).await;
         self.arrive(peer, Part::Engine, key_no).await;
         self.until(|| self.shown(id).key_no == key_no).await;
     }
@@ -185,11 +186,11 @@ impl Rim {
     pub(crate) async fn audit(&self, filter: AuditFilter) -> Vec<AuditRow> {
         let page = PageRequest { size: 1_000, token: String::new() };
         let read = move |conn: &mut store::Conn| AuditRow::list(conn, &filter, AuditOrder::OldestFirst, &page);
-        self.shared.ledger.read("audit", read).await.unwrap().rows
+        self.shared.store.read("audit", read).await.unwrap().rows
     }
 
     pub(crate) async fn write(&self, writes: Vec<RowWrite>) {
-        self.shared.ledger.write("test", writes).await.unwrap();
+        self.shared.store.write("test", writes).await.unwrap();
     }
 
     /// Waits for a condition; whatever takes a minute will not come.

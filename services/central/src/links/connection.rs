@@ -13,51 +13,51 @@ use proto::{
 };
 use wire::{Admit, Closed, Event, Link, Unintelligible};
 
-use super::{BUSY, contact::Contact, door::Place, driver, part, voice::Voice};
+use super::{BUSY, driver, first_contact::FirstContact, limiter::LinkPermit, part, responder::Responder};
 use crate::{
-    charge_point::Sign,
-    drive::{Arrival, Message},
+    charge_point::Observation,
+    event_loop::{Arrival, Message},
 };
 
 /// One connection, as far as it has come.
-pub(super) struct Guest {
-    pub(super) voice: Voice,
-    place: Arc<Place>,
-    pub(super) stage: Stage,
-    unintelligible: Unheard,
+pub(super) struct Connection {
+    responder: Responder,
+    permit: Arc<LinkPermit>,
+    stage: ConnectionStage,
+    unintelligible: UnopenedMessages,
     /// It has said that it does not know a message.
     is_old: bool,
     /// The loop knows of its end, or never knew of it.
     has_left: bool,
 }
 
-pub(super) enum Stage {
+enum ConnectionStage {
     /// Nothing is known.
-    Knocking,
+    New,
     /// Says it is this, and asks for a first contact.
     /// Boxed: an idle link is as large as the largest of these.
-    Stranger(Box<Contact>),
+    FirstContact(Box<FirstContact>),
     /// Named a key of this peer; the handshake proves it, its first message makes it count.
-    Claims {
+    Claiming {
         peer: PeerId,
         part: Part,
         key_no: u64,
     },
     /// A monitor or an engine.
-    Part(part::Conversation),
-    Driver(driver::Conversation),
+    Part(part::PartConversation),
+    Driver(driver::DriverConversation),
 }
 
 /// Messages that did not open, not yet told to the loop.
 #[derive(Debug, Default)]
-struct Unheard {
+struct UnopenedMessages {
     count: u64,
     told_at: Option<Instant>,
     /// Nothing has opened since.
     unread: bool,
 }
 
-impl LinkOwner for Guest {
+impl LinkOwner for Connection {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         match event {
             Event::Hello(hello) => self.hello(&hello, link).await,
@@ -75,21 +75,21 @@ impl LinkOwner for Guest {
     }
 }
 
-impl Guest {
-    pub(super) fn new(voice: Voice, place: Arc<Place>) -> Self {
-        let (stage, unintelligible) = (Stage::Knocking, Unheard::default());
-        Self { voice, place, stage, unintelligible, is_old: false, has_left: false }
+impl Connection {
+    pub(super) fn new(responder: Responder, permit: Arc<LinkPermit>) -> Self {
+        let (stage, unintelligible) = (ConnectionStage::New, UnopenedMessages::default());
+        Self { responder, permit, stage, unintelligible, is_old: false, has_left: false }
     }
 
     /// In clear, and unproven: at most it chooses the key with which the handshake is answered.
     async fn hello(&mut self, hello: &wire::Hello, link: &mut Link) {
-        let links = Arc::clone(&self.voice.links);
+        let links = Arc::clone(&self.responder.links);
         let clock = links.shared.clock;
-        match links.door.handshake_turn(clock.mono()) {
+        match links.limiter.handshake_turn(clock.mono()) {
             Some(wait) if wait.is_zero() => {}
             Some(wait) => tokio::time::sleep(wait).await,
             None => {
-                links.refuse("BUSY", self.voice.address);
+                links.refuse("BUSY", self.responder.address);
                 return link.admit(Admit::Busy(BUSY), clock.mono());
             }
         }
@@ -108,16 +108,16 @@ impl Guest {
         });
         match admitted {
             Some((ours, peer, None)) => {
-                let contact = Contact::new(self.voice.clone(), Arc::clone(&self.place), peer);
-                self.stage = Stage::Stranger(Box::new(contact));
+                let contact = FirstContact::new(self.responder.clone(), Arc::clone(&self.permit), peer);
+                self.stage = ConnectionStage::FirstContact(Box::new(contact));
                 link.admit(Admit::FirstContact(ours), clock.mono());
             }
             Some((ours, peer, Some(key))) => {
-                self.stage = Stage::Claims { peer, part: hello.part, key_no: hello.key_no };
+                self.stage = ConnectionStage::Claiming { peer, part: hello.part, key_no: hello.key_no };
                 link.admit(Admit::Key(ours, &key), clock.mono());
             }
             None => {
-                links.refuse("UNKNOWN_KEY", self.voice.address);
+                links.refuse("UNKNOWN_KEY", self.responder.address);
                 link.admit(Admit::UnknownKey, clock.mono());
             }
         }
@@ -128,80 +128,100 @@ impl Guest {
         let Some(body) = message.body else {
             return if self.is_unproven() { self.out_of_order(link, now) } else { self.unsupported(message.id) };
         };
-        match (&self.stage, body) {
-            (Stage::Claims { .. }, up::Body::Opened(opened)) => {
+        match (&mut self.stage, body) {
+            (ConnectionStage::Claiming { .. }, up::Body::Opened(opened)) => {
                 Box::pin(self.opened(&opened, message.id, link)).await;
             }
-            (Stage::Stranger(contact), up::Body::Authenticate(shown)) => contact.authenticate(shown, message.id),
-            // A status link: life signs and its key state, nothing else (SPEC 4.7).
-            (Stage::Stranger(contact), up::Body::KeyInstalled(installed)) if contact.place.is_proven() => {
-                let PeerId::ChargingPoint(at) = contact.peer.clone() else { return };
-                let inputs = vec![part::key_installed(installed, self.voice.link, message.id)];
-                self.voice.links.drive.send(Message::FromPart { at, link: self.voice.link, inputs }).await;
+            (ConnectionStage::FirstContact(contact), up::Body::Authenticate(shown)) => {
+                contact.authenticate(shown, message.id)
             }
-            (Stage::Stranger(_), _) if self.place.is_proven() => {
+            // A status link: life signs and its key state, nothing else (SPEC 4.7).
+            (ConnectionStage::FirstContact(contact), up::Body::KeyInstalled(installed))
+                if contact.permit.is_proven() =>
+            {
+                let PeerId::ChargingPoint(at) = contact.peer.clone() else { return };
+                let inputs = vec![part::key_installed(installed, self.responder.link, message.id)];
+                self.responder.links.event_loop.send(Message::FromPart { at, link: self.responder.link, inputs }).await;
+            }
+            (ConnectionStage::FirstContact(_), _) if self.permit.is_proven() => {
                 self.answer(message.id, Reason::NoKey, "this link carries only signs of life: authenticate");
             }
-            (Stage::Part(_) | Stage::Driver(_), up::Body::ReadClock(_)) => {
+            (ConnectionStage::Part(_) | ConnectionStage::Driver(_), up::Body::ReadClock(_)) => {
                 self.say(down::Body::Clock(wire_messages::Clock { to: message.id, at_ms: now.wall_ms }));
             }
-            (Stage::Part(_) | Stage::Driver(_), up::Body::Unsupported(_)) => self.is_not_understood(),
-            (Stage::Part(_), body) => self.part_says(body, message.id, now).await,
-            (Stage::Driver(_), body) => self.driver_says(body, message.id).await,
-            (Stage::Knocking | Stage::Claims { .. } | Stage::Stranger(_), _) => self.out_of_order(link, now),
+            (ConnectionStage::Part(_) | ConnectionStage::Driver(_), up::Body::Unsupported(_)) => {
+                self.is_not_understood()
+            }
+            (ConnectionStage::Part(conversation), body) => {
+                if !conversation.receive(&self.responder, body, message.id).await {
+                    self.not_understood(1, now).await;
+                }
+            }
+            (ConnectionStage::Driver(conversation), body) => {
+                conversation.receive(&self.responder, body, message.id).await;
+            }
+            (ConnectionStage::New | ConnectionStage::Claiming { .. } | ConnectionStage::FirstContact(_), _) => {
+                self.out_of_order(link, now)
+            }
         }
     }
 
     /// Whoever proved his key begins with `Opened`, whoever has none with `Authenticate`. Nothing else keeps the
     /// connection of somebody unknown: anyone can open a channel and give signs of life.
     fn out_of_order(&self, link: &mut Link, now: Now) {
-        self.voice.links.refuse("OUT_OF_ORDER", self.voice.address);
+        self.responder.links.refuse("OUT_OF_ORDER", self.responder.address);
         link.close(now.mono);
     }
 
     /// The first sealed message has opened: from now on it counts (SPEC 4.9).
     async fn opened(&mut self, opened: &wire_messages::Opened, to: u64, link: &mut Link) {
-        let Stage::Claims { peer, part, key_no } = std::mem::replace(&mut self.stage, Stage::Knocking) else { return };
+        let ConnectionStage::Claiming { peer, part, key_no } = std::mem::replace(&mut self.stage, ConnectionStage::New)
+        else {
+            return;
+        };
         if opened.life_sign_ms > 0 {
             link.set_life_sign(Duration::from_millis(opened.life_sign_ms.into()));
         }
-        self.place.proven();
+        self.permit.proven();
         self.stage = match &peer {
             PeerId::ChargingPoint(id) => {
-                self.voice.epoch = Some(self.voice.links.shared.directory.epoch(id));
-                Stage::Part(part::Conversation::new(id.clone(), part, &self.voice.links.shared))
+                self.responder.epoch = Some(self.responder.links.shared.directory.epoch(id));
+                ConnectionStage::Part(part::PartConversation::new(id.clone(), part, &self.responder.links.shared))
             }
-            PeerId::Driver(id) => Stage::Driver(driver::Conversation::new(id.clone())),
+            PeerId::Driver(id) => ConnectionStage::Driver(driver::DriverConversation::new(id.clone())),
         };
         let arrival = Arrival {
-            link: self.voice.link,
+            link: self.responder.link,
             peer,
             part,
             key_no,
-            from: self.voice.from.clone(),
+            from: self.responder.from.clone(),
             highest_epoch: opened.highest_epoch,
-            send_queue: self.voice.send_queue.clone(),
+            send_queue: self.responder.send_queue.clone(),
         };
-        self.voice.links.drive.send(Message::Arrived(Box::new(arrival))).await;
+        self.responder.links.event_loop.send(Message::Arrived(Box::new(arrival))).await;
         self.answer(to, Reason::Unspecified, "");
     }
 
     fn is_unproven(&self) -> bool {
         match self.stage {
-            Stage::Knocking | Stage::Claims { .. } => true,
-            Stage::Stranger(_) => !self.place.is_proven(),
-            Stage::Part(_) | Stage::Driver(_) => false,
+            ConnectionStage::New | ConnectionStage::Claiming { .. } => true,
+            ConnectionStage::FirstContact(_) => !self.permit.is_proven(),
+            ConnectionStage::Part(_) | ConnectionStage::Driver(_) => false,
         }
     }
 
-    pub(super) fn say(&self, body: down::Body) {
+    fn say(&self, body: down::Body) {
         match &self.stage {
-            Stage::Stranger(contact) => contact.voice().say(body),
-            Stage::Knocking | Stage::Claims { .. } | Stage::Part(_) | Stage::Driver(_) => self.voice.say(body),
+            ConnectionStage::FirstContact(contact) => contact.responder().say(body),
+            ConnectionStage::New
+            | ConnectionStage::Claiming { .. }
+            | ConnectionStage::Part(_)
+            | ConnectionStage::Driver(_) => self.responder.say(body),
         }
     }
 
-    pub(super) fn answer(&self, to: u64, reason: Reason, detail: &str) {
+    fn answer(&self, to: u64, reason: Reason, detail: &str) {
         if to != 0 {
             let answer = wire_messages::Answer { to, reason: reason.into(), detail: detail.to_owned() };
             self.say(down::Body::Answer(answer));
@@ -210,11 +230,11 @@ impl Guest {
 
     /// The peer does not know a kind of message that it was sent: its software is older than this.
     fn is_not_understood(&mut self) {
-        self.voice.links.not_known.inc();
+        self.responder.links.not_known.inc();
         let peer = match &self.stage {
-            Stage::Part(conversation) => conversation.id.to_string(),
-            Stage::Driver(conversation) => conversation.id.to_string(),
-            Stage::Knocking | Stage::Stranger(_) | Stage::Claims { .. } => return,
+            ConnectionStage::Part(conversation) => conversation.id.to_string(),
+            ConnectionStage::Driver(conversation) => conversation.id.to_string(),
+            ConnectionStage::New | ConnectionStage::FirstContact(_) | ConnectionStage::Claiming { .. } => return,
         };
         if !std::mem::replace(&mut self.is_old, true) {
             tracing::warn!(
@@ -224,12 +244,12 @@ impl Guest {
         }
     }
 
-    pub(super) fn unsupported(&self, to: u64) {
+    fn unsupported(&self, to: u64) {
         self.say(down::Body::Unsupported(wire_messages::Unsupported { to }));
     }
 
     /// Something could not be opened: counted at once, told to the loop once a second (SPEC 4.8).
-    pub(super) async fn not_understood(&mut self, count: u64, now: Now) {
+    async fn not_understood(&mut self, count: u64, now: Now) {
         self.unintelligible.count += count;
         self.unintelligible.unread = true;
         let early = |at: Instant| now.mono.saturating_duration_since(at) < Duration::from_secs(1);
@@ -245,9 +265,13 @@ impl Guest {
             return;
         }
         self.flush_unheard().await;
-        if let Stage::Part(conversation) = &self.stage {
-            let sign = Sign::Intelligible { link: self.voice.link };
-            self.voice.links.drive.send(Message::Sign { at: conversation.id.clone(), sign }).await;
+        if let ConnectionStage::Part(conversation) = &self.stage {
+            let observation = Observation::Intelligible { link: self.responder.link };
+            self.responder
+                .links
+                .event_loop
+                .send(Message::Observation { at: conversation.id.clone(), observation })
+                .await;
         }
     }
 
@@ -256,51 +280,55 @@ impl Guest {
         if count == 0 {
             return;
         }
-        let (link, from) = (self.voice.link, self.voice.from.clone());
+        let (link, from) = (self.responder.link, self.responder.from.clone());
         let message = match &self.stage {
-            Stage::Part(conversation) => {
-                let sign = Sign::Unintelligible { link, count };
-                Message::Sign { at: conversation.id.clone(), sign }
+            ConnectionStage::Part(conversation) => {
+                let observation = Observation::Unintelligible { link, count };
+                Message::Observation { at: conversation.id.clone(), observation }
             }
-            Stage::Driver(conversation) => {
+            ConnectionStage::Driver(conversation) => {
                 Message::DriverUnintelligible { driver: conversation.id.clone(), count, from }
             }
-            Stage::Knocking | Stage::Stranger(_) | Stage::Claims { .. } => {
-                return self.voice.links.refuse("UNINTELLIGIBLE", self.voice.address);
+            ConnectionStage::New | ConnectionStage::FirstContact(_) | ConnectionStage::Claiming { .. } => {
+                return self.responder.links.refuse("UNINTELLIGIBLE", self.responder.address);
             }
         };
         // The peer is told, so that it can say so on its own screen, and where the keys do not agree it cannot read that
         // either: both ends know within a life sign.
         self.unsupported(0);
-        self.voice.links.drive.send(message).await;
+        self.responder.links.event_loop.send(message).await;
     }
 
     pub(super) async fn leave(mut self, closed: Option<Closed>) {
         self.flush_unheard().await;
-        let proven = self.place.is_proven();
+        let proven = self.permit.is_proven();
         if !proven && let Some(reason) = failure(closed) {
-            self.voice.links.refuse(reason, self.voice.address);
+            self.responder.links.refuse(reason, self.responder.address);
         }
         let detail = closed.map_or_else(|| "given up for another of its address".to_owned(), |why| why.to_string());
         self.has_left = true;
         if self.is_told() {
             let answered = closed == Some(Closed::ByUs);
-            self.voice.links.drive.send(Message::Left { link: self.voice.link, answered, detail: detail.into() }).await;
+            self.responder
+                .links
+                .event_loop
+                .send(Message::Left { link: self.responder.link, answered, detail: detail.into() })
+                .await;
         }
     }
 
     /// Whether the loop has been told of it, or may be.
     fn is_told(&self) -> bool {
-        !matches!(self.stage, Stage::Knocking | Stage::Claims { .. })
+        !matches!(self.stage, ConnectionStage::New | ConnectionStage::Claiming { .. })
     }
 }
 
 /// Whose task ends by a fault of this program ends for the loop too, which would take it for alive for ever.
-impl Drop for Guest {
+impl Drop for Connection {
     fn drop(&mut self) {
         if !self.has_left && self.is_told() {
             let detail = "its task was cut off by a fault of Central".into();
-            self.voice.links.drive.post(Message::Left { link: self.voice.link, answered: false, detail });
+            self.responder.links.event_loop.post(Message::Left { link: self.responder.link, answered: false, detail });
         }
     }
 }

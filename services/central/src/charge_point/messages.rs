@@ -5,19 +5,19 @@ use proto::{
     link::v1::{self as link, Progress, Reason, down},
 };
 
-use super::{Answered, Outcome, Record, Request, Tell};
+use super::{Effect, FirstAnswer, OrderOutcome, Record, SupplyRequest};
 use crate::{
     session::{Session, Ticket},
-    settings::Settings,
+    settings::CentralSettings,
 };
 
 /// A step of a request, as its driver sees it (SPEC 3.2).
 pub(super) fn step(
-    request: &Request,
+    request: &SupplyRequest,
     record: &Record,
     progress: Progress,
     (reason, detail): (Reason, &str),
-    settings: &Settings,
+    settings: &CentralSettings,
 ) -> down::Body {
     down::Body::Step(link::Step {
         request_id: request.request_id.as_ref().to_owned(),
@@ -47,8 +47,8 @@ pub fn step_of(session: &Session, progress: Progress, reason: Reason, detail: &s
     })
 }
 
-/// Refusal of a request for a charging point that does not exist (SPEC 3.2).
-pub fn unknown_charging_point(request: &Request, at: &ChargingPointId) -> Vec<Tell> {
+/// CommitRefusal of a request for a charging point that does not exist (SPEC 3.2).
+pub fn unknown_charging_point(request: &SupplyRequest, at: &ChargingPointId) -> Vec<Effect> {
     let reason = Reason::UnknownChargingPoint;
     let step = link::Step {
         request_id: request.request_id.as_ref().to_owned(),
@@ -57,13 +57,13 @@ pub fn unknown_charging_point(request: &Request, at: &ChargingPointId) -> Vec<Te
         reason: reason.into(),
         ..link::Step::default()
     };
-    let answer = Tell::Answer(request.reply, Outcome::Failed(reason, String::new()));
+    let answer = Effect::Answer(request.reply, OrderOutcome::Failed(reason, String::new()));
     let told = request.driver.clone().filter(|_| request.known);
-    told.map(|driver| Tell::Driver(driver, down::Body::Step(step))).into_iter().chain([answer]).collect()
+    told.map(|driver| Effect::Driver(driver, down::Body::Step(step))).into_iter().chain([answer]).collect()
 }
 
 /// The step with which a request was answered first, for one that comes again (SPEC 3.2).
-pub fn first_answer(first: &Answered) -> link::Step {
+pub fn first_answer(first: &FirstAnswer) -> link::Step {
     let progress = if first.reason == Reason::Unspecified { Progress::Authorised } else { Progress::Refused };
     link::Step {
         request_id: first.request_id.as_ref().to_owned(),
@@ -76,7 +76,7 @@ pub fn first_answer(first: &Answered) -> link::Step {
     }
 }
 
-pub(super) fn ask(request: &Request, record: &Record, settings: &Settings) -> down::Body {
+pub(super) fn ask(request: &SupplyRequest, record: &Record, settings: &CentralSettings) -> down::Body {
     down::Body::Ask(link::Ask {
         session_id: request.session.to_string(),
         driver_id: driver(request.driver.as_ref()),
@@ -110,7 +110,12 @@ pub(super) fn settled(session: &str) -> down::Body {
 }
 
 /// What a driver is asked about a manual supply that names him (SPEC 3.1).
-pub fn confirm_request(request: &Request, record: &Record, expires_ms: u32, settings: &Settings) -> down::Body {
+pub fn confirm_request(
+    request: &SupplyRequest,
+    record: &Record,
+    expires_ms: u32,
+    settings: &CentralSettings,
+) -> down::Body {
     down::Body::ConfirmRequest(link::ConfirmRequest {
         session_id: request.session.to_string(),
         charging_point_id: record.id.to_string(),

@@ -8,7 +8,8 @@ use store::central::MirroredIdentityRow;
 use tokio::sync::oneshot;
 
 use crate::{
-    charge_point::{Input, LinkNo, Order, Origin, Outcome, Request, Sign},
+    charge_point::{Observation, OrderOutcome, PointInput, PointOrder, SupplyRequest},
+    origin::{LinkNo, Origin},
     session::SessionId,
 };
 
@@ -42,38 +43,38 @@ pub(crate) enum Message {
         answered: bool,
         detail: Arc<str>,
     },
-    Sign {
+    Observation {
         at: ChargingPointId,
-        sign: Sign,
+        observation: Observation,
     },
-    /// From a part of a charging point: heard only if `link` is the newest of its part.
+    /// From a part of a charging point: accepted only if `link` is the newest of its part.
     FromPart {
         at: ChargingPointId,
         link: LinkNo,
-        inputs: Vec<Input>,
+        inputs: Vec<PointInput>,
     },
     Request {
         at: ChargingPointId,
-        request: Box<Request>,
+        request: Box<SupplyRequest>,
     },
-    /// What a driver says of a session.
-    Word {
+    /// A driver stops or confirms a session.
+    DriverCommand {
         driver: DriverId,
         link: LinkNo,
         session: SessionId,
         to: u64,
-        word: Word,
+        command: DriverCommand,
         from: Arc<str>,
     },
     Order {
         at: ChargingPointId,
-        order: Order,
+        order: PointOrder,
         by: Origin,
-        answer: oneshot::Sender<Outcome>,
+        answer: oneshot::Sender<OrderOutcome>,
     },
-    /// Of them, those whom Registry removed: they are out at once, whenever that can be made durable.
+    /// The identities that Registry removed: they are shut out at once, however long it takes to make that durable.
     ShutOut(Vec<MirroredIdentityRow>),
-    /// Registry's word, already in the mirror.
+    /// Identities as Registry last reported them, already in the mirror.
     Identities(Vec<MirroredIdentityRow>),
     /// A ticket is on its driver's disk, and that is durable here.
     TicketReceived {
@@ -89,7 +90,7 @@ pub(crate) enum Message {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum DriverCommand {
     Stop,
     Confirm(bool),
 }

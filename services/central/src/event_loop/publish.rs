@@ -10,13 +10,14 @@ use proto::{
     link::v1::{self as link, Down, SessionState, View, down},
 };
 
-use super::{Drive, notes::About};
+use super::{EventLoop, audit_queue::Subject};
 use crate::{
-    allowance::{Allowance, Limit},
-    charge_point::{LinkNo, Outcome, Reply, Tell},
-    event::Event,
+    charge_point::{Effect, OrderOutcome, Reply},
+    event::DomainEvent,
+    origin::LinkNo,
     rows,
     session::Session,
+    token_bucket::{Limit, TokenBucket},
 };
 
 /// How long a part has to close a link that one under a newer key has succeeded.
@@ -29,15 +30,15 @@ const EVENTS: Limit = Limit { burst: 60, every: Duration::from_secs(5) };
 
 /// Which state the last event told.
 #[derive(Debug, Default)]
-pub(super) struct Announced {
-    allowance: Allowance,
+pub(super) struct EventThrottle {
+    allowance: TokenBucket,
     state: Option<i32>,
     /// It is another one by now.
     pub(super) owed: bool,
 }
 
-impl Announced {
-    /// Whether an event tells of this state now.
+impl EventThrottle {
+    /// Whether an event effects of this state now.
     fn may_announce(&mut self, state: i32, now: Instant) -> bool {
         self.owed = self.state != Some(state);
         let now = self.owed && self.allowance.take(EVENTS, now);
@@ -48,59 +49,59 @@ impl Announced {
     }
 }
 
-impl Drive {
+impl EventLoop {
     /// Carries out what a core wants told, on behalf of charging point `number`.
-    pub(super) fn tell(&mut self, number: Option<usize>, tell: Tell) {
+    pub(super) fn perform(&mut self, number: Option<usize>, effect: Effect) {
         let point = number.map(|number| &self.points[number].core);
         let epoch = point.map(|core| core.record.epoch).unwrap_or_default();
-        let link_of = |linked: &Option<crate::charge_point::Linked>| linked.as_ref().map(|linked| linked.link);
-        match tell {
-            Tell::Monitor(body) => {
-                if let Some(to) = point.and_then(|core| link_of(&core.signs.monitor)) {
+        let link_of = |linked: &Option<crate::charge_point::PartLink>| linked.as_ref().map(|linked| linked.link);
+        match effect {
+            Effect::Monitor(body) => {
+                if let Some(to) = point.and_then(|core| link_of(&core.live.monitor)) {
                     self.send(to, epoch, body);
                 }
             }
-            Tell::Engine(body) => {
-                if let Some(to) = point.and_then(|core| link_of(&core.signs.engine)) {
+            Effect::Engine(body) => {
+                if let Some(to) = point.and_then(|core| link_of(&core.live.engine)) {
                     self.send(to, epoch, body);
                 }
             }
-            Tell::Link(to, body) => self.send(to, epoch, body),
-            Tell::Driver(driver, body) => {
-                if let Some(to) = self.accounts.get(&driver).and_then(|holder| holder.link) {
+            Effect::Link(to, body) => self.send(to, epoch, body),
+            Effect::Driver(driver, body) => {
+                if let Some(to) = self.drivers.get(&driver).and_then(|holder| holder.link) {
                     if let down::Body::Ticket(ticket) = &body {
                         let again_at = self.now().mono + self.shared.settings.tickets_again;
-                        self.due.sent(&driver, &ticket.session_id, again_at);
+                        self.tickets.sent(&driver, &ticket.session_id, again_at);
                     }
                     self.send(to, 0, body);
                 }
             }
-            Tell::Answer(reply, outcome) => self.answer(reply, &outcome),
-            Tell::Grant { link, key_no } => {
+            Effect::Answer(reply, outcome) => self.answer(reply, &outcome),
+            Effect::Grant { link, key_no } => {
                 let key = point.and_then(|core| core.record.keys.granted(key_no));
-                let link = link.or_else(|| point.and_then(|core| link_of(&core.signs.monitor)));
+                let link = link.or_else(|| point.and_then(|core| link_of(&core.live.monitor)));
                 if let (Some(grant), Some(link)) = (key.and_then(|key| self.grant_message(key)), link) {
                     self.send(link, epoch, grant);
                 }
             }
-            Tell::Close(link) => self.close(link),
-            Tell::CloseTakenOver(link) => {
+            Effect::Close(link) => self.close(link),
+            Effect::CloseTakenOver(link) => {
                 let reason = link::Reason::Fenced.into();
                 let detail = "another link of its part has taken its place".to_owned();
                 self.send(link, epoch, down::Body::Answer(link::Answer { to: 0, reason, detail }));
                 self.close(link);
             }
-            Tell::CloseLater(link) => self.close_later(link, SUCCEEDED),
-            Tell::Fetch { session, last, reply } => {
+            Effect::CloseLater(link) => self.close_later(link, SUCCEEDED),
+            Effect::Fetch { session, last, reply } => {
                 if let Some(number) = number {
                     self.fetch(number, session, last, reply);
                 }
             }
-            Tell::Alarm(text) => tracing::error!(alarm = true, "{text}"),
+            Effect::Alarm(text) => tracing::error!(alarm = true, "{text}"),
         }
     }
 
-    pub(super) fn grant_message(&self, key: &crate::key::Key) -> Option<down::Body> {
+    pub(super) fn grant_message(&self, key: &crate::key::KeyEntry) -> Option<down::Body> {
         Some(down::Body::KeyGrant(link::KeyGrant {
             key_no: key.no,
             key: key.material.as_ref()?.as_bytes().to_vec(),
@@ -109,13 +110,13 @@ impl Drive {
         }))
     }
 
-    pub(super) fn answer(&mut self, reply: Reply, outcome: &Outcome) {
+    pub(super) fn answer(&mut self, reply: Reply, outcome: &OrderOutcome) {
         match reply {
             Reply::None | Reply::Link { to: 0, .. } => {}
             Reply::Link { link, to } => {
                 let (reason, detail) = match outcome {
-                    Outcome::Done | Outcome::Unchanged => (link::Reason::Unspecified, String::new()),
-                    Outcome::Failed(reason, detail) => (*reason, detail.clone()),
+                    OrderOutcome::Done | OrderOutcome::Unchanged => (link::Reason::Unspecified, String::new()),
+                    OrderOutcome::Failed(reason, detail) => (*reason, detail.clone()),
                 };
                 let epoch = self.epoch_of(link);
                 self.send(link, epoch, down::Body::Answer(link::Answer { to, reason: reason.into(), detail }));
@@ -210,17 +211,17 @@ impl Drive {
         if point.announced.may_announce(view.state, now.mono) {
             let causes: Vec<_> = view.causes().map(|cause| cause.as_str_name().trim_start_matches("CAUSE_")).collect();
             let state = view.state().as_str_name().trim_start_matches("STATE_");
-            let event = Event::state(record.id.as_str(), state, &causes, now);
+            let event = DomainEvent::state(record.id.as_str(), state, &causes, now);
             tracing::debug!(cp.id = %record.id, state, "state");
             let write = store::central::RowWrite::Event(rows::event_row(&event, record.id.as_str()));
-            self.notes.add(About::Point(number), write);
+            self.audit_queue.add(Subject::Point(number), write);
         }
         let point = &self.points[number];
         let told = greet || epoch_changed || before.as_ref().is_none_or(|before| !same_but_running(before, &view));
         self.shared.points.put(point.core.record.id.clone(), self.contract(number, view.clone()));
         if told {
-            self.tell(Some(number), Tell::Monitor(down::Body::View(view.clone())));
-            self.tell(Some(number), Tell::Engine(down::Body::View(view)));
+            self.perform(Some(number), Effect::Monitor(down::Body::View(view.clone())));
+            self.perform(Some(number), Effect::Engine(down::Body::View(view)));
         }
     }
 
@@ -239,7 +240,7 @@ impl Drive {
             since_ms: point.since_ms,
             key_no: key.map(|key| key.no).unwrap_or_default(),
             key_expires_at_ms: key.map(|key| key.expires_at).unwrap_or_default(),
-            unintelligible: point.core.signs.unintelligible,
+            unintelligible: point.core.live.unintelligible,
             telemetry: None,
             unread: point.core.is_unread(),
         }
@@ -271,12 +272,12 @@ impl Drive {
             return;
         }
         for gone in std::mem::replace(&mut self.points[number].engaged, engaged.clone()) {
-            if let Some(holder) = self.accounts.get_mut(&gone) {
+            if let Some(holder) = self.drivers.get_mut(&gone) {
                 holder.points.remove(&number);
             }
         }
         for driver in engaged {
-            self.holder(&driver).points.insert(number);
+            self.driver(&driver).points.insert(number);
         }
     }
 }
@@ -316,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_state_that_flips_without_end_makes_few_events_and_the_last_one_is_right_spec_5_3() {
-        let mut announced = Announced::default();
+        let mut announced = EventThrottle::default();
         let events = (0..30_000).filter(|n| announced.may_announce(1 + n % 2, at_ms(*n as u64 / 10).mono)).count();
         assert_eq!(events, 60);
         let last = 1 + 29_999 % 2;

@@ -15,34 +15,34 @@ use store::{
     central::{CorrectionRow, TicketRow},
 };
 
-use super::{Done, Drive};
+use super::{Completion, EventLoop};
 use crate::grpc;
 
 /// Sent to a driver before he has acknowledged any of them: half of what he keeps unanswered.
 const AT_ONCE: usize = 32;
 
 /// Tickets, and what was said about them later.
-pub(super) type Read = Result<(Vec<TicketRow>, Vec<CorrectionRow>), StoreError>;
+pub(super) type DueTickets = Result<(Vec<TicketRow>, Vec<CorrectionRow>), StoreError>;
 
 /// What the loop knows of it; nothing of a driver who is away, or to whom nothing is due.
 #[derive(Debug, Default)]
-pub(super) struct Due {
-    owed: HashMap<DriverId, Owed>,
+pub(super) struct TicketDelivery {
+    owed: HashMap<DriverId, InFlight>,
     /// When the store is asked again.
     again: BTreeSet<(Instant, DriverId)>,
 }
 
 #[derive(Debug, Default)]
-struct Owed {
+struct InFlight {
     /// Sent, and not acknowledged.
     sent: BTreeSet<String>,
     /// More is due than was sent.
     more: bool,
-    state: State,
+    state: QueryState,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum QueryState {
     /// The store is asked.
     #[default]
     Asked,
@@ -51,21 +51,21 @@ enum State {
     Until(Instant),
 }
 
-impl Due {
+impl TicketDelivery {
     /// Whether the store is to be asked now.
     fn ask(&mut self, driver: &DriverId) -> bool {
         let Some(owed) = self.owed.get_mut(driver) else {
-            self.owed.insert(driver.clone(), Owed::default());
+            self.owed.insert(driver.clone(), InFlight::default());
             return true;
         };
         match owed.state {
-            State::Asked | State::AskedAnew => {
-                owed.state = State::AskedAnew;
+            QueryState::Asked | QueryState::AskedAnew => {
+                owed.state = QueryState::AskedAnew;
                 false
             }
-            State::Until(at) => {
+            QueryState::Until(at) => {
                 self.again.remove(&(at, driver.clone()));
-                *owed = Owed::default();
+                *owed = InFlight::default();
                 true
             }
         }
@@ -75,7 +75,7 @@ impl Due {
     pub(super) fn sent(&mut self, driver: &DriverId, session: &str, again_at: Instant) {
         let owed = self.owed.entry(driver.clone()).or_insert_with(|| {
             self.again.insert((again_at, driver.clone()));
-            Owed { state: State::Until(again_at), ..Owed::default() }
+            InFlight { state: QueryState::Until(again_at), ..InFlight::default() }
         });
         if owed.sent.len() < AT_ONCE {
             owed.sent.insert(session.to_owned());
@@ -87,17 +87,17 @@ impl Due {
     /// What the store said was sent, as far as there was room. Whether it is to be asked again at once.
     fn answered(&mut self, driver: &DriverId, sent: Vec<String>, more: bool, again_at: Instant) -> bool {
         let Some(owed) = self.owed.get_mut(driver) else { return false };
-        if let State::Until(at) = owed.state {
+        if let QueryState::Until(at) = owed.state {
             // An answer for the link before this one came late.
             self.again.remove(&(at, driver.clone()));
         }
-        let anew = owed.state == State::AskedAnew;
+        let anew = owed.state == QueryState::AskedAnew;
         owed.sent.extend(sent);
         owed.more |= more;
         if !anew && owed.sent.is_empty() && !owed.more {
             self.owed.remove(driver);
         } else {
-            owed.state = State::Until(again_at);
+            owed.state = QueryState::Until(again_at);
             self.again.insert((again_at, driver.clone()));
         }
         anew
@@ -108,16 +108,16 @@ impl Due {
         let Some(owed) = self.owed.get_mut(driver) else { return false };
         let last = owed.sent.remove(session) && owed.sent.is_empty();
         match owed.state {
-            State::Until(_) if last && owed.more => return true,
-            State::Until(_) if last => self.left(driver),
-            State::Until(_) | State::Asked | State::AskedAnew => {}
+            QueryState::Until(_) if last && owed.more => return true,
+            QueryState::Until(_) if last => self.left(driver),
+            QueryState::Until(_) | QueryState::Asked | QueryState::AskedAnew => {}
         }
         false
     }
 
     /// He has no link: with the next one he is asked for anew.
     pub(super) fn left(&mut self, driver: &DriverId) {
-        if let Some(Owed { state: State::Until(at), .. }) = self.owed.remove(driver) {
+        if let Some(InFlight { state: QueryState::Until(at), .. }) = self.owed.remove(driver) {
             self.again.remove(&(at, driver.clone()));
         }
     }
@@ -131,13 +131,13 @@ impl Due {
     }
 }
 
-impl Drive {
+impl EventLoop {
     /// Not before the loop knows his link: a bill in between would be told to nobody.
-    pub(super) fn ask_due(&mut self, driver: &DriverId) {
-        if !self.due.ask(driver) {
+    pub(super) fn read_due_tickets(&mut self, driver: &DriverId) {
+        if !self.tickets.ask(driver) {
             return;
         }
-        let (ledger, driver) = (self.shared.ledger.clone(), driver.clone());
+        let (store, driver) = (self.shared.store.clone(), driver.clone());
         self.turns.push(Box::pin(async move {
             let of = driver.to_string();
             let read = move |conn: &mut store::Conn| {
@@ -147,24 +147,24 @@ impl Drive {
                 let corrections = CorrectionRow::of(conn, &ids)?;
                 Ok((due, corrections))
             };
-            let read = ledger.look_up("due tickets", read).await;
-            Done::Due(driver, Box::new(read))
+            let read = store.look_up("due tickets", read).await;
+            Completion::Tickets(driver, Box::new(read))
         }));
     }
 
-    pub(super) fn due_read(&mut self, driver: &DriverId, read: Read) {
+    pub(super) fn due_tickets_read(&mut self, driver: &DriverId, read: DueTickets) {
         let now = self.now().mono;
-        let link = self.accounts.get(driver).and_then(|holder| holder.link);
+        let link = self.drivers.get(driver).and_then(|holder| holder.link);
         let Some(send_queue) = link.and_then(|link| self.links.get(&link)).map(|linked| linked.send_queue.clone())
         else {
-            return self.due.left(driver);
+            return self.tickets.left(driver);
         };
         let (sent, more, again_at) = match read {
             Ok((due, corrections)) => {
                 let tickets = grpc::tickets(&due, &corrections).into_iter().take(AT_ONCE);
                 // A link without room for them is sent them later, and is not closed for it.
                 let sent = |ticket: &proto::link::v1::Ticket| {
-                    send_queue.try_send(super::show::encoded(0, down::Body::Ticket(ticket.clone()))).is_ok()
+                    send_queue.try_send(super::publish::encoded(0, down::Body::Ticket(ticket.clone()))).is_ok()
                 };
                 let sent: Vec<_> = tickets.take_while(sent).map(|ticket| ticket.session_id).collect();
                 let more = sent.len() < due.len();
@@ -176,20 +176,20 @@ impl Drive {
                 (Vec::new(), true, now + self.shared.settings.tickets_again)
             }
         };
-        if self.due.answered(driver, sent, more, again_at) {
-            self.ask_due(driver);
+        if self.tickets.answered(driver, sent, more, again_at) {
+            self.read_due_tickets(driver);
         }
     }
 
     pub(super) fn ticket_received(&mut self, driver: &DriverId, session: &str) {
-        if self.due.acknowledged(driver, session) {
-            self.ask_due(driver);
+        if self.tickets.acknowledged(driver, session) {
+            self.read_due_tickets(driver);
         }
     }
 
-    pub(super) fn ring_due(&mut self, now: Instant) {
-        for driver in self.due.rung(now) {
-            self.ask_due(&driver);
+    pub(super) fn ring_tickets(&mut self, now: Instant) {
+        for driver in self.tickets.rung(now) {
+            self.read_due_tickets(&driver);
         }
     }
 }
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_next_tickets_follow_when_those_before_are_acknowledged_and_not_sooner_spec_3_9() {
-        let mut due = Due::default();
+        let mut due = TicketDelivery::default();
         assert!(due.ask(&ada()));
         assert!(!due.answered(&ada(), sessions(3), true, at(10).mono));
         assert!(!due.acknowledged(&ada(), "s0") && !due.acknowledged(&ada(), "s0") && !due.acknowledged(&ada(), "s1"));
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_is_not_acknowledged_is_asked_for_again_and_again_spec_9() {
-        let mut due = Due::default();
+        let mut due = TicketDelivery::default();
         due.sent(&ada(), "s0", at(10).mono);
         for second in [10, 20, 30] {
             assert_eq!((due.again_at(), due.rung(at(second - 1).mono)), (Some(at(second).mono), Vec::new()));
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn an_answer_for_an_older_link_leaves_nothing_behind() {
-        let mut due = Due::default();
+        let mut due = TicketDelivery::default();
         assert!(due.ask(&ada()));
         due.left(&ada());
         assert!(due.ask(&ada()));
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_link_that_comes_while_the_store_is_asked_makes_it_be_asked_again_spec_9() {
-        let mut due = Due::default();
+        let mut due = TicketDelivery::default();
         assert!(due.ask(&ada()) && !due.ask(&ada()));
         due.sent(&ada(), "s7", at(1).mono);
         assert!(due.answered(&ada(), Vec::new(), false, at(10).mono) && due.ask(&ada()));

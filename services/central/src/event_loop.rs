@@ -1,19 +1,19 @@
-//! The one event loop: feeds inputs to the cores, submits what they decide to the store, and tells when it is durable.
+//! The one event loop: feeds inputs to the cores, submits what they decide to the store, and effects when it is durable.
 //!
 //! Guarantees: one turn in flight per charging point, and a bounded queue behind it; what is sensed never waits for a
 //! turn; nothing that a decision made durable is told before the store has it; the work per message does not depend on
 //! how many charging points there are. It decides nothing itself.
 
-mod accounts;
-mod due;
+mod audit_queue;
+mod drivers;
 mod inputs;
 mod links;
 mod load;
+mod mailbox;
 mod message;
-mod notes;
 mod points;
-mod queue;
-mod show;
+mod publish;
+mod tickets;
 
 use std::{
     cmp::Reverse,
@@ -31,18 +31,19 @@ use store::central::{CommitRefusal, Committed, Turn};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
-    accounts::{Holder, Untaken},
-    due::Due,
-    notes::Notes,
+    audit_queue::AuditQueue,
+    drivers::{DriverEntry, RetryQueue},
     points::Point,
+    tickets::TicketDelivery,
 };
 use crate::{
-    charge_point::{Input, LinkNo, Outcome, Reply, Tell},
+    charge_point::{Effect, OrderOutcome, PointInput, Reply},
+    origin::LinkNo,
     session::SessionId,
-    shared::Shared,
+    shared::SharedState,
 };
 
-pub(crate) use message::{Arrival, Message, Word};
+pub(crate) use message::{Arrival, DriverCommand, Message};
 
 /// Messages that may wait for the loop; whoever sends more waits, which holds its peer back.
 pub(crate) const INBOX: usize = 8192;
@@ -53,9 +54,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The sender's end of the loop.
 #[derive(Clone, Debug)]
-pub(crate) struct Driver(mpsc::Sender<Message>);
+pub(crate) struct LoopHandle(mpsc::Sender<Message>);
 
-impl Driver {
+impl LoopHandle {
     /// Waits for room. False: Central is stopping.
     pub(crate) async fn send(&self, message: Message) -> bool {
         match self.0.try_send(message) {
@@ -82,65 +83,65 @@ impl Driver {
 }
 
 /// What ends as a future of the store.
-enum Done {
+enum Completion {
     Point(usize, Result<Committed, CommitRefusal>),
     Reloaded(usize, Option<Box<crate::charge_point::Record>>),
     /// A session that was not at hand, as the input it belongs to; or whom to tell why it could not be read.
-    Fetched(usize, Box<Result<Input, (Reply, String)>>),
-    Account(DriverId, Result<Committed, CommitRefusal>),
-    Notes(Result<Committed, CommitRefusal>),
+    Fetched(usize, Box<Result<PointInput, (Reply, String)>>),
+    Driver(DriverId, Result<Committed, CommitRefusal>),
+    AuditQueue(Result<Committed, CommitRefusal>),
     /// Tickets that are due to a driver.
-    Due(DriverId, Box<due::Read>),
+    Tickets(DriverId, Box<tickets::DueTickets>),
     /// An answer about what does not exist: told when it is durable, or not.
-    Stray(Vec<Tell>),
+    Stray(Vec<Effect>),
 }
 
 /// A link that the loop can speak on.
-struct Linked {
+struct OpenLink {
     send_queue: SendQueue,
     peer: PeerId,
 }
 
-pub(crate) struct Drive {
-    shared: Arc<Shared>,
+pub(crate) struct EventLoop {
+    shared: Arc<SharedState>,
     points: Vec<Point>,
     index: HashMap<ChargingPointId, usize>,
-    accounts: HashMap<DriverId, Holder>,
-    links: HashMap<LinkNo, Linked>,
+    drivers: HashMap<DriverId, DriverEntry>,
+    links: HashMap<LinkNo, OpenLink>,
     /// Of each peer the newest on which it has shown its credential.
     contacts: HashMap<PeerId, LinkNo>,
     /// Operators' orders that wait for their answer.
-    waiting: HashMap<u64, oneshot::Sender<Outcome>>,
+    waiting: HashMap<u64, oneshot::Sender<OrderOutcome>>,
     next_order: u64,
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     dirty: Vec<usize>,
-    turns: FuturesUnordered<BoxFuture<'static, Done>>,
-    notes: Notes,
-    due: Due,
-    untaken: Untaken,
+    turns: FuturesUnordered<BoxFuture<'static, Completion>>,
+    audit_queue: AuditQueue,
+    tickets: TicketDelivery,
+    retries: RetryQueue,
     next_sweep: Instant,
     /// Closed sessions that are still on the board, oldest first.
     closed: std::collections::VecDeque<SessionId>,
     states: Family<[(&'static str, &'static str); 1], Gauge>,
-    /// Quarantined charging points: somebody must look whether a key was cloned (SPEC 4.9).
+    /// Charging points that are quarantined: an operator must look whether a key was cloned (SPEC 4.9).
     quarantined: Gauge,
     /// What cannot be read now is read by the next process.
     ending: bool,
 }
 
-impl std::fmt::Debug for Drive {
+impl std::fmt::Debug for EventLoop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Drive").field("points", &self.points.len()).finish_non_exhaustive()
+        f.debug_struct("EventLoop").field("points", &self.points.len()).finish_non_exhaustive()
     }
 }
 
 /// The loop's two ends.
-pub(crate) fn channel() -> (Driver, mpsc::Receiver<Message>) {
+pub(crate) fn channel() -> (LoopHandle, mpsc::Receiver<Message>) {
     let (sender, receiver) = mpsc::channel(INBOX);
-    (Driver(sender), receiver)
+    (LoopHandle(sender), receiver)
 }
 
-impl Drive {
+impl EventLoop {
     /// Runs until the process stops; then what is in flight becomes durable.
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, ctx: Context) {
         let mut batch = Vec::with_capacity(BATCH);
@@ -162,7 +163,7 @@ impl Drive {
             }
             self.ring();
             self.show_all();
-            self.flush_notes();
+            self.flush_audit_queue();
             // Links that are ready as well speak first: what they say is then taken at once, and not one by one.
             tokio::task::yield_now().await;
         }
@@ -175,7 +176,7 @@ impl Drive {
         while let Some(done) = self.turns.next().await {
             self.done(done);
             self.show_all();
-            self.flush_notes();
+            self.flush_audit_queue();
         }
     }
 
@@ -186,15 +187,15 @@ impl Drive {
                 self.verified(peer, link, send_queue, from, to, void)
             }
             Message::Left { link, answered, detail } => self.left(link, answered, detail),
-            Message::Sign { at, sign } => {
+            Message::Observation { at, observation } => {
                 if let Some(point) = self.index.get(&at).copied() {
-                    self.sense(point, sign);
+                    self.observe(point, observation);
                 }
             }
             Message::FromPart { at, link, inputs } => self.part_says(&at, link, inputs),
             Message::Request { at, request } => self.request(&at, *request),
-            Message::Word { driver, link, session, to, word, from } => {
-                self.word(&driver, link, &session, to, (word, from));
+            Message::DriverCommand { driver, link, session, to, command, from } => {
+                self.driver_command(&driver, link, &session, to, (command, from));
             }
             Message::Order { at, order, by, answer } => self.order(&at, order, by, answer),
             Message::ShutOut(rows) => rows.iter().for_each(|row| self.shut_out(row)),
@@ -204,21 +205,21 @@ impl Drive {
         }
     }
 
-    fn done(&mut self, done: Done) {
+    fn done(&mut self, done: Completion) {
         match done {
-            Done::Point(point, result) => self.point_done(point, result),
-            Done::Reloaded(point, record) => self.reloaded(point, record),
-            Done::Fetched(point, fetched) => self.fetched(point, *fetched),
-            Done::Account(driver, result) => self.account_done(&driver, result),
-            Done::Notes(result) => self.notes_done(result),
-            Done::Due(driver, read) => self.due_read(&driver, *read),
-            Done::Stray(tells) => tells.into_iter().for_each(|tell| self.tell(None, tell)),
+            Completion::Point(point, result) => self.point_done(point, result),
+            Completion::Reloaded(point, record) => self.reloaded(point, record),
+            Completion::Fetched(point, fetched) => self.fetched(point, *fetched),
+            Completion::Driver(driver, result) => self.driver_done(&driver, result),
+            Completion::AuditQueue(result) => self.audit_queue_done(result),
+            Completion::Tickets(driver, read) => self.due_tickets_read(&driver, *read),
+            Completion::Stray(effects) => effects.into_iter().for_each(|effect| self.perform(None, effect)),
         }
     }
 
-    fn submit(&self, turn: Turn, done: impl FnOnce(Result<Committed, CommitRefusal>) -> Done + Send + 'static) {
-        let ledger = self.shared.ledger.clone();
-        self.turns.push(Box::pin(async move { done(ledger.submit(turn).await) }));
+    fn submit(&self, turn: Turn, done: impl FnOnce(Result<Committed, CommitRefusal>) -> Completion + Send + 'static) {
+        let store = self.shared.store.clone();
+        self.turns.push(Box::pin(async move { done(store.submit(turn).await) }));
     }
 
     fn now(&self) -> mesh::clock::Now {
@@ -227,7 +228,7 @@ impl Drive {
 
     fn next_wake(&self) -> Instant {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let queued = [self.notes.again_at(), self.due.again_at(), self.untaken.again_at()];
+        let queued = [self.audit_queue.again_at(), self.tickets.again_at(), self.retries.again_at()];
         [Some(self.next_sweep), timer].into_iter().chain(queued).flatten().min().unwrap_or(self.next_sweep)
     }
 
@@ -241,8 +242,8 @@ impl Drive {
             self.timers.pop();
             self.timer_rang(point, at, now);
         }
-        self.ring_due(now.mono);
-        self.offer_untaken(now);
+        self.ring_tickets(now.mono);
+        self.offer_retries(now);
         if self.next_sweep <= now.mono {
             self.next_sweep = now.mono + self.shared.settings.sweep_every();
             self.sweep(now);

@@ -11,9 +11,9 @@ use mesh::limiter::{ConnectionLimiter, LimiterBounds, Permit, network};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Bounds of the door.
+/// How many connections and handshakes are admitted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct LinkBounds {
     /// Connections of all kinds.
     pub links: usize,
     /// That have proven nothing yet.
@@ -23,32 +23,32 @@ pub(crate) struct Bounds {
     pub handshakes_per_second: u32,
 }
 
-/// Below this age an unproven connection is not given up for another.
+/// An unproven connection younger than this is not closed to make room for another.
 const GRACE: Duration = Duration::from_millis(250);
 /// The longest that a handshake waits for its turn before the peer is told to come later.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Door {
-    bounds: Bounds,
+pub(super) struct LinkLimiter {
+    bounds: LinkBounds,
     links: Arc<Semaphore>,
     unproven: Arc<ConnectionLimiter<IpAddr>>,
     /// When the next handshake may begin.
     turn: Mutex<Option<Instant>>,
 }
 
-/// A connection's place; given back when dropped.
+/// Permission to hold one connection; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct LinkPermit {
     unproven: Mutex<Option<Permit<IpAddr>>>,
-    /// Cancelled when the place is needed for another.
+    /// Cancelled when the permit is needed for another.
     pub evicted: CancellationToken,
     _link: OwnedSemaphorePermit,
 }
 
-impl Door {
-    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
-        let Bounds { links, unproven, unproven_per_address, .. } = bounds;
+impl LinkLimiter {
+    pub(super) fn new(bounds: LinkBounds) -> Arc<Self> {
+        let LinkBounds { links, unproven, unproven_per_address, .. } = bounds;
         let bounds_of_unproven = LimiterBounds { permits: unproven, per_holder: unproven_per_address, grace: GRACE };
         Arc::new(Self {
             bounds,
@@ -58,12 +58,12 @@ impl Door {
         })
     }
 
-    /// A place for a connection from `address`, or none.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Place> {
+    /// A permit for a connection from `address`, or none.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<LinkPermit> {
         let link = self.links.clone().try_acquire_owned().ok()?;
         let unproven = self.unproven.acquire(network(address), now)?;
         let evicted = unproven.evicted.clone();
-        Some(Place { unproven: Mutex::new(Some(unproven)), evicted, _link: link })
+        Some(LinkPermit { unproven: Mutex::new(Some(unproven)), evicted, _link: link })
     }
 
     /// How long to wait before a handshake may be computed; none: the peer must come later.
@@ -81,7 +81,7 @@ impl Door {
     }
 }
 
-impl Place {
+impl LinkPermit {
     /// The peer has proven who it is: it counts among strangers no longer.
     pub(super) fn proven(&self) {
         drop(self.unproven.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -97,36 +97,36 @@ mod tests {
     use super::*;
     use crate::testing::{at, at_ms};
 
-    fn door(unproven_per_address: usize) -> Arc<Door> {
-        Door::new(Bounds { links: 10, unproven: 8, unproven_per_address, handshakes_per_second: 10 })
+    fn limiter(unproven_per_address: usize) -> Arc<LinkLimiter> {
+        LinkLimiter::new(LinkBounds { links: 10, unproven: 8, unproven_per_address, handshakes_per_second: 10 })
     }
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     #[test]
     fn an_address_that_holds_handshakes_open_loses_its_oldest_and_not_its_next() {
-        let door = door(2);
-        let held: Vec<_> = (0..2).map(|_| door.enter(ADDRESS, at(0).mono).unwrap()).collect();
-        assert!(door.enter(ADDRESS, at_ms(100).mono).is_none(), "a burst is told to come later");
-        let honest = door.enter(ADDRESS, at(1).mono);
+        let limiter = limiter(2);
+        let held: Vec<_> = (0..2).map(|_| limiter.enter(ADDRESS, at(0).mono).unwrap()).collect();
+        assert!(limiter.enter(ADDRESS, at_ms(100).mono).is_none(), "a burst is told to come later");
+        let honest = limiter.enter(ADDRESS, at(1).mono);
         assert!(honest.is_some() && held[0].evicted.is_cancelled() && !held[1].evicted.is_cancelled());
         drop((held, honest));
-        assert_eq!(door.links.available_permits(), 10);
+        assert_eq!(limiter.links.available_permits(), 10);
     }
 
     #[test]
     fn proven_links_are_no_strangers() {
-        let door = door(2);
-        let places: Vec<_> = (0..2).map(|_| door.enter(ADDRESS, at(0).mono).unwrap()).collect();
-        places.iter().for_each(Place::proven);
-        let more: Vec<_> = (0..2).map(|_| door.enter(ADDRESS, at(0).mono)).collect();
+        let limiter = limiter(2);
+        let places: Vec<_> = (0..2).map(|_| limiter.enter(ADDRESS, at(0).mono).unwrap()).collect();
+        places.iter().for_each(LinkPermit::proven);
+        let more: Vec<_> = (0..2).map(|_| limiter.enter(ADDRESS, at(0).mono)).collect();
         assert!(more.iter().all(Option::is_some));
     }
 
     #[test]
     fn handshakes_have_a_bounded_share_of_the_cpu() {
-        let door = door(2);
-        let waits: Vec<_> = (0..13).map(|_| door.handshake_turn(at(0).mono)).collect();
+        let limiter = limiter(2);
+        let waits: Vec<_> = (0..13).map(|_| limiter.handshake_turn(at(0).mono)).collect();
         assert_eq!(waits[0], Some(Duration::ZERO));
         assert_eq!(waits[5], Some(Duration::from_millis(490)));
         assert_eq!(waits[12], None, "more than a second's worth waits already");

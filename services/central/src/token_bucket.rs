@@ -1,5 +1,4 @@
-//! How often a peer may do what costs a row, an entry or another's attention: so many at once, then one after another.
-//! Pure.
+//! A token bucket: bounds how often a peer may cause a row, an audit entry or a message to somebody else. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +11,12 @@ pub struct Limit {
 
 /// What one peer has used of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Allowance {
+pub struct TokenBucket {
     /// When all of it is there again.
     full_at: Option<Instant>,
 }
 
-impl Allowance {
+impl TokenBucket {
     /// Whether one more is within the limit; it counts then, and not otherwise.
     pub fn take(&mut self, limit: Limit, now: Instant) -> bool {
         let full_at = self.full_at.map_or(now, |at| at.max(now)) + limit.every;
@@ -43,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_so_many_a_second() {
-        let mut allowance = Allowance::default();
+        let mut allowance = TokenBucket::default();
         assert_eq!((0..1_000).filter(|_| allowance.take(LIMIT, at(0).mono)).count(), 32);
         assert_eq!((0..1_000).filter(|ms| allowance.take(LIMIT, at_ms(*ms).mono)).count(), 3);
         assert_eq!(
@@ -55,7 +54,7 @@ mod tests {
 
     #[test]
     fn what_is_not_used_need_not_be_remembered() {
-        let mut allowance = Allowance::default();
+        let mut allowance = TokenBucket::default();
         assert!(allowance.is_full(at(0).mono) && allowance.take(LIMIT, at(0).mono));
         assert!(!allowance.is_full(at(0).mono) && allowance.is_full(at(1).mono));
     }

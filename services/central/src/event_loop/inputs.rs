@@ -6,34 +6,35 @@ use proto::{ChargingPointId, DriverId, PeerId, link::v1::Reason};
 use store::central::{RequestRow, RowWrite, Turn, TurnId};
 use tokio::sync::oneshot;
 
-use super::{Done, Drive, Word};
+use super::{Completion, DriverCommand, EventLoop};
 use crate::{
-    audit::{Action, Entry},
-    charge_point::{self, Input, LinkNo, Order, Origin, Outcome, Reply, Request},
+    audit::{AuditAction, AuditRecord},
+    charge_point::{self, OrderOutcome, PointInput, PointOrder, Reply, SupplyRequest},
+    origin::{LinkNo, Origin},
     rows,
     session::{Session, SessionId},
 };
 
-impl Drive {
-    pub(super) fn part_says(&mut self, at: &ChargingPointId, link: LinkNo, inputs: Vec<Input>) {
+impl EventLoop {
+    pub(super) fn part_says(&mut self, at: &ChargingPointId, link: LinkNo, inputs: Vec<PointInput>) {
         let Some(number) = self.index.get(at).copied() else { return };
         let core = &self.points[number].core;
         // A late word of an older link, or of one that proved no key, is not heard (SPEC 4.9, 4.7).
-        let proven = |linked: &Option<charge_point::Linked>| {
-            let key = |linked: &charge_point::Linked| core.record.keys.granted(linked.key_no).is_some();
+        let proven = |linked: &Option<charge_point::PartLink>| {
+            let key = |linked: &charge_point::PartLink| core.record.keys.granted(linked.key_no).is_some();
             linked.as_ref().is_some_and(|linked| linked.link == link && key(linked))
         };
-        let key_installed = matches!(inputs[..], [Input::KeyInstalled { .. }]);
-        if proven(&core.signs.engine) || proven(&core.signs.monitor) || (key_installed && core.is_monitor(link)) {
+        let key_installed = matches!(inputs[..], [PointInput::KeyInstalled { .. }]);
+        if proven(&core.live.engine) || proven(&core.live.monitor) || (key_installed && core.is_monitor(link)) {
             self.offer_own(number, inputs);
         }
     }
 
-    pub(super) fn request(&mut self, at: &ChargingPointId, mut request: Request) {
+    pub(super) fn request(&mut self, at: &ChargingPointId, mut request: SupplyRequest) {
         if let Some(driver) = &request.driver {
-            request.known = self.accounts.get(driver).is_some_and(|holder| !holder.account.removed);
+            request.known = self.drivers.get(driver).is_some_and(|holder| !holder.account.removed);
             request.busy = self.is_busy(driver);
-            request.away = request.manual && self.accounts.get(driver).is_some_and(|holder| holder.link.is_none());
+            request.away = request.manual && self.drivers.get(driver).is_some_and(|holder| holder.link.is_none());
         } else {
             request.known = true;
         }
@@ -45,22 +46,22 @@ impl Drive {
                 {
                     return;
                 }
-                self.offer(number, Input::Request(request));
+                self.offer(number, PointInput::Request(request));
             }
             None => self.refuse_unknown(at, &request),
         }
     }
 
-    pub(super) fn word(
+    pub(super) fn driver_command(
         &mut self,
         driver: &DriverId,
         link: LinkNo,
         session: &SessionId,
         to: u64,
-        (word, from): (Word, Arc<str>),
+        (command, from): (DriverCommand, Arc<str>),
     ) {
         let reply = Reply::Link { link, to };
-        let engaged = self.accounts.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
+        let engaged = self.drivers.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
         let concerned = engaged.into_iter().find(|number| {
             let core = &self.points[*number].core;
             let asked = core.pending.ask.as_ref().map(|ask| &ask.request.session);
@@ -73,32 +74,38 @@ impl Drive {
                 self.shared.access_log.peer("request", reason, who, address.ip());
             }
             let detail = format!("no session {session} of yours is under way");
-            return self.answer(reply, &Outcome::Failed(Reason::NotFound, detail));
+            return self.answer(reply, &OrderOutcome::Failed(Reason::NotFound, detail));
         };
         let (session, driver) = (session.clone(), driver.clone());
         let from = Origin::new(format!("driver/{driver}"), from);
         self.offer(
             number,
-            match word {
-                Word::Stop => Input::StopByDriver { session, driver, from, reply },
-                Word::Confirm(accepted) => Input::Confirmed { session, driver, accepted, reply },
+            match command {
+                DriverCommand::Stop => PointInput::StopByDriver { session, driver, from, reply },
+                DriverCommand::Confirm(accepted) => PointInput::Confirmed { session, driver, accepted, reply },
             },
         );
     }
 
-    pub(super) fn order(&mut self, at: &ChargingPointId, order: Order, by: Origin, answer: oneshot::Sender<Outcome>) {
+    pub(super) fn order(
+        &mut self,
+        at: &ChargingPointId,
+        order: PointOrder,
+        by: Origin,
+        answer: oneshot::Sender<OrderOutcome>,
+    ) {
         let Some(number) = self.index.get(at).copied().filter(|n| !self.points[*n].is_gone()) else {
-            let failed = Outcome::Failed(Reason::UnknownChargingPoint, at.to_string());
+            let failed = OrderOutcome::Failed(Reason::UnknownChargingPoint, at.to_string());
             // Whoever asked may have gone.
             return drop(answer.send(failed));
         };
         self.next_order += 1;
         self.waiting.insert(self.next_order, answer);
-        self.offer(number, Input::Order { order, by, reply: Reply::Order(self.next_order) });
+        self.offer(number, PointInput::Order { order, by, reply: Reply::Order(self.next_order) });
     }
 
     /// Unknown charging points are refused, never created (SPEC 3.2).
-    fn refuse_unknown(&mut self, at: &ChargingPointId, request: &Request) {
+    fn refuse_unknown(&mut self, at: &ChargingPointId, request: &SupplyRequest) {
         let now = self.now();
         let reason = Reason::UnknownChargingPoint;
         let row = RequestRow {
@@ -110,19 +117,19 @@ impl Drive {
             reason: reason.into(),
             detail: String::new(),
         };
-        let entry = Entry::new(Action::SupplyRefused, format!("charging-point/{at}"))
+        let entry = AuditRecord::new(AuditAction::SupplyRefused, format!("charging-point/{at}"))
             .with("request", &request.request_id)
             .outcome(reason, "")
             .by(&request.from, now);
         let writes = vec![RowWrite::Request(row), RowWrite::Audit(rows::audit(&entry))];
-        let tells = charge_point::unknown_charging_point(request, at);
+        let effects = charge_point::unknown_charging_point(request, at);
         let turn = Turn { id: TurnId::random(), name: "refuse", guard: None, writes };
         // Durable or not, it is refused; repeated, it gets the same answer.
-        self.submit(turn, move |_| Done::Stray(tells));
+        self.submit(turn, move |_| Completion::Stray(effects));
     }
 
     fn is_busy(&self, driver: &DriverId) -> bool {
-        let Some(holder) = self.accounts.get(driver) else { return false };
+        let Some(holder) = self.drivers.get(driver) else { return false };
         holder.points.iter().any(|number| {
             let open: Option<&Session> = self.points[*number].core.record.open.as_ref();
             open.is_some_and(|open| open.driver.as_ref() == Some(driver))

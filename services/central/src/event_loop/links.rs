@@ -10,33 +10,34 @@ use proto::{
 };
 use store::central::{MirroredIdentityRow, RowWrite};
 
-use super::{Arrival, Drive, Linked, accounts::fresh_key, notes::About};
+use super::{Arrival, EventLoop, OpenLink, audit_queue::Subject, drivers::fresh_key};
 use crate::{
-    account,
-    audit::{Action, Entry},
-    charge_point::{self, Identity, Input, LinkNo, Order, Origin, Outcome, Reply, Sign},
+    audit::{AuditAction, AuditRecord},
+    charge_point::{self, IdentityChange, Observation, OrderOutcome, PointInput, PointOrder, Reply},
+    driver::DriverInput,
     key::Keyring,
+    origin::{LinkNo, Origin},
     rows,
 };
 
-impl Drive {
+impl EventLoop {
     pub(super) fn arrived(&mut self, arrival: Arrival) {
         let Arrival { link, peer, part, key_no, from, highest_epoch, send_queue } = arrival;
         // The key may have ended between the handshake and the first message.
         if send_queue.is_closed() || self.shared.directory.usable(&peer, key_no).is_none() {
             return send_queue.close();
         }
-        self.links.insert(link, Linked { send_queue, peer: peer.clone() });
+        self.links.insert(link, OpenLink { send_queue, peer: peer.clone() });
         match peer {
             PeerId::ChargingPoint(id) => {
                 let Some(number) = self.index.get(&id).copied() else { return self.close(link) };
                 self.points[number].greet = true;
-                self.sense(number, Sign::LinkUp { link, part, key_no, from, highest_epoch });
+                self.observe(number, Observation::LinkUp { link, part, key_no, from, highest_epoch });
             }
             PeerId::Driver(id) => {
-                self.note_link(Action::LinkUp, &PeerId::Driver(id.clone()), &from, "");
+                self.audit_link(AuditAction::LinkUp, &PeerId::Driver(id.clone()), &from, "");
                 self.driver_arrived(&id, link, key_no, from);
-                self.ask_due(&id);
+                self.read_due_tickets(&id);
             }
         }
     }
@@ -53,57 +54,57 @@ impl Drive {
         if send_queue.is_closed() {
             return;
         }
-        self.links.insert(link, Linked { send_queue, peer: peer.clone() });
+        self.links.insert(link, OpenLink { send_queue, peer: peer.clone() });
         // One of each peer: whoever shows his credential again and again holds no more of Central's connections.
         if let Some(older) = self.contacts.insert(peer.clone(), link) {
             self.close(older);
         }
-        self.note_login(&peer, &from, void);
+        self.audit_login(&peer, &from, void);
         let origin = Origin::new(peer.to_string(), from.clone());
-        self.answer(Reply::Link { link, to }, &Outcome::Done);
+        self.answer(Reply::Link { link, to }, &OrderOutcome::Done);
         match peer {
             PeerId::ChargingPoint(id) => {
                 let Some(number) = self.index.get(&id).copied() else {
                     return self.refuse_contact(link, Reason::NotEnrolled);
                 };
                 self.points[number].greet = true;
-                self.sense(number, Sign::StatusLinkUp { link, from });
+                self.observe(number, Observation::StatusLinkUp { link, from });
                 if !self.points[number].core.is_monitor(link) {
                     self.close_later(link, self.shared.settings.contact_ends);
                 }
                 if void && !self.points[number].core.record.keys.revoked {
                     return self.stand(link, KeyState::Revoked, Reason::CredentialVoid);
                 }
-                self.offer(number, Input::Grant { link, material: fresh_key(), from: origin });
+                self.offer(number, PointInput::Grant { link, material: fresh_key(), from: origin });
             }
             PeerId::Driver(id) => {
                 self.close_later(link, self.shared.settings.contact_ends);
                 if void {
                     return self.stand(link, KeyState::Revoked, Reason::CredentialVoid);
                 }
-                self.offer_account(&id, account::Input::Grant { link, material: fresh_key(), from: origin });
+                self.offer_to_driver(&id, DriverInput::Grant { link, material: fresh_key(), from: origin });
             }
         }
     }
 
     pub(super) fn left(&mut self, link: LinkNo, answered: bool, detail: Arc<str>) {
-        let Some(Linked { peer, .. }) = self.links.remove(&link) else { return };
+        let Some(OpenLink { peer, .. }) = self.links.remove(&link) else { return };
         if self.contacts.get(&peer) == Some(&link) {
             self.contacts.remove(&peer);
         }
         match peer {
             PeerId::ChargingPoint(id) => {
                 if let Some(number) = self.index.get(&id).copied() {
-                    self.sense(number, Sign::LinkDown { link, answered, detail });
+                    self.observe(number, Observation::LinkDown { link, answered, detail });
                 }
             }
             PeerId::Driver(id) => {
-                let holder = self.holder(&id);
+                let holder = self.driver(&id);
                 if holder.link == Some(link) {
                     holder.link = None;
                     let from = holder.from.clone();
-                    self.due.left(&id);
-                    self.note_link(Action::LinkDown, &PeerId::Driver(id), &from, &detail);
+                    self.tickets.left(&id);
+                    self.audit_link(AuditAction::LinkDown, &PeerId::Driver(id), &from, &detail);
                 }
             }
         }
@@ -130,7 +131,7 @@ impl Drive {
         let incarnation = rows::unsigned(row.incarnation);
         let known = match &peer {
             PeerId::ChargingPoint(id) => self.index.get(id).map(|number| &self.points[*number].core.record.keys),
-            PeerId::Driver(id) => self.accounts.get(id).map(|holder| &holder.account.keys),
+            PeerId::Driver(id) => self.drivers.get(id).map(|holder| &holder.account.keys),
         };
         if known.is_some_and(|keys| keys.incarnation > incarnation) {
             return;
@@ -142,7 +143,7 @@ impl Drive {
             self.points[number].out = Some(incarnation);
             if let Some(open) = &self.points[number].core.record.open {
                 let stop = charge_point::stop_message(open.id.as_str(), Reason::Removed);
-                self.tell(Some(number), charge_point::Tell::Engine(stop));
+                self.perform(Some(number), charge_point::Effect::Engine(stop));
             }
             self.touch(number);
         }
@@ -154,11 +155,11 @@ impl Drive {
         let contact = self.contacts.get(peer).copied();
         match peer {
             PeerId::ChargingPoint(id) => {
-                let signs = self.index.get(id).map(|number| &self.points[*number].core.signs);
-                let link = |linked: &Option<charge_point::Linked>| linked.as_ref().map(|linked| linked.link);
-                [contact, signs.and_then(|s| link(&s.monitor)), signs.and_then(|s| link(&s.engine))]
+                let live = self.index.get(id).map(|number| &self.points[*number].core.live);
+                let link = |linked: &Option<charge_point::PartLink>| linked.as_ref().map(|linked| linked.link);
+                [contact, live.and_then(|s| link(&s.monitor)), live.and_then(|s| link(&s.engine))]
             }
-            PeerId::Driver(id) => [contact, self.accounts.get(id).and_then(|holder| holder.link), None],
+            PeerId::Driver(id) => [contact, self.drivers.get(id).and_then(|holder| holder.link), None],
         }
     }
 
@@ -166,29 +167,29 @@ impl Drive {
     pub(super) fn identity(&mut self, row: &MirroredIdentityRow) {
         let incarnation = rows::unsigned(row.incarnation);
         let identity = match IdentityState::try_from(row.state) {
-            Ok(IdentityState::Enrolled) => Identity::Enrolled { incarnation },
-            Ok(IdentityState::Void) => Identity::Void { incarnation },
-            Ok(IdentityState::Removed) => Identity::Removed { incarnation },
+            Ok(IdentityState::Enrolled) => IdentityChange::Enrolled { incarnation },
+            Ok(IdentityState::Void) => IdentityChange::Void { incarnation },
+            Ok(IdentityState::Removed) => IdentityChange::Removed { incarnation },
             Ok(IdentityState::Unspecified) | Err(_) => return,
         };
-        if matches!(identity, Identity::Removed { .. }) {
+        if matches!(identity, IdentityChange::Removed { .. }) {
             self.shut_out(row);
         }
         match Kind::try_from(row.kind) {
             Ok(Kind::ChargingPoint) => self.charging_point_identity(row, identity),
             Ok(Kind::Driver) => {
                 let Ok(id) = row.id.parse() else { return };
-                self.offer_account(&id, account::Input::Identity(identity));
+                self.offer_to_driver(&id, DriverInput::Identity(identity));
             }
             Ok(Kind::Unspecified) | Err(_) => {}
         }
     }
 
-    fn charging_point_identity(&mut self, row: &MirroredIdentityRow, identity: Identity) {
+    fn charging_point_identity(&mut self, row: &MirroredIdentityRow, identity: IdentityChange) {
         let Ok(id) = row.id.parse() else { return };
         let number = match self.index.get(&id).copied() {
             Some(number) => number,
-            None if matches!(identity, Identity::Removed { .. }) => return,
+            None if matches!(identity, IdentityChange::Removed { .. }) => return,
             None => {
                 let now = self.now();
                 let new = crate::registry::new_row(row, &self.shared.settings, now);
@@ -198,11 +199,11 @@ impl Drive {
                 self.add_point(charge_point::ChargePoint::new(record, now), now.wall_ms, now)
             }
         };
-        if matches!(identity, Identity::Void { .. }) {
+        if matches!(identity, IdentityChange::Void { .. }) {
             self.close_contact(number);
         }
-        let returns = self.points[number].is_gone() && matches!(identity, Identity::Enrolled { .. });
-        self.offer(number, Input::Identity(identity));
+        let returns = self.points[number].is_gone() && matches!(identity, IdentityChange::Enrolled { .. });
+        self.offer(number, PointInput::Identity(identity));
         if returns {
             self.settle_anew(number, row);
         }
@@ -222,37 +223,37 @@ impl Drive {
     fn settle_anew(&mut self, number: usize, row: &MirroredIdentityRow) {
         let new = crate::registry::new_row(row, &self.shared.settings, self.now());
         let price = u32::try_from(new.price_e4).map_or(self.shared.settings.price, Price::from_e4);
-        let moved = Order::Move { city: new.city.into(), place: Some(new.place.into()) };
-        for order in [moved, Order::SetPrice(price)] {
+        let moved = PointOrder::Move { city: new.city.into(), place: Some(new.place.into()) };
+        for order in [moved, PointOrder::SetPrice(price)] {
             let by = Origin::new("registry", "");
-            self.offer(number, Input::Order { order, by, reply: Reply::None });
+            self.offer(number, PointInput::Order { order, by, reply: Reply::None });
         }
     }
 
-    fn note_login(&mut self, peer: &PeerId, from: &Arc<str>, void: bool) {
+    fn audit_login(&mut self, peer: &PeerId, from: &Arc<str>, void: bool) {
         let now = self.now();
-        let mut entry = Entry::new(Action::Login, peer);
+        let mut entry = AuditRecord::new(AuditAction::Login, peer);
         if void {
             entry = entry.outcome(Reason::CredentialVoid, "");
         }
         let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from.clone()), now)));
-        self.notes.add(self.about(peer), write);
+        self.audit_queue.add(self.about(peer), write);
     }
 
-    fn note_link(&mut self, action: Action, peer: &PeerId, from: &str, detail: &str) {
+    fn audit_link(&mut self, action: AuditAction, peer: &PeerId, from: &str, detail: &str) {
         let now = self.now();
-        let mut entry = Entry::new(action, peer);
+        let mut entry = AuditRecord::new(action, peer);
         if !detail.is_empty() {
             entry = entry.with("detail", detail);
         }
         let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from), now)));
-        self.notes.add(self.about(peer), write);
+        self.audit_queue.add(self.about(peer), write);
     }
 
-    fn about(&self, peer: &PeerId) -> About {
+    fn about(&self, peer: &PeerId) -> Subject {
         match peer {
-            PeerId::ChargingPoint(id) => self.index.get(id).map_or(About::Unknown, |number| About::Point(*number)),
-            PeerId::Driver(id) => About::Driver(id.clone()),
+            PeerId::ChargingPoint(id) => self.index.get(id).map_or(Subject::Unknown, |number| Subject::Point(*number)),
+            PeerId::Driver(id) => Subject::Driver(id.clone()),
         }
     }
 }
@@ -260,12 +261,12 @@ impl Drive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{drive::Message, settings::Settings, testing::Rim};
+    use crate::{event_loop::Message, settings::CentralSettings, testing::TestCentral};
 
     #[tokio::test]
     async fn who_was_removed_and_is_enrolled_again_stands_where_its_enrolment_says_spec_7_4() {
-        let rim = Rim::new(Settings::default(), 100).await;
-        let id = rim.charging_points(1).await.remove(0);
+        let central = TestCentral::new(CentralSettings::default(), 100).await;
+        let id = central.charging_points(1).await.remove(0);
         let told = |state: IdentityState, incarnation: i64, place: &str, price_e4: i64| {
             let row = MirroredIdentityRow {
                 kind: Kind::ChargingPoint.into(),
@@ -278,15 +279,15 @@ mod tests {
                 revision: incarnation + 1,
                 ..MirroredIdentityRow::default()
             };
-            rim.drive.send(Message::Identities(vec![row]))
+            central.event_loop.send(Message::Identities(vec![row]))
         };
-        let stands = |place: &str| rim.shared.points.all().iter().any(|(_, point)| point.place == place);
+        let stands = |place: &str| central.shared.points.all().iter().any(|(_, point)| point.place == place);
         told(IdentityState::Enrolled, 2, "Quay 1", 5_000).await;
         told(IdentityState::Removed, 2, "Quay 1", 5_000).await;
-        rim.until(|| !stands("Plaza")).await;
+        central.until(|| !stands("Plaza")).await;
         assert!(!stands("Quay 1"), "while it is enrolled, what operators say here counts");
         told(IdentityState::Enrolled, 3, "Quay 2", 5_000).await;
-        let price = || rim.shared.points.all().first().and_then(|(_, point)| Some(point.view.as_ref()?.price_e4));
-        rim.until(|| stands("Quay 2") && price() == Some(5_000)).await;
+        let price = || central.shared.points.all().first().and_then(|(_, point)| Some(point.view.as_ref()?.price_e4));
+        central.until(|| stands("Quay 2") && price() == Some(5_000)).await;
     }
 }

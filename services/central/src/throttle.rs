@@ -1,14 +1,14 @@
-//! What changes often is told at most every so often, and its latest value always. Pure.
+//! Throttles updates; always delivers the latest value. Pure.
 
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pace {
+pub struct Throttle {
     told_at: Option<Instant>,
     owed: bool,
 }
 
-impl Pace {
+impl Throttle {
     /// Whether to tell a new value now; otherwise it is owed.
     pub fn may_tell(&mut self, every: Duration, now: Instant) -> bool {
         self.owed = self.told_at.is_some_and(|at| now.saturating_duration_since(at) < every);
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn of_a_thousand_values_a_second_two_are_told_and_the_last_one_is_owed() {
-        let (mut pace, every) = (Pace::default(), Duration::from_millis(500));
+        let (mut pace, every) = (Throttle::default(), Duration::from_millis(500));
         let told = (0..1_000).filter(|ms| pace.may_tell(every, at_ms(*ms).mono)).count();
         assert_eq!((told, pace.due(every)), (2, Some(at_ms(1_000).mono)));
         assert!(pace.may_tell(every, at_ms(1_000).mono));

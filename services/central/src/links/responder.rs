@@ -7,19 +7,29 @@ use mesh::link::SendQueue;
 use prost::Message as _;
 use proto::{
     PeerId,
-    link::v1::{Answer, Down, Reason, down},
+    link::v1::{Answer, Down, Reason, Unsupported, down},
 };
 use store::central::RequestRow;
 use tokio::sync::Semaphore;
 
 use super::Links;
-use crate::{charge_point::LinkNo, shared::Epoch};
+use crate::{origin::LinkNo, secrets, session::SessionId, shared::Epoch};
 
 /// Questions of one link that may wait for the database: as much as a driver of ours keeps unanswered.
 const WAITING: usize = 64;
 
+/// Longest id of a request or a session that is looked at, in bytes.
+pub(super) const LONGEST_ID: usize = 128;
+
+/// A new session id: unique for all time, and unpredictable.
+pub(super) fn fresh_session() -> SessionId {
+    let random = secrets::random();
+    let text: String = random.iter().take(13).map(|byte| format!("{byte:02x}")).collect();
+    SessionId::new(&format!("s-{text}"))
+}
+
 #[derive(Clone)]
-pub(super) struct Voice {
+pub(super) struct Responder {
     pub(super) links: Arc<Links>,
     pub(super) link: LinkNo,
     pub(super) address: IpAddr,
@@ -29,7 +39,7 @@ pub(super) struct Voice {
     pub(super) epoch: Option<Epoch>,
 }
 
-impl Voice {
+impl Responder {
     pub(super) fn say(&self, body: down::Body) {
         let epoch = self.epoch.as_ref().map(Epoch::get).unwrap_or_default();
         // Full or closed: whoever does not listen is told when he comes back.
@@ -40,6 +50,11 @@ impl Voice {
         if to != 0 {
             self.say(down::Body::Answer(Answer { to, reason: reason.into(), detail: detail.to_owned() }));
         }
+    }
+
+    /// The peer sent a message of a kind that it may not send, or that this program does not know.
+    pub(super) fn unsupported(&self, to: u64) {
+        self.say(down::Body::Unsupported(Unsupported { to }));
     }
 
     /// Whether it may ask for something that costs a row or much work; it is told where not.
@@ -64,22 +79,22 @@ impl Voice {
     ) -> Result<Option<RequestRow>, String> {
         let requester = requester.to_string();
         let read = move |conn: &mut store::Conn| RequestRow::find(conn, &requester, &request_id);
-        self.links.shared.ledger.look_up("request", read).await.map_err(|error| error.to_string())
+        self.links.shared.store.look_up("request", read).await.map_err(|error| error.to_string())
     }
 }
 
 /// What a link asked for that waits for the database, one after another, in the order in which it came.
 #[derive(Default)]
-pub(super) struct Aside(Option<Arc<Semaphore>>);
+pub(super) struct SerialTasks(Option<Arc<Semaphore>>);
 
-impl Aside {
+impl SerialTasks {
     /// Runs `work` beside the handler, or says that too much waits already.
-    pub(super) fn run(&mut self, voice: &Voice, to: u64, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn run(&mut self, responder: &Responder, to: u64, work: impl Future<Output = ()> + Send + 'static) {
         let turns = self.0.get_or_insert_with(|| Arc::new(Semaphore::new(1)));
         if Arc::strong_count(turns) > WAITING {
-            return voice.answer(to, Reason::Overloaded, "too much of yours waits for the database already");
+            return responder.answer(to, Reason::Overloaded, "too much of yours waits for the database already");
         }
-        let (turns, send_queue) = (Arc::clone(turns), voice.send_queue.clone());
+        let (turns, send_queue) = (Arc::clone(turns), responder.send_queue.clone());
         tokio::spawn(async move {
             let turn = turns.acquire().await;
             // Whoever has gone asks again when he is back.

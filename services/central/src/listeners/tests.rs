@@ -30,19 +30,19 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const ENQ: u8 = 0x05;
 
 #[derive(Parser)]
-struct Cli {
+struct TestCli {
     #[command(flatten)]
     config: Config,
 }
 
 /// A Central whose database nobody has made.
-struct Waiting {
+struct WaitingCentral {
     folder: TempDir,
     ctx: Context,
     running: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Waiting {
+impl WaitingCentral {
     fn start() -> Self {
         mesh::process::install_cryptography();
         let folder = TempDir::new().unwrap();
@@ -54,7 +54,7 @@ impl Waiting {
         let (data, identity) = (path("data"), path("central"));
         let args = ["central", "--data", &data, "--identity", &identity, "--registry", "127.0.0.1:1"];
         let addresses = ["--grpc-address", "127.0.0.1:0", "--link-address", "127.0.0.1:0"];
-        let config = Cli::parse_from(args.into_iter().chain(addresses)).config;
+        let config = TestCli::parse_from(args.into_iter().chain(addresses)).config;
         let ctx = Context::detached("central");
         let running = tokio::spawn(crate::run(config, ctx.clone()));
         Self { folder, ctx, running }
@@ -113,7 +113,7 @@ async fn call(link: SocketAddr) -> ([u8; 2], TcpStream) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_awaited_both_doors_refuse_and_then_serve_on_the_same_ports_spec_9_1() {
-    let central = Waiting::start();
+    let central = WaitingCentral::start();
     central.until_it_waits().await;
     let (grpc, link, ana) = (central.address("grpc"), central.address("link").unwrap(), central.ana());
     let refused = central.ask(&ana).await;
@@ -141,7 +141,7 @@ async fn while_the_database_is_awaited_both_doors_refuse_and_then_serve_on_the_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_says_nothing_to_a_central_that_waits_holds_few_connections_and_not_for_long_spec_9_1() {
-    let central = Waiting::start();
+    let central = WaitingCentral::start();
     central.until_it_waits().await;
     let link = central.address("link").unwrap();
     let begun = central.ctx.clock.mono();
@@ -167,7 +167,7 @@ async fn whoever_says_nothing_to_a_central_that_waits_holds_few_connections_and_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_a_central_that_waits_in_order_spec_9() {
-    let central = Waiting::start();
+    let central = WaitingCentral::start();
     central.until_it_waits().await;
     // Somebody who has called and somebody who says nothing hold nothing up.
     let link = central.address("link").unwrap();

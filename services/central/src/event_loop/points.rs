@@ -9,13 +9,15 @@ use proto::{
 };
 use store::central::{CommitRefusal, Committed, Guard, SessionRow, Turn, TurnId};
 
-use super::{Done, Drive, RETRY, notes::About, queue::Waiting, show::Announced};
+use super::{Completion, EventLoop, RETRY, audit_queue::Subject, mailbox::Mailbox, publish::EventThrottle};
 use crate::{
     charge_point::{
-        self, Change, ChargePoint, Claim, Decision, Hold, Identity, Input, Order, Origin, Outcome, Record, Refusal,
-        Reply, Sensed, Sign,
+        self, ChargePoint, Decision, IdentityChange, Observation, OrderOutcome, PointChange, PointInput, PointOrder,
+        Reaction, Record, Reply, RowVersion, StoreRefusal, Takeover,
     },
-    key, rows,
+    key,
+    origin::Origin,
+    rows,
     session::{Final, SessionId},
 };
 
@@ -24,34 +26,34 @@ const DECISIONS: u8 = 4;
 
 pub(super) struct Point {
     pub(super) core: ChargePoint,
-    waiting: Waiting,
+    waiting: Mailbox,
     /// The store is asked for a session that has long ended. What else it says waits for what is made of that: said
     /// twice at once, it would be decided twice.
     fetching: bool,
     /// Registry's word that the store did not take yet.
-    untaken: Vec<Identity>,
+    untaken: Vec<IdentityChange>,
     /// The last enrolment that Registry removed, whether or not that is durable here.
     pub(super) out: Option<u64>,
-    turn: Option<InFlight>,
+    turn: Option<PointWork>,
     timer: Option<Instant>,
     not_before: Instant,
     pub(super) dirty: bool,
     /// Links that have not been shown anything yet.
     pub(super) greet: bool,
     pub(super) shown: Option<View>,
-    pub(super) announced: Announced,
+    pub(super) announced: EventThrottle,
     pub(super) shown_epoch: u64,
     pub(super) engaged: Vec<DriverId>,
     pub(super) since_ms: i64,
 }
 
-enum InFlight {
-    Turn(Box<Turning>),
+enum PointWork {
+    Turn(Box<PendingTurn>),
     Reload,
 }
 
-struct Turning {
-    input: Input,
+struct PendingTurn {
+    input: PointInput,
     decision: Decision,
     decisions: u8,
 }
@@ -60,7 +62,7 @@ impl Point {
     pub(super) fn new(core: ChargePoint, since_ms: i64, now: Now) -> Self {
         Self {
             core,
-            waiting: Waiting::default(),
+            waiting: Mailbox::default(),
             fetching: false,
             untaken: Vec::new(),
             out: None,
@@ -70,7 +72,7 @@ impl Point {
             dirty: false,
             greet: false,
             shown: None,
-            announced: Announced::default(),
+            announced: EventThrottle::default(),
             shown_epoch: 0,
             engaged: Vec::new(),
             since_ms,
@@ -83,7 +85,7 @@ impl Point {
     }
 }
 
-impl Drive {
+impl EventLoop {
     /// Adds a charging point to the loop; its number stays its own.
     pub(super) fn add_point(&mut self, core: ChargePoint, since_ms: i64, now: Now) -> usize {
         let (number, id) = (self.points.len(), core.record.id.clone());
@@ -99,54 +101,54 @@ impl Drive {
         number
     }
 
-    pub(super) fn sense(&mut self, number: usize, sign: Sign) {
+    pub(super) fn observe(&mut self, number: usize, observation: Observation) {
         let now = self.now();
         let point = &mut self.points[number];
-        let sensed = point.core.sense(sign, &self.shared.settings, now);
-        if sensed.again {
+        let reaction = point.core.observe(observation, &self.shared.settings, now);
+        if reaction.again {
             return;
         }
-        self.sensed(number, sensed, now);
+        self.reaction(number, reaction, now);
         self.touch(number);
         self.arm(number, now);
     }
 
-    fn sensed(&mut self, number: usize, sensed: Sensed, now: Now) {
-        self.note(number, &sensed.notes, now);
-        sensed.tell.into_iter().for_each(|tell| self.tell(Some(number), tell));
-        if let Some(session) = sensed.running {
-            let power_w = self.points[number].core.signs.power_w;
+    fn reaction(&mut self, number: usize, reaction: Reaction, now: Now) {
+        self.queue_audit(number, &reaction.queued, now);
+        reaction.effects.into_iter().for_each(|effect| self.perform(Some(number), effect));
+        if let Some(session) = reaction.running {
+            let power_w = self.points[number].core.live.power_w;
             self.show_session(&session, power_w);
         }
-        if sensed.due {
-            self.offer(number, Input::Due);
+        if reaction.due {
+            self.offer(number, PointInput::Due);
         }
     }
 
     /// Entries and events of what was sensed.
-    pub(super) fn note(&mut self, number: usize, changes: &[Change], now: Now) {
+    pub(super) fn queue_audit(&mut self, number: usize, changes: &[PointChange], now: Now) {
         let record = &self.points[number].core.record;
         let writes = rows::writes(changes, record, 0, &self.shared.key_encryption, now);
-        writes.into_iter().for_each(|write| self.notes.add(About::Point(number), write));
+        writes.into_iter().for_each(|write| self.audit_queue.add(Subject::Point(number), write));
     }
 
     /// Gives an input its turn, or a place behind the one in flight.
-    pub(super) fn offer(&mut self, number: usize, input: Input) {
+    pub(super) fn offer(&mut self, number: usize, input: PointInput) {
         let placed = self.points[number].waiting.push(input);
         self.placed(number, placed);
     }
 
     /// What one message of the charging point brings.
-    pub(super) fn offer_own(&mut self, number: usize, inputs: Vec<Input>) {
+    pub(super) fn offer_own(&mut self, number: usize, inputs: Vec<PointInput>) {
         let now = self.now();
-        inputs.iter().for_each(|input| self.points[number].core.hear(input, now));
+        inputs.iter().for_each(|input| self.points[number].core.observe_early(input, now));
         let placed = self.points[number].waiting.push_own(inputs);
         self.placed(number, placed);
     }
 
-    fn placed(&mut self, number: usize, placed: Result<(), Box<Input>>) {
+    fn placed(&mut self, number: usize, placed: Result<(), Box<PointInput>>) {
         if let Err(input) = placed {
-            let overloaded = Refusal::Unavailable("too much is under way at this charging point".to_owned());
+            let overloaded = StoreRefusal::Unavailable("too much is under way at this charging point".to_owned());
             self.refuse(number, &input, &overloaded, DECISIONS);
         }
         self.next_input(number);
@@ -166,9 +168,9 @@ impl Drive {
         }
     }
 
-    fn refuse(&mut self, number: usize, input: &Input, refusal: &Refusal, decisions: u8) {
+    fn refuse(&mut self, number: usize, input: &PointInput, refusal: &StoreRefusal, decisions: u8) {
         let now = self.now();
-        if let Input::Identity(identity) = input {
+        if let PointInput::Identity(identity) = input {
             // Never given up: it is Registry's, and in the mirror already.
             let point = &mut self.points[number];
             if !point.untaken.contains(identity) {
@@ -183,29 +185,29 @@ impl Drive {
         }
     }
 
-    fn carry_out(&mut self, number: usize, input: Input, mut decision: Decision, decisions: u8) {
+    fn carry_out(&mut self, number: usize, input: PointInput, mut decision: Decision, decisions: u8) {
         let now = self.now();
-        self.note(number, &std::mem::take(&mut decision.notes), now);
-        let told = std::mem::take(&mut decision.tell_now);
-        told.into_iter().for_each(|tell| self.tell(Some(number), tell));
+        self.queue_audit(number, &std::mem::take(&mut decision.queued), now);
+        let told = std::mem::take(&mut decision.before_commit);
+        told.into_iter().for_each(|effect| self.perform(Some(number), effect));
         if decision.changes.is_empty() {
             let in_flight = self.points[number].turn.is_some();
             // A refusal for want of room changes nothing of the turn that is in flight.
             if !in_flight {
                 self.points[number].core.apply(decision.next, decision.pending, None);
             }
-            let told = decision.tell_after;
-            told.into_iter().for_each(|tell| self.tell(Some(number), tell));
+            let told = decision.after_commit;
+            told.into_iter().for_each(|effect| self.perform(Some(number), effect));
             self.touch(number);
             self.arm(number, now);
             return;
         }
         let turn = self.turn(number, &input, &decision, now);
-        self.points[number].turn = Some(InFlight::Turn(Box::new(Turning { input, decision, decisions })));
-        self.submit(turn, move |result| Done::Point(number, result));
+        self.points[number].turn = Some(PointWork::Turn(Box::new(PendingTurn { input, decision, decisions })));
+        self.submit(turn, move |result| Completion::Point(number, result));
     }
 
-    fn turn(&self, number: usize, input: &Input, decision: &Decision, now: Now) -> Turn {
+    fn turn(&self, number: usize, input: &PointInput, decision: &Decision, now: Now) -> Turn {
         let point = &self.points[number];
         let record = &point.core.record;
         let cp_id = record.id.to_string();
@@ -213,19 +215,19 @@ impl Drive {
             Some(claim) => Guard::Takeover {
                 cp_id,
                 owner: self.shared.owner.clone(),
-                expected_owner: (claim == Claim::Unowned).then(|| record.owner.as_ref().to_owned()),
+                expected_owner: (claim == Takeover::Unowned).then(|| record.owner.as_ref().to_owned()),
             },
             None => Guard::Owned { cp_id, epoch: rows::signed(record.epoch), version: rows::signed(record.version) },
         };
         // Entries and events alone change nothing that a zombie could spoil, and cost no version.
-        let guarded = decision.changes.iter().any(|c| !matches!(c, Change::Audit(_) | Change::Event(_)));
+        let guarded = decision.changes.iter().any(|c| !matches!(c, PointChange::Audit(_) | PointChange::Event(_)));
         let writes = rows::writes(&decision.changes, &decision.next, point.since_ms, &self.shared.key_encryption, now);
         Turn { id: TurnId::random(), name: name_of(input), guard: guarded.then_some(guard), writes }
     }
 
     pub(super) fn point_done(&mut self, number: usize, result: Result<Committed, CommitRefusal>) {
-        let Some(InFlight::Turn(turning)) = self.points[number].turn.take() else { return };
-        let Turning { input, decision, decisions } = *turning;
+        let Some(PointWork::Turn(turning)) = self.points[number].turn.take() else { return };
+        let PendingTurn { input, decision, decisions } = *turning;
         match result {
             Ok(committed) => self.committed(number, decision, &committed),
             Err(refusal) => {
@@ -234,7 +236,7 @@ impl Drive {
                 if reload {
                     return self.reload(number);
                 }
-                if matches!(refusal, Refusal::Unavailable(_)) {
+                if matches!(refusal, StoreRefusal::Unavailable(_)) {
                     self.points[number].not_before = self.shared.clock.mono() + RETRY;
                 }
             }
@@ -248,10 +250,10 @@ impl Drive {
         decision.pending.report_refused |= self.points[number].core.pending.report_refused;
         let guarded = committed.version > 0;
         let hold = guarded
-            .then(|| Hold { epoch: rows::unsigned(committed.epoch), version: rows::unsigned(committed.version) });
-        let keys_changed = decision.changes.iter().any(|change| matches!(change, Change::Key(_)));
+            .then(|| RowVersion { epoch: rows::unsigned(committed.epoch), version: rows::unsigned(committed.version) });
+        let keys_changed = decision.changes.iter().any(|change| matches!(change, PointChange::Key(_)));
         for change in &decision.changes {
-            if let Change::OpenSession(session) | Change::UpdateSession(session) = change {
+            if let PointChange::OpenSession(session) | PointChange::UpdateSession(session) = change {
                 self.show_session(session, 0);
             }
         }
@@ -261,7 +263,7 @@ impl Drive {
             self.publish_keys(number);
         }
         // First what is shown, so that the epoch of what is told is the new one.
-        decision.tell_after.into_iter().for_each(|tell| self.tell(Some(number), tell));
+        decision.after_commit.into_iter().for_each(|effect| self.perform(Some(number), effect));
         self.touch(number);
         self.arm(number, now);
     }
@@ -284,17 +286,17 @@ impl Drive {
     fn reload(&mut self, number: usize) {
         let record = &self.points[number].core.record;
         tracing::warn!(cp.id = %record.id, key.epoch = record.epoch, "fenced: another Central wrote this charging point");
-        let signs = &self.points[number].core.signs;
-        let links: Vec<_> = [&signs.monitor, &signs.engine].into_iter().flatten().map(|linked| linked.link).collect();
+        let live = &self.points[number].core.live;
+        let links: Vec<_> = [&live.monitor, &live.engine].into_iter().flatten().map(|linked| linked.link).collect();
         links.into_iter().for_each(|link| self.close(link));
-        self.points[number].turn = Some(InFlight::Reload);
+        self.points[number].turn = Some(PointWork::Reload);
         let (shared, id) = (self.shared.clone(), self.points[number].core.record.id.clone());
         self.turns.push(Box::pin(async move {
             let loaded = super::load::one(&shared, &id).await;
             if loaded.is_none() {
                 tokio::time::sleep(RETRY).await;
             }
-            Done::Reloaded(number, loaded.map(Box::new))
+            Completion::Reloaded(number, loaded.map(Box::new))
         }));
     }
 
@@ -314,7 +316,7 @@ impl Drive {
         self.publish_epoch(number);
         self.publish_keys(number);
         self.touch(number);
-        self.offer(number, Input::Due);
+        self.offer(number, PointInput::Due);
         self.next_input(number);
     }
 
@@ -324,23 +326,23 @@ impl Drive {
         self.points[number].fetching = true;
         self.turns.push(Box::pin(async move {
             let wanted = session.to_string();
-            let found = shared.ledger.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
+            let found = shared.store.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
             let row = found.map_err(|error| error.to_string()).and_then(|row| {
                 let read = row.map(|row| rows::session(&row, &shared.settings, shared.clock.now()));
                 read.transpose().map_err(|error| error.to_string())
             });
-            let fetched = row.map(|row| Input::EndedLong { session, row: row.map(Box::new), last, reply });
-            Done::Fetched(number, Box::new(fetched.map_err(|why| (reply, why))))
+            let fetched = row.map(|row| PointInput::EndedLong { session, row: row.map(Box::new), last, reply });
+            Completion::Fetched(number, Box::new(fetched.map_err(|why| (reply, why))))
         }));
     }
 
-    pub(super) fn fetched(&mut self, number: usize, fetched: Result<Input, (Reply, String)>) {
+    pub(super) fn fetched(&mut self, number: usize, fetched: Result<PointInput, (Reply, String)>) {
         self.points[number].fetching = false;
         match fetched {
             Ok(input) => self.offer(number, input),
             Err((reply, why)) => {
                 self.points[number].core.pending.report_refused |= reply == Reply::None;
-                self.answer(reply, &Outcome::Failed(proto::link::v1::Reason::Unavailable, why));
+                self.answer(reply, &OrderOutcome::Failed(proto::link::v1::Reason::Unavailable, why));
                 self.next_input(number);
             }
         }
@@ -354,11 +356,11 @@ impl Drive {
         point.timer = None;
         point.not_before = now.mono + RETRY;
         let untaken = std::mem::take(&mut point.untaken);
-        let sensed = point.core.rang(now);
-        self.sensed(number, sensed, now);
+        let reaction = point.core.timer_fired(now);
+        self.reaction(number, reaction, now);
         self.touch(number);
-        untaken.into_iter().for_each(|identity| self.offer(number, Input::Identity(identity)));
-        self.offer(number, Input::Due);
+        untaken.into_iter().for_each(|identity| self.offer(number, PointInput::Identity(identity)));
+        self.offer(number, PointInput::Due);
         self.arm(number, now);
     }
 
@@ -379,7 +381,7 @@ impl Drive {
     pub(super) fn sweep(&mut self, now: Now) {
         for number in 0..self.points.len() {
             let repeats = self.points[number].core.flush_repeats(now);
-            self.note(number, &repeats, now);
+            self.queue_audit(number, &repeats, now);
             if self.points[number].announced.owed {
                 self.touch(number);
             }
@@ -389,50 +391,50 @@ impl Drive {
             let rotate =
                 record.keys.rotation_due_at(&self.shared.settings, stagger).is_some_and(|at| at <= now.wall_ms);
             let (order, why) = match (expired, rotate && record.keys.state() == KeyState::Active) {
-                (true, _) => (Order::Renew, key::EXPIRED),
-                (false, true) => (Order::Rotate { material: super::accounts::fresh_key() }, key::AGE),
+                (true, _) => (PointOrder::Renew, key::EXPIRED),
+                (false, true) => (PointOrder::Rotate { material: super::drivers::fresh_key() }, key::AGE),
                 (false, false) => continue,
             };
-            self.offer(number, Input::Order { order, by: Origin::central().because(why), reply: Reply::None });
+            self.offer(number, PointInput::Order { order, by: Origin::central().because(why), reply: Reply::None });
         }
-        self.sweep_accounts(now);
+        self.sweep_drivers(now);
     }
 }
 
 /// The store's refusal in the core's terms, and whether what is in memory is out of date.
-fn translate(refusal: CommitRefusal) -> (Refusal, bool) {
+fn translate(refusal: CommitRefusal) -> (StoreRefusal, bool) {
     match refusal {
-        CommitRefusal::DriverBusy => (Refusal::DriverBusy, false),
-        CommitRefusal::ChargingPointBusy => (Refusal::ChargingPointBusy, true),
+        CommitRefusal::DriverBusy => (StoreRefusal::DriverBusy, false),
+        CommitRefusal::ChargingPointBusy => (StoreRefusal::ChargingPointBusy, true),
         CommitRefusal::Repeated(row) => match rows::answered(&row) {
-            Some(first) => (Refusal::Repeated(first), false),
-            None => (Refusal::Unavailable("its first answer is not readable".to_owned()), false),
+            Some(first) => (StoreRefusal::Repeated(first), false),
+            None => (StoreRefusal::Unavailable("its first answer is not readable".to_owned()), false),
         },
         CommitRefusal::RepeatedOrder(_) | CommitRefusal::CorrectedMeanwhile => {
-            (Refusal::Unavailable("an order in a turn of a charging point".to_owned()), false)
+            (StoreRefusal::Unavailable("an order in a turn of a charging point".to_owned()), false)
         }
-        CommitRefusal::AlreadyBilled => (Refusal::AlreadyBilled, true),
-        CommitRefusal::Fenced => (Refusal::Fenced, true),
-        CommitRefusal::Unavailable(why) => (Refusal::Unavailable(why), false),
-        CommitRefusal::Rejected(why) => (Refusal::Unavailable(why), true),
+        CommitRefusal::AlreadyBilled => (StoreRefusal::AlreadyBilled, true),
+        CommitRefusal::Fenced => (StoreRefusal::Fenced, true),
+        CommitRefusal::Unavailable(why) => (StoreRefusal::Unavailable(why), false),
+        CommitRefusal::Rejected(why) => (StoreRefusal::Unavailable(why), true),
     }
 }
 
 /// For metrics.
-fn name_of(input: &Input) -> &'static str {
+fn name_of(input: &PointInput) -> &'static str {
     match input {
-        Input::Due => "due",
-        Input::Request(_) => "request",
-        Input::AskAnswer { .. } => "authorise",
-        Input::Confirmed { .. } => "confirm",
-        Input::Started { .. } => "start",
-        Input::Ended { .. } => "bill",
-        Input::EndedLong { .. } => "late end",
-        Input::HeldReserved { .. } | Input::Held { .. } => "reconcile",
-        Input::StopByDriver { .. } => "driver stop",
-        Input::Order { .. } => "order",
-        Input::Grant { .. } => "grant",
-        Input::KeyInstalled { .. } => "key installed",
-        Input::Identity(_) => "identity",
+        PointInput::Due => "due",
+        PointInput::Request(_) => "request",
+        PointInput::AskAnswer { .. } => "authorise",
+        PointInput::Confirmed { .. } => "confirm",
+        PointInput::Started { .. } => "start",
+        PointInput::Ended { .. } => "bill",
+        PointInput::EndedLong { .. } => "late end",
+        PointInput::ReservationInJournal { .. } | PointInput::JournalReport { .. } => "reconcile",
+        PointInput::StopByDriver { .. } => "driver stop",
+        PointInput::Order { .. } => "order",
+        PointInput::Grant { .. } => "grant",
+        PointInput::KeyInstalled { .. } => "key installed",
+        PointInput::Identity(_) => "identity",
     }
 }

@@ -14,67 +14,68 @@ use proto::{
 use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
 use wire::LinkKey;
 
-use super::{Done, Drive, RETRY, notes::About};
+use super::{Completion, EventLoop, RETRY, audit_queue::Subject};
 use crate::{
-    account::{Account, Change, Decision, Input, Tell},
-    audit::{Action, Entry},
-    charge_point::{self, Identity, LinkNo, Origin, Stage},
+    audit::{AuditAction, AuditRecord},
+    charge_point::{self, AskStage, IdentityChange},
+    driver::{DriverAccount, DriverChange, DriverDecision, DriverEffect, DriverInput},
     key::Keyring,
-    repeats::Repeats,
+    origin::{LinkNo, Origin},
     rows, secrets,
+    tally::Tally,
 };
 
 /// Inputs that may wait for a driver's turn, Registry's word aside.
 const QUEUE: usize = 16;
 
-pub(super) struct Holder {
-    pub(super) account: Account,
+pub(super) struct DriverEntry {
+    pub(super) account: DriverAccount,
     /// The newest link that proved a key.
     pub(super) link: Option<LinkNo>,
     /// From where that came.
     pub(super) from: Arc<str>,
     /// Charging points with a session or a request of his.
     pub(super) points: BTreeSet<usize>,
-    unnoted: Repeats,
+    unnoted: Tally,
     unnoted_from: Arc<str>,
     /// Registry's word always finds a place, and goes before all else.
-    first: VecDeque<Identity>,
-    queue: VecDeque<Input>,
-    turn: Option<(Input, Box<Decision>)>,
+    first: VecDeque<IdentityChange>,
+    queue: VecDeque<DriverInput>,
+    turn: Option<(DriverInput, Box<DriverDecision>)>,
 }
 
 /// Registry's word on drivers that the store did not take. Never given up: it is in the mirror already, so Registry will
 /// not say it again.
 #[derive(Debug, Default)]
-pub(super) struct Untaken(VecDeque<(Instant, DriverId, Identity)>);
+pub(super) struct RetryQueue(VecDeque<(Instant, DriverId, IdentityChange)>);
 
-impl Untaken {
+impl RetryQueue {
     /// When the first of them is tried again.
     pub(super) fn again_at(&self) -> Option<Instant> {
         self.0.front().map(|(at, ..)| *at)
     }
 
     /// Said again, it is still tried once.
-    fn push(&mut self, at: Instant, driver: DriverId, identity: Identity) {
+    fn push(&mut self, at: Instant, driver: DriverId, identity: IdentityChange) {
         if !self.0.iter().any(|(_, waiting, known)| *waiting == driver && *known == identity) {
             self.0.push_back((at, driver, identity));
         }
     }
 
-    fn due(&mut self, now: Instant) -> Option<(DriverId, Identity)> {
+    fn due(&mut self, now: Instant) -> Option<(DriverId, IdentityChange)> {
         let (_, driver, identity) = self.0.pop_front_if(|(at, ..)| *at <= now)?;
         Some((driver, identity))
     }
 }
 
-impl Holder {
-    pub(super) fn new(account: Account) -> Self {
+impl DriverEntry {
+    pub(super) fn new(account: DriverAccount) -> Self {
         Self {
             account,
             link: None,
             from: "".into(),
             points: BTreeSet::new(),
-            unnoted: Repeats::default(),
+            unnoted: Tally::default(),
             unnoted_from: "".into(),
             first: VecDeque::new(),
             queue: VecDeque::new(),
@@ -88,15 +89,15 @@ pub(super) fn fresh_key() -> Arc<LinkKey> {
     Arc::new(LinkKey::generate(secrets::random()))
 }
 
-impl Drive {
+impl EventLoop {
     /// Of a driver, known or not; one that is not known counts as removed.
-    pub(super) fn holder(&mut self, driver: &DriverId) -> &mut Holder {
-        let unknown = || Holder::new(Account::new(driver.clone(), Keyring::default(), true));
-        self.accounts.entry(driver.clone()).or_insert_with(unknown)
+    pub(super) fn driver(&mut self, driver: &DriverId) -> &mut DriverEntry {
+        let unknown = || DriverEntry::new(DriverAccount::new(driver.clone(), Keyring::default(), true));
+        self.drivers.entry(driver.clone()).or_insert_with(unknown)
     }
 
     pub(super) fn driver_arrived(&mut self, driver: &DriverId, link: LinkNo, key_no: u64, from: Arc<str>) {
-        let holder = self.holder(driver);
+        let holder = self.driver(driver);
         let old = holder.link.replace(link);
         holder.from = from.clone();
         let staged = holder.account.keys.staged().map(|key| key.no).filter(|no| *no != key_no);
@@ -104,10 +105,10 @@ impl Drive {
             self.close(old);
         }
         let from = Origin::new(PeerId::Driver(driver.clone()).to_string(), from);
-        self.offer_account(driver, Input::Proven { key_no, from });
+        self.offer_to_driver(driver, DriverInput::Proven { key_no, from });
         if let Some(key_no) = staged {
             // A rotation that he has not heard of, or has lost.
-            self.tell_account(driver, Tell::Grant { link: Some(link), key_no });
+            self.perform_for_driver(driver, DriverEffect::Grant { link: Some(link), key_no });
         }
         self.tell_how_things_stand(driver);
     }
@@ -115,7 +116,7 @@ impl Drive {
     /// What a driver who was away needs to know of what is under way (SPEC 9).
     fn tell_how_things_stand(&mut self, driver: &DriverId) {
         let now = self.now();
-        let points = self.accounts.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
+        let points = self.drivers.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
         for number in points {
             let core = &self.points[number].core;
             let mut told = Vec::new();
@@ -133,112 +134,112 @@ impl Drive {
                 }
             }
             let ask = core.pending.ask.as_ref().filter(|ask| ask.request.driver.as_ref() == Some(driver));
-            if let Some(ask) = ask.filter(|ask| ask.stage == Stage::Confirming) {
+            if let Some(ask) = ask.filter(|ask| ask.stage == AskStage::Confirming) {
                 let left = ask.due.saturating_duration_since(now.mono).as_millis();
                 let left = u32::try_from(left).unwrap_or(u32::MAX);
                 told.push(charge_point::confirm_request(&ask.request, &core.record, left, &self.shared.settings));
             }
             let lost = core.link_lost().filter(|_| core.driver() == Some(driver));
             for body in told {
-                self.tell(None, charge_point::Tell::Driver(driver.clone(), body));
+                self.perform(None, charge_point::Effect::Driver(driver.clone(), body));
             }
             if let Some(lost) = lost {
-                self.tell(None, lost);
+                self.perform(None, lost);
             }
         }
     }
 
-    pub(super) fn offer_account(&mut self, driver: &DriverId, input: Input) {
-        let holder = self.holder(driver);
+    pub(super) fn offer_to_driver(&mut self, driver: &DriverId, input: DriverInput) {
+        let holder = self.driver(driver);
         match input {
-            Input::Identity(identity) => holder.first.push_back(identity),
+            DriverInput::Identity(identity) => holder.first.push_back(identity),
             _ if holder.queue.len() < QUEUE => holder.queue.push_back(input),
-            Input::Grant { link, .. } => self.refuse_contact(link, Reason::Overloaded),
+            DriverInput::Grant { link, .. } => self.refuse_contact(link, Reason::Overloaded),
             // Said again: by the next link, or the next sweep.
-            Input::Proven { .. } | Input::Rotate { .. } | Input::Expire => {}
+            DriverInput::Proven { .. } | DriverInput::Rotate { .. } | DriverInput::Expire => {}
         }
-        self.next_of_account(driver);
+        self.next_of_driver(driver);
     }
 
     /// Gives turns as long as nothing has to be made durable first.
-    fn next_of_account(&mut self, driver: &DriverId) {
+    fn next_of_driver(&mut self, driver: &DriverId) {
         loop {
-            let holder = self.holder(driver);
+            let holder = self.driver(driver);
             if holder.turn.is_some() {
                 return;
             }
-            let first = holder.first.pop_front().map(Input::Identity);
+            let first = holder.first.pop_front().map(DriverInput::Identity);
             let Some(input) = first.or_else(|| holder.queue.pop_front()) else { return };
-            self.begin_account(driver, input);
+            self.begin_driver_turn(driver, input);
         }
     }
 
-    fn begin_account(&mut self, driver: &DriverId, input: Input) {
+    fn begin_driver_turn(&mut self, driver: &DriverId, input: DriverInput) {
         let (now, shared) = (self.now(), self.shared.clone());
-        let holder = self.holder(driver);
+        let holder = self.driver(driver);
         let decision = holder.account.decide(&input, &shared.settings, now);
         if decision.changes.is_empty() {
-            return self.account_decided(driver, decision);
+            return self.driver_decided(driver, decision);
         }
         let peer = holder.account.peer();
         let writes = decision.changes.iter().map(|change| match change {
-            Change::Key(key) => RowWrite::Key(rows::key_row(&peer, key, &shared.key_encryption, now)),
-            Change::Audit(entry) => RowWrite::Audit(rows::audit(entry)),
-            Change::Event(event) => RowWrite::Event(rows::event_row(event, "")),
+            DriverChange::Key(key) => RowWrite::Key(rows::key_row(&peer, key, &shared.key_encryption, now)),
+            DriverChange::Audit(entry) => RowWrite::Audit(rows::audit(entry)),
+            DriverChange::Event(event) => RowWrite::Event(rows::event_row(event, "")),
         });
         let turn = Turn { id: TurnId::random(), name: "driver key", guard: None, writes: writes.collect() };
         holder.turn = Some((input, Box::new(decision)));
         let driver = driver.clone();
-        self.submit(turn, move |result| Done::Account(driver, result));
+        self.submit(turn, move |result| Completion::Driver(driver, result));
     }
 
-    pub(super) fn account_done(&mut self, driver: &DriverId, result: Result<Committed, CommitRefusal>) {
-        let Some((input, decision)) = self.holder(driver).turn.take() else { return };
+    pub(super) fn driver_done(&mut self, driver: &DriverId, result: Result<Committed, CommitRefusal>) {
+        let Some((input, decision)) = self.driver(driver).turn.take() else { return };
         match result {
-            Ok(_) => self.account_decided(driver, *decision),
+            Ok(_) => self.driver_decided(driver, *decision),
             Err(refusal) => {
                 tracing::warn!(driver.id = %driver, error = %refusal, "a driver's key could not be changed");
-                if let Input::Identity(identity) = input {
-                    self.untaken.push(self.shared.clock.mono() + RETRY, driver.clone(), identity);
+                if let DriverInput::Identity(identity) = input {
+                    self.retries.push(self.shared.clock.mono() + RETRY, driver.clone(), identity);
                 }
                 // Whoever waits for a key comes again.
-                for tell in decision.tell_after {
-                    if let Tell::Grant { link: Some(link), .. } = tell {
+                for effect in decision.after_commit {
+                    if let DriverEffect::Grant { link: Some(link), .. } = effect {
                         self.refuse_contact(link, Reason::Unavailable);
                     }
                 }
             }
         }
-        self.next_of_account(driver);
+        self.next_of_driver(driver);
     }
 
     /// What the store did not take is tried again.
-    pub(super) fn offer_untaken(&mut self, now: Now) {
-        while let Some((driver, identity)) = self.untaken.due(now.mono) {
-            self.offer_account(&driver, Input::Identity(identity));
+    pub(super) fn offer_retries(&mut self, now: Now) {
+        while let Some((driver, identity)) = self.retries.due(now.mono) {
+            self.offer_to_driver(&driver, DriverInput::Identity(identity));
         }
     }
 
-    fn account_decided(&mut self, driver: &DriverId, decision: Decision) {
-        let holder = self.holder(driver);
+    fn driver_decided(&mut self, driver: &DriverId, decision: DriverDecision) {
+        let holder = self.driver(driver);
         holder.account = decision.next;
         let (peer, keys) = (holder.account.peer(), holder.account.keys.clone());
         self.shared.directory.publish(&peer, &keys);
-        decision.tell_after.into_iter().for_each(|tell| self.tell_account(driver, tell));
+        decision.after_commit.into_iter().for_each(|effect| self.perform_for_driver(driver, effect));
     }
 
-    fn tell_account(&mut self, driver: &DriverId, tell: Tell) {
-        match tell {
-            Tell::Grant { link, key_no } => {
-                let Some(holder) = self.accounts.get(driver) else { return };
+    fn perform_for_driver(&mut self, driver: &DriverId, effect: DriverEffect) {
+        match effect {
+            DriverEffect::Grant { link, key_no } => {
+                let Some(holder) = self.drivers.get(driver) else { return };
                 let grant = holder.account.keys.granted(key_no).and_then(|key| self.grant_message(key));
                 if let (Some(grant), Some(link)) = (grant, link.or(holder.link)) {
                     self.send(link, 0, grant);
                 }
             }
-            Tell::Link(link, body) => self.send(link, 0, body),
-            Tell::Refuse { link, reason } => self.refuse_contact(link, reason),
-            Tell::CloseAll => {
+            DriverEffect::Link(link, body) => self.send(link, 0, body),
+            DriverEffect::Refuse { link, reason } => self.refuse_contact(link, reason),
+            DriverEffect::CloseAll => {
                 let peer = PeerId::Driver(driver.clone());
                 self.links.values().filter(|linked| linked.peer == peer).for_each(|linked| linked.send_queue.close());
             }
@@ -247,19 +248,19 @@ impl Drive {
 
     pub(super) fn driver_unintelligible(&mut self, driver: &DriverId, count: u64, from: &Arc<str>) {
         let now = self.now();
-        let holder = self.holder(driver);
+        let holder = self.driver(driver);
         holder.unnoted_from = from.clone();
         if let Some(count) = holder.unnoted.count(count, now.mono) {
-            self.note_unintelligible(driver, count, now);
+            self.audit_unintelligible(driver, count, now);
         }
     }
 
-    pub(super) fn sweep_accounts(&mut self, now: Now) {
-        let drivers: Vec<_> = self.accounts.keys().cloned().collect();
+    pub(super) fn sweep_drivers(&mut self, now: Now) {
+        let drivers: Vec<_> = self.drivers.keys().cloned().collect();
         for (number, driver) in drivers.iter().enumerate() {
             let stagger = u16::try_from(number % 1_000).unwrap_or_default();
             let settings = self.shared.settings.clone();
-            let holder = self.holder(driver);
+            let holder = self.driver(driver);
             let unnoted = holder.unnoted.flush(now.mono);
             let keys = &holder.account.keys;
             let expired = keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);
@@ -268,22 +269,22 @@ impl Drive {
             let (peer, keys) = (holder.account.peer(), holder.account.keys.clone());
             self.shared.directory.publish(&peer, &keys);
             if let Some(count) = unnoted {
-                self.note_unintelligible(driver, count, now);
+                self.audit_unintelligible(driver, count, now);
             }
             if expired {
-                self.offer_account(driver, Input::Expire);
+                self.offer_to_driver(driver, DriverInput::Expire);
             } else if rotate {
-                self.offer_account(driver, Input::Rotate { material: fresh_key() });
+                self.offer_to_driver(driver, DriverInput::Rotate { material: fresh_key() });
             }
         }
     }
 
-    fn note_unintelligible(&mut self, driver: &DriverId, count: u64, now: Now) {
+    fn audit_unintelligible(&mut self, driver: &DriverId, count: u64, now: Now) {
         let who = PeerId::Driver(driver.clone()).to_string();
-        let from = self.holder(driver).unnoted_from.clone();
-        let entry = Entry::new(Action::Unintelligible, &who).with("messages", count);
+        let from = self.driver(driver).unnoted_from.clone();
+        let entry = AuditRecord::new(AuditAction::Unintelligible, &who).with("messages", count);
         let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(who, from), now)));
-        self.notes.add(About::Driver(driver.clone()), write);
+        self.audit_queue.add(Subject::Driver(driver.clone()), write);
     }
 }
 
@@ -294,7 +295,7 @@ mod tests {
     use store::central::MirroredIdentityRow;
 
     use super::*;
-    use crate::{settings::Settings, testing::Rim};
+    use crate::{settings::CentralSettings, testing::TestCentral};
 
     fn removed() -> MirroredIdentityRow {
         let (kind, state) = (Kind::Driver.into(), IdentityState::Removed.into());
@@ -302,40 +303,41 @@ mod tests {
     }
 
     /// A loop that the test turns, and a driver in it.
-    async fn drive(rim: &Rim) -> (Drive, DriverId) {
-        let driver = rim.driver("D1").await;
-        (Drive::load(Arc::clone(&rim.shared), &rim.ctx).await.unwrap(), driver)
+    async fn event_loop(central: &TestCentral) -> (EventLoop, DriverId) {
+        let driver = central.driver("D1").await;
+        (EventLoop::load(Arc::clone(&central.shared), &central.ctx).await.unwrap(), driver)
     }
 
     #[tokio::test]
     async fn registrys_word_on_a_driver_is_never_given_up_spec_7_4() {
-        let rim = Rim::new(Settings::default(), 10).await;
-        let (mut drive, driver) = drive(&rim).await;
-        drive.identity(&removed());
-        drive.account_done(&driver, Err(CommitRefusal::Unavailable("away".to_owned())));
-        assert!(!drive.holder(&driver).account.removed);
-        let at = drive.next_wake();
-        assert!(drive.untaken.again_at().is_some_and(|again| at <= again));
-        drive.turns.clear();
-        drive.offer_untaken(Now { mono: at, ..drive.now() });
-        let done = drive.turns.next().await.expect("its turn");
-        drive.done(done);
-        assert!(drive.holder(&driver).account.removed && drive.untaken.again_at().is_none());
+        let central = TestCentral::new(CentralSettings::default(), 10).await;
+        let (mut event_loop, driver) = event_loop(&central).await;
+        event_loop.identity(&removed());
+        event_loop.driver_done(&driver, Err(CommitRefusal::Unavailable("away".to_owned())));
+        assert!(!event_loop.driver(&driver).account.removed);
+        let at = event_loop.next_wake();
+        assert!(event_loop.retries.again_at().is_some_and(|again| at <= again));
+        event_loop.turns.clear();
+        event_loop.offer_retries(Now { mono: at, ..event_loop.now() });
+        let done = event_loop.turns.next().await.expect("its turn");
+        event_loop.done(done);
+        assert!(event_loop.driver(&driver).account.removed && event_loop.retries.again_at().is_none());
     }
 
     #[tokio::test]
     async fn a_driver_whose_turns_wait_keeps_out_no_word_of_registrys_spec_7_4() {
-        let rim = Rim::new(Settings::default(), 10).await;
-        let (mut drive, driver) = drive(&rim).await;
+        let central = TestCentral::new(CentralSettings::default(), 10).await;
+        let (mut event_loop, driver) = event_loop(&central).await;
         for _ in 0..2 * QUEUE {
-            let (link, _) = rim.link();
-            drive.offer_account(&driver, Input::Grant { link, material: fresh_key(), from: Origin::central() });
+            let (link, _) = central.link();
+            event_loop
+                .offer_to_driver(&driver, DriverInput::Grant { link, material: fresh_key(), from: Origin::central() });
         }
-        drive.identity(&removed());
-        while let Some(done) = drive.turns.next().await {
-            drive.done(done);
+        event_loop.identity(&removed());
+        while let Some(done) = event_loop.turns.next().await {
+            event_loop.done(done);
         }
-        let account = &drive.holder(&driver).account;
+        let account = &event_loop.driver(&driver).account;
         assert!(account.removed && account.keys.staged().is_none(), "and who waited for a key gets none");
     }
 }
