@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
+    commands::{self, DriverCommand},
     drive::Ask,
     enrolment,
-    words::{self, Word},
 };
 
 /// Who waits.
@@ -42,22 +42,22 @@ impl Waits<'_> {
     /// Whether to end.
     fn answer(&self, ask: Ask) -> bool {
         // A request cannot come yet: whoever makes one has been given a driver that drives.
-        let Ask::Word(word, answer) = ask else { return false };
+        let Ask::DriverCommand(word, answer) = ask else { return false };
         let said = match &word {
-            Word::Status => Ok(self.status()),
-            Word::Help => Ok(json!({ "help": words::HELP })),
-            Word::Quit => Ok(Value::Null),
-            Word::Request { .. }
-            | Word::Order(_)
-            | Word::Load(_)
-            | Word::Authenticate
-            | Word::Enrol(_)
-            | Word::Tickets => Err(format!("not enrolled yet: {}", self.trouble())),
+            DriverCommand::Status => Ok(self.status()),
+            DriverCommand::Help => Ok(json!({ "help": commands::HELP })),
+            DriverCommand::Quit => Ok(Value::Null),
+            DriverCommand::Request { .. }
+            | DriverCommand::Order(_)
+            | DriverCommand::Load(_)
+            | DriverCommand::Authenticate
+            | DriverCommand::Enrol(_)
+            | DriverCommand::Tickets => Err(format!("not enrolled yet: {}", self.trouble())),
         };
         if let Some(answer) = answer {
             drop(answer.send(said));
         }
-        matches!(word, Word::Quit)
+        matches!(word, DriverCommand::Quit)
     }
 
     fn status(&self) -> Value {
@@ -92,10 +92,11 @@ mod tests {
         let waits = Waits { ctx: &ctx, driver: &driver };
         let ask = |word| {
             let (answer, answered) = oneshot::channel();
-            asks.try_send(Ask::Word(word, Some(answer))).unwrap();
+            asks.try_send(Ask::DriverCommand(word, Some(answer))).unwrap();
             answered
         };
-        let (status, tickets, quit) = (ask(Word::Status), ask(Word::Tickets), ask(Word::Quit));
+        let (status, tickets, quit) =
+            (ask(DriverCommand::Status), ask(DriverCommand::Tickets), ask(DriverCommand::Quit));
         let done = meanwhile(std::future::pending::<()>(), &mut asked, &waits).await;
         assert!(done.is_none() && quit.await.unwrap().is_ok());
         let status = status.await.unwrap().unwrap();

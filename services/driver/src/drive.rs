@@ -21,15 +21,16 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    commands::DriverCommand,
     contact::{Contact, How, Rules},
+    data_dir::{DataDir, DataDirError, DriverEnrolment, DriverKey, SavedState},
+    file_queue::FileQueue,
     link::{Connection, LinkEvent, LinkNo},
-    queue::Queue,
-    roam::Roam,
-    shelf::{Enrolment, Key, Position, Shelf, ShelfError},
+    notification::Notification,
+    random_requests::RandomRequests,
+    request::{ConfirmPolicy, DriverOrder, SupplyRequest},
     ticket::TicketText,
-    told::Told,
-    trip::{self, Command, Confirm, Input, Order, Request, Trips},
-    words::Word,
+    trip::{TripCommand, TripInput, TripSettings, Trips},
 };
 
 /// What a driver needs to drive; every time is a setting.
@@ -51,12 +52,12 @@ pub struct Settings {
     pub authenticate_again: Duration,
     /// So many refusals of the credential end the tries (SPEC 4.7).
     pub refusals: u32,
-    pub confirm: Confirm,
+    pub confirm: ConfirmPolicy,
     /// From the end of a file's request to the next one.
     pub pause: Duration,
     pub file: Option<PathBuf>,
     /// Requests by chance, with this seed.
-    pub roam: Option<u64>,
+    pub random_requests: Option<u64>,
     /// End when the file is over.
     pub exit_when_done: bool,
 }
@@ -75,10 +76,10 @@ impl Settings {
             retry_max: Duration::from_secs(5),
             authenticate_again: Duration::from_secs(5),
             refusals: 3,
-            confirm: Confirm::Ask,
+            confirm: ConfirmPolicy::Ask,
             pause: Duration::from_secs(4),
             file: None,
-            roam: None,
+            random_requests: None,
             exit_when_done: false,
         }
     }
@@ -98,8 +99,8 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) enum Ask {
     /// Typed or sent; the answer, where one is waited for, is JSON or a sentence.
-    Word(Word, Option<oneshot::Sender<Result<Value, String>>>),
-    Request(Request),
+    DriverCommand(DriverCommand, Option<oneshot::Sender<Result<Value, String>>>),
+    Request(SupplyRequest),
 }
 
 /// Somebody waits for what Central says next about this.
@@ -114,14 +115,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Drive {
     settings: Settings,
     clock: Clock,
-    shelf: Shelf,
-    enrolment: Enrolment,
-    key: Option<Key>,
+    data_dir: DataDir,
+    enrolment: DriverEnrolment,
+    key: Option<DriverKey>,
     contact: Contact,
     trips: Trips,
-    position: Position,
-    queue: Option<Queue>,
-    roam: Option<Roam>,
+    state: SavedState,
+    queue: Option<FileQueue>,
+    random_requests: Option<RandomRequests>,
     active: Option<Connection>,
     /// Under a new key, or a further try: takes over once Central has spoken on it.
     next: Option<Connection>,
@@ -140,38 +141,38 @@ pub(crate) struct Drive {
     health: Option<Health>,
     waiting: Vec<Waiting>,
     events: mpsc::Sender<(LinkNo, LinkEvent)>,
-    told: mpsc::Sender<(Now, Told)>,
+    told: mpsc::Sender<(Now, Notification)>,
     said_over: bool,
 }
 
 impl Drive {
     pub(crate) fn new(
         settings: Settings,
-        shelf: Shelf,
-        enrolment: Enrolment,
+        data_dir: DataDir,
+        enrolment: DriverEnrolment,
         clock: Clock,
         events: mpsc::Sender<(LinkNo, LinkEvent)>,
-        told: mpsc::Sender<(Now, Told)>,
-    ) -> Result<Self, ShelfError> {
+        told: mpsc::Sender<(Now, Notification)>,
+    ) -> Result<Self, DataDirError> {
         let now = clock.now();
-        let key = shelf.key()?;
-        let position = shelf.position()?;
-        let stored: Vec<_> = shelf.tickets()?.into_iter().map(|t| (t.session, t.corrections.len())).collect();
+        let key = data_dir.key()?;
+        let state = data_dir.state()?;
+        let stored: Vec<_> = data_dir.tickets()?.into_iter().map(|t| (t.session, t.corrections.len())).collect();
         let rules =
-            trip::Settings { repeat: settings.repeat, expire: settings.request_expires, confirm: settings.confirm };
+            TripSettings { repeat: settings.repeat, expire: settings.request_expires, confirm: settings.confirm };
         // Message ids of one driver must differ over restarts for a while: the clock sees to that.
         let first_id = u64::try_from(now.wall_ms).unwrap_or(1) << 16;
         Ok(Self {
-            trips: Trips::new(rules, position.requests.clone(), stored, first_id),
+            trips: Trips::new(rules, state.requests.clone(), stored, first_id),
             contact: Contact::new(settings.rules(), key.is_some()),
             reading: ClockReader::new(settings.clock),
-            roam: settings.roam.map(|seed| Roam::new(seed, settings.pause, now.mono)),
+            random_requests: settings.random_requests.map(|seed| RandomRequests::new(seed, settings.pause, now.mono)),
             settings,
             clock,
-            shelf,
+            data_dir,
             enrolment,
             key,
-            position,
+            state,
             queue: None,
             active: None,
             next: None,
@@ -240,9 +241,13 @@ impl Drive {
     }
 
     fn due(&self) -> Option<std::time::Instant> {
-        let roam = self.roam.as_ref().filter(|_| self.reachable()).and_then(|r| r.due(self.trips.requests().count()));
-        let queue = self.queue.as_ref().and_then(Queue::due);
-        [self.trips.poll_timeout(), queue, self.dial_at, self.keep_at, roam, self.reading.due()]
+        let random_requests = self
+            .random_requests
+            .as_ref()
+            .filter(|_| self.reachable())
+            .and_then(|r| r.due(self.trips.requests().count()));
+        let queue = self.queue.as_ref().and_then(FileQueue::due);
+        [self.trips.poll_timeout(), queue, self.dial_at, self.keep_at, random_requests, self.reading.due()]
             .into_iter()
             .flatten()
             .chain(self.waiting.iter().map(|w| w.until))
@@ -251,7 +256,7 @@ impl Drive {
 
     fn timeout(&mut self) {
         let now = self.clock.now();
-        self.trips.handle(Input::Timeout, now);
+        self.trips.handle(TripInput::Timeout, now);
         let (late, waiting) = self.waiting.drain(..).partition::<Vec<_>, _>(|w| w.until <= now.mono);
         self.waiting = waiting;
         for waiting in late {
@@ -266,13 +271,13 @@ impl Drive {
             self.dial_at = None;
             self.dial();
         }
-        if let Some(wish) = self.queue.as_mut().and_then(|q| q.next(now.mono)) {
-            let request = new_request(wish.charging_point, wish.energy, Some(wish.line));
-            self.trips.handle(Input::Order(Order::Request(request)), now);
+        if let Some(request) = self.queue.as_mut().and_then(|q| q.next(now.mono)) {
+            let request = new_request(request.charging_point, request.energy, Some(request.line));
+            self.trips.handle(TripInput::Order(DriverOrder::Request(request)), now);
         }
         let idle = self.trips.requests().count();
-        if self.reachable() && self.roam.as_mut().is_some_and(|r| r.look(idle, now.mono)) {
-            self.trips.handle(Input::Order(Order::ListChargingPoints), now);
+        if self.reachable() && self.random_requests.as_mut().is_some_and(|r| r.start_search(idle, now.mono)) {
+            self.trips.handle(TripInput::Order(DriverOrder::ListChargingPoints), now);
         }
     }
 
@@ -287,19 +292,19 @@ impl Drive {
         let mut hint = None;
         while let Some(command) = self.trips.next_command() {
             match command {
-                Command::Send(up) => {
+                TripCommand::Send(up) => {
                     if let Some(active) = self.active.as_ref().filter(|c| c.proven) {
                         active.send(&up);
                     }
                 }
-                Command::Keep(requests) => hint = self.keep(requests).await.or(hint),
-                Command::Store(ticket) => self.store(ticket).await,
-                Command::Tell(told) => {
-                    if let Told::Hint { text } = &told {
+                TripCommand::SaveRequests(requests) => hint = self.keep(requests).await.or(hint),
+                TripCommand::StoreTicket(ticket) => self.store(ticket).await,
+                TripCommand::Notify(told) => {
+                    if let Notification::Hint { text } = &told {
                         hint = Some(text.clone());
                     }
                     self.answer_waiting(&told);
-                    self.roamed(&told);
+                    self.request_at_random(&told);
                     self.tell(told).await;
                 }
             }
@@ -309,25 +314,25 @@ impl Drive {
 
     async fn store(&mut self, ticket: Ticket) {
         let text = TicketText::from(ticket.clone());
-        match self.shelf.keep_ticket(&text) {
+        match self.data_dir.save_ticket(&text) {
             Ok(()) => {
                 self.tickets_wait = false;
-                self.trips.handle(Input::Stored(Box::new(ticket)), self.clock.now());
+                self.trips.handle(TripInput::TicketStored(Box::new(ticket)), self.clock.now());
             }
             Err(error) => {
-                self.trips.not_stored(&ticket);
+                self.trips.ticket_not_stored(&ticket);
                 // Central sends it again every few seconds: said once.
                 if !std::mem::replace(&mut self.tickets_wait, true) {
                     let text = format!("a ticket waits at Central: {error}");
-                    self.tell(Told::Hint { text }).await;
+                    self.tell(Notification::Hint { text }).await;
                 }
             }
         }
     }
 
-    async fn tell(&mut self, told: Told) {
+    async fn tell(&mut self, told: Notification) {
         let now = self.clock.now();
-        if matches!(told, Told::Running(_)) {
+        if matches!(told, Notification::Running(_)) {
             // The next value says more: nothing waits for a slow screen.
             drop(self.told.try_send((now, told)));
         } else {
@@ -335,9 +340,9 @@ impl Drive {
         }
     }
 
-    fn answer_waiting(&mut self, told: &Told) {
-        let offers = matches!(told, Told::Offers { .. });
-        if !offers && !matches!(told, Told::History { .. }) {
+    fn answer_waiting(&mut self, told: &Notification) {
+        let offers = matches!(told, Notification::Offers { .. });
+        if !offers && !matches!(told, Notification::History { .. }) {
             return;
         }
         let (answered, waiting) = self.waiting.drain(..).partition::<Vec<_>, _>(|w| w.offers == offers);
@@ -347,20 +352,20 @@ impl Drive {
         }
     }
 
-    fn roamed(&mut self, told: &Told) {
-        let Told::Offers { offers } = told else { return };
+    fn request_at_random(&mut self, told: &Notification) {
+        let Notification::Offers { offers } = told else { return };
         let now = self.clock.now();
         let free: Vec<&str> = offers.iter().map(|o| o.id.as_str()).collect();
-        let Some((id, energy)) = self.roam.as_mut().and_then(|r| r.choose(&free, now.mono)) else { return };
+        let Some((id, energy)) = self.random_requests.as_mut().and_then(|r| r.choose(&free, now.mono)) else { return };
         if let Ok(charging_point) = id.parse() {
             let request = new_request(charging_point, energy, None);
-            self.trips.handle(Input::Order(Order::Request(request)), now);
+            self.trips.handle(TripInput::Order(DriverOrder::Request(request)), now);
         }
     }
 }
 
-pub(crate) fn new_request(charging_point: proto::ChargingPointId, energy: Energy, line: Option<u64>) -> Request {
-    Request { id: hex::encode(rand::random::<[u8; 16]>()), charging_point, energy, line, session: None }
+pub(crate) fn new_request(charging_point: proto::ChargingPointId, energy: Energy, line: Option<u64>) -> SupplyRequest {
+    SupplyRequest { id: hex::encode(rand::random::<[u8; 16]>()), charging_point, energy, line, session: None }
 }
 
 async fn sleep_until(clock: Clock, at: Option<std::time::Instant>) {

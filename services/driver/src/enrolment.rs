@@ -1,4 +1,4 @@
-//! Enrolment at Registry's HTTPS door with a token (SPEC 7.4): the credential comes back once and is on disk before
+//! DriverEnrolment at Registry's HTTPS door with a token (SPEC 7.4): the credential comes back once and is on disk before
 //! anything is done with it.
 //!
 //! The token carries Registry's roots, so that nobody else can be taken for it, whatever address was given. The request
@@ -17,7 +17,7 @@ use proto::{
     enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, PeerKind, RefusalBody, SecretText, TextError},
 };
 
-use crate::shelf::{Enrolment, Shelf, ShelfError};
+use crate::data_dir::{DataDir, DataDirError, DriverEnrolment};
 
 /// Of the role's health: what an enrolment waits for.
 pub(crate) const COMPONENT: &str = "enrolment";
@@ -42,7 +42,7 @@ pub enum EnrolError {
     #[error("cannot reach Registry at {address}: {why}")]
     Unreachable { address: String, why: String },
     #[error(transparent)]
-    Shelf(#[from] ShelfError),
+    DataDir(#[from] DataDirError),
     #[error("stopped while enrolling")]
     Stopped,
 }
@@ -52,11 +52,11 @@ pub(crate) async fn enrol(
     ctx: &Context,
     settings: &EnrolSettings,
     driver: &DriverId,
-    shelf: &Shelf,
-) -> Result<Enrolment, EnrolError> {
+    data_dir: &DataDir,
+) -> Result<DriverEnrolment, EnrolError> {
     let token: EnrolmentToken = settings.token.expose().parse()?;
     let door = Door::new(&settings.registry, &token.roots)?;
-    let body = body(settings, driver, shelf)?;
+    let body = body(settings, driver, data_dir)?;
     let component = ctx.health.component(COMPONENT);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     let enrolled = loop {
@@ -73,24 +73,24 @@ pub(crate) async fn enrol(
         }
     };
     component.forget();
-    keep(settings, driver, enrolled, shelf)
+    keep(settings, driver, enrolled, data_dir)
 }
 
 /// Enrols anew, with one try: after a removal, or with an operator's one-use token.
 pub(crate) async fn enrol_again(
     settings: &EnrolSettings,
     driver: &DriverId,
-    shelf: &Shelf,
-) -> Result<Enrolment, EnrolError> {
+    data_dir: &DataDir,
+) -> Result<DriverEnrolment, EnrolError> {
     let token: EnrolmentToken = settings.token.expose().parse()?;
     let door = Door::new(&settings.registry, &token.roots)?;
-    let enrolled = door.enrol(driver, &body(settings, driver, shelf)?).await?;
-    keep(settings, driver, enrolled, shelf)
+    let enrolled = door.enrol(driver, &body(settings, driver, data_dir)?).await?;
+    keep(settings, driver, enrolled, data_dir)
 }
 
-fn body(settings: &EnrolSettings, driver: &DriverId, shelf: &Shelf) -> Result<EnrolBody, EnrolError> {
+fn body(settings: &EnrolSettings, driver: &DriverId, data_dir: &DataDir) -> Result<EnrolBody, EnrolError> {
     Ok(EnrolBody {
-        request_id: request_id(shelf)?,
+        request_id: request_id(data_dir)?,
         id: driver.to_string(),
         token: settings.token.clone(),
         ..EnrolBody::default()
@@ -101,23 +101,27 @@ fn keep(
     settings: &EnrolSettings,
     driver: &DriverId,
     enrolled: Enrolled,
-    shelf: &Shelf,
-) -> Result<Enrolment, EnrolError> {
-    let enrolment = Enrolment {
+    data_dir: &DataDir,
+) -> Result<DriverEnrolment, EnrolError> {
+    let enrolment = DriverEnrolment {
         driver: driver.to_string(),
         credential: enrolled.credential,
         pins: enrolled.status.trust.pins.iter().map(|pin| hex::encode(&pin.0)).collect(),
         roots: enrolled.status.trust.roots,
         registry: settings.registry.clone(),
     };
-    shelf.keep_enrolment(&enrolment)?;
+    data_dir.save_enrolment(&enrolment)?;
     // The next enrolment is another request.
-    drop(fs::remove_file(shelf.folder().join(ENROLLING)));
+    drop(fs::remove_file(data_dir.folder().join(ENROLLING)));
     Ok(enrolment)
 }
 
 /// Central's keys, where Registry did not know them yet at enrolment. Waits until it does.
-pub(crate) async fn learn_pins(ctx: &Context, enrolment: &mut Enrolment, shelf: &Shelf) -> Result<(), EnrolError> {
+pub(crate) async fn learn_pins(
+    ctx: &Context,
+    enrolment: &mut DriverEnrolment,
+    data_dir: &DataDir,
+) -> Result<(), EnrolError> {
     let roots: Vec<Vec<u8>> = enrolment.roots.iter().map(|root| root.0.clone()).collect();
     let door = Door::new(&enrolment.registry, &roots)?;
     let component = ctx.health.component(COMPONENT);
@@ -138,13 +142,13 @@ pub(crate) async fn learn_pins(ctx: &Context, enrolment: &mut Enrolment, shelf: 
             return Err(EnrolError::Stopped);
         }
     }
-    shelf.keep_enrolment(enrolment)?;
+    data_dir.save_enrolment(enrolment)?;
     component.forget();
     Ok(())
 }
 
 /// How Registry says that this driver stands, and which keys Central has now. One try.
-pub(crate) async fn ask(enrolment: Enrolment) -> Result<EnrolmentStatus, EnrolError> {
+pub(crate) async fn ask(enrolment: DriverEnrolment) -> Result<EnrolmentStatus, EnrolError> {
     let roots: Vec<Vec<u8>> = enrolment.roots.iter().map(|root| root.0.clone()).collect();
     Door::new(&enrolment.registry, &roots)?.status(&enrolment).await
 }
@@ -152,13 +156,13 @@ pub(crate) async fn ask(enrolment: Enrolment) -> Result<EnrolmentStatus, EnrolEr
 const ENROLLING: &str = "enrolling";
 
 /// Kept over restarts until the credential is.
-fn request_id(shelf: &Shelf) -> Result<String, EnrolError> {
-    let path: PathBuf = shelf.folder().join(ENROLLING);
+fn request_id(data_dir: &DataDir) -> Result<String, EnrolError> {
+    let path: PathBuf = data_dir.folder().join(ENROLLING);
     if let Ok(id) = fs::read_to_string(&path) {
         return Ok(id.trim().to_owned());
     }
     let id = hex::encode(rand::random::<[u8; 16]>());
-    let written = fs::write(&path, &id).map_err(|source| ShelfError::Io { what: "write", path, source });
+    let written = fs::write(&path, &id).map_err(|source| DataDirError::Io { what: "write", path, source });
     written.map(|()| id).map_err(EnrolError::from)
 }
 
@@ -183,7 +187,7 @@ impl Door {
         self.answer(driver, self.https.post(&path).json(body)).await
     }
 
-    async fn status(&self, enrolment: &Enrolment) -> Result<EnrolmentStatus, EnrolError> {
+    async fn status(&self, enrolment: &DriverEnrolment) -> Result<EnrolmentStatus, EnrolError> {
         let driver = enrolment.driver.parse::<DriverId>();
         let driver = driver.map_err(|e| EnrolError::Address { address: self.address.clone(), why: e.to_string() })?;
         let path = format!("/v1/{}/{driver}", PeerKind::Driver.collection());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  terminal, ctl ─▶ words ─┐                      ┌─▶ link ─▶ Central
-//!  file ─▶ queue ──────────┤ drive ─▶ trip (pure) ┼─▶ shelf: position before a request, ticket before its receipt
+//!  file ─▶ queue ──────────┤ drive ─▶ trip (pure) ┼─▶ data_dir: position before a request, ticket before its receipt
 //!  link ◀─ Central ────────┘                      └─▶ told: each step, as a line or as JSON
 //! ```
 //!
@@ -11,19 +11,21 @@
 //! are files of mode 0600.
 
 mod anteroom;
+mod commands;
 mod contact;
+mod data_dir;
 mod drive;
 mod enrolment;
-mod file;
+mod file_queue;
+mod format;
 mod link;
-mod queue;
-mod roam;
+mod notification;
+mod random_requests;
+mod request;
+mod request_file;
 mod screen;
-mod shelf;
 mod ticket;
-mod told;
 mod trip;
-mod words;
 
 #[cfg(test)]
 mod tests;
@@ -35,19 +37,20 @@ use mesh::{clock::Now, control, health::Health, process::Misuse};
 use proto::{DriverId, enrolment::SecretText};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{drive::Ask, shelf::Enrolment, words::Word};
+use crate::{commands::DriverCommand, data_dir::DriverEnrolment, drive::Ask};
 pub use crate::{
+    data_dir::DataDir,
     drive::Settings,
     enrolment::{EnrolError, EnrolSettings},
-    file::parse_kwh,
-    shelf::Shelf,
-    ticket::{CorrectionText, TicketText, at as ticket_time},
-    told::{Offer, Outcome, Told},
-    trip::{Confirm, Request, Running},
+    format::utc,
+    notification::{Notification, Offer},
+    request::{ConfirmPolicy, RequestOutcome, RunningSupply, SupplyRequest},
+    request_file::parse_kwh,
+    ticket::{CorrectionText, TicketText},
 };
 
 /// Steps that may wait for whoever is told; a slow screen holds the loop back, never the memory up.
-const TOLD: usize = 256;
+const NOTIFICATIONS: usize = 256;
 const ASKS: usize = 64;
 const EVENTS: usize = 64;
 
@@ -66,7 +69,7 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "URL", default_value = "https://127.0.0.1:7580",
           value_parser = mesh::client::https_address)]
     pub registry: String,
-    /// Enrolment token, needed at the first start only
+    /// DriverEnrolment token, needed at the first start only
     #[arg(long, env = "CHARGEMESH_TOKEN", value_name = "TOKEN", value_parser = secret, hide_env_values = true)]
     pub token: Option<SecretText>,
     /// File that holds the enrolment token
@@ -80,14 +83,14 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Ask by chance, one supply after another, at whatever is available; the number seeds the chance
     #[arg(long, env = "CHARGEMESH_ROAM", value_name = "SEED", conflicts_with = "file")]
-    pub roam: Option<u64>,
+    pub random_requests: Option<u64>,
     /// From the end of a request of the file to the next one
     #[arg(long, env = "CHARGEMESH_PAUSE", value_name = "DURATION", default_value = "4s",
           value_parser = mesh::duration::parse)]
     pub pause: std::time::Duration,
     /// What to do with manual supplies that name this driver
     #[arg(long, env = "CHARGEMESH_CONFIRM", value_enum, default_value_t)]
-    pub confirm: Confirm,
+    pub confirm: ConfirmPolicy,
     /// End when the file is over and every request of it has ended
     #[arg(long, env = "CHARGEMESH_EXIT_WHEN_DONE", requires = "file")]
     pub exit_when_done: bool,
@@ -146,7 +149,7 @@ impl Config {
             confirm: self.confirm,
             pause: self.pause,
             file: self.file.clone(),
-            roam: self.roam,
+            random_requests: self.random_requests,
             exit_when_done: self.exit_when_done,
             ..Settings::new(self.id.clone(), self.central.clone())
         }
@@ -173,29 +176,29 @@ impl Config {
 /// stop.
 pub async fn run(config: Config, ctx: mesh::process::Context) -> anyhow::Result<()> {
     let (settings, enrol) = (config.settings(), config.enrol()?);
-    let (driver, mut rim) = Driver::new();
-    rim.health = Some(ctx.health.clone());
+    let (driver, mut channels) = DriverHandle::new();
+    channels.health = Some(ctx.health.clone());
     if let Some(path) = ctx.control_socket() {
         let asks = driver.asks.clone();
         control::serve(&ctx, path, move |request| answer(asks.clone(), request)).await?;
     }
-    let begun = begin(&ctx, settings, enrol, &config.data, rim);
+    let begun = begin(&ctx, settings, enrol, &config.data, channels);
     let (begun, shown) = tokio::join!(begun, screen::run(ctx.clone(), driver, config.json));
     begun.and(shown)
 }
 
 /// A driver that runs: many may in one process.
 #[derive(Debug)]
-pub struct Driver {
+pub struct DriverHandle {
     asks: mpsc::Sender<Ask>,
-    told: mpsc::Receiver<(Now, Told)>,
+    notifications: mpsc::Receiver<(Now, Notification)>,
 }
 
-/// The other ends of a [`Driver`]'s channels.
+/// The other ends of a [`DriverHandle`]'s channels.
 #[derive(Debug)]
-struct Rim {
+struct LoopChannels {
     asked: mpsc::Receiver<Ask>,
-    tell: mpsc::Sender<(Now, Told)>,
+    notifications: mpsc::Sender<(Now, Notification)>,
     /// Where a driver is alone in his process.
     health: Option<Health>,
 }
@@ -209,9 +212,9 @@ pub async fn start(
     settings: Settings,
     enrol: Option<EnrolSettings>,
     folder: &Path,
-) -> anyhow::Result<Driver> {
-    let (driver, rim) = Driver::new();
-    begin(ctx, settings, enrol, folder, rim).await?;
+) -> anyhow::Result<DriverHandle> {
+    let (driver, channels) = DriverHandle::new();
+    begin(ctx, settings, enrol, folder, channels).await?;
     Ok(driver)
 }
 
@@ -221,7 +224,7 @@ async fn begin(
     settings: Settings,
     enrol: Option<EnrolSettings>,
     folder: &Path,
-    rim: Rim,
+    channels: LoopChannels,
 ) -> anyhow::Result<()> {
     // Before a token is spent on a driver that would end at once.
     if let Some(Err(error)) = settings.file.as_ref().map(std::fs::File::open) {
@@ -229,15 +232,16 @@ async fn begin(
         return Err(Misuse::new(format!("cannot read the file of requests {file}: {error}")).into());
     }
     let lock = mesh::process::lock(folder, "driver")?;
-    let shelf = Shelf::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
-    let Rim { mut asked, tell, health } = rim;
+    let data_dir = DataDir::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
+    let LoopChannels { mut asked, notifications, health } = channels;
     let waits = anteroom::Waits { ctx, driver: &settings.driver };
-    let enrolled = anteroom::meanwhile(enrolled(ctx, &settings, enrol, &shelf, &tell), &mut asked, &waits).await;
+    let enrolled =
+        anteroom::meanwhile(enrolled(ctx, &settings, enrol, &data_dir, &notifications), &mut asked, &waits).await;
     // Otherwise somebody has said `quit`.
     let Some(enrolment) = enrolled.transpose()? else { return Ok(()) };
     let (events, happened) = mpsc::channel(EVENTS);
     let (name, ctx_in) = (format!("driver {}", settings.driver), ctx.clone());
-    let drive = drive::Drive::new(settings, shelf, enrolment, ctx.clock, events, tell)?.shown(health);
+    let drive = drive::Drive::new(settings, data_dir, enrolment, ctx.clock, events, notifications)?.shown(health);
     ctx.spawn(name, async move {
         let done = drive.run(&ctx_in, asked, happened).await;
         // Held until nothing is kept any more.
@@ -252,23 +256,27 @@ async fn enrolled(
     ctx: &mesh::process::Context,
     settings: &Settings,
     enrol: Option<EnrolSettings>,
-    shelf: &Shelf,
-    tell: &mpsc::Sender<(Now, Told)>,
-) -> anyhow::Result<Enrolment> {
-    let mut enrolment = match (shelf.enrolment()?, enrol) {
+    data_dir: &DataDir,
+    notifications: &mpsc::Sender<(Now, Notification)>,
+) -> anyhow::Result<DriverEnrolment> {
+    let mut enrolment = match (data_dir.enrolment()?, enrol) {
         (Some(enrolment), _) if enrolment.driver == settings.driver.as_str() => enrolment,
         (Some(enrolment), _) => {
             let text = format!(
                 "{} holds the credential of {}, not of {}; give each driver a folder of its own",
-                shelf.folder().display(),
+                data_dir.folder().display(),
                 enrolment.driver,
                 settings.driver
             );
             return Err(Misuse::new(text).into());
         }
         (None, Some(enrol)) => {
-            let enrolment = enrolment::enrol(ctx, &enrol, &settings.driver, shelf).await.map_err(to_be_mended)?;
-            drop(tell.send((ctx.clock.now(), Told::Enrolled { driver: settings.driver.to_string() })).await);
+            let enrolment = enrolment::enrol(ctx, &enrol, &settings.driver, data_dir).await.map_err(to_be_mended)?;
+            drop(
+                notifications
+                    .send((ctx.clock.now(), Notification::Enrolled { driver: settings.driver.to_string() }))
+                    .await,
+            );
             enrolment
         }
         (None, None) => {
@@ -277,34 +285,34 @@ async fn enrolled(
         }
     };
     if enrolment.pins.is_empty() {
-        enrolment::learn_pins(ctx, &mut enrolment, shelf).await?;
+        enrolment::learn_pins(ctx, &mut enrolment, data_dir).await?;
     }
     Ok(enrolment)
 }
 
-impl Driver {
-    fn new() -> (Self, Rim) {
+impl DriverHandle {
+    fn new() -> (Self, LoopChannels) {
         let (asks, asked) = mpsc::channel(ASKS);
-        let (tell, told) = mpsc::channel(TOLD);
-        (Self { asks, told }, Rim { asked, tell, health: None })
+        let (notify, notifications) = mpsc::channel(NOTIFICATIONS);
+        (Self { asks, notifications }, LoopChannels { asked, notifications: notify, health: None })
     }
 
     /// A request with an id of the caller's own: asked again with the same id, it gets the first answer.
-    pub async fn request(&self, request: Request) -> anyhow::Result<()> {
+    pub async fn request(&self, request: SupplyRequest) -> anyhow::Result<()> {
         self.asks.send(Ask::Request(request)).await.ok().context("the driver has ended")
     }
 
     /// The next step of whatever is going on; nothing when the driver has ended.
-    pub async fn told(&mut self) -> Option<(Now, Told)> {
-        self.told.recv().await
+    pub async fn next_notification(&mut self) -> Option<(Now, Notification)> {
+        self.notifications.recv().await
     }
 
     /// One command as a person types it.
     ///
     /// # Errors
     /// What is wrong with it, or why it was refused.
-    pub async fn say(&self, line: &str) -> Result<serde_json::Value, String> {
-        match words::parse(line) {
+    pub async fn execute(&self, line: &str) -> Result<serde_json::Value, String> {
+        match commands::parse(line) {
             Some(word) => ask(&self.asks, word?).await,
             None => Ok(serde_json::Value::Null),
         }
@@ -317,7 +325,7 @@ fn to_be_mended(error: EnrolError) -> anyhow::Error {
         EnrolError::Token(_) | EnrolError::Address { .. } | EnrolError::Refused { .. } => {
             Misuse::new(error.to_string()).into()
         }
-        EnrolError::Unreachable { .. } | EnrolError::Shelf(_) | EnrolError::Stopped => error.into(),
+        EnrolError::Unreachable { .. } | EnrolError::DataDir(_) | EnrolError::Stopped => error.into(),
     }
 }
 
@@ -325,13 +333,13 @@ async fn answer(
     asks: mpsc::Sender<Ask>,
     request: control::ControlRequest,
 ) -> Result<serde_json::Value, control::ControlRefusal> {
-    let word = words::from_control(&request.command, &request.args).map_err(control::ControlRefusal::misuse)?;
+    let word = commands::from_control(&request.command, &request.args).map_err(control::ControlRefusal::misuse)?;
     Ok(ask(&asks, word).await?)
 }
 
-async fn ask(asks: &mpsc::Sender<Ask>, word: Word) -> Result<serde_json::Value, String> {
+async fn ask(asks: &mpsc::Sender<Ask>, word: DriverCommand) -> Result<serde_json::Value, String> {
     let (answer, answered) = oneshot::channel();
     let ended = || "the driver is ending".to_owned();
-    asks.send(Ask::Word(word, Some(answer))).await.map_err(|_| ended())?;
+    asks.send(Ask::DriverCommand(word, Some(answer))).await.map_err(|_| ended())?;
     answered.await.unwrap_or(Ok(serde_json::Value::Null))
 }

@@ -8,25 +8,25 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
-    Driver, TicketText, Told,
+    DriverHandle, Notification, TicketText,
+    commands::{self, DriverCommand},
     drive::Ask,
-    ticket,
-    words::{self, Word},
+    format,
 };
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct OutputLine<'a> {
     at_ms: i64,
     #[serde(flatten)]
-    told: &'a Told,
+    notification: &'a Notification,
 }
 
 /// Until the driver ends. Its end ends the process: with a file it may be over by itself.
-pub(crate) async fn run(ctx: Context, mut driver: Driver, json: bool) -> anyhow::Result<()> {
+pub(crate) async fn run(ctx: Context, mut driver: DriverHandle, json: bool) -> anyhow::Result<()> {
     let asks = driver.asks.clone();
     if io::stdin().is_terminal() {
         if !json {
-            print(words::HELP);
+            print(commands::HELP);
         }
         // Not one of the process's tasks: a read of a terminal cannot be ended, and must not keep the process.
         tokio::spawn(async move {
@@ -38,26 +38,26 @@ pub(crate) async fn run(ctx: Context, mut driver: Driver, json: bool) -> anyhow:
             }
         });
     }
-    while let Some((now, told)) = driver.told().await {
-        show(now, &told, json);
+    while let Some((now, notification)) = driver.next_notification().await {
+        show(now, &notification, json);
     }
     ctx.stop.cancel();
     Ok(())
 }
 
-fn show(now: Now, told: &Told, json: bool) {
+fn show(now: Now, notification: &Notification, json: bool) {
     if json {
-        let line = serde_json::to_string(&Line { at_ms: now.wall_ms, told });
+        let line = serde_json::to_string(&OutputLine { at_ms: now.wall_ms, notification });
         return print(&line.unwrap_or_default());
     }
-    let time = ticket::at(now.wall_ms);
+    let time = format::utc(now.wall_ms);
     let clock = time.get(11..19).unwrap_or_default();
-    print(&format!("{clock}  {}", told.to_string().replace('\n', "\n          ")));
+    print(&format!("{clock}  {}", notification.to_string().replace('\n', "\n          ")));
 }
 
 /// Whether the driver still listens.
 async fn typed(asks: &tokio::sync::mpsc::Sender<Ask>, line: &str) -> bool {
-    let word = match words::parse(line) {
+    let word = match commands::parse(line) {
         None => return true,
         Some(Err(why)) => {
             print(&format!("  {why}"));
@@ -67,33 +67,40 @@ async fn typed(asks: &tokio::sync::mpsc::Sender<Ask>, line: &str) -> bool {
     };
     // Lists come as steps: they are Central's to give. The rest is answered here.
     match &word {
-        Word::Tickets | Word::Status | Word::Help => match crate::ask(asks, word.clone()).await {
-            Ok(value) => print(&in_words(&word, &value)),
-            Err(why) => print(&format!("  {why}")),
-        },
-        Word::Request { .. } | Word::Order(_) | Word::Load(_) | Word::Authenticate | Word::Enrol(_) | Word::Quit => {
-            return asks.send(Ask::Word(word, None)).await.is_ok();
+        DriverCommand::Tickets | DriverCommand::Status | DriverCommand::Help => {
+            match crate::ask(asks, word.clone()).await {
+                Ok(value) => print(&in_words(&word, &value)),
+                Err(why) => print(&format!("  {why}")),
+            }
+        }
+        DriverCommand::Request { .. }
+        | DriverCommand::Order(_)
+        | DriverCommand::Load(_)
+        | DriverCommand::Authenticate
+        | DriverCommand::Enrol(_)
+        | DriverCommand::Quit => {
+            return asks.send(Ask::DriverCommand(word, None)).await.is_ok();
         }
     }
     true
 }
 
-fn in_words(word: &Word, value: &Value) -> String {
+fn in_words(word: &DriverCommand, value: &Value) -> String {
     match word {
-        Word::Help => words::HELP.to_owned(),
-        Word::Tickets => {
+        DriverCommand::Help => commands::HELP.to_owned(),
+        DriverCommand::Tickets => {
             let tickets: Vec<TicketText> =
                 serde_json::from_value(value.get("tickets").cloned().unwrap_or_default()).unwrap_or_default();
             let all: Vec<String> = tickets.iter().map(ToString::to_string).collect();
             if all.is_empty() { "no tickets yet".to_owned() } else { all.join("\n\n") }
         }
-        Word::Status
-        | Word::Request { .. }
-        | Word::Order(_)
-        | Word::Load(_)
-        | Word::Authenticate
-        | Word::Enrol(_)
-        | Word::Quit => serde_json::to_string_pretty(value).unwrap_or_default(),
+        DriverCommand::Status
+        | DriverCommand::Request { .. }
+        | DriverCommand::Order(_)
+        | DriverCommand::Load(_)
+        | DriverCommand::Authenticate
+        | DriverCommand::Enrol(_)
+        | DriverCommand::Quit => serde_json::to_string_pretty(value).unwrap_or_default(),
     }
 }
 

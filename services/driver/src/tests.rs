@@ -4,10 +4,10 @@ use clap::Parser;
 use mesh::process::{Context, exit_code};
 
 use super::*;
-use crate::shelf::Enrolment;
+use crate::data_dir::DriverEnrolment;
 
 #[derive(Parser)]
-struct Cli {
+struct DriverCli {
     #[command(flatten)]
     config: Config,
 }
@@ -46,21 +46,21 @@ async fn a_data_folder_has_one_driver_at_a_time_spec_1_7() {
 #[tokio::test]
 async fn a_request_by_hand_is_told_that_central_cannot_be_reached_spec_1_5() {
     let dir = tempfile::tempdir().unwrap();
-    let enrolment = Enrolment {
+    let enrolment = DriverEnrolment {
         driver: "ana".into(),
         credential: SecretText::new("cmc1.ana.x.y"),
         pins: vec![hex::encode([9; 32])],
         roots: Vec::new(),
         registry: "https://127.0.0.1:1".into(),
     };
-    Shelf::open(dir.path()).unwrap().keep_enrolment(&enrolment).unwrap();
+    DataDir::open(dir.path()).unwrap().save_enrolment(&enrolment).unwrap();
     let ctx = Context::detached("driver");
     let mut driver = start(&ctx, ana(), None, dir.path()).await.unwrap();
-    let said = driver.say("request CP-4 0.5").await.unwrap();
+    let said = driver.execute("request CP-4 0.5").await.unwrap();
     assert!(said["waits"].as_str().unwrap().starts_with("cannot reach Central: kept"), "{said}");
-    let mut told = Vec::new();
-    while !told.iter().any(|told| matches!(told, Told::Waiting { .. })) {
-        told.push(driver.told().await.unwrap().1);
+    let mut notification = Vec::new();
+    while !notification.iter().any(|notification| matches!(notification, Notification::Waiting { .. })) {
+        notification.push(driver.next_notification().await.unwrap().1);
     }
     ctx.stop.cancel();
 }
@@ -70,7 +70,7 @@ fn an_empty_token_file_is_named_spec_7_4() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
     std::fs::write(&file, "\n").unwrap();
-    let cli = Cli::try_parse_from(["driver", "--id", "ana", "--token-file", file.to_str().unwrap()]).unwrap();
+    let cli = DriverCli::try_parse_from(["driver", "--id", "ana", "--token-file", file.to_str().unwrap()]).unwrap();
     let error = cli.config.enrol().unwrap_err();
     assert_eq!(error.to_string(), format!("the token file {} is empty", file.display()));
     assert_eq!(exit_code(&error), 2);
@@ -80,7 +80,7 @@ fn an_empty_token_file_is_named_spec_7_4() {
 fn a_charging_point_without_a_place_is_named_without_empty_brackets_spec_3_1() {
     let asked = |place: &str| {
         let place = place.to_owned();
-        Told::confirm_asked(&proto::link::v1::ConfirmRequest {
+        Notification::confirmation_requested(&proto::link::v1::ConfirmRequest {
             charging_point_id: "CP-4".into(),
             place,
             ..Default::default()

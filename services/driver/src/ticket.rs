@@ -8,9 +8,8 @@ use proto::{
     link::v1::{Reason, Ticket},
 };
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, macros::format_description};
 
-use crate::told::money;
+use crate::format::{money, utc};
 
 /// A ticket in the field's own units, as stored in `tickets.jsonl` and printed by `--json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +92,7 @@ impl TicketText {
     pub fn line(&self) -> String {
         format!(
             "{}  {:<16} {:>14} {:>12}  {}  {}",
-            at(self.ended_at_ms),
+            utc(self.ended_at_ms),
             self.charging_point,
             Energy::from_wh(self.energy_wh).to_string(),
             money(self.owed_minor(), &self.currency).to_string(),
@@ -113,23 +112,14 @@ impl TicketText {
     }
 }
 
-/// Milliseconds since 1970 as UTC text.
-pub fn at(ms: i64) -> String {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
-        .ok()
-        .and_then(|t| t.format(format).ok())
-        .map_or_else(|| format!("{ms} ms"), |text| format!("{text} UTC"))
-}
-
 impl fmt::Display for TicketText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let payer = if self.driver.is_empty() { "the charging point's own account" } else { self.driver.as_str() };
         writeln!(f, "+-- TICKET {}", self.session)?;
         writeln!(f, "| driver          {payer}")?;
         writeln!(f, "| charging point  {}  {}", self.charging_point, escaped(&self.place))?;
-        writeln!(f, "| from            {}", at(self.started_at_ms))?;
-        writeln!(f, "| to              {}", at(self.ended_at_ms))?;
+        writeln!(f, "| from            {}", utc(self.started_at_ms))?;
+        writeln!(f, "| to              {}", utc(self.ended_at_ms))?;
         writeln!(f, "| energy          {}", Energy::from_wh(self.energy_wh))?;
         writeln!(f, "| price           {} {}/kWh", Price::from_e4(self.price_e4), self.currency)?;
         writeln!(f, "| amount          {}", money(self.amount_minor, &self.currency))?;

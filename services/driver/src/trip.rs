@@ -10,18 +10,17 @@ use std::{
 };
 
 use mesh::clock::Now;
-use proto::{
-    ChargingPointId, Energy,
-    link::v1::{
-        ConfirmRequest, ConfirmSupply, Down, ListChargingPoints, ListHistory, Reason, RequestSupply, StopSupply,
-        Ticket, Up, up,
-    },
+use proto::link::v1::{
+    ConfirmRequest, ConfirmSupply, Down, ListChargingPoints, ListHistory, Reason, RequestSupply, StopSupply, Ticket,
+    Up, up,
 };
-use serde::{Deserialize, Serialize};
 
-use crate::told::{Outcome, Told};
+use crate::{
+    notification::Notification,
+    request::{ConfirmPolicy, DriverOrder, RequestOutcome, RunningSupply, SupplyRequest},
+};
 
-mod heard;
+mod from_central;
 #[cfg(test)]
 mod tests;
 
@@ -32,111 +31,58 @@ const MOST_UNANSWERED: usize = 64;
 
 /// Times of the rules, each a setting.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
+pub(crate) struct TripSettings {
     /// An unanswered message is sent again after this.
     pub repeat: Duration,
     /// A request made by hand that no link took within this is over: nobody wants an old wish fulfilled.
     pub expire: Duration,
-    pub confirm: Confirm,
-}
-
-/// What becomes of a manual supply that names this driver (SPEC 3.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Confirm {
-    /// Every one is confirmed.
-    Always,
-    /// Every one is refused.
-    Never,
-    /// The person is asked.
-    #[default]
-    Ask,
-}
-
-/// A supply wished for. Kept on disk from before it is sent until it is over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
-    /// Unique for the driver; the same id gets the first answer, so asking again is safe.
-    pub id: String,
-    pub charging_point: ChargingPointId,
-    /// Zero: until unplugged.
-    #[serde(rename = "energy_wh")]
-    pub energy: Energy,
-    /// The line of the file it came from.
-    pub line: Option<u64>,
-    /// Known once Central has reserved.
-    pub session: Option<String>,
-}
-
-/// What a person, a file or a program wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    Request(Request),
-    /// Made by a person, who is told where it cannot be sent now.
-    ByHand(Request),
-    /// The named session, or the only one.
-    Stop(Option<String>),
-    /// The named session, or the only one that waits for a word.
-    Confirm(Option<String>, bool),
-    ListChargingPoints,
-    ListHistory(u32),
+    pub confirm: ConfirmPolicy,
 }
 
 #[derive(Debug)]
-pub(crate) enum Input {
-    Order(Order),
+pub(crate) enum TripInput {
+    Order(DriverOrder),
     /// A link that has proven its key.
     LinkOpen,
     LinkLost,
     Down(Box<Down>),
     /// The ticket is on disk.
-    Stored(Box<Ticket>),
+    TicketStored(Box<Ticket>),
     Timeout,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Command {
+pub(crate) enum TripCommand {
     /// Lost if there is no link: it is repeated anyway.
     Send(Up),
-    /// Put it on disk, then answer [`Input::Stored`]; if that fails, say so and leave it to Central to send it again.
-    Store(Ticket),
+    /// Put it on disk, then answer [`TripInput::TicketStored`]; if that fails, say so and leave it to Central to send it again.
+    StoreTicket(Ticket),
     /// These requests are on disk before any later command is carried out.
-    Keep(Vec<Request>),
-    Tell(Told),
+    SaveRequests(Vec<SupplyRequest>),
+    Notify(Notification),
 }
 
-/// A session of this driver that runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Running {
-    pub session: String,
-    pub charging_point: String,
-    pub step: &'static str,
-    pub energy_wh: u64,
-    pub amount_minor: i64,
-    pub currency: String,
-    pub power_w: u32,
-}
-
-struct Unanswered {
+struct UnansweredMessage {
     body: up::Body,
     again_at: Instant,
 }
 
 /// All trips of one driver.
 pub(crate) struct Trips {
-    settings: Settings,
+    settings: TripSettings,
     open: bool,
     next_id: u64,
-    requests: BTreeMap<String, Request>,
+    requests: BTreeMap<String, SupplyRequest>,
     /// Requests that Central has not answered yet; the others are known to it.
-    unanswered: BTreeMap<u64, Unanswered>,
+    unanswered: BTreeMap<u64, UnansweredMessage>,
     /// Requests made by hand without a link, until when they wait for one.
     unsent: BTreeMap<String, Instant>,
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<String, RunningSupply>,
     confirms: BTreeMap<String, (ConfirmRequest, Instant)>,
     /// Sessions whose ticket is on disk, with the number of its corrections.
     stored: BTreeSet<(String, usize)>,
     storing: BTreeSet<(String, usize)>,
-    out: VecDeque<Command>,
+    out: VecDeque<TripCommand>,
 }
 
 impl std::fmt::Debug for Trips {
@@ -152,8 +98,8 @@ impl Trips {
     /// `kept`: what was in flight before a restart; `stored`: sessions with a ticket on disk and its number of
     /// corrections; `first_id`: where the ids of messages begin, different at each start.
     pub(crate) fn new(
-        settings: Settings,
-        kept: Vec<Request>,
+        settings: TripSettings,
+        kept: Vec<SupplyRequest>,
         stored: impl IntoIterator<Item = (String, usize)>,
         first_id: u64,
     ) -> Self {
@@ -172,18 +118,18 @@ impl Trips {
         }
     }
 
-    pub(crate) fn handle(&mut self, input: Input, now: Now) {
+    pub(crate) fn handle(&mut self, input: TripInput, now: Now) {
         match input {
-            Input::Order(order) => self.order(order, now),
-            Input::LinkOpen => self.link_open(now),
-            Input::LinkLost => self.open = false,
-            Input::Down(down) => self.down(*down, now),
-            Input::Stored(ticket) => self.ticket_stored(*ticket, now),
-            Input::Timeout => self.timeout(now),
+            TripInput::Order(order) => self.order(order, now),
+            TripInput::LinkOpen => self.link_open(now),
+            TripInput::LinkLost => self.open = false,
+            TripInput::Down(down) => self.down(*down, now),
+            TripInput::TicketStored(ticket) => self.ticket_stored(*ticket, now),
+            TripInput::Timeout => self.timeout(now),
         }
     }
 
-    pub(crate) fn next_command(&mut self) -> Option<Command> {
+    pub(crate) fn next_command(&mut self) -> Option<TripCommand> {
         self.out.pop_front()
     }
 
@@ -194,11 +140,11 @@ impl Trips {
     }
 
     /// Requests that are not over.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &SupplyRequest> {
         self.requests.values()
     }
 
-    pub(crate) fn running(&self) -> impl Iterator<Item = &Running> {
+    pub(crate) fn running(&self) -> impl Iterator<Item = &RunningSupply> {
         self.running.values()
     }
 
@@ -213,22 +159,22 @@ impl Trips {
         }
     }
 
-    fn order(&mut self, order: Order, now: Now) {
+    fn order(&mut self, order: DriverOrder, now: Now) {
         match order {
-            Order::Request(request) => self.request(request, now),
-            Order::ByHand(request) => self.request_by_hand(request, now),
-            Order::Stop(session) => match self.the_one(session, |t| t.running.keys().cloned().collect()) {
+            DriverOrder::Request(request) => self.request(request, now),
+            DriverOrder::ByHand(request) => self.request_by_hand(request, now),
+            DriverOrder::Stop(session) => match self.the_one(session, |t| t.running.keys().cloned().collect()) {
                 Ok(session) => self.ask(up::Body::StopSupply(StopSupply { session_id: session }), now),
-                Err(why) => self.tell(Told::Hint { text: format!("nothing to stop: {why}") }),
+                Err(why) => self.notify(Notification::Hint { text: format!("nothing to stop: {why}") }),
             },
-            Order::Confirm(session, accepted) => {
+            DriverOrder::Confirm(session, accepted) => {
                 match self.the_one(session, |t| t.confirms.keys().cloned().collect()) {
                     Ok(session) => self.confirm(session, accepted, now),
-                    Err(why) => self.tell(Told::Hint { text: format!("nothing to confirm: {why}") }),
+                    Err(why) => self.notify(Notification::Hint { text: format!("nothing to confirm: {why}") }),
                 }
             }
-            Order::ListChargingPoints => self.ask(up::Body::ListChargingPoints(ListChargingPoints {}), now),
-            Order::ListHistory(limit) => self.ask(up::Body::ListHistory(ListHistory { limit }), now),
+            DriverOrder::ListChargingPoints => self.ask(up::Body::ListChargingPoints(ListChargingPoints {}), now),
+            DriverOrder::ListHistory(limit) => self.ask(up::Body::ListHistory(ListHistory { limit }), now),
         }
     }
 
@@ -243,31 +189,31 @@ impl Trips {
         }
     }
 
-    fn request(&mut self, request: Request, now: Now) {
+    fn request(&mut self, request: SupplyRequest, now: Now) {
         if self.requests.len() >= MOST_REQUESTS {
             let text = format!("{MOST_REQUESTS} requests are waiting already; wait until one is over");
-            return self.tell(Told::Hint { text });
+            return self.notify(Notification::Hint { text });
         }
-        self.tell(Told::asking(&request));
+        self.notify(Notification::requested(&request));
         self.requests.insert(request.id.clone(), request.clone());
         self.keep();
         self.ask(request_body(&request), now);
     }
 
-    fn request_by_hand(&mut self, request: Request, now: Now) {
+    fn request_by_hand(&mut self, request: SupplyRequest, now: Now) {
         let id = request.id.clone();
         self.request(request, now);
         if !self.open && self.requests.contains_key(&id) {
             self.unsent.insert(id, now.mono + self.settings.expire);
             let detail =
                 format!("cannot reach Central: kept, and sent if it is back within {:?}", self.settings.expire);
-            self.tell(Told::Waiting { reason: Reason::Unavailable.code(), detail });
+            self.notify(Notification::Waiting { reason: Reason::Unavailable.code(), detail });
         }
     }
 
     fn confirm(&mut self, session_id: String, accepted: bool, now: Now) {
         self.confirms.remove(&session_id);
-        self.tell(Told::Confirmed { session: session_id.clone(), accepted });
+        self.notify(Notification::Confirmed { session: session_id.clone(), accepted });
         self.ask(up::Body::ConfirmSupply(ConfirmSupply { session_id, accepted }), now);
     }
 
@@ -278,17 +224,17 @@ impl Trips {
         }
         if self.unanswered.len() >= MOST_UNANSWERED {
             let text = "too much waits for Central's answer already; try again when the link is back".to_owned();
-            return self.tell(Told::Hint { text });
+            return self.notify(Notification::Hint { text });
         }
         let id = self.next_id;
         self.next_id += 1;
-        self.unanswered.insert(id, Unanswered { body: body.clone(), again_at: now.mono + self.settings.repeat });
+        self.unanswered.insert(id, UnansweredMessage { body: body.clone(), again_at: now.mono + self.settings.repeat });
         self.send(id, body);
     }
 
     fn send(&mut self, id: u64, body: up::Body) {
         if self.open {
-            self.out.push_back(Command::Send(Up { id, body: Some(body) }));
+            self.out.push_back(TripCommand::Send(Up { id, body: Some(body) }));
         }
     }
 
@@ -307,7 +253,7 @@ impl Trips {
         self.repeat(now, |_| true);
     }
 
-    fn repeat(&mut self, now: Now, due: impl Fn(&Unanswered) -> bool) {
+    fn repeat(&mut self, now: Now, due: impl Fn(&UnansweredMessage) -> bool) {
         let mut again = Vec::new();
         for (id, unanswered) in self.unanswered.iter_mut().filter(|(_, u)| due(u)) {
             unanswered.again_at = now.mono + self.settings.repeat;
@@ -317,8 +263,8 @@ impl Trips {
             .out
             .iter()
             .filter_map(|c| match c {
-                Command::Send(up) => Some(up.id),
-                Command::Store(_) | Command::Keep(_) | Command::Tell(_) => None,
+                TripCommand::Send(up) => Some(up.id),
+                TripCommand::StoreTicket(_) | TripCommand::SaveRequests(_) | TripCommand::Notify(_) => None,
             })
             .collect();
         for (id, body) in again {
@@ -336,52 +282,52 @@ impl Trips {
             self.confirms.iter().filter(|(_, (_, until))| *until <= now.mono).map(|(id, _)| id.clone()).collect();
         for session in over {
             self.confirms.remove(&session);
-            self.tell(Told::Hint { text: format!("the manual supply {session} was not confirmed in time") });
+            self.notify(Notification::Hint { text: format!("the manual supply {session} was not confirmed in time") });
         }
         let over: Vec<String> =
             self.unsent.iter().filter(|(_, at)| **at <= now.mono).map(|(id, _)| id.clone()).collect();
         for request in over {
             let detail = format!("Central could not be reached within {:?}; it was never asked", self.settings.expire);
-            self.over(&request, Outcome::Refused { reason: Reason::Unavailable.code(), detail });
+            self.over(&request, RequestOutcome::Refused { reason: Reason::Unavailable.code(), detail });
             self.unsent.remove(&request);
         }
     }
 
     /// It could not be kept, so it must not be sent.
-    pub(crate) fn not_kept(&mut self, request_id: &str) {
+    pub(crate) fn request_not_saved(&mut self, request_id: &str) {
         let asks = |body: &up::Body| matches!(body, up::Body::RequestSupply(r) if r.request_id == request_id);
         self.requests.remove(request_id);
         self.unanswered.retain(|_, u| !asks(&u.body));
         self.out.retain_mut(|command| match command {
-            Command::Send(up) => !up.body.as_ref().is_some_and(asks),
-            Command::Keep(requests) => {
+            TripCommand::Send(up) => !up.body.as_ref().is_some_and(asks),
+            TripCommand::SaveRequests(requests) => {
                 requests.retain(|request| request.id != request_id);
                 true
             }
-            Command::Store(_) | Command::Tell(_) => true,
+            TripCommand::StoreTicket(_) | TripCommand::Notify(_) => true,
         });
     }
 
-    fn over(&mut self, request_id: &str, outcome: Outcome) {
+    fn over(&mut self, request_id: &str, outcome: RequestOutcome) {
         let Some(request) = self.requests.remove(request_id) else { return };
         self.unanswered.retain(|_, u| !matches!(&u.body, up::Body::RequestSupply(r) if r.request_id == request_id));
         if let Some(session) = &request.session {
             self.running.remove(session);
         }
         self.keep();
-        self.tell(Told::over(&request, outcome));
+        self.notify(Notification::ended(&request, outcome));
     }
 
     fn keep(&mut self) {
-        self.out.push_back(Command::Keep(self.requests.values().cloned().collect()));
+        self.out.push_back(TripCommand::SaveRequests(self.requests.values().cloned().collect()));
     }
 
-    fn tell(&mut self, told: Told) {
-        self.out.push_back(Command::Tell(told));
+    fn notify(&mut self, notification: Notification) {
+        self.out.push_back(TripCommand::Notify(notification));
     }
 }
 
-fn request_body(request: &Request) -> up::Body {
+fn request_body(request: &SupplyRequest) -> up::Body {
     up::Body::RequestSupply(RequestSupply {
         request_id: request.id.clone(),
         charging_point_id: request.charging_point.to_string(),

@@ -162,7 +162,7 @@ impl ChargingPoints {
             What::Restore { id } => {
                 let request = RestoreRequest { request_id: request_id(), id };
                 let restored = client.restore(request).await.map_err(|s| of_status(&s))?.into_inner();
-                let until = driver::ticket_time(restored.expires_at_ms);
+                let until = driver::utc(restored.expires_at_ms);
                 note(&format!("a one-use token, shown once, good until {until}:"));
                 return output.said(
                     &restored.enrolment_token,

@@ -144,7 +144,7 @@ pub(crate) async fn list(connection: &Connection, kind: Kind) -> anyhow::Result<
 }
 
 fn show_token(created: &TokenCreated, output: Output) -> anyhow::Result<()> {
-    let until = driver::ticket_time(created.expires_at_ms);
+    let until = driver::utc(created.expires_at_ms);
     note(&format!("token {}, shown once, good until {until}:", created.token_id));
     output.said(
         &created.token,

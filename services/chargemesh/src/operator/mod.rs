@@ -88,7 +88,7 @@ mod tests {
     fn a_time_is_given_as_a_length_a_day_or_a_moment() {
         assert_eq!(since("2019-03-01"), Ok(1_551_398_400_000));
         assert_eq!(since("2019-03-01T00:00:01Z"), Ok(1_551_398_401_000));
-        assert_eq!(since(&driver::ticket_time(1_551_398_401_000)), Ok(1_551_398_401_000), "as tables print it");
+        assert_eq!(since(&driver::utc(1_551_398_401_000)), Ok(1_551_398_401_000), "as tables print it");
         assert_eq!(since("2019-03-01 00:01"), Ok(1_551_398_460_000));
         let hour_ago = since("1h").unwrap();
         assert!(since("2h").unwrap() < hour_ago);

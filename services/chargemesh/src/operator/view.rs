@@ -5,7 +5,7 @@ mod charging_point;
 mod order;
 mod registry;
 
-use driver::{TicketText, ticket_time};
+use driver::{TicketText, utc};
 use proto::{
     Energy, Money, Price,
     central::v1::{ChargingPoint, Session, Statistic},
@@ -44,7 +44,7 @@ fn wh(wh: u64) -> String {
 }
 
 fn at(ms: i64) -> String {
-    if ms == 0 { String::new() } else { ticket_time(ms) }
+    if ms == 0 { String::new() } else { utc(ms) }
 }
 
 #[derive(Debug, Serialize)]

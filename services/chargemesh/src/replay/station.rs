@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use charging_point::{fleet::Member, meter::Speed};
-use driver::{Driver, Outcome, Request, Told};
+use driver::{DriverHandle, Notification, RequestOutcome, SupplyRequest};
 use mesh::clock::Clock;
 use proto::{ChargingPointId, central::v1::GetTicketRequest};
 use time::PrimitiveDateTime;
@@ -46,7 +46,7 @@ impl Schedule {
 pub(super) struct ReplayStation {
     pub(super) id: ChargingPointId,
     pub(super) member: Member,
-    pub(super) driver: Driver,
+    pub(super) driver: DriverHandle,
     pub(super) rows: Vec<RecordedSession>,
     pub(super) clock: Clock,
     pub(super) connection: Connection,
@@ -90,7 +90,7 @@ impl ReplayStation {
     async fn row(&mut self, row: &RecordedSession, refused: &AtomicU64) -> anyhow::Result<BilledRow> {
         for attempt in 0..TRIES {
             self.member.deliver(row.energy, row.lasts).await.map_err(anyhow::Error::msg)?;
-            let request = Request {
+            let request = SupplyRequest {
                 id: request_id(row, attempt),
                 charging_point: self.id.clone(),
                 energy: row.energy,
@@ -128,23 +128,23 @@ impl ReplayStation {
         let mut authorised = None;
         let mut settling = None;
         loop {
-            let (now, told) = self.driver.told().await.context("the driver has ended")?;
-            if let Told::Step { request_id, progress: "authorised", .. } = &told
+            let (now, notification) = self.driver.next_notification().await.context("the driver has ended")?;
+            if let Notification::Step { request_id, progress: "authorised", .. } = &notification
                 && request_id == request
             {
                 authorised.get_or_insert(now.mono.saturating_duration_since(asked));
-            } else if let Told::Over { request_id, outcome, .. } = &told
+            } else if let Notification::Ended { request_id, outcome, .. } = &notification
                 && request_id == request
             {
                 match outcome {
-                    Outcome::Billed { session } => {
+                    RequestOutcome::Billed { session } => {
                         return Ok(RowOutcome::Billed { session: session.clone(), authorised });
                     }
-                    Outcome::Refused { .. } | Outcome::Released { .. } => return Ok(RowOutcome::Refused),
+                    RequestOutcome::Refused { .. } | RequestOutcome::Released { .. } => return Ok(RowOutcome::Refused),
                     // The ticket follows when Central has settled it.
-                    Outcome::Settling { session } => settling = Some(session.clone()),
+                    RequestOutcome::Settling { session } => settling = Some(session.clone()),
                 }
-            } else if let Told::Ticket(ticket) = &told
+            } else if let Notification::Ticket(ticket) = &notification
                 && settling.as_deref() == Some(ticket.session.as_str())
             {
                 return Ok(RowOutcome::Billed { session: ticket.session.clone(), authorised });

@@ -91,7 +91,7 @@ impl RunningNetwork {
             ("--id", &driver.id.as_str()),
             ("--registry", &registry),
             ("--central", &central),
-            ("--roam", &driver.seed.to_string()),
+            ("--random-requests", &driver.seed.to_string()),
             ("--pause", &format!("{}ms", self.config.pause.as_millis())),
             ("--confirm", &"always"),
         ]);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{told::Told, trip::Request};
+use crate::{notification::Notification, request::SupplyRequest};
 
 use super::Drive;
 
@@ -13,23 +13,23 @@ const AGAIN: Duration = Duration::from_secs(1);
 impl Drive {
     /// A request that is gone from the list is over, and so is its line: both in one file, replaced as a whole. One that
     /// cannot be kept is forgotten before it is sent. Why something could not be kept.
-    pub(super) async fn keep(&mut self, requests: Vec<Request>) -> Option<String> {
+    pub(super) async fn keep(&mut self, requests: Vec<SupplyRequest>) -> Option<String> {
         let now = self.clock.mono();
-        let before = std::mem::replace(&mut self.position.requests, requests);
+        let before = std::mem::replace(&mut self.state.requests, requests);
         for line in before.iter().filter_map(|r| r.line) {
-            if !self.position.requests.iter().any(|r| r.line == Some(line)) {
-                self.position.done = self.position.done.max(line);
+            if !self.state.requests.iter().any(|r| r.line == Some(line)) {
+                self.state.done = self.state.done.max(line);
                 if let Some(queue) = &mut self.queue {
-                    queue.over(line, now);
+                    queue.finish(line, now);
                 }
             }
         }
-        if before.len() > self.position.requests.len()
-            && let Some(roam) = &mut self.roam
+        if before.len() > self.state.requests.len()
+            && let Some(random_requests) = &mut self.random_requests
         {
-            roam.over(now);
+            random_requests.request_ended(now);
         }
-        let error = match self.shelf.keep_position(&self.position) {
+        let error = match self.data_dir.save_state(&self.state) {
             Ok(()) => {
                 self.keep_at = None;
                 return None;
@@ -37,16 +37,16 @@ impl Drive {
             Err(error) => error,
         };
         self.keep_at = Some(now + AGAIN);
-        let is_new = |request: &Request| !before.iter().any(|known| known.id == request.id);
-        let (new, known): (Vec<_>, Vec<_>) = self.position.requests.drain(..).partition(is_new);
-        self.position.requests = known;
+        let is_new = |request: &SupplyRequest| !before.iter().any(|known| known.id == request.id);
+        let (new, known): (Vec<_>, Vec<_>) = self.state.requests.drain(..).partition(is_new);
+        self.state.requests = known;
         for request in &new {
-            self.trips.not_kept(&request.id);
+            self.trips.request_not_saved(&request.id);
             if let (Some(queue), Some(line)) = (&mut self.queue, request.line) {
-                queue.again(line, now);
+                queue.retry(line, now);
             }
-            if let Some(roam) = &mut self.roam {
-                roam.over(now);
+            if let Some(random_requests) = &mut self.random_requests {
+                random_requests.request_ended(now);
             }
         }
         let text = if new.is_empty() {
@@ -54,22 +54,22 @@ impl Drive {
         } else {
             format!("not asked for, since it cannot be kept: {error}")
         };
-        self.tell(Told::Hint { text: text.clone() }).await;
+        self.tell(Notification::Hint { text: text.clone() }).await;
         Some(text)
     }
 
     pub(super) fn keep_again(&mut self) {
         let now = self.clock.mono();
         if self.keep_at.is_some_and(|at| at <= now) {
-            let kept = self.shelf.keep_position(&self.position);
+            let kept = self.data_dir.save_state(&self.state);
             self.keep_at = kept.is_err().then_some(now + AGAIN);
         }
     }
 
     /// A key that is lost with this process costs a first contact, so nothing waits for it.
-    pub(super) async fn say_unkept(&mut self, what: &str, kept: Result<(), crate::shelf::ShelfError>) {
+    pub(super) async fn say_unkept(&mut self, what: &str, kept: Result<(), crate::data_dir::DataDirError>) {
         if let Err(error) = kept {
-            self.tell(Told::Hint { text: format!("{what} cannot be kept: {error}") }).await;
+            self.tell(Notification::Hint { text: format!("{what} cannot be kept: {error}") }).await;
         }
     }
 }

@@ -11,10 +11,10 @@ use wire::{LinkKey, Proof, PublicKey};
 use super::Drive;
 use crate::{
     contact::{Again, How},
+    data_dir::DriverKey,
     link::{Connection, Dial, LinkEvent, LinkNo},
-    shelf::Key,
-    told::Told,
-    trip::Input,
+    notification::Notification,
+    trip::TripInput,
 };
 
 /// Of the one message that opens a link; ids of other messages are far above.
@@ -93,7 +93,7 @@ impl Drive {
             }
             LinkEvent::Unintelligible => {
                 self.unintelligible += 1;
-                self.tell(Told::Unintelligible { count: self.unintelligible }).await;
+                self.tell(Notification::Unintelligible { count: self.unintelligible }).await;
             }
             LinkEvent::Closed(why) => self.closed(no, &why, now).await,
         }
@@ -104,10 +104,10 @@ impl Drive {
         if self.active.as_ref().is_some_and(|c| c.no == no) {
             self.active = self.next.take();
             self.reading.pause();
-            self.trips.handle(Input::LinkLost, now);
+            self.trips.handle(TripInput::LinkLost, now);
             if self.active.as_ref().is_some_and(|c| c.proven) {
                 self.reading.begin(now.mono);
-                self.trips.handle(Input::LinkOpen, now);
+                self.trips.handle(TripInput::LinkOpen, now);
             }
             self.cannot_reach(why).await;
         } else {
@@ -130,7 +130,7 @@ impl Drive {
         if self.unreachable.as_deref() != Some(why) {
             self.unreachable = Some(why.to_owned());
             self.stand(why);
-            self.tell(Told::CannotReachCentral { detail: why.to_owned() }).await;
+            self.tell(Notification::CannotReachCentral { detail: why.to_owned() }).await;
         }
     }
 
@@ -164,7 +164,7 @@ impl Drive {
             None => self.say_on(no, up::Body::Unsupported(Unsupported::default())),
         }
         self.prove(no, now).await;
-        self.trips.handle(Input::Down(Box::new(down)), now);
+        self.trips.handle(TripInput::Down(Box::new(down)), now);
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl Drive {
         let trouble = self.reading.trouble();
         if trouble.is_some() != self.clock_trouble.is_some() {
             let text = trouble.clone().unwrap_or_else(|| "this host's clock agrees with Central's again".to_owned());
-            self.tell(Told::Hint { text }).await;
+            self.tell(Notification::Hint { text }).await;
         }
         if let Some(health) = &self.health {
             skew::stand(health, "clock against central", trouble.clone());
@@ -200,18 +200,18 @@ impl Drive {
             && let Some(before) = std::mem::replace(&mut self.active, self.next.take())
         {
             before.close();
-            self.trips.handle(Input::LinkLost, now);
+            self.trips.handle(TripInput::LinkLost, now);
         }
         let Some(active) = self.active.as_mut().filter(|c| c.no == no && c.how == How::Key && !c.proven) else {
             return;
         };
         active.proven = true;
-        let told = Told::LinkUp { address: active.address.clone(), key_no: active.key_no };
+        let told = Notification::LinkUp { address: active.address.clone(), key_no: active.key_no };
         self.contact.proven();
         self.unreachable = None;
         self.stand("");
         self.reading.begin(now.mono);
-        self.trips.handle(Input::LinkOpen, now);
+        self.trips.handle(TripInput::LinkOpen, now);
         self.tell(told).await;
     }
 
@@ -219,18 +219,18 @@ impl Drive {
         if self.key.as_ref().is_some_and(|key| key.key_no == grant.key_no) {
             return;
         }
-        let key = Key::new(grant);
+        let key = DriverKey::new(grant);
         if key.bytes().is_none() {
             tracing::warn!("Central granted a key that is none");
             return;
         }
-        let kept = self.shelf.keep_key(&key);
+        let kept = self.data_dir.save_key(&key);
         self.say_unkept("the new key", kept).await;
         self.key = Some(key);
         let pins: Vec<String> = grant.pins.iter().filter(|pin| pin.len() == 32).map(hex::encode).collect();
         if !pins.is_empty() && pins != self.enrolment.pins {
             self.enrolment.pins = pins;
-            let kept = self.shelf.keep_enrolment(&self.enrolment);
+            let kept = self.data_dir.save_enrolment(&self.enrolment);
             self.say_unkept("what Central is known by", kept).await;
         }
         let again = self.contact.granted();
@@ -250,10 +250,10 @@ impl Drive {
         self.unreachable = Some(detail.clone());
         self.stand(&detail);
         self.reading.pause();
-        self.tell(Told::AuthStatus { reason: auth_status.reason().code(), detail }).await;
+        self.tell(Notification::AuthStatus { reason: auth_status.reason().code(), detail }).await;
         let stands = self.contact.auth_status(auth_status, rand::random());
         if stands.key_is_void && self.key.take().is_some() {
-            self.shelf.forget_key()?;
+            self.data_dir.remove_key()?;
         }
         self.again(stands.again, now);
         for place in [&mut self.active, &mut self.next] {
@@ -261,7 +261,7 @@ impl Drive {
                 connection.close();
             }
         }
-        self.trips.handle(Input::LinkLost, now);
+        self.trips.handle(TripInput::LinkLost, now);
         Ok(())
     }
 

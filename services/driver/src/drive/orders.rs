@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use super::{ANSWER_WITHIN, Ask, Drive, Waiting, new_request};
 use crate::{
+    commands::DriverCommand,
     contact::Contact,
     enrolment::{EnrolSettings, enrol_again},
-    file::Wishes,
-    queue::Queue,
-    told::Told,
-    trip::{Input, Order},
-    words::Word,
+    file_queue::FileQueue,
+    notification::Notification,
+    request::DriverOrder,
+    request_file::RequestFile,
+    trip::TripInput,
 };
 
 impl Drive {
@@ -23,21 +24,21 @@ impl Drive {
         let now = self.clock.now();
         let (word, answer) = match ask {
             Ask::Request(request) => {
-                self.trips.handle(Input::Order(Order::Request(request)), now);
+                self.trips.handle(TripInput::Order(DriverOrder::Request(request)), now);
                 return Ok(false);
             }
-            Ask::Word(word, answer) => (word, answer),
+            Ask::DriverCommand(word, answer) => (word, answer),
         };
         let done = match word {
-            Word::Request { charging_point, energy } => {
+            DriverCommand::Request { charging_point, energy } => {
                 let request = new_request(charging_point, energy, None);
                 let id = request.id.clone();
-                self.trips.handle(Input::Order(Order::ByHand(request)), now);
+                self.trips.handle(TripInput::Order(DriverOrder::ByHand(request)), now);
                 self.carry_out().await?.map_or_else(|| Ok(self.requested(&id)), Err)
             }
-            Word::Order(order @ (Order::ListChargingPoints | Order::ListHistory(_))) => {
-                let offers = order == Order::ListChargingPoints;
-                self.trips.handle(Input::Order(order), now);
+            DriverCommand::Order(order @ (DriverOrder::ListChargingPoints | DriverOrder::ListHistory(_))) => {
+                let offers = order == DriverOrder::ListChargingPoints;
+                self.trips.handle(TripInput::Order(order), now);
                 if !self.reachable() {
                     let why = self.unreachable.clone().unwrap_or_else(|| "not linked yet".to_owned());
                     Err(format!("cannot reach Central: {why}"))
@@ -48,28 +49,30 @@ impl Drive {
                     return Ok(false);
                 }
             }
-            Word::Order(order) => {
-                self.trips.handle(Input::Order(order), now);
+            DriverCommand::Order(order) => {
+                self.trips.handle(TripInput::Order(order), now);
                 self.carry_out().await?.map_or(Ok(Value::Null), Err)
             }
-            Word::Load(path) => match self.load(path.into(), false).await {
+            DriverCommand::Load(path) => match self.load(path.into(), false).await {
                 Ok(()) => Ok(self.status()),
                 Err(error) => Err(format!("{error:#}")),
             },
-            Word::Authenticate => {
+            DriverCommand::Authenticate => {
                 let again = self.contact.told();
                 self.again(again, now);
                 Ok(Value::Null)
             }
-            Word::Enrol(token) => self.enrol(token, now).await,
-            Word::Tickets => self.shelf.tickets().map(|t| json!({ "tickets": t })).map_err(|e| e.to_string()),
-            Word::Status => Ok(self.status()),
-            Word::Help => Ok(json!({ "help": crate::words::HELP })),
-            Word::Quit => return Ok(true),
+            DriverCommand::Enrol(token) => self.enrol(token, now).await,
+            DriverCommand::Tickets => {
+                self.data_dir.tickets().map(|t| json!({ "tickets": t })).map_err(|e| e.to_string())
+            }
+            DriverCommand::Status => Ok(self.status()),
+            DriverCommand::Help => Ok(json!({ "help": crate::commands::HELP })),
+            DriverCommand::Quit => return Ok(true),
         };
         match (answer, done) {
             (Some(answer), done) => drop(answer.send(done)),
-            (None, Err(text)) => self.tell(Told::Hint { text }).await,
+            (None, Err(text)) => self.tell(Notification::Hint { text }).await,
             (None, Ok(_)) => {}
         }
         Ok(false)
@@ -88,7 +91,7 @@ impl Drive {
     /// One try; the links wait for it, which a driver who is not enrolled has none of.
     pub(super) async fn enrol(&mut self, token: SecretText, now: Now) -> Result<Value, String> {
         let settings = EnrolSettings { registry: self.enrolment.registry.clone(), token };
-        let enrolled = enrol_again(&settings, &self.settings.driver, &self.shelf).await;
+        let enrolled = enrol_again(&settings, &self.settings.driver, &self.data_dir).await;
         let mut enrolled = enrolled.map_err(|error| error.to_string())?;
         if enrolled.pins.is_empty() {
             // Registry has not met Central since it started: the keys known so far still hold.
@@ -96,19 +99,19 @@ impl Drive {
         }
         self.enrolment = enrolled;
         self.key = None;
-        self.shelf.forget_key().map_err(|error| error.to_string())?;
+        self.data_dir.remove_key().map_err(|error| error.to_string())?;
         for connection in [self.active.take(), self.next.take()].into_iter().flatten() {
             connection.close();
         }
-        self.trips.handle(Input::LinkLost, now);
+        self.trips.handle(TripInput::LinkLost, now);
         self.contact = Contact::new(self.settings.rules(), false);
         self.dial_at = Some(now.mono);
-        self.tell(Told::Enrolled { driver: self.settings.driver.to_string() }).await;
+        self.tell(Notification::Enrolled { driver: self.settings.driver.to_string() }).await;
         Ok(json!({ "enrolled": self.settings.driver }))
     }
 
     pub(super) fn status(&self) -> Value {
-        let (done, all) = self.queue.as_ref().map_or((0, 0), Queue::progress);
+        let (done, all) = self.queue.as_ref().map_or((0, 0), FileQueue::progress);
         json!({
             "driver": self.settings.driver,
             "enrolled": true,
@@ -121,10 +124,10 @@ impl Drive {
             "requests": self.trips.requests().collect::<Vec<_>>(),
             "supplies": self.trips.running().collect::<Vec<_>>(),
             "to_confirm": self.trips.confirms().map(|c| &c.session_id).collect::<Vec<_>>(),
-            "file": self.position.file,
+            "file": self.state.file,
             "file_done": done,
             "file_requests": all,
-            "bad_lines": self.queue.as_ref().map_or(0, |q| q.wishes().bad.len()),
+            "bad_lines": self.queue.as_ref().map_or(0, |q| q.file().rejected.len()),
         })
     }
 
@@ -145,30 +148,30 @@ impl Drive {
             mesh::process::Misuse::new(format!("cannot read the file of requests {}: {error}", path.display()))
         })?;
         let path = std::path::absolute(&path).unwrap_or(path);
-        if !resume || self.position.file.as_ref() != Some(&path) {
-            self.position.done = 0;
+        if !resume || self.state.file.as_ref() != Some(&path) {
+            self.state.done = 0;
             self.trips.forget_lines();
-            for request in &mut self.position.requests {
+            for request in &mut self.state.requests {
                 request.line = None;
             }
-            self.position.file = Some(path);
-            self.shelf.keep_position(&self.position)?;
+            self.state.file = Some(path);
+            self.data_dir.save_state(&self.state)?;
         }
-        let wishes = Wishes::parse(&text);
-        for bad in &wishes.bad {
-            self.tell(Told::BadLine { line: bad.line, detail: bad.why.clone() }).await;
+        let file = RequestFile::parse(&text);
+        for bad in &file.rejected {
+            self.tell(Notification::BadLine { line: bad.line, detail: bad.why.clone() }).await;
         }
-        let in_flight = self.position.requests.iter().find_map(|r| r.line);
+        let in_flight = self.state.requests.iter().find_map(|r| r.line);
         self.said_over = false;
-        self.queue = Some(Queue::new(wishes, self.position.done, in_flight, self.settings.pause, self.clock.mono()));
+        self.queue = Some(FileQueue::new(file, self.state.done, in_flight, self.settings.pause, self.clock.mono()));
         Ok(())
     }
 
     pub(super) async fn is_done(&mut self) -> bool {
         let Some(queue) = self.queue.as_ref().filter(|q| q.is_over()) else { return false };
-        let (requests, bad_lines) = (queue.wishes().good.len() as u64, queue.wishes().bad.len() as u64);
+        let (requests, bad_lines) = (queue.file().requests.len() as u64, queue.file().rejected.len() as u64);
         if !std::mem::replace(&mut self.said_over, true) {
-            self.tell(Told::FileOver { requests, bad_lines }).await;
+            self.tell(Notification::FileFinished { requests, bad_lines }).await;
         }
         self.settings.exit_when_done && self.trips.requests().next().is_none()
     }

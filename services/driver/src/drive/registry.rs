@@ -39,7 +39,7 @@ impl Drive {
                 if !status.trust.roots.is_empty() {
                     self.enrolment.roots = status.trust.roots;
                 }
-                let kept = self.shelf.keep_enrolment(&self.enrolment);
+                let kept = self.data_dir.save_enrolment(&self.enrolment);
                 self.say_unkept("what Central is known by", kept).await;
                 self.dial_at = Some(now.mono);
                 Ok(())

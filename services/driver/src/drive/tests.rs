@@ -10,8 +10,8 @@ use super::*;
 
 const PIN: &str = "0909090909090909090909090909090909090909090909090909090909090909";
 
-fn enrolment() -> Enrolment {
-    Enrolment {
+fn enrolment() -> DriverEnrolment {
+    DriverEnrolment {
         driver: "ann".to_owned(),
         credential: proto::enrolment::SecretText::new("cmc1.dr-ann.secret.tag"),
         pins: vec![PIN.to_owned()],
@@ -21,14 +21,14 @@ fn enrolment() -> Enrolment {
 }
 
 /// A driver with a key, whom nobody drives.
-fn drive(folder: &TempDir) -> (Drive, mpsc::Receiver<(Now, Told)>) {
-    let shelf = Shelf::open(folder.path()).unwrap();
+fn drive(folder: &TempDir) -> (Drive, mpsc::Receiver<(Now, Notification)>) {
+    let data_dir = DataDir::open(folder.path()).unwrap();
     let grant = KeyGrant { key_no: 7, key: vec![9; 32], ..KeyGrant::default() };
-    shelf.keep_key(&Key::new(&grant)).unwrap();
+    data_dir.save_key(&DriverKey::new(&grant)).unwrap();
     let (events, _) = mpsc::channel(1);
     let (tell, told) = mpsc::channel(16);
     let settings = Settings::new("ann".parse().unwrap(), vec!["127.0.0.1:1".to_owned()]);
-    (Drive::new(settings, shelf, enrolment(), mesh::clock::Clock::system(), events, tell).unwrap(), told)
+    (Drive::new(settings, data_dir, enrolment(), mesh::clock::Clock::system(), events, tell).unwrap(), told)
 }
 
 fn auth_status(reason: Reason) -> AuthStatus {
@@ -42,10 +42,10 @@ async fn a_key_is_kept_while_registry_cannot_be_reached_and_removed_when_it_is_v
     let now = drive.clock.now();
     for reason in [Reason::RegistryUnreachable, Reason::Unavailable, Reason::Overloaded, Reason::TooManyAttempts] {
         drive.stands(1, &auth_status(reason), now).await.unwrap();
-        assert!(drive.key.is_some() && drive.shelf.key().unwrap().is_some(), "{reason:?}");
+        assert!(drive.key.is_some() && drive.data_dir.key().unwrap().is_some(), "{reason:?}");
     }
     drive.stands(1, &auth_status(Reason::WrongCredential), now).await.unwrap();
-    assert!(drive.key.is_none() && drive.shelf.key().unwrap().is_none());
+    assert!(drive.key.is_none() && drive.data_dir.key().unwrap().is_none());
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn ended_tries_are_not_begun_again_by_time_spec_4_7() {
     }
     assert_eq!((drive.dial_at, drive.due()), (None, None));
     assert_eq!(drive.status()["authenticates_again"], false);
-    drive.asked(Ask::Word(Word::Authenticate, None)).await.unwrap();
+    drive.asked(Ask::DriverCommand(DriverCommand::Authenticate, None)).await.unwrap();
     assert_eq!(drive.dial_at.is_some(), drive.status()["authenticates_again"] == true);
     assert!(drive.dial_at.is_some());
 }
@@ -75,10 +75,10 @@ async fn another_file_begins_at_its_first_line_though_a_line_of_the_one_before_i
     for restarts in [false, true] {
         let (mut drive, _told) = drive(&folder);
         drive.load(file("first"), false).await.unwrap();
-        drive.queue.as_mut().unwrap().over(1, drive.clock.mono());
-        let request = Request { line: Some(2), ..new_request("CP-2".parse().unwrap(), Energy::ZERO, None) };
+        drive.queue.as_mut().unwrap().finish(1, drive.clock.mono());
+        let request = SupplyRequest { line: Some(2), ..new_request("CP-2".parse().unwrap(), Energy::ZERO, None) };
         let id = request.id.clone();
-        drive.trips.handle(Input::Order(Order::Request(request)), drive.clock.now());
+        drive.trips.handle(TripInput::Order(DriverOrder::Request(request)), drive.clock.now());
         drive.carry_out().await.unwrap();
         if restarts {
             (drive, _) = self::drive(&folder);
@@ -86,12 +86,12 @@ async fn another_file_begins_at_its_first_line_though_a_line_of_the_one_before_i
         drive.load(file("second"), restarts).await.unwrap();
         let now = drive.clock.now();
         for (progress, reason) in [(Progress::Authorised, Reason::Unspecified), (Progress::Released, Reason::Broken)] {
-            drive.trips.handle(Input::Down(Box::new(step(&id, progress, reason))), now);
+            drive.trips.handle(TripInput::Down(Box::new(step(&id, progress, reason))), now);
             drive.carry_out().await.unwrap();
         }
-        assert_eq!((drive.trips.requests().count(), drive.position.done), (0, 0), "restarted: {restarts}");
+        assert_eq!((drive.trips.requests().count(), drive.state.done), (0, 0), "restarted: {restarts}");
         let next = drive.queue.as_mut().unwrap().next(now.mono + Duration::from_secs(4));
-        assert_eq!(next.map(|wish| wish.line), Some(1), "restarted: {restarts}");
+        assert_eq!(next.map(|request| request.line), Some(1), "restarted: {restarts}");
     }
 }
 
@@ -135,7 +135,7 @@ async fn a_driver_who_missed_a_change_of_pins_learns_them_from_registry_spec_4_4
     drive.dial_at = None;
     let now = drive.clock.now();
     drive.registry_said(Ok(registered(CredentialState::Enrolled, 8)), now).await.unwrap();
-    assert_eq!(drive.shelf.enrolment().unwrap().unwrap().pins, ["08".repeat(32)]);
+    assert_eq!(drive.data_dir.enrolment().unwrap().unwrap().pins, ["08".repeat(32)]);
     assert_eq!((drive.dial_at, drive.key.is_some()), (Some(now.mono), true));
 }
 
@@ -157,18 +157,18 @@ async fn a_ticket_that_a_full_disk_did_not_take_is_said_once_and_kept_when_it_co
     let now = drive.clock.now();
     let ticket = Ticket { session_id: "s1".to_owned(), ..Ticket::default() };
     let down = Down { epoch: 0, body: Some(down::Body::Ticket(ticket)) };
-    drive.shelf.fill();
+    drive.data_dir.fill_disk();
     for _ in 0..3 {
         drive.message(1, down.clone(), now).await.unwrap();
         drive.carry_out().await.unwrap();
     }
     assert!(told.recv().await.unwrap().1.to_string().contains("a ticket waits at Central"));
     assert!(told.try_recv().is_err(), "once");
-    drive.shelf = Shelf::open(folder.path()).unwrap();
+    drive.data_dir = DataDir::open(folder.path()).unwrap();
     drive.message(1, down, now).await.unwrap();
     drive.carry_out().await.unwrap();
-    assert_eq!(drive.shelf.tickets().unwrap().len(), 1);
-    assert!(matches!(told.recv().await.unwrap().1, Told::Ticket(_)));
+    assert_eq!(drive.data_dir.tickets().unwrap().len(), 1);
+    assert!(matches!(told.recv().await.unwrap().1, Notification::Ticket(_)));
 }
 
 #[tokio::test]

@@ -1,20 +1,23 @@
 use std::time::Instant;
 
-use proto::link::v1::{Answer, Correction, Progress, Reason, Step, down};
+use proto::{
+    Energy,
+    link::v1::{Answer, Correction, Progress, Reason, Step, down},
+};
 
 use super::*;
 
-const SETTINGS: Settings =
-    Settings { repeat: Duration::from_secs(5), expire: Duration::from_secs(60), confirm: Confirm::Ask };
+const SETTINGS: TripSettings =
+    TripSettings { repeat: Duration::from_secs(5), expire: Duration::from_secs(60), confirm: ConfirmPolicy::Ask };
 
-struct Bench {
+struct TripsRig {
     trips: Trips,
     start: Now,
     now: Now,
 }
 
-impl Bench {
-    fn new(settings: Settings) -> Self {
+impl TripsRig {
+    fn new(settings: TripSettings) -> Self {
         Self::with(Trips::new(settings, Vec::new(), [], 1))
     }
 
@@ -29,16 +32,16 @@ impl Bench {
         self
     }
 
-    fn handle(&mut self, input: Input) -> Vec<Command> {
+    fn handle(&mut self, input: TripInput) -> Vec<TripCommand> {
         self.trips.handle(input, self.now);
         std::iter::from_fn(|| self.trips.next_command()).collect()
     }
 
-    fn down(&mut self, body: down::Body) -> Vec<Command> {
-        self.handle(Input::Down(Box::new(Down { epoch: 0, body: Some(body) })))
+    fn down(&mut self, body: down::Body) -> Vec<TripCommand> {
+        self.handle(TripInput::Down(Box::new(Down { epoch: 0, body: Some(body) })))
     }
 
-    fn step(&mut self, request_id: &str, progress: Progress, reason: Reason) -> Vec<Command> {
+    fn step(&mut self, request_id: &str, progress: Progress, reason: Reason) -> Vec<TripCommand> {
         self.down(down::Body::Step(Step {
             request_id: request_id.into(),
             session_id: "s1".into(),
@@ -50,17 +53,19 @@ impl Bench {
     }
 }
 
-fn request(id: &str, line: Option<u64>) -> Request {
+fn request(id: &str, line: Option<u64>) -> SupplyRequest {
     let charging_point = "CP-1".parse().unwrap();
-    Request { id: id.into(), charging_point, energy: Energy::from_wh(7500), line, session: None }
+    SupplyRequest { id: id.into(), charging_point, energy: Energy::from_wh(7500), line, session: None }
 }
 
-fn sent(commands: &[Command]) -> Vec<&Up> {
-    commands.iter().filter_map(|c| if let Command::Send(up) = c { Some(up) } else { None }).collect()
+fn sent(commands: &[TripCommand]) -> Vec<&Up> {
+    commands.iter().filter_map(|c| if let TripCommand::Send(up) = c { Some(up) } else { None }).collect()
 }
 
-fn outcome(commands: &[Command]) -> Option<&Outcome> {
-    commands.iter().find_map(|c| if let Command::Tell(Told::Over { outcome, .. }) = c { Some(outcome) } else { None })
+fn outcome(commands: &[TripCommand]) -> Option<&RequestOutcome> {
+    commands.iter().find_map(|c| {
+        if let TripCommand::Notify(Notification::Ended { outcome, .. }) = c { Some(outcome) } else { None }
+    })
 }
 
 fn ticket(session: &str) -> Ticket {
@@ -69,266 +74,272 @@ fn ticket(session: &str) -> Ticket {
 
 #[test]
 fn a_request_by_hand_without_a_link_says_that_it_is_kept_and_expires_unsent_spec_1_5() {
-    let mut bench = Bench::new(SETTINGS);
-    let said = bench.handle(Input::Order(Order::ByHand(request("r1", None))));
-    let waits =
-        said.iter().find_map(|c| if let Command::Tell(told @ Told::Waiting { .. }) = c { Some(told) } else { None });
+    let mut rig = TripsRig::new(SETTINGS);
+    let said = rig.handle(TripInput::Order(DriverOrder::ByHand(request("r1", None))));
+    let waits = said
+        .iter()
+        .find_map(|c| if let TripCommand::Notify(told @ Notification::Waiting { .. }) = c { Some(told) } else { None });
     assert!(waits.unwrap().to_string().contains("cannot reach Central: kept, and sent if it is back within 60s"));
-    let commands = bench.at(60_000).handle(Input::Timeout);
-    assert!(matches!(outcome(&commands), Some(Outcome::Refused { reason: "UNAVAILABLE", .. })), "{commands:?}");
-    assert!(sent(&bench.at(240_000).handle(Input::LinkOpen)).is_empty(), "nobody wants it any more");
+    let commands = rig.at(60_000).handle(TripInput::Timeout);
+    assert!(matches!(outcome(&commands), Some(RequestOutcome::Refused { reason: "UNAVAILABLE", .. })), "{commands:?}");
+    assert!(sent(&rig.at(240_000).handle(TripInput::LinkOpen)).is_empty(), "nobody wants it any more");
 
-    let mut back = Bench::new(SETTINGS);
-    back.handle(Input::Order(Order::ByHand(request("r1", None))));
-    assert_eq!(sent(&back.at(59_000).handle(Input::LinkOpen)).len(), 1);
-    assert_eq!(outcome(&back.at(70_000).handle(Input::Timeout)), None, "Central has it: its answer counts");
+    let mut back = TripsRig::new(SETTINGS);
+    back.handle(TripInput::Order(DriverOrder::ByHand(request("r1", None))));
+    assert_eq!(sent(&back.at(59_000).handle(TripInput::LinkOpen)).len(), 1);
+    assert_eq!(outcome(&back.at(70_000).handle(TripInput::Timeout)), None, "Central has it: its answer counts");
 }
 
 #[test]
 fn a_request_of_a_file_waits_for_central_as_long_as_it_takes_spec_3_10() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::Order(Order::Request(request("r1", Some(1)))));
-    assert_eq!(outcome(&bench.at(600_000).handle(Input::Timeout)), None);
-    assert_eq!(sent(&bench.handle(Input::LinkOpen)).len(), 1);
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::Order(DriverOrder::Request(request("r1", Some(1)))));
+    assert_eq!(outcome(&rig.at(600_000).handle(TripInput::Timeout)), None);
+    assert_eq!(sent(&rig.handle(TripInput::LinkOpen)).len(), 1);
 }
 
 #[test]
 fn nothing_is_said_of_a_session_after_its_ticket_spec_1_5() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::Stored(Box::new(ticket("s1"))));
-    assert_eq!(bench.step("r1", Progress::Authorised, Reason::Unspecified), []);
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::TicketStored(Box::new(ticket("s1"))));
+    assert_eq!(rig.step("r1", Progress::Authorised, Reason::Unspecified), []);
 }
 
 #[test]
 fn a_request_is_on_disk_before_it_is_sent_spec_3_10() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    let commands = bench.handle(Input::Order(Order::Request(request("r1", None))));
-    let keep = commands.iter().position(|c| matches!(c, Command::Keep(kept) if kept.len() == 1)).unwrap();
-    let send = commands.iter().position(|c| matches!(c, Command::Send(_))).unwrap();
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let commands = rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
+    let keep = commands.iter().position(|c| matches!(c, TripCommand::SaveRequests(kept) if kept.len() == 1)).unwrap();
+    let send = commands.iter().position(|c| matches!(c, TripCommand::Send(_))).unwrap();
     assert!(keep < send);
 }
 
 #[test]
 fn a_request_is_repeated_with_the_same_ids_until_it_is_answered_spec_4_2() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    let first = bench.handle(Input::Order(Order::Request(request("r1", None))));
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let first = rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
     let first = sent(&first)[0].clone();
-    assert!(bench.at(4999).handle(Input::Timeout).is_empty());
-    assert_eq!(sent(&bench.at(5000).handle(Input::Timeout)), [&first]);
-    assert_eq!(sent(&bench.at(10_000).handle(Input::Timeout)), [&first]);
-    bench.down(down::Body::Answer(Answer { to: first.id, ..Answer::default() }));
-    assert!(bench.at(60_000).handle(Input::Timeout).is_empty());
-    assert_eq!(bench.trips.poll_timeout(), None);
+    assert!(rig.at(4999).handle(TripInput::Timeout).is_empty());
+    assert_eq!(sent(&rig.at(5000).handle(TripInput::Timeout)), [&first]);
+    assert_eq!(sent(&rig.at(10_000).handle(TripInput::Timeout)), [&first]);
+    rig.down(down::Body::Answer(Answer { to: first.id, ..Answer::default() }));
+    assert!(rig.at(60_000).handle(TripInput::Timeout).is_empty());
+    assert_eq!(rig.trips.poll_timeout(), None);
 }
 
 #[test]
 fn a_request_that_could_not_be_kept_is_never_sent_spec_9() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    bench.trips.handle(Input::Order(Order::Request(request("r1", None))), bench.now);
-    bench.trips.not_kept("r1");
-    assert!(sent(&bench.handle(Input::Timeout)).is_empty());
-    assert!(sent(&bench.at(60_000).handle(Input::LinkOpen)).is_empty());
-    assert_eq!(bench.trips.requests().count(), 0);
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    rig.trips.handle(TripInput::Order(DriverOrder::Request(request("r1", None))), rig.now);
+    rig.trips.request_not_saved("r1");
+    assert!(sent(&rig.handle(TripInput::Timeout)).is_empty());
+    assert!(sent(&rig.at(60_000).handle(TripInput::LinkOpen)).is_empty());
+    assert_eq!(rig.trips.requests().count(), 0);
 }
 
 #[test]
 fn without_a_link_nothing_is_sent_and_all_is_said_when_it_comes() {
-    let mut bench = Bench::new(SETTINGS);
-    let commands = bench.handle(Input::Order(Order::Request(request("r1", None))));
+    let mut rig = TripsRig::new(SETTINGS);
+    let commands = rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
     assert!(sent(&commands).is_empty());
-    assert_eq!(bench.trips.poll_timeout(), None, "nothing to repeat while there is no link");
-    assert_eq!(sent(&bench.handle(Input::LinkOpen)).len(), 1);
+    assert_eq!(rig.trips.poll_timeout(), None, "nothing to repeat while there is no link");
+    assert_eq!(sent(&rig.handle(TripInput::LinkOpen)).len(), 1);
 }
 
 #[test]
 fn a_restarted_driver_asks_again_with_the_kept_request_id_and_never_a_new_one_spec_3_10() {
-    let mut bench = Bench::with(Trips::new(SETTINGS, vec![request("r1", Some(3))], [], 900));
-    let commands = bench.handle(Input::LinkOpen);
+    let mut rig = TripsRig::with(Trips::new(SETTINGS, vec![request("r1", Some(3))], [], 900));
+    let commands = rig.handle(TripInput::LinkOpen);
     let [Up { body: Some(up::Body::RequestSupply(asked)), .. }] = sent(&commands)[..] else { panic!("{commands:?}") };
     assert_eq!(asked.request_id, "r1");
 }
 
 #[test]
 fn an_answered_request_that_is_not_over_is_asked_again_on_a_new_link_to_see_what_was_missed() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    let first = bench.handle(Input::Order(Order::Request(request("r1", None))));
-    bench.down(down::Body::Answer(Answer { to: sent(&first)[0].id, ..Answer::default() }));
-    bench.handle(Input::LinkLost);
-    assert_eq!(sent(&bench.handle(Input::LinkOpen)).len(), 1);
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let first = rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
+    rig.down(down::Body::Answer(Answer { to: sent(&first)[0].id, ..Answer::default() }));
+    rig.handle(TripInput::LinkLost);
+    assert_eq!(sent(&rig.handle(TripInput::LinkOpen)).len(), 1);
 }
 
 #[test]
 fn a_refusal_by_answer_or_by_step_ends_the_request_once_and_carries_its_reason_spec_3_2() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    let commands = bench.handle(Input::Order(Order::Request(request("r1", Some(4)))));
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let commands = rig.handle(TripInput::Order(DriverOrder::Request(request("r1", Some(4)))));
     let to = sent(&commands)[0].id;
-    let commands = bench.step("r1", Progress::Refused, Reason::Broken);
-    assert!(matches!(outcome(&commands), Some(Outcome::Refused { reason: "BROKEN", .. })), "{commands:?}");
-    assert!(commands.contains(&Command::Keep(Vec::new())), "no longer in flight");
-    let commands = bench.down(down::Body::Answer(Answer { to, reason: Reason::Broken.into(), ..Answer::default() }));
+    let commands = rig.step("r1", Progress::Refused, Reason::Broken);
+    assert!(matches!(outcome(&commands), Some(RequestOutcome::Refused { reason: "BROKEN", .. })), "{commands:?}");
+    assert!(commands.contains(&TripCommand::SaveRequests(Vec::new())), "no longer in flight");
+    let commands = rig.down(down::Body::Answer(Answer { to, reason: Reason::Broken.into(), ..Answer::default() }));
     assert_eq!(commands, []);
 }
 
 #[test]
 fn a_central_that_cannot_make_it_durable_is_asked_again_and_has_refused_nothing_spec_9() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    let commands = bench.handle(Input::Order(Order::Request(request("r1", None))));
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let commands = rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
     let to = sent(&commands)[0].id;
     let answer = Answer { to, reason: Reason::Unavailable.into(), ..Answer::default() };
-    let commands = bench.down(down::Body::Answer(answer));
-    assert!(matches!(commands[..], [Command::Tell(Told::Waiting { reason: "UNAVAILABLE", .. })]), "{commands:?}");
-    assert_eq!(sent(&bench.at(5000).handle(Input::Timeout)).len(), 1);
+    let commands = rig.down(down::Body::Answer(answer));
+    assert!(
+        matches!(commands[..], [TripCommand::Notify(Notification::Waiting { reason: "UNAVAILABLE", .. })]),
+        "{commands:?}"
+    );
+    assert_eq!(sent(&rig.at(5000).handle(TripInput::Timeout)).len(), 1);
 }
 
 #[test]
 fn a_ticket_is_stored_before_it_is_acknowledged_and_ends_its_request_spec_3_9() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    bench.handle(Input::Order(Order::Request(request("r1", None))));
-    bench.step("r1", Progress::Authorised, Reason::Unspecified);
-    let commands = bench.down(down::Body::Ticket(ticket("s1")));
-    assert_eq!(commands, [Command::Store(ticket("s1"))]);
-    assert_eq!(bench.down(down::Body::Ticket(ticket("s1"))), [], "the second copy waits for the first");
-    let commands = bench.handle(Input::Stored(Box::new(ticket("s1"))));
-    assert_eq!(outcome(&commands), Some(&Outcome::Billed { session: "s1".into() }));
-    let kept = commands.iter().position(|c| *c == Command::Keep(Vec::new())).unwrap();
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
+    rig.step("r1", Progress::Authorised, Reason::Unspecified);
+    let commands = rig.down(down::Body::Ticket(ticket("s1")));
+    assert_eq!(commands, [TripCommand::StoreTicket(ticket("s1"))]);
+    assert_eq!(rig.down(down::Body::Ticket(ticket("s1"))), [], "the second copy waits for the first");
+    let commands = rig.handle(TripInput::TicketStored(Box::new(ticket("s1"))));
+    assert_eq!(outcome(&commands), Some(&RequestOutcome::Billed { session: "s1".into() }));
+    let kept = commands.iter().position(|c| *c == TripCommand::SaveRequests(Vec::new())).unwrap();
     let acknowledged = commands.iter().position(
-        |c| matches!(c, Command::Send(Up { body: Some(up::Body::TicketReceived(t)), .. }) if t.session_id == "s1"),
+        |c| matches!(c, TripCommand::Send(Up { body: Some(up::Body::TicketReceived(t)), .. }) if t.session_id == "s1"),
     );
     assert!(kept < acknowledged.unwrap(), "the request is over on disk before Central may forget the ticket");
 }
 
 #[test]
 fn a_ticket_that_comes_again_is_acknowledged_again_and_shown_once_spec_3_7() {
-    let mut bench = Bench::with(Trips::new(SETTINGS, Vec::new(), [("s1".to_owned(), 0)], 1));
-    bench.handle(Input::LinkOpen);
-    let commands = bench.down(down::Body::Ticket(ticket("s1")));
-    assert!(matches!(commands[..], [Command::Send(Up { body: Some(up::Body::TicketReceived(_)), .. })]));
+    let mut rig = TripsRig::with(Trips::new(SETTINGS, Vec::new(), [("s1".to_owned(), 0)], 1));
+    rig.handle(TripInput::LinkOpen);
+    let commands = rig.down(down::Body::Ticket(ticket("s1")));
+    assert!(matches!(commands[..], [TripCommand::Send(Up { body: Some(up::Body::TicketReceived(_)), .. })]));
     let corrected = Ticket { corrections: vec![Correction::default()], ..ticket("s1") };
     assert_eq!(
-        bench.down(down::Body::Ticket(corrected.clone())),
-        [Command::Store(corrected)],
+        rig.down(down::Body::Ticket(corrected.clone())),
+        [TripCommand::StoreTicket(corrected)],
         "a corrected one is new"
     );
 }
 
 #[test]
 fn a_ticket_that_could_not_be_stored_is_not_acknowledged_and_tried_again() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    bench.down(down::Body::Ticket(ticket("s1")));
-    bench.trips.not_stored(&ticket("s1"));
-    assert_eq!(bench.down(down::Body::Ticket(ticket("s1"))), [Command::Store(ticket("s1"))]);
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    rig.down(down::Body::Ticket(ticket("s1")));
+    rig.trips.ticket_not_stored(&ticket("s1"));
+    assert_eq!(rig.down(down::Body::Ticket(ticket("s1"))), [TripCommand::StoreTicket(ticket("s1"))]);
 }
 
 #[test]
 fn a_restart_between_ticket_and_request_ends_the_request_by_the_stored_ticket_spec_3_7() {
-    let mut bench = Bench::with(Trips::new(SETTINGS, vec![request("r1", Some(2))], [("s1".to_owned(), 0)], 1));
-    bench.handle(Input::LinkOpen);
-    let commands = bench.step("r1", Progress::Authorised, Reason::Unspecified);
-    assert_eq!(outcome(&commands), Some(&Outcome::Billed { session: "s1".into() }));
+    let mut rig = TripsRig::with(Trips::new(SETTINGS, vec![request("r1", Some(2))], [("s1".to_owned(), 0)], 1));
+    rig.handle(TripInput::LinkOpen);
+    let commands = rig.step("r1", Progress::Authorised, Reason::Unspecified);
+    assert_eq!(outcome(&commands), Some(&RequestOutcome::Billed { session: "s1".into() }));
 }
 
 #[test]
 fn a_released_or_a_settling_session_ends_the_request_so_that_a_file_goes_on_spec_3_10() {
     for (progress, reason) in [(Progress::Released, Reason::Fault), (Progress::Settling, Reason::Unspecified)] {
-        let mut bench = Bench::new(SETTINGS);
-        bench.handle(Input::LinkOpen);
-        bench.handle(Input::Order(Order::Request(request("r1", Some(1)))));
-        bench.step("r1", Progress::Authorised, Reason::Unspecified);
-        let commands = bench.step("r1", progress, reason);
+        let mut rig = TripsRig::new(SETTINGS);
+        rig.handle(TripInput::LinkOpen);
+        rig.handle(TripInput::Order(DriverOrder::Request(request("r1", Some(1)))));
+        rig.step("r1", Progress::Authorised, Reason::Unspecified);
+        let commands = rig.step("r1", progress, reason);
         assert!(outcome(&commands).is_some(), "{progress:?}");
-        assert_eq!(bench.trips.running().count(), 0);
+        assert_eq!(rig.trips.running().count(), 0);
     }
 }
 
 #[test]
 fn the_end_is_known_by_the_session_where_central_leaves_the_request_out() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    bench.handle(Input::Order(Order::Request(request("r1", None))));
-    bench.step("r1", Progress::Supplying, Reason::Unspecified);
-    assert!(outcome(&bench.step("", Progress::Released, Reason::Fault)).is_some());
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
+    rig.step("r1", Progress::Supplying, Reason::Unspecified);
+    assert!(outcome(&rig.step("", Progress::Released, Reason::Fault)).is_some());
 }
 
 #[test]
 fn a_confirmed_supply_that_ended_while_he_was_away_is_not_shown_any_more_spec_9_driver() {
     for still_runs in [false, true] {
-        let mut bench = Bench::new(SETTINGS);
-        bench.handle(Input::LinkOpen);
-        bench.step("manual-1", Progress::Authorised, Reason::Unspecified);
-        assert_eq!(bench.trips.running().count(), 1);
-        bench.handle(Input::LinkLost);
-        bench.handle(Input::LinkOpen);
+        let mut rig = TripsRig::new(SETTINGS);
+        rig.handle(TripInput::LinkOpen);
+        rig.step("manual-1", Progress::Authorised, Reason::Unspecified);
+        assert_eq!(rig.trips.running().count(), 1);
+        rig.handle(TripInput::LinkLost);
+        rig.handle(TripInput::LinkOpen);
         if still_runs {
-            bench.step("manual-1", Progress::Supplying, Reason::Unspecified);
+            rig.step("manual-1", Progress::Supplying, Reason::Unspecified);
         }
-        assert_eq!(bench.trips.running().count(), usize::from(still_runs));
+        assert_eq!(rig.trips.running().count(), usize::from(still_runs));
     }
 }
 
 #[test]
 fn a_supply_of_his_request_is_known_over_a_lost_link() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    bench.handle(Input::Order(Order::Request(request("r1", None))));
-    bench.step("r1", Progress::Supplying, Reason::Unspecified);
-    bench.handle(Input::LinkLost);
-    bench.handle(Input::LinkOpen);
-    assert_eq!(bench.trips.running().count(), 1);
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
+    rig.step("r1", Progress::Supplying, Reason::Unspecified);
+    rig.handle(TripInput::LinkLost);
+    rig.handle(TripInput::LinkOpen);
+    assert_eq!(rig.trips.running().count(), 1);
 }
 
 #[test]
 fn stop_means_the_only_session_or_the_named_one_spec_3_5() {
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    let commands = bench.handle(Input::Order(Order::Stop(None)));
-    assert!(matches!(&commands[..], [Command::Tell(Told::Hint { .. })]), "{commands:?}");
-    bench.step("", Progress::Supplying, Reason::Unspecified);
-    let commands = bench.handle(Input::Order(Order::Stop(None)));
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let commands = rig.handle(TripInput::Order(DriverOrder::Stop(None)));
+    assert!(matches!(&commands[..], [TripCommand::Notify(Notification::Hint { .. })]), "{commands:?}");
+    rig.step("", Progress::Supplying, Reason::Unspecified);
+    let commands = rig.handle(TripInput::Order(DriverOrder::Stop(None)));
     assert!(
         matches!(sent(&commands)[0].body.as_ref(), Some(up::Body::StopSupply(stop)) if stop.session_id == "s1"),
         "{commands:?}"
     );
-    let commands = bench.handle(Input::Order(Order::Stop(Some("s9".into()))));
-    assert!(matches!(&commands[..], [Command::Tell(Told::Hint { .. })]), "{commands:?}");
+    let commands = rig.handle(TripInput::Order(DriverOrder::Stop(Some("s9".into()))));
+    assert!(matches!(&commands[..], [TripCommand::Notify(Notification::Hint { .. })]), "{commands:?}");
 }
 
 #[test]
 fn a_manual_supply_is_confirmed_by_the_person_or_by_the_setting_spec_3_1() {
     let asked = ConfirmRequest { session_id: "s1".into(), expires_ms: 1000, ..ConfirmRequest::default() };
-    let word = |commands: &[Command]| {
+    let word = |commands: &[TripCommand]| {
         sent(commands).iter().find_map(|up| match &up.body {
             Some(up::Body::ConfirmSupply(word)) => Some(word.accepted),
             _ => None,
         })
     };
-    for (confirm, expected) in [(Confirm::Always, Some(true)), (Confirm::Never, Some(false)), (Confirm::Ask, None)] {
-        let mut bench = Bench::new(Settings { confirm, ..SETTINGS });
-        bench.handle(Input::LinkOpen);
-        let commands = bench.down(down::Body::ConfirmRequest(asked.clone()));
+    for (confirm, expected) in
+        [(ConfirmPolicy::Always, Some(true)), (ConfirmPolicy::Never, Some(false)), (ConfirmPolicy::Ask, None)]
+    {
+        let mut rig = TripsRig::new(TripSettings { confirm, ..SETTINGS });
+        rig.handle(TripInput::LinkOpen);
+        let commands = rig.down(down::Body::ConfirmRequest(asked.clone()));
         assert_eq!(word(&commands), expected, "{confirm:?}");
     }
-    let mut bench = Bench::new(SETTINGS);
-    bench.handle(Input::LinkOpen);
-    bench.down(down::Body::ConfirmRequest(asked.clone()));
-    assert_eq!(word(&bench.handle(Input::Order(Order::Confirm(None, true)))), Some(true));
-    bench.down(down::Body::ConfirmRequest(asked));
-    bench.at(1000).handle(Input::Timeout);
-    assert_eq!(word(&bench.handle(Input::Order(Order::Confirm(None, true)))), None, "too late");
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    rig.down(down::Body::ConfirmRequest(asked.clone()));
+    assert_eq!(word(&rig.handle(TripInput::Order(DriverOrder::Confirm(None, true)))), Some(true));
+    rig.down(down::Body::ConfirmRequest(asked));
+    rig.at(1000).handle(TripInput::Timeout);
+    assert_eq!(word(&rig.handle(TripInput::Order(DriverOrder::Confirm(None, true)))), None, "too late");
 }
 
 #[test]
 fn requests_in_flight_are_bounded() {
-    let mut bench = Bench::new(SETTINGS);
+    let mut rig = TripsRig::new(SETTINGS);
     for n in 0..100 {
-        bench.handle(Input::Order(Order::Request(request(&format!("r{n}"), None))));
+        rig.handle(TripInput::Order(DriverOrder::Request(request(&format!("r{n}"), None))));
     }
-    assert_eq!(bench.trips.requests().count(), MOST_REQUESTS);
+    assert_eq!(rig.trips.requests().count(), MOST_REQUESTS);
 }

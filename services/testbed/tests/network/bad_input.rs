@@ -103,7 +103,7 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
         (words(&["fleet"]), "--starts-per-second", "0"),
         (words(&["driver"]), "--id", "../x"),
         (driver(), "--confirm", "maybe"),
-        (driver(), "--roam", "x"),
+        (driver(), "--random-requests", "x"),
         (words(&["up"]), "--charging-points", "few"),
         (words(&["up"]), "--speed", "0"),
         (words(&["replay", "x.csv"]), "--speed", "-1"),

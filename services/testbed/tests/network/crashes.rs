@@ -21,7 +21,7 @@ async fn monitor_dies_while_idle_spec_9() -> anyhow::Result<()> {
     point.monitor.kill();
     network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
     driver.ask("request", json!(["CP-1"])).await?;
-    until_printed(&driver, "over", &json!({"outcome": "refused", "reason": "DISCONNECTED"})).await?;
+    until_printed(&driver, "ended", &json!({"outcome": "refused", "reason": "DISCONNECTED"})).await?;
     point.until_engine("that its monitor is gone", PATIENCE, |s| s["monitor"]["reachable"] == json!(false)).await?;
     let refused = point.engine("supply", json!(["0.1"])).await.expect_err("no manual supply without a monitor");
     assert!(refused.to_string().contains("monitor"), "{refused}");

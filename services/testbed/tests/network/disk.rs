@@ -75,7 +75,7 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     let other = network.driver("bea", &[]).await?;
     linked(&other).await?;
     other.ask("request", json!(["CP-1"])).await?;
-    until_printed(&other, "over", &json!({"outcome": "refused", "reason": "BROKEN"})).await?;
+    until_printed(&other, "ended", &json!({"outcome": "refused", "reason": "BROKEN"})).await?;
 
     drop(full);
     let ticket = only_ticket(&network, &point).await?;

@@ -39,8 +39,9 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
     }
     let mut drivers = Vec::new();
     for number in 0..DRIVERS {
-        let roam = number.to_string();
-        drivers.push(network.driver(&format!("driver-{number}"), &["--roam", &roam, "--pause", "50ms"]).await?);
+        let seed = number.to_string();
+        drivers
+            .push(network.driver(&format!("driver-{number}"), &["--random-requests", &seed, "--pause", "50ms"]).await?);
     }
     network.until_tickets("CP-0", 1).await?;
 
@@ -104,7 +105,11 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
 
     // Every driver holds each of his tickets once.
     for driver in &mut drivers {
-        driver.process.spec_mut().args.retain(|word| !["--roam", "0", "1", "2", "3"].contains(&word.as_str()));
+        driver
+            .process
+            .spec_mut()
+            .args
+            .retain(|word| !["--random-requests", "0", "1", "2", "3"].contains(&word.as_str()));
         driver.process.restart()?;
     }
     let tickets = network.operator.all_tickets().await?;

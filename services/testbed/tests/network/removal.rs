@@ -46,7 +46,7 @@ async fn a_removed_charging_point_is_out_at_once_and_waits_until_an_operator_rea
     assert!(shown.to_string().contains("CP-1"), "{shown}");
     let refused = json!({"outcome": "refused", "reason": "UNKNOWN_CHARGING_POINT"});
     driver.ask("request", json!([id])).await?;
-    crate::support::until_printed(&driver, "over", &refused).await?;
+    crate::support::until_printed(&driver, "ended", &refused).await?;
     point.until_engine("that it cannot offer anything", PATIENCE, |status| status["key_no"].is_null()).await?;
 
     // It waits and says so, over a restart too, and keeps asking with the token that it was given.

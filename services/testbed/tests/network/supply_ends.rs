@@ -126,7 +126,7 @@ async fn renewal_and_revocation_of_the_key_end_the_supply_with_one_ticket_each_s
 async fn a_reservation_that_expires_is_released_without_a_ticket_spec_2_2_3_2() -> anyhow::Result<()> {
     let (network, point, driver) = one_of_each(&["--reservation", "1s"], &[]).await?;
     driver.ask("request", json!([point.id])).await?;
-    until_printed(&driver, "over", &json!({"outcome": "released", "reason": "RESERVATION_EXPIRED"})).await?;
+    until_printed(&driver, "ended", &json!({"outcome": "released", "reason": "RESERVATION_EXPIRED"})).await?;
     network.until_state(&point.id, State::Available).await?;
     assert_eq!(network.operator.all_tickets().await?, []);
     Ok(())
@@ -217,36 +217,36 @@ async fn a_refused_request_says_why_spec_3_2() -> anyhow::Result<()> {
     let (network, point, driver) = one_of_each(&[], &[]).await?;
     let refused = |reason: &'static str| json!({"outcome": "refused", "reason": reason});
     driver.ask("request", json!(["CP-404"])).await?;
-    until_printed(&driver, "over", &refused("UNKNOWN_CHARGING_POINT")).await?;
+    until_printed(&driver, "ended", &refused("UNKNOWN_CHARGING_POINT")).await?;
 
     let other = network.driver("bea", &[]).await?;
     linked(&other).await?;
     reserve(&network, &point, &driver, "").await?;
     other.ask("request", json!([point.id])).await?;
-    until_printed(&other, "over", &refused("RESERVED")).await?;
+    until_printed(&other, "ended", &refused("RESERVED")).await?;
     plug(&network, &point).await?;
     other.ask("request", json!([point.id])).await?;
-    until_printed(&other, "over", &refused("OCCUPIED")).await?;
+    until_printed(&other, "ended", &refused("OCCUPIED")).await?;
 
     let second = network.charging_point("CP-2").await?;
     driver.ask("request", json!([second.id])).await?;
-    until_printed(&driver, "over", &refused("DRIVER_BUSY")).await?;
+    until_printed(&driver, "ended", &refused("DRIVER_BUSY")).await?;
     network.operator.charging_points.clone().stop(order(&["CP-2"])).await?;
     network.until_state("CP-2", State::OutOfOrder).await?;
     other.ask("request", json!([second.id])).await?;
-    until_printed(&other, "over", &refused("OUT_OF_ORDER")).await?;
+    until_printed(&other, "ended", &refused("OUT_OF_ORDER")).await?;
 
     let third = network.charging_point("CP-3").await?;
     third.engine("break", Value::Null).await?;
     network.until_state("CP-3", State::Broken).await?;
     other.ask("request", json!([third.id])).await?;
-    until_printed(&other, "over", &refused("BROKEN")).await?;
+    until_printed(&other, "ended", &refused("BROKEN")).await?;
 
     let mut fourth = network.charging_point("CP-4").await?;
     fourth.monitor.kill();
     network.until_state("CP-4", State::Disconnected).await?;
     other.ask("request", json!([fourth.id])).await?;
-    until_printed(&other, "over", &refused("DISCONNECTED")).await?;
+    until_printed(&other, "ended", &refused("DISCONNECTED")).await?;
     Ok(())
 }
 
@@ -262,7 +262,7 @@ async fn the_charging_point_itself_may_refuse_a_request_before_it_is_reserved_sp
     point.until_engine("that its monitor is gone", PATIENCE, |s| s["monitor"]["reachable"] == json!(false)).await?;
     network.until_state("CP-1", State::Available).await?;
     driver.ask("request", json!(["CP-1"])).await?;
-    let over = until_printed(&driver, "over", &json!({"reason": "REFUSED_BY_CHARGING_POINT"})).await?;
+    let over = until_printed(&driver, "ended", &json!({"reason": "REFUSED_BY_CHARGING_POINT"})).await?;
     assert!(over["detail"].to_string().contains("the monitor is gone"), "in the engine's words: {over}");
     assert_eq!(network.operator.all_sessions().await?, [], "nothing was reserved");
     point.monitor.thaw()?;
@@ -309,7 +309,7 @@ async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3
     let over: Vec<_> = driver
         .printed()
         .iter()
-        .filter(|line| line["event"] == json!("over"))
+        .filter(|line| line["event"] == json!("ended"))
         .map(|line| (line["line"].as_u64(), line["reason"].as_str().map(str::to_owned)))
         .collect();
     let refused = |reason: &str| Some(reason.to_owned());

@@ -16,11 +16,11 @@ use proto::{enrolment::SecretText, link::v1::KeyGrant};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{ticket::TicketText, trip::Request};
+use crate::{request::SupplyRequest, ticket::TicketText};
 
 /// The folder or a file in it does not do what it must.
 #[derive(Debug, thiserror::Error)]
-pub enum ShelfError {
+pub enum DataDirError {
     #[error("cannot {what} {}: {source}; free some space or give a writable folder with --data", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is damaged: {source}; move it away to begin anew", path.display())]
@@ -29,7 +29,7 @@ pub enum ShelfError {
 
 /// What enrolment gave: who this driver is, how to prove it, and Central's static keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Enrolment {
+pub struct DriverEnrolment {
     pub driver: String,
     pub credential: SecretText,
     /// 32 bytes each, in hex.
@@ -41,20 +41,20 @@ pub struct Enrolment {
 
 /// The key of the link.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-pub struct Key {
+pub struct DriverKey {
     pub key_no: u64,
     /// 32 bytes in hex.
     key: String,
     pub expires_at_ms: i64,
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for DriverKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key").field("key_no", &self.key_no).finish_non_exhaustive()
+        f.debug_struct("DriverKey").field("key_no", &self.key_no).finish_non_exhaustive()
     }
 }
 
-impl Key {
+impl DriverKey {
     pub fn new(grant: &KeyGrant) -> Self {
         Self { key_no: grant.key_no, key: hex::encode(&grant.key), expires_at_ms: grant.expires_at_ms }
     }
@@ -68,24 +68,24 @@ impl Key {
 
 /// How far this driver is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub struct SavedState {
     /// The file being worked off.
     pub file: Option<PathBuf>,
     /// Its last line that is over.
     pub done: u64,
-    pub requests: Vec<Request>,
+    pub requests: Vec<SupplyRequest>,
 }
 
 /// The folder.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct DataDir {
     folder: PathBuf,
     tickets: File,
 }
 
-impl Shelf {
+impl DataDir {
     /// Opens or makes the folder, and heals the tickets' last line.
-    pub fn open(folder: &Path) -> Result<Self, ShelfError> {
+    pub fn open(folder: &Path) -> Result<Self, DataDirError> {
         fs::create_dir_all(folder).map_err(io_error("make", folder))?;
         let path = folder.join(TICKETS);
         let mut tickets = OpenOptions::new()
@@ -103,24 +103,24 @@ impl Shelf {
         &self.folder
     }
 
-    pub fn enrolment(&self) -> Result<Option<Enrolment>, ShelfError> {
+    pub fn enrolment(&self) -> Result<Option<DriverEnrolment>, DataDirError> {
         self.read(ENROLMENT)
     }
 
-    pub fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), ShelfError> {
+    pub fn save_enrolment(&self, enrolment: &DriverEnrolment) -> Result<(), DataDirError> {
         self.write(ENROLMENT, enrolment)
     }
 
-    pub fn key(&self) -> Result<Option<Key>, ShelfError> {
+    pub fn key(&self) -> Result<Option<DriverKey>, DataDirError> {
         self.read(KEY)
     }
 
-    pub fn keep_key(&self, key: &Key) -> Result<(), ShelfError> {
+    pub fn save_key(&self, key: &DriverKey) -> Result<(), DataDirError> {
         self.write(KEY, key)
     }
 
     /// The key is void; the next contact is a first one.
-    pub fn forget_key(&self) -> Result<(), ShelfError> {
+    pub fn remove_key(&self) -> Result<(), DataDirError> {
         let path = self.folder.join(KEY);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
@@ -128,18 +128,18 @@ impl Shelf {
         }
     }
 
-    pub fn position(&self) -> Result<Position, ShelfError> {
-        Ok(self.read(POSITION)?.unwrap_or_default())
+    pub fn state(&self) -> Result<SavedState, DataDirError> {
+        Ok(self.read(STATE)?.unwrap_or_default())
     }
 
-    pub fn keep_position(&self, position: &Position) -> Result<(), ShelfError> {
-        self.write(POSITION, position)
+    pub fn save_state(&self, state: &SavedState) -> Result<(), DataDirError> {
+        self.write(STATE, state)
     }
 
     /// Appended and on disk when this returns.
-    pub fn keep_ticket(&mut self, ticket: &TicketText) -> Result<(), ShelfError> {
+    pub fn save_ticket(&mut self, ticket: &TicketText) -> Result<(), DataDirError> {
         let path = self.folder.join(TICKETS);
-        let damaged = |source| ShelfError::Damaged { path: path.clone(), source };
+        let damaged = |source| DataDirError::Damaged { path: path.clone(), source };
         let mut line = serde_json::to_vec(ticket).map_err(damaged)?;
         line.push(b'\n');
         let length = self.tickets.metadata().map_err(io_error("look at", &path))?.len();
@@ -153,40 +153,40 @@ impl Shelf {
 
     /// From now on its disk takes no ticket.
     #[cfg(test)]
-    pub(crate) fn fill(&mut self) {
+    pub(crate) fn fill_disk(&mut self) {
         self.tickets = OpenOptions::new().append(true).open("/dev/full").unwrap();
     }
 
     /// All, oldest first; of a corrected ticket every version.
-    pub fn tickets(&self) -> Result<Vec<TicketText>, ShelfError> {
+    pub fn tickets(&self) -> Result<Vec<TicketText>, DataDirError> {
         let path = self.folder.join(TICKETS);
         let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
         let parse = |line: &str| serde_json::from_str(line);
-        text.lines().map(parse).collect::<Result<_, _>>().map_err(|source| ShelfError::Damaged { path, source })
+        text.lines().map(parse).collect::<Result<_, _>>().map_err(|source| DataDirError::Damaged { path, source })
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ShelfError> {
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, DataDirError> {
         let path = self.folder.join(name);
         let text = match fs::read(&path) {
             Ok(text) => zeroize::Zeroizing::new(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error("read", &path)(error)),
         };
-        serde_json::from_slice(&text).map(Some).map_err(|source| ShelfError::Damaged { path, source })
+        serde_json::from_slice(&text).map(Some).map_err(|source| DataDirError::Damaged { path, source })
     }
 
-    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), ShelfError> {
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DataDirError> {
         let path = self.folder.join(name);
         let text = serde_json::to_vec_pretty(value)
             .map(zeroize::Zeroizing::new)
-            .map_err(|source| ShelfError::Damaged { path: path.clone(), source })?;
+            .map_err(|source| DataDirError::Damaged { path: path.clone(), source })?;
         replace(&self.folder, &path, &text).map_err(io_error("write", &path))
     }
 }
 
 const ENROLMENT: &str = "enrolment.json";
 const KEY: &str = "key.json";
-const POSITION: &str = "position.json";
+const STATE: &str = "state.json";
 const TICKETS: &str = "tickets.jsonl";
 
 fn replace(folder: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
@@ -210,9 +210,9 @@ fn cut_torn_line(file: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ShelfError {
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     let path = path.to_owned();
-    move |source| ShelfError::Io { what, path, source }
+    move |source| DataDirError::Io { what, path, source }
 }
 
 #[cfg(test)]
@@ -230,45 +230,45 @@ mod tests {
     #[test]
     fn a_torn_ticket_is_cut_off_and_the_others_stay_spec_9_disk_full() {
         let folder = tempfile::tempdir().unwrap();
-        let mut shelf = Shelf::open(folder.path()).unwrap();
-        shelf.keep_ticket(&ticket("s1")).unwrap();
-        drop(shelf);
+        let mut data_dir = DataDir::open(folder.path()).unwrap();
+        data_dir.save_ticket(&ticket("s1")).unwrap();
+        drop(data_dir);
         let path = folder.path().join(TICKETS);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"session\":\"s2").unwrap();
         drop(file);
-        let mut shelf = Shelf::open(folder.path()).unwrap();
-        shelf.keep_ticket(&ticket("s3")).unwrap();
-        assert_eq!(shelf.tickets().unwrap(), [ticket("s1"), ticket("s3")]);
+        let mut data_dir = DataDir::open(folder.path()).unwrap();
+        data_dir.save_ticket(&ticket("s3")).unwrap();
+        assert_eq!(data_dir.tickets().unwrap(), [ticket("s1"), ticket("s3")]);
     }
 
     #[test]
     fn secrets_are_readable_by_their_owner_alone_spec_7_4() {
         let folder = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(folder.path()).unwrap();
+        let data_dir = DataDir::open(folder.path()).unwrap();
         let grant = KeyGrant { key_no: 7, key: vec![9; 32], ..KeyGrant::default() };
-        shelf.keep_key(&Key::new(&grant)).unwrap();
+        data_dir.save_key(&DriverKey::new(&grant)).unwrap();
         let mode = fs::metadata(folder.path().join(KEY)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let key = shelf.key().unwrap().unwrap();
+        let key = data_dir.key().unwrap().unwrap();
         assert_eq!((key.key_no, key.bytes()), (7, Some([9; 32])));
         assert!(!format!("{key:?}").contains("09"), "{key:?}");
-        shelf.forget_key().unwrap();
-        shelf.forget_key().unwrap();
-        assert!(shelf.key().unwrap().is_none());
+        data_dir.remove_key().unwrap();
+        data_dir.remove_key().unwrap();
+        assert!(data_dir.key().unwrap().is_none());
     }
 
     #[test]
-    fn a_position_survives_and_a_damaged_one_is_named_and_not_ignored() {
+    fn a_saved_state_survives_and_a_damaged_one_is_named_and_not_ignored() {
         let folder = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(folder.path()).unwrap();
-        assert_eq!(shelf.position().unwrap(), Position::default());
-        let position = Position { done: 4, ..Position::default() };
-        shelf.keep_position(&position).unwrap();
-        assert_eq!(shelf.position().unwrap(), position);
-        fs::write(folder.path().join(POSITION), "{").unwrap();
-        let error = shelf.position().unwrap_err().to_string();
-        assert!(error.contains("position.json is damaged"), "{error}");
+        let data_dir = DataDir::open(folder.path()).unwrap();
+        assert_eq!(data_dir.state().unwrap(), SavedState::default());
+        let state = SavedState { done: 4, ..SavedState::default() };
+        data_dir.save_state(&state).unwrap();
+        assert_eq!(data_dir.state().unwrap(), state);
+        fs::write(folder.path().join(STATE), "{").unwrap();
+        let error = data_dir.state().unwrap_err().to_string();
+        assert!(error.contains("state.json is damaged"), "{error}");
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = Shelf::open(&file.join("sub")).unwrap_err().to_string();
+        let error = DataDir::open(&file.join("sub")).unwrap_err().to_string();
         assert!(error.contains("cannot make") && error.contains("--data"), "{error}");
     }
 }

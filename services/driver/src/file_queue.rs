@@ -4,12 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::file::{Wish, Wishes};
+use crate::request_file::{FileRequest, RequestFile};
 
 /// A file being worked off, one request at a time.
 #[derive(Debug)]
-pub(crate) struct Queue {
-    wishes: Wishes,
+pub(crate) struct FileQueue {
+    file: RequestFile,
     pause: Duration,
     /// Every request up to this line is over.
     done: u64,
@@ -17,30 +17,30 @@ pub(crate) struct Queue {
     next_at: Instant,
 }
 
-impl Queue {
+impl FileQueue {
     /// `done` and `in_flight` as they were kept; nothing in flight: the first request is due at once.
-    pub(crate) fn new(wishes: Wishes, done: u64, in_flight: Option<u64>, pause: Duration, now: Instant) -> Self {
-        Self { wishes, pause, done, in_flight, next_at: now }
+    pub(crate) fn new(file: RequestFile, done: u64, in_flight: Option<u64>, pause: Duration, now: Instant) -> Self {
+        Self { file, pause, done, in_flight, next_at: now }
     }
 
     /// When to call [`Self::next`]; nothing while a request is in flight or none is left.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let left = self.in_flight.is_none() && self.wishes.after(self.done).is_some();
+        let left = self.in_flight.is_none() && self.file.next_after(self.done).is_some();
         left.then_some(self.next_at)
     }
 
     /// The next request, now in flight.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<Wish> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<FileRequest> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
-        let wish = self.wishes.after(self.done)?.clone();
-        self.in_flight = Some(wish.line);
-        Some(wish)
+        let request = self.file.next_after(self.done)?.clone();
+        self.in_flight = Some(request.line);
+        Some(request)
     }
 
     /// The request of this line has ended: billed, settling, released or refused.
-    pub(crate) fn over(&mut self, line: u64, now: Instant) {
+    pub(crate) fn finish(&mut self, line: u64, now: Instant) {
         if self.in_flight == Some(line) {
             self.in_flight = None;
             self.next_at = now + self.pause;
@@ -49,23 +49,23 @@ impl Queue {
     }
 
     /// The request of this line was not made: it comes again.
-    pub(crate) fn again(&mut self, line: u64, now: Instant) {
+    pub(crate) fn retry(&mut self, line: u64, now: Instant) {
         if self.in_flight.take_if(|in_flight| *in_flight == line).is_some() {
             self.next_at = now + self.pause;
         }
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.in_flight.is_none() && self.wishes.after(self.done).is_none()
+        self.in_flight.is_none() && self.file.next_after(self.done).is_none()
     }
 
-    pub(crate) fn wishes(&self) -> &Wishes {
-        &self.wishes
+    pub(crate) fn file(&self) -> &RequestFile {
+        &self.file
     }
 
     /// Requests that are over, and all of them.
     pub(crate) fn progress(&self) -> (usize, usize) {
-        (self.wishes.good.iter().filter(|w| w.line <= self.done).count(), self.wishes.good.len())
+        (self.file.requests.iter().filter(|w| w.line <= self.done).count(), self.file.requests.len())
     }
 }
 
@@ -83,13 +83,13 @@ mod tests {
     #[test]
     fn the_next_request_comes_four_seconds_after_the_previous_one_ended_spec_3_10() {
         let now = start();
-        let mut queue = Queue::new(Wishes::parse("A\nB"), 0, None, PAUSE, now);
+        let mut queue = FileQueue::new(RequestFile::parse("A\nB"), 0, None, PAUSE, now);
         assert_eq!(queue.next(now).map(|w| w.line), Some(1));
         assert_eq!((queue.due(), queue.next(now + PAUSE)), (None, None), "one at a time");
-        queue.over(1, now + PAUSE);
+        queue.finish(1, now + PAUSE);
         assert_eq!(queue.next(now + 2 * PAUSE - Duration::from_millis(1)), None);
         assert_eq!(queue.next(now + 2 * PAUSE).map(|w| w.line), Some(2));
-        queue.over(2, now);
+        queue.finish(2, now);
         assert!(queue.is_over());
         assert_eq!(queue.progress(), (2, 2));
     }
@@ -97,9 +97,9 @@ mod tests {
     #[test]
     fn a_line_that_could_not_be_kept_is_asked_for_again_spec_9() {
         let now = start();
-        let mut queue = Queue::new(Wishes::parse("A\nB"), 0, None, PAUSE, now);
+        let mut queue = FileQueue::new(RequestFile::parse("A\nB"), 0, None, PAUSE, now);
         assert_eq!(queue.next(now).map(|w| w.line), Some(1));
-        queue.again(1, now);
+        queue.retry(1, now);
         assert_eq!((queue.next(now), queue.is_over()), (None, false));
         assert_eq!(queue.next(now + PAUSE).map(|w| w.line), Some(1));
     }
@@ -107,9 +107,9 @@ mod tests {
     #[test]
     fn a_restart_waits_for_the_line_in_flight_and_goes_on_after_it_spec_3_10() {
         let now = start();
-        let mut queue = Queue::new(Wishes::parse("A\nB\nC"), 1, Some(2), PAUSE, now);
+        let mut queue = FileQueue::new(RequestFile::parse("A\nB\nC"), 1, Some(2), PAUSE, now);
         assert_eq!(queue.next(now), None);
-        queue.over(2, now);
+        queue.finish(2, now);
         assert_eq!(queue.next(now + PAUSE).map(|w| w.line), Some(3));
     }
 }

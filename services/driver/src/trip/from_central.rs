@@ -7,8 +7,12 @@ use proto::link::v1::{
     ConfirmRequest, ConfirmSupply, Down, Progress, Reason, Step, StopSupply, Ticket, TicketReceived, down, up,
 };
 
-use super::{Command, Confirm, Request, Running, Trips, Unanswered};
-use crate::told::{Outcome, Told};
+use super::{TripCommand, Trips, UnansweredMessage};
+use crate::{
+    format,
+    notification::Notification,
+    request::{ConfirmPolicy, RequestOutcome, RunningSupply, SupplyRequest},
+};
 
 impl Trips {
     pub(super) fn down(&mut self, down: Down, now: Now) {
@@ -26,11 +30,11 @@ impl Trips {
             Some(down::Body::Ticket(ticket)) => self.ticket(ticket, now),
             Some(down::Body::ChargingPoints(list)) => {
                 self.unanswered.retain(|_, u| !matches!(u.body, up::Body::ListChargingPoints(_)));
-                self.tell(Told::offers(list));
+                self.notify(Notification::offers(list));
             }
             Some(down::Body::History(history)) => {
                 self.unanswered.retain(|_, u| !matches!(u.body, up::Body::ListHistory(_)));
-                self.tell(Told::history(history));
+                self.notify(Notification::history(history));
             }
             Some(down::Body::ConfirmRequest(asked)) => self.asked_to_confirm(asked, now),
             // Keys, the auth status and the clock are the link's; the rest is for charging points.
@@ -54,26 +58,27 @@ impl Trips {
         if matches!(reason, Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts) {
             // Not an answer yet: nothing was made durable, so the same id asks again.
             unanswered.again_at = now.mono + self.settings.repeat;
-            return self.tell(Told::Waiting { reason: reason.code(), detail: in_words(reason, &detail) });
+            return self
+                .notify(Notification::Waiting { reason: reason.code(), detail: format::reason(reason, &detail) });
         }
-        let Some(Unanswered { body, .. }) = self.unanswered.remove(&to) else { return };
+        let Some(UnansweredMessage { body, .. }) = self.unanswered.remove(&to) else { return };
         if reason == Reason::Unspecified {
             return;
         }
-        let words = in_words(reason, &detail);
+        let words = format::reason(reason, &detail);
         if let up::Body::RequestSupply(request) = body {
             self.refused(&request.request_id, reason, detail);
         } else if let up::Body::ConfirmSupply(ConfirmSupply { session_id: session, .. })
         | up::Body::StopSupply(StopSupply { session_id: session }) = body
         {
-            self.tell(Told::Denied { session, reason: reason.code(), detail: words });
+            self.notify(Notification::Rejected { session, reason: reason.code(), detail: words });
         } else if matches!(body, up::Body::ListChargingPoints(_) | up::Body::ListHistory(_)) {
-            self.tell(Told::Hint { text: format!("Central refused the list: {words}") });
+            self.notify(Notification::Hint { text: format!("Central refused the list: {words}") });
         }
     }
 
     pub(super) fn refused(&mut self, request_id: &str, reason: Reason, detail: String) {
-        let outcome = Outcome::Refused { reason: reason.code(), detail: in_words(reason, &detail) };
+        let outcome = RequestOutcome::Refused { reason: reason.code(), detail: format::reason(reason, &detail) };
         self.over(request_id, outcome);
     }
 
@@ -88,7 +93,7 @@ impl Trips {
             // Its ticket has said all.
             return;
         }
-        self.tell(Told::step(&step));
+        self.notify(Notification::step(&step));
         let request_id = self.request_of(&step);
         match progress {
             Progress::Authorised | Progress::Supplying | Progress::Fault | Progress::LinkLost => {
@@ -105,15 +110,15 @@ impl Trips {
                 self.running.remove(&step.session_id);
                 self.confirms.remove(&step.session_id);
                 if let Some(id) = request_id {
-                    let detail = in_words(reason, &step.detail);
-                    self.over(&id, Outcome::Released { reason: reason.code(), detail });
+                    let detail = format::reason(reason, &step.detail);
+                    self.over(&id, RequestOutcome::Released { reason: reason.code(), detail });
                 }
             }
             // The driver is free for another supply; the ticket follows when it is settled (SPEC 3.8).
             Progress::Settling => {
                 self.running.remove(&step.session_id);
                 if let Some(id) = request_id {
-                    self.over(&id, Outcome::Settling { session: step.session_id });
+                    self.over(&id, RequestOutcome::Settling { session: step.session_id });
                 }
             }
             Progress::Received | Progress::Asking | Progress::Unspecified => {}
@@ -141,7 +146,7 @@ impl Trips {
             self.keep();
         }
         if self.stored.iter().any(|(session, _)| *session == step.session_id) {
-            self.over(&step.request_id.clone(), Outcome::Billed { session: step.session_id.clone() });
+            self.over(&step.request_id.clone(), RequestOutcome::Billed { session: step.session_id.clone() });
         }
     }
 
@@ -149,7 +154,7 @@ impl Trips {
         if step.session_id.is_empty() || self.stored.iter().any(|(session, _)| *session == step.session_id) {
             return;
         }
-        let shown = self.running.entry(step.session_id.clone()).or_insert_with(|| Running {
+        let shown = self.running.entry(step.session_id.clone()).or_insert_with(|| RunningSupply {
             session: step.session_id.clone(),
             charging_point: step.charging_point_id.clone(),
             step: "",
@@ -158,38 +163,38 @@ impl Trips {
             currency: step.currency.clone(),
             power_w: 0,
         });
-        shown.step = crate::told::progress(step.progress());
+        shown.step = format::progress(step.progress());
     }
 
     pub(super) fn runs(&mut self, running: proto::link::v1::Running) {
         if self.stored.iter().any(|(session, _)| *session == running.session_id) {
             return;
         }
-        let shown = Running {
+        let shown = RunningSupply {
             session: running.session_id,
             charging_point: running.charging_point_id,
-            step: crate::told::progress(Progress::Supplying),
+            step: format::progress(Progress::Supplying),
             energy_wh: running.energy_wh,
             amount_minor: running.amount_minor,
             currency: running.currency,
             power_w: running.power_w,
         };
         self.running.insert(shown.session.clone(), shown.clone());
-        self.tell(Told::Running(shown));
+        self.notify(Notification::Running(shown));
     }
 
     pub(super) fn asked_to_confirm(&mut self, asked: ConfirmRequest, now: Now) {
         let session = asked.session_id.clone();
         let known = self.confirms.contains_key(&session);
         if !known {
-            self.tell(Told::confirm_asked(&asked));
+            self.notify(Notification::confirmation_requested(&asked));
         }
         let until = now.mono + Duration::from_millis(asked.expires_ms.into());
         self.confirms.insert(session.clone(), (asked, until));
         match self.settings.confirm {
-            Confirm::Always => self.confirm(session, true, now),
-            Confirm::Never => self.confirm(session, false, now),
-            Confirm::Ask => {}
+            ConfirmPolicy::Always => self.confirm(session, true, now),
+            ConfirmPolicy::Never => self.confirm(session, false, now),
+            ConfirmPolicy::Ask => {}
         }
     }
 
@@ -198,7 +203,7 @@ impl Trips {
         if self.stored.contains(&version) {
             self.acknowledge(ticket.session_id, now);
         } else if self.storing.insert(version) {
-            self.out.push_back(Command::Store(ticket));
+            self.out.push_back(TripCommand::StoreTicket(ticket));
         }
     }
 
@@ -210,24 +215,20 @@ impl Trips {
         self.running.remove(&ticket.session_id);
         self.confirms.remove(&ticket.session_id);
         let session = ticket.session_id.clone();
-        self.tell(Told::Ticket(Box::new(ticket.into())));
-        let of = |r: &&Request| r.session.as_deref() == Some(session.as_str());
+        self.notify(Notification::Ticket(Box::new(ticket.into())));
+        let of = |r: &&SupplyRequest| r.session.as_deref() == Some(session.as_str());
         if let Some(id) = self.requests.values().find(of).map(|r| r.id.clone()) {
-            self.over(&id, Outcome::Billed { session: session.clone() });
+            self.over(&id, RequestOutcome::Billed { session: session.clone() });
         }
         self.acknowledge(session, now);
     }
 
     /// A ticket that could not be stored; Central sends it again.
-    pub(crate) fn not_stored(&mut self, ticket: &Ticket) {
+    pub(crate) fn ticket_not_stored(&mut self, ticket: &Ticket) {
         self.storing.remove(&(ticket.session_id.clone(), ticket.corrections.len()));
     }
 
     pub(super) fn acknowledge(&mut self, session_id: String, now: Now) {
         self.ask(up::Body::TicketReceived(TicketReceived { session_id }), now);
     }
-}
-
-fn in_words(reason: Reason, detail: &str) -> String {
-    if detail.is_empty() { reason.in_words().to_owned() } else { format!("{} ({detail})", reason.in_words()) }
 }

@@ -8,7 +8,7 @@ use proto::{ChargingPointId, Energy};
 
 /// What one line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct FileRequest {
     /// From 1, as editors count.
     pub line: u64,
     pub charging_point: ChargingPointId,
@@ -18,37 +18,37 @@ pub(crate) struct Wish {
 
 /// A line that is not a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct BadLine {
+pub(crate) struct RejectedLine {
     pub line: u64,
     pub why: String,
 }
 
 /// A whole file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wishes {
-    pub good: Vec<Wish>,
-    pub bad: Vec<BadLine>,
+pub(crate) struct RequestFile {
+    pub requests: Vec<FileRequest>,
+    pub rejected: Vec<RejectedLine>,
 }
 
-impl Wishes {
+impl RequestFile {
     pub(crate) fn parse(text: &str) -> Self {
-        let mut wishes = Self::default();
+        let mut file = Self::default();
         for (line, content) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
             let content = content.split('#').next().unwrap_or_default().trim();
             if content.is_empty() {
                 continue;
             }
             match parse_line(content) {
-                Ok((charging_point, energy)) => wishes.good.push(Wish { line, charging_point, energy }),
-                Err(why) => wishes.bad.push(BadLine { line, why }),
+                Ok((charging_point, energy)) => file.requests.push(FileRequest { line, charging_point, energy }),
+                Err(why) => file.rejected.push(RejectedLine { line, why }),
             }
         }
-        wishes
+        file
     }
 
     /// The first request after line `done`.
-    pub(crate) fn after(&self, done: u64) -> Option<&Wish> {
-        self.good.iter().find(|wish| wish.line > done)
+    pub(crate) fn next_after(&self, done: u64) -> Option<&FileRequest> {
+        self.requests.iter().find(|request| request.line > done)
     }
 }
 
@@ -85,17 +85,18 @@ mod tests {
 
     #[test]
     fn a_file_is_read_line_by_line_and_bad_lines_keep_their_number_spec_3_10() {
-        let wishes = Wishes::parse("# morning\nCP-1\n\n CP-2 , 7.5 # to work\n-bad\nCP-3,zero\nCP-4,0.001\r\n");
-        let good: Vec<_> = wishes.good.iter().map(|w| (w.line, w.charging_point.as_str(), w.energy.wh())).collect();
-        assert_eq!(good, [(2, "CP-1", 0), (4, "CP-2", 7500), (7, "CP-4", 1)]);
-        assert_eq!(wishes.bad.iter().map(|b| b.line).collect::<Vec<_>>(), [5, 6]);
-        assert!(wishes.bad[1].why.contains("\"zero\" is not an energy"), "{}", wishes.bad[1].why);
+        let file = RequestFile::parse("# morning\nCP-1\n\n CP-2 , 7.5 # to work\n-bad\nCP-3,zero\nCP-4,0.001\r\n");
+        let requests: Vec<_> =
+            file.requests.iter().map(|w| (w.line, w.charging_point.as_str(), w.energy.wh())).collect();
+        assert_eq!(requests, [(2, "CP-1", 0), (4, "CP-2", 7500), (7, "CP-4", 1)]);
+        assert_eq!(file.rejected.iter().map(|b| b.line).collect::<Vec<_>>(), [5, 6]);
+        assert!(file.rejected[1].why.contains("\"zero\" is not an energy"), "{}", file.rejected[1].why);
     }
 
     #[test]
     fn a_restarted_driver_goes_on_after_the_last_line_that_is_over_spec_3_10() {
-        let wishes = Wishes::parse("A\nbroken line\nB\n#\nC");
-        let next = |done| wishes.after(done).map(|w| w.charging_point.as_str());
+        let file = RequestFile::parse("A\nbroken line\nB\n#\nC");
+        let next = |done| file.next_after(done).map(|w| w.charging_point.as_str());
         assert_eq!((next(0), next(1), next(3), next(5)), (Some("A"), Some("B"), Some("C"), None));
     }
 
@@ -112,8 +113,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics_and_every_line_is_good_bad_or_empty(text in "\\PC{0,200}(\n\\PC{0,40}){0,5}") {
-            let wishes = Wishes::parse(&text);
-            prop_assert!(wishes.good.len() + wishes.bad.len() <= text.lines().count());
+            let file = RequestFile::parse(&text);
+            prop_assert!(file.requests.len() + file.rejected.len() <= text.lines().count());
         }
     }
 }

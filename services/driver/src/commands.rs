@@ -2,19 +2,19 @@
 
 use serde_json::Value;
 
-use crate::{file::parse_kwh, trip::Order};
+use crate::{request::DriverOrder, request_file::parse_kwh};
 
 use proto::{ChargingPointId, Energy, enrolment::SecretText};
 
 /// A typed or sent command.
 #[derive(Clone, Debug)]
-pub(crate) enum Word {
+pub(crate) enum DriverCommand {
     /// `request CP-ID [kWh]`; the request's id is drawn by the rim.
     Request {
         charging_point: ChargingPointId,
         energy: Energy,
     },
-    Order(Order),
+    Order(DriverOrder),
     /// Work off this file from its first line.
     Load(String),
     /// Try again with the credential, after Central refused it.
@@ -43,7 +43,7 @@ pub(crate) const HELP: &str = "\
   quit";
 
 /// A typed line; nothing for an empty one.
-pub(crate) fn parse(line: &str) -> Option<Result<Word, String>> {
+pub(crate) fn parse(line: &str) -> Option<Result<DriverCommand, String>> {
     let mut words = line.split_whitespace();
     let command = words.next()?;
     let args: Vec<&str> = words.collect();
@@ -51,7 +51,7 @@ pub(crate) fn parse(line: &str) -> Option<Result<Word, String>> {
 }
 
 /// A command of the control socket: its arguments are a list of texts, or an object with the names used here.
-pub(crate) fn from_control(command: &str, args: &Value) -> Result<Word, String> {
+pub(crate) fn from_control(command: &str, args: &Value) -> Result<DriverCommand, String> {
     let named = |name: &str| args.get(name).and_then(text_of);
     let args: Vec<String> = match args {
         Value::Array(list) => list.iter().filter_map(text_of).collect(),
@@ -71,39 +71,39 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-fn word(command: &str, args: &[&str]) -> Result<Word, String> {
+fn word(command: &str, args: &[&str]) -> Result<DriverCommand, String> {
     let session = || args.first().map(|s| (*s).to_owned());
     let at_most = |n: usize| match args.get(n) {
         Some(extra) => Err(format!("{extra:?} is too much after {command:?}; type help")),
         None => Ok(()),
     };
     match command {
-        "list" | "charging-points" => at_most(0).map(|()| Word::Order(Order::ListChargingPoints)),
+        "list" | "charging-points" => at_most(0).map(|()| DriverCommand::Order(DriverOrder::ListChargingPoints)),
         "request" => {
             at_most(2)?;
             let id = args.first().ok_or("request which charging point? request CP-ID [kWh]")?;
             let energy = args.get(1).map_or(Ok(Energy::ZERO), |kwh| parse_kwh(kwh))?;
-            Ok(Word::Request { charging_point: id.parse().map_err(|e| format!("{e}"))?, energy })
+            Ok(DriverCommand::Request { charging_point: id.parse().map_err(|e| format!("{e}"))?, energy })
         }
-        "stop" => at_most(1).map(|()| Word::Order(Order::Stop(session()))),
-        "confirm" => at_most(1).map(|()| Word::Order(Order::Confirm(session(), true))),
-        "refuse" => at_most(1).map(|()| Word::Order(Order::Confirm(session(), false))),
-        "load" => {
-            at_most(1).and_then(|()| session().ok_or_else(|| "load which file? load FILE".to_owned())).map(Word::Load)
-        }
+        "stop" => at_most(1).map(|()| DriverCommand::Order(DriverOrder::Stop(session()))),
+        "confirm" => at_most(1).map(|()| DriverCommand::Order(DriverOrder::Confirm(session(), true))),
+        "refuse" => at_most(1).map(|()| DriverCommand::Order(DriverOrder::Confirm(session(), false))),
+        "load" => at_most(1)
+            .and_then(|()| session().ok_or_else(|| "load which file? load FILE".to_owned()))
+            .map(DriverCommand::Load),
         "history" => {
             at_most(1)?;
             let limit = args.first().map_or(Ok(20), |n| n.parse().map_err(|_| format!("{n:?} is not a number")))?;
-            Ok(Word::Order(Order::ListHistory(limit)))
+            Ok(DriverCommand::Order(DriverOrder::ListHistory(limit)))
         }
         "enrol" => at_most(1)
             .and_then(|()| session().ok_or_else(|| "enrol with which token? enrol TOKEN".to_owned()))
-            .map(|token| Word::Enrol(SecretText::new(token))),
-        "authenticate" => at_most(0).map(|()| Word::Authenticate),
-        "tickets" => at_most(0).map(|()| Word::Tickets),
-        "status" => at_most(0).map(|()| Word::Status),
-        "help" | "?" => Ok(Word::Help),
-        "quit" | "exit" => Ok(Word::Quit),
+            .map(|token| DriverCommand::Enrol(SecretText::new(token))),
+        "authenticate" => at_most(0).map(|()| DriverCommand::Authenticate),
+        "tickets" => at_most(0).map(|()| DriverCommand::Tickets),
+        "status" => at_most(0).map(|()| DriverCommand::Status),
+        "help" | "?" => Ok(DriverCommand::Help),
+        "quit" | "exit" => Ok(DriverCommand::Quit),
         other => Err(format!("{other:?} is not a command; type help")),
     }
 }
@@ -115,18 +115,20 @@ mod tests {
     use super::*;
 
     /// Words hold secrets and are not compared; what they mean shows in their text, secrets apart.
-    fn shown(word: Result<Word, String>) -> String {
+    fn shown(word: Result<DriverCommand, String>) -> String {
         format!("{word:?}")
     }
 
     #[test]
     fn what_is_typed_and_what_ctl_sends_mean_the_same_spec_1_9() {
-        let request =
-            shown(Ok(Word::Request { charging_point: "CP-1".parse().unwrap(), energy: Energy::from_wh(7500) }));
+        let request = shown(Ok(DriverCommand::Request {
+            charging_point: "CP-1".parse().unwrap(),
+            energy: Energy::from_wh(7500),
+        }));
         assert_eq!(shown(parse(" request CP-1 7.5 ").unwrap()), request);
         assert_eq!(shown(from_control("request", &json!(["CP-1", "7.5"]))), request);
         assert_eq!(shown(from_control("request", &json!({"charging_point": "CP-1", "kwh": 7.5}))), request);
-        assert_eq!(shown(from_control("stop", &Value::Null)), shown(Ok(Word::Order(Order::Stop(None)))));
+        assert_eq!(shown(from_control("stop", &Value::Null)), shown(Ok(DriverCommand::Order(DriverOrder::Stop(None)))));
         assert!(parse("  ").is_none());
         assert!(!shown(parse("enrol cmt1.secret").unwrap()).contains("secret"));
     }

@@ -8,53 +8,53 @@ use std::time::{Duration, Instant};
 use proto::Energy;
 
 /// Nobody is available: look again after this.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+const SEARCH_AGAIN: Duration = Duration::from_secs(3);
 /// From one to eight kilowatt-hours, in watt-hours.
 const LEAST_WH: u64 = 500;
 const SPREAD_WH: u64 = 4500;
 
 #[derive(Debug)]
-pub(crate) struct Roam {
+pub(crate) struct RandomRequests {
     chance: u64,
     pause: Duration,
-    look_at: Instant,
-    looking: bool,
+    search_at: Instant,
+    searching: bool,
 }
 
-impl Roam {
+impl RandomRequests {
     pub(crate) fn new(seed: u64, pause: Duration, now: Instant) -> Self {
-        Self { chance: seed, pause, look_at: now, looking: false }
+        Self { chance: seed, pause, search_at: now, searching: false }
     }
 
     /// When to look for a charging point; nothing while one is being asked.
     pub(crate) fn due(&self, requests: usize) -> Option<Instant> {
-        (requests == 0).then_some(self.look_at)
+        (requests == 0).then_some(self.search_at)
     }
 
     /// Whether to ask for the list now.
-    pub(crate) fn look(&mut self, requests: usize, now: Instant) -> bool {
-        let due = requests == 0 && self.look_at <= now;
+    pub(crate) fn start_search(&mut self, requests: usize, now: Instant) -> bool {
+        let due = requests == 0 && self.search_at <= now;
         if due {
-            self.looking = true;
-            self.look_at = now + LOOK_AGAIN;
+            self.searching = true;
+            self.search_at = now + SEARCH_AGAIN;
         }
         due
     }
 
     /// The list is there: which one, and how much.
     pub(crate) fn choose<'a>(&mut self, available: &[&'a str], now: Instant) -> Option<(&'a str, Energy)> {
-        if !std::mem::take(&mut self.looking) {
+        if !std::mem::take(&mut self.searching) {
             return None;
         }
         let at = usize::try_from(self.draw()).unwrap_or(0).checked_rem(available.len())?;
-        self.look_at = now + self.pause;
+        self.search_at = now + self.pause;
         let energy = Energy::from_wh(LEAST_WH + self.draw() % SPREAD_WH);
         available.get(at).map(|id| (*id, energy))
     }
 
     /// The request has ended, however.
-    pub(crate) fn over(&mut self, now: Instant) {
-        self.look_at = now + self.pause;
+    pub(crate) fn request_ended(&mut self, now: Instant) {
+        self.search_at = now + self.pause;
     }
 
     /// SplitMix64.
@@ -75,15 +75,15 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "an instant to count from; the test never waits")]
     fn a_roaming_driver_asks_one_at_a_time_and_looks_again_where_nobody_is_available() {
         let (now, pause) = (Instant::now(), Duration::from_secs(4));
-        let mut roam = Roam::new(7, pause, now);
-        assert!(roam.look(0, now) && !roam.look(0, now));
-        assert_eq!(roam.choose(&[], now), None);
-        assert!(roam.look(0, now + LOOK_AGAIN));
-        let (id, energy) = roam.choose(&["A", "B"], now).unwrap();
+        let mut random_requests = RandomRequests::new(7, pause, now);
+        assert!(random_requests.start_search(0, now) && !random_requests.start_search(0, now));
+        assert_eq!(random_requests.choose(&[], now), None);
+        assert!(random_requests.start_search(0, now + SEARCH_AGAIN));
+        let (id, energy) = random_requests.choose(&["A", "B"], now).unwrap();
         assert!(["A", "B"].contains(&id) && energy >= Energy::from_wh(LEAST_WH));
-        assert_eq!(roam.due(1), None);
-        roam.over(now + Duration::from_secs(60));
-        assert_eq!(roam.due(0), Some(now + Duration::from_secs(64)));
-        assert_eq!(roam.choose(&["A"], now), None, "a list that a person asked for starts nothing");
+        assert_eq!(random_requests.due(1), None);
+        random_requests.request_ended(now + Duration::from_secs(60));
+        assert_eq!(random_requests.due(0), Some(now + Duration::from_secs(64)));
+        assert_eq!(random_requests.choose(&["A"], now), None, "a list that a person asked for starts nothing");
     }
 }

@@ -4,38 +4,16 @@ use std::fmt;
 
 use mesh::screen::escaped;
 use proto::{
-    Currency, Energy, Money, Price,
-    link::v1::{ChargingPointList, ConfirmRequest, History, Progress, Step},
+    Energy, Price,
+    link::v1::{ChargingPointList, ConfirmRequest, History, Step},
 };
 use serde::Serialize;
 
 use crate::{
+    format,
+    request::{RequestOutcome, RunningSupply, SupplyRequest},
     ticket::TicketText,
-    trip::{Request, Running},
 };
-
-/// How a request ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
-    /// Its ticket is on disk.
-    Billed {
-        session: String,
-    },
-    Refused {
-        reason: &'static str,
-        detail: String,
-    },
-    /// Reserved, and nothing was supplied.
-    Released {
-        reason: &'static str,
-        detail: String,
-    },
-    /// The charging point is lost; the ticket follows when the session is settled.
-    Settling {
-        session: String,
-    },
-}
 
 /// One charging point that is available.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -49,7 +27,7 @@ pub struct Offer {
 /// One step of whatever is going on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Told {
+pub enum Notification {
     Enrolled {
         driver: String,
     },
@@ -69,7 +47,7 @@ pub enum Told {
     Unintelligible {
         count: u64,
     },
-    Asking {
+    Requested {
         request_id: String,
         charging_point: String,
         energy_wh: u64,
@@ -91,14 +69,14 @@ pub enum Told {
         price_e4: u32,
         currency: String,
     },
-    Running(Running),
+    Running(RunningSupply),
     Ticket(Box<TicketText>),
-    Over {
+    Ended {
         request_id: String,
         charging_point: String,
         line: Option<u64>,
         #[serde(flatten)]
-        outcome: Outcome,
+        outcome: RequestOutcome,
     },
     Offers {
         offers: Vec<Offer>,
@@ -110,7 +88,7 @@ pub enum Told {
         total_amount_minor: i64,
         currency: String,
     },
-    ConfirmAsked {
+    ConfirmationRequested {
         session: String,
         charging_point: String,
         place: String,
@@ -124,7 +102,7 @@ pub enum Told {
         accepted: bool,
     },
     /// An order about a session that Central did not carry out.
-    Denied {
+    Rejected {
         session: String,
         reason: &'static str,
         detail: String,
@@ -133,7 +111,7 @@ pub enum Told {
         line: u64,
         detail: String,
     },
-    FileOver {
+    FileFinished {
         requests: u64,
         bad_lines: u64,
     },
@@ -142,9 +120,9 @@ pub enum Told {
     },
 }
 
-impl Told {
-    pub(crate) fn asking(request: &Request) -> Self {
-        Self::Asking {
+impl Notification {
+    pub(crate) fn requested(request: &SupplyRequest) -> Self {
+        Self::Requested {
             request_id: request.id.clone(),
             charging_point: request.charging_point.to_string(),
             energy_wh: request.energy.wh(),
@@ -152,8 +130,8 @@ impl Told {
         }
     }
 
-    pub(crate) fn over(request: &Request, outcome: Outcome) -> Self {
-        Self::Over {
+    pub(crate) fn ended(request: &SupplyRequest, outcome: RequestOutcome) -> Self {
+        Self::Ended {
             request_id: request.id.clone(),
             charging_point: request.charging_point.to_string(),
             line: request.line,
@@ -166,7 +144,7 @@ impl Told {
             request_id: step.request_id.clone(),
             session: step.session_id.clone(),
             charging_point: step.charging_point_id.clone(),
-            progress: progress(step.progress()),
+            progress: format::progress(step.progress()),
             reason: step.reason().code(),
             detail: if step.detail.is_empty() && step.reason() != proto::link::v1::Reason::Unspecified {
                 step.reason().in_words().to_owned()
@@ -199,8 +177,8 @@ impl Told {
         }
     }
 
-    pub(crate) fn confirm_asked(asked: &ConfirmRequest) -> Self {
-        Self::ConfirmAsked {
+    pub(crate) fn confirmation_requested(asked: &ConfirmRequest) -> Self {
+        Self::ConfirmationRequested {
             session: asked.session_id.clone(),
             charging_point: asked.charging_point_id.clone(),
             place: asked.place.clone(),
@@ -212,30 +190,7 @@ impl Told {
     }
 }
 
-pub(crate) fn progress(progress: Progress) -> &'static str {
-    match progress {
-        Progress::Unspecified => "unknown",
-        Progress::Received => "received",
-        Progress::Asking => "asking",
-        Progress::Authorised => "authorised",
-        Progress::Supplying => "supplying",
-        Progress::Refused => "refused",
-        Progress::Released => "released",
-        Progress::Settling => "settling",
-        Progress::Fault => "fault",
-        Progress::LinkLost => "link lost",
-    }
-}
-
-pub(crate) fn money(minor: i64, currency: &str) -> Money {
-    Money { minor, currency: currency.parse::<Currency>().unwrap_or_default() }
-}
-
-fn energy(wh: u64) -> String {
-    if wh == 0 { "until unplugged".to_owned() } else { Energy::from_wh(wh).to_string() }
-}
-
-impl fmt::Display for Told {
+impl fmt::Display for Notification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Enrolled { driver } => write!(f, "enrolled as {driver}"),
@@ -243,9 +198,9 @@ impl fmt::Display for Told {
             Self::CannotReachCentral { detail } => write!(f, "cannot reach Central: {}", escaped(detail)),
             Self::AuthStatus { reason, detail } => write!(f, "Central says {reason}: {}", escaped(detail)),
             Self::Unintelligible { count } => write!(f, "unintelligible messages from Central ({count})"),
-            Self::Asking { charging_point, energy_wh, line, .. } => {
+            Self::Requested { charging_point, energy_wh, line, .. } => {
                 let line = line.map(|n| format!("line {n}: ")).unwrap_or_default();
-                write!(f, "{line}asking for a supply at {charging_point}, {}", energy(*energy_wh))
+                write!(f, "{line}asking for a supply at {charging_point}, {}", format::energy(*energy_wh))
             }
             Self::Waiting { detail, .. } => write!(f, "{}; asking again", escaped(detail)),
             Self::Step { charging_point, progress, detail, place, price_e4, currency, .. } => {
@@ -263,11 +218,11 @@ impl fmt::Display for Told {
                 "{}: {}, {}, {} W",
                 r.charging_point,
                 Energy::from_wh(r.energy_wh),
-                money(r.amount_minor, &r.currency),
+                format::money(r.amount_minor, &r.currency),
                 r.power_w
             ),
             Self::Ticket(ticket) => write!(f, "{ticket}"),
-            Self::Over { charging_point, line, outcome, .. } => {
+            Self::Ended { charging_point, line, outcome, .. } => {
                 let line = line.map(|n| format!("line {n}: ")).unwrap_or_default();
                 write!(f, "{line}{charging_point}: {outcome}")
             }
@@ -287,37 +242,34 @@ impl fmt::Display for Told {
                     f,
                     "{total_sessions} sessions, {}, {}",
                     Energy::from_wh(*total_energy_wh),
-                    money(*total_amount_minor, currency)
+                    format::money(*total_amount_minor, currency)
                 )
             }
-            Self::ConfirmAsked { session, charging_point, place, price_e4, currency, energy_wh, expires_ms } => write!(
+            Self::ConfirmationRequested {
+                session,
+                charging_point,
+                place,
+                price_e4,
+                currency,
+                energy_wh,
+                expires_ms,
+            } => write!(
                 f,
                 "{charging_point}{} asks you to pay for a supply ({}, {} {currency}/kWh): \
                  confirm {session} or refuse {session} within {} s",
                 if place.is_empty() { String::new() } else { format!(" ({})", escaped(place)) },
-                energy(*energy_wh),
+                format::energy(*energy_wh),
                 Price::from_e4(*price_e4),
                 expires_ms / 1000
             ),
             Self::Confirmed { session, accepted: true } => write!(f, "confirmed the supply {session}"),
             Self::Confirmed { session, accepted: false } => write!(f, "refused the supply {session}"),
-            Self::Denied { session, detail, .. } => write!(f, "not done for session {session}: {}", escaped(detail)),
+            Self::Rejected { session, detail, .. } => write!(f, "not done for session {session}: {}", escaped(detail)),
             Self::BadLine { line, detail } => write!(f, "line {line} skipped: {}", escaped(detail)),
-            Self::FileOver { requests, bad_lines } => {
+            Self::FileFinished { requests, bad_lines } => {
                 write!(f, "the file is over: {requests} requests, {bad_lines} bad lines skipped")
             }
             Self::Hint { text } => f.write_str(&escaped(text)),
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Billed { .. } => write!(f, "done, the ticket is stored"),
-            Self::Refused { detail, .. } => write!(f, "refused: {}", escaped(detail)),
-            Self::Released { detail, .. } => write!(f, "released: {}", escaped(detail)),
-            Self::Settling { .. } => write!(f, "the charging point is lost; the ticket follows when it is settled"),
         }
     }
 }
