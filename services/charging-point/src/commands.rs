@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
+    args::{Args, kwh},
     engine::{self, drive::EngineHandle},
     monitor::{self, drive::MonitorHandle},
-    words::{Args, kwh},
 };
 
 pub(crate) const ENGINE_HELP: &str = "\

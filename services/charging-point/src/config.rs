@@ -335,8 +335,8 @@ pub struct MeterConfig {
 }
 
 impl MeterConfig {
-    pub(crate) fn journal(&self, held_open: bool) -> journal::Settings {
-        journal::Settings { held_open, retention: self.journal_retention, ..journal::Settings::default() }
+    pub(crate) fn journal(&self, held_open: bool) -> journal::JournalSettings {
+        journal::JournalSettings { held_open, retention: self.journal_retention, ..journal::JournalSettings::default() }
     }
 }
 

@@ -7,7 +7,7 @@
 //! neither monitor nor Central to finish; nothing new begins without both.
 
 pub mod drive;
-mod keeping;
+mod journal_queue;
 mod orders;
 mod readings;
 mod session;
@@ -16,8 +16,8 @@ mod supply;
 #[cfg(test)]
 mod tests;
 
-pub use keeping::Keeping;
-pub use status::{Figures, Status};
+pub use journal_queue::JournalQueue;
+pub use status::{EngineMetrics, EngineStatus};
 
 use std::{
     collections::VecDeque,
@@ -36,11 +36,11 @@ use wire::{LinkKey, PublicKey, telemetry::Sealer};
 
 use crate::{
     chance::Chance,
-    ledger::{Entry, Ledger, Record},
+    journal_state::{JournalEntry, JournalRecord, JournalState},
     meter::{Battery, Profile, Speed},
     uplink::{self, Claim, Heard, LinkEvent, LinkNo, Order, Target, Uplink},
 };
-use session::Session;
+use session::EngineSession;
 
 /// What an engine is told before it starts.
 #[derive(Clone, Debug)]
@@ -118,7 +118,7 @@ pub enum Command {
     Report(Box<FromEngine>),
     /// Append, answer with [`Input::Written`] of `upto` or [`Input::WriteFailed`]. One at a time.
     Write {
-        records: Vec<Record>,
+        records: Vec<JournalRecord>,
         upto: u64,
         durable: bool,
     },
@@ -146,7 +146,7 @@ struct Manual {
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
-    keeping: Keeping,
+    journal: JournalQueue,
     way: Uplink,
     chance: Chance,
     identity: Option<Identity>,
@@ -156,7 +156,7 @@ pub struct Engine {
     unpaired: String,
     plugged: bool,
     fault: Option<String>,
-    session: Option<Session>,
+    session: Option<EngineSession>,
     manual: Option<Manual>,
     next_profile: Option<Profile>,
     view: Option<View>,
@@ -165,7 +165,7 @@ pub struct Engine {
     told_unread: bool,
     link: Option<LinkNo>,
     /// What the journal holds is still to be said on that link.
-    owes_held: bool,
+    journal_report_due: bool,
     spoiled: bool,
     sealer: Option<Sealer>,
     stream_id: [u8; 16],
@@ -178,16 +178,22 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// `ledger`: what the journal says. A session that it shows as running was cut off by the end of the process
+    /// `journal_state`: what the journal says. A session that it shows as running was cut off by the end of the process
     /// before; it ends here with what is known of it (SPEC 9, engine). `stream_id`: random, new at each start.
-    pub fn new(settings: Settings, ledger: Ledger, stream_id: [u8; 16], mut chance: Chance, now: Now) -> Self {
+    pub fn new(
+        settings: Settings,
+        journal_state: JournalState,
+        stream_id: [u8; 16],
+        mut chance: Chance,
+        now: Now,
+    ) -> Self {
         let first_id = u64::try_from(now.wall_ms).unwrap_or(0) << 12;
         let way_chance = Chance::seeded(chance.draw_long());
-        let way = Uplink::new(Part::Engine, settings.uplink, way_chance, first_id, ledger.highest_epoch);
+        let way = Uplink::new(Part::Engine, settings.uplink, way_chance, first_id, journal_state.highest_epoch);
         let idle_reading_at = settings.idle_reading.map(|every| now.mono + every);
         let mut engine = Self {
             settings,
-            keeping: Keeping::new(ledger),
+            journal: JournalQueue::new(journal_state),
             way,
             chance,
             identity: None,
@@ -203,7 +209,7 @@ impl Engine {
             notice: None,
             told_unread: false,
             link: None,
-            owes_held: false,
+            journal_report_due: false,
             spoiled: false,
             sealer: None,
             stream_id,
@@ -213,7 +219,7 @@ impl Engine {
             idle_reading_at,
             out: VecDeque::new(),
         };
-        engine.keeping.close_what_was_cut_off(now.wall_ms);
+        engine.journal.end_interrupted_session(now.wall_ms);
         engine.flush(now);
         engine
     }
@@ -237,7 +243,7 @@ impl Engine {
             Input::Link(link, event) => self.way.handle(link, event, now),
             Input::Written(upto) => self.written(upto, now),
             Input::WriteFailed(why) => {
-                self.keeping.failed(why, now.mono);
+                self.journal.write_failed(why, now.mono);
                 self.report();
             }
             Input::Timeout => self.timeout(now),
@@ -251,9 +257,9 @@ impl Engine {
         let done = match action {
             Action::Plug => self.plug(now),
             Action::Unplug => self.unplug(now),
-            Action::Supply { driver, energy } => self.supply_by_hand(driver, energy, now),
-            Action::Break => self.broken("broken by hand", now),
-            Action::Repair => self.repaired(now),
+            Action::Supply { driver, energy } => self.manual_supply(driver, energy, now),
+            Action::Break => self.break_down("broken by hand", now),
+            Action::Repair => self.repair(now),
             Action::SpoilKey => self.spoil(true, now),
             Action::RepairKey => self.spoil(false, now),
             Action::Next(profile) => {
@@ -268,7 +274,7 @@ impl Engine {
 
     /// The process is to end: the supply that runs ends with it.
     pub fn stop(&mut self, now: Now) {
-        drop(self.broken("the engine is being stopped", now));
+        drop(self.break_down("the engine is being stopped", now));
         self.listen(now);
         self.flush(now);
     }
@@ -278,21 +284,21 @@ impl Engine {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let session = self.session.as_ref().and_then(|s| s.next_at(&self.settings));
+        let session = self.session.as_ref().and_then(|s| s.next_at(self.settings.tick));
         let manual = self.manual.as_ref().map(|m| m.until);
         let readings = [self.idle_reading_at, self.readings_due()];
-        [self.way.poll_timeout(), session, manual, self.keeping.retry_at()].into_iter().chain(readings).flatten().min()
+        [self.way.poll_timeout(), session, manual, self.journal.retry_at()].into_iter().chain(readings).flatten().min()
     }
 
     // ---- Time
 
     fn timeout(&mut self, now: Now) {
-        self.say_held_again(now);
+        self.repeat_journal_report(now);
         self.way.handle_timeout(now);
-        self.manual_expires(now);
+        self.expire_manual_supply(now);
         self.idle(now);
-        self.drain_readings(now);
-        self.move_session(now);
+        self.send_waiting_readings(now);
+        self.advance_session(now);
     }
 
     fn idle(&mut self, now: Now) {
@@ -300,7 +306,7 @@ impl Engine {
         if at <= now.mono {
             self.idle_reading_at = Some((at + every).max(now.mono));
             if self.supplying().is_none() {
-                self.read_idle(now);
+                self.record_idle_reading(now);
             }
         }
     }
@@ -365,11 +371,11 @@ impl Engine {
         }
         let session = self.session.as_ref();
         let report = EngineReport {
-            healthy: self.ailment().is_none(),
-            detail: self.ailment().unwrap_or_default(),
+            healthy: self.fault_reason().is_none(),
+            detail: self.fault_reason().unwrap_or_default(),
             session_id: session.map(|s| s.id.clone()).unwrap_or_default(),
             driver_id: session.map(|s| s.driver.clone()).unwrap_or_default(),
-            session_state: session.map_or(SessionState::Unspecified, Session::state).into(),
+            session_state: session.map_or(SessionState::Unspecified, EngineSession::state).into(),
             energy_wh: session.map_or(0, |s| s.energy().wh()),
             power_w: session.map_or(0, |s| s.sample().power_w),
             central_reachable: self.way.reachable(),
@@ -381,8 +387,8 @@ impl Engine {
 
     /// What makes it unfit. A journal that cannot be written makes it so only once nothing runs any more: what runs is
     /// metered in memory and written when the disk allows (SPEC 9, disk full).
-    fn ailment(&self) -> Option<String> {
-        let journal = self.keeping.trouble().filter(|_| self.supplying().is_none());
+    fn fault_reason(&self) -> Option<String> {
+        let journal = self.journal.trouble().filter(|_| self.supplying().is_none());
         self.fault.clone().or_else(|| journal.map(|why| format!("the journal cannot be written: {why}")))
     }
 
@@ -403,11 +409,11 @@ impl Engine {
                     self.notice = Some(format!("the link to Central ended: {why}"));
                     self.report();
                 }
-                Heard::Proven(_) if std::mem::take(&mut self.owes_held) => self.say_held(now),
+                Heard::Proven(_) if std::mem::take(&mut self.journal_report_due) => self.report_journal(now),
                 Heard::Failed { .. } | Heard::UnknownKey { .. } | Heard::Proven(_) => {}
                 Heard::Unintelligible => self.report(),
                 Heard::Epoch(epoch) => self.new_epoch(epoch, now),
-                Heard::Body(body) => self.ordered(*body, now),
+                Heard::Body(body) => self.handle_order(*body, now),
                 Heard::Answered { body, reason, detail } => self.answered(&body, reason, &detail, now),
             }
         }
@@ -417,13 +423,13 @@ impl Engine {
     }
 
     fn flush(&mut self, now: Now) {
-        for body in self.keeping.released() {
+        for body in self.journal.take_released() {
             self.way.post(body, now.mono);
         }
-        if let Some(value) = self.keeping.released_value() {
+        if let Some(value) = self.journal.take_released_value() {
             self.way.say(value);
         }
-        if let Some((records, upto, durable)) = self.keeping.next_write(now.mono) {
+        if let Some((records, upto, durable)) = self.journal.next_write(now.mono) {
             self.out.push_back(Command::Write { records, upto, durable });
         }
         while let Some(order) = self.way.next_order() {
@@ -432,8 +438,8 @@ impl Engine {
     }
 
     /// Writes an entry; its number in the journal.
-    fn keep(&mut self, entry: Entry, durable: bool) -> u64 {
-        self.keeping.keep(entry, durable)
+    fn record(&mut self, entry: JournalEntry, durable: bool) -> u64 {
+        self.journal.append(entry, durable)
     }
 }
 

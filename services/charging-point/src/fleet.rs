@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    args::Args,
     chance::Chance,
     commands,
     config::{FleetConfig, engine_settings},
@@ -29,8 +30,7 @@ use crate::{
     },
     journal::Journal,
     meter::Profile,
-    monitor::{self, Monitor, Stored, drive::MonitorHandle, registry::Door},
-    words::Args,
+    monitor::{self, Monitor, StoredIdentity, drive::MonitorHandle, registry::Door},
 };
 
 /// Inputs that may wait for one charging point's loop; a channel's smallest block holds as many.
@@ -142,7 +142,7 @@ impl Fleet {
         let journal = Journal::open(&path, parts.config.meter.journal(false), now.wall_ms)
             .map_err(|error| Misuse::new(error.to_string()))?;
         let identity = parts.config.data.join(format!("{id}.identity.json"));
-        let stored = Stored::load(&identity).map_err(|error| Misuse::new(error.to_string()))?;
+        let stored = StoredIdentity::load(&identity).map_err(|error| Misuse::new(error.to_string()))?;
 
         let (to_engine, engine_hears) = mpsc::channel(EVENTS);
         let (to_monitor, monitor_hears) = mpsc::channel(EVENTS);
@@ -151,8 +151,9 @@ impl Fleet {
             engine: EngineHandle(to_engine.clone()),
             monitor: MonitorHandle(to_monitor.clone()),
         };
-        let ledger = journal.ledger().clone();
-        let engine = Engine::new(parts.engine.clone(), ledger, rand::random(), Chance::seeded(rand::random()), now);
+        let journal_state = journal.state().clone();
+        let engine =
+            Engine::new(parts.engine.clone(), journal_state, rand::random(), Chance::seeded(rand::random()), now);
         let monitor = Monitor::new(self.monitor_of(number, id), stored, Chance::seeded(rand::random()), now);
 
         // Paired from the first moment: the first word in both channels.

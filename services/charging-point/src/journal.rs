@@ -17,7 +17,7 @@ use std::{
 
 use prost::Message as _;
 
-use crate::ledger::{Ledger, Record};
+use crate::journal_state::{JournalRecord, JournalState};
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,7 @@ pub enum JournalError {
 
 /// How a journal is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct JournalSettings {
     /// Held open and locked. Not in a fleet, whose descriptors are for its links; that locks the folder instead.
     pub held_open: bool,
     /// Settled sessions are kept this long.
@@ -49,7 +49,7 @@ pub struct Settings {
     pub rewrite_at: u64,
 }
 
-impl Default for Settings {
+impl Default for JournalSettings {
     fn default() -> Self {
         Self { held_open: true, retention: Duration::from_secs(35 * 86_400), rewrite_at: 256 * 1024 }
     }
@@ -59,9 +59,9 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    settings: Settings,
+    settings: JournalSettings,
     file: Option<File>,
-    ledger: Ledger,
+    state: JournalState,
     good_len: u64,
     /// The file may be longer than what is good.
     dirty: bool,
@@ -70,7 +70,7 @@ pub struct Journal {
 
 impl Journal {
     /// Opens or makes the file, repairs a torn tail, and folds its records.
-    pub fn open(path: &Path, settings: Settings, now_ms: i64) -> Result<Self, JournalError> {
+    pub fn open(path: &Path, settings: JournalSettings, now_ms: i64) -> Result<Self, JournalError> {
         let unusable = |source| JournalError::Unusable { path: path.to_owned(), source };
         let mut file = open_file(path).map_err(unusable)?;
         if settings.held_open {
@@ -85,12 +85,12 @@ impl Journal {
         if !bytes.starts_with(MAGIC) && !MAGIC.starts_with(&bytes) {
             return Err(JournalError::Foreign { path: path.to_owned() });
         }
-        let (ledger, good_len) = read(&bytes);
+        let (state, good_len) = read(&bytes);
         let mut journal = Self {
             path: path.to_owned(),
             settings,
             file: Some(file),
-            ledger,
+            state,
             good_len,
             dirty: false,
             rewrite_at: settings.rewrite_at,
@@ -99,14 +99,14 @@ impl Journal {
         if !settings.held_open {
             journal.file = None;
         }
-        journal.ledger.forget(now_ms, settings.retention);
+        journal.state.forget(now_ms, settings.retention);
         journal.rewrite_if_grown(now_ms).map_err(unusable)?;
         Ok(journal)
     }
 
     /// What the records say.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+    pub fn state(&self) -> &JournalState {
+        &self.state
     }
 
     pub fn path(&self) -> &Path {
@@ -115,7 +115,7 @@ impl Journal {
 
     /// Appends; when `durable` and this returns, power may fail. After an error nothing of it counts, and the same
     /// records are to be appended again.
-    pub fn append(&mut self, records: &[Record], durable: bool, now_ms: i64) -> io::Result<()> {
+    pub fn append(&mut self, records: &[JournalRecord], durable: bool, now_ms: i64) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(records.len() * 64);
         for record in records {
             encode(record, &mut bytes);
@@ -136,7 +136,7 @@ impl Journal {
             self.file = Some(file);
         }
         for record in records {
-            self.ledger.apply(record);
+            self.state.apply(record);
         }
         // What was appended is safe already, so a failed rewrite only means a longer file until the next.
         if let Err(error) = self.rewrite_if_grown(now_ms) {
@@ -185,9 +185,9 @@ impl Journal {
         if self.good_len < self.rewrite_at {
             return Ok(());
         }
-        self.ledger.forget(now_ms, self.settings.retention);
+        self.state.forget(now_ms, self.settings.retention);
         let mut bytes = MAGIC.to_vec();
-        for record in self.ledger.records() {
+        for record in self.state.records() {
             encode(&record, &mut bytes);
         }
         let fresh = beside(&self.path, "new");
@@ -243,7 +243,7 @@ fn checksum(length: [u8; 4], body: &[u8]) -> [u8; 8] {
     sum
 }
 
-fn encode(record: &Record, bytes: &mut Vec<u8>) {
+fn encode(record: &JournalRecord, bytes: &mut Vec<u8>) {
     let body = record.encode_to_vec();
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
     bytes.extend_from_slice(&length);
@@ -252,17 +252,17 @@ fn encode(record: &Record, bytes: &mut Vec<u8>) {
 }
 
 /// Folds the good records and says where they end.
-fn read(bytes: &[u8]) -> (Ledger, u64) {
-    let mut ledger = Ledger::default();
-    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return (ledger, 0) };
+fn read(bytes: &[u8]) -> (JournalState, u64) {
+    let mut state = JournalState::default();
+    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return (state, 0) };
     while let Some((record, after)) = first(rest) {
-        ledger.apply(&record);
+        state.apply(&record);
         rest = after;
     }
-    (ledger, (bytes.len() - rest.len()) as u64)
+    (state, (bytes.len() - rest.len()) as u64)
 }
 
-fn first(bytes: &[u8]) -> Option<(Record, &[u8])> {
+fn first(bytes: &[u8]) -> Option<(JournalRecord, &[u8])> {
     let (header, rest) = bytes.split_at_checked(HEADER)?;
     let (length, sum) = header.split_at_checked(4)?;
     let length: [u8; 4] = length.try_into().ok()?;
@@ -271,5 +271,5 @@ fn first(bytes: &[u8]) -> Option<(Record, &[u8])> {
     if checksum(length, body) != sum {
         return None;
     }
-    Some((Record::decode(body).ok()?, rest))
+    Some((JournalRecord::decode(body).ok()?, rest))
 }

@@ -13,23 +13,24 @@
 //! Guarantees: energy flows only for a session that Central authorised and whose start is in the journal; a final value
 //! is on disk before it is sent and is sent until answered; whichever part dies, what was supplied is billed once.
 //!
-//! Architecture invariant: [`engine`], [`monitor`], [`uplink`], [`meter`] and [`ledger`] touch no clock, socket, file
+//! Architecture invariant: [`engine`], [`monitor`], [`uplink`], [`meter`] and [`journal_state`] touch no clock, socket, file
 //! or chance; their `drive` modules, [`journal`] and the other rims decide nothing.
 
+mod args;
 mod chance;
 mod commands;
 mod config;
 pub mod engine;
 pub mod fleet;
 pub mod journal;
-pub mod ledger;
+pub mod journal_state;
+mod labels;
 mod lines;
 pub mod meter;
 pub mod monitor;
 pub mod pairing;
 mod screen;
 pub mod uplink;
-mod words;
 
 use mesh::{
     control,
@@ -49,7 +50,7 @@ pub use crate::{
 use crate::{
     engine::{Engine, drive::EngineHandle},
     journal::Journal,
-    monitor::{Monitor, Stored, drive::MonitorHandle, registry::Door},
+    monitor::{Monitor, StoredIdentity, drive::MonitorHandle, registry::Door},
 };
 
 /// Inputs that may wait for a loop.
@@ -66,7 +67,7 @@ pub async fn run_engine(config: EngineConfig, ctx: Context) -> anyhow::Result<()
     let journal = Journal::open(&config.data.join("journal"), config.meter.journal(true), now.wall_ms)
         .map_err(|error| Misuse::new(error.to_string()))?;
     let settings = config::engine_settings(&config.vehicle, &config.meter, &config.reach, config.drills);
-    let core = Engine::new(settings, journal.ledger().clone(), rand::random(), Chance::seeded(rand::random()), now);
+    let core = Engine::new(settings, journal.state().clone(), rand::random(), Chance::seeded(rand::random()), now);
 
     let (events, happened) = mpsc::channel(EVENTS);
     let handle = EngineHandle(events.clone());
@@ -94,7 +95,7 @@ pub async fn run_monitor(config: MonitorConfig, ctx: Context) -> anyhow::Result<
     let place = config.pairing.place(&config.data);
     let secret = pairing::secret(&place, config.pairing.pairing_secret_file.as_deref())?;
     let path = config.data.join("identity.json");
-    let stored = Stored::load(&path).map_err(|error| Misuse::new(error.to_string()))?;
+    let stored = StoredIdentity::load(&path).map_err(|error| Misuse::new(error.to_string()))?;
     if let (Some(stored), Some(given)) = (&stored.id, &config.id)
         && stored != given
     {

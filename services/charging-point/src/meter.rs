@@ -97,12 +97,12 @@ pub struct Battery {
 }
 
 impl Battery {
-    /// As it must be to take `wish`: a vehicle that asks for energy has room for it.
-    fn with_room_for(mut self, wish: Energy) -> Self {
-        let wish = u32::try_from(wish.wh()).unwrap_or(u32::MAX);
-        self.capacity_wh = self.capacity_wh.max(wish.saturating_add(wish / 4)).max(1);
-        let wished_permille = (u64::from(wish) * 1000).div_ceil(u64::from(self.capacity_wh));
-        let room = 1000 - u32::try_from(wished_permille).unwrap_or(1000).min(1000);
+    /// As it must be to take `requested`: a vehicle that asks for energy has room for it.
+    fn with_room_for(mut self, requested: Energy) -> Self {
+        let requested = u32::try_from(requested.wh()).unwrap_or(u32::MAX);
+        self.capacity_wh = self.capacity_wh.max(requested.saturating_add(requested / 4)).max(1);
+        let requested_permille = (u64::from(requested) * 1000).div_ceil(u64::from(self.capacity_wh));
+        let room = 1000 - u32::try_from(requested_permille).unwrap_or(1000).min(1000);
         self.initial_permille = self.initial_permille.min(room);
         self
     }

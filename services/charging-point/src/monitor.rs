@@ -18,8 +18,8 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use identity::Stored;
-pub use status::Status;
+pub use identity::StoredIdentity;
+pub use status::MonitorStatus;
 
 use std::{
     collections::VecDeque,
@@ -104,7 +104,7 @@ pub enum Command {
     /// To the engine, if paired.
     Tell(Box<FromMonitor>),
     /// Put it on disk whole or not at all; answer [`Input::Saved`]. One at a time.
-    Save(Box<Stored>),
+    Save(Box<StoredIdentity>),
     /// `POST`; answer [`Input::Enrolled`].
     Enrol(Box<EnrolBody>),
     /// `GET` with the credential; answer [`Input::EnrolmentStatus`].
@@ -139,7 +139,7 @@ enum Membership {
 #[derive(Debug)]
 pub struct Monitor {
     settings: Settings,
-    stored: Stored,
+    stored: StoredIdentity,
     membership: Membership,
     keys: Keys,
     way: Uplink,
@@ -170,7 +170,7 @@ pub struct Monitor {
 
 impl Monitor {
     /// `stored`: what the process before left.
-    pub fn new(settings: Settings, stored: Stored, mut chance: Chance, now: Now) -> Self {
+    pub fn new(settings: Settings, stored: StoredIdentity, mut chance: Chance, now: Now) -> Self {
         let first_id = u64::try_from(now.wall_ms).unwrap_or(0) << 12;
         let way_chance = Chance::seeded(chance.draw_long());
         let way = Uplink::new(Part::Monitor, settings.uplink, way_chance, first_id, stored.highest_epoch);

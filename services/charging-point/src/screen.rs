@@ -23,41 +23,41 @@ const REDRAW: Duration = Duration::from_millis(500);
 
 /// A key and what it does.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Key {
+pub(crate) struct KeyBinding {
     pub(crate) key: char,
     pub(crate) command: &'static str,
     /// Fixed arguments by name.
     pub(crate) fixed: &'static [(&'static str, &'static str)],
     /// Asked for, by name.
-    pub(crate) asks: &'static [&'static str],
+    pub(crate) prompts: &'static [&'static str],
     pub(crate) label: &'static str,
-    pub(crate) sure: Sure,
+    pub(crate) confirmation: Confirmation,
 }
 
 /// What is asked for before a key takes effect, so that a slip of a finger breaks nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sure {
-    Unasked,
+pub(crate) enum Confirmation {
+    None,
     /// y or n.
-    Asked,
+    YesOrNo,
     /// The charging point's id, letter by letter.
-    ById,
+    TypeId,
 }
 
-pub(crate) const ENGINE_KEYS: &[Key] = &[
+pub(crate) const ENGINE_KEYS: &[KeyBinding] = &[
     key('p', "plug", &[], "plug"),
     key('u', "unplug", &[], "unplug"),
     key('m', "supply", &["driver", "kwh"], "manual supply"),
-    key('b', "break", &[], "break").sure(Sure::Asked),
+    key('b', "break", &[], "break").confirmed_by(Confirmation::YesOrNo),
     key('r', "repair", &[], "repair"),
-    key('s', "spoil-key", &[], "spoil key").sure(Sure::Asked),
+    key('s', "spoil-key", &[], "spoil key").confirmed_by(Confirmation::YesOrNo),
     key('k', "repair-key", &[], "repair key"),
     key('?', "status", &[], "all"),
 ];
 
-pub(crate) const MONITOR_KEYS: &[Key] = &[
+pub(crate) const MONITOR_KEYS: &[KeyBinding] = &[
     key('e', "enrol", &["token"], "enrol"),
-    key('x', "remove", &[], "remove").sure(Sure::ById),
+    key('x', "remove", &[], "remove").confirmed_by(Confirmation::TypeId),
     key('a', "authenticate", &[], "authenticate"),
     key('m', "maintenance", &[], "maintenance").with(&[("on", "on")]),
     key('n', "maintenance", &[], "no maintenance").with(&[("on", "off")]),
@@ -66,13 +66,13 @@ pub(crate) const MONITOR_KEYS: &[Key] = &[
     key('?', "status", &[], "all"),
 ];
 
-const fn key(key: char, command: &'static str, asks: &'static [&'static str], label: &'static str) -> Key {
-    Key { key, command, fixed: &[], asks, label, sure: Sure::Unasked }
+const fn key(key: char, command: &'static str, prompts: &'static [&'static str], label: &'static str) -> KeyBinding {
+    KeyBinding { key, command, fixed: &[], prompts, label, confirmation: Confirmation::None }
 }
 
-impl Key {
-    const fn sure(self, sure: Sure) -> Self {
-        Self { sure, ..self }
+impl KeyBinding {
+    const fn confirmed_by(self, confirmation: Confirmation) -> Self {
+        Self { confirmation, ..self }
     }
 
     const fn with(self, fixed: &'static [(&'static str, &'static str)]) -> Self {
@@ -81,7 +81,7 @@ impl Key {
 }
 
 /// Shows the screen if stdin is a terminal; `line` makes the one line of a status. Until the process stops.
-pub(crate) fn start<H, Fut>(ctx: &Context, keys: &'static [Key], handler: H, line: fn(&Value) -> String)
+pub(crate) fn start<H, Fut>(ctx: &Context, keys: &'static [KeyBinding], handler: H, line: fn(&Value) -> String)
 where
     H: Fn(ControlRequest) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Value, String>> + Send + 'static,
@@ -89,7 +89,7 @@ where
     let Some(terminal) = Terminal::take() else { return };
     let ctx_in = ctx.clone();
     ctx.spawn("screen", async move {
-        let screen = Screen { handler, line, keys, typed: listen(), typing: None };
+        let screen = Screen { handler, line, keys, typed: listen(), pending: None };
         screen.run(&ctx_in).await;
         drop(terminal);
         Ok(())
@@ -142,13 +142,13 @@ fn listen() -> mpsc::Receiver<char> {
 }
 
 /// A command whose arguments are being typed.
-struct Typing {
-    key: Key,
+struct PendingCommand {
+    key: KeyBinding,
     args: Map<String, Value>,
     text: String,
-    /// To be typed, where the key asks for it.
+    /// To be typed, where the key prompts for it.
     id: String,
-    sure: bool,
+    confirmed: bool,
 }
 
 /// What a person is asked now.
@@ -161,9 +161,9 @@ enum Question<'a> {
 struct Screen<H> {
     handler: H,
     line: fn(&Value) -> String,
-    keys: &'static [Key],
+    keys: &'static [KeyBinding],
     typed: mpsc::Receiver<char>,
-    typing: Option<Typing>,
+    pending: Option<PendingCommand>,
 }
 
 impl<H, Fut> Screen<H>
@@ -172,7 +172,7 @@ where
     Fut: Future<Output = Result<Value, String>>,
 {
     async fn run(mut self, ctx: &Context) {
-        self.say(&self.help());
+        self.print(&self.help());
         let mut redraw = tokio::time::interval(REDRAW);
         loop {
             tokio::select! {
@@ -190,32 +190,33 @@ where
     }
 
     async fn press(&mut self, pressed: char) {
-        if let Some(typing) = &mut self.typing {
-            if let Some(Question::YesOrNo) = typing.question() {
-                typing.sure = pressed == 'y';
-                return self.go_on().await;
+        if let Some(pending) = &mut self.pending {
+            if let Some(Question::YesOrNo) = pending.question() {
+                pending.confirmed = pressed == 'y';
+                return self.proceed().await;
             }
             match pressed {
                 '\n' | '\r' => return self.enter().await,
-                '\x1b' => self.typing = None,
-                '\x08' | '\x7f' => drop(typing.text.pop()),
-                other if !other.is_control() => typing.text.push(other),
+                '\x1b' => self.pending = None,
+                '\x08' | '\x7f' => drop(pending.text.pop()),
+                other if !other.is_control() => pending.text.push(other),
                 _ => {}
             }
             return;
         }
         if pressed == 'h' {
-            return self.say(&self.help());
+            return self.print(&self.help());
         }
         let Some(key) = self.keys.iter().find(|k| k.key == pressed).copied() else { return };
         let args = key.fixed.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
-        let id = if key.sure == Sure::ById { self.id().await } else { String::new() };
+        let id = if key.confirmation == Confirmation::TypeId { self.id().await } else { String::new() };
         // Where there is no id there is nothing to lose: the order itself says so.
-        let sure = key.sure == Sure::Unasked || (key.sure == Sure::ById && id.is_empty());
-        let typing = Typing { key, args, text: String::new(), id, sure };
-        match typing.question() {
-            Some(_) => self.typing = Some(typing),
-            None => self.order(typing).await,
+        let confirmed =
+            key.confirmation == Confirmation::None || (key.confirmation == Confirmation::TypeId && id.is_empty());
+        let pending = PendingCommand { key, args, text: String::new(), id, confirmed };
+        match pending.question() {
+            Some(_) => self.pending = Some(pending),
+            None => self.execute(pending).await,
         }
     }
 
@@ -227,37 +228,37 @@ where
 
     /// One argument is complete.
     async fn enter(&mut self) {
-        let Some(typing) = &mut self.typing else { return };
-        let text = std::mem::take(&mut typing.text);
-        match typing.question() {
-            Some(Question::Argument(name)) => drop(typing.args.insert(name.to_owned(), Value::from(text))),
-            Some(Question::Id(id)) => typing.sure = text.trim() == id,
+        let Some(pending) = &mut self.pending else { return };
+        let text = std::mem::take(&mut pending.text);
+        match pending.question() {
+            Some(Question::Argument(name)) => drop(pending.args.insert(name.to_owned(), Value::from(text))),
+            Some(Question::Id(id)) => pending.confirmed = text.trim() == id,
             Some(Question::YesOrNo) | None => {}
         }
-        self.go_on().await;
+        self.proceed().await;
     }
 
     /// To the next question, the order, or nothing: an order that somebody is not sure of is dropped.
-    async fn go_on(&mut self) {
-        let Some(typing) = self.typing.take() else { return };
-        match typing.question() {
-            Some(Question::Argument(_)) => self.typing = Some(typing),
-            Some(Question::YesOrNo | Question::Id(_)) => self.say(&format!("{}: not done", typing.key.label)),
-            None => self.order(typing).await,
+    async fn proceed(&mut self) {
+        let Some(pending) = self.pending.take() else { return };
+        match pending.question() {
+            Some(Question::Argument(_)) => self.pending = Some(pending),
+            Some(Question::YesOrNo | Question::Id(_)) => self.print(&format!("{}: not done", pending.key.label)),
+            None => self.execute(pending).await,
         }
     }
 
-    async fn order(&mut self, typing: Typing) {
-        let request = ControlRequest::new(typing.key.command, Value::Object(typing.args));
+    async fn execute(&mut self, pending: PendingCommand) {
+        let request = ControlRequest::new(pending.key.command, Value::Object(pending.args));
         let said = match (self.handler)(request).await {
-            Ok(answer) if typing.key.command == "status" => serde_json::to_string_pretty(&answer).unwrap_or_default(),
-            Ok(_) => format!("{}: done", typing.key.label),
-            Err(why) => format!("{}: {why}", typing.key.label),
+            Ok(answer) if pending.key.command == "status" => serde_json::to_string_pretty(&answer).unwrap_or_default(),
+            Ok(_) => format!("{}: done", pending.key.label),
+            Err(why) => format!("{}: {why}", pending.key.label),
         };
-        self.say(&said);
+        self.print(&said);
     }
 
-    fn say(&self, text: &str) {
+    fn print(&self, text: &str) {
         // An answer may hold words of Central's, and has its own lines.
         let lines: Vec<_> = text.lines().map(escaped).collect();
         write(&format!("\r\x1b[J{}\n", lines.join("\n")));
@@ -265,9 +266,9 @@ where
 
     /// Drawn again each time, because log lines pass over it.
     async fn draw(&mut self) {
-        if let Some(typing) = &self.typing {
+        if let Some(pending) = &self.pending {
             // A person types behind the question, so its end is what must be seen.
-            let line = escaped(&typing.line());
+            let line = escaped(&pending.line());
             let over = line.chars().count().saturating_sub(width());
             return write(&format!("\r\x1b[J{}", line.chars().skip(over).collect::<String>()));
         }
@@ -285,14 +286,14 @@ where
     }
 }
 
-impl Typing {
+impl PendingCommand {
     fn question(&self) -> Option<Question<'_>> {
-        let argument = self.key.asks.iter().find(|name| !self.args.contains_key(**name));
-        match (argument, self.sure, self.key.sure) {
+        let argument = self.key.prompts.iter().find(|name| !self.args.contains_key(**name));
+        match (argument, self.confirmed, self.key.confirmation) {
             (Some(name), _, _) => Some(Question::Argument(name)),
-            (None, true, _) | (None, false, Sure::Unasked) => None,
-            (None, false, Sure::Asked) => Some(Question::YesOrNo),
-            (None, false, Sure::ById) => Some(Question::Id(&self.id)),
+            (None, true, _) | (None, false, Confirmation::None) => None,
+            (None, false, Confirmation::YesOrNo) => Some(Question::YesOrNo),
+            (None, false, Confirmation::TypeId) => Some(Question::Id(&self.id)),
         }
     }
 

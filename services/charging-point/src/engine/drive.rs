@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     journal::Journal,
-    ledger::Record,
+    journal_state::JournalRecord,
     lines::Lines,
     monitor,
     pairing::{self, Heard},
     uplink::{LinkEvent, LinkNo},
 };
 
-use super::{Action, Command, Engine, Figures, Input, Status};
+use super::{Action, Command, Engine, EngineMetrics, EngineStatus, Input};
 
 /// What the loop takes. One bounded channel, so that everything is in order.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) enum Event {
     /// From a monitor in the same process.
     Direct(Direct<FromMonitor>),
     Act(Action, oneshot::Sender<Result<(), String>>),
-    Status(oneshot::Sender<Status>),
+    Status(oneshot::Sender<EngineStatus>),
 }
 
 /// A pairing without a socket.
@@ -60,7 +60,7 @@ impl EngineHandle {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    pub async fn status(&self) -> Option<Status> {
+    pub async fn status(&self) -> Option<EngineStatus> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Event::Status(reply)).await.ok()?;
         answer.await.ok()
@@ -191,7 +191,7 @@ impl Drive {
     }
 
     /// Off the loop: a disk may be slow, and meters must not wait for it.
-    fn write(&mut self, records: Vec<Record>, upto: u64, durable: bool) {
+    fn write(&mut self, records: Vec<JournalRecord>, upto: u64, durable: bool) {
         let Some(mut journal) = self.journal.take() else { return };
         let (disk, wall_ms) = (self.disk.clone(), self.clock.wall_ms());
         self.writing = Some(tokio::spawn(async move {
@@ -229,7 +229,7 @@ impl Drive {
         self.core.stop(self.clock.now());
         self.carry_out();
         let settled = async {
-            while !self.core.is_at_rest() {
+            while !self.core.is_persisted() {
                 self.step(events).await;
                 self.carry_out();
             }
@@ -243,7 +243,7 @@ impl Drive {
 }
 
 /// A gauge and its figure.
-type Shows = (Gauge, fn(&Figures) -> u64);
+type Shows = (Gauge, fn(&EngineMetrics) -> u64);
 
 /// What is seen of an engine that has a process of its own: its log, its health, its metrics.
 pub(super) struct Shown {

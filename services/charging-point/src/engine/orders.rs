@@ -9,17 +9,17 @@ use proto::link::v1::{
 };
 
 use crate::{
-    ledger::{self, Entry},
+    journal_state::{JournalEntry, SessionRecord},
     uplink::LinkNo,
 };
 
 use super::{
     Command, Engine,
-    session::{Phase, Session},
+    session::{EngineSession, SessionPhase},
 };
 
 /// Sessions reported in one message, which is what Central takes; others follow when it has answered.
-const MOST_HELD: usize = 256;
+const MOST_REPORTED: usize = 256;
 
 impl Engine {
     // ---- Opening
@@ -36,43 +36,44 @@ impl Engine {
         };
         self.link = Some(link);
         self.way.greet(link, up::Body::Opened(opened));
-        self.owes_held = !self.way.speaks_on(link);
-        if !self.owes_held {
-            self.say_held(now);
+        self.journal_report_due = !self.way.speaks_on(link);
+        if !self.journal_report_due {
+            self.report_journal(now);
         }
         if self.spoiled {
             self.out.push_back(Command::Spoil { link, on: true });
         }
     }
 
-    pub(super) fn say_held(&mut self, now: Now) {
-        let held = self.held_after(None);
+    pub(super) fn report_journal(&mut self, now: Now) {
+        let held = self.journal_report_after(None);
         self.way.replace(up::Body::JournalReport(held), now.mono);
     }
 
     /// What is said again is said as it is now: Central ends a supply that is missing in it (SPEC 3.8).
-    pub(super) fn say_held_again(&mut self, now: Now) {
+    pub(super) fn repeat_journal_report(&mut self, now: Now) {
         if self.way.repeats(now.mono, |body| matches!(body, up::Body::JournalReport(_))) {
-            self.say_held(now);
+            self.report_journal(now);
         }
     }
 
     /// A portion of it: the sessions whose ids come after this one, and always the one that is live.
-    fn held_after(&self, after: Option<&str>) -> JournalReport {
+    fn journal_report_after(&self, after: Option<&str>) -> JournalReport {
         let Some(identity) = &self.identity else { return JournalReport::default() };
         let live = self.session.as_ref().map(|s| s.id.as_str());
         let closed =
-            self.keeping.ledger().unsettled(&identity.id).filter(|s| Some(s.started.session_id.as_str()) != live);
+            self.journal.state().unsettled(&identity.id).filter(|s| Some(s.started.session_id.as_str()) != live);
         let closed = closed.filter(|s| after.is_none_or(|after| s.started.session_id.as_str() > after));
-        let mut sessions: Vec<JournalSession> = closed.map(|s| self.closed_session(s)).take(MOST_HELD - 1).collect();
+        let mut sessions: Vec<JournalSession> =
+            closed.map(|s| self.closed_session(s)).take(MOST_REPORTED - 1).collect();
         sessions.extend(self.session.as_ref().map(live_session));
         JournalReport { sessions }
     }
 
     /// A final value leaves only once it is on disk; until then the session goes on, as far as Central knows.
-    fn closed_session(&self, session: &ledger::Session) -> JournalSession {
+    fn closed_session(&self, session: &SessionRecord) -> JournalSession {
         let held = session.held();
-        if self.keeping.has_written_end_of(&held.session_id) {
+        if self.journal.end_is_written(&held.session_id) {
             return held;
         }
         let (state, reason) = (SessionState::Supplying.into(), Reason::Unspecified.into());
@@ -81,24 +82,24 @@ impl Engine {
 
     /// A new generation may have forgotten what an older one settled: then all that is kept is reported again.
     pub(super) fn new_epoch(&mut self, epoch: u64, now: Now) {
-        let before = self.keeping.ledger().highest_epoch;
-        self.keep(Entry::Epoch(epoch), false);
+        let before = self.journal.state().highest_epoch;
+        self.record(JournalEntry::Epoch(epoch), false);
         let (old, new) = (before >> 32, epoch >> 32);
         if before != 0 && new > old {
-            self.say_held(now);
+            self.report_journal(now);
         }
     }
 
     // ---- Orders
 
-    pub(super) fn ordered(&mut self, body: down::Body, now: Now) {
+    pub(super) fn handle_order(&mut self, body: down::Body, now: Now) {
         use down::Body as B;
         match body {
-            B::Ask(ask) => self.asked(&ask),
-            B::Supply(supply) => self.authorised(supply, now),
-            B::Release(release) => self.released(&release, now),
-            B::Stop(stop) => self.stopped(&stop, now),
-            B::Settled(settled) => self.settled(settled, now),
+            B::Ask(ask) => self.handle_ask(&ask),
+            B::Supply(supply) => self.handle_supply(supply, now),
+            B::Release(release) => self.handle_release(&release, now),
+            B::Stop(stop) => self.handle_stop(&stop, now),
+            B::Settled(settled) => self.handle_settled(settled, now),
             B::View(view) => self.view = Some(view),
             // The monitor's affair; an engine that hears of it waits for what the monitor says.
             B::AuthStatus(auth_status) => self.notice = Some(format!("Central: {}", auth_status.reason().in_words())),
@@ -109,7 +110,7 @@ impl Engine {
         }
     }
 
-    fn asked(&mut self, ask: &Ask) {
+    fn handle_ask(&mut self, ask: &Ask) {
         let refusal = match &self.session {
             Some(session) if session.id != ask.session_id => Err("another session is not over yet".to_owned()),
             Some(_) | None => self.may_begin(),
@@ -123,15 +124,15 @@ impl Engine {
         self.way.say(up::Body::AskAnswer(AskAnswer { session_id: session_id.to_owned(), accepted, detail }));
     }
 
-    fn authorised(&mut self, supply: Supply, now: Now) {
+    fn handle_supply(&mut self, supply: Supply, now: Now) {
         let until = now.mono + Duration::from_millis(u64::from(supply.hold_ms));
-        if self.keeping.ledger().session(&supply.session_id).is_some() {
+        if self.journal.state().session(&supply.session_id).is_some() {
             // Said again, though it has begun or is over: the report of that is on its way.
             return;
         }
         match &mut self.session {
             Some(session) if session.id == supply.session_id => {
-                if let Phase::Reserved { until: held, .. } = &mut session.phase {
+                if let SessionPhase::Reserved { until: held, .. } = &mut session.phase {
                     *held = until;
                 }
                 return;
@@ -144,12 +145,12 @@ impl Engine {
         let plug_at = self.settings.unattended.map(|u| now.mono + self.settings.speed.real(u.plug_in_after));
         self.manual = None;
         self.notice = None;
-        self.session = Some(Session::reserved(supply, until, plug_at));
+        self.session = Some(EngineSession::reserved(supply, until, plug_at));
         self.report();
         self.begin_if_plugged(now);
     }
 
-    fn released(&mut self, release: &Release, now: Now) {
+    fn handle_release(&mut self, release: &Release, now: Now) {
         if self.session.as_ref().is_some_and(|s| s.id == release.session_id) {
             let reason = release.reason();
             // Where energy flows already its end is reported, whatever Central makes of it.
@@ -159,17 +160,17 @@ impl Engine {
         }
     }
 
-    fn stopped(&mut self, stop: &Stop, now: Now) {
+    fn handle_stop(&mut self, stop: &Stop, now: Now) {
         if self.session.as_ref().is_some_and(|s| s.id == stop.session_id) {
             let reason = stop.reason();
             self.end_session(if reason.ends_a_supply() { reason } else { Reason::StoppedByOperator }, now);
         } else {
             // It is over; Central has missed it, or forgotten it.
-            self.say_held(now);
+            self.report_journal(now);
         }
     }
 
-    fn settled(&mut self, settled: Settled, now: Now) {
+    fn handle_settled(&mut self, settled: Settled, now: Now) {
         let id = settled.session_id;
         if self.session.as_ref().is_some_and(|s| s.id == id) {
             // Billed without us (SPEC 3.8). What flows beyond that is reported, and settled in its turn.
@@ -179,8 +180,8 @@ impl Engine {
             matches!(body, up::Body::SupplyStarted(started) if started.session_id == id)
                 || matches!(body, up::Body::SupplyEnded(ended) if ended.session_id == id)
         });
-        if self.keeping.ledger().session(&id).is_some_and(|s| s.ended.is_some() && !s.settled) {
-            self.keep(Entry::Settled(id), true);
+        if self.journal.state().session(&id).is_some_and(|s| s.ended.is_some() && !s.settled) {
+            self.record(JournalEntry::Settled(id), true);
         }
     }
 
@@ -201,7 +202,7 @@ impl Engine {
                 self.end_session(Reason::StoppedByOperator, now);
             }
         } else if let (up::Body::JournalReport(held), false) = (body, refused) {
-            self.report_others(held, now);
+            self.report_next_portion(held, now);
         } else if let (up::Body::SupplyEnded(ended), true) = (body, refused) {
             // It stays in the journal, and is reported at every opening.
             tracing::warn!(session.id = ended.session_id, reason = words, "Central does not accept the end");
@@ -209,15 +210,15 @@ impl Engine {
     }
 
     /// A full portion was answered: what comes after it.
-    fn report_others(&mut self, held: &JournalReport, now: Now) {
-        let Some(last) = held.sessions.get(MOST_HELD - 2) else { return };
-        let others = self.held_after(Some(&last.session_id));
+    fn report_next_portion(&mut self, held: &JournalReport, now: Now) {
+        let Some(last) = held.sessions.get(MOST_REPORTED - 2) else { return };
+        let others = self.journal_report_after(Some(&last.session_id));
         if others.sessions.len() > usize::from(self.session.is_some()) {
             self.way.replace(up::Body::JournalReport(others), now.mono);
         }
     }
 
-    pub(super) fn manual_expires(&mut self, now: Now) {
+    pub(super) fn expire_manual_supply(&mut self, now: Now) {
         if self.manual.as_ref().is_some_and(|m| m.until <= now.mono) {
             self.manual = None;
             self.way.withdraw(|body| matches!(body, up::Body::ManualSupply(_)));
@@ -227,14 +228,14 @@ impl Engine {
 }
 
 /// As it is now, not as the journal saw it last.
-fn live_session(session: &Session) -> JournalSession {
+fn live_session(session: &EngineSession) -> JournalSession {
     let held = JournalSession { session_id: session.id.clone(), ..JournalSession::default() };
     match &session.phase {
         // Its start is not in the journal yet, so nothing flows.
-        Phase::Reserved { .. } | Phase::Starting { .. } => {
+        SessionPhase::Reserved { .. } | SessionPhase::Starting { .. } => {
             JournalSession { state: SessionState::Reserved.into(), ..held }
         }
-        Phase::Supplying(running) => JournalSession {
+        SessionPhase::Supplying(running) => JournalSession {
             state: SessionState::Supplying.into(),
             meter_start_wh: running.meter_start_wh,
             meter_wh: running.meter_start_wh + running.sample.energy.wh(),

@@ -11,13 +11,13 @@ use crate::meter::Sample;
 use super::Engine;
 
 impl Engine {
-    pub(super) fn read_idle(&mut self, now: Now) {
+    pub(super) fn record_idle_reading(&mut self, now: Now) {
         let meter_wh = self.register_wh();
         let sample = Sample { voltage_mv: 230_000, temperature_dc: 250, ..Sample::default() };
-        self.read(String::new(), meter_wh, sample, now);
+        self.record_reading(String::new(), meter_wh, sample, now);
     }
 
-    pub(super) fn read(&mut self, session_id: String, meter_wh: u64, sample: Sample, now: Now) {
+    pub(super) fn record_reading(&mut self, session_id: String, meter_wh: u64, sample: Sample, now: Now) {
         if self.identity.is_none() {
             return;
         }
@@ -61,7 +61,7 @@ impl Engine {
         can_go.then_some(self.readings_at)
     }
 
-    pub(super) fn drain_readings(&mut self, now: Now) {
+    pub(super) fn send_waiting_readings(&mut self, now: Now) {
         if self.readings_due().is_some_and(|at| at <= now.mono) {
             self.send_readings(now);
         }

@@ -1,6 +1,6 @@
 //! One session at the engine: reserved, starting, supplying.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::{
     Currency, Energy, Money, Price,
@@ -9,10 +9,8 @@ use proto::{
 
 use crate::meter::{Meter, Sample};
 
-use super::Settings;
-
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct EngineSession {
     pub(super) id: String,
     /// Empty: the charging point's own account.
     pub(super) driver: String,
@@ -20,11 +18,11 @@ pub(super) struct Session {
     pub(super) limit: Energy,
     price: Price,
     currency: Currency,
-    pub(super) phase: Phase,
+    pub(super) phase: SessionPhase,
 }
 
 #[derive(Debug)]
-pub(super) enum Phase {
+pub(super) enum SessionPhase {
     /// Authorised, not plugged in.
     Reserved {
         until: Instant,
@@ -36,11 +34,11 @@ pub(super) enum Phase {
         meter_start_wh: u64,
         at_ms: i64,
     },
-    Supplying(Box<Running>),
+    Supplying(Box<MeteredSupply>),
 }
 
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct MeteredSupply {
     pub(super) meter: Meter,
     pub(super) meter_start_wh: u64,
     pub(super) at_ms: i64,
@@ -53,7 +51,7 @@ pub(super) struct Running {
     pub(super) sync_at: Instant,
 }
 
-impl Session {
+impl EngineSession {
     pub(super) fn reserved(supply: Supply, until: Instant, plug_at: Option<Instant>) -> Self {
         Self {
             id: supply.session_id,
@@ -61,21 +59,21 @@ impl Session {
             limit: Energy::from_wh(supply.energy_wh),
             price: Price::from_e4(supply.price_e4),
             currency: supply.currency.parse().unwrap_or_default(),
-            phase: Phase::Reserved { until, plug_at },
+            phase: SessionPhase::Reserved { until, plug_at },
         }
     }
 
     pub(super) fn state(&self) -> SessionState {
         match self.phase {
-            Phase::Reserved { .. } | Phase::Starting { .. } => SessionState::Reserved,
-            Phase::Supplying(_) => SessionState::Supplying,
+            SessionPhase::Reserved { .. } | SessionPhase::Starting { .. } => SessionState::Reserved,
+            SessionPhase::Supplying(_) => SessionState::Supplying,
         }
     }
 
     pub(super) fn sample(&self) -> Sample {
         match &self.phase {
-            Phase::Supplying(running) => running.sample,
-            Phase::Reserved { .. } | Phase::Starting { .. } => Sample::default(),
+            SessionPhase::Supplying(running) => running.sample,
+            SessionPhase::Reserved { .. } | SessionPhase::Starting { .. } => Sample::default(),
         }
     }
 
@@ -92,13 +90,13 @@ impl Session {
     }
 
     /// When it has to be looked at.
-    pub(super) fn next_at(&self, settings: &Settings) -> Option<Instant> {
+    pub(super) fn next_at(&self, tick: Duration) -> Option<Instant> {
         match &self.phase {
-            Phase::Reserved { until, plug_at } => Some(plug_at.map_or(*until, |at| at.min(*until))),
-            Phase::Starting { .. } => None,
-            Phase::Supplying(running) => {
+            SessionPhase::Reserved { until, plug_at } => Some(plug_at.map_or(*until, |at| at.min(*until))),
+            SessionPhase::Starting { .. } => None,
+            SessionPhase::Supplying(running) => {
                 let ends = [running.unplug_at, running.meter.ends_at()].into_iter().flatten();
-                let looks = [running.tick_at + settings.tick, running.value_at];
+                let looks = [running.tick_at + tick, running.value_at];
                 ends.chain(looks).min()
             }
         }

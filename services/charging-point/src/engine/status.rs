@@ -3,10 +3,10 @@
 use proto::link::v1::{SessionState, State};
 use serde::Serialize;
 
-use super::{Engine, session::Session};
+use super::{Engine, session::EngineSession};
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
+pub struct EngineStatus {
     /// The state and all that must be known of it, in one line.
     pub headline: String,
     /// None until the monitor has said which charging point this is.
@@ -17,15 +17,15 @@ pub struct Status {
     pub detail: String,
     pub plugged: bool,
     pub fault: Option<String>,
-    pub session: Option<SessionStatus>,
+    pub session: Option<SupplyStatus>,
     /// A manual supply waits for Central's answer.
     pub manual_pending: bool,
     /// The lifetime register.
     pub meter_wh: u64,
     pub key_no: Option<u64>,
     pub key_state: &'static str,
-    pub monitor: Reach,
-    pub central: Reach,
+    pub monitor: PeerStatus,
+    pub central: PeerStatus,
     /// Messages from Central that could not be opened.
     pub unintelligible: u64,
     pub highest_epoch: u64,
@@ -41,13 +41,13 @@ pub struct Status {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Reach {
+pub struct PeerStatus {
     pub reachable: bool,
     pub trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct SessionStatus {
+pub struct SupplyStatus {
     pub id: String,
     /// Empty: the charging point's own account.
     pub driver: String,
@@ -65,8 +65,8 @@ pub struct SessionStatus {
     pub temperature_dc: i32,
 }
 
-impl From<&Session> for SessionStatus {
-    fn from(session: &Session) -> Self {
+impl From<&EngineSession> for SupplyStatus {
+    fn from(session: &EngineSession) -> Self {
         let (sample, cost) = (session.sample(), session.cost());
         Self {
             id: session.id.clone(),
@@ -95,7 +95,7 @@ impl From<&Session> for SessionStatus {
 
 /// What is measured of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct EngineMetrics {
     pub meter_wh: u64,
     pub supplying: bool,
     pub central_reachable: bool,
@@ -105,27 +105,27 @@ pub struct Figures {
 }
 
 impl Engine {
-    pub fn figures(&self) -> Figures {
-        Figures {
+    pub fn figures(&self) -> EngineMetrics {
+        EngineMetrics {
             meter_wh: self.register_wh(),
             supplying: self.supplying().is_some(),
             central_reachable: self.way.reachable(),
-            unsettled: self.keeping.ledger().waiting(),
+            unsettled: self.journal.state().waiting(),
             unintelligible: self.way.unintelligible().0,
             readings_waiting: self.readings.len(),
         }
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> EngineStatus {
         let (state, detail) = self.state();
-        Status {
+        EngineStatus {
             headline: self.headline(),
             charging_point: self.identity.as_ref().map(|i| i.id.clone()),
             state,
             detail,
             plugged: self.plugged,
             fault: self.fault.clone(),
-            session: self.session.as_ref().map(SessionStatus::from),
+            session: self.session.as_ref().map(SupplyStatus::from),
             manual_pending: self.manual.is_some(),
             meter_wh: self.register_wh(),
             key_no: self.identity.as_ref().filter(|_| self.withdrawn.is_none()).map(|i| i.key_no),
@@ -134,12 +134,12 @@ impl Engine {
                 (None, Some(_)) => "ACTIVE",
                 (None, None) => "NONE",
             },
-            monitor: Reach { reachable: self.paired, trouble: (!self.paired).then(|| self.unpaired.clone()) },
-            central: Reach { reachable: self.way.reachable(), trouble: self.way.trouble().map(str::to_owned) },
+            monitor: PeerStatus { reachable: self.paired, trouble: (!self.paired).then(|| self.unpaired.clone()) },
+            central: PeerStatus { reachable: self.way.reachable(), trouble: self.way.trouble().map(str::to_owned) },
             unintelligible: self.way.unintelligible().0,
             highest_epoch: self.way.highest_epoch(),
-            unsettled: self.keeping.ledger().waiting(),
-            journal_trouble: self.keeping.trouble().map(str::to_owned),
+            unsettled: self.journal.state().waiting(),
+            journal_trouble: self.journal.trouble().map(str::to_owned),
             readings_waiting: self.readings.len(),
             keys_spoiled: self.spoiled,
             warnings: self.warnings(),
@@ -148,24 +148,24 @@ impl Engine {
     }
 
     fn state(&self) -> (&'static str, String) {
-        if let Some(why) = self.ailment() {
+        if let Some(why) = self.fault_reason() {
             return ("BROKEN", why);
         }
         // A session that has just come is ahead of Central's view of it.
         let view = self.view.as_ref().filter(|v| self.session.is_none() || v.state() != State::Available);
         if let Some(view) = view.filter(|_| self.way.reachable()) {
-            return (crate::words::state(view.state()), view.detail.clone());
+            return (crate::labels::state(view.state()), view.detail.clone());
         }
         if let Some(withdrawn) = &self.withdrawn {
-            return (crate::words::state(State::OutOfOrder), crate::words::withdrawn(withdrawn));
+            return (crate::labels::state(State::OutOfOrder), crate::labels::withdrawn(withdrawn));
         }
         match (&self.session, &self.identity) {
-            (Some(session), _) => (SessionStatus::from(session).state, String::new()),
+            (Some(session), _) => (SupplyStatus::from(session).state, String::new()),
             (None, None) => {
                 let why = if self.paired { "the monitor is not enrolled" } else { &self.unpaired };
                 ("DISCONNECTED", format!("no charging point yet: {why}"))
             }
-            (None, Some(_)) => (crate::words::state(State::Disconnected), "cannot reach Central".to_owned()),
+            (None, Some(_)) => (crate::labels::state(State::Disconnected), "cannot reach Central".to_owned()),
         }
     }
 
@@ -173,7 +173,7 @@ impl Engine {
     pub fn warnings(&self) -> Vec<String> {
         let mut all = Vec::new();
         if let Some(withdrawn) = &self.withdrawn {
-            all.push(crate::words::withdrawn(withdrawn));
+            all.push(crate::labels::withdrawn(withdrawn));
         }
         if self.way.unintelligible().1 || self.spoiled && self.way.unintelligible().0 > 0 {
             all.push(format!("unintelligible messages from Central ({})", self.way.unintelligible().0));
@@ -187,7 +187,7 @@ impl Engine {
         if !self.paired {
             all.push(format!("no monitor: {}", self.unpaired));
         }
-        if let Some(why) = self.keeping.trouble() {
+        if let Some(why) = self.journal.trouble() {
             all.push(format!("the journal cannot be written: {why}"));
         }
         all.extend(self.way.clock_trouble());
@@ -208,7 +208,7 @@ impl Engine {
             line = format!("{line} ({detail})");
         }
         if let Some(session) = &self.session {
-            line = format!("{line}, session {} of {}", session.id, crate::words::account(&session.driver));
+            line = format!("{line}, session {} of {}", session.id, crate::labels::account(&session.driver));
         }
         for warning in self.warnings() {
             line = format!("{line}; {warning}");
@@ -217,11 +217,11 @@ impl Engine {
     }
 
     /// Whether an orderly stop has nothing more to wait for.
-    pub fn is_at_rest(&self) -> bool {
-        self.keeping.is_idle()
+    pub fn is_persisted(&self) -> bool {
+        self.journal.is_idle()
     }
 }
 
 fn key_state(state: proto::link::v1::KeyState) -> &'static str {
-    crate::words::key_state(state)
+    crate::labels::key_state(state)
 }

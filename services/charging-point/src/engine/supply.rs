@@ -7,13 +7,13 @@ use proto::{
 };
 
 use crate::{
-    ledger::{Ended, Entry, Register, Started},
+    journal_state::{EndEntry, JournalEntry, RegisterEntry, StartEntry},
     meter::{Meter, Profile, Sample},
 };
 
 use super::{
     Command, Engine, Manual,
-    session::{Phase, Running},
+    session::{MeteredSupply, SessionPhase},
 };
 
 impl Engine {
@@ -26,7 +26,7 @@ impl Engine {
         self.plugged = true;
         self.begin_if_plugged(now);
         match &self.session {
-            Some(session) if matches!(session.phase, Phase::Reserved { .. }) => {
+            Some(session) if matches!(session.phase, SessionPhase::Reserved { .. }) => {
                 self.may_begin().map_err(|why| format!("plugged in, but nothing flows: {why}"))
             }
             Some(_) | None => Ok(()),
@@ -44,7 +44,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn supply_by_hand(&mut self, driver: String, energy: Energy, now: Now) -> Result<(), String> {
+    pub(super) fn manual_supply(&mut self, driver: String, energy: Energy, now: Now) -> Result<(), String> {
         self.may_begin()?;
         if let Some(session) = &self.session {
             return Err(format!("session {} is not over yet", session.id));
@@ -62,7 +62,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn broken(&mut self, why: &str, now: Now) -> Result<(), String> {
+    pub(super) fn break_down(&mut self, why: &str, now: Now) -> Result<(), String> {
         if self.fault.is_some() {
             return Err("it is broken already".to_owned());
         }
@@ -75,7 +75,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn repaired(&mut self, now: Now) -> Result<(), String> {
+    pub(super) fn repair(&mut self, now: Now) -> Result<(), String> {
         if self.fault.take().is_none() {
             return Err("it is not broken".to_owned());
         }
@@ -102,7 +102,7 @@ impl Engine {
         }
         if !on && self.way.reachable() {
             // Its answer shows both ends that they read each other again.
-            self.say_held(now);
+            self.report_journal(now);
         }
         Ok(())
     }
@@ -111,7 +111,7 @@ impl Engine {
 
     /// Why nothing can begin now.
     pub(super) fn may_begin(&self) -> Result<(), String> {
-        if let Some(why) = self.ailment() {
+        if let Some(why) = self.fault_reason() {
             return Err(format!("the charging point is broken: {why}"));
         }
         if !self.paired {
@@ -132,8 +132,10 @@ impl Engine {
         }
         let register = self.register_wh();
         let charging_point_id = self.identity.as_ref().map(|i| i.id.clone()).unwrap_or_default();
-        let Some(session) = self.session.as_ref().filter(|s| matches!(s.phase, Phase::Reserved { .. })) else { return };
-        let started = Started {
+        let Some(session) = self.session.as_ref().filter(|s| matches!(s.phase, SessionPhase::Reserved { .. })) else {
+            return;
+        };
+        let started = StartEntry {
             session_id: session.id.clone(),
             charging_point_id,
             driver_id: session.driver.clone(),
@@ -141,34 +143,34 @@ impl Engine {
             at_ms: now.wall_ms,
         };
         let body = SupplyStarted { session_id: session.id.clone(), meter_start_wh: register, at_ms: now.wall_ms };
-        let number = self.keep(Entry::Started(started), true);
-        self.keeping.gate(number, up::Body::SupplyStarted(body));
+        let number = self.record(JournalEntry::Started(started), true);
+        self.journal.hold_until_written(number, up::Body::SupplyStarted(body));
         if let Some(session) = &mut self.session {
-            session.phase = Phase::Starting { number, meter_start_wh: register, at_ms: now.wall_ms };
+            session.phase = SessionPhase::Starting { number, meter_start_wh: register, at_ms: now.wall_ms };
         }
         self.report();
     }
 
     pub(super) fn written(&mut self, upto: u64, now: Now) {
-        let healed = self.keeping.trouble().is_some();
-        self.keeping.written(upto);
-        if self.keeping.take_cut_off() && self.link.is_some() {
+        let healed = self.journal.trouble().is_some();
+        self.journal.written(upto);
+        if self.journal.interrupted_end_written() && self.link.is_some() {
             // The link was faster than the disk, and has heard of a supply that goes on.
-            self.say_held(now);
+            self.report_journal(now);
         }
         if healed {
             self.report();
         }
-        self.flow(now);
+        self.start_energy(now);
         self.begin_if_plugged(now);
     }
 
     /// The start is in the journal: energy flows.
-    fn flow(&mut self, now: Now) {
+    fn start_energy(&mut self, now: Now) {
         let settings = &self.settings;
         let Some(session) = &mut self.session else { return };
-        let Phase::Starting { number, meter_start_wh, at_ms } = session.phase else { return };
-        if !self.keeping.has_written(number) {
+        let SessionPhase::Starting { number, meter_start_wh, at_ms } = session.phase else { return };
+        if !self.journal.is_written(number) {
             return;
         }
         let profile = self.next_profile.take().unwrap_or_else(|| Profile::Battery(settings.battery.clone()));
@@ -177,7 +179,7 @@ impl Engine {
             .unattended
             .filter(|_| session.limit == Energy::ZERO && meter.ends_at().is_none())
             .map(|u| now.mono + settings.speed.real(u.charge_for));
-        session.phase = Phase::Supplying(Box::new(Running {
+        session.phase = SessionPhase::Supplying(Box::new(MeteredSupply {
             meter,
             meter_start_wh,
             at_ms,
@@ -193,11 +195,11 @@ impl Engine {
 
     // ---- Time
 
-    pub(super) fn move_session(&mut self, now: Now) {
+    pub(super) fn advance_session(&mut self, now: Now) {
         match self.session.as_mut().map(|s| &mut s.phase) {
-            Some(Phase::Reserved { until, plug_at }) => {
+            Some(SessionPhase::Reserved { until, plug_at }) => {
                 if *until <= now.mono {
-                    return self.expire();
+                    return self.expire_reservation();
                 }
                 if plug_at.is_some_and(|at| at <= now.mono) {
                     *plug_at = None;
@@ -205,24 +207,24 @@ impl Engine {
                     self.begin_if_plugged(now);
                 }
             }
-            Some(Phase::Supplying(_)) => self.look(now),
-            Some(Phase::Starting { .. }) | None => {}
+            Some(SessionPhase::Supplying(_)) => self.read_meter(now),
+            Some(SessionPhase::Starting { .. }) | None => {}
         }
     }
 
-    fn expire(&mut self) {
+    fn expire_reservation(&mut self) {
         self.session = None;
         self.notice = Some("the reservation expired".to_owned());
-        self.unattended_leaves();
+        self.unplug_if_unattended();
         self.report();
     }
 
     /// One look at the meter: the value for Central, the register for the journal, and whether it is over.
-    fn look(&mut self, now: Now) {
+    fn read_meter(&mut self, now: Now) {
         let (value, register, sync) = (self.settings.meter_value, self.settings.register, self.settings.register_sync);
         let Some(session) = &mut self.session else { return };
         let limit = session.limit;
-        let Phase::Supplying(running) = &mut session.phase else { return };
+        let SessionPhase::Supplying(running) = &mut session.phase else { return };
         running.sample = running.meter.advance(now.mono);
         running.tick_at = now.mono;
         let over = if running.meter.limit_met() {
@@ -253,11 +255,11 @@ impl Engine {
         if !keeps {
             return;
         }
-        let number = self.keep(Entry::Register(Register { meter_wh, at_ms: now.wall_ms }), syncs);
+        let number = self.record(JournalEntry::Register(RegisterEntry { meter_wh, at_ms: now.wall_ms }), syncs);
         if says {
             let value = MeterValue { session_id: session_id.clone(), meter_wh, power_w };
-            self.keeping.gate_value(number, up::Body::MeterValue(value));
-            self.read(session_id, meter_wh, sample, now);
+            self.journal.hold_value_until_written(number, up::Body::MeterValue(value));
+            self.record_reading(session_id, meter_wh, sample, now);
             self.report();
         }
     }
@@ -267,27 +269,27 @@ impl Engine {
     /// Ends what there is: a reservation without a trace, a supply with its final value.
     pub(super) fn end_session(&mut self, reason: Reason, now: Now) {
         let Some(session) = self.session.take() else { return };
-        self.keeping.drop_value();
+        self.journal.discard_values();
         let (meter_start_wh, meter_end_wh, started_at_ms, last) = match session.phase {
-            Phase::Reserved { .. } => {
-                self.unattended_leaves();
+            SessionPhase::Reserved { .. } => {
+                self.unplug_if_unattended();
                 return self.report();
             }
-            Phase::Starting { meter_start_wh, at_ms, .. } => (meter_start_wh, meter_start_wh, at_ms, None),
-            Phase::Supplying(mut running) => {
+            SessionPhase::Starting { meter_start_wh, at_ms, .. } => (meter_start_wh, meter_start_wh, at_ms, None),
+            SessionPhase::Supplying(mut running) => {
                 let sample = running.meter.advance(now.mono);
                 let end = running.meter_start_wh + sample.energy.wh();
                 (running.meter_start_wh, end, running.at_ms, Some(sample))
             }
         };
         if let Some(sample) = last {
-            self.read(session.id.clone(), meter_end_wh, sample, now);
+            self.record_reading(session.id.clone(), meter_end_wh, sample, now);
         }
         // The clock on the wall may have been set back meanwhile; an end is never before its start.
         let at_ms = now.wall_ms.max(started_at_ms);
         let session_id = session.id;
-        let ended = Ended { session_id: session_id.clone(), meter_end_wh, reason: reason.into(), at_ms };
-        let number = self.keep(Entry::Ended(ended), true);
+        let ended = EndEntry { session_id: session_id.clone(), meter_end_wh, reason: reason.into(), at_ms };
+        let number = self.record(JournalEntry::Ended(ended), true);
         let body = SupplyEnded {
             session_id,
             meter_start_wh,
@@ -296,14 +298,14 @@ impl Engine {
             started_at_ms,
             ended_at_ms: at_ms,
         };
-        self.keeping.gate(number, up::Body::SupplyEnded(body));
+        self.journal.hold_until_written(number, up::Body::SupplyEnded(body));
         self.notice = Some(format!("supply over: {}", reason.in_words()));
-        self.unattended_leaves();
+        self.unplug_if_unattended();
         self.report();
     }
 
     /// An unattended vehicle does not stay.
-    fn unattended_leaves(&mut self) {
+    fn unplug_if_unattended(&mut self) {
         if self.settings.unattended.is_some() {
             self.plugged = false;
         }
@@ -313,18 +315,18 @@ impl Engine {
 
     /// Authorised and not begun: that is Central's to release.
     fn is_reserved(&self) -> bool {
-        matches!(self.session.as_ref().map(|s| &s.phase), Some(Phase::Reserved { .. }))
+        matches!(self.session.as_ref().map(|s| &s.phase), Some(SessionPhase::Reserved { .. }))
     }
 
-    pub(super) fn supplying(&self) -> Option<&Running> {
+    pub(super) fn supplying(&self) -> Option<&MeteredSupply> {
         match self.session.as_ref().map(|s| &s.phase) {
-            Some(Phase::Supplying(running)) => Some(running),
-            Some(Phase::Reserved { .. } | Phase::Starting { .. }) | None => None,
+            Some(SessionPhase::Supplying(running)) => Some(running),
+            Some(SessionPhase::Reserved { .. } | SessionPhase::Starting { .. }) | None => None,
         }
     }
 
     /// The lifetime register now.
     pub(super) fn register_wh(&self) -> u64 {
-        self.supplying().map_or(self.keeping.ledger().register.meter_wh, |r| r.meter_start_wh + r.sample.energy.wh())
+        self.supplying().map_or(self.journal.state().register.meter_wh, |r| r.meter_start_wh + r.sample.energy.wh())
     }
 }

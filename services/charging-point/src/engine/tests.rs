@@ -1,8 +1,8 @@
 //! Traces of the engine's rules.
 
-mod dies;
+mod failures;
+mod random_walk;
 mod rig;
-mod walk;
 
 use bytes::Bytes;
 use wire::telemetry::Opener;
@@ -13,7 +13,7 @@ use rig::*;
 
 #[test]
 fn energy_flows_only_once_plugged_in_and_once_its_start_is_in_the_journal_spec_3_3() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     assert_eq!(rig.ask(), (true, String::new()));
     rig.supply("s1", 0);
     rig.wait(S(20));
@@ -30,7 +30,7 @@ fn energy_flows_only_once_plugged_in_and_once_its_start_is_in_the_journal_spec_3
 
 #[test]
 fn plugged_in_before_it_is_authorised_it_begins_at_once() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.act(Action::Plug).unwrap();
     rig.supply("s1", 0);
     assert_eq!(rig.state(), "SUPPLYING");
@@ -39,7 +39,7 @@ fn plugged_in_before_it_is_authorised_it_begins_at_once() {
 
 #[test]
 fn the_same_authorisation_twice_is_one_supply_spec_3_7() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(5));
     rig.supply("s1", 0);
     rig.act(Action::Unplug).unwrap();
@@ -50,7 +50,7 @@ fn the_same_authorisation_twice_is_one_supply_spec_3_7() {
 
 #[test]
 fn a_second_session_is_refused_while_one_is_not_over() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     let ask = Ask { session_id: "s2".to_owned(), ..Ask::default() };
     rig.down(down::Body::Ask(ask));
     rig.supply("s3", 0);
@@ -60,7 +60,7 @@ fn a_second_session_is_refused_while_one_is_not_over() {
 
 #[test]
 fn a_reservation_ends_by_time_or_release_without_a_trace_spec_3_2() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 0);
     rig.wait(S(61));
     assert_eq!(rig.state(), "-");
@@ -75,7 +75,7 @@ fn a_reservation_ends_by_time_or_release_without_a_trace_spec_3_2() {
 
 #[test]
 fn unplugging_ends_a_supply_spec_3_5() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(100));
     rig.act(Action::Unplug).unwrap();
     assert_eq!(the_end(&rig), (Reason::Unplugged, 1_000));
@@ -84,7 +84,7 @@ fn unplugging_ends_a_supply_spec_3_5() {
 #[test]
 fn central_ends_a_supply_for_its_reason_spec_3_5() {
     for reason in [Reason::StoppedByDriver, Reason::StoppedByOperator, Reason::Frost] {
-        let mut rig = Rig::supplying(settings());
+        let mut rig = EngineRig::supplying(settings());
         rig.wait(S(50));
         rig.stop(reason);
         assert_eq!(the_end(&rig), (reason, 500));
@@ -93,7 +93,7 @@ fn central_ends_a_supply_for_its_reason_spec_3_5() {
 
 #[test]
 fn the_requested_energy_ends_a_supply_exactly_spec_3_5() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 777);
     rig.act(Action::Plug).unwrap();
     rig.wait(S(200));
@@ -102,7 +102,7 @@ fn the_requested_energy_ends_a_supply_exactly_spec_3_5() {
 
 #[test]
 fn a_fault_ends_a_supply_and_is_told_first_spec_3_5() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
     rig.act(Action::Break).unwrap();
     assert_eq!(the_end(&rig), (Reason::Fault, 500));
@@ -116,7 +116,7 @@ fn a_fault_ends_a_supply_and_is_told_first_spec_3_5() {
 #[test]
 fn renewal_and_revocation_stop_a_supply_which_settles_later_spec_4_7() {
     for (state, reason) in [(KeyState::Deleted, Reason::KeyRenewed), (KeyState::Revoked, Reason::KeyRevoked)] {
-        let mut rig = Rig::supplying(settings());
+        let mut rig = EngineRig::supplying(settings());
         rig.wait(S(50));
         rig.withdraw(state, reason);
         assert_eq!((rig.state(), rig.ends().len(), rig.closed.len()), ("-", 0, 1));
@@ -131,7 +131,7 @@ fn renewal_and_revocation_stop_a_supply_which_settles_later_spec_4_7() {
 
 #[test]
 fn unattended_it_plugs_in_and_out_by_itself_spec_1_9() {
-    let mut rig = Rig::ready(unattended());
+    let mut rig = EngineRig::ready(unattended());
     rig.supply("s1", 0);
     rig.wait(S(1));
     assert_eq!(rig.state(), "RESERVED");
@@ -151,7 +151,7 @@ fn unattended_it_plugs_in_and_out_by_itself_spec_1_9() {
 fn a_recorded_session_delivers_exactly_its_energy_in_its_time_at_any_speed() {
     for (limit, reason) in [(4_216, Reason::EnergyReached), (0, Reason::Unplugged)] {
         let settings = Settings { speed: "600".parse().unwrap(), ..unattended() };
-        let mut rig = Rig::ready(settings);
+        let mut rig = EngineRig::ready(settings);
         rig.act(Action::Next(Profile::Even { energy: Energy::from_wh(4_216), over: S(4_800) })).unwrap();
         rig.supply("s1", limit);
         rig.wait(S(7));
@@ -167,7 +167,7 @@ fn a_recorded_session_delivers_exactly_its_energy_in_its_time_at_any_speed() {
 
 #[test]
 fn a_final_value_is_on_disk_before_it_is_sent_and_repeated_until_answered_spec_4_2() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
     rig.slow = Some(None);
     rig.act(Action::Unplug).unwrap();
@@ -188,10 +188,10 @@ fn a_final_value_is_on_disk_before_it_is_sent_and_repeated_until_answered_spec_4
 
 #[test]
 fn a_meter_value_is_told_once_its_register_is_in_the_journal_so_that_a_kill_takes_nothing_back_spec_9() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(20));
     rig.ups.clear();
-    let values = |rig: &Rig| {
+    let values = |rig: &EngineRig| {
         let value = |body| if let up::Body::MeterValue(value) = body { Some(value.meter_wh) } else { None };
         rig.sent().into_iter().filter_map(value).collect::<Vec<_>>()
     };
@@ -207,7 +207,7 @@ fn a_meter_value_is_told_once_its_register_is_in_the_journal_so_that_a_kill_take
         rig.wait(S(3));
     }
     let told = values(&rig);
-    let killed = Rig::restarted(settings(), rig.disk.clone(), rig.now).up();
+    let killed = EngineRig::restarted(settings(), rig.disk.clone(), rig.now).up();
     assert!(
         killed.engine.status().meter_wh >= told[told.len() - 1],
         "{} after {told:?}",
@@ -222,7 +222,7 @@ fn a_meter_value_is_told_once_its_register_is_in_the_journal_so_that_a_kill_take
 
 #[test]
 fn an_end_that_is_not_on_disk_yet_is_not_reported_as_final() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
     rig.slow = Some(None);
     rig.act(Action::Unplug).unwrap();
@@ -236,7 +236,7 @@ fn an_end_that_is_not_on_disk_yet_is_not_reported_as_final() {
 
 #[test]
 fn settled_ends_the_reports_and_is_remembered_spec_3_8() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
     rig.act(Action::Unplug).unwrap();
     assert_eq!(rig.engine.status().unsettled, 1);
@@ -244,7 +244,7 @@ fn settled_ends_the_reports_and_is_remembered_spec_3_8() {
     rig.ups.clear();
     rig.wait(S(60));
     assert_eq!((rig.ends().len(), rig.engine.status().unsettled), (0, 0));
-    let mut back = Rig::restarted(settings(), rig.disk.clone(), rig.now).up();
+    let mut back = EngineRig::restarted(settings(), rig.disk.clone(), rig.now).up();
     back.cut();
     back.reconnect();
     assert_eq!(back.held(), []);
@@ -252,7 +252,7 @@ fn settled_ends_the_reports_and_is_remembered_spec_3_8() {
 
 #[test]
 fn a_new_generation_of_central_hears_of_settled_sessions_again_spec_10_5() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.act(Action::Unplug).unwrap();
     rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
     rig.ups.clear();
@@ -264,7 +264,7 @@ fn a_new_generation_of_central_hears_of_settled_sessions_again_spec_10_5() {
 
 #[test]
 fn a_manual_supply_waits_for_centrals_word_spec_3_1() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.act(Action::Supply { driver: "ann".to_owned(), energy: Energy::from_wh(500) }).unwrap();
     rig.wait(S(6));
     let asked: Vec<(u64, up::Body)> = rig.ups.iter().filter_map(|(_, up)| Some((up.id, up.body.clone()?))).collect();
@@ -281,7 +281,7 @@ fn a_manual_supply_waits_for_centrals_word_spec_3_1() {
 
 #[test]
 fn a_manual_supply_for_nobody_that_can_be_is_refused_here() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     let refused = rig.act(Action::Supply { driver: "not an id".to_owned(), energy: Energy::ZERO }).unwrap_err();
     assert!(refused.contains("is not a driver's id"));
 }
@@ -290,7 +290,7 @@ fn a_manual_supply_for_nobody_that_can_be_is_refused_here() {
 
 #[test]
 fn a_rotation_during_a_supply_loses_no_reading_spec_4_6() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(10));
     rig.assign(2);
     assert!(rig.reports.iter().any(|r| r.body == Some(from_engine::Body::KeyStored(KeyStored { key_no: 2 }))));
@@ -317,7 +317,7 @@ fn a_rotation_during_a_supply_loses_no_reading_spec_4_6() {
 
 #[test]
 fn a_key_number_that_a_restored_central_grants_again_seals_readings_under_its_new_key_spec_10_5() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(3));
     rig.cut();
     rig.assign_key(1, [4; 32]);
@@ -335,7 +335,7 @@ fn a_key_number_that_a_restored_central_grants_again_seals_readings_under_its_ne
 
 #[test]
 fn readings_of_an_outage_are_kept_within_bounds_and_sent_under_the_key_of_the_day_spec_5_2() {
-    let mut rig = Rig::supplying(Settings { readings_kept: 20, ..settings() });
+    let mut rig = EngineRig::supplying(Settings { readings_kept: 20, ..settings() });
     rig.cut();
     rig.wait(S(100));
     assert_eq!(rig.engine.status().readings_waiting, 20);
@@ -352,7 +352,7 @@ fn readings_of_an_outage_are_kept_within_bounds_and_sent_under_the_key_of_the_da
 
 #[test]
 fn readings_of_a_supply_that_ended_during_the_outage_all_go_when_central_is_back_spec_5_4() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.cut();
     rig.wait(S(30));
     rig.act(Action::Unplug).unwrap();
@@ -360,7 +360,7 @@ fn readings_of_a_supply_that_ended_during_the_outage_all_go_when_central_is_back
     assert!(waiting > 24, "{waiting}");
     rig.ups.clear();
     rig.reconnect_now();
-    let sent = |rig: &Rig| rig.sent().iter().filter(|body| matches!(body, up::Body::Reading(_))).count();
+    let sent = |rig: &EngineRig| rig.sent().iter().filter(|body| matches!(body, up::Body::Reading(_))).count();
     assert_eq!(sent(&rig), 8, "a portion at a time");
     rig.wait(S(60));
     assert_eq!((sent(&rig), rig.engine.status().readings_waiting), (waiting, 0));
@@ -369,7 +369,7 @@ fn readings_of_a_supply_that_ended_during_the_outage_all_go_when_central_is_back
 
 #[test]
 fn spoiled_keys_make_both_ends_unreadable_until_repaired_spec_4_8() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.act(Action::SpoilKey).unwrap();
     assert!(rig.act(Action::SpoilKey).is_err());
     rig.link(1, LinkEvent::Unintelligible(wire::Unintelligible::DoesNotOpen));
@@ -380,15 +380,15 @@ fn spoiled_keys_make_both_ends_unreadable_until_repaired_spec_4_8() {
     assert_eq!(rig.spoils, [true, true, false], "a link that opens meanwhile is spoiled too");
     rig.view();
     assert_eq!(rig.engine.status().warnings, [""; 0]);
-    let mut strict = Rig::ready(Settings { drills: false, ..settings() });
+    let mut strict = EngineRig::ready(Settings { drills: false, ..settings() });
     assert!(strict.act(Action::SpoilKey).unwrap_err().contains("--drills"));
 }
 
 #[test]
 fn an_older_epoch_commands_nothing_even_after_a_restart_spec_4_9() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.down_at(9 << 32, down::Body::View(View::default()));
-    let mut back = Rig::restarted(settings(), rig.disk.clone(), rig.now);
+    let mut back = EngineRig::restarted(settings(), rig.disk.clone(), rig.now);
     back.input(Input::Paired);
     back.assign(1);
     back.link(1, LinkEvent::Open);
@@ -399,14 +399,14 @@ fn an_older_epoch_commands_nothing_even_after_a_restart_spec_4_9() {
 
 #[test]
 fn a_message_that_is_none_is_counted_and_changes_nothing() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.link(1, LinkEvent::Message(Bytes::from_static(b"\xff\xff")));
     assert_eq!(rig.engine.status().unintelligible, 1);
 }
 
 #[test]
 fn an_engine_whose_monitor_is_not_enrolled_is_not_said_to_work_again_spec_9_1() {
-    let (ctx, mut rig) = (mesh::process::Context::detached("engine"), Rig::new(settings()));
+    let (ctx, mut rig) = (mesh::process::Context::detached("engine"), EngineRig::new(settings()));
     let mut shown = super::drive::Shown::new(&ctx);
     for why in ["no monitor", "the monitor is not enrolled"] {
         shown.look(&rig.engine);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    Action, Command, Input, Monitor, Status, Stored,
+    Action, Command, Input, Monitor, MonitorStatus, StoredIdentity,
     registry::{Door, RegistryError},
 };
 
@@ -35,7 +35,7 @@ pub(crate) enum Event {
     Direct(Direct<FromEngine>),
     Registry(Input),
     Act(Action, oneshot::Sender<Result<(), String>>),
-    Status(oneshot::Sender<Status>),
+    Status(oneshot::Sender<MonitorStatus>),
 }
 
 /// How the engine is reached.
@@ -58,7 +58,7 @@ impl MonitorHandle {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    pub async fn status(&self) -> Option<Status> {
+    pub async fn status(&self) -> Option<MonitorStatus> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Event::Status(reply)).await.ok()?;
         answer.await.ok()
@@ -204,7 +204,7 @@ impl Drive {
         }
     }
 
-    fn save(&mut self, stored: Stored) {
+    fn save(&mut self, stored: StoredIdentity) {
         let path = self.path.clone();
         self.saving = Some(tokio::task::spawn_blocking(move || {
             stored.save(&path).map_err(|error| format!("{}: {error}", path.display()))
@@ -238,7 +238,7 @@ impl Drive {
 
     async fn wind_up(mut self, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<()> {
         let stored = async {
-            while !self.core.is_at_rest() {
+            while !self.core.is_persisted() {
                 self.step(events).await;
                 self.carry_out();
             }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 /// Everything that outlives the process. Secrets show nothing in `Debug`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Stored {
+pub struct StoredIdentity {
     pub id: Option<ChargingPointId>,
     pub credential: Option<SecretText>,
     /// Central's static public keys.
@@ -59,22 +59,21 @@ mod key_text {
 
 /// Why there is no identity to begin with.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
+pub enum StoredIdentityError {
     #[error("the identity {path} cannot be read: {source}; give a folder that can be with --data")]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("the identity {path} is damaged: {source}; move it away and enrol again")]
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
-impl Stored {
+impl StoredIdentity {
     /// Nothing stored yet is an empty identity.
-    pub fn load(path: &Path) -> Result<Self, IdentityError> {
+    pub fn load(path: &Path) -> Result<Self, StoredIdentityError> {
         match fs::read(path).map(Zeroizing::new) {
-            Ok(text) => {
-                serde_json::from_slice(&text).map_err(|source| IdentityError::Damaged { path: path.to_owned(), source })
-            }
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|source| StoredIdentityError::Damaged { path: path.to_owned(), source }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(IdentityError::Unreadable { path: path.to_owned(), source }),
+            Err(source) => Err(StoredIdentityError::Unreadable { path: path.to_owned(), source }),
         }
     }
 
@@ -104,17 +103,17 @@ mod tests {
     fn an_identity_survives_a_restart_in_a_file_of_mode_0600_spec_7_4() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sub/identity.json");
-        assert!(Stored::load(&path).unwrap().credential.is_none());
-        let stored = Stored {
+        assert!(StoredIdentity::load(&path).unwrap().credential.is_none());
+        let stored = StoredIdentity {
             id: Some("CP-1".parse().unwrap()),
             credential: Some(SecretText::new("cmc1.cp-CP-1.x.y")),
             keys: vec![StoredKey { key_no: 7, key: LinkKey::from_bytes([9; 32]), expires_at_ms: 5 }],
             highest_epoch: 1 << 32,
-            ..Stored::default()
+            ..StoredIdentity::default()
         };
         stored.save(&path).unwrap();
         stored.save(&path).unwrap();
-        let loaded = Stored::load(&path).unwrap();
+        let loaded = StoredIdentity::load(&path).unwrap();
         assert_eq!(loaded.keys[0].key, stored.keys[0].key);
         assert_eq!(loaded.credential.unwrap().expose(), "cmc1.cp-CP-1.x.y");
         assert_eq!((loaded.id, loaded.highest_epoch), (stored.id, stored.highest_epoch));
@@ -127,6 +126,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("identity.json");
         fs::write(&path, "{").unwrap();
-        assert!(Stored::load(&path).unwrap_err().to_string().contains("is damaged"));
+        assert!(StoredIdentity::load(&path).unwrap_err().to_string().contains("is damaged"));
     }
 }

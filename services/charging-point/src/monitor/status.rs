@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Membership, Monitor};
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
+pub struct MonitorStatus {
     /// The state and all that must be known of it, in one line.
     pub headline: String,
     pub charging_point: Option<String>,
@@ -16,8 +16,8 @@ pub struct Status {
     /// As Central shows it; none while Central cannot be reached.
     pub state: &'static str,
     pub detail: String,
-    pub engine: EngineStatus,
-    pub central: CentralStatus,
+    pub engine: MonitoredEngine,
+    pub central: CentralLinkStatus,
     pub registry: RegistryStatus,
     pub key_no: Option<u64>,
     pub key_state: &'static str,
@@ -28,13 +28,13 @@ pub struct Status {
     pub maintenance: bool,
     /// Asked for, not answered yet.
     pub maintenance_pending: Option<bool>,
-    pub session: Option<SessionStatus>,
+    pub session: Option<MonitoredSession>,
     pub warnings: Vec<String>,
     pub notice: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct EngineStatus {
+pub struct MonitoredEngine {
     pub paired: bool,
     pub healthy: bool,
     pub detail: String,
@@ -43,7 +43,7 @@ pub struct EngineStatus {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct CentralStatus {
+pub struct CentralLinkStatus {
     /// Under a key.
     pub reachable: bool,
     /// With or without one: a status link carries signs of life.
@@ -62,7 +62,7 @@ pub struct RegistryStatus {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct SessionStatus {
+pub struct MonitoredSession {
     pub id: String,
     pub driver: String,
     pub energy_wh: u64,
@@ -80,28 +80,28 @@ impl Monitor {
         self.stored.keys.first().map_or(0, |key| key.expires_at_ms)
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> MonitorStatus {
         let health = self.health();
         let report = self.report.as_ref();
         let id = self.stored.id.as_ref().or(self.settings.id.as_ref());
         let key = self.stored.keys.first();
         let view = self.view.as_ref().filter(|_| self.way.linked());
         let (enrolment, enrolment_detail) = self.enrolment();
-        Status {
+        MonitorStatus {
             headline: self.headline(),
             charging_point: id.map(ToString::to_string),
             enrolment,
             enrolment_detail,
-            state: view.map_or("UNKNOWN", |v| crate::words::state(v.state())),
+            state: view.map_or("UNKNOWN", |v| crate::labels::state(v.state())),
             detail: view.map(|v| v.detail.clone()).unwrap_or_default(),
-            engine: EngineStatus {
+            engine: MonitoredEngine {
                 paired: self.paired.is_ok(),
                 healthy: health.healthy,
                 detail: health.detail,
                 central_reachable: report.is_some_and(|r| r.central_reachable),
                 unintelligible: report.map_or(0, |r| r.unintelligible),
             },
-            central: CentralStatus {
+            central: CentralLinkStatus {
                 reachable: self.is_reachable(),
                 linked: self.way.linked(),
                 disconnected_by_hand: self.disconnected,
@@ -117,7 +117,7 @@ impl Monitor {
             authenticates_again: self.keys.authenticate_at.is_some(),
             maintenance: view.is_some_and(|v| v.causes().any(|c| c == Cause::Maintenance)),
             maintenance_pending: self.maintenance_asked,
-            session: report.filter(|r| !r.session_id.is_empty()).map(|r| SessionStatus {
+            session: report.filter(|r| !r.session_id.is_empty()).map(|r| MonitoredSession {
                 id: r.session_id.clone(),
                 driver: r.driver_id.clone(),
                 energy_wh: r.energy_wh,
@@ -138,7 +138,7 @@ impl Monitor {
 
     fn key_state(&self) -> &'static str {
         match &self.keys.auth_status {
-            Some(auth_status) => crate::words::key_state(auth_status.key_state()),
+            Some(auth_status) => crate::labels::key_state(auth_status.key_state()),
             None if self.stored.keys.len() > 1 => "ROTATING",
             None if self.stored.keys.is_empty() => "NONE",
             None => "ACTIVE",
@@ -198,7 +198,7 @@ impl Monitor {
         let (enrolment, _) = self.enrolment();
         line = format!("{line} {enrolment}, key {}", self.key_state());
         if let Some(view) = self.view.as_ref().filter(|_| self.way.linked()) {
-            line = format!("{line}, {}", crate::words::state(view.state()));
+            line = format!("{line}, {}", crate::labels::state(view.state()));
         }
         for warning in self.warnings() {
             line = format!("{line}; {warning}");
@@ -207,7 +207,7 @@ impl Monitor {
     }
 
     /// An orderly stop has nothing more to wait for.
-    pub fn is_at_rest(&self) -> bool {
+    pub fn is_persisted(&self) -> bool {
         !self.saving && (!self.unsaved || self.save_trouble.is_some())
     }
 }

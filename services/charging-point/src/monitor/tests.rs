@@ -9,7 +9,7 @@ use rig::*;
 
 #[test]
 fn without_a_token_it_waits_and_says_that_it_is_not_enrolled_spec_7_4() {
-    let mut rig = Rig::new(settings());
+    let mut rig = MonitorRig::new(settings());
     rig.input(Input::Paired);
     rig.wait(S(600));
     assert!(rig.dials.is_empty() && rig.enrols.is_empty());
@@ -22,7 +22,7 @@ fn without_a_token_it_waits_and_says_that_it_is_not_enrolled_spec_7_4() {
 
 #[test]
 fn it_enrols_with_its_token_however_long_registry_takes_spec_1_7() {
-    let mut rig = Rig::new(Settings { token: Some(token()), ..settings() });
+    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
     for _ in 0..20 {
         rig.input(Input::Enrolled(Err(unreachable())));
         assert!(rig.warnings().contains("cannot reach Registry"));
@@ -32,7 +32,7 @@ fn it_enrols_with_its_token_however_long_registry_takes_spec_1_7() {
     let body = &rig.enrols[20];
     assert_eq!((body.id.as_str(), body.city.as_str(), body.price_e4), ("CP-1", "Bern", 3_950));
     assert!(rig.enrols.iter().all(|b| b.request_id == body.request_id), "one request, so one enrolment");
-    let back = Rig::restarted(Settings { token: Some(token()), ..settings() }, rig.disk.clone(), rig.now);
+    let back = MonitorRig::restarted(Settings { token: Some(token()), ..settings() }, rig.disk.clone(), rig.now);
     assert_eq!(back.enrols[0].request_id, body.request_id, "over a restart as well");
     rig.welcome();
     assert_eq!(rig.disk.credential.as_ref().map(SecretText::expose), Some(CREDENTIAL));
@@ -41,10 +41,10 @@ fn it_enrols_with_its_token_however_long_registry_takes_spec_1_7() {
 
 #[test]
 fn a_token_that_is_typed_again_repeats_the_request_whose_answer_was_lost_spec_7_3() {
-    let mut rig = Rig::new(settings());
+    let mut rig = MonitorRig::new(settings());
     rig.act(Action::Enrol(token())).unwrap();
     rig.input(Input::Enrolled(Err(unreachable())));
-    let mut back = Rig::restarted(settings(), rig.disk.clone(), rig.now);
+    let mut back = MonitorRig::restarted(settings(), rig.disk.clone(), rig.now);
     back.act(Action::Enrol(token())).unwrap();
     rig.act(Action::Enrol(token())).unwrap();
     assert_eq!(rig.enrols[1].request_id, rig.enrols[0].request_id);
@@ -56,7 +56,7 @@ fn a_token_that_is_typed_again_repeats_the_request_whose_answer_was_lost_spec_7_
 
 #[test]
 fn a_refused_token_is_reported_and_not_tried_again() {
-    let mut rig = Rig::new(Settings { token: Some(token()), ..settings() });
+    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
     rig.input(Input::Enrolled(Err(refused(Reason::TokenExpired))));
     rig.wait(S(600));
     assert_eq!(rig.enrols.len(), 1);
@@ -65,7 +65,7 @@ fn a_refused_token_is_reported_and_not_tried_again() {
 
 #[test]
 fn the_credential_is_shown_inside_a_first_contact_and_the_key_taken_into_use_by_both_parts_spec_4_4() {
-    let mut rig = Rig::new(Settings { token: Some(token()), ..settings() });
+    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
     rig.input(Input::Paired);
     rig.report(true);
     rig.welcome();
@@ -90,7 +90,7 @@ fn the_credential_is_shown_inside_a_first_contact_and_the_key_taken_into_use_by_
 
 #[test]
 fn an_engine_that_does_not_answer_holds_a_key_up_for_five_seconds_only() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.grant(2);
     rig.wait(S(4));
     assert_eq!(rig.dials.len(), 2);
@@ -100,7 +100,7 @@ fn an_engine_that_does_not_answer_holds_a_key_up_for_five_seconds_only() {
 
 #[test]
 fn nothing_is_due_for_a_key_whose_save_hangs() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.disk_hangs = true;
     rig.grant(2);
     rig.now.mono += S(6);
@@ -112,8 +112,8 @@ fn nothing_is_due_for_a_key_whose_save_hangs() {
 
 #[test]
 fn a_restart_reconnects_by_key_and_shows_no_credential_spec_4_4() {
-    let rig = Rig::ready();
-    let mut back = Rig::restarted(settings(), rig.disk, rig.now);
+    let rig = MonitorRig::ready();
+    let mut back = MonitorRig::restarted(settings(), rig.disk, rig.now);
     assert_eq!(back.dials, [(1, 1)]);
     back.open();
     back.view(&[]);
@@ -125,7 +125,7 @@ fn a_restart_reconnects_by_key_and_shows_no_credential_spec_4_4() {
 
 #[test]
 fn a_rotation_makes_before_it_breaks_spec_4_6() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.grant(2);
     assert_eq!(
         (rig.assigned(), rig.disk.keys.len()),
@@ -148,10 +148,10 @@ fn a_rotation_makes_before_it_breaks_spec_4_6() {
 
 #[test]
 fn a_key_that_central_does_not_know_leads_to_the_older_one_and_then_to_a_first_contact_spec_4_3() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.grant(2);
-    let mut back = Rig::restarted(settings(), rig.disk.clone(), rig.now);
-    let unknown = |rig: &mut Rig| {
+    let mut back = MonitorRig::restarted(settings(), rig.disk.clone(), rig.now);
+    let unknown = |rig: &mut MonitorRig| {
         let link = LinkNo(rig.last());
         rig.input(Input::Link(link, LinkEvent::UnknownKey));
         rig.input(Input::Link(link, LinkEvent::Closed(Ended::Link(Closed::UnknownKey))));
@@ -170,7 +170,7 @@ fn a_key_that_central_does_not_know_leads_to_the_older_one_and_then_to_a_first_c
 
 #[test]
 fn pins_that_are_learnt_from_registry_reach_the_engine_spec_4_4() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(CredentialState::Enrolled, trust(8))))));
     let Some(from_monitor::Body::Assignment(assignment)) = rig.told.last() else { panic!("{:?}", rig.told) };
     let grant = assignment.key.as_ref().unwrap();
@@ -181,7 +181,7 @@ fn pins_that_are_learnt_from_registry_reach_the_engine_spec_4_4() {
 
 #[test]
 fn every_change_of_the_engines_health_is_told_at_once_and_again_at_each_opening_spec_2_3() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.report(true);
     assert_eq!(rig.verdicts(), [], "no news");
     rig.report(false);
@@ -204,7 +204,7 @@ fn every_change_of_the_engines_health_is_told_at_once_and_again_at_each_opening_
 
 #[test]
 fn a_verdict_that_changes_between_the_greeting_of_a_link_and_its_first_word_is_told_spec_2_3() {
-    let mut rig = Rig::new(Settings { token: Some(token()), ..settings() });
+    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
     rig.welcome();
     rig.open();
     rig.grant(1);
@@ -219,7 +219,7 @@ fn a_verdict_that_changes_between_the_greeting_of_a_link_and_its_first_word_is_t
 
 #[test]
 fn a_verdict_told_on_the_old_link_after_the_new_one_was_greeted_is_told_on_that_as_well_spec_2_3() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.report(false);
     let old = rig.last();
     rig.grant(2);
@@ -237,7 +237,7 @@ fn a_verdict_told_on_the_old_link_after_the_new_one_was_greeted_is_told_on_that_
 
 #[test]
 fn the_first_word_of_one_link_settles_nothing_of_a_later_ones_greeting_spec_2_3() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.cut(rig.last());
     rig.wait(S(1));
     rig.open();
@@ -258,7 +258,7 @@ fn the_first_word_of_one_link_settles_nothing_of_a_later_ones_greeting_spec_2_3(
 
 #[test]
 fn a_verdict_is_repeated_until_answered_spec_4_2() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.report(false);
     rig.wait(S(11));
     let verdicts: Vec<u64> = rig.ups.iter().map(|(_, up)| up.id).collect();
@@ -273,7 +273,7 @@ fn a_verdict_is_repeated_until_answered_spec_4_2() {
 
 #[test]
 fn maintenance_is_asked_for_until_central_has_it_spec_11_3() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.act(Action::Maintenance(true)).unwrap();
     assert_eq!(rig.monitor.status().maintenance_pending, Some(true));
     let id = rig.ups.last().unwrap().1.id;
@@ -285,7 +285,7 @@ fn maintenance_is_asked_for_until_central_has_it_spec_11_3() {
 
 #[test]
 fn disconnected_by_hand_it_stays_so_until_told_to_connect_spec_11_3() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.act(Action::Disconnect).unwrap();
     rig.wait(S(600));
     assert_eq!((rig.closed.len(), rig.dials.len()), (2, 2));
@@ -297,7 +297,7 @@ fn disconnected_by_hand_it_stays_so_until_told_to_connect_spec_11_3() {
 
 #[test]
 fn an_identity_that_cannot_be_stored_is_reported_and_stored_later_spec_9_disk_full() {
-    let mut rig = Rig::new(Settings { token: Some(token()), ..settings() });
+    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
     rig.disk_works = false;
     rig.welcome();
     assert!(rig.warnings().contains("cannot be stored: no space left"));

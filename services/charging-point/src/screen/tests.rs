@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 /// What a role is ordered by these keys, but for its status.
-async fn ordered(keys: &'static [Key], pressed: &str) -> Vec<(String, Value)> {
+async fn ordered(keys: &'static [KeyBinding], pressed: &str) -> Vec<(String, Value)> {
     let orders = Arc::new(Mutex::new(Vec::new()));
     let (noted, typed) = (orders.clone(), mpsc::channel(1).1);
     let handler = move |request: ControlRequest| {
@@ -14,7 +14,7 @@ async fn ordered(keys: &'static [Key], pressed: &str) -> Vec<(String, Value)> {
         }
         std::future::ready(Ok(json!({ "charging_point": "CP-1" })))
     };
-    let mut screen = Screen { handler, line: engine_line, keys, typed, typing: None };
+    let mut screen = Screen { handler, line: engine_line, keys, typed, pending: None };
     for key in pressed.chars() {
         screen.press(key).await;
     }
@@ -22,7 +22,7 @@ async fn ordered(keys: &'static [Key], pressed: &str) -> Vec<(String, Value)> {
     Arc::into_inner(orders).unwrap().into_inner().unwrap()
 }
 
-async fn commands(keys: &'static [Key], pressed: &str) -> Vec<String> {
+async fn commands(keys: &'static [KeyBinding], pressed: &str) -> Vec<String> {
     ordered(keys, pressed).await.into_iter().map(|(command, _)| command).collect()
 }
 
@@ -45,8 +45,9 @@ async fn breaking_and_spoiling_ask_first_and_other_keys_do_not_spec_11_2() {
 #[tokio::test]
 async fn a_manual_supply_says_that_no_driver_means_the_charging_points_own_account_spec_3_1() {
     let manual = ENGINE_KEYS.iter().find(|key| key.key == 'm').copied().unwrap();
-    let typing = Typing { key: manual, args: Map::new(), text: String::new(), id: String::new(), sure: true };
-    assert!(typing.line().contains("empty: the charging point's own account"), "{}", typing.line());
+    let pending =
+        PendingCommand { key: manual, args: Map::new(), text: String::new(), id: String::new(), confirmed: true };
+    assert!(pending.line().contains("empty: the charging point's own account"), "{}", pending.line());
     let order = ordered(ENGINE_KEYS, "m\n7.5\n").await;
     assert_eq!(order, [("supply".to_owned(), json!({"driver": "", "kwh": "7.5"}))]);
 }

@@ -44,15 +44,15 @@ pub(super) fn unattended() -> Settings {
     Settings { unattended: Some(Unattended { plug_in_after: S(2), charge_for: S(10) }), ..settings() }
 }
 
-pub(super) struct Rig {
+pub(super) struct EngineRig {
     pub(super) engine: Engine,
     pub(super) now: Now,
     /// The journal: what a restart finds.
-    pub(super) disk: Vec<Record>,
+    pub(super) disk: Vec<JournalRecord>,
     /// Whether writes are answered at once, or refused.
     pub(super) disk_works: bool,
     /// A write that waits for its answer while the disk is slow.
-    pub(super) slow: Option<Option<(Vec<Record>, u64)>>,
+    pub(super) slow: Option<Option<(Vec<JournalRecord>, u64)>>,
     pub(super) ups: Vec<(u64, Up)>,
     pub(super) reports: Vec<FromEngine>,
     pub(super) dials: Vec<(u64, u64)>,
@@ -62,26 +62,26 @@ pub(super) struct Rig {
     pub(super) spoils: Vec<bool>,
 }
 
-impl Rig {
+impl EngineRig {
     pub(super) fn new(settings: Settings) -> Self {
         Self::restarted(settings, Vec::new(), Clock::system().now())
     }
 
-    pub(super) fn restarted(settings: Settings, disk: Vec<Record>, now: Now) -> Self {
+    pub(super) fn restarted(settings: Settings, disk: Vec<JournalRecord>, now: Now) -> Self {
         Self::restarted_on(settings, disk, None, now)
     }
 
     /// With a disk that may be slow from the beginning.
     pub(super) fn restarted_on(
         settings: Settings,
-        disk: Vec<Record>,
-        slow: Option<Option<(Vec<Record>, u64)>>,
+        disk: Vec<JournalRecord>,
+        slow: Option<Option<(Vec<JournalRecord>, u64)>>,
         now: Now,
     ) -> Self {
-        let mut ledger = Ledger::default();
-        disk.iter().for_each(|record| ledger.apply(record));
+        let mut journal_state = JournalState::default();
+        disk.iter().for_each(|record| journal_state.apply(record));
         let mut rig = Self {
-            engine: Engine::new(settings, ledger, [7; 16], Chance::seeded(1), now),
+            engine: Engine::new(settings, journal_state, [7; 16], Chance::seeded(1), now),
             now,
             disk,
             disk_works: true,
@@ -244,7 +244,7 @@ impl Rig {
         }
     }
 
-    pub(super) fn write(&mut self, records: Vec<Record>, upto: u64) {
+    pub(super) fn write(&mut self, records: Vec<JournalRecord>, upto: u64) {
         if let Some(slow) = &mut self.slow {
             assert!(slow.replace((records, upto)).is_none(), "one write at a time");
         } else if self.disk_works {
@@ -306,7 +306,7 @@ impl Rig {
     }
 }
 
-pub(super) fn the_end(rig: &Rig) -> (Reason, u64) {
+pub(super) fn the_end(rig: &EngineRig) -> (Reason, u64) {
     let mut ends = rig.ends();
     ends.dedup();
     assert_eq!(ends.len(), 1, "one final value");
@@ -315,7 +315,7 @@ pub(super) fn the_end(rig: &Rig) -> (Reason, u64) {
     (ended.reason(), ended.meter_end_wh - ended.meter_start_wh)
 }
 
-impl Rig {
+impl EngineRig {
     /// The link that was dialled already opens.
     pub(super) fn reconnect_now(&mut self) {
         let link = self.dials.last().unwrap().0;

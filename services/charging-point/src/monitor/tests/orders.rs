@@ -4,7 +4,7 @@ use super::rig::*;
 
 #[test]
 fn after_a_renewal_it_authenticates_by_itself_five_seconds_later_spec_4_7() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
     assert_eq!(rig.withdrawn(), Some((KeyState::Deleted, Reason::KeyRenewed)));
     assert!(rig.disk.keys.is_empty());
@@ -24,9 +24,9 @@ fn after_a_renewal_it_authenticates_by_itself_five_seconds_later_spec_4_7() {
 fn it_authenticates_again_after_its_own_time_or_later_if_central_asks_for_that_spec_4_7() {
     for (own, asked_ms, waits) in [(S(5), 0, S(5)), (S(9), 5_000, S(9)), (S(5), 20_000, S(20)), (S(5), u32::MAX, S(60))]
     {
-        let rig = Rig::ready();
+        let rig = MonitorRig::ready();
         let settings = Settings { authenticate_again: own, ..settings() };
-        let mut rig = Rig::restarted(settings, rig.disk, rig.now);
+        let mut rig = MonitorRig::restarted(settings, rig.disk, rig.now);
         rig.open();
         rig.view(&[]);
         rig.stands(KeyState::Deleted, Reason::KeyRenewed, asked_ms);
@@ -39,7 +39,7 @@ fn it_authenticates_again_after_its_own_time_or_later_if_central_asks_for_that_s
 
 #[test]
 fn a_command_authenticates_at_once_spec_4_7() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
     rig.act(Action::Authenticate).unwrap();
     assert_eq!(rig.dials[2].1, 0);
@@ -51,7 +51,7 @@ fn a_command_authenticates_at_once_spec_4_7() {
 
 #[test]
 fn three_refusals_end_the_tries_and_a_command_begins_them_again_spec_4_7() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
     for tries in 1..=3 {
         rig.wait(S(5));
@@ -72,7 +72,7 @@ fn three_refusals_end_the_tries_and_a_command_begins_them_again_spec_4_7() {
 
 #[test]
 fn being_unable_to_reach_central_never_ends_the_tries_spec_4_7() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
     rig.wait(S(5));
     for _ in 0..50 {
@@ -91,7 +91,7 @@ fn being_unable_to_reach_central_never_ends_the_tries_spec_4_7() {
 
 #[test]
 fn a_key_is_kept_and_tried_again_while_registry_cannot_be_reached_spec_9() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     let link = rig.last();
     rig.cut(link);
     for _ in 0..3 {
@@ -117,7 +117,7 @@ fn a_key_is_kept_and_tried_again_while_registry_cannot_be_reached_spec_9() {
 
 #[test]
 fn a_revoked_one_keeps_a_status_link_and_waits_for_a_new_token_spec_4_7() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.stands(KeyState::Revoked, Reason::KeyRevoked, 0);
     assert_eq!(rig.withdrawn(), Some((KeyState::Revoked, Reason::KeyRevoked)));
     assert!(rig.warnings().contains("key revoked"));
@@ -144,7 +144,7 @@ fn a_revoked_one_keeps_a_status_link_and_waits_for_a_new_token_spec_4_7() {
 
 #[test]
 fn a_token_that_is_refused_takes_nothing_from_an_identity_in_force() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.act(Action::Enrol(token())).unwrap();
     rig.input(Input::Enrolled(Err(refused(Reason::AlreadyEnrolled))));
     let status = rig.monitor.status();
@@ -154,7 +154,7 @@ fn a_token_that_is_refused_takes_nothing_from_an_identity_in_force() {
 
 #[test]
 fn a_late_answer_to_an_earlier_enrolment_replaces_no_later_one_spec_7_4() {
-    let mut rig = Rig::new(settings());
+    let mut rig = MonitorRig::new(settings());
     let enrolled = |credential: &str, incarnation| {
         let status = EnrolmentStatus { incarnation, ..enrolment_status(CredentialState::Enrolled, trust(9)) };
         Input::Enrolled(Ok(Box::new(Enrolled { credential: SecretText::new(credential), status })))
@@ -168,7 +168,7 @@ fn a_late_answer_to_an_earlier_enrolment_replaces_no_later_one_spec_7_4() {
 
 #[test]
 fn a_credential_is_taken_though_the_refusal_of_another_token_came_before_it_and_once_spec_7_4() {
-    let mut rig = Rig::new(settings());
+    let mut rig = MonitorRig::new(settings());
     rig.act(Action::Enrol(token())).unwrap();
     rig.act(Action::Enrol(token())).unwrap();
     rig.input(Input::Enrolled(Err(refused(Reason::TokenExpired))));
@@ -182,7 +182,7 @@ fn a_credential_is_taken_though_the_refusal_of_another_token_came_before_it_and_
 
 #[test]
 fn removed_at_registry_it_waits_saying_so_and_comes_back_when_readmitted_spec_7_4() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.stands(KeyState::Deleted, Reason::NotEnrolled, 0);
     assert_eq!(rig.withdrawn(), Some((KeyState::Deleted, Reason::NotEnrolled)));
     assert!(rig.disk.credential.is_none() && rig.disk.keys.is_empty());
@@ -199,7 +199,7 @@ fn removed_at_registry_it_waits_saying_so_and_comes_back_when_readmitted_spec_7_
 
 #[test]
 fn it_can_be_removed_by_hand_spec_11_3() {
-    let mut rig = Rig::ready();
+    let mut rig = MonitorRig::ready();
     rig.act(Action::Remove).unwrap();
     rig.input(Input::Removed(Err(unreachable())));
     assert_eq!(rig.monitor.status().enrolment, "ENROLLED");

@@ -43,10 +43,10 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-pub(super) struct Rig {
+pub(super) struct MonitorRig {
     pub(super) monitor: Monitor,
     pub(super) now: Now,
-    pub(super) disk: Stored,
+    pub(super) disk: StoredIdentity,
     pub(super) disk_works: bool,
     /// A save gets no answer.
     pub(super) disk_hangs: bool,
@@ -60,12 +60,12 @@ pub(super) struct Rig {
     pub(super) removals: usize,
 }
 
-impl Rig {
+impl MonitorRig {
     pub(super) fn new(settings: Settings) -> Self {
-        Self::restarted(settings, Stored::default(), Clock::system().now())
+        Self::restarted(settings, StoredIdentity::default(), Clock::system().now())
     }
 
-    pub(super) fn restarted(settings: Settings, disk: Stored, now: Now) -> Self {
+    pub(super) fn restarted(settings: Settings, disk: StoredIdentity, now: Now) -> Self {
         let mut rig = Self {
             monitor: Monitor::new(settings, disk.clone(), Chance::seeded(1), now),
             now,

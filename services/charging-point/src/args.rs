@@ -1,49 +1,7 @@
-//! States in the words of the screens, and the words that a person types there or sends to the control socket.
+//! The arguments of a command that a person types at a screen or sends to the control socket.
 
-use proto::{
-    Energy,
-    link::v1::{KeyState, KeyWithdrawn, State},
-};
+use proto::Energy;
 use serde_json::Value;
-
-pub(crate) fn state(state: State) -> &'static str {
-    match state {
-        State::Unspecified => "UNKNOWN",
-        State::Disconnected => "DISCONNECTED",
-        State::Broken => "BROKEN",
-        State::OutOfOrder => "OUT OF ORDER",
-        State::Supplying => "SUPPLYING",
-        State::Reserved => "RESERVED",
-        State::Available => "AVAILABLE",
-    }
-}
-
-pub(crate) fn key_state(state: KeyState) -> &'static str {
-    match state {
-        KeyState::Unspecified => "NONE",
-        KeyState::Active => "ACTIVE",
-        KeyState::Deleted => "DELETED",
-        KeyState::Revoked => "REVOKED",
-        KeyState::Rotating => "ROTATING",
-    }
-}
-
-/// What the engine says of a key that was taken away.
-pub(crate) fn withdrawn(withdrawn: &KeyWithdrawn) -> String {
-    match withdrawn.key_state() {
-        KeyState::Revoked => "key revoked".to_owned(),
-        KeyState::Deleted => "key deleted; the monitor authenticates again".to_owned(),
-        KeyState::Unspecified | KeyState::Active | KeyState::Rotating => {
-            let detail = if withdrawn.detail.is_empty() { withdrawn.reason().in_words() } else { &withdrawn.detail };
-            format!("no key: {detail}")
-        }
-    }
-}
-
-/// Whose money it is.
-pub(crate) fn account(driver: &str) -> &str {
-    if driver.is_empty() { "the charging point's own account" } else { driver }
-}
 
 /// The arguments of a command: an object by name, a list in order, or nothing.
 #[derive(Debug)]

@@ -11,19 +11,19 @@ use proto::link::v1::{JournalSession, Reason, SessionState};
 
 /// One line of the journal.
 #[derive(Clone, PartialEq, Message)]
-pub struct Record {
-    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5")]
-    pub entry: Option<Entry>,
+pub struct JournalRecord {
+    #[prost(oneof = "JournalEntry", tags = "1, 2, 3, 4, 5")]
+    pub entry: Option<JournalEntry>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub enum Entry {
+pub enum JournalEntry {
     #[prost(message, tag = "1")]
-    Started(Started),
+    Started(StartEntry),
     #[prost(message, tag = "2")]
-    Register(Register),
+    Register(RegisterEntry),
     #[prost(message, tag = "3")]
-    Ended(Ended),
+    Ended(EndEntry),
     /// A session id.
     #[prost(string, tag = "4")]
     Settled(String),
@@ -33,7 +33,7 @@ pub enum Entry {
 
 /// Energy may flow from here on.
 #[derive(Clone, PartialEq, Message)]
-pub struct Started {
+pub struct StartEntry {
     #[prost(string, tag = "1")]
     pub session_id: String,
     #[prost(string, tag = "2")]
@@ -48,7 +48,7 @@ pub struct Started {
 
 /// The lifetime register at some moment; with a session running also its last known value.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub struct Register {
+pub struct RegisterEntry {
     #[prost(uint64, tag = "1")]
     pub meter_wh: u64,
     #[prost(int64, tag = "2")]
@@ -56,7 +56,7 @@ pub struct Register {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Ended {
+pub struct EndEntry {
     #[prost(string, tag = "1")]
     pub session_id: String,
     #[prost(uint64, tag = "2")]
@@ -67,23 +67,23 @@ pub struct Ended {
     pub at_ms: i64,
 }
 
-impl From<Entry> for Record {
-    fn from(entry: Entry) -> Self {
+impl From<JournalEntry> for JournalRecord {
+    fn from(entry: JournalEntry) -> Self {
         Self { entry: Some(entry) }
     }
 }
 
 /// A session as the journal knows it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Session {
-    pub started: Started,
-    /// Register and time of the last record that named either.
-    pub last: Register,
+pub struct SessionRecord {
+    pub started: StartEntry,
+    /// RegisterEntry and time of the last record that named either.
+    pub last: RegisterEntry,
     pub ended: Option<Reason>,
     pub settled: bool,
 }
 
-impl Session {
+impl SessionRecord {
     pub fn held(&self) -> JournalSession {
         JournalSession {
             session_id: self.started.session_id.clone(),
@@ -99,45 +99,45 @@ impl Session {
 
 /// Everything the records say.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ledger {
-    pub register: Register,
+pub struct JournalState {
+    pub register: RegisterEntry,
     pub highest_epoch: u64,
-    sessions: BTreeMap<String, Session>,
+    sessions: BTreeMap<String, SessionRecord>,
 }
 
-impl Ledger {
-    pub fn apply(&mut self, record: &Record) {
+impl JournalState {
+    pub fn apply(&mut self, record: &JournalRecord) {
         match &record.entry {
-            Some(Entry::Started(started)) => self.start(started),
-            Some(Entry::Register(register)) => self.read(*register),
-            Some(Entry::Ended(ended)) => self.end(ended),
-            Some(Entry::Settled(id)) => {
+            Some(JournalEntry::Started(started)) => self.start(started),
+            Some(JournalEntry::Register(register)) => self.read(*register),
+            Some(JournalEntry::Ended(ended)) => self.end(ended),
+            Some(JournalEntry::Settled(id)) => {
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.settled = true;
                 }
             }
-            Some(Entry::Epoch(epoch)) => self.raise(*epoch),
+            Some(JournalEntry::Epoch(epoch)) => self.raise(*epoch),
             // Of a later release: nothing here depends on it.
             None => {}
         }
     }
 
-    fn start(&mut self, started: &Started) {
-        let last = Register { meter_wh: started.meter_start_wh, at_ms: started.at_ms };
+    fn start(&mut self, started: &StartEntry) {
+        let last = RegisterEntry { meter_wh: started.meter_start_wh, at_ms: started.at_ms };
         self.advance(last);
-        let session = Session { started: started.clone(), last, ended: None, settled: false };
+        let session = SessionRecord { started: started.clone(), last, ended: None, settled: false };
         self.sessions.entry(started.session_id.clone()).or_insert(session);
     }
 
-    fn read(&mut self, register: Register) {
+    fn read(&mut self, register: RegisterEntry) {
         self.advance(register);
         if let Some(session) = self.running_mut() {
             session.last = register;
         }
     }
 
-    fn end(&mut self, ended: &Ended) {
-        let last = Register { meter_wh: ended.meter_end_wh, at_ms: ended.at_ms };
+    fn end(&mut self, ended: &EndEntry) {
+        let last = RegisterEntry { meter_wh: ended.meter_end_wh, at_ms: ended.at_ms };
         self.advance(last);
         if let Some(session) = self.sessions.get_mut(&ended.session_id).filter(|s| s.ended.is_none()) {
             session.last = last;
@@ -146,7 +146,7 @@ impl Ledger {
     }
 
     /// A lifetime register never runs backwards.
-    fn advance(&mut self, register: Register) {
+    fn advance(&mut self, register: RegisterEntry) {
         if register.meter_wh >= self.register.meter_wh {
             self.register = register;
         }
@@ -162,21 +162,21 @@ impl Ledger {
         self.highest_epoch = self.highest_epoch.max(epoch);
     }
 
-    fn running_mut(&mut self) -> Option<&mut Session> {
+    fn running_mut(&mut self) -> Option<&mut SessionRecord> {
         self.sessions.values_mut().find(|s| s.ended.is_none())
     }
 
     /// The session that the last process left running.
-    pub fn running(&self) -> Option<&Session> {
+    pub fn running(&self) -> Option<&SessionRecord> {
         self.sessions.values().find(|s| s.ended.is_none())
     }
 
-    pub fn session(&self, id: &str) -> Option<&Session> {
+    pub fn session(&self, id: &str) -> Option<&SessionRecord> {
         self.sessions.get(id)
     }
 
     /// What Central is told after each opening: sessions of this charging point that are not known to be settled.
-    pub fn unsettled<'a>(&'a self, charging_point: &'a str) -> impl Iterator<Item = &'a Session> {
+    pub fn unsettled<'a>(&'a self, charging_point: &'a str) -> impl Iterator<Item = &'a SessionRecord> {
         self.sessions.values().filter(move |s| !s.settled && s.started.charging_point_id == charging_point)
     }
 
@@ -192,30 +192,30 @@ impl Ledger {
     }
 
     /// The fewest records that fold to the same.
-    pub fn records(&self) -> Vec<Record> {
-        let mut records: Vec<Record> = Vec::new();
+    pub fn records(&self) -> Vec<JournalRecord> {
+        let mut records: Vec<JournalRecord> = Vec::new();
         // The epoch before any session: raising it must not unsettle what follows.
         if self.highest_epoch > 0 {
-            records.push(Entry::Epoch(self.highest_epoch).into());
+            records.push(JournalEntry::Epoch(self.highest_epoch).into());
         }
-        let mut sessions: Vec<&Session> = self.sessions.values().collect();
+        let mut sessions: Vec<&SessionRecord> = self.sessions.values().collect();
         sessions.sort_by_key(|s| (s.ended.is_none(), s.started.at_ms));
         for session in sessions {
             let id = &session.started.session_id;
-            records.push(Entry::Started(session.started.clone()).into());
+            records.push(JournalEntry::Started(session.started.clone()).into());
             if let Some(reason) = session.ended {
                 let (meter_end_wh, at_ms) = (session.last.meter_wh, session.last.at_ms);
-                let ended = Ended { session_id: id.clone(), meter_end_wh, reason: reason.into(), at_ms };
-                records.push(Entry::Ended(ended).into());
+                let ended = EndEntry { session_id: id.clone(), meter_end_wh, reason: reason.into(), at_ms };
+                records.push(JournalEntry::Ended(ended).into());
             } else {
-                records.push(Entry::Register(session.last).into());
+                records.push(JournalEntry::Register(session.last).into());
             }
             if session.settled {
-                records.push(Entry::Settled(id.clone()).into());
+                records.push(JournalEntry::Settled(id.clone()).into());
             }
         }
-        if self.register != Register::default() && self.running().is_none() {
-            records.push(Entry::Register(self.register).into());
+        if self.register != RegisterEntry::default() && self.running().is_none() {
+            records.push(JournalEntry::Register(self.register).into());
         }
         records
     }

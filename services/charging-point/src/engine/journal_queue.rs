@@ -7,35 +7,35 @@ use std::{
 
 use proto::link::v1::{Reason, up};
 
-use crate::ledger::{Ended, Entry, Ledger, Record};
+use crate::journal_state::{EndEntry, JournalEntry, JournalRecord, JournalState};
 
 /// Between two tries to write.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The ledger as it is to be, the records on their way to the disk, and the messages that must not leave before them.
+/// The state as it is to be, the records on their way to the disk, and the messages that must not leave before them.
 #[derive(Debug)]
-pub struct Keeping {
-    ledger: Ledger,
-    queue: VecDeque<(u64, Record)>,
+pub struct JournalQueue {
+    state: JournalState,
+    queue: VecDeque<(u64, JournalRecord)>,
     last: u64,
     durable_to: u64,
     writing: bool,
     written: u64,
     retry_at: Option<Instant>,
     trouble: Option<String>,
-    gated: VecDeque<(u64, up::Body)>,
+    held_messages: VecDeque<(u64, up::Body)>,
     /// Meter values that have not been told: the newest, and the newest that the write under way will release.
-    values: VecDeque<(u64, up::Body)>,
+    held_values: VecDeque<(u64, up::Body)>,
     /// What the last write that was begun goes up to.
-    begun_to: u64,
+    writing_up_to: u64,
     /// The end that the process before did not live to keep.
-    cut_off: Option<u64>,
+    interrupted_end: Option<u64>,
 }
 
-impl Keeping {
-    pub fn new(ledger: Ledger) -> Self {
+impl JournalQueue {
+    pub fn new(state: JournalState) -> Self {
         Self {
-            ledger,
+            state,
             queue: VecDeque::new(),
             last: 0,
             durable_to: 0,
@@ -43,15 +43,15 @@ impl Keeping {
             written: 0,
             retry_at: None,
             trouble: None,
-            gated: VecDeque::new(),
-            values: VecDeque::new(),
-            begun_to: 0,
-            cut_off: None,
+            held_messages: VecDeque::new(),
+            held_values: VecDeque::new(),
+            writing_up_to: 0,
+            interrupted_end: None,
         }
     }
 
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+    pub fn state(&self) -> &JournalState {
+        &self.state
     }
 
     /// Why the journal cannot be written, if it cannot.
@@ -60,30 +60,30 @@ impl Keeping {
     }
 
     /// Of a later process's view: the session that was running ended with its last known value.
-    pub fn close_what_was_cut_off(&mut self, now_ms: i64) {
-        let Some(cut) = self.ledger.running() else { return };
-        let ended = Ended {
+    pub fn end_interrupted_session(&mut self, now_ms: i64) {
+        let Some(cut) = self.state.running() else { return };
+        let ended = EndEntry {
             session_id: cut.started.session_id.clone(),
             meter_end_wh: cut.last.meter_wh,
             reason: Reason::Fault.into(),
             // The moment of that value; the clock may have been set back since.
             at_ms: cut.last.at_ms.min(now_ms).max(cut.started.at_ms),
         };
-        self.cut_off = Some(self.keep(Entry::Ended(ended), true));
+        self.interrupted_end = Some(self.append(JournalEntry::Ended(ended), true));
     }
 
     /// Once, when the end of what was cut off is on disk.
-    pub fn take_cut_off(&mut self) -> bool {
-        self.cut_off.take_if(|number| *number <= self.written).is_some()
+    pub fn interrupted_end_written(&mut self) -> bool {
+        self.interrupted_end.take_if(|number| *number <= self.written).is_some()
     }
 
     /// Queues an entry and gives its number. Of registers that have not been taken up yet only the newest stays.
-    pub fn keep(&mut self, entry: Entry, durable: bool) -> u64 {
-        if matches!(entry, Entry::Register(_)) && matches!(self.queue.back(), Some((_, r)) if is_register(r)) {
+    pub fn append(&mut self, entry: JournalEntry, durable: bool) -> u64 {
+        if matches!(entry, JournalEntry::Register(_)) && matches!(self.queue.back(), Some((_, r)) if is_register(r)) {
             self.queue.pop_back();
         }
-        let record = Record::from(entry);
-        self.ledger.apply(&record);
+        let record = JournalRecord::from(entry);
+        self.state.apply(&record);
         self.last += 1;
         self.queue.push_back((self.last, record));
         if durable {
@@ -93,39 +93,39 @@ impl Keeping {
     }
 
     /// Holds a message back until everything up to `number` is written.
-    pub fn gate(&mut self, number: u64, body: up::Body) {
-        self.gated.push_back((number, body));
+    pub fn hold_until_written(&mut self, number: u64, body: up::Body) {
+        self.held_messages.push_back((number, body));
     }
 
     /// Holds a meter value back until its register, `number`, is written. A newer one takes its place, unless the write
     /// under way is about to release it: a disk that is slower than the meter would otherwise silence it.
-    pub fn gate_value(&mut self, number: u64, body: up::Body) {
-        self.values.retain(|(number, _)| *number <= self.begun_to);
-        self.values.push_back((number, body));
+    pub fn hold_value_until_written(&mut self, number: u64, body: up::Body) {
+        self.held_values.retain(|(number, _)| *number <= self.writing_up_to);
+        self.held_values.push_back((number, body));
     }
 
     /// A value that says no more than the journal. Where that cannot be written it is told all the same: what runs is
     /// metered in memory then (SPEC 9, disk full).
-    pub fn released_value(&mut self) -> Option<up::Body> {
+    pub fn take_released_value(&mut self) -> Option<up::Body> {
         let (written, in_trouble) = (self.written, self.trouble.is_some());
-        let free = self.values.iter().take_while(|(number, _)| *number <= written || in_trouble).count();
-        self.values.drain(..free).next_back().map(|(_, body)| body)
+        let free = self.held_values.iter().take_while(|(number, _)| *number <= written || in_trouble).count();
+        self.held_values.drain(..free).next_back().map(|(_, body)| body)
     }
 
     /// The session is over: its final value is the one to be told.
-    pub fn drop_value(&mut self) {
-        self.values.clear();
+    pub fn discard_values(&mut self) {
+        self.held_values.clear();
     }
 
     /// The next write, unless one is under way. Records stay queued until it has succeeded.
-    pub fn next_write(&mut self, now: Instant) -> Option<(Vec<Record>, u64, bool)> {
+    pub fn next_write(&mut self, now: Instant) -> Option<(Vec<JournalRecord>, u64, bool)> {
         if self.writing || self.queue.is_empty() || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
         self.writing = true;
         let durable = self.durable_to > self.written;
         let upto = self.queue.back().map_or(self.last, |(number, _)| *number);
-        self.begun_to = upto;
+        self.writing_up_to = upto;
         Some((self.queue.iter().map(|(_, record)| record.clone()).collect(), upto, durable))
     }
 
@@ -139,11 +139,11 @@ impl Keeping {
         }
     }
 
-    pub fn has_written(&self, number: u64) -> bool {
+    pub fn is_written(&self, number: u64) -> bool {
         self.written >= number
     }
 
-    pub fn failed(&mut self, why: String, now: Instant) {
+    pub fn write_failed(&mut self, why: String, now: Instant) {
         self.writing = false;
         self.retry_at = Some(now + RETRY);
         self.trouble = Some(why);
@@ -155,14 +155,15 @@ impl Keeping {
     }
 
     /// Messages whose records are on disk.
-    pub fn released(&mut self) -> Vec<up::Body> {
-        let free = self.gated.iter().take_while(|(number, _)| *number <= self.written).count();
-        self.gated.drain(..free).map(|(_, body)| body).collect()
+    pub fn take_released(&mut self) -> Vec<up::Body> {
+        let free = self.held_messages.iter().take_while(|(number, _)| *number <= self.written).count();
+        self.held_messages.drain(..free).map(|(_, body)| body).collect()
     }
 
     /// Whether the end of this session is on disk, so that its final value may be told.
-    pub fn has_written_end_of(&self, session_id: &str) -> bool {
-        let is_its_end = |r: &Record| matches!(&r.entry, Some(Entry::Ended(ended)) if ended.session_id == session_id);
+    pub fn end_is_written(&self, session_id: &str) -> bool {
+        let is_its_end =
+            |r: &JournalRecord| matches!(&r.entry, Some(JournalEntry::Ended(ended)) if ended.session_id == session_id);
         !self.queue.iter().any(|(_, record)| is_its_end(record))
     }
 
@@ -172,6 +173,6 @@ impl Keeping {
     }
 }
 
-fn is_register(record: &Record) -> bool {
-    matches!(record.entry, Some(Entry::Register(_)))
+fn is_register(record: &JournalRecord) -> bool {
+    matches!(record.entry, Some(JournalEntry::Register(_)))
 }

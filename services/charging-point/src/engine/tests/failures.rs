@@ -4,11 +4,11 @@ use mesh::clock::Clock;
 use prost::Message as _;
 
 use super::rig::*;
-use crate::ledger;
+use crate::journal_state;
 
 #[test]
 fn central_gone_the_supply_goes_on_to_its_end_and_then_nothing_is_offered_spec_9() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 1_000);
     rig.act(Action::Plug).unwrap();
     rig.wait(S(10));
@@ -28,7 +28,7 @@ fn central_gone_the_supply_goes_on_to_its_end_and_then_nothing_is_offered_spec_9
 
 #[test]
 fn central_back_during_a_supply_learns_of_it_first_spec_9() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(10));
     rig.cut();
     rig.wait(S(10));
@@ -43,7 +43,7 @@ fn central_back_during_a_supply_learns_of_it_first_spec_9() {
 
 #[test]
 fn what_is_held_is_said_again_as_it_is_then_spec_3_8() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.act(Action::Plug).unwrap();
     rig.supply("s1", 0);
     rig.ups.clear();
@@ -54,7 +54,7 @@ fn what_is_held_is_said_again_as_it_is_then_spec_3_8() {
 
 #[test]
 fn a_supply_that_begins_between_two_links_is_not_missing_in_what_is_said_on_the_new_one_spec_4_6() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     let old = rig.dials.last().unwrap().0;
     rig.act(Action::Plug).unwrap();
     rig.assign(2);
@@ -73,7 +73,7 @@ fn a_supply_that_begins_between_two_links_is_not_missing_in_what_is_said_on_the_
 
 #[test]
 fn a_reservation_does_not_begin_without_central_and_begins_when_it_is_back() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 0);
     rig.cut();
     assert!(rig.act(Action::Plug).unwrap_err().contains("cannot reach Central"));
@@ -85,7 +85,7 @@ fn a_reservation_does_not_begin_without_central_and_begins_when_it_is_back() {
 
 #[test]
 fn a_reservation_that_was_plugged_in_while_the_monitor_was_away_begins_when_it_is_back_spec_9() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 0);
     rig.input(Input::Unpaired("no sign of life".to_owned()));
     assert!(rig.act(Action::Plug).unwrap_err().contains("the monitor is gone"));
@@ -96,7 +96,7 @@ fn a_reservation_that_was_plugged_in_while_the_monitor_was_away_begins_when_it_i
 
 #[test]
 fn the_monitor_gone_the_supply_goes_on_and_nothing_new_is_accepted_spec_9() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.input(Input::Unpaired("no sign of life".to_owned()));
     rig.wait(S(50));
     assert_eq!(rig.state(), "SUPPLYING");
@@ -111,9 +111,9 @@ fn the_monitor_gone_the_supply_goes_on_and_nothing_new_is_accepted_spec_9() {
 
 #[test]
 fn killed_during_a_supply_and_linked_before_the_disk_has_its_end_it_reports_that_later_spec_9_engine() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
-    let mut back = Rig::restarted_on(settings(), rig.disk.clone(), Some(None), rig.now);
+    let mut back = EngineRig::restarted_on(settings(), rig.disk.clone(), Some(None), rig.now);
     back.input(Input::Paired);
     back.assign(1);
     back.link(1, LinkEvent::Open);
@@ -127,9 +127,9 @@ fn killed_during_a_supply_and_linked_before_the_disk_has_its_end_it_reports_that
 
 #[test]
 fn killed_during_a_supply_the_energy_is_kept_and_reported_once_spec_9_engine() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(Duration::from_millis(50_900));
-    let mut back = Rig::restarted(settings(), rig.disk.clone(), rig.now).up();
+    let mut back = EngineRig::restarted(settings(), rig.disk.clone(), rig.now).up();
     back.cut();
     back.reconnect();
     let held = back.held();
@@ -150,7 +150,7 @@ fn killed_during_a_supply_the_energy_is_kept_and_reported_once_spec_9_engine() {
 
 #[test]
 fn a_full_disk_is_reported_and_nothing_new_is_accepted_until_it_is_mended_spec_9_disk_full() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.disk_works = false;
     rig.wait(S(50));
     assert_eq!((rig.state(), rig.healthy()), ("SUPPLYING", true), "what runs goes on");
@@ -167,7 +167,7 @@ fn a_full_disk_is_reported_and_nothing_new_is_accepted_until_it_is_mended_spec_9
 
 #[test]
 fn nothing_is_due_for_a_write_that_is_under_way_again_spec_9_disk_full() {
-    let mut rig = Rig::ready(settings());
+    let mut rig = EngineRig::ready(settings());
     rig.slow = Some(None);
     rig.act(Action::Plug).unwrap();
     rig.supply("s1", 0);
@@ -181,30 +181,34 @@ fn nothing_is_due_for_a_write_that_is_under_way_again_spec_9_disk_full() {
 
 #[test]
 fn an_orderly_stop_ends_the_supply_with_its_final_value() {
-    let mut rig = Rig::supplying(settings());
+    let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
     rig.engine.stop(rig.now);
     rig.carry_out();
     assert_eq!(the_end(&rig), (Reason::Fault, 500));
-    assert!(rig.engine.is_at_rest());
+    assert!(rig.engine.is_persisted());
 }
 
 #[test]
 fn a_journal_that_holds_six_hundred_is_reported_in_portions_with_the_live_one_in_each_spec_3_8() {
     let of = |n: u32| {
         let session_id = format!("a{n:03}");
-        let started = ledger::Started {
+        let started = journal_state::StartEntry {
             session_id: session_id.clone(),
             charging_point_id: "CP-1".to_owned(),
-            ..ledger::Started::default()
+            ..journal_state::StartEntry::default()
         };
         [
-            ledger::Entry::Started(started).into(),
-            ledger::Entry::Ended(ledger::Ended { session_id, ..ledger::Ended::default() }).into(),
+            journal_state::JournalEntry::Started(started).into(),
+            journal_state::JournalEntry::Ended(journal_state::EndEntry {
+                session_id,
+                ..journal_state::EndEntry::default()
+            })
+            .into(),
         ]
     };
     let disk = (0..600).flat_map(of).collect();
-    let mut rig = Rig::restarted(settings(), disk, Clock::system().now()).up();
+    let mut rig = EngineRig::restarted(settings(), disk, Clock::system().now()).up();
     rig.supply("s1", 0);
     rig.act(Action::Plug).unwrap();
     rig.cut();
