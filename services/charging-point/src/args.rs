@@ -3,12 +3,12 @@
 use proto::Energy;
 use serde_json::Value;
 
-/// The arguments of a command: an object by name, a list in order, or nothing.
+/// The arguments of a command: an object with names, a list in order, one single value, or nothing.
 #[derive(Debug)]
 pub(crate) struct Args<'a>(pub(crate) &'a Value);
 
 impl Args<'_> {
-    /// The argument of that name, or else at that place.
+    /// The argument with this name, or the one at this place of a list.
     pub(crate) fn get(&self, name: &str, place: usize) -> Option<String> {
         let value = match self.0 {
             Value::Object(map) => map.get(name),
@@ -29,7 +29,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// `7.5` as watt-hours: a decimal number with at most three places.
+/// Parses kilowatt-hours, such as `7.5`: a decimal number with at most three places.
 pub(crate) fn kwh(text: &str) -> Result<Energy, String> {
     let wrong = || format!("{text:?} is not an energy: kilowatt-hours with at most three places, such as 7.5");
     let (whole, places) = text.split_once('.').unwrap_or((text, "0"));

@@ -1,4 +1,5 @@
-//! Chance as an argument: a small generator that a rim seeds. For jitter and names only, never for secrets.
+//! Pseudo-random numbers for the pure cores, which get a seeded generator as an argument. They serve for jitter and
+//! names, never for secrets.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]

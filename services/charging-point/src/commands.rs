@@ -1,5 +1,5 @@
-//! What a person can order at an engine or a monitor: one vocabulary for the terminal's keys and the control socket
-//! (SPEC 1.9, 11.2, 11.3).
+//! The commands of an engine and of a monitor: the same for the keys of the terminal and for the control socket (SPEC
+//! 1.9, 11.2, 11.3).
 
 use mesh::control::{ControlRefusal, ControlRequest};
 use proto::{Energy, enrolment::SecretText};
@@ -13,24 +13,24 @@ use crate::{
 };
 
 pub(crate) const ENGINE_HELP: &str = "\
-  status                   state, session, meter, links, warnings
+  status                   show state, session, meter, links and warnings
   plug                     plug the vehicle in
-  unplug                   pull it out; ends the supply
-  supply [DRIVER] [KWH]    manual supply: on the charging point's own account, or a driver's, who must confirm;
-                           a single number is the energy; without it until unplugged
-  break                    a fault; ends the supply
-  repair                   end of the fault
-  spoil-key                drill: spoil the keys of link and telemetry (needs --drills)
-  repair-key               end of the drill";
+  unplug                   unplug the vehicle; this ends the supply
+  supply [DRIVER] [KWH]    start a manual supply, paid by DRIVER, who must confirm it, or by the charging point's own
+                           account; it ends at KWH or, without KWH, when unplugged
+  break                    simulate a fault; this ends the supply
+  repair                   end the fault
+  spoil-key                drill: corrupt the keys of link and telemetry (needs --drills)
+  repair-key               end the drill";
 
 pub(crate) const MONITOR_HELP: &str = "\
-  status                   enrolment, key, engine's health, links, warnings
-  enrol TOKEN              enrol with an enrolment token, or one of a restore or reissue
+  status                   show enrolment, key, the engine's health, links and warnings
+  enrol TOKEN              enrol with an enrolment token, or with the token of a restore or reissue
   remove                   remove this charging point at Registry
-  authenticate             show the credential to Central now
-  maintenance on|off       out of order for maintenance, and back
-  disconnect               close the link to Central until told to connect
-  connect                  open it again";
+  authenticate             authenticate at Central with the credential now
+  maintenance on|off       take the charging point out of order for maintenance, or back into service
+  disconnect               close the link to Central until the command connect
+  connect                  open the link to Central again";
 
 /// Carries out a command of an engine.
 pub(crate) async fn engine(engine: EngineHandle, request: ControlRequest) -> Result<Value, ControlRefusal> {
@@ -82,7 +82,7 @@ pub(crate) async fn monitor(monitor: MonitorHandle, request: ControlRequest) -> 
 
 fn supply(args: &Args<'_>) -> Result<engine::Action, String> {
     let (driver, energy) = match (args.get("driver", 0), args.get("kwh", 1)) {
-        // A single word that is a number is the energy, on the charging point's own account.
+        // A single argument that is a number is the energy; the charging point's own account pays.
         (Some(word), None) if kwh(&word).is_ok() => (String::new(), Some(word)),
         (driver, energy) => (driver.filter(|d| d != "-").unwrap_or_default(), energy),
     };
@@ -91,7 +91,7 @@ fn supply(args: &Args<'_>) -> Result<engine::Action, String> {
 }
 
 fn shown(status: Option<impl Serialize>) -> Result<Value, String> {
-    let status = status.ok_or("it is stopping")?;
+    let status = status.ok_or("the process is stopping")?;
     serde_json::to_value(status).map_err(|error| error.to_string())
 }
 

@@ -1,11 +1,11 @@
-//! The engine's memory on disk: an append-only file of checksummed records.
+//! The engine's journal on disk: an append-only file of checksummed records.
 //!
-//! Guarantees: what `append` has been told to make durable is on disk when it returns (power loss included); a crash in
-//! the middle of a write leaves a torn tail, which the next opening cuts off (and keeps beside the file); a write that
-//! failed leaves nothing behind, because the next one cuts the file back to its last good length first.
+//! Guarantees: records that `append` is asked to make durable survive a loss of power once it returns; a crash during a
+//! write leaves a torn tail, which the next opening cuts off and keeps in a file beside the journal; a write that failed
+//! leaves nothing behind, because the next one first cuts the file back to its last good length.
 //!
-//! A record is `length (4 bytes, little endian) checksum (8) body`, the checksum the first bytes of the SHA-256 of
-//! length and body; a file begins with [`MAGIC`].
+//! A file begins with [`MAGIC`]. A record is its length (4 bytes, little endian), a checksum (8 bytes) and the body; the
+//! checksum is the beginning of the SHA-256 of length and body.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -24,10 +24,10 @@ mod tests;
 
 const MAGIC: &[u8; 8] = b"CMJRNL1\n";
 const HEADER: usize = 12;
-/// Far above any record: a longer one is damage.
+/// Largest body of a record. It is far above any record that is written, so a longer one means a damaged file.
 const MOST_BODY: usize = 64 * 1024;
 
-/// Why a journal cannot be used.
+/// Why a journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     #[error("the journal {path} cannot be used: {source}; give a folder that can be written with --data")]
@@ -38,14 +38,15 @@ pub enum JournalError {
     Foreign { path: PathBuf },
 }
 
-/// How a journal is kept.
+/// Settings of a journal.
 #[derive(Clone, Copy, Debug)]
 pub struct JournalSettings {
-    /// Held open and locked. Not in a fleet, whose descriptors are for its links; that locks the folder instead.
+    /// Whether the file stays open and locked. A fleet needs its file descriptors for its links, so it locks the folder
+    /// instead.
     pub held_open: bool,
-    /// Settled sessions are kept this long.
+    /// How long settled sessions are kept.
     pub retention: Duration,
-    /// Rewritten without what is superseded when it has grown to this many bytes.
+    /// Size in bytes at which the file is rewritten without the records that no longer matter.
     pub rewrite_at: u64,
 }
 
@@ -55,7 +56,7 @@ impl Default for JournalSettings {
     }
 }
 
-/// An open journal and what it says.
+/// A journal and the state that its records add up to.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -63,13 +64,13 @@ pub struct Journal {
     file: Option<File>,
     state: JournalState,
     good_len: u64,
-    /// The file may be longer than what is good.
+    /// Whether the file may hold bytes of a failed write behind `good_len`.
     dirty: bool,
     rewrite_at: u64,
 }
 
 impl Journal {
-    /// Opens or makes the file, repairs a torn tail, and folds its records.
+    /// Opens or creates the file, cuts off a torn tail, and applies its records.
     pub fn open(path: &Path, settings: JournalSettings, now_ms: i64) -> Result<Self, JournalError> {
         let unusable = |source| JournalError::Unusable { path: path.to_owned(), source };
         let mut file = open_file(path).map_err(unusable)?;
@@ -104,7 +105,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// What the records say.
+    /// The state that the records add up to.
     pub fn state(&self) -> &JournalState {
         &self.state
     }
@@ -113,8 +114,8 @@ impl Journal {
         &self.path
     }
 
-    /// Appends; when `durable` and this returns, power may fail. After an error nothing of it counts, and the same
-    /// records are to be appended again.
+    /// Appends the records; with `durable` they survive a loss of power once this returns. After an error none of them is in
+    /// the journal, and the caller appends the same records again.
     pub fn append(&mut self, records: &[JournalRecord], durable: bool, now_ms: i64) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(records.len() * 64);
         for record in records {
@@ -138,9 +139,9 @@ impl Journal {
         for record in records {
             self.state.apply(record);
         }
-        // What was appended is safe already, so a failed rewrite only means a longer file until the next.
+        // The records are appended already, so a failed rewrite only leaves a longer file.
         if let Err(error) = self.rewrite_if_grown(now_ms) {
-            tracing::warn!(path = %self.path.display(), %error, "the journal could not be rewritten shorter");
+            tracing::warn!(path = %self.path.display(), %error, "the journal could not be compacted");
             self.rewrite_at = self.good_len * 2;
         }
         Ok(())
@@ -159,7 +160,7 @@ impl Journal {
         }
     }
 
-    /// Cuts a torn tail off, keeping its bytes for whoever wants to look, and writes the beginning of a new file.
+    /// Cuts off a torn tail, keeps its bytes in a file beside the journal, and writes the beginning of a new file.
     fn repair(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(file) = self.file.as_mut() else { return Ok(()) };
         let good = usize::try_from(self.good_len).unwrap_or(bytes.len());
@@ -198,7 +199,7 @@ impl Journal {
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&fresh, &self.path)?;
-        // The old file has no name any more: from here on this one counts, whatever the folder's sync says.
+        // The rename has replaced the old file, so the new one is in use even if syncing the folder fails.
         self.good_len = bytes.len() as u64;
         self.rewrite_at = self.settings.rewrite_at.max(self.good_len * 2);
         self.file = self.settings.held_open.then_some(file);
@@ -226,7 +227,7 @@ fn beside(path: &Path, extension: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A new or renamed file exists only once its folder is on disk.
+/// A new or renamed file survives a loss of power only once its folder is synced.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
@@ -251,7 +252,7 @@ fn encode(record: &JournalRecord, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&body);
 }
 
-/// Folds the good records and says where they end.
+/// Applies the records up to the first damaged one, and returns the length of the file up to there.
 fn read(bytes: &[u8]) -> (JournalState, u64) {
     let mut state = JournalState::default();
     let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return (state, 0) };

@@ -1,21 +1,22 @@
-//! What an engine must never forget: its lifetime register, the sessions it supplied and did not see settled, and the
-//! highest epoch it obeyed. A fold over the records of its journal.
+//! The state that the records of an engine's journal add up to: the lifetime register, the sessions that Central has not
+//! settled, and the highest epoch that the engine obeyed.
 //!
-//! Pure. Sessions that Central settled are kept for their retention as well, because a Central restored from a backup
-//! (a higher generation) may have forgotten them: then all are reported again under the same ids (SPEC 10.5).
+//! Pure. Settled sessions are kept for a retention period as well, because a Central that was restored from a backup (a
+//! higher generation) may not know them: then all are reported again under the same ids (SPEC 10.5).
 
 use std::{collections::BTreeMap, time::Duration};
 
 use prost::{Message, Oneof};
 use proto::link::v1::{JournalSession, Reason, SessionState};
 
-/// One line of the journal.
+/// One record of the journal.
 #[derive(Clone, PartialEq, Message)]
 pub struct JournalRecord {
     #[prost(oneof = "JournalEntry", tags = "1, 2, 3, 4, 5")]
     pub entry: Option<JournalEntry>,
 }
 
+/// What a record says.
 #[derive(Clone, PartialEq, Oneof)]
 pub enum JournalEntry {
     #[prost(message, tag = "1")]
@@ -24,14 +25,15 @@ pub enum JournalEntry {
     Register(RegisterEntry),
     #[prost(message, tag = "3")]
     Ended(EndEntry),
-    /// A session id.
+    /// Central has settled the session with this id.
     #[prost(string, tag = "4")]
     Settled(String),
+    /// A higher epoch than any before.
     #[prost(uint64, tag = "5")]
     Epoch(u64),
 }
 
-/// Energy may flow from here on.
+/// The start of a supply; energy flows only after it.
 #[derive(Clone, PartialEq, Message)]
 pub struct StartEntry {
     #[prost(string, tag = "1")]
@@ -46,7 +48,7 @@ pub struct StartEntry {
     pub at_ms: i64,
 }
 
-/// The lifetime register at some moment; with a session running also its last known value.
+/// The lifetime register at a point in time; it is also the last known value of a session that runs.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct RegisterEntry {
     #[prost(uint64, tag = "1")]
@@ -55,6 +57,7 @@ pub struct RegisterEntry {
     pub at_ms: i64,
 }
 
+/// The end of a supply, with its final value.
 #[derive(Clone, PartialEq, Message)]
 pub struct EndEntry {
     #[prost(string, tag = "1")]
@@ -73,17 +76,19 @@ impl From<JournalEntry> for JournalRecord {
     }
 }
 
-/// A session as the journal knows it.
+/// A session in the journal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionRecord {
     pub started: StartEntry,
-    /// RegisterEntry and time of the last record that named either.
+    /// Lifetime register and time of the last record about the session.
     pub last: RegisterEntry,
+    /// Why it ended; nothing while it runs.
     pub ended: Option<Reason>,
     pub settled: bool,
 }
 
 impl SessionRecord {
+    /// The session as Central is told of it.
     pub fn held(&self) -> JournalSession {
         JournalSession {
             session_id: self.started.session_id.clone(),
@@ -97,7 +102,7 @@ impl SessionRecord {
     }
 }
 
-/// Everything the records say.
+/// Everything that the records add up to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JournalState {
     pub register: RegisterEntry,
@@ -117,7 +122,7 @@ impl JournalState {
                 }
             }
             Some(JournalEntry::Epoch(epoch)) => self.raise(*epoch),
-            // Of a later release: nothing here depends on it.
+            // A record of a later release; nothing here depends on it.
             None => {}
         }
     }
@@ -145,14 +150,14 @@ impl JournalState {
         }
     }
 
-    /// A lifetime register never runs backwards.
+    /// The lifetime register never decreases.
     fn advance(&mut self, register: RegisterEntry) {
         if register.meter_wh >= self.register.meter_wh {
             self.register = register;
         }
     }
 
-    /// A new generation (the upper half) may have forgotten what an older one settled.
+    /// A Central of a new generation (the upper half of the epoch) may not know what the older one settled.
     fn raise(&mut self, epoch: u64) {
         if self.highest_epoch != 0 && epoch >> 32 > self.highest_epoch >> 32 {
             for session in self.sessions.values_mut() {
@@ -166,7 +171,7 @@ impl JournalState {
         self.sessions.values_mut().find(|s| s.ended.is_none())
     }
 
-    /// The session that the last process left running.
+    /// The session that runs, or that the previous process left running.
     pub fn running(&self) -> Option<&SessionRecord> {
         self.sessions.values().find(|s| s.ended.is_none())
     }
@@ -175,26 +180,26 @@ impl JournalState {
         self.sessions.get(id)
     }
 
-    /// What Central is told after each opening: sessions of this charging point that are not known to be settled.
+    /// The sessions of this charging point that Central has not settled: its engine reports them when a link opens.
     pub fn unsettled<'a>(&'a self, charging_point: &'a str) -> impl Iterator<Item = &'a SessionRecord> {
         self.sessions.values().filter(move |s| !s.settled && s.started.charging_point_id == charging_point)
     }
 
-    /// How many sessions wait for Central's word.
+    /// Number of ended sessions that Central has not settled.
     pub fn waiting(&self) -> usize {
         self.sessions.values().filter(|s| s.ended.is_some() && !s.settled).count()
     }
 
-    /// Drops what was settled and ended before the retention.
+    /// Removes settled sessions that ended longer ago than `retention`.
     pub fn forget(&mut self, now_ms: i64, retention: Duration) {
         let before = now_ms.saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
         self.sessions.retain(|_, s| !s.settled || s.ended.is_none() || s.last.at_ms >= before);
     }
 
-    /// The fewest records that fold to the same.
+    /// The fewest records that add up to the same state.
     pub fn records(&self) -> Vec<JournalRecord> {
         let mut records: Vec<JournalRecord> = Vec::new();
-        // The epoch before any session: raising it must not unsettle what follows.
+        // The epoch comes before the sessions, because applying it later would unsettle them.
         if self.highest_epoch > 0 {
             records.push(JournalEntry::Epoch(self.highest_epoch).into());
         }

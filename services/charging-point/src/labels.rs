@@ -1,4 +1,4 @@
-//! States in the words of the screens.
+//! States as the screens and JSON name them.
 
 use proto::link::v1::{KeyState, KeyWithdrawn, State};
 
@@ -24,7 +24,7 @@ pub(crate) fn key_state(state: KeyState) -> &'static str {
     }
 }
 
-/// What the engine says of a key that was taken away.
+/// Why the engine has no key, in words.
 pub(crate) fn withdrawn(withdrawn: &KeyWithdrawn) -> String {
     match withdrawn.key_state() {
         KeyState::Revoked => "key revoked".to_owned(),
@@ -36,7 +36,7 @@ pub(crate) fn withdrawn(withdrawn: &KeyWithdrawn) -> String {
     }
 }
 
-/// Whose money it is.
+/// Who pays for a supply.
 pub(crate) fn account(driver: &str) -> &str {
     if driver.is_empty() { "the charging point's own account" } else { driver }
 }

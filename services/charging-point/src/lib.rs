@@ -1,5 +1,6 @@
-//! A charging point (SPEC 1.4): the *engine* is its hardware, the *monitor* the authority on its health and identity;
-//! two processes, so that either may die alone. A *fleet* is many of both in one process, for load.
+//! A charging point (SPEC 1.4): the *engine* is its hardware, and the *monitor* is responsible for its health and
+//! identity. They are two processes, so that each can fail alone. A *fleet* runs many of both in one process, to make
+//! load.
 //!
 //! ```text
 //!              person: terminal keys, ctl                      person: terminal keys, ctl
@@ -10,11 +11,12 @@
 //!                         └───── link: orders, meter, readings ── Central ┘ link: health, keys, view
 //! ```
 //!
-//! Guarantees: energy flows only for a session that Central authorised and whose start is in the journal; a final value
-//! is on disk before it is sent and is sent until answered; whichever part dies, what was supplied is billed once.
+//! Guarantees: energy flows only for a session that Central has authorised and whose start is in the journal; a final
+//! value is on disk before it is sent, and is sent until it is answered; whichever process dies, all energy is billed
+//! exactly once.
 //!
 //! Architecture invariant: [`engine`], [`monitor`], [`uplink`], [`meter`] and [`journal_state`] touch no clock, socket, file
-//! or chance; their `drive` modules, [`journal`] and the other rims decide nothing.
+//! or chance; their event loops, [`journal`] and the other I/O modules decide nothing.
 
 mod args;
 mod chance;
@@ -53,7 +55,7 @@ use crate::{
     monitor::{Monitor, StoredIdentity, drive::MonitorHandle, registry::Door},
 };
 
-/// Inputs that may wait for a loop.
+/// Most inputs that wait for an event loop.
 const EVENTS: usize = 64;
 
 /// The role `engine`.
@@ -127,7 +129,7 @@ pub async fn run_monitor(config: MonitorConfig, ctx: Context) -> anyhow::Result<
     drive.run(happened, ctx.stop.clone()).await
 }
 
-/// For a screen, where a sentence is all.
+/// The answer as a screen shows it: an error is one sentence.
 async fn said(answer: impl Future<Output = Result<Value, control::ControlRefusal>>) -> Result<Value, String> {
     answer.await.map_err(|refusal| refusal.to_string())
 }

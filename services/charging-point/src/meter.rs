@@ -1,8 +1,8 @@
-//! What flows while a charging point supplies: power, and the energy that it adds up to.
+//! The simulated meter of one supply: power, and the energy that it adds up to.
 //!
-//! Pure and in integers. Energy is summed in watt-milliseconds over steps of fixed simulated length counted from the
-//! start, so the sum depends on the time that has passed alone and never on how often somebody looked; whole watt-hours
-//! are taken from that sum and nothing is rounded twice. A limit is met exactly: the last step is cut where it lies.
+//! Pure, and calculated in integers. Energy is summed in watt-milliseconds over steps of a fixed simulated length, counted
+//! from the start: the sum depends only on the time that has passed, not on how often the meter is read. Watt-hours are
+//! rounded down from that sum. An energy limit is met exactly: the last step is cut at the limit.
 
 use std::{
     fmt,
@@ -21,22 +21,22 @@ const STEP_MS: u64 = 100;
 const WMS_PER_WH: u64 = 3_600_000;
 const MILLION: u64 = 1_000_000;
 const AMBIENT_MDEG: i64 = 25_000;
-/// How far the connector warms above its surroundings at rated power.
+/// How much warmer than its surroundings the connector gets at rated power.
 const RISE_MDEG: i64 = 20_000;
 
-/// How fast meters and plugs live, against the clock on the wall: a factor with three decimal places.
+/// How much faster than real time meters and plugs are simulated: a factor with three decimal places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speed(u32);
 
 impl Speed {
     pub const REAL: Self = Self(1000);
 
-    /// `real` on the wall, as the meter lives it, in milliseconds.
+    /// Simulated milliseconds that pass within `real`.
     pub fn simulated_ms(self, real: Duration) -> u64 {
         u64::try_from(real.as_micros() * u128::from(self.0) / 1_000_000).unwrap_or(u64::MAX)
     }
 
-    /// How long `simulated` takes on the wall, rounded up to a millisecond.
+    /// Real time that `simulated` takes, rounded up to a millisecond.
     pub fn real(self, simulated: Duration) -> Duration {
         let ms = (simulated.as_millis() * 1000).div_ceil(u128::from(self.0));
         Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
@@ -49,7 +49,7 @@ impl Default for Speed {
     }
 }
 
-/// A factor that is not a decimal number from 0.001 to 1000000.
+/// The text is not a decimal number from 0.001 to 1000000.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a speed: a number from 0.001 to 1000000 with at most three places, such as 60")]
 pub struct SpeedError(String);
@@ -77,16 +77,16 @@ impl fmt::Display for Speed {
     }
 }
 
-/// What decides the power at each moment.
+/// What determines the power at each point in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// A vehicle's battery behind a power limit.
     Battery(Battery),
-    /// Exactly `energy`, spread evenly over `over`: a recorded session.
+    /// A recorded session: exactly `energy`, spread evenly over the time `over`.
     Even { energy: Energy, over: Duration },
 }
 
-/// A vehicle: power rises to the rated one, and falls as the battery fills.
+/// The battery of a vehicle: power rises to the rated power, and falls as the battery fills.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Battery {
     pub rated_w: u32,
@@ -97,7 +97,7 @@ pub struct Battery {
 }
 
 impl Battery {
-    /// As it must be to take `requested`: a vehicle that asks for energy has room for it.
+    /// Enlarges or empties the battery until it has room for `requested`.
     fn with_room_for(mut self, requested: Energy) -> Self {
         let requested = u32::try_from(requested.wh()).unwrap_or(u32::MAX);
         self.capacity_wh = self.capacity_wh.max(requested.saturating_add(requested / 4)).max(1);
@@ -108,7 +108,7 @@ impl Battery {
     }
 
     fn charge_ppm(&self, energy_wms: u64) -> u64 {
-        // Of capacity × 3,600,000 W·ms, in millionths.
+        // Gained energy as a share of the capacity (× 3,600,000 W·ms), in millionths.
         let gained = energy_wms / 36 * 10 / u64::from(self.capacity_wh);
         (u64::from(self.initial_permille) * 1000 + gained).min(MILLION)
     }
@@ -121,13 +121,13 @@ impl Battery {
         } else if charge_ppm <= from {
             rated
         } else {
-            // Never quite nothing before it is full, or it would never be full.
+            // At least a fiftieth of the rated power, or the battery would never be full.
             (rated * (MILLION - charge_ppm) / (MILLION - from)).max(rated / 50).max(1)
         }
     }
 }
 
-/// One look at the meter.
+/// The values of the meter at one point in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Since the start of this supply.
@@ -145,7 +145,7 @@ pub struct Sample {
 pub struct Meter {
     profile: Profile,
     speed: Speed,
-    /// Zero: none.
+    /// Energy at which the meter stops; zero: no limit.
     limit: Energy,
     started: Instant,
     steps: u64,
@@ -155,7 +155,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Starts at `now`. It stops by itself at `limit`, unless that is zero.
+    /// A meter that starts at `now` and stops by itself at `limit`; zero: no limit.
     pub fn start(profile: Profile, limit: Energy, speed: Speed, now: Instant) -> Self {
         let profile = match profile {
             Profile::Battery(battery) => Profile::Battery(battery.with_room_for(limit)),
@@ -173,7 +173,7 @@ impl Meter {
         }
     }
 
-    /// Brings it to `now`.
+    /// Advances the simulation to `now`, and reads the meter.
     pub fn advance(&mut self, now: Instant) -> Sample {
         let simulated = self.speed.simulated_ms(now.saturating_duration_since(self.started));
         match self.profile.clone() {
@@ -187,12 +187,12 @@ impl Meter {
         self.sample()
     }
 
-    /// The requested energy has been delivered.
+    /// Whether the requested energy has been delivered.
     pub fn limit_met(&self) -> bool {
         self.limit > Energy::ZERO && self.energy() >= self.limit
     }
 
-    /// When a recorded session is over, on the wall.
+    /// When a recorded session is over, in real time.
     pub fn ends_at(&self) -> Option<Instant> {
         match &self.profile {
             Profile::Even { over, .. } => Some(self.started + self.speed.real(*over)),
@@ -208,7 +208,7 @@ impl Meter {
         if self.limit == Energy::ZERO { u64::MAX } else { self.limit.wh().saturating_mul(WMS_PER_WH) }
     }
 
-    /// The straight line from nothing at the start to everything at the end, wherever on it we are.
+    /// Interpolates a recorded session: a straight line from no energy at the start to all of it at the end.
     fn spread(&mut self, energy: Energy, over: Duration, simulated_ms: u64) {
         let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX).max(1);
         let all = u128::from(energy.wh()) * u128::from(WMS_PER_WH);
@@ -228,7 +228,7 @@ impl Meter {
         }
         let rated = i64::from(battery.rated_w.max(1));
         let towards = AMBIENT_MDEG + RISE_MDEG * i64::try_from(self.power_w).unwrap_or(rated) / rated;
-        // A time constant of about two minutes.
+        // The temperature follows with a time constant of about two minutes.
         self.temperature_mdeg += (towards - self.temperature_mdeg) / 1200;
         self.steps += 1;
     }
@@ -239,7 +239,7 @@ impl Meter {
             Profile::Battery(battery) => battery.charge_ppm(self.energy_wms),
             Profile::Even { .. } => 0,
         };
-        // Three phases; the line droops by one volt for every ten kilowatts.
+        // Three phases; the voltage falls by one volt for every ten kilowatts.
         let voltage_mv = 230_000 - (power_w / 10).min(20_000);
         let current_ma = u64::from(power_w) * MILLION / (3 * u64::from(voltage_mv));
         Sample {

@@ -1,5 +1,5 @@
-//! The role's own screen where there is a terminal: single keys, a help line, and lines that show the state. Each key
-//! is a command of the control socket, so that whatever is done here can be done without a terminal (SPEC 1.9).
+//! The terminal screen of an engine or a monitor: single keys, a help line, and lines that show the state. Each key stands
+//! for a command of the control socket, so that everything can be done without a terminal, too (SPEC 1.9).
 
 mod line;
 
@@ -18,29 +18,29 @@ pub(crate) use line::{engine_line, monitor_line};
 #[cfg(test)]
 mod tests;
 
-/// How often the state is drawn anew.
+/// How often the state is drawn again.
 const REDRAW: Duration = Duration::from_millis(500);
 
-/// A key and what it does.
+/// A key and the command that it stands for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyBinding {
     pub(crate) key: char,
     pub(crate) command: &'static str,
-    /// Fixed arguments by name.
+    /// Arguments that the key itself gives, by name.
     pub(crate) fixed: &'static [(&'static str, &'static str)],
-    /// Asked for, by name.
+    /// Names of the arguments that the person is asked for.
     pub(crate) prompts: &'static [&'static str],
     pub(crate) label: &'static str,
     pub(crate) confirmation: Confirmation,
 }
 
-/// What is asked for before a key takes effect, so that a slip of a finger breaks nothing.
+/// How a person confirms a key before it takes effect, so that a mistyped key does no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Confirmation {
     None,
-    /// y or n.
+    /// The person types y or n.
     YesOrNo,
-    /// The charging point's id, letter by letter.
+    /// The person types the charging point's id.
     TypeId,
 }
 
@@ -80,7 +80,7 @@ impl KeyBinding {
     }
 }
 
-/// Shows the screen if stdin is a terminal; `line` makes the one line of a status. Until the process stops.
+/// Shows the screen until the process stops, if stdin is a terminal. `line` turns a status into one line.
 pub(crate) fn start<H, Fut>(ctx: &Context, keys: &'static [KeyBinding], handler: H, line: fn(&Value) -> String)
 where
     H: Fn(ControlRequest) -> Fut + Send + Sync + 'static,
@@ -96,7 +96,8 @@ where
     });
 }
 
-/// The terminal, giving out each key at once and unechoed until it is dropped. Signals keep their keys.
+/// The terminal, switched to give each key at once and without echo until this is dropped. Ctrl-C and the other signal
+/// keys keep working.
 struct Terminal(Termios);
 
 impl Terminal {
@@ -106,7 +107,7 @@ impl Terminal {
             return None;
         }
         if !io::stderr().is_terminal() {
-            tracing::info!("no screen and no keys: standard error is not a terminal; `chargemesh ctl` does the same");
+            tracing::info!("no screen: standard error is not a terminal; use `chargemesh ctl` instead");
             return None;
         }
         let before = tcgetattr(&stdin).ok()?;
@@ -120,12 +121,12 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         write("\r\x1b[J");
-        // Nothing more can be done for a terminal that is gone.
+        // The terminal may be gone; then there is nothing to restore.
         let _restored = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
     }
 }
 
-/// A thread of its own, which does not keep the process: a read of a terminal cannot be ended.
+/// Reads the terminal in a thread that does not keep the process alive, because such a read cannot be cancelled.
 fn listen() -> mpsc::Receiver<char> {
     let (typed, keys) = mpsc::channel(64);
     std::thread::spawn(move || {
@@ -151,7 +152,7 @@ struct PendingCommand {
     confirmed: bool,
 }
 
-/// What a person is asked now.
+/// What the person is asked for now.
 enum Question<'a> {
     Argument(&'static str),
     YesOrNo,
@@ -210,7 +211,7 @@ where
         let Some(key) = self.keys.iter().find(|k| k.key == pressed).copied() else { return };
         let args = key.fixed.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
         let id = if key.confirmation == Confirmation::TypeId { self.id().await } else { String::new() };
-        // Where there is no id there is nothing to lose: the order itself says so.
+        // Without an id the command does no harm: it answers that there is none.
         let confirmed =
             key.confirmation == Confirmation::None || (key.confirmation == Confirmation::TypeId && id.is_empty());
         let pending = PendingCommand { key, args, text: String::new(), id, confirmed };
@@ -220,13 +221,13 @@ where
         }
     }
 
-    /// Which charging point this is.
+    /// The charging point's id; empty: it has none.
     async fn id(&self) -> String {
         let status = (self.handler)(ControlRequest::new("status", Value::Null)).await.unwrap_or_default();
         status.get("charging_point").and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
-    /// One argument is complete.
+    /// The person has pressed Enter: one argument is complete.
     async fn enter(&mut self) {
         let Some(pending) = &mut self.pending else { return };
         let text = std::mem::take(&mut pending.text);
@@ -238,7 +239,7 @@ where
         self.proceed().await;
     }
 
-    /// To the next question, the order, or nothing: an order that somebody is not sure of is dropped.
+    /// Asks the next question or executes the command; a command that was not confirmed is dropped.
     async fn proceed(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         match pending.question() {
@@ -259,15 +260,15 @@ where
     }
 
     fn print(&self, text: &str) {
-        // An answer may hold words of Central's, and has its own lines.
+        // An answer may contain text of Central and line breaks.
         let lines: Vec<_> = text.lines().map(escaped).collect();
         write(&format!("\r\x1b[J{}\n", lines.join("\n")));
     }
 
-    /// Drawn again each time, because log lines pass over it.
+    /// Draws the state again, because log lines may have overwritten it.
     async fn draw(&mut self) {
         if let Some(pending) = &self.pending {
-            // A person types behind the question, so its end is what must be seen.
+            // The person types at the end of the line, so its end must be visible.
             let line = escaped(&pending.line());
             let over = line.chars().count().saturating_sub(width());
             return write(&format!("\r\x1b[J{}", line.chars().skip(over).collect::<String>()));
@@ -277,7 +278,7 @@ where
             Err(why) => why,
         };
         let lines = wrapped(&escaped(&line), width());
-        // A log line that comes next writes over the state, not behind it.
+        // The cursor goes back to the first line, so that the next log line overwrites the state.
         let up = match lines.len() {
             0 | 1 => String::new(),
             many => format!("\x1b[{}A", many - 1),
@@ -300,7 +301,7 @@ impl PendingCommand {
     fn line(&self) -> String {
         let label = self.key.label;
         match self.question() {
-            // A token is a secret, and longer than any line.
+            // A token is a secret, and longer than a line.
             Some(Question::Argument("token")) => format!("{label}, token: {}", "*".repeat(self.text.len().min(20))),
             Some(Question::Argument(name)) => format!("{label}, {}: {}", in_words(name), self.text),
             Some(Question::YesOrNo) => format!("{label}: sure? [y/n] "),
@@ -310,7 +311,7 @@ impl PendingCommand {
     }
 }
 
-/// An argument as a person is asked for it, with what nothing typed means.
+/// The question for an argument, with the meaning of an empty answer.
 fn in_words(argument: &'static str) -> &'static str {
     match argument {
         "driver" => "driver (empty: the charging point's own account)",
@@ -319,7 +320,7 @@ fn in_words(argument: &'static str) -> &'static str {
     }
 }
 
-/// Lines of at most `width` characters, broken between words where there are any.
+/// Wraps `text` to lines of at most `width` characters, between words where possible.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
     let (mut lines, mut line) = (Vec::new(), String::new());
@@ -340,13 +341,13 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// One less than the terminal is wide, so that the terminal itself wraps nothing.
+/// One column less than the terminal has, so that the terminal itself never wraps.
 fn width() -> usize {
     crossterm::terminal::size().map_or(120, |(columns, _)| usize::from(columns)).saturating_sub(1)
 }
 
 fn write(text: &str) {
-    // Nobody looks any more: the role goes on without a screen.
+    // The terminal may be gone; the process goes on without a screen.
     let mut stderr = io::stderr().lock();
     drop(stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()));
 }

@@ -1,4 +1,5 @@
-//! What waits for the journal, and what waits for what is in it.
+//! The queue in front of the journal: records that are not on disk yet, and messages to Central that must not leave
+//! before the records that they speak of are.
 
 use std::{
     collections::VecDeque,
@@ -9,26 +10,31 @@ use proto::link::v1::{Reason, up};
 
 use crate::journal_state::{EndEntry, JournalEntry, JournalRecord, JournalState};
 
-/// Between two tries to write.
+/// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The state as it is to be, the records on their way to the disk, and the messages that must not leave before them.
+/// The journal's state with every queued record applied, the records that are still to be written, and the messages that
+/// wait for them. Records are numbered from 1 in the order in which they are queued.
 #[derive(Debug)]
 pub struct JournalQueue {
     state: JournalState,
     queue: VecDeque<(u64, JournalRecord)>,
+    /// Number of the record that was queued last.
     last: u64,
+    /// Records up to this number must survive a loss of power once they are written.
     durable_to: u64,
+    /// Whether a write is in flight.
     writing: bool,
+    /// Records up to this number are in the journal.
     written: u64,
     retry_at: Option<Instant>,
     trouble: Option<String>,
     held_messages: VecDeque<(u64, up::Body)>,
-    /// Meter values that have not been told: the newest, and the newest that the write under way will release.
+    /// Meter values that have not been sent: the newest one, and the newest one that the write in flight will release.
     held_values: VecDeque<(u64, up::Body)>,
-    /// What the last write that was begun goes up to.
+    /// Number of the last record of the newest write that was started.
     writing_up_to: u64,
-    /// The end that the process before did not live to keep.
+    /// Number of the record that ends the session which the previous process left running.
     interrupted_end: Option<u64>,
 }
 
@@ -54,30 +60,31 @@ impl JournalQueue {
         &self.state
     }
 
-    /// Why the journal cannot be written, if it cannot.
+    /// Why the last write failed; nothing once a later one has succeeded.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
 
-    /// Of a later process's view: the session that was running ended with its last known value.
+    /// Ends the session that the previous process left running, with the last value that the journal knows of it.
     pub fn end_interrupted_session(&mut self, now_ms: i64) {
         let Some(cut) = self.state.running() else { return };
         let ended = EndEntry {
             session_id: cut.started.session_id.clone(),
             meter_end_wh: cut.last.meter_wh,
             reason: Reason::Fault.into(),
-            // The moment of that value; the clock may have been set back since.
+            // The time of that value, unless the clock was set back since.
             at_ms: cut.last.at_ms.min(now_ms).max(cut.started.at_ms),
         };
         self.interrupted_end = Some(self.append(JournalEntry::Ended(ended), true));
     }
 
-    /// Once, when the end of what was cut off is on disk.
+    /// True once: when the record of [`Self::end_interrupted_session`] has been written.
     pub fn interrupted_end_written(&mut self) -> bool {
         self.interrupted_end.take_if(|number| *number <= self.written).is_some()
     }
 
-    /// Queues an entry and gives its number. Of registers that have not been taken up yet only the newest stays.
+    /// Queues an entry and returns its number. A register value replaces the one before it where that is still queued
+    /// last, because only the newest matters.
     pub fn append(&mut self, entry: JournalEntry, durable: bool) -> u64 {
         if matches!(entry, JournalEntry::Register(_)) && matches!(self.queue.back(), Some((_, r)) if is_register(r)) {
             self.queue.pop_back();
@@ -92,32 +99,34 @@ impl JournalQueue {
         self.last
     }
 
-    /// Holds a message back until everything up to `number` is written.
+    /// Holds a message back until all records up to `number` are written.
     pub fn hold_until_written(&mut self, number: u64, body: up::Body) {
         self.held_messages.push_back((number, body));
     }
 
-    /// Holds a meter value back until its register, `number`, is written. A newer one takes its place, unless the write
-    /// under way is about to release it: a disk that is slower than the meter would otherwise silence it.
+    /// Holds a meter value back until its register value, record `number`, is written. A newer value replaces it, unless
+    /// the write in flight is about to release it: otherwise a disk that is slower than the meter would let no value
+    /// through.
     pub fn hold_value_until_written(&mut self, number: u64, body: up::Body) {
         self.held_values.retain(|(number, _)| *number <= self.writing_up_to);
         self.held_values.push_back((number, body));
     }
 
-    /// A value that says no more than the journal. Where that cannot be written it is told all the same: what runs is
-    /// metered in memory then (SPEC 9, disk full).
+    /// The newest meter value whose register value is in the journal. While the journal cannot be written, values are
+    /// sent without it: a running supply is metered in memory then (SPEC 9, disk full).
     pub fn take_released_value(&mut self) -> Option<up::Body> {
         let (written, in_trouble) = (self.written, self.trouble.is_some());
         let free = self.held_values.iter().take_while(|(number, _)| *number <= written || in_trouble).count();
         self.held_values.drain(..free).next_back().map(|(_, body)| body)
     }
 
-    /// The session is over: its final value is the one to be told.
+    /// Drops the meter values that wait: the session has ended, and only its final value is to be sent.
     pub fn discard_values(&mut self) {
         self.held_values.clear();
     }
 
-    /// The next write, unless one is under way. Records stay queued until it has succeeded.
+    /// The records of the next write, the number of the last of them, and whether to sync; nothing while a write is in
+    /// flight. The records stay queued until the write has succeeded.
     pub fn next_write(&mut self, now: Instant) -> Option<(Vec<JournalRecord>, u64, bool)> {
         if self.writing || self.queue.is_empty() || self.retry_at.is_some_and(|at| at > now) {
             return None;
@@ -149,25 +158,25 @@ impl JournalQueue {
         self.trouble = Some(why);
     }
 
-    /// Nothing while a write is under way, however late it is.
+    /// When to write again after a failure; nothing while a write is in flight, however long it takes.
     pub fn retry_at(&self) -> Option<Instant> {
         self.retry_at.filter(|_| !self.writing)
     }
 
-    /// Messages whose records are on disk.
+    /// Takes out the messages whose records are written.
     pub fn take_released(&mut self) -> Vec<up::Body> {
         let free = self.held_messages.iter().take_while(|(number, _)| *number <= self.written).count();
         self.held_messages.drain(..free).map(|(_, body)| body).collect()
     }
 
-    /// Whether the end of this session is on disk, so that its final value may be told.
+    /// Whether the end of this session is in the journal, so that its final value may be sent.
     pub fn end_is_written(&self, session_id: &str) -> bool {
         let is_its_end =
             |r: &JournalRecord| matches!(&r.entry, Some(JournalEntry::Ended(ended)) if ended.session_id == session_id);
         !self.queue.iter().any(|(_, record)| is_its_end(record))
     }
 
-    /// Whether something is under way that must not be lost by an orderly stop.
+    /// Whether everything is written, so that an orderly stop loses nothing.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && !self.writing
     }

@@ -1,4 +1,4 @@
-//! What Central says, and what is said to it at each opening.
+//! Central's orders and answers, and what the engine reports when a link opens.
 
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ use super::{
     session::{EngineSession, SessionPhase},
 };
 
-/// Sessions reported in one message, which is what Central takes; others follow when it has answered.
+/// Most sessions in one report, which is the most that Central accepts; the next portion follows its answer.
 const MOST_REPORTED: usize = 256;
 
 impl Engine {
     // ---- Opening
 
-    /// The first sealed message, and everything the journal holds that Central may not know (SPEC 3.8). What is said of
-    /// it on the link before may overtake that: where there is one, it waits until this is the one to speak on.
+    /// Sends the first sealed message on a new link, and a report of every session in the journal that Central may not know
+    /// (SPEC 3.8). While an older link is still the one in use, its messages could overtake that report, so the report
+    /// waits until this link is in use.
     pub(super) fn greet(&mut self, link: LinkNo, now: Now) {
         let life_sign = self.identity.as_ref().map_or(Duration::ZERO, |i| i.life_sign);
         let opened = Opened {
@@ -46,18 +47,19 @@ impl Engine {
     }
 
     pub(super) fn report_journal(&mut self, now: Now) {
-        let held = self.journal_report_after(None);
-        self.way.replace(up::Body::JournalReport(held), now.mono);
+        let report = self.journal_report_after(None);
+        self.way.replace(up::Body::JournalReport(report), now.mono);
     }
 
-    /// What is said again is said as it is now: Central ends a supply that is missing in it (SPEC 3.8).
+    /// A report that was not answered is repeated with the sessions of now, because Central ends a supply that is missing
+    /// in it (SPEC 3.8).
     pub(super) fn repeat_journal_report(&mut self, now: Now) {
         if self.way.repeats(now.mono, |body| matches!(body, up::Body::JournalReport(_))) {
             self.report_journal(now);
         }
     }
 
-    /// A portion of it: the sessions whose ids come after this one, and always the one that is live.
+    /// One portion of the report: the sessions whose ids come after `after`, and always the current one.
     fn journal_report_after(&self, after: Option<&str>) -> JournalReport {
         let Some(identity) = &self.identity else { return JournalReport::default() };
         let live = self.session.as_ref().map(|s| s.id.as_str());
@@ -70,7 +72,7 @@ impl Engine {
         JournalReport { sessions }
     }
 
-    /// A final value leaves only once it is on disk; until then the session goes on, as far as Central knows.
+    /// A final value is sent only once it is on disk; until then the session is reported as supplying.
     fn closed_session(&self, session: &SessionRecord) -> JournalSession {
         let held = session.held();
         if self.journal.end_is_written(&held.session_id) {
@@ -80,7 +82,8 @@ impl Engine {
         JournalSession { state, reason, ended_at_ms: 0, ..held }
     }
 
-    /// A new generation may have forgotten what an older one settled: then all that is kept is reported again.
+    /// A Central of a new generation may not know which sessions the older one settled: all of the journal is reported
+    /// again (SPEC 10.5).
     pub(super) fn new_epoch(&mut self, epoch: u64, now: Now) {
         let before = self.journal.state().highest_epoch;
         self.record(JournalEntry::Epoch(epoch), false);
@@ -101,11 +104,11 @@ impl Engine {
             B::Stop(stop) => self.handle_stop(&stop, now),
             B::Settled(settled) => self.handle_settled(settled, now),
             B::View(view) => self.view = Some(view),
-            // The monitor's affair; an engine that hears of it waits for what the monitor says.
+            // The monitor acts on it; the engine waits for what the monitor assigns.
             B::AuthStatus(auth_status) => self.notice = Some(format!("Central: {}", auth_status.reason().in_words())),
             B::KeyGrant(_) | B::Answer(_) | B::Unsupported(_) | B::Clock(_) => {}
             B::Step(_) | B::Running(_) | B::Ticket(_) | B::ChargingPoints(_) | B::History(_) | B::ConfirmRequest(_) => {
-                tracing::warn!("ignored a message that is for drivers");
+                tracing::warn!("ignored a message of Central that only drivers get");
             }
         }
     }
@@ -118,7 +121,7 @@ impl Engine {
         self.answer_ask(&ask.session_id, refusal);
     }
 
-    /// Not repeated: an answer that is lost with its link is asked for again, or comes too late.
+    /// Sent once: where the answer is lost with its link, Central asks again.
     fn answer_ask(&mut self, session_id: &str, answer: Result<(), String>) {
         let (accepted, detail) = (answer.is_ok(), answer.err().unwrap_or_default());
         self.way.say(up::Body::AskAnswer(AskAnswer { session_id: session_id.to_owned(), accepted, detail }));
@@ -127,7 +130,7 @@ impl Engine {
     fn handle_supply(&mut self, supply: Supply, now: Now) {
         let until = now.mono + Duration::from_millis(u64::from(supply.hold_ms));
         if self.journal.state().session(&supply.session_id).is_some() {
-            // Said again, though it has begun or is over: the report of that is on its way.
+            // A repeated authorisation of a session that has begun or ended; the report of that is on its way.
             return;
         }
         match &mut self.session {
@@ -153,7 +156,7 @@ impl Engine {
     fn handle_release(&mut self, release: &Release, now: Now) {
         if self.session.as_ref().is_some_and(|s| s.id == release.session_id) {
             let reason = release.reason();
-            // Where energy flows already its end is reported, whatever Central makes of it.
+            // Where energy flows already, its end is reported, and Central settles it.
             let end = if reason.ends_a_supply() { reason } else { Reason::StoppedByOperator };
             self.end_session(end, now);
             self.notice = Some(format!("the reservation was released: {}", reason.in_words()));
@@ -165,7 +168,7 @@ impl Engine {
             let reason = stop.reason();
             self.end_session(if reason.ends_a_supply() { reason } else { Reason::StoppedByOperator }, now);
         } else {
-            // It is over; Central has missed it, or forgotten it.
+            // The session is over, and Central does not know of it: the report says so again.
             self.report_journal(now);
         }
     }
@@ -173,7 +176,8 @@ impl Engine {
     fn handle_settled(&mut self, settled: Settled, now: Now) {
         let id = settled.session_id;
         if self.session.as_ref().is_some_and(|s| s.id == id) {
-            // Billed without us (SPEC 3.8). What flows beyond that is reported, and settled in its turn.
+            // Central billed it without the engine's final value (SPEC 3.8). The end is reported, and Central settles the
+            // difference.
             return self.end_session(Reason::StoppedByOperator, now);
         }
         self.way.withdraw(|body| {
@@ -196,20 +200,20 @@ impl Engine {
                 self.notice = refused.then(|| format!("manual supply refused: {words}"));
             }
         } else if let (up::Body::SupplyStarted(started), true) = (body, refused) {
-            // Central knows no such reservation any more: nothing may flow without one.
-            tracing::warn!(session.id = started.session_id, reason = words, "Central does not accept the start");
+            // Central has no such reservation any more, and no energy may flow without one.
+            tracing::warn!(session.id = started.session_id, reason = words, "Central rejected the start of a supply");
             if self.session.as_ref().is_some_and(|s| s.id == started.session_id) {
                 self.end_session(Reason::StoppedByOperator, now);
             }
         } else if let (up::Body::JournalReport(held), false) = (body, refused) {
             self.report_next_portion(held, now);
         } else if let (up::Body::SupplyEnded(ended), true) = (body, refused) {
-            // It stays in the journal, and is reported at every opening.
-            tracing::warn!(session.id = ended.session_id, reason = words, "Central does not accept the end");
+            // The end stays in the journal and is reported each time a link opens.
+            tracing::warn!(session.id = ended.session_id, reason = words, "Central rejected the end of a supply");
         }
     }
 
-    /// A full portion was answered: what comes after it.
+    /// Sends the portion that follows a full one which Central has answered.
     fn report_next_portion(&mut self, held: &JournalReport, now: Now) {
         let Some(last) = held.sessions.get(MOST_REPORTED - 2) else { return };
         let others = self.journal_report_after(Some(&last.session_id));
@@ -227,11 +231,11 @@ impl Engine {
     }
 }
 
-/// As it is now, not as the journal saw it last.
+/// The current session with its meter value of now, which is newer than that in the journal.
 fn live_session(session: &EngineSession) -> JournalSession {
     let held = JournalSession { session_id: session.id.clone(), ..JournalSession::default() };
     match &session.phase {
-        // Its start is not in the journal yet, so nothing flows.
+        // The start of a starting session is not in the journal yet, so no energy flows.
         SessionPhase::Reserved { .. } | SessionPhase::Starting { .. } => {
             JournalSession { state: SessionState::Reserved.into(), ..held }
         }

@@ -1,5 +1,5 @@
-//! Readings for Central: kept within bounds while it cannot be reached, and sent in small portions when it is back
-//! (SPEC 5.2, 5.4).
+//! Readings for Central: a bounded number waits while Central cannot be reached, and is sent in small portions once it
+//! can be (SPEC 5.2, 5.4).
 
 use std::time::Instant;
 
@@ -39,8 +39,8 @@ impl Engine {
         self.send_readings(now);
     }
 
-    /// One portion, so that what waited through an outage does not crowd out what decides. Sealed when sent, so that
-    /// they open under the key of that moment.
+    /// Sends one portion, so that the readings of an outage do not delay the messages that decide something. A reading is
+    /// sealed when it is sent, under the key that Central uses at that time.
     pub(super) fn send_readings(&mut self, now: Now) {
         self.readings_at = now.mono + self.settings.meter_value;
         for _ in 0..self.settings.readings_at_once.max(1) {
@@ -55,7 +55,7 @@ impl Engine {
         }
     }
 
-    /// When the next portion goes, where any waits and Central is there to take it.
+    /// When to send the next portion; nothing while no reading waits or Central cannot be reached.
     pub(super) fn readings_due(&self) -> Option<Instant> {
         let can_go = !self.readings.is_empty() && self.sealer.is_some() && self.way.reachable();
         can_go.then_some(self.readings_at)

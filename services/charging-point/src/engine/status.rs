@@ -1,4 +1,4 @@
-//! What the engine's screen shows (SPEC 11.2), as JSON and as one line.
+//! The engine's status (SPEC 11.2): what its screen, `chargemesh ctl`, its log and its metrics show.
 
 use proto::link::v1::{SessionState, State};
 use serde::Serialize;
@@ -7,45 +7,48 @@ use super::{Engine, session::EngineSession};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineStatus {
-    /// The state and all that must be known of it, in one line.
+    /// State, session and warnings in one line.
     pub headline: String,
-    /// None until the monitor has said which charging point this is.
+    /// Id of the charging point; nothing until the monitor has assigned one.
     pub charging_point: Option<String>,
-    /// As Central shows it, or as it is known here while Central cannot be reached.
+    /// Central's state of the charging point, or the engine's own while Central cannot be reached.
     pub state: &'static str,
-    /// Why, in one sentence.
+    /// Why it is in that state, in one sentence.
     pub detail: String,
     pub plugged: bool,
     pub fault: Option<String>,
     pub session: Option<SupplyStatus>,
-    /// A manual supply waits for Central's answer.
+    /// Whether a manual supply waits for Central's answer.
     pub manual_pending: bool,
-    /// The lifetime register.
+    /// Lifetime register of the meter.
     pub meter_wh: u64,
     pub key_no: Option<u64>,
     pub key_state: &'static str,
     pub monitor: PeerStatus,
     pub central: PeerStatus,
-    /// Messages from Central that could not be opened.
+    /// Number of messages from Central that could not be opened.
     pub unintelligible: u64,
     pub highest_epoch: u64,
-    /// Ended sessions that Central has not settled.
+    /// Number of ended sessions that Central has not settled.
     pub unsettled: usize,
+    /// Why the journal cannot be written.
     pub journal_trouble: Option<String>,
     pub readings_waiting: usize,
     pub keys_spoiled: bool,
-    /// What a person must know, most pressing first.
+    /// What an operator must know, the most urgent first.
     pub warnings: Vec<String>,
-    /// What happened last.
+    /// The last event that a person may want to know of.
     pub notice: Option<String>,
 }
 
+/// Whether the monitor or Central can be reached, and why not.
 #[derive(Clone, Debug, Serialize)]
 pub struct PeerStatus {
     pub reachable: bool,
     pub trouble: Option<String>,
 }
 
+/// The session that is reserved or supplied now.
 #[derive(Clone, Debug, Serialize)]
 pub struct SupplyStatus {
     pub id: String,
@@ -53,7 +56,7 @@ pub struct SupplyStatus {
     pub driver: String,
     pub state: &'static str,
     pub energy_wh: u64,
-    /// 0: until unplugged.
+    /// Energy that was asked for; 0: until unplugged.
     pub requested_wh: u64,
     pub progress_percent: Option<u64>,
     pub amount_minor: i64,
@@ -93,7 +96,7 @@ impl From<&EngineSession> for SupplyStatus {
     }
 }
 
-/// What is measured of an engine.
+/// The figures that an engine exports as metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineMetrics {
     pub meter_wh: u64,
@@ -151,7 +154,7 @@ impl Engine {
         if let Some(why) = self.fault_reason() {
             return ("BROKEN", why);
         }
-        // A session that has just come is ahead of Central's view of it.
+        // A session that Central has just authorised is newer than Central's last view.
         let view = self.view.as_ref().filter(|v| self.session.is_none() || v.state() != State::Available);
         if let Some(view) = view.filter(|_| self.way.reachable()) {
             return (crate::labels::state(view.state()), view.detail.clone());
@@ -169,7 +172,7 @@ impl Engine {
         }
     }
 
-    /// What a person must know, most pressing first.
+    /// What an operator must know, the most urgent first.
     pub fn warnings(&self) -> Vec<String> {
         let mut all = Vec::new();
         if let Some(withdrawn) = &self.withdrawn {
@@ -197,7 +200,7 @@ impl Engine {
         all
     }
 
-    /// One line for the log: what changes rarely enough to be told at each change.
+    /// One line for the log. It holds nothing that changes all the time, so that the log can have every change of it.
     pub fn headline(&self) -> String {
         let (state, detail) = self.state();
         let mut line = match &self.identity {
@@ -216,7 +219,7 @@ impl Engine {
         line
     }
 
-    /// Whether an orderly stop has nothing more to wait for.
+    /// Whether an orderly stop has nothing left to write.
     pub fn is_persisted(&self) -> bool {
         self.journal.is_idle()
     }

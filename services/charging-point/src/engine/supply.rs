@@ -1,4 +1,5 @@
-//! From the plug to the final value: what a person does at the charging point, and what time does to a session.
+//! A supply from the plug to the final value: what a person does at the charging point, and how a session goes on with
+//! time.
 
 use mesh::clock::Now;
 use proto::{
@@ -17,17 +18,17 @@ use super::{
 };
 
 impl Engine {
-    // ---- A person
+    // ---- Orders of a person
 
     pub(super) fn plug(&mut self, now: Now) -> Result<(), String> {
         if self.plugged {
-            return Err("it is plugged in already".to_owned());
+            return Err("the vehicle is plugged in already".to_owned());
         }
         self.plugged = true;
         self.begin_if_plugged(now);
         match &self.session {
             Some(session) if matches!(session.phase, SessionPhase::Reserved { .. }) => {
-                self.may_begin().map_err(|why| format!("plugged in, but nothing flows: {why}"))
+                self.may_begin().map_err(|why| format!("plugged in, but no energy flows: {why}"))
             }
             Some(_) | None => Ok(()),
         }
@@ -35,7 +36,7 @@ impl Engine {
 
     pub(super) fn unplug(&mut self, now: Now) -> Result<(), String> {
         if !self.plugged {
-            return Err("it is not plugged in".to_owned());
+            return Err("no vehicle is plugged in".to_owned());
         }
         self.plugged = false;
         if !self.is_reserved() {
@@ -50,7 +51,7 @@ impl Engine {
             return Err(format!("session {} is not over yet", session.id));
         }
         if self.manual.is_some() {
-            return Err("a manual supply waits for Central's answer already".to_owned());
+            return Err("another manual supply waits for Central's answer".to_owned());
         }
         if !driver.is_empty() && driver.parse::<proto::DriverId>().is_err() {
             return Err(format!("{driver:?} is not a driver's id"));
@@ -64,10 +65,10 @@ impl Engine {
 
     pub(super) fn break_down(&mut self, why: &str, now: Now) -> Result<(), String> {
         if self.fault.is_some() {
-            return Err("it is broken already".to_owned());
+            return Err("the charging point is broken already".to_owned());
         }
         self.fault = Some(why.to_owned());
-        // First that it is broken, then what became of the supply: the driver is told the cause at once.
+        // The fault is reported before the end of the supply, so that Central gives the driver the cause at once.
         self.report();
         if !self.is_reserved() {
             self.end_session(Reason::Fault, now);
@@ -77,7 +78,7 @@ impl Engine {
 
     pub(super) fn repair(&mut self, now: Now) -> Result<(), String> {
         if self.fault.take().is_none() {
-            return Err("it is not broken".to_owned());
+            return Err("the charging point is not broken".to_owned());
         }
         self.report();
         self.begin_if_plugged(now);
@@ -86,7 +87,7 @@ impl Engine {
 
     pub(super) fn spoil(&mut self, on: bool, now: Now) -> Result<(), String> {
         if !self.settings.drills {
-            return Err("drills are off; start the engine with --drills".to_owned());
+            return Err("drills are disabled; start the engine with --drills".to_owned());
         }
         if self.spoiled == on {
             return Err(if on { "the keys are spoiled already" } else { "the keys are not spoiled" }.to_owned());
@@ -101,7 +102,7 @@ impl Engine {
             self.out.push_back(Command::Spoil { link, on });
         }
         if !on && self.way.reachable() {
-            // Its answer shows both ends that they read each other again.
+            // Central's answer shows both ends that each can read the other again.
             self.report_journal(now);
         }
         Ok(())
@@ -109,7 +110,7 @@ impl Engine {
 
     // ---- Begin
 
-    /// Why nothing can begin now.
+    /// An error says why no supply can begin now.
     pub(super) fn may_begin(&self) -> Result<(), String> {
         if let Some(why) = self.fault_reason() {
             return Err(format!("the charging point is broken: {why}"));
@@ -155,7 +156,7 @@ impl Engine {
         let healed = self.journal.trouble().is_some();
         self.journal.written(upto);
         if self.journal.interrupted_end_written() && self.link.is_some() {
-            // The link was faster than the disk, and has heard of a supply that goes on.
+            // The report at the opening of the link was sent before this end was written, and said that the supply runs.
             self.report_journal(now);
         }
         if healed {
@@ -165,7 +166,7 @@ impl Engine {
         self.begin_if_plugged(now);
     }
 
-    /// The start is in the journal: energy flows.
+    /// Lets energy flow, once the start of the session is in the journal.
     fn start_energy(&mut self, now: Now) {
         let settings = &self.settings;
         let Some(session) = &mut self.session else { return };
@@ -219,7 +220,7 @@ impl Engine {
         self.report();
     }
 
-    /// One look at the meter: the value for Central, the register for the journal, and whether it is over.
+    /// Reads the meter: sends a meter value, journals the register value, and ends the supply where it is over.
     fn read_meter(&mut self, now: Now) {
         let (value, register, sync) = (self.settings.meter_value, self.settings.register, self.settings.register_sync);
         let Some(session) = &mut self.session else { return };
@@ -239,24 +240,25 @@ impl Engine {
         }
         let meter_wh = running.meter_start_wh + running.sample.energy.wh();
         let (session_id, power_w) = (session.id.clone(), running.sample.power_w);
-        let says = running.value_at <= now.mono;
-        if says {
+        let sends = running.value_at <= now.mono;
+        if sends {
             running.value_at = (running.value_at + value).max(now.mono);
         }
-        // What is said is kept first, or a killed engine would come back with less than Central has accepted.
-        let (keeps, syncs) = (says || running.register_at <= now.mono, running.sync_at <= now.mono);
-        if keeps {
+        // A value is journalled before it is sent: otherwise an engine that is killed would come back with less energy than
+        // Central has accepted.
+        let (journals, syncs) = (sends || running.register_at <= now.mono, running.sync_at <= now.mono);
+        if journals {
             running.register_at = (running.register_at + register).max(now.mono);
         }
         if syncs {
             running.sync_at = (running.sync_at + sync).max(now.mono);
         }
         let sample = running.sample;
-        if !keeps {
+        if !journals {
             return;
         }
         let number = self.record(JournalEntry::Register(RegisterEntry { meter_wh, at_ms: now.wall_ms }), syncs);
-        if says {
+        if sends {
             let value = MeterValue { session_id: session_id.clone(), meter_wh, power_w };
             self.journal.hold_value_until_written(number, up::Body::MeterValue(value));
             self.record_reading(session_id, meter_wh, sample, now);
@@ -266,7 +268,7 @@ impl Engine {
 
     // ---- End
 
-    /// Ends what there is: a reservation without a trace, a supply with its final value.
+    /// Ends the current session, if there is one: a reservation leaves no record, a supply its final value.
     pub(super) fn end_session(&mut self, reason: Reason, now: Now) {
         let Some(session) = self.session.take() else { return };
         self.journal.discard_values();
@@ -285,7 +287,7 @@ impl Engine {
         if let Some(sample) = last {
             self.record_reading(session.id.clone(), meter_end_wh, sample, now);
         }
-        // The clock on the wall may have been set back meanwhile; an end is never before its start.
+        // The wall clock may have been set back meanwhile; an end is never earlier than its start.
         let at_ms = now.wall_ms.max(started_at_ms);
         let session_id = session.id;
         let ended = EndEntry { session_id: session_id.clone(), meter_end_wh, reason: reason.into(), at_ms };
@@ -304,16 +306,16 @@ impl Engine {
         self.report();
     }
 
-    /// An unattended vehicle does not stay.
+    /// Where nobody attends to the plug, the vehicle leaves with the end of its session.
     fn unplug_if_unattended(&mut self) {
         if self.settings.unattended.is_some() {
             self.plugged = false;
         }
     }
 
-    // ---- Looks
+    // ---- Questions
 
-    /// Authorised and not begun: that is Central's to release.
+    /// Whether a session is authorised and has not begun. Only Central releases it.
     fn is_reserved(&self) -> bool {
         matches!(self.session.as_ref().map(|s| &s.phase), Some(SessionPhase::Reserved { .. }))
     }
@@ -325,7 +327,7 @@ impl Engine {
         }
     }
 
-    /// The lifetime register now.
+    /// Lifetime register of the meter now, in watt-hours.
     pub(super) fn register_wh(&self) -> u64 {
         self.supplying().map_or(self.journal.state().register.meter_wh, |r| r.meter_start_wh + r.sample.energy.wh())
     }

@@ -1,4 +1,5 @@
-//! What a monitor keeps on disk, so that a restart reconnects by key: one file of mode 0600, replaced whole.
+//! The identity that a monitor stores on disk, so that it reconnects with its key after a restart: one file of mode 0600
+//! that is replaced as a whole.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use wire::LinkKey;
 use zeroize::Zeroizing;
 
-/// Everything that outlives the process. Secrets show nothing in `Debug`.
+/// Identity, keys and state of the monitor that survive a restart. `Debug` prints no secret.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoredIdentity {
@@ -23,12 +24,12 @@ pub struct StoredIdentity {
     pub credential: Option<SecretText>,
     /// Central's static public keys.
     pub pins: Vec<Blob>,
-    /// Certificates that Registry's HTTPS descends from.
+    /// Root certificates of Registry's HTTPS server.
     pub roots: Vec<Blob>,
-    /// The newest first; a second one while the newest is not proven yet.
+    /// Granted keys, the newest first; there is a second one until Central has answered under the newest.
     pub keys: Vec<StoredKey>,
     pub highest_epoch: u64,
-    /// The request id of an enrolment whose answer is not here yet.
+    /// Request id of an enrolment that was not answered yet.
     pub enrolling: Option<String>,
 }
 
@@ -57,17 +58,17 @@ mod key_text {
     }
 }
 
-/// Why there is no identity to begin with.
+/// Why the stored identity cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum StoredIdentityError {
-    #[error("the identity {path} cannot be read: {source}; give a folder that can be with --data")]
+    #[error("the identity {path} cannot be read: {source}; give a readable folder with --data")]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("the identity {path} is damaged: {source}; move it away and enrol again")]
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
 impl StoredIdentity {
-    /// Nothing stored yet is an empty identity.
+    /// Loads the identity; an empty one where there is no file.
     pub fn load(path: &Path) -> Result<Self, StoredIdentityError> {
         match fs::read(path).map(Zeroizing::new) {
             Ok(text) => serde_json::from_slice(&text)
@@ -77,7 +78,7 @@ impl StoredIdentity {
         }
     }
 
-    /// On disk when it returns; a crash in between leaves the old file.
+    /// Replaces the file. The identity is on disk when this returns; a crash before leaves the old file.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let text = Zeroizing::new(serde_json::to_vec_pretty(self)?);
         let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,4 +1,4 @@
-//! What the monitor's screen shows (SPEC 11.3), as JSON.
+//! The monitor's status (SPEC 11.3): what its screen, `chargemesh ctl`, its log and its metrics show.
 
 use proto::link::v1::Cause;
 use serde::Serialize;
@@ -7,13 +7,13 @@ use super::{Membership, Monitor};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct MonitorStatus {
-    /// The state and all that must be known of it, in one line.
+    /// Enrolment, key, state and warnings in one line.
     pub headline: String,
     pub charging_point: Option<String>,
     /// `ENROLLED`, `ENROLLING` or `NOT ENROLLED`.
     pub enrolment: &'static str,
     pub enrolment_detail: String,
-    /// As Central shows it; none while Central cannot be reached.
+    /// Central's state of the charging point; `UNKNOWN` while Central cannot be reached.
     pub state: &'static str,
     pub detail: String,
     pub engine: MonitoredEngine,
@@ -23,10 +23,10 @@ pub struct MonitorStatus {
     pub key_state: &'static str,
     pub key_expires_at_ms: Option<i64>,
     pub refusals: u32,
-    /// Whether it authenticates again by itself.
+    /// Whether the monitor will authenticate again without a command.
     pub authenticates_again: bool,
     pub maintenance: bool,
-    /// Asked for, not answered yet.
+    /// Maintenance was requested, on or off, and Central has not answered yet.
     pub maintenance_pending: Option<bool>,
     pub session: Option<MonitoredSession>,
     pub warnings: Vec<String>,
@@ -44,9 +44,9 @@ pub struct MonitoredEngine {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct CentralLinkStatus {
-    /// Under a key.
+    /// Whether a link under a key is open.
     pub reachable: bool,
-    /// With or without one: a status link carries signs of life.
+    /// Whether any link is open; a status link, without a key, carries only signs of life.
     pub linked: bool,
     pub disconnected_by_hand: bool,
     pub trouble: Option<String>,
@@ -56,7 +56,8 @@ pub struct CentralLinkStatus {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct RegistryStatus {
-    /// It has answered since the start: it is asked at an enrolment, and where Central does not know this one.
+    /// Whether Registry has answered since the start. It is asked for an enrolment, and when Central does not know this
+    /// charging point.
     pub asked: bool,
     pub trouble: Option<String>,
 }
@@ -70,12 +71,12 @@ pub struct MonitoredSession {
 }
 
 impl Monitor {
-    /// Under a key that is in force.
+    /// Whether a link is open under a key that is valid.
     pub fn is_reachable(&self) -> bool {
         self.way.reachable() && self.keys.auth_status.is_none()
     }
 
-    /// 0: there is no key.
+    /// When the key expires, in milliseconds since 1970; 0: there is no key.
     pub fn key_expires_at_ms(&self) -> i64 {
         self.stored.keys.first().map_or(0, |key| key.expires_at_ms)
     }
@@ -145,7 +146,7 @@ impl Monitor {
         }
     }
 
-    /// What a person must know, most pressing first.
+    /// What an operator must know, the most urgent first.
     pub fn warnings(&self) -> Vec<String> {
         let mut all = Vec::new();
         match &self.membership {
@@ -191,7 +192,7 @@ impl Monitor {
         all
     }
 
-    /// One line for the log: what changes rarely enough to be told at each change.
+    /// One line for the log. It holds nothing that changes all the time, so that the log can have every change of it.
     pub fn headline(&self) -> String {
         let id = self.stored.id.as_ref().or(self.settings.id.as_ref());
         let mut line = id.map_or_else(|| "no id".to_owned(), ToString::to_string);
@@ -206,7 +207,7 @@ impl Monitor {
         line
     }
 
-    /// An orderly stop has nothing more to wait for.
+    /// Whether an orderly stop has nothing left to write.
     pub fn is_persisted(&self) -> bool {
         !self.saving && (!self.unsaved || self.save_trouble.is_some())
     }

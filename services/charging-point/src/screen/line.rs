@@ -1,14 +1,13 @@
-//! The live line of a screen (SPEC 11.2, 11.3): a status in one line, what matters most first, since it is cut where the
-//! terminal ends.
+//! The state line of a screen (SPEC 11.2, 11.3): a status in one line, the most important part first.
 
 use proto::Energy;
 use serde_json::Value;
 use time::{OffsetDateTime, macros::format_description};
 
-/// Of a session's id, as much as tells one from the next.
+/// Characters of a session's id that are shown; they suffice to tell sessions apart.
 const SHORT: usize = 8;
 
-/// An engine in one line.
+/// An engine's status in one line.
 pub(crate) fn engine_line(status: &Value) -> String {
     let mut line = text(status, "headline").to_owned();
     if let Some(session) = status.get("session").filter(|s| s.is_object()) {
@@ -24,7 +23,7 @@ pub(crate) fn engine_line(status: &Value) -> String {
     }
 }
 
-/// A monitor in one line: state, links, session, key, and the first warning, or else what happened last.
+/// A monitor's status in one line: state, links, session, key, and the first warning or else the last event.
 pub(crate) fn monitor_line(status: &Value) -> String {
     let id = Some(text(status, "charging_point")).filter(|id| !id.is_empty()).unwrap_or("no id");
     let linked = flag(status, "/central/linked") && text(status, "state") != "UNKNOWN";
@@ -35,7 +34,7 @@ pub(crate) fn monitor_line(status: &Value) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" | ")
 }
 
-/// To engine, Central and Registry; those that are not there first.
+/// The links to engine, Central and Registry; those that are down come first.
 fn links(status: &Value) -> String {
     let engine = match (flag(status, "/engine/paired"), flag(status, "/engine/healthy")) {
         (true, true) => Ok("engine"),
