@@ -37,7 +37,7 @@ pub(super) fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<(
             file.display()
         )),
         Err(error) if error.kind() != ErrorKind::NotFound => refuse(format!("cannot read {}: {error}", path.display())),
-        Err(_) if plan::is_kept_in(data) => refuse(format!(
+        Err(_) if plan::exists_in(data) => refuse(format!(
             "{} holds a network of `chargemesh up`, whose books a replay must not write into; give another folder with \
              --data",
             data.display()

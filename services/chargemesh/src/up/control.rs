@@ -7,7 +7,7 @@ use proto::Price;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{RunningNetwork, fault_proxy::ProxyMode, network::LocalNetwork, plan::PointWish, process::ProcessCommand};
+use super::{RunningNetwork, fault_proxy::ProxyMode, network::LocalNetwork, plan::NewPoint, process::ProcessCommand};
 
 const HELP: &str = "\
 status                                     every process with its process id, state and addresses
@@ -55,13 +55,13 @@ pub(super) async fn answer(
         "add-charging-point" => {
             let price = text(args, "price", 3).map(|p| p.parse::<Price>());
             let price = price.transpose().map_err(|error| ControlRefusal::misuse(error.to_string()))?;
-            let wish = PointWish {
+            let new = NewPoint {
                 id: text(args, "id", 0),
                 city: text(args, "city", 1),
                 place: text(args, "place", 2),
                 price_e4: price.map(Price::e4),
             };
-            running.add_point(wish).await.map(|point| json!(point))
+            running.add_point(new).await.map(|point| json!(point))
         }
         "add-driver" => running.add_driver(text(args, "id", 0)).await.map(|driver| json!(driver)),
         "remove-charging-point" => running.remove_point(&first("id")?).await.map(|()| Value::Null),

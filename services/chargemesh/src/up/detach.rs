@@ -1,4 +1,4 @@
-//! `up --detach` and `down`: a network that outlives its terminal.
+//! `up --detach` and `down`: running a network in the background, and ending it.
 
 use std::{
     fs::File,
@@ -29,16 +29,16 @@ use crate::{
 const LOG: &str = "up.log";
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const DOWN_WITHIN: Duration = Duration::from_secs(90);
-/// A network that ends has ended by then; one whose control socket was taken away has not begun to.
+/// A network that is ending has ended within this time; longer means that its control socket was deleted while it runs.
 const SOCKET_GONE: Duration = Duration::from_secs(45);
 
-/// Starts the same command again without a terminal, waits until it is up, and says so.
+/// Starts the same command again in the background and returns when the network is up.
 pub(super) fn detach(data: &Path) -> ExitCode {
     failure::exit(begin(data))
 }
 
 fn begin(data: &Path) -> anyhow::Result<()> {
-    // Taken and let go: a second network in the folder is refused here, with its sentence on this terminal.
+    // Taken for a moment, so that a folder in use is reported on this terminal and not in the log.
     drop(FolderLock::take(data)?);
     let path = data.join(LOG);
     let cannot = |error: io::Error| Misuse::new(format!("cannot write {}: {error}", path.display()));
@@ -52,7 +52,7 @@ fn begin(data: &Path) -> anyhow::Result<()> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        // Out of this terminal's group, so that its Ctrl-C and its end do not reach it.
+        // A process group of its own, so that neither this terminal's Ctrl-C nor its end reaches it.
         .group_of_its_own()
         .spawn()
         .context("cannot start in the background")?;
@@ -63,7 +63,7 @@ fn begin(data: &Path) -> anyhow::Result<()> {
             let said = said.get(usize::try_from(start).unwrap_or(0)..).unwrap_or_default();
             let tail: Vec<_> = String::from_utf8_lossy(said).lines().rev().take(15).map(str::to_owned).collect();
             tail.iter().rev().for_each(|line| note(line));
-            let text = format!("the network did not start ({ended}); all it said is in {}", path.display());
+            let text = format!("the network did not start ({ended}); its whole output is in {}", path.display());
             return Err(if ended.code() == Some(2) { Misuse::new(text).into() } else { anyhow::anyhow!(text) });
         }
         let of_child = |s: &NetworkStatus| s.pid == child.id() && s.ready && !s.is_starting();
@@ -87,7 +87,7 @@ impl Background for Command {
 
 fn show(status: &NetworkStatus, data: &Path) -> anyhow::Result<()> {
     line(&format!(
-        "the network is up, supervised by process {}; it says what it does in {}",
+        "the network is up, supervised by process {}; its output is in {}",
         status.pid,
         data.join(LOG).display()
     ))?;
@@ -102,7 +102,7 @@ fn show(status: &NetworkStatus, data: &Path) -> anyhow::Result<()> {
 /// End the network that `chargemesh up` runs in a data folder
 #[derive(Debug, Args)]
 pub(crate) struct DownCommand {
-    /// Its data folder
+    /// Data folder of the network
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
     #[command(flatten)]
@@ -119,7 +119,7 @@ impl DownCommand {
         let asked = control::ask(&network.control_socket, &ControlRequest::new("stop", Value::Null)).await;
         match (asked, status::holder(&self.data)) {
             (Ok(_), _) => {}
-            // It listens from when it is ready until it is told to end; a replay never does.
+            // `up` listens from when it is ready until it is stopped; a replay has no control socket.
             (Err(ControlError::NotThere { .. }), Some(pid)) if network.is_ending(pid) => {
                 if self.ends_within(&network, SOCKET_GONE).await {
                     return self.ended();
@@ -149,7 +149,7 @@ impl DownCommand {
     }
 
     fn signal(&self, pid: Pid) -> anyhow::Result<()> {
-        let told = status::once(&self.data, pid, || kill(pid, Signal::SIGTERM).map_err(Into::into));
-        told.with_context(|| format!("cannot end process {pid}"))
+        let signalled = status::signal_once(&self.data, pid, || kill(pid, Signal::SIGTERM).map_err(Into::into));
+        signalled.with_context(|| format!("cannot end process {pid}"))
     }
 }

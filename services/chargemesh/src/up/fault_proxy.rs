@@ -1,9 +1,9 @@
-//! What lies between the processes of a network, so that it can be cut while everybody lives (SPEC 9, *network cut*): with
-//! `--chaos` or `--drills` each charging point and each driver has a line of its own to Central and Registry, and those
-//! two have one between them. A line is a relay in this process for each address at its far end.
+//! A TCP proxy between the processes of a network, so that connections can be cut or silenced while both ends live (SPEC
+//! 9, *network cut*). With `--chaos` or `--drills` each charging point and each driver has a line of its own to Central
+//! and Registry, and these two have one between them. A line is a listener in this process for each address it leads to.
 //!
-//! Knows nothing of what it carries. No line holds more than one piece of a connection in each direction: whoever is not
-//! read is held back, as by TCP itself.
+//! It does not know the protocol, and buffers one read of each direction: a receiver that does not read slows its sender
+//! down, as TCP itself does.
 
 use std::{
     collections::BTreeMap,
@@ -26,26 +26,26 @@ use tokio::{
 use super::supervisor::{is_central, is_charging_point};
 
 const PIECE: usize = 8192;
-/// Where no connection can be taken at all: too many files are open.
-const TAKE_AGAIN: Duration = Duration::from_millis(100);
+/// The pause after a failed accept, such as with too many open files.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// What a line does to what it carries.
+/// What a line does with its connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ProxyMode {
     #[default]
     Open,
-    /// Its connections are closed, and new ones at once.
+    /// Closes them, and new ones at once.
     Cut,
-    /// Half-open: connections stay, and nothing comes through either way, not even that an end has closed.
+    /// Keeps them open but passes nothing on in either direction, not even that an end has closed.
     Silent,
 }
 
 type ByName = BTreeMap<String, watch::Sender<ProxyMode>>;
 
-/// Cheap to clone; all clones are one.
+/// Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultProxy {
-    /// Nothing where everybody calls the other directly.
+    /// `None` where processes connect to each other directly.
     by_name: Option<Arc<Mutex<ByName>>>,
 }
 
@@ -54,34 +54,34 @@ impl FaultProxy {
         Self { by_name: relayed.then(Arc::default) }
     }
 
-    /// Where this process has to call to reach `far`.
+    /// The address at which `process` reaches `far`.
     pub(crate) async fn to(&self, far: SocketAddr, process: &str) -> io::Result<SocketAddr> {
         let Some(lines) = &self.by_name else { return Ok(far) };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let near = listener.local_addr()?;
-        let condition = locked(lines).entry(line_of(process).to_owned()).or_default().subscribe();
-        tokio::spawn(relay(listener, far, condition));
+        let mode = locked(lines).entry(line_of(process).to_owned()).or_default().subscribe();
+        tokio::spawn(relay(listener, far, mode));
         Ok(near)
     }
 
-    /// Of the line that this process is at; where that is Central, of every line.
-    pub(crate) fn set(&self, process: &str, condition: ProxyMode) -> Result<(), String> {
+    /// Sets the mode of the line of this process; for Central, that of every line.
+    pub(crate) fn set(&self, process: &str, mode: ProxyMode) -> Result<(), String> {
         let Some(lines) = &self.by_name else {
-            return Err("the lines of this network cannot be cut: start it with --drills".to_owned());
+            return Err("connections of this network cannot be cut: start it with --drills".to_owned());
         };
         let lines = locked(lines);
         if is_central(process) {
             for line in lines.values() {
-                line.send_replace(condition);
+                line.send_replace(mode);
             }
             return Ok(());
         }
-        let line = lines.get(line_of(process)).ok_or_else(|| format!("there is no line of a process {process:?}"))?;
-        line.send_replace(condition);
+        let line = lines.get(line_of(process)).ok_or_else(|| format!("process {process:?} has no connections here"))?;
+        line.send_replace(mode);
         Ok(())
     }
 
-    /// A process that has left: its relays end.
+    /// Closes the line of a process that was removed.
     pub(crate) fn forget(&self, process: &str) {
         if let Some(lines) = &self.by_name {
             locked(lines).remove(line_of(process));
@@ -93,7 +93,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Both processes of a charging point are at one line; Central's own is the one to Registry.
+/// The name of its line: engine and monitor share their charging point's, Central shares Registry's.
 fn line_of(process: &str) -> &str {
     match process.rsplit_once('/') {
         Some((point, _)) if is_charging_point(process) => point,
@@ -102,66 +102,62 @@ fn line_of(process: &str) -> &str {
     }
 }
 
-/// Until the line is forgotten.
-async fn relay(listener: TcpListener, far: SocketAddr, mut condition: watch::Receiver<ProxyMode>) {
+/// Accepts connections until the line is removed.
+async fn relay(listener: TcpListener, far: SocketAddr, mut mode: watch::Receiver<ProxyMode>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            changed = condition.changed() => if changed.is_err() { return },
+            changed = mode.changed() => if changed.is_err() { return },
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((near, _)) => drop(connections.spawn(carry(near, far, condition.clone()))),
-                Err(_) => tokio::time::sleep(TAKE_AGAIN).await,
+                Ok((near, _)) => drop(connections.spawn(carry(near, far, mode.clone()))),
+                Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
             },
         }
     }
 }
 
-/// Carries one connection to its end, or until the line is cut.
-async fn carry(near: TcpStream, far: SocketAddr, condition: watch::Receiver<ProxyMode>) {
-    let mut cut = condition.clone();
+/// Relays one connection until it ends or the line is cut.
+async fn carry(near: TcpStream, far: SocketAddr, mode: watch::Receiver<ProxyMode>) {
+    let mut cut = mode.clone();
     tokio::select! {
         biased;
         _ = cut.wait_for(|now| *now == ProxyMode::Cut) => {}
-        _ = join(near, far, condition) => {}
+        _ = join(near, far, mode) => {}
     }
 }
 
-async fn join(mut near: TcpStream, far: SocketAddr, mut condition: watch::Receiver<ProxyMode>) -> io::Result<()> {
-    if *condition.borrow() == ProxyMode::Silent {
-        // Who connects now reaches nobody, and finds that out by himself.
+async fn join(mut near: TcpStream, far: SocketAddr, mut mode: watch::Receiver<ProxyMode>) -> io::Result<()> {
+    if *mode.borrow() == ProxyMode::Silent {
+        // A client that connects now gets no answer, and has to find that out by a timeout.
         let mut nowhere = tokio::io::sink();
         tokio::select! {
             swallowed = tokio::io::copy(&mut near, &mut nowhere) => return swallowed.map(drop),
-            _ = condition.wait_for(|now| *now != ProxyMode::Silent) => return Ok(()),
+            _ = mode.wait_for(|now| *now != ProxyMode::Silent) => return Ok(()),
         }
     }
     let far = TcpStream::connect(far).await?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-    tokio::try_join!(pass(near_in, far_out, condition.clone()), pass(far_in, near_out, condition))?;
+    tokio::try_join!(pass(near_in, far_out, mode.clone()), pass(far_in, near_out, mode))?;
     Ok(())
 }
 
-async fn pass(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut condition: watch::Receiver<ProxyMode>,
-) -> io::Result<()> {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<ProxyMode>) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut gap = false;
     loop {
         let read = from.read(&mut buffer).await;
-        if *condition.borrow() == ProxyMode::Silent {
+        if *mode.borrow() == ProxyMode::Silent {
             gap = true;
             if !matches!(read, Ok(1..)) {
-                let _forgotten = condition.wait_for(|now| *now != ProxyMode::Silent).await;
+                let _forgotten = mode.wait_for(|now| *now != ProxyMode::Silent).await;
             }
             continue;
         }
         if gap {
-            // No stream has gaps: an end that has given up resets it at the first piece that reaches it again.
+            // A TCP stream has no gaps: after lost bytes a real connection would be reset.
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         match read? {
@@ -175,7 +171,7 @@ async fn pass(
 mod tests {
     use super::*;
 
-    /// What says back what it is told.
+    /// Answers each byte with itself.
     async fn echo() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -198,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_that_is_cut_closes_what_it_carried_and_whoever_calls_until_it_is_mended_spec_9() {
+    async fn a_cut_line_closes_its_connections_and_new_ones_until_it_is_open_again_spec_9() {
         let lines = FaultProxy::new(true);
         let near = lines.to(echo().await, "CP-1/monitor").await.unwrap();
         let other = lines.to(echo().await, "driver/D-1").await.unwrap();
@@ -212,13 +208,13 @@ mod tests {
         assert!(says(&mut whole, "nobody else's").await.unwrap());
 
         lines.set("central", ProxyMode::Cut).unwrap();
-        assert!(matches!(whole.read(&mut [0]).await, Ok(0) | Err(_)), "Central is at every line");
+        assert!(matches!(whole.read(&mut [0]).await, Ok(0) | Err(_)), "Central's cut closes every line");
         lines.set("central", ProxyMode::Open).unwrap();
         assert!(says(&mut TcpStream::connect(near).await.unwrap(), "again").await.unwrap());
     }
 
     #[tokio::test]
-    async fn a_silent_line_keeps_its_connections_open_and_carries_nothing_until_it_is_mended_spec_9() {
+    async fn a_silent_line_keeps_its_connections_and_passes_nothing_on_until_it_is_open_again_spec_9() {
         let lines = FaultProxy::new(true);
         let near = lines.to(echo().await, "registry").await.unwrap();
         let mut kept = TcpStream::connect(near).await.unwrap();
@@ -233,20 +229,20 @@ mod tests {
         }
 
         lines.set("registry", ProxyMode::Open).unwrap();
-        assert!(says(&mut kept, "no stream has gaps").await.is_err());
-        assert!(says(&mut late, "nor was this one ever joined").await.is_err());
-        assert!(says(&mut idle, "what lost nothing goes on").await.unwrap());
+        assert!(says(&mut kept, "bytes were lost").await.is_err());
+        assert!(says(&mut late, "never connected to the far end").await.is_err());
+        assert!(says(&mut idle, "no bytes were lost").await.unwrap());
     }
 
     #[tokio::test]
-    async fn without_chaos_and_drills_everybody_calls_the_other_directly() {
+    async fn without_chaos_and_drills_processes_connect_directly() {
         let (proxy, far) = (FaultProxy::new(false), SocketAddr::from(([127, 0, 0, 1], 7400)));
         assert_eq!(proxy.to(far, "CP-1/monitor").await.unwrap(), far);
         assert!(proxy.set("CP-1/monitor", ProxyMode::Cut).unwrap_err().contains("--drills"));
     }
 
     #[tokio::test]
-    async fn a_part_that_has_left_has_no_line() {
+    async fn a_removed_process_has_no_line() {
         let proxy = FaultProxy::new(true);
         let near = proxy.to(echo().await, "CP-1/monitor").await.unwrap();
         let mut open = TcpStream::connect(near).await.unwrap();

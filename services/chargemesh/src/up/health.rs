@@ -1,32 +1,24 @@
-//! How each process of a network says that it is: asked on its admin port (SPEC 7.1, 12.1).
+//! Asks each process of a network for its health, at its admin address (SPEC 7.1, 12.1).
 
 use std::{net::SocketAddr, time::Duration};
 
+use super::{
+    process::ProcessPhase,
+    status::{ProcessHealth, ProcessStatus},
+};
 use mesh::{
     admin::report_of,
     health::{ComponentState, Readiness, Report},
 };
-use serde::{Deserialize, Serialize};
 
-use super::{process::ProcessPhase, status::ProcessStatus};
+/// A live process answers at once; a stopped one never does.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// A process that is alive answers at once; one that is frozen, not at all.
-const WITHIN: Duration = Duration::from_secs(1);
-
-/// What a process says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProcessHealth {
-    /// `ready`, `degraded`, `starting`, `stopping`, or `silent` where it says nothing.
-    pub(crate) status: String,
-    /// Each component that is not ready, with its reason.
-    pub(crate) reasons: Vec<String>,
-}
-
-/// The processes, each with what it says of itself now.
+/// The same processes with their current health.
 pub(crate) async fn examined(processes: Vec<ProcessStatus>) -> Vec<ProcessStatus> {
     let each = processes.into_iter().map(|process| async {
-        let health = match asked_at(&process) {
-            Some(address) => Some(of(report_of(address, WITHIN).await)),
+        let health = match admin_address(&process) {
+            Some(address) => Some(of(report_of(address, ANSWER_WITHIN).await)),
             None => None,
         };
         ProcessStatus { health, ..process }
@@ -34,8 +26,8 @@ pub(crate) async fn examined(processes: Vec<ProcessStatus>) -> Vec<ProcessStatus
     futures::future::join_all(each).await
 }
 
-/// Nothing where it is not running, or has not said where it listens.
-fn asked_at(process: &ProcessStatus) -> Option<SocketAddr> {
+/// Its admin address; `None` where it does not run or has not written its addresses yet.
+fn admin_address(process: &ProcessStatus) -> Option<SocketAddr> {
     let alive = [ProcessPhase::Running.name(), ProcessPhase::Paused.name()].contains(&process.state.as_str());
     process.addresses.get("admin").filter(|_| alive)?.as_str()?.parse().ok()
 }
@@ -63,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_is_as_it_says_with_the_reason_of_each_component_spec_7_1() {
+    fn health_has_a_status_and_the_reason_of_each_component_spec_7_1() {
         let health = mesh::health::Health::default();
         health.component("store").ready();
         health.component("registry").degraded("it cannot be reached");
@@ -76,7 +68,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_runs_is_asked() {
+    async fn only_running_processes_are_asked() {
         let process = ProcessStatus { state: "waiting".into(), ..ProcessStatus::default() };
         assert_eq!(examined(vec![process]).await[0].health, None);
     }

@@ -1,4 +1,4 @@
-//! Where everything of a network is, below one data folder.
+//! The files, sockets and addresses of a network with one data folder.
 
 use std::{
     ffi::OsString,
@@ -10,15 +10,15 @@ use std::{
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-/// The longest path that a Unix socket can have, with room for a name.
+/// Unix socket paths have at most 107 bytes; this length leaves room for a file name.
 const SOCKET_FOLDER: usize = 60;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    /// Absolute.
+    /// The data folder, absolute.
     pub(crate) data: PathBuf,
-    /// Sockets and address files: `run` in the data folder, or, where that path is too long for a socket, a private
-    /// folder of this user's below the system's one for temporary files.
+    /// Sockets and address files: `run` in the data folder or, where that path is too long for a socket, a private folder
+    /// of this user below the system's temporary folder.
     pub(crate) run: PathBuf,
 }
 
@@ -31,7 +31,7 @@ impl Layout {
             .recursive(true)
             .mode(0o700)
             .create(&run)
-            .with_context(|| format!("cannot make the folder {}", run.display()))?;
+            .with_context(|| format!("cannot create the folder {}", run.display()))?;
         Ok(Self { data, run })
     }
 
@@ -51,17 +51,18 @@ impl Layout {
         format!("sqlite:{}", self.role(role).join(format!("{role}.db")).display())
     }
 
-    /// A process's control socket.
+    /// The control socket of a process.
     pub(crate) fn socket(&self, process: &str) -> PathBuf {
         self.run.join(format!("{}.sock", process.replace('/', "-")))
     }
 
+    /// The file to which a process writes its listen addresses.
     pub(crate) fn addresses(&self, process: &str) -> PathBuf {
         self.run.join(format!("{}.json", process.replace('/', "-")))
     }
 }
 
-/// The same for the same data folder, of this user alone.
+/// A folder that only this user can read, the same at each start with this data folder.
 fn private_folder(data: &Path) -> PathBuf {
     let hash = data
         .as_os_str()
@@ -71,7 +72,7 @@ fn private_folder(data: &Path) -> PathBuf {
     std::env::temp_dir().join(format!("chargemesh-{}-{hash:016x}", nix::unistd::geteuid()))
 }
 
-/// The four addresses that a network listens on; kept, so that a process that comes back is found where it was.
+/// The four listen addresses of a network; kept over restarts, so that peers find it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkAddresses {
     pub(crate) central_grpc: SocketAddr,
@@ -80,10 +81,10 @@ pub(crate) struct NetworkAddresses {
     pub(crate) registry_https: SocketAddr,
 }
 
-/// Given ones, or nothing.
+/// The addresses that were asked for, as far as any were.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RequestedAddresses {
-    /// Rather the usual ports than others, so that a role without flags finds this network.
+    /// Prefer the usual ports, so that a role started by hand with its defaults finds this network.
     pub(crate) usual: bool,
     pub(crate) central_grpc: Option<SocketAddr>,
     pub(crate) central_link: Option<SocketAddr>,
@@ -92,8 +93,8 @@ pub(crate) struct RequestedAddresses {
 }
 
 impl NetworkAddresses {
-    /// Those given, else those of last time, else (if requested) the usual ones, else free ones: whatever can be bound now. A given one
-    /// that cannot is an error.
+    /// For each server the requested address, else that of the last start, else (with `usual`) the usual port, else a free
+    /// one. An address in use is skipped, except that a requested one is an error.
     pub(crate) fn choose(requested: RequestedAddresses, kept: Option<Self>) -> anyhow::Result<Self> {
         let mut taken = Vec::new();
         let mut one = |name: &str, given: Option<SocketAddr>, kept: Option<SocketAddr>, port: u16| {
@@ -134,17 +135,17 @@ fn choose(
     bound(local(0)).context("no port of this machine is free")
 }
 
-/// Whether it can be bound now; its port, where any would do.
+/// Binds the address for a moment; answers it with its port, where port 0 was asked for.
 fn bound(address: SocketAddr) -> std::io::Result<SocketAddr> {
     TcpListener::bind(address)?.local_addr()
 }
 
-/// Flags for a child.
+/// Command line flags with their values.
 pub(crate) fn flags<const N: usize>(pairs: [(&str, &dyn AsOsArg); N]) -> Vec<OsString> {
     pairs.into_iter().flat_map(|(flag, value)| [OsString::from(flag), value.as_os_arg()]).collect()
 }
 
-/// Whatever can stand on a command line.
+/// A value of a command line flag.
 pub(crate) trait AsOsArg {
     fn as_os_arg(&self) -> OsString;
 }
@@ -191,11 +192,11 @@ mod tests {
         )
         .unwrap();
         assert_ne!(again.central_link, address);
-        assert_eq!(again.central_grpc, kept.central_grpc, "found where it was");
+        assert_eq!(again.central_grpc, kept.central_grpc, "the other addresses stay");
     }
 
     #[test]
-    fn a_folder_with_a_long_path_keeps_its_sockets_elsewhere() {
+    fn sockets_of_a_folder_with_a_long_path_are_in_a_private_folder() {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("a".repeat(90));
         std::fs::create_dir_all(&deep).unwrap();

@@ -1,6 +1,6 @@
-//! One stream of what all processes say: a line each, with the process's name, in its colour on a terminal.
+//! One log stream of all processes' output: each line begins with the process's name, coloured on a terminal.
 //!
-//! Nothing that a process says may hold it up: when the reader of the stream is too slow, lines are dropped and counted.
+//! Output never blocks a process: when the reader of the stream is too slow, lines are dropped and counted.
 
 use std::{
     fs::File,
@@ -17,20 +17,20 @@ use tokio::{
 };
 
 const LINES: usize = 4096;
-/// A longer line is cut: one process must not fill the screen.
+/// A longer line is cut, so that one process cannot fill the screen.
 const LONGEST: usize = 4000;
 const COLOURS: [u8; 10] = [36, 32, 33, 35, 34, 96, 92, 93, 95, 94];
 
-/// Where the lines go.
+/// Where the lines are written.
 #[derive(Debug)]
 pub(crate) enum LogSink {
     Stdout,
-    /// Where standard output carries a table or JSON.
+    /// For commands whose standard output is a table or JSON.
     Stderr,
     File(File),
 }
 
-/// Where everything is said. Cheap to clone.
+/// The stream's sending end. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct LogStream {
     lines: mpsc::Sender<(Arc<str>, String)>,
@@ -39,7 +39,7 @@ pub(crate) struct LogStream {
 
 impl LogStream {
     pub(crate) fn start(to: LogSink) -> (Self, tokio::task::JoinHandle<()>) {
-        let (lines, mut said) = mpsc::channel::<(Arc<str>, String)>(LINES);
+        let (lines, mut received) = mpsc::channel::<(Arc<str>, String)>(LINES);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&dropped);
         let task = tokio::task::spawn_blocking(move || {
@@ -49,39 +49,39 @@ impl LogStream {
                 LogSink::Stderr => (Box::new(io::stderr()), io::stderr().is_terminal()),
                 LogSink::File(file) => (Box::new(file), false),
             };
-            while let Some((process, text)) = said.blocking_recv() {
+            while let Some((process, text)) = received.blocking_recv() {
                 let mut block = format(&process, &text, colour && !plain);
                 let lost = lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    let note = format("up", &format!("{lost} lines were dropped here"), colour && !plain);
+                    let note = format("up", &format!("{lost} lines dropped here"), colour && !plain);
                     block = format!("{note}\n{block}");
                 }
-                // Nobody reads any more, or the disk is full: the network goes on.
+                // A reader that is gone or a full disk does not end the network.
                 drop(writeln!(out, "{block}"));
             }
         });
         (Self { lines, dropped }, task)
     }
 
-    pub(crate) fn say(&self, process: &Arc<str>, text: impl Into<String>) {
+    pub(crate) fn write(&self, process: &Arc<str>, text: impl Into<String>) {
         if self.lines.try_send((Arc::clone(process), text.into())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// The supervisor's own word.
+    /// Writes a line of the supervisor's own.
     pub(crate) fn up(&self, text: impl Into<String>) {
-        self.say(&Arc::from("up"), text);
+        self.write(&Arc::from("up"), text);
     }
 
-    /// Passes on what a process writes, to its end.
+    /// Relays the output of a process until it ends.
     pub(crate) async fn follow(&self, process: Arc<str>, output: impl AsyncRead + Unpin) {
         let mut lines = BufReader::new(output).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
             let text = String::from_utf8_lossy(&line);
             let text: String = text.trim_end().chars().take(LONGEST).collect();
             if !text.is_empty() {
-                self.say(&process, text);
+                self.write(&process, text);
             }
         }
     }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_bears_its_part_and_is_plain_where_it_is_not_a_terminal() {
+    fn a_line_begins_with_its_process_and_is_plain_where_it_is_not_a_terminal() {
         assert_eq!(format("central", "listening", false), "central          listening");
         assert!(format("central", "listening", true).starts_with("\x1b["));
     }

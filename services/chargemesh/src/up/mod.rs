@@ -1,12 +1,12 @@
 //! `chargemesh up`: a whole network on this machine by one command (SPEC 10.1). Every role is a real process of its
-//! own; this one supervises them, starts again only what died, and ends them in order.
+//! own; `up` supervises them, restarts the ones that die, and ends all of them in order.
 //!
 //! ```text
 //!  up ── network: certificates, databases, registry, central ── supervisor ─▶ process ─▶ process
-//!     ├─ simulated: charging points (engine + monitor), drivers ──────┘        ├─▶ stream: one log
-//!     ├─ lines: the network between them, where it can be cut                  └─▶ up.json: pids, addresses
+//!     ├─ simulated: charging points (engine + monitor), drivers ──────┘          ├─▶ log_stream: one log
+//!     ├─ fault_proxy: cuts and silences connections between processes            └─▶ up.json: pids, addresses
 //!     ├─ control: add, remove, kill, pause, cut, …
-//!     └─ mayhem (--chaos): kills, cuts and full disks at random, then the invariants
+//!     └─ chaos_runner (--chaos): random faults, then a check of the invariants
 //! ```
 
 mod backoff;
@@ -40,10 +40,10 @@ use network::{LocalNetwork, NetworkOptions};
 use plan::Plan;
 use status::FolderLock;
 
-/// Run a whole network on this machine: every role a process of its own, nothing else installed
+/// Run a whole network on this machine: every role a process of its own, nothing else to install
 ///
-/// State is kept in the data folder; a second start goes on where the first one was. Ctrl-C ends everything in order.
-/// While it runs, the operator's commands (chargemesh charging-points list, …) find it by its data folder.
+/// State is kept in the data folder, so that a second start continues the same network. Ctrl-C ends all processes in
+/// order. While it runs, the operator's commands (chargemesh charging-points list, …) find it by its data folder.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -54,70 +54,71 @@ Examples:
   chargemesh ctl data/run/up.sock kill central
   chargemesh up --data /tmp/chaos --chaos 7 --chaos-for 2m")]
 pub(crate) struct UpCommand {
-    /// Folder for all state; one network a folder
+    /// Folder for all state of this network
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
-    /// How many simulated charging points; as many as last time if not given, at first two
+    /// Number of simulated charging points [default: as at the last start, at first 2]
     #[arg(long, env = "CHARGEMESH_CHARGING_POINTS", value_name = "N", value_parser = simulated::count)]
     charging_points: Option<usize>,
-    /// How many simulated drivers; as many as last time if not given, at first one
+    /// Number of simulated drivers [default: as at the last start, at first 1]
     #[arg(long, env = "CHARGEMESH_DRIVERS", value_name = "N", value_parser = simulated::count)]
     drivers: Option<usize>,
-    /// As which operator the network is ordered about, here and by the commands beside it; as last time if not given,
-    /// at first admin
+    /// Operator whose identity `up` and the commands with this data folder use [default: as at the last start, at first
+    /// admin]
     #[arg(long, env = "CHARGEMESH_UP_OPERATOR", value_name = "NAME")]
     operator: Option<proto::OperatorName>,
-    /// Where Central serves operators; else the address of last time, 127.0.0.1:7443, or a free port
+    /// Address of Central's gRPC API [default: as at the last start, at first 127.0.0.1:7443 or a free port]
     #[arg(long, env = "CHARGEMESH_UP_CENTRAL_GRPC", value_name = "IP:PORT")]
     central_grpc: Option<SocketAddr>,
-    /// Where Central serves charging points and drivers; else as above, 127.0.0.1:7400
+    /// Address of Central's links with charging points and drivers [default: as at the last start, at first
+    /// 127.0.0.1:7400 or a free port]
     #[arg(long, env = "CHARGEMESH_UP_CENTRAL_LINK", value_name = "IP:PORT")]
     central_link: Option<SocketAddr>,
-    /// Where Registry serves operators and Central; else as above, 127.0.0.1:7543
+    /// Address of Registry's gRPC API [default: as at the last start, at first 127.0.0.1:7543 or a free port]
     #[arg(long, env = "CHARGEMESH_UP_REGISTRY_GRPC", value_name = "IP:PORT")]
     registry_grpc: Option<SocketAddr>,
-    /// Where Registry serves enrolment; else as above, 127.0.0.1:7580
+    /// Address of Registry's HTTPS enrolment [default: as at the last start, at first 127.0.0.1:7580 or a free port]
     #[arg(long, env = "CHARGEMESH_UP_REGISTRY_HTTPS", value_name = "IP:PORT")]
     registry_https: Option<SocketAddr>,
-    /// How much faster than the clock simulated meters run
+    /// How many times faster than real time simulated meters run
     #[arg(long, env = "CHARGEMESH_SPEED", value_name = "FACTOR", default_value = "60")]
     speed: charging_point::meter::Speed,
-    /// From the end of a simulated driver's supply to his next request
+    /// Time from the end of a simulated driver's supply to its next request
     #[arg(long, env = "CHARGEMESH_PAUSE", value_name = "DURATION", default_value = "4s",
           value_parser = mesh::duration::parse)]
     pause: Duration,
-    /// From a reservation to the plug at simulated charging points
+    /// Time from a reservation to the plug-in at simulated charging points
     #[arg(long, env = "CHARGEMESH_PLUG_IN_AFTER", value_name = "DURATION", default_value = "1s",
           value_parser = mesh::duration::parse)]
     plug_in_after: Duration,
-    /// Allow the drills: to spoil keys at simulated charging points, to cut and to silence lines. Everybody then calls
-    /// the others through a relay in this process
+    /// Allow drills: the commands that spoil keys at simulated charging points and those that cut or silence connections,
+    /// which then all pass through a proxy in this process
     #[arg(long, env = "CHARGEMESH_DRILLS")]
     drills: bool,
-    /// Kill, end and freeze processes, cut and silence their lines and fill their disks at random, with this seed, then check
-    /// the books; drills are allowed
+    /// Kill, restart and freeze processes, cut and silence their connections and fill their disks at random, from this
+    /// seed; then check the invariants and end. Implies --drills
     #[arg(long, env = "CHARGEMESH_CHAOS", value_name = "SEED")]
     chaos: Option<u64>,
-    /// How long the chaos lasts
+    /// How long faults are injected with --chaos
     #[arg(long, env = "CHARGEMESH_CHAOS_FOR", value_name = "DURATION", default_value = "60s",
           value_parser = mesh::duration::parse)]
     chaos_for: Duration,
-    /// Print the findings after a chaos as JSON
+    /// Print the findings of --chaos as JSON
     #[arg(long, env = "CHARGEMESH_JSON")]
     json: bool,
-    /// Go to the background once everything runs; output goes to up.log in the data folder
+    /// Run in the background: return once everything runs, and write the output to up.log in the data folder
     #[arg(long, env = "CHARGEMESH_DETACH", conflicts_with = "chaos")]
     detach: bool,
-    /// What the roles log: a level (error, warn, info, debug, trace), or levels by module
+    /// Log level of the roles: error, warn, info, debug or trace, or levels by module
     #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = mesh::logging::parse_filter)]
     log_level: String,
-    /// Where to serve /healthz, /readyz and /metrics of the supervisor itself
+    /// Address of the supervisor's own /healthz, /readyz and /metrics
     #[arg(long, env = "CHARGEMESH_UP_ADMIN_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     admin_address: SocketAddr,
 }
 
-/// What the tasks of a running `up` share.
+/// A running network, shared by the tasks of `up`.
 #[derive(Debug)]
 pub(crate) struct RunningNetwork {
     pub(crate) config: UpCommand,
@@ -131,24 +132,24 @@ impl UpCommand {
             return detach::detach(&self.data);
         }
         let config = process_config(self.log_level.clone(), self.admin_address);
-        mesh::process::run("up", config, |ctx| async move { self.work(ctx).await })
+        mesh::process::run("up", config, |ctx| async move { self.print_and_run(ctx).await })
     }
 
     fn has_drills(&self) -> bool {
         self.drills || self.chaos.is_some()
     }
 
-    async fn work(self, ctx: Context) -> anyhow::Result<()> {
+    async fn print_and_run(self, ctx: Context) -> anyhow::Result<()> {
         let sink = if self.json && self.chaos.is_some() { LogSink::Stderr } else { LogSink::Stdout };
         let (stream, printed) = LogStream::start(sink);
-        let result = self.whole(&ctx, &stream).await;
+        let result = self.run_network(&ctx, &stream).await;
         drop(stream);
-        // What was said last is printed, but a reader that does not read keeps nobody.
+        // The last lines are printed, but a reader that does not read cannot hold up the end.
         drop(tokio::time::timeout(Duration::from_secs(1), printed).await);
         result
     }
 
-    async fn whole(self, ctx: &Context, stream: &LogStream) -> anyhow::Result<()> {
+    async fn run_network(self, ctx: &Context, stream: &LogStream) -> anyhow::Result<()> {
         let lock = FolderLock::take(&self.data)?;
         refuse_a_replay(&self.data)?;
         let layout = Layout::new(&self.data)?;
@@ -172,12 +173,12 @@ impl UpCommand {
         };
         let network = LocalNetwork::start(ctx, lock, layout, &mut plan, options, stream.clone()).await?;
         let running = Arc::new(RunningNetwork { config: self, network, plan: Mutex::new(plan) });
-        let result = running.live(ctx).await;
+        let result = running.run_until_stopped(ctx).await;
         ctx.stop.cancel();
-        stream.up("ending everything in order");
+        stream.up("ending all processes in order");
         match Arc::try_unwrap(running) {
             Ok(running) => running.network.end().await,
-            // Somebody is still being answered: the processes end all the same.
+            // A command on the control socket still holds it; the processes end all the same.
             Err(running) => running.network.supervisor.end_all().await,
         }
         result
@@ -185,17 +186,17 @@ impl UpCommand {
 }
 
 impl RunningNetwork {
-    async fn live(self: &Arc<Self>, ctx: &Context) -> anyhow::Result<()> {
+    async fn run_until_stopped(self: &Arc<Self>, ctx: &Context) -> anyhow::Result<()> {
         let control = self.network.layout.socket("up");
         let weak = Arc::downgrade(self);
         let stop = ctx.stop.clone();
         mesh::control::serve(ctx, &control, move |request| control::answer(weak.clone(), stop.clone(), request))
             .await?;
-        // Told to end while they start: what runs is ended in order.
+        // A stop may come while they start; then the ones that run are ended in order.
         if let Some(started) = ctx.stop.run_until_cancelled(self.start_simulated()).await {
             started?;
             self.network.set_ready();
-            self.welcome().await;
+            self.print_summary().await;
         }
         match self.config.chaos {
             Some(seed) => chaos_runner::run(self, ctx, seed).await,
@@ -206,7 +207,7 @@ impl RunningNetwork {
         }
     }
 
-    async fn welcome(&self) {
+    async fn print_summary(&self) {
         let (a, stream) = (&self.network.addresses, &self.network.supervisor.stream);
         for process in self.network.supervisor.status().await {
             stream.up(format!("{:<20} {}", process.name, process.describe()));
@@ -220,16 +221,16 @@ impl RunningNetwork {
     }
 }
 
-/// The books of a replay are held against its recording: nothing else is to be in them.
+/// A replay compares everything that Central billed with its recording, so nothing else may be billed in its folder.
 fn refuse_a_replay(data: &std::path::Path) -> Result<(), Misuse> {
     if !crate::replay::is_replay(data) {
         return Ok(());
     }
     let data = data.display();
-    Err(Misuse::new(format!("{data} holds a replay of a recording; give another folder with --data")))
+    Err(Misuse::new(format!("{data} holds the state of `chargemesh replay`; choose another folder with --data")))
 }
 
-/// Of a process that supervises: it may take as long as its processes do.
+/// The process settings of a supervisor; its grace time covers those of its processes.
 pub(crate) fn process_config(log_level: String, admin_address: SocketAddr) -> ProcessConfig {
     ProcessConfig {
         log_level: if log_level == "info" { "warn".to_owned() } else { log_level },

@@ -1,5 +1,5 @@
-//! A whole network below one data folder: certificates, databases, Registry and Central as supervised processes, and
-//! the operator's way to them. `up` puts simulated charging points and drivers around it, `replay` recorded ones.
+//! A network's control plane in one data folder: certificates, databases, Registry and Central as supervised processes,
+//! and an operator's connection to them. `up` adds simulated charging points and drivers, `replay` recorded ones.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -37,12 +37,12 @@ use crate::{
 
 const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
 const IDENTITY_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
-/// As whom the supervisor and the commands beside it order, unless another is named.
+/// The operator whose identity is used unless another is named.
 const ADMIN: &str = "admin";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(15);
 
-/// The control plane of a network, running.
+/// The running control plane of a network.
 #[derive(Debug)]
 pub(crate) struct LocalNetwork {
     pub(crate) layout: Layout,
@@ -57,21 +57,21 @@ pub(crate) struct LocalNetwork {
     _lock: FolderLock,
 }
 
-/// How to run it.
+/// How to run a control plane.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkOptions {
     pub(crate) requested: RequestedAddresses,
-    /// Of the roles.
+    /// Log level of the roles.
     pub(crate) log_level: String,
-    /// Where the supervisor itself is ordered about.
+    /// The supervisor's own control socket.
     pub(crate) control_socket: Option<std::path::PathBuf>,
-    /// Whether its lines can be cut.
+    /// Whether connections pass through the fault proxy, and so can be cut.
     pub(crate) relayed: bool,
 }
 
 impl LocalNetwork {
-    /// Locks the folder, makes what is missing, starts Registry and Central and waits until both answer. `plan` is
-    /// given its addresses.
+    /// Locks the folder, creates missing certificates and tables, starts Registry and Central and waits until both answer.
+    /// Writes the chosen addresses into `plan`.
     pub(crate) async fn start(
         ctx: &Context,
         lock: FolderLock,
@@ -80,15 +80,15 @@ impl LocalNetwork {
         options: NetworkOptions,
         stream: LogStream,
     ) -> anyhow::Result<Self> {
-        let operator = plan.operator.get_or_insert(ADMIN.parse().context("a name that is one")?).clone();
+        let operator = plan.operator.get_or_insert(ADMIN.parse().context("the name is valid")?).clone();
         certificates(&layout, &operator)?;
         for (service, role) in [(Service::Registry, "registry"), (Service::Central, "central")] {
             let ran = migrate(service, &layout.database(role)).await?;
             if !ran.is_empty() {
-                stream.up(format!("made the tables of {role}"));
+                stream.up(format!("created the tables of {role}"));
             }
         }
-        // Until both have bound what is chosen here.
+        // Held until both have bound the ports that are chosen here.
         let ports = PortsLock::take(ctx, READY_WITHIN).await;
         let addresses = NetworkAddresses::choose(options.requested, plan.addresses)?;
         plan.addresses = Some(addresses);
@@ -102,7 +102,7 @@ impl LocalNetwork {
             central_link: addresses.central_link.to_string(),
             registry_grpc: addresses.registry_grpc.to_string(),
             registry_https: addresses.registry_https.to_string(),
-            operator_identity: layout.identity(&folder(&operator)),
+            operator_identity: layout.identity(&identity_folder(&operator)),
             control_socket: options.control_socket.clone().unwrap_or_default(),
             ..NetworkStatus::default()
         };
@@ -138,20 +138,20 @@ impl LocalNetwork {
             None => Ok(()),
             Some(Ok(result)) => result,
             Some(Err(_)) => anyhow::bail!(
-                "Registry and Central did not answer within {} s; what they say stands above",
+                "Registry and Central did not answer within {} s; see their output above",
                 READY_WITHIN.as_secs()
             ),
         }
     }
 
-    /// Until Central answers and Registry has met it, so that enrolment hands out its keys.
+    /// Waits until Central answers and Registry has Central's link keys, which enrolment hands out.
     async fn wait_until_ready(&self) -> anyhow::Result<()> {
         while !self.is_ready().await? {
-            // Whoever fails three times in a row at the very start will fail the fourth time too.
+            // A process that fails three times in a row at its first start will not succeed later.
             for process in self.supervisor.status().await {
                 if process.restarts >= 3 {
                     let why = process.last_end.unwrap_or_default();
-                    anyhow::bail!("{} cannot be started: it {why}; what it says stands above", process.name);
+                    anyhow::bail!("{} cannot be started: it {why}; see its output above", process.name);
                 }
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -159,7 +159,8 @@ impl LocalNetwork {
         Ok(())
     }
 
-    /// An error where waiting does not help.
+    /// # Errors
+    /// Where waiting does not help.
     async fn is_ready(&self) -> anyhow::Result<bool> {
         let connection = Connection { timeout: Duration::from_secs(2), ..self.connection.clone() };
         let (Ok(mut identities), Ok(mut points)) = (connection.identities(), connection.charging_points()) else {
@@ -179,8 +180,8 @@ impl LocalNetwork {
             return Ok(false);
         }
         let text = format!(
-            "the operator {0}, as whom this network is ordered about, was removed (REMOVED); start it as another with \
-             --operator NAME, who can then let {0} in again: chargemesh operators add {0}",
+            "the operator {0}, whose identity this network uses, was removed (REMOVED); start it with another one \
+             (--operator NAME), who can then restore {0}: chargemesh operators add {0}",
             self.operator
         );
         Err(Misuse::new(text).into())
@@ -190,7 +191,7 @@ impl LocalNetwork {
         self.status.send_modify(|status| status.ready = true);
     }
 
-    /// Everything in order, the status file last.
+    /// Ends all processes in order, and writes the status file last.
     pub(crate) async fn end(self) {
         self.supervisor.end_all().await;
         self.status_over.cancel();
@@ -226,7 +227,7 @@ impl LocalNetwork {
         self.spec("central", "central", own, &options.log_level)
     }
 
-    /// A process of this name that runs this subcommand.
+    /// How to start a process of this name that runs this subcommand with these arguments of its `own`.
     pub(crate) fn spec(&self, name: &str, command: &str, own: Vec<std::ffi::OsString>, log_level: &str) -> ProcessSpec {
         let (socket, addresses) = (self.layout.socket(name), self.layout.addresses(name));
         let mut args = vec![command.into()];
@@ -247,13 +248,13 @@ impl LocalNetwork {
         }
     }
 
-    // ---- Who is enrolled
+    // ---- Identities
 
     pub(crate) async fn enrolled(&self, kind: Kind) -> anyhow::Result<Vec<Identity>> {
         identities::list(&self.connection, kind).await
     }
 
-    /// A token with which this id, whatever its state, can enrol.
+    /// An enrolment token for this id; a removed id is readmitted, an enrolled one reissued.
     pub(crate) async fn token(&self, kind: Kind, id: &str, known: &[Identity]) -> anyhow::Result<String> {
         let mut client = self.connection.identities()?;
         let state = known.iter().find(|i| i.id == id).map(Identity::state);
@@ -278,7 +279,7 @@ impl LocalNetwork {
         Ok(created.map_err(|s| of_status(&s))?.into_inner().token)
     }
 
-    /// One token for all ids like this.
+    /// One token with which `uses` identities of this kind, with any id, can enrol.
     pub(crate) async fn token_for_many(&self, kind: Kind, uses: u32) -> anyhow::Result<String> {
         let request = CreateTokenRequest {
             request_id: request_id(),
@@ -299,8 +300,8 @@ impl LocalNetwork {
     }
 }
 
-/// The name of the folder of his identity.
-fn folder(operator: &OperatorName) -> String {
+/// The folder of an operator's identity, below the certificates.
+fn identity_folder(operator: &OperatorName) -> String {
     format!("operator-{operator}")
 }
 
@@ -309,12 +310,12 @@ fn connection(layout: &Layout, addresses: &NetworkAddresses, operator: &Operator
         data: layout.data.clone(),
         central: vec![addresses.central_grpc.to_string()],
         registry: vec![addresses.registry_grpc.to_string()],
-        identity: Some(layout.identity(&folder(operator))),
+        identity: Some(layout.identity(&identity_folder(operator))),
         timeout: Duration::from_secs(10),
     }
 }
 
-/// What is missing is made; what expires within a third of its life is made anew.
+/// Creates missing certificates, and renews those that have less than a third of their lifetime left.
 fn certificates(layout: &Layout, operator: &OperatorName) -> anyhow::Result<()> {
     let cannot = |error: mesh::certs::CertsError| Misuse::new(error.to_string());
     let authority =
@@ -326,9 +327,9 @@ fn certificates(layout: &Layout, operator: &OperatorName) -> anyhow::Result<()> 
             authority.issue_role(role, &out, &[], IDENTITY_LIFETIME, true).map_err(cannot)?;
         }
     }
-    let guest: OperatorName = "guest".parse().context("a name that is one")?;
+    let guest: OperatorName = "guest".parse().context("the name is valid")?;
     for (role, name, folder) in
-        [(Caller::Operator, operator, folder(operator)), (Caller::Viewer, &guest, format!("viewer-{guest}"))]
+        [(Caller::Operator, operator, identity_folder(operator)), (Caller::Viewer, &guest, format!("viewer-{guest}"))]
     {
         let out = layout.identity(&folder);
         if stale(&out) {

@@ -1,7 +1,7 @@
-//! What a network consists of: its addresses and its simulated charging points and drivers, kept in `network.json`, so
-//! that a second start goes on where the first one was.
+//! The contents of a network: its addresses, its operator, its simulated charging points and drivers. Kept in
+//! `network.json`, so that a second start continues the same network.
 //!
-//! Pure but for reading and writing that file.
+//! Pure except for reading and writing that file.
 
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -21,7 +21,7 @@ const CITIES: [(&str, &str); 4] = [
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) addresses: Option<NetworkAddresses>,
-    /// As whom the supervisor orders.
+    /// The operator whose identity the supervisor uses.
     #[serde(default)]
     pub(crate) operator: Option<OperatorName>,
     pub(crate) charging_points: Vec<SimulatedPoint>,
@@ -37,7 +37,7 @@ pub(crate) struct SimulatedPoint {
 }
 
 impl SimulatedPoint {
-    /// The names of its processes.
+    /// The names of its processes in the supervisor.
     pub(crate) fn processes(&self) -> [Arc<str>; 2] {
         [format!("{}/engine", self.id).into(), format!("{}/monitor", self.id).into()]
     }
@@ -46,20 +46,20 @@ impl SimulatedPoint {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SimulatedDriver {
     pub(crate) id: DriverId,
-    /// Of his chance.
+    /// Seed of the driver's random requests.
     pub(crate) seed: u64,
 }
 
 impl SimulatedDriver {
-    /// The name of his process.
+    /// The name of its process in the supervisor.
     pub(crate) fn processes(&self) -> [Arc<str>; 1] {
         [format!("driver/{}", self.id).into()]
     }
 }
 
-/// What a person may say of a new charging point.
+/// What a command may give for a new charging point; the rest is chosen.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct PointWish {
+pub(crate) struct NewPoint {
     pub(crate) id: Option<String>,
     pub(crate) city: Option<String>,
     pub(crate) place: Option<String>,
@@ -68,8 +68,8 @@ pub(crate) struct PointWish {
 
 const FILE: &str = "network.json";
 
-/// Whether a network keeps its state in this folder.
-pub(crate) fn is_kept_in(data: &Path) -> bool {
+/// Whether `up` keeps a network's state in this folder.
+pub(crate) fn exists_in(data: &Path) -> bool {
     data.join(FILE).exists()
 }
 
@@ -78,7 +78,7 @@ impl Plan {
         let path = data.join(FILE);
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|e| {
-                Misuse::new(format!("{} is damaged: {e}; remove it to begin anew", path.display())).into()
+                Misuse::new(format!("{} is damaged: {e}; remove it to start with a new network", path.display())).into()
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(Misuse::new(format!("cannot read {}: {error}", path.display())).into()),
@@ -91,27 +91,27 @@ impl Plan {
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))
     }
 
-    /// As many as wished: the first ones stay, new ones get the next free names.
+    /// Changes the numbers of simulated charging points and drivers: keeps the first ones, gives new ones free ids.
     pub(crate) fn resize(&mut self, charging_points: Option<usize>, drivers: Option<usize>) -> Result<(), String> {
-        if let Some(wished) = charging_points {
-            self.charging_points.truncate(wished);
-            while self.charging_points.len() < wished {
-                self.add_charging_point(PointWish::default())?;
+        if let Some(count) = charging_points {
+            self.charging_points.truncate(count);
+            while self.charging_points.len() < count {
+                self.add_charging_point(NewPoint::default())?;
             }
         }
-        if let Some(wished) = drivers {
-            self.drivers.truncate(wished);
-            while self.drivers.len() < wished {
+        if let Some(count) = drivers {
+            self.drivers.truncate(count);
+            while self.drivers.len() < count {
                 self.add_driver(None)?;
             }
         }
         Ok(())
     }
 
-    pub(crate) fn add_charging_point(&mut self, wish: PointWish) -> Result<SimulatedPoint, String> {
+    pub(crate) fn add_charging_point(&mut self, new: NewPoint) -> Result<SimulatedPoint, String> {
         let used = |id: &str| self.charging_points.iter().any(|p| p.id.as_str() == id);
-        let id = match wish.id {
-            Some(id) if used(&id) => return Err(format!("there is a charging point {id} already")),
+        let id = match new.id {
+            Some(id) if used(&id) => return Err(format!("charging point {id} exists already")),
             Some(id) => id,
             None => free_name("CP-", used),
         };
@@ -119,9 +119,9 @@ impl Plan {
         let (city, place) = CITIES.get(number % CITIES.len()).copied().unwrap_or(("Valencia", "bay"));
         let point = SimulatedPoint {
             id: id.parse().map_err(|e| format!("{e}"))?,
-            city: wish.city.unwrap_or_else(|| city.to_owned()),
-            place: wish.place.unwrap_or_else(|| format!("{place} {}", number / CITIES.len() + 1)),
-            price_e4: wish.price_e4.unwrap_or(3900 + 50 * u32::try_from(number % 7).unwrap_or(0)),
+            city: new.city.unwrap_or_else(|| city.to_owned()),
+            place: new.place.unwrap_or_else(|| format!("{place} {}", number / CITIES.len() + 1)),
+            price_e4: new.price_e4.unwrap_or(3900 + 50 * u32::try_from(number % 7).unwrap_or(0)),
         };
         self.charging_points.push(point.clone());
         Ok(point)
@@ -130,7 +130,7 @@ impl Plan {
     pub(crate) fn add_driver(&mut self, id: Option<String>) -> Result<SimulatedDriver, String> {
         let used = |id: &str| self.drivers.iter().any(|d| d.id.as_str() == id);
         let id = match id {
-            Some(id) if used(&id) => return Err(format!("there is a driver {id} already")),
+            Some(id) if used(&id) => return Err(format!("driver {id} exists already")),
             Some(id) => id,
             None => free_name("D-", used),
         };
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_start_has_the_same_parts_and_a_wish_for_more_adds_to_them() {
+    fn a_second_start_has_the_same_charging_points_and_drivers_and_a_higher_number_adds_to_them() {
         let folder = tempfile::tempdir().unwrap();
         let mut plan = Plan::read(folder.path()).unwrap();
         plan.resize(Some(2), Some(1)).unwrap();
@@ -177,13 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_checked() {
+    fn ids_are_unique_and_checked() {
         let mut plan = Plan::default();
-        let wish = |id: &str| PointWish { id: Some(id.into()), ..PointWish::default() };
-        plan.add_charging_point(wish("CP-2")).unwrap();
-        assert!(plan.add_charging_point(wish("CP-2")).unwrap_err().contains("already"));
-        assert!(plan.add_charging_point(wish("../x")).unwrap_err().contains("is not an id"));
-        assert_eq!(plan.add_charging_point(PointWish::default()).unwrap().id.as_str(), "CP-1");
+        let new = |id: &str| NewPoint { id: Some(id.into()), ..NewPoint::default() };
+        plan.add_charging_point(new("CP-2")).unwrap();
+        assert!(plan.add_charging_point(new("CP-2")).unwrap_err().contains("already"));
+        assert!(plan.add_charging_point(new("../x")).unwrap_err().contains("is not an id"));
+        assert_eq!(plan.add_charging_point(NewPoint::default()).unwrap().id.as_str(), "CP-1");
         plan.remove_charging_point("CP-2").unwrap();
         assert!(plan.remove_charging_point("CP-2").is_err());
     }

@@ -1,5 +1,5 @@
-//! One network of this user at a time chooses its ports and binds them: two that start at the same instant would both
-//! find the usual ones free, and each lose one of them to the other.
+//! Lets one network of this user at a time choose its ports and bind them: two that start at the same instant would both
+//! find the usual ports free, and each fail to bind one of them.
 
 use std::{
     fs::File,
@@ -11,20 +11,20 @@ use std::{
 use mesh::process::Context;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_EVERY: Duration = Duration::from_millis(50);
 
-/// Let go when dropped, or when the process ends, however it ends.
+/// Released when dropped, or when the process ends, even by SIGKILL.
 #[derive(Debug)]
 pub(crate) struct PortsLock(#[expect(dead_code, reason = "holds the lock")] Flock<File>);
 
 impl PortsLock {
-    /// Waits for another network's start; not for longer than `patience`, since what hangs there must not keep this
-    /// one from trying. Nothing too where the lock cannot be had at all: then ports are chosen as they are found.
-    pub(crate) async fn take(ctx: &Context, patience: Duration) -> Option<Self> {
-        Self::of(&file(), ctx, patience).await
+    /// Waits until no other network is starting, at most for `limit`, so that one that hangs cannot block this one. `None`
+    /// after that time, or where the lock file cannot be used: ports are then chosen without the lock.
+    pub(crate) async fn take(ctx: &Context, limit: Duration) -> Option<Self> {
+        Self::of(&file(), ctx, limit).await
     }
 
-    async fn of(path: &Path, ctx: &Context, patience: Duration) -> Option<Self> {
+    async fn of(path: &Path, ctx: &Context, limit: Duration) -> Option<Self> {
         let waiting = async {
             loop {
                 let opened = File::options()
@@ -32,18 +32,18 @@ impl PortsLock {
                     .create(true)
                     .truncate(false)
                     .mode(0o600)
-                    // In a folder that others may write to.
+                    // Others may write to the folder of temporary files.
                     .custom_flags(OFlag::O_NOFOLLOW.bits())
                     .open(path);
                 match Flock::lock(opened.ok()?, FlockArg::LockExclusiveNonblock) {
                     Ok(lock) => return Some(Self(lock)),
-                    Err((_, nix::errno::Errno::EWOULDBLOCK)) => tokio::time::sleep(LOOK_EVERY).await,
+                    Err((_, nix::errno::Errno::EWOULDBLOCK)) => tokio::time::sleep(POLL_EVERY).await,
                     Err(_) => return None,
                 }
             }
         };
         let waiting = ctx.stop.run_until_cancelled(waiting);
-        tokio::time::timeout(patience, waiting).await.ok().flatten().flatten()
+        tokio::time::timeout(limit, waiting).await.ok().flatten().flatten()
     }
 }
 
@@ -56,15 +56,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_second_start_waits_until_the_first_listens_and_not_for_ever() {
+    async fn a_second_start_waits_for_the_first_up_to_a_limit() {
         let (folder, ctx) = (tempfile::tempdir().unwrap(), Context::detached("up"));
         let path = folder.path().join("ports.lock");
         let first = PortsLock::of(&path, &ctx, Duration::from_secs(20)).await;
         assert!(first.is_some());
-        assert!(PortsLock::of(&path, &ctx, Duration::from_millis(100)).await.is_none(), "what hangs is not waited for");
+        assert!(
+            PortsLock::of(&path, &ctx, Duration::from_millis(100)).await.is_none(),
+            "a start that hangs is not waited for"
+        );
         let (second, ()) = tokio::join!(PortsLock::of(&path, &ctx, Duration::from_secs(20)), async { drop(first) });
         assert!(second.is_some());
         ctx.stop.cancel();
-        assert!(PortsLock::of(&path, &ctx, Duration::from_secs(20)).await.is_none(), "nor where the network is to end");
+        assert!(
+            PortsLock::of(&path, &ctx, Duration::from_secs(20)).await.is_none(),
+            "nor is any when the network is stopping"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! One supervised process: started, followed, started again when it dies, and ended in order.
+//! One supervised process: starts it, relays its output, restarts it when it dies, and ends it in order.
 
 use std::{
     ffi::OsString,
@@ -21,11 +21,11 @@ use tokio::{
 
 use super::{backoff::RestartBackoff, log_stream::LogStream};
 
-/// The variable that tells a child its supervisor: it ends when that does, however it ends.
+/// The environment variable that names a child's supervisor: the child ends when the supervisor does, even by SIGKILL.
 pub(crate) const SUPERVISOR: &str = "CHARGEMESH_SUPERVISOR_PID";
 
-/// Variables that are meant for one process and would be wrong for every process of a network at once. All others reach
-/// the processes, so that each setting of a role can be given to `up` as a variable.
+/// Environment variables that make sense for one process only. Every other variable reaches all processes, so that each
+/// setting of a role can be given to `up`.
 const NOT_INHERITED: [&str; 8] = [
     "CHARGEMESH_TOKEN",
     "CHARGEMESH_TOKEN_FILE",
@@ -37,29 +37,29 @@ const NOT_INHERITED: [&str; 8] = [
     "CHARGEMESH_STOP_DELAY",
 ];
 
-/// How a process is started; the same again after each death.
+/// How a process is started, at first and after each death.
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessSpec {
     pub(crate) name: Arc<str>,
-    /// Of this binary.
+    /// Arguments of this binary.
     pub(crate) args: Vec<OsString>,
     pub(crate) control_socket: Option<PathBuf>,
-    /// Where it writes what it listens on.
+    /// The file to which the process writes its listen addresses.
     pub(crate) addresses: Option<PathBuf>,
-    /// Told to end, it may take this long.
+    /// How long an orderly end may take before SIGKILL.
     pub(crate) grace: Duration,
-    /// It may be done by itself, such as a driver with a file; any other process that ends is started again.
+    /// Whether exit code 0 means that its work is done, as for a driver with a file; any other end leads to a restart.
     pub(crate) finite: bool,
 }
 
-/// What a process is doing.
+/// The state of a process, as `up.json` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProcessState {
     pub(crate) phase: ProcessPhase,
     pub(crate) pid: Option<u32>,
     pub(crate) restarts: u32,
     pub(crate) last_end: Option<String>,
-    /// Where its disk is full: how many bytes each of its files may still have.
+    /// While its disk is full: the size in bytes past which none of its files may grow.
     pub(crate) disk_full_at: Option<u64>,
 }
 
@@ -68,11 +68,11 @@ pub(crate) enum ProcessPhase {
     #[default]
     Starting,
     Running,
-    /// Frozen on purpose (SIGSTOP).
+    /// Stopped on purpose (SIGSTOP).
     Paused,
-    /// Dead, and about to be started again.
+    /// Dead, waiting for its restart.
     Waiting,
-    /// Ended for good: it was told to, or it was done.
+    /// Ended for good: it was asked to, or its work was done.
     Ended,
 }
 
@@ -88,26 +88,26 @@ impl ProcessPhase {
     }
 }
 
-/// What is done to a process.
+/// What a supervised process can be made to do.
 #[derive(Debug)]
 pub(crate) enum ProcessCommand {
-    /// SIGKILL: it is started again.
+    /// SIGKILL, and a restart.
     Kill,
-    /// SIGTERM: it ends in order and is started again.
+    /// SIGTERM, and a restart when it has ended.
     Restart,
     /// SIGSTOP.
     Pause,
     /// SIGCONT.
     Continue,
-    /// From now on, whatever dies meanwhile, a write past so many bytes of a file fails.
+    /// Writes past so many bytes of a file fail from now on, also after a restart.
     FillDisk(u64),
-    /// Its disk has room again.
+    /// Undoes `FillDisk`.
     FreeDisk,
-    /// Ends in order, for good. Answered when it has.
+    /// Ends the process for good; answered when it has ended.
     End(oneshot::Sender<()>),
 }
 
-/// The supervisor's hold on a process.
+/// The supervisor's handle of a process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct SupervisedProcess {
     pub(crate) spec: ProcessSpec,
@@ -116,7 +116,7 @@ pub(crate) struct SupervisedProcess {
 }
 
 impl SupervisedProcess {
-    /// Starts it and looks after it.
+    /// Starts the process and a task that supervises it.
     pub(crate) fn start(spec: ProcessSpec, stream: LogStream, clock: Clock, changed: mpsc::Sender<()>) -> Self {
         let (commands, received) = mpsc::channel(16);
         let (states, state) = watch::channel(ProcessState::default());
@@ -129,7 +129,7 @@ impl SupervisedProcess {
         self.commands.send(command).await.map_err(|_| format!("{} has ended", self.spec.name))
     }
 
-    /// Ends it in order; returns when it has.
+    /// Ends the process in order; returns when it has ended.
     pub(crate) async fn end(&self) {
         let (ended, wait) = oneshot::channel();
         if self.commands.send(ProcessCommand::End(ended)).await.is_ok() {
@@ -146,13 +146,13 @@ struct ProcessSupervisor {
     changed: mpsc::Sender<()>,
 }
 
-/// Why a life is over.
+/// Why a process is not running any more.
 enum ProcessEnd {
     Died(String),
-    /// It was done.
+    /// Its work was done.
     Done,
-    Told(oneshot::Sender<()>),
-    /// The supervisor lost interest.
+    Ended(oneshot::Sender<()>),
+    /// The last handle was dropped.
     Dropped,
 }
 
@@ -160,16 +160,16 @@ impl ProcessSupervisor {
     async fn supervise(self, mut commands: mpsc::Receiver<ProcessCommand>) {
         let mut backoff = RestartBackoff::default();
         loop {
-            let born = self.clock.mono();
-            let over = match self.spawn() {
+            let started = self.clock.mono();
+            let end = match self.spawn() {
                 Ok(child) => self.run(child, &mut commands).await,
                 Err(error) => ProcessEnd::Died(format!("cannot be started: {error}")),
             };
-            let life = self.clock.mono().saturating_duration_since(born);
-            match over {
+            let run = self.clock.mono().saturating_duration_since(started);
+            match end {
                 ProcessEnd::Died(how) => {
-                    let wait = backoff.after(life);
-                    self.stream.up(format!("{} {how}; starting it again in {} ms", self.spec.name, wait.as_millis()));
+                    let wait = backoff.after(run);
+                    self.stream.up(format!("{} {how}; restarting it in {} ms", self.spec.name, wait.as_millis()));
                     self.set(|s| {
                         (s.phase, s.pid, s.last_end) = (ProcessPhase::Waiting, None, Some(how));
                         s.restarts += 1;
@@ -179,23 +179,23 @@ impl ProcessSupervisor {
                     }
                 }
                 ProcessEnd::Done => {
-                    self.stream.up(format!("{} is done", self.spec.name));
+                    self.stream.up(format!("{} has done its work", self.spec.name));
                     return self.ended(None);
                 }
-                ProcessEnd::Told(ended) => return self.ended(Some(ended)),
+                ProcessEnd::Ended(ended) => return self.ended(Some(ended)),
                 ProcessEnd::Dropped => return self.ended(None),
             }
         }
     }
 
-    fn ended(&self, told: Option<oneshot::Sender<()>>) {
+    fn ended(&self, answer: Option<oneshot::Sender<()>>) {
         self.set(|s| (s.phase, s.pid) = (ProcessPhase::Ended, None));
-        if let Some(told) = told {
-            let _gone = told.send(());
+        if let Some(answer) = answer {
+            let _gone = answer.send(());
         }
     }
 
-    /// Dead for a moment; an order to end is obeyed at once.
+    /// Waits for the restart; a command to end is obeyed at once.
     async fn wait(&self, wait: Duration, commands: &mut mpsc::Receiver<ProcessCommand>) -> Option<oneshot::Sender<()>> {
         let at = self.clock.mono() + wait;
         loop {
@@ -262,7 +262,7 @@ impl ProcessSupervisor {
                     Some(ProcessCommand::Kill) => signal(&child, Signal::SIGKILL),
                     Some(ProcessCommand::Restart) => {
                         self.terminate(&mut child).await;
-                        return ProcessEnd::Died("was told to start anew".to_owned());
+                        return ProcessEnd::Died("was restarted on command".to_owned());
                     }
                     Some(ProcessCommand::Pause) => {
                         signal(&child, Signal::SIGSTOP);
@@ -282,7 +282,7 @@ impl ProcessSupervisor {
                     }
                     Some(ProcessCommand::End(ended)) => {
                         self.terminate(&mut child).await;
-                        return ProcessEnd::Told(ended);
+                        return ProcessEnd::Ended(ended);
                     }
                     None => {
                         self.terminate(&mut child).await;
@@ -293,21 +293,21 @@ impl ProcessSupervisor {
         }
     }
 
-    /// A limit on the size of each of its files, or as many bytes as this process may write itself. What it says goes
+    /// Limits the size of the process's files (RLIMIT_FSIZE); `None` restores the supervisor's own limit. Its output goes
     /// through pipes, which have no such limit.
     fn limit_files(&self, child: &Child, room: Option<u64>) {
         use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
         let own = getrlimit(Resource::Fsize);
         let limit = Rlimit { current: room.or(own.current), ..own };
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        // Without a pid it is gone in this very moment: then its end is about to be noticed.
+        // Without a pid the process has just died, which is about to be noticed.
         let limited = pid.map_or(Ok(()), |pid| prlimit(Some(pid), Resource::Fsize, limit).map(drop));
         if let Err(error) = limited {
-            self.stream.up(format!("the disk of {} stays as it is: {error}", self.spec.name));
+            self.stream.up(format!("cannot change the file size limit of {}: {error}", self.spec.name));
         }
     }
 
-    /// SIGTERM, and SIGKILL where that is not heard in time. A frozen process is woken, or it would not hear.
+    /// SIGTERM, then SIGKILL after the grace time. SIGCONT as well, since a stopped process handles no SIGTERM.
     async fn terminate(&self, child: &mut Child) {
         signal(child, Signal::SIGTERM);
         signal(child, Signal::SIGCONT);
@@ -319,13 +319,13 @@ impl ProcessSupervisor {
 
     fn set(&self, change: impl FnOnce(&mut ProcessState)) {
         self.states.send_modify(change);
-        // Full: somebody is about to look anyway.
+        // A full channel means that a change is about to be seen anyway.
         let _full = self.changed.try_send(());
     }
 }
 
-/// This very program and its name. Where its file was replaced since (an upgrade, a rebuild), the image that runs here
-/// is started all the same: processes of two versions in one network would be nobody's choice.
+/// The file of the running program, and the name to start it under. Where that file was replaced meanwhile (an upgrade,
+/// a rebuild), it is the running image in `/proc`, so that all processes of a network are of one version.
 fn own_program() -> std::io::Result<(PathBuf, PathBuf)> {
     let image = PathBuf::from("/proc/self/exe");
     let named = std::env::current_exe()?;
@@ -339,7 +339,7 @@ fn own_program() -> std::io::Result<(PathBuf, PathBuf)> {
 
 fn signal(child: &Child, signal: Signal) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        // Gone in this very moment: then its end is about to be noticed.
+        // A failure means that the process has just died, which is about to be noticed.
         let _gone = kill(Pid::from_raw(pid), signal);
     }
 }
@@ -356,16 +356,17 @@ fn describe(status: std::process::ExitStatus) -> String {
     }
 }
 
-/// Called by every role first: if a supervisor started it, it ends when that does.
+/// Ties this process to the supervisor that started it, if any: when the supervisor dies, this process gets SIGTERM.
+/// Every role calls it first.
 pub(crate) fn follow_supervisor() {
     let supervisor = std::env::var(SUPERVISOR).ok().and_then(|pid| pid.parse::<i32>().ok());
     let Some(supervisor) = supervisor else { return };
     if nix::unistd::getppid().as_raw() != supervisor {
-        return; // a grandchild that inherited the variable
+        return; // A grandchild inherited the variable.
     }
     let _unsupported = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
     if nix::unistd::getppid().as_raw() != supervisor {
-        // It died in between: nobody would tell this process.
+        // The supervisor died before the signal was set up, so none will come.
         std::process::exit(1);
     }
 }

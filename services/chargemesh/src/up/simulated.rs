@@ -1,4 +1,4 @@
-//! Simulated charging points and drivers: real processes of the one binary, enrolled by themselves through a token.
+//! Simulated charging points and drivers: real processes of this binary that enrol themselves with a token.
 
 use std::{fs, net::SocketAddr, path::Path, sync::Arc};
 
@@ -9,28 +9,28 @@ use super::{
     RunningNetwork,
     layout::flags,
     network::LocalNetwork,
-    plan::{PointWish, SimulatedDriver, SimulatedPoint},
+    plan::{NewPoint, SimulatedDriver, SimulatedPoint},
     process::ProcessSpec,
     status::replace,
 };
 
-/// Each is a process or two of its own.
-const MOST: usize = 500;
+/// Each charging point is two processes, each driver one.
+const MAX_COUNT: usize = 500;
 
-/// How many charging points or drivers: a number up to [`MOST`].
+/// Parses a number of charging points or drivers, up to [`MAX_COUNT`].
 pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.parse::<u64>().map(usize::try_from) {
-        Ok(Ok(count)) if count <= MOST => Ok(count),
+        Ok(Ok(count)) if count <= MAX_COUNT => Ok(count),
         Ok(_) => Err(format!(
-            "at most {MOST}, since each charging point is two processes and each driver one; for load there is \
+            "at most {MAX_COUNT}, since each charging point is two processes and each driver one; for load there is \
              `chargemesh fleet`, many charging points in one process"
         )),
-        Err(_) => Err(format!("it is a number from 0 to {MOST}")),
+        Err(_) => Err(format!("expected a number from 0 to {MAX_COUNT}")),
     }
 }
 
 impl RunningNetwork {
-    /// Everything that the plan names.
+    /// Starts every charging point and driver of the plan.
     pub(super) async fn start_simulated(&self) -> anyhow::Result<()> {
         let plan = self.plan.lock().await.clone();
         plan.write(&self.network.layout.data)?;
@@ -51,7 +51,7 @@ impl RunningNetwork {
         let pairing = layout.run.join(format!("{}-pairing.sock", point.id));
         let place = pairing.display().to_string();
         let [engine, monitor] = point.processes();
-        let (registry, central) = self.far(&monitor).await?;
+        let (registry, central) = self.connect_addresses(&monitor).await?;
 
         let mut own = flags([
             ("--data", &folder),
@@ -67,7 +67,7 @@ impl RunningNetwork {
         if let Some(token) = self.token_file(&folder, enrolled, Kind::ChargingPoint, point.id.as_str(), known).await? {
             own.extend(flags([("--token-file", &token)]));
         }
-        self.begin(self.network.spec(&monitor, "monitor", own, &self.config.log_level)).await?;
+        self.start_process(self.network.spec(&monitor, "monitor", own, &self.config.log_level)).await?;
 
         let mut own = flags([
             ("--data", &folder),
@@ -79,13 +79,13 @@ impl RunningNetwork {
         if self.config.has_drills() {
             own.push("--drills".into());
         }
-        self.begin(self.network.spec(&engine, "engine", own, &self.config.log_level)).await
+        self.start_process(self.network.spec(&engine, "engine", own, &self.config.log_level)).await
     }
 
     async fn start_driver(&self, driver: &SimulatedDriver, known: &[Identity]) -> anyhow::Result<()> {
         let folder = self.network.layout.data.join("drivers").join(driver.id.as_str());
         let [name] = driver.processes();
-        let (registry, central) = self.far(&name).await?;
+        let (registry, central) = self.connect_addresses(&name).await?;
         let mut own = flags([
             ("--data", &folder),
             ("--id", &driver.id.as_str()),
@@ -99,11 +99,11 @@ impl RunningNetwork {
         if let Some(token) = self.token_file(&folder, enrolled, Kind::Driver, driver.id.as_str(), known).await? {
             own.extend(flags([("--token-file", &token)]));
         }
-        self.begin(self.network.spec(&name, "driver", own, &self.config.log_level)).await
+        self.start_process(self.network.spec(&name, "driver", own, &self.config.log_level)).await
     }
 
-    /// Where this process finds Registry and Central.
-    async fn far(&self, process: &str) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+    /// The addresses at which this process reaches Registry and Central: the fault proxy's, where there is one.
+    async fn connect_addresses(&self, process: &str) -> anyhow::Result<(SocketAddr, SocketAddr)> {
         let LocalNetwork { fault_proxy, addresses, .. } = &self.network;
         Ok((
             fault_proxy.to(addresses.registry_https, process).await?,
@@ -111,11 +111,11 @@ impl RunningNetwork {
         ))
     }
 
-    async fn begin(&self, spec: ProcessSpec) -> anyhow::Result<()> {
+    async fn start_process(&self, spec: ProcessSpec) -> anyhow::Result<()> {
         self.network.supervisor.start(spec).await.map_err(anyhow::Error::msg)
     }
 
-    /// A token beside the credential that it is to become; nothing where there is one already.
+    /// Writes a token beside the future credential; `None` where the identity is enrolled already.
     async fn token_file(
         &self,
         folder: &Path,
@@ -127,19 +127,19 @@ impl RunningNetwork {
         if enrolled {
             return Ok(None);
         }
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
         let token = self.network.token(kind, id, known).await.with_context(|| format!("cannot enrol {id}"))?;
         let path = folder.join("token");
         replace(&path, token.as_bytes(), 0o600).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Some(path))
     }
 
-    // ---- Live (SPEC 1.8): what fails leaves the plan as it was, and may be said again
+    // ---- Changes while the network runs (SPEC 1.8): a failed one leaves the plan as it was, and can be repeated
 
-    pub(super) async fn add_point(&self, wish: PointWish) -> Result<SimulatedPoint, String> {
+    pub(super) async fn add_point(&self, new: NewPoint) -> Result<SimulatedPoint, String> {
         let mut plan = self.plan.lock().await;
         let mut next = plan.clone();
-        let point = next.add_charging_point(wish)?;
+        let point = next.add_charging_point(new)?;
         let known = self.network.enrolled(Kind::ChargingPoint).await.map_err(describe)?;
         let started = self.start_point(&point, &known).await;
         if let Err(error) = started.and_then(|()| next.write(&self.network.layout.data)) {
@@ -164,13 +164,13 @@ impl RunningNetwork {
         Ok(driver)
     }
 
-    /// Its processes, for good, and their lines.
+    /// Ends processes for good, and closes their connections at the fault proxy.
     async fn end(&self, processes: &[Arc<str>]) {
         self.network.supervisor.end(processes, true).await;
         processes.iter().for_each(|process| self.network.fault_proxy.forget(process));
     }
 
-    /// Its processes end, its identity is removed, its folder goes.
+    /// Ends its processes, removes its identity at Registry, and deletes its folder.
     pub(super) async fn remove_point(&self, id: &str) -> Result<(), String> {
         let mut plan = self.plan.lock().await;
         let mut next = plan.clone();
@@ -182,7 +182,7 @@ impl RunningNetwork {
         }
         next.write(&self.network.layout.data).map_err(describe)?;
         *plan = next;
-        forget(&self.network.layout.data.join("charging-points").join(id))
+        delete_folder(&self.network.layout.data.join("charging-points").join(id))
     }
 
     pub(super) async fn remove_driver(&self, id: &str) -> Result<(), String> {
@@ -196,7 +196,7 @@ impl RunningNetwork {
         }
         next.write(&self.network.layout.data).map_err(describe)?;
         *plan = next;
-        forget(&self.network.layout.data.join("drivers").join(id))
+        delete_folder(&self.network.layout.data.join("drivers").join(id))
     }
 }
 
@@ -204,10 +204,10 @@ fn describe(error: anyhow::Error) -> String {
     format!("{error:#}")
 }
 
-fn forget(folder: &Path) -> Result<(), String> {
+fn delete_folder(folder: &Path) -> Result<(), String> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("done, but {} cannot be removed: {error}", folder.display()))
+            Err(format!("removed, except for the folder {}, which cannot be deleted: {error}", folder.display()))
         }
         Ok(()) | Err(_) => Ok(()),
     }
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_has_as_many_processes_as_a_machine_can_bear() {
+    fn the_number_of_simulated_processes_is_bounded() {
         assert_eq!(count("0"), Ok(0));
         assert_eq!(count("500"), Ok(500));
         for many in ["501", "1000000", "18446744073709551615"] {

@@ -1,5 +1,5 @@
-//! The status file of a network, `up.json` in its data folder: which processes run, with process ids and addresses, and how
-//! to reach it as an operator.
+//! The status file of a network, `up.json` in its data folder: its processes with pids and addresses, and how to reach it
+//! as an operator. Also the lock of that folder.
 
 use std::{
     fs::{self, File},
@@ -16,16 +16,15 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::health::ProcessHealth;
 use crate::output::{Columns, escaped};
 
-/// Of a network in a data folder.
+/// A network as `up.json` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkStatus {
-    /// The supervisor's.
+    /// The supervisor's process id.
     pub(crate) pid: u32,
     pub(crate) started_at_ms: i64,
-    /// Registry and Central answer, and every simulated process has been started.
+    /// Whether Registry and Central answer and every simulated process has been started.
     pub(crate) ready: bool,
     pub(crate) central_grpc: String,
     pub(crate) central_link: String,
@@ -50,16 +49,25 @@ pub(crate) struct ProcessStatus {
     pub(crate) last_end: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) control_socket: Option<PathBuf>,
-    /// What it listens on, as it says itself.
+    /// Its listen addresses by name, as the process wrote them; null before.
     #[serde(default)]
     pub(crate) addresses: serde_json::Value,
-    /// What it says of itself; only where it was asked.
+    /// Its health; absent in the file, present where the process was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) health: Option<ProcessHealth>,
 }
 
+/// The health of a process by its own report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessHealth {
+    /// `ready`, `degraded`, `starting`, `stopping`, or `silent` where it does not answer.
+    pub(crate) status: String,
+    /// Each component that is not ready, with its reason.
+    pub(crate) reasons: Vec<String>,
+}
+
 impl ProcessStatus {
-    /// Its process, or what it is doing without one.
+    /// Its process id, or its state where it has none.
     pub(crate) fn describe(&self) -> String {
         self.pid.map_or_else(|| self.state.clone(), |pid| format!("process {pid}"))
     }
@@ -84,23 +92,23 @@ impl Columns for ProcessStatus {
 
 const STATUS: &str = "up.json";
 const LOCK: &str = "lock";
-/// The process that was told to end by a signal: a second one would end it at once.
-const TOLD: &str = "told-to-end";
+/// Holds the id of the process that got SIGTERM: a second one would end it without its orderly end.
+const SIGNALLED: &str = "sigterm-sent";
 
 impl NetworkStatus {
-    /// Whether a process has no process yet, and none that ended.
+    /// Whether a process has not been started yet.
     pub(crate) fn is_starting(&self) -> bool {
         self.processes
             .iter()
             .any(|process| process.pid.is_none() && process.restarts == 0 && process.last_end.is_none())
     }
 
-    /// Whether a supervisor holds the folder now.
+    /// Whether a supervisor holds the folder's lock now.
     pub(crate) fn is_running(&self) -> bool {
         is_locked(&self.folder)
     }
 
-    /// Whether `pid` supervises it, was ready, and listens no more.
+    /// Whether the supervisor `pid` was ready and had a control socket, so that a missing socket means that it is ending.
     pub(crate) fn is_ending(&self, pid: Pid) -> bool {
         self.ready && !self.control_socket.as_os_str().is_empty() && i32::try_from(self.pid) == Ok(pid.as_raw())
     }
@@ -112,7 +120,7 @@ impl NetworkStatus {
     }
 }
 
-/// The status file of this folder, if it has one.
+/// The status file of this folder; `None` where there is none.
 pub(crate) fn read(data: &Path) -> anyhow::Result<Option<NetworkStatus>> {
     let path = data.join(STATUS);
     let text = match fs::read(&path) {
@@ -127,7 +135,7 @@ pub(crate) fn read(data: &Path) -> anyhow::Result<Option<NetworkStatus>> {
     Ok(Some(NetworkStatus { folder: data.to_owned(), ..status }))
 }
 
-/// Holds a data folder against a second supervisor; let go when dropped or when the process ends, however it ends.
+/// Keeps a second supervisor out of a data folder. Released when dropped or when the process ends, even by SIGKILL.
 #[derive(Debug)]
 pub(crate) struct FolderLock(#[expect(dead_code, reason = "holds the lock")] Flock<File>);
 
@@ -135,7 +143,7 @@ impl FolderLock {
     pub(crate) fn take(data: &Path) -> anyhow::Result<Self> {
         let cannot = |error: io::Error| {
             Misuse::new(format!(
-                "cannot use {} as data folder: {error}; give a writable one with --data",
+                "cannot use {} as data folder: {error}; choose a writable one with --data",
                 data.display()
             ))
         };
@@ -144,15 +152,15 @@ impl FolderLock {
         let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
-                // Who holds it, for `down`; the status file may still be of the one before.
+                // `down` reads the pid here, since the status file may still be that of the supervisor before.
                 lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(cannot)?;
-                drop(fs::remove_file(data.join(TOLD)));
+                drop(fs::remove_file(data.join(SIGNALLED)));
                 Ok(Self(lock))
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 let who = read(data)?.map_or_else(String::new, |s| format!(" (process {})", s.pid));
                 let text = format!(
-                    "another network runs in {}{who}; stop it with `chargemesh down --data {}`, or give another folder",
+                    "another network runs in {}{who}; stop it with `chargemesh down --data {}`, or choose another folder",
                     data.display(),
                     data.display()
                 );
@@ -163,16 +171,16 @@ impl FolderLock {
     }
 }
 
-/// The process that holds a data folder.
+/// The process that holds the lock of a data folder.
 pub(crate) fn holder(data: &Path) -> Option<Pid> {
     let text = fs::read_to_string(data.join(LOCK)).ok()?;
     text.parse().ok().filter(|pid| *pid > 1 && is_locked(data)).map(Pid::from_raw)
 }
 
-/// Does what ends `pid`, unless it was done before.
-pub(crate) fn once(data: &Path, pid: Pid, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let mark = data.join(TOLD);
-    if fs::read_to_string(&mark).is_ok_and(|told| told == pid.to_string()) {
+/// Calls `end`, which sends SIGTERM to `pid`, unless an earlier call for this process succeeded.
+pub(crate) fn signal_once(data: &Path, pid: Pid, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mark = data.join(SIGNALLED);
+    if fs::read_to_string(&mark).is_ok_and(|signalled| signalled == pid.to_string()) {
         return Ok(());
     }
     end()?;
@@ -184,7 +192,7 @@ pub(crate) fn is_locked(data: &Path) -> bool {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
 }
 
-/// Written beside, synced, and renamed over: a reader sees the old content or the new one.
+/// Writes a temporary file, syncs it, and renames it over `path`: a reader sees the old content or the new one.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let beside = path.with_extension(format!("{:08x}", rand::random::<u32>()));
     let write = || {
@@ -212,34 +220,34 @@ mod tests {
         let error = FolderLock::take(folder.path()).unwrap_err();
         assert!(error.to_string().contains("another network runs in"), "{error}");
         assert_eq!(mesh::process::exit_code(&error), 2);
-        assert_eq!(holder(folder.path()), Some(Pid::this()), "so that it can be told to end before it listens");
+        assert_eq!(holder(folder.path()), Some(Pid::this()), "so that `down` can end it before it listens");
         drop(lock);
         assert!(!is_locked(folder.path()));
-        assert_eq!(holder(folder.path()), None, "a number that was left behind is nobody's");
+        assert_eq!(holder(folder.path()), None, "a pid that was left behind belongs to no supervisor");
     }
 
     #[test]
-    fn a_process_is_told_to_end_by_one_signal_however_often_it_is_wanted() {
+    fn a_process_gets_sigterm_once_however_often_down_is_called() {
         let folder = tempfile::tempdir().unwrap();
-        let told = std::cell::Cell::new(0);
+        let signals = std::cell::Cell::new(0);
         let end = || {
-            told.set(told.get() + 1);
+            signals.set(signals.get() + 1);
             Ok(())
         };
         let denied = || Err(io::ErrorKind::PermissionDenied.into());
-        assert!(once(folder.path(), Pid::from_raw(7), denied).is_err(), "and one that failed is none");
+        assert!(signal_once(folder.path(), Pid::from_raw(7), denied).is_err(), "a failed signal does not count");
         for _ in 0..3 {
-            once(folder.path(), Pid::from_raw(7), end).unwrap();
+            signal_once(folder.path(), Pid::from_raw(7), end).unwrap();
         }
-        assert_eq!(told.get(), 1);
+        assert_eq!(signals.get(), 1);
         let lock = FolderLock::take(folder.path()).unwrap();
-        once(folder.path(), Pid::from_raw(7), end).unwrap();
-        assert_eq!(told.get(), 2, "the next one that holds the folder");
+        signal_once(folder.path(), Pid::from_raw(7), end).unwrap();
+        assert_eq!(signals.get(), 2, "the next supervisor gets its own");
         drop(lock);
     }
 
     #[test]
-    fn a_part_without_a_process_is_said_to_be_starting() {
+    fn a_process_without_a_pid_is_shown_as_starting() {
         let process = |pid, restarts, state: &str| ProcessStatus {
             name: "driver/D-1".into(),
             pid,
@@ -253,13 +261,13 @@ mod tests {
         let of = |process| NetworkStatus { processes: vec![process], ..NetworkStatus::default() };
         assert!(of(process(None, 0, "starting")).is_starting());
         assert!(!of(process(Some(7), 0, "running")).is_starting());
-        assert!(!of(process(None, 1, "waiting")).is_starting(), "one that died is started again and again");
+        assert!(!of(process(None, 1, "waiting")).is_starting(), "one that died is restarted, which is not starting");
         assert_eq!(process(None, 0, "starting").describe(), "starting");
         assert_eq!(process(Some(7), 0, "running").describe(), "process 7");
     }
 
     #[test]
-    fn a_status_survives_and_a_damaged_one_is_named() {
+    fn a_status_file_is_read_as_it_was_written_and_a_damaged_one_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()).unwrap(), None);
         let status = NetworkStatus { pid: 7, central_grpc: "127.0.0.1:1".into(), ..NetworkStatus::default() };

@@ -1,4 +1,4 @@
-//! All processes of a network: started, looked after, shown in the status file, and ended in order.
+//! The supervisor of a network: starts its processes, keeps the status file up to date, and ends them in order.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
     status::{NetworkStatus, ProcessStatus},
 };
 
-/// Cheap to clone; all clones are one.
+/// Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub(crate) struct Supervisor {
     processes: Arc<Mutex<BTreeMap<Arc<str>, SupervisedProcess>>>,
@@ -21,13 +21,16 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// The receiver gets a word whenever a process's state changes.
+    /// The receiver gets a message whenever the state of a process changes.
     pub(crate) fn new(stream: LogStream, clock: Clock) -> (Self, mpsc::Receiver<()>) {
         let (changed, changes) = mpsc::channel(1);
         (Self { processes: Arc::default(), stream, clock, changed }, changes)
     }
 
-    /// Starts a process; one of that name that runs already stays.
+    /// Starts a process.
+    ///
+    /// # Errors
+    /// Where one of that name runs already; it stays as it is.
     pub(crate) async fn start(&self, spec: ProcessSpec) -> Result<(), String> {
         let mut processes = self.processes.lock().await;
         if processes.get(&spec.name).is_some_and(|process| process.state.borrow().phase != ProcessPhase::Ended) {
@@ -44,7 +47,7 @@ impl Supervisor {
         process.command(command).await
     }
 
-    /// Ends the processes of these names, all at once, and forgets them if told to.
+    /// Ends the processes of these names, all at the same time; with `forget` they are shown no more.
     pub(crate) async fn end(&self, names: &[Arc<str>], forget: bool) {
         let processes: Vec<SupervisedProcess> = {
             let processes = self.processes.lock().await;
@@ -94,7 +97,7 @@ impl Supervisor {
             .collect()
     }
 
-    /// Drivers first, then charging points, so that what runs can still be settled; Central and Registry last.
+    /// Ends drivers first, then charging points, so that running supplies can still be settled; Central and Registry last.
     pub(crate) async fn end_all(&self) {
         for group in [is_driver as fn(&str) -> bool, is_charging_point, is_central, |_: &str| true] {
             let names = self.names(group).await;
@@ -102,7 +105,7 @@ impl Supervisor {
         }
     }
 
-    /// Keeps the status file true, until everything has ended.
+    /// Writes the status file whenever something has changed, until `stop`.
     pub(crate) async fn keep_status(
         self,
         base: tokio::sync::watch::Receiver<NetworkStatus>,
@@ -122,10 +125,10 @@ impl Supervisor {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = changes.recv() => {}
-                // A process that starts writes its addresses a little later.
+                // A process writes its addresses some time after its start, which is no change of state.
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
-            // Several changes at once are one line of the file.
+            // Several changes at the same time lead to one write.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
