@@ -1,4 +1,5 @@
-//! `chargemesh certs`: a development authority, the identities it issues, and its rolling (SPEC 10.7).
+//! `chargemesh certs`: a certificate authority for development, the identities it issues, and the rotation of its root
+//! (SPEC 10.7).
 
 use std::{
     path::{Path, PathBuf},
@@ -16,10 +17,11 @@ use serde_json::json;
 
 use crate::output::Output;
 
-/// Make and roll the certificates of a network
+/// Create and rotate the certificates of a network
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A folder of certificates holds the authority (authority/) and an identity a folder (central/, operator-ann/, …).
+The folder of certificates has one folder for the authority (authority/) and one for each identity (central/,
+operator-ann/, …).
 
 Examples:
   chargemesh certs init --dir certs
@@ -31,7 +33,7 @@ Examples:
 pub(crate) struct Certs {
     #[command(subcommand)]
     command: CertsCommand,
-    /// The folder of certificates
+    /// Folder of certificates
     #[arg(long, env = "CHARGEMESH_CERTS", value_name = "DIR", default_value = "certs", global = true)]
     dir: PathBuf,
     #[command(flatten)]
@@ -40,43 +42,43 @@ pub(crate) struct Certs {
 
 #[derive(Debug, Subcommand)]
 enum CertsCommand {
-    /// Make an authority
+    /// Create a certificate authority
     Init {
-        /// The trust domain that every identity carries
+        /// Trust domain in the name of every identity
         #[arg(long, value_name = "DOMAIN", default_value = TRUST_DOMAIN)]
         trust_domain: String,
         #[command(flatten)]
         lifetime: RootLifetime,
     },
-    /// Make an identity
+    /// Issue an identity
     Issue {
         #[command(subcommand)]
         subject: CertsSubject,
-        /// Replace the one that is there
+        /// Replace an existing identity
         #[arg(long, global = true)]
         overwrite: bool,
-        /// How long it is good
+        /// Lifetime of the certificate
         #[arg(long, value_name = "DURATION", default_value = "90d", global = true,
               value_parser = mesh::duration::parse_seconds)]
         lifetime: Duration,
     },
-    /// A second root beside the first, told to every identity in the folder
+    /// Add a second root, which every identity in the folder then trusts as well
     Roll {
         #[command(flatten)]
         lifetime: RootLifetime,
     },
-    /// New keys and certificates for every identity in the folder, or for one
+    /// Issue new keys and certificates for every identity in the folder, or for one
     Renew {
-        /// Only this one, by the name of its folder
+        /// Folder name of the only identity to renew
         name: Option<String>,
     },
-    /// Only the newest root stays
+    /// Remove all roots but the newest
     Retire,
 }
 
 #[derive(Debug, Args)]
 struct RootLifetime {
-    /// How long the root is good
+    /// Lifetime of the root certificate
     #[arg(long, value_name = "DURATION", default_value = "3650d",
           value_parser = mesh::duration::parse_seconds)]
     lifetime: Duration,
@@ -88,13 +90,13 @@ enum CertsSubject {
     Role {
         #[arg(value_enum)]
         role: CertsRole,
-        /// Another DNS name or IP address under which others reach it; may be given several times
+        /// Another DNS name or IP address of this role; may be given several times
         #[arg(long = "name", value_name = "NAME")]
         names: Vec<String>,
     },
-    /// A person who may order
+    /// A person who may give orders
     Operator { name: OperatorName },
-    /// A person who may look
+    /// A person who may only read
     Viewer { name: OperatorName },
 }
 
@@ -106,7 +108,7 @@ enum CertsRole {
     Dashboard,
 }
 
-/// Of a network that nobody named.
+/// The trust domain of a network unless another is given.
 pub(crate) const TRUST_DOMAIN: &str = "chargemesh.local";
 
 impl From<CertsRole> for Caller {
@@ -123,12 +125,12 @@ impl From<CertsRole> for Caller {
 impl Certs {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let authority = self.dir.join("authority");
-        let said = |text: String, paths: &[PathBuf]| self.output.said(&text, &json!({ "identities": paths }));
+        let said = |text: String, paths: &[PathBuf]| self.output.sentence(&text, &json!({ "identities": paths }));
         match self.command {
             CertsCommand::Init { trust_domain, lifetime } => {
                 Authority::create(&authority, &trust_domain, lifetime.lifetime)
                     .map_err(|error| Misuse::new(format!("{error} with --dir")))?;
-                said(format!("made the authority of {trust_domain} in {}", authority.display()), &[])
+                said(format!("created the authority of {trust_domain} in {}", authority.display()), &[])
             }
             CertsCommand::Issue { subject, overwrite, lifetime } => {
                 let authority = open(&authority)?;
@@ -145,14 +147,14 @@ impl Certs {
                     | CertsError::Domain(_)
                     | CertsError::Making(_)) => misuse(other),
                 })?;
-                said(format!("made {}", out.display()), &[out])
+                said(format!("issued {}", out.display()), &[out])
             }
             CertsCommand::Roll { lifetime } => {
                 let identities = identities_in(&self.dir).map_err(misuse)?;
                 open(&authority)?.roll(lifetime.lifetime, &identities).map_err(misuse)?;
                 let text = format!(
-                    "a second root is in force and known to {} identities; once every host has its new ca.pem, go on \
-                     with `chargemesh certs renew`",
+                    "a second root is in force and trusted by {} identities; once every host has its new ca.pem, \
+                     continue with `chargemesh certs renew`",
                     identities.len()
                 );
                 said(text, &identities)
@@ -178,9 +180,9 @@ impl Certs {
 }
 
 fn open(authority: &Path) -> anyhow::Result<Authority> {
-    Authority::open(authority)
-        .map_err(misuse)
-        .with_context(|| format!("there is no authority in {}; `chargemesh certs init` makes one", authority.display()))
+    Authority::open(authority).map_err(misuse).with_context(|| {
+        format!("there is no authority in {}; create one with `chargemesh certs init`", authority.display())
+    })
 }
 
 fn issue(

@@ -36,11 +36,11 @@ use crate::{
 Examples:
   chargemesh up --charging-points 4 --drivers 2     a whole network on this machine, state in ./data
   chargemesh charging-points watch                  every change of it, in another terminal
-  chargemesh status                                 every role of it: process, health, and why it is not well
+  chargemesh status                                 every process of it: state, health, and what is wrong
   chargemesh replay deploy/samples/caltech-2019-03-a.csv
 
 Each setting is a flag and an environment variable; `chargemesh COMMAND --help` names both.
-Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 refused."
+Exit codes: 0 success, 1 failure, 2 wrong usage or invalid input, 3 refused."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -74,7 +74,7 @@ enum RootCommand {
     },
 }
 
-/// A negative number behind a flag is its value, refused with a sentence of that flag's own.
+/// Lets flags take negative numbers, so that each flag's own parser refuses them with its own message.
 fn with_negative_values(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         let is_flag_with_value = !arg.is_positional() && arg.get_action().takes_values();
@@ -84,7 +84,7 @@ fn with_negative_values(command: clap::Command) -> clap::Command {
 }
 
 impl Cli {
-    /// As the command line says; says what is wrong with it, and ends the process, where it is.
+    /// Parses the command line; prints what is wrong with it and exits, where something is.
     pub(crate) fn read() -> Self {
         let matches = with_negative_values(Self::command()).get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
@@ -118,7 +118,7 @@ impl Cli {
     }
 }
 
-/// For commands that make a call and end.
+/// Runs a command that makes some calls and ends.
 fn with_runtime(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     mesh::process::install_cryptography();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound_and_every_setting_has_help_spec_1_7() {
+    fn the_command_line_is_valid_and_every_subcommand_has_help_spec_1_7() {
         let mut command = Cli::command();
         command.build();
         command.clone().debug_assert();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_below_its_range_is_refused_with_a_sentence_of_its_own() {
+    fn a_number_below_its_range_is_refused_with_a_message_about_its_flag() {
         for (args, says) in [
             ("charging-points price CP-1 --to -1", "--to"),
             ("charging-points rated-power CP-1 --to -5", "--to"),

@@ -1,4 +1,4 @@
-//! `chargemesh ctl`: a role's screen without a terminal (SPEC 1.9), through its control socket.
+//! `chargemesh ctl`: sends a command to a role's control socket (SPEC 1.9), which offers what the role's screen does.
 
 use std::path::PathBuf;
 
@@ -15,10 +15,11 @@ use crate::{
     output::{Output, escaped, line},
 };
 
-/// Do what a role's own screen can do, through its control socket
+/// Send a command to a role's control socket, which offers what the role's screen does
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A word with '=' is a named argument: a number, true, false, or else a text. Words without '=' follow in order.
+An argument with '=' is named: its value is a number, true, false, or else a text. Arguments without '=' are taken in
+order.
 
 Examples:
   chargemesh ctl data/run/up.sock status
@@ -28,14 +29,14 @@ Examples:
   chargemesh ctl data/run/driver-D-1.sock request CP-1 7.5
   kubectl exec cp-0 -c engine -- chargemesh ctl /run/chargemesh/engine.sock spoil-key")]
 pub(crate) struct Ctl {
-    /// The role's control socket (its --control-socket)
+    /// Control socket of the role (its --control-socket)
     #[arg(value_name = "SOCKET", env = "CHARGEMESH_CONTROL_SOCKET")]
     socket: PathBuf,
-    /// What to do; `help` lists what the role knows
+    /// Command to send; `help` lists the commands of the role
     command: String,
-    /// Its arguments
+    /// Arguments of the command
     args: Vec<String>,
-    /// How long to wait for an answer
+    /// Maximum wait for the answer
     #[arg(long, env = "CHARGEMESH_CALL_TIMEOUT", value_name = "DURATION", default_value = "30s",
           value_parser = mesh::duration::parse_some)]
     timeout: std::time::Duration,
@@ -72,12 +73,12 @@ impl Ctl {
     }
 }
 
-/// What a role says, help included: its lines stay lines.
+/// Text of a role, such as its help, with control characters escaped in each line.
 fn lines(text: &str) -> String {
     text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
 
-/// An object where every word is named, else a list.
+/// An object where every argument is named, else a list.
 fn arguments(words: &[String]) -> Value {
     let named: Option<Vec<(&str, &str)>> = words.iter().map(|word| word.split_once('=')).collect();
     match named {
@@ -89,7 +90,7 @@ fn arguments(words: &[String]) -> Value {
     }
 }
 
-/// Numbers and truth values as such; an id that looks like a number is still understood, since roles read both.
+/// Numbers and booleans become JSON's; an id that looks like a number still works, since roles read both.
 fn value(text: &str) -> Value {
     match text {
         "true" => Value::Bool(true),
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn help_in_a_refusal_stays_in_lines_and_moves_no_cursor() {
+    fn a_refusal_keeps_its_lines_and_has_its_control_characters_escaped() {
         assert_eq!(
             lines("no command; there are:\n  plug\n  un\x1bplug"),
             "no command; there are:\n  plug\n  un\\u{1b}plug"
@@ -116,11 +117,11 @@ mod tests {
     }
 
     #[test]
-    fn words_become_a_list_and_named_words_an_object() {
+    fn arguments_become_a_list_and_named_ones_an_object() {
         let arguments = |words: &[&str]| arguments(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
         assert_eq!(arguments(&[]), Value::Null);
         assert_eq!(arguments(&["CP-1", "7.5"]), json!(["CP-1", "7.5"]));
         assert_eq!(arguments(&["wh=700", "driver=ann", "on=true"]), json!({"wh": 700, "driver": "ann", "on": true}));
-        assert_eq!(arguments(&["007"]), json!(["007"]), "an id stays what it was");
+        assert_eq!(arguments(&["007"]), json!(["007"]), "an id with leading zeros stays a text");
     }
 }

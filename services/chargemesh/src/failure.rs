@@ -1,7 +1,7 @@
-//! How a failed command ends: one sentence on standard error and an exit code, never a backtrace.
+//! How a failed command ends: with one message on standard error and an exit code, never with a backtrace.
 //!
-//! 1: it failed (something cannot be reached, or broke). 2: wrong use or bad input, mended by the caller. 3: it was
-//! understood and refused, with the reason.
+//! 1: it failed (something cannot be reached, or is broken). 2: wrong usage or invalid input, which the caller can correct.
+//! 3: it was understood and refused, with the reason.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use crate::output::{ReaderGone, note};
 
-/// Understood and refused.
+/// The server understood the command and refused it: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[error("refused ({}): {text}", reason.map_or("NOT_ALLOWED", |r| r.code()))]
 pub(crate) struct CommandRefused {
@@ -25,7 +25,7 @@ impl CommandRefused {
     }
 }
 
-/// A gRPC answer that is no success, sorted by whose turn it is.
+/// A gRPC error as a failure, a misuse or a refusal, which have different exit codes.
 pub(crate) fn of_status(status: &Status) -> anyhow::Error {
     let text = crate::output::escaped(status.message());
     let reason = mesh::status::reason_of(status);
@@ -34,7 +34,9 @@ pub(crate) fn of_status(status: &Status) -> anyhow::Error {
             anyhow::anyhow!("{} ({:?})", if text.is_empty() { "no answer" } else { &text }, status.code())
         }
         Code::InvalidArgument => Misuse::new(text).into(),
-        Code::Unimplemented => anyhow::anyhow!("the server is of another version and does not know this: {text}"),
+        Code::Unimplemented => {
+            anyhow::anyhow!("the server is of another version and does not have this method: {text}")
+        }
         Code::Ok
         | Code::NotFound
         | Code::AlreadyExists
@@ -48,7 +50,7 @@ pub(crate) fn of_status(status: &Status) -> anyhow::Error {
     }
 }
 
-/// Says the whole chain once.
+/// Prints the error with its causes, and gives the exit code.
 pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.is::<ReaderGone>() {

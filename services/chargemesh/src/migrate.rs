@@ -1,4 +1,4 @@
-//! `chargemesh migrate`: makes or upgrades a database's tables. Roles never do it by themselves; `up` does.
+//! `chargemesh migrate`: creates or upgrades the tables of a database. `up` does so too; a role alone never does.
 
 use clap::{Args, ValueEnum};
 use mesh::process::Misuse;
@@ -6,16 +6,16 @@ use serde_json::json;
 
 use crate::output::Output;
 
-/// Make or upgrade the tables of a service's database
+/// Create or upgrade the tables of a service's database
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   chargemesh migrate central sqlite:data/central/central.db
   chargemesh migrate registry postgres://registry@db.example/registry")]
 pub(crate) struct Migrate {
-    /// Whose database
+    /// Service that the database belongs to
     #[arg(value_enum)]
     service: Service,
-    /// sqlite:PATH or postgres://…
+    /// Address of the database: sqlite:PATH or postgres://…
     #[arg(value_name = "URL", env = "CHARGEMESH_DATABASE", hide_env_values = true)]
     url: String,
     #[command(flatten)]
@@ -31,8 +31,12 @@ pub(crate) enum Service {
 impl Migrate {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let ran = migrate(self.service, &self.url).await?;
-        let sentence = if ran.is_empty() { "up to date".to_owned() } else { format!("done: {}", ran.join(", ")) };
-        self.output.said(&sentence, &json!({ "migrations": ran }))
+        let sentence = if ran.is_empty() {
+            "the tables are up to date".to_owned()
+        } else {
+            format!("migrated: {}", ran.join(", "))
+        };
+        self.output.sentence(&sentence, &json!({ "migrations": ran }))
     }
 }
 

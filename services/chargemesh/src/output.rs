@@ -1,4 +1,4 @@
-//! What the command line prints: a table for people, or JSON for programs; nothing else writes to standard output.
+//! Output of commands: tables and sentences for people, or JSON for programs. Nothing else writes to standard output.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -7,28 +7,28 @@ use comfy_table::{Cell, ContentArrangement, ContentLineStyle, LineStyle, Table, 
 pub(crate) use mesh::screen::escaped;
 use serde::Serialize;
 
-/// One kind of thing that can be listed.
+/// A record that can be printed as a row of a table.
 pub(crate) trait Columns {
     const HEADERS: &'static [&'static str];
     fn cells(&self) -> Vec<String>;
 }
 
-/// A line below the headers and nothing else.
+/// A table whose only line is below its headers.
 const STYLE: TableStyle = TableStyle::new()
     .header_lines(ContentLineStyle::none())
     .header_separator(LineStyle::none().fill('-').junction('-'))
     .content_lines(ContentLineStyle::none());
 
-/// How to print.
+/// Output format of a command.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Output {
-    /// Print JSON: one object, or one a line for lists and streams
+    /// Print JSON: one object, or one object per line for lists and streams
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
 impl Output {
-    /// A whole list: a table, or one JSON object a line.
+    /// Prints a list: as a table, or as one JSON object per line.
     pub(crate) fn list<T: Columns + Serialize>(self, items: &[T]) -> anyhow::Result<()> {
         if self.json {
             return items.iter().try_for_each(|item| self.json_line(item));
@@ -37,7 +37,7 @@ impl Output {
             return line("none");
         }
         let mut table = Table::new();
-        // Only as wide as the terminal; whole lines where a program reads.
+        // Wrapped to the terminal's width; not wrapped where a program reads it.
         let arrangement =
             if io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
         table.load_style(STYLE).set_content_arrangement(arrangement);
@@ -48,7 +48,7 @@ impl Output {
         line(&table.to_string())
     }
 
-    /// One thing: its columns below each other, or a JSON object.
+    /// Prints one record: its columns below each other, or a JSON object.
     pub(crate) fn one<T: Columns + Serialize>(self, item: &T) -> anyhow::Result<()> {
         if self.json {
             return self.json_line(item);
@@ -60,7 +60,7 @@ impl Output {
         Ok(())
     }
 
-    /// One line of a stream.
+    /// Prints one record of a stream: as one line, or as one JSON object.
     pub(crate) fn item<T: Columns + Serialize>(self, item: &T) -> anyhow::Result<()> {
         if self.json {
             return self.json_line(item);
@@ -68,8 +68,8 @@ impl Output {
         line(item.cells().iter().filter(|cell| !cell.is_empty()).cloned().collect::<Vec<_>>().join("  ").as_str())
     }
 
-    /// A sentence for people, an object for programs.
-    pub(crate) fn said<T: Serialize>(self, sentence: &str, object: &T) -> anyhow::Result<()> {
+    /// Prints a sentence, or a JSON object with the same content.
+    pub(crate) fn sentence<T: Serialize>(self, sentence: &str, object: &T) -> anyhow::Result<()> {
         if self.json { self.json_line(object) } else { line(sentence) }
     }
 
@@ -78,7 +78,7 @@ impl Output {
     }
 }
 
-/// A line on standard output. A reader that went away (`| head`) ends the program quietly.
+/// Prints a line to standard output. A closed pipe (`| head`) ends the program without an error message.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
@@ -86,12 +86,12 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Nobody reads any more: not a failure.
+/// The reader of standard output has closed it: not a failure.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads the output any more")]
+#[error("standard output was closed by its reader")]
 pub(crate) struct ReaderGone;
 
-/// A line on standard error, for the person, beside what is piped on.
+/// Prints a line for people to standard error.
 pub(crate) fn note(text: &str) {
     drop(writeln!(io::stderr().lock(), "{text}"));
 }

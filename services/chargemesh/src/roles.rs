@@ -1,28 +1,28 @@
-//! A subcommand for each role: its own settings and those of every process.
+//! A subcommand for each role, with the role's settings and those of every process.
 
 use std::{future::Future, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use mesh::process::{self, Context, ProcessConfig};
 
-/// The roles; each is a process of its own.
+/// The roles; each runs as a process of its own.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Role {
-    /// Run Central: decides, bills and audits
+    /// Run Central, which decides, bills and audits
     Central(Box<RoleProcess<central::Config>>),
-    /// Run Registry: enrolment, credentials, operators
+    /// Run Registry, which enrols charging points and drivers and keeps operators
     Registry(Box<RoleProcess<registry::Config>>),
-    /// Run a charging point's engine: plug, meter, supply, faults
+    /// Run a charging point's engine, which supplies and measures energy
     Engine(RoleProcess<charging_point::EngineConfig>),
-    /// Run a charging point's monitor: its health, its enrolment, its keys
+    /// Run a charging point's monitor, which watches the engine's health and keeps identity and keys
     Monitor(RoleProcess<charging_point::MonitorConfig>),
-    /// Run many charging points in one process, for load
+    /// Run many simulated charging points in one process, for load tests
     Fleet(RoleProcess<charging_point::FleetConfig>),
-    /// Run a driver: asks for supplies by hand, from a file or by chance
+    /// Run a driver, which requests supplies by hand, from a file or at random
     Driver(RoleProcess<driver::Config>),
 }
 
-/// A role's settings with those of its process.
+/// The settings of a role and of its process.
 #[derive(Debug, Args)]
 pub(crate) struct RoleProcess<C: Args> {
     #[command(flatten)]

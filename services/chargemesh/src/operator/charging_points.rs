@@ -164,7 +164,7 @@ impl ChargingPoints {
                 let restored = client.restore(request).await.map_err(|s| of_status(&s))?.into_inner();
                 let until = driver::utc(restored.expires_at_ms);
                 note(&format!("a one-use token, shown once, good until {until}:"));
-                return output.said(
+                return output.sentence(
                     &restored.enrolment_token,
                     &json!({ "enrolment_token": restored.enrolment_token, "expires_at_ms": restored.expires_at_ms }),
                 );
@@ -197,7 +197,7 @@ impl ChargingPoints {
         let order = order.map_err(|s| of_status(&s))?.into_inner();
         let (verdict, kept) = (verdict(&order), reasoned && order.unchanged > 0);
         let order = OrderView::from(order);
-        output.said(&order.sentence(), &order)?;
+        output.sentence(&order.sentence(), &order)?;
         if kept {
             note("what was so already keeps the reason that was given then");
         }
@@ -257,11 +257,11 @@ async fn watch(connection: &Connection, city: String, output: Output) -> anyhow:
     while let Some(ChargingPointEvent { event }) = changes.message().await.map_err(|s| of_status(&s))? {
         match event {
             Some(Event::Changed(changed)) => output.item(&ChargingPointView::from(changed))?,
-            Some(Event::Removed(id)) => output.said(&format!("{id}  removed"), &json!({ "removed": id }))?,
+            Some(Event::Removed(id)) => output.sentence(&format!("{id}  removed"), &json!({ "removed": id }))?,
             Some(Event::Synchronised(_)) => {
-                output.said("-- that is all; changes follow", &json!({ "synchronised": true }))?
+                output.sentence("-- that is all; changes follow", &json!({ "synchronised": true }))?
             }
-            Some(Event::Restarted(_)) => output.said("-- anew", &json!({ "restarted": true }))?,
+            Some(Event::Restarted(_)) => output.sentence("-- anew", &json!({ "restarted": true }))?,
             None => {}
         }
     }

@@ -98,7 +98,7 @@ impl Identities {
                 let request = RemoveRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
                 let changed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
                 let sentence = if changed { format!("{id} is removed") } else { format!("{id} was removed before") };
-                output.said(&sentence, &json!({ "id": id, "changed": changed }))
+                output.sentence(&sentence, &json!({ "id": id, "changed": changed }))
             }
             What::Reissue { kind, id } => {
                 let request = ReissueRequest { request_id: request_id(), kind: Kind::from(kind).into(), id };
@@ -113,12 +113,12 @@ impl Identities {
                 } else {
                     format!("{id} may be enrolled already")
                 };
-                output.said(&sentence, &json!({ "id": id, "changed": changed }))
+                output.sentence(&sentence, &json!({ "id": id, "changed": changed }))
             }
             What::Pins => {
                 let pins = client.pins(PinsRequest {}).await.map_err(|s| of_status(&s))?.into_inner().pins;
                 let pins: Vec<String> = pins.iter().map(|pin| hex(pin)).collect();
-                output.said(&pins.join("\n"), &json!({ "pins": pins }))
+                output.sentence(&pins.join("\n"), &json!({ "pins": pins }))
             }
         }
     }
@@ -146,7 +146,7 @@ pub(crate) async fn list(connection: &Connection, kind: Kind) -> anyhow::Result<
 fn show_token(created: &TokenCreated, output: Output) -> anyhow::Result<()> {
     let until = driver::utc(created.expires_at_ms);
     note(&format!("token {}, shown once, good until {until}:", created.token_id));
-    output.said(
+    output.sentence(
         &created.token,
         &json!({
             "token_id": created.token_id, "token": created.token, "expires_at_ms": created.expires_at_ms
@@ -229,7 +229,7 @@ impl Tokens {
                 let request = RevokeTokenRequest { request_id: request_id(), token_id: token_id.clone() };
                 let changed = client.revoke_token(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
                 let how = if changed { "is revoked" } else { "was revoked before" };
-                output.said(&format!("{token_id} {how}"), &json!({ "token_id": token_id, "changed": changed }))
+                output.sentence(&format!("{token_id} {how}"), &json!({ "token_id": token_id, "changed": changed }))
             }
         }
     }
@@ -291,7 +291,7 @@ impl Operators {
             OperatorsWhat::Remove { name, force } => {
                 let request = RemoveOperatorRequest { request_id: request_id(), name: name.clone(), force };
                 let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
-                output.said(
+                output.sentence(
                     &removal(&name, removed),
                     &json!({ "name": name, "changed": removed.changed, "unknown": removed.unknown }),
                 )

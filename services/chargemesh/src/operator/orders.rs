@@ -49,6 +49,6 @@ impl Orders {
             What::Cancel { order_id } => client.cancel_order(CancelOrderRequest { order_id }).await,
         };
         let order = OrderView::from(order.map_err(|s| of_status(&s))?.into_inner());
-        self.output.said(&order.sentence(), &order)
+        self.output.sentence(&order.sentence(), &order)
     }
 }

@@ -120,9 +120,9 @@ async fn watch(connection: &Connection, of: Of, output: Output) -> anyhow::Resul
         match event {
             Some(Event::Changed(changed)) => output.item(&SessionView::from(changed))?,
             Some(Event::Synchronised(_)) => {
-                output.said("-- that is all; changes follow", &json!({ "synchronised": true }))?
+                output.sentence("-- that is all; changes follow", &json!({ "synchronised": true }))?
             }
-            Some(Event::Restarted(_)) => output.said("-- anew", &json!({ "restarted": true }))?,
+            Some(Event::Restarted(_)) => output.sentence("-- anew", &json!({ "restarted": true }))?,
             None => {}
         }
     }

@@ -43,6 +43,6 @@ impl Status {
             "registry_grpc": registry_grpc, "registry_https": registry_https,
         });
         let object = json!({ "pid": pid, "ready": ready, "addresses": addresses, "processes": processes });
-        self.output.said("", &object)
+        self.output.sentence("", &object)
     }
 }

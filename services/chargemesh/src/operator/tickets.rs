@@ -131,7 +131,7 @@ impl Tickets {
             }
         };
         let text = TicketText::from(ticket);
-        output.said(&text.to_string(), &text)
+        output.sentence(&text.to_string(), &text)
     }
 }
 

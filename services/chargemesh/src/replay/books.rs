@@ -1,8 +1,7 @@
-//! The books after a replay: what Central billed, held against what was recorded.
+//! Compares what Central billed after a replay with the recording.
 //!
-//! A run that is killed takes its charging points with it, and each running supply is billed as far as it came (SPEC 9).
-//! Such a row is supplied anew by the next run; the ticket that was cut short stands apart, as interrupted, and never
-//! counts for the row.
+//! The charging points of a killed run end with it, and Central bills what they had supplied (SPEC 9). The next run
+//! requests such a row again; the ticket of the interrupted supply is counted separately and never for the row.
 //!
 //! Pure.
 
@@ -18,12 +17,12 @@ use serde::Serialize;
 use super::recording::{RecordedSession, Recording};
 use crate::output::Columns;
 
-/// The request of a row: the same at every run, another for each attempt after a refusal or an interruption.
+/// The request id of a row: the same in every run, and another one for each attempt after a refusal or an interruption.
 pub(super) fn request_id(row: &RecordedSession, attempt: u32) -> String {
     if attempt == 0 { format!("row:{}", row.session) } else { format!("row:{}:{attempt}", row.session) }
 }
 
-/// Whether a request was made for this row.
+/// Whether a request id is one of this row.
 fn is_of(request_id: &str, row: &RecordedSession) -> bool {
     let Some(rest) = request_id.strip_prefix("row:").and_then(|rest| rest.strip_prefix(row.session.as_str())) else {
         return false;
@@ -35,23 +34,23 @@ fn is_of(request_id: &str, row: &RecordedSession) -> bool {
 #[derive(Debug)]
 pub(super) struct Books {
     sessions: Vec<Session>,
-    /// By session.
+    /// By session id.
     tickets: BTreeMap<String, Vec<Ticket>>,
-    /// Requests whose end a run has seen: their tickets count, whatever they say.
+    /// Ids of requests whose end a run has seen: their tickets count, even when their energy is wrong.
     ended: BTreeSet<String>,
 }
 
-/// What a replay ends with.
+/// The result of a replay.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub(super) struct Summary {
     pub(super) sessions: usize,
-    /// This and what is billed: without the interrupted ones.
+    /// Like what is billed below: without tickets of interrupted supplies.
     pub(super) tickets: usize,
     pub(super) refused: u64,
     pub(super) energy_wh_expected: u64,
     pub(super) energy_wh_billed: u64,
     pub(super) money_minor_billed: i64,
-    /// Tickets that were cut short because a run ended before its rows.
+    /// Tickets of supplies that were interrupted by the end of a run.
     pub(super) interrupted: usize,
     pub(super) interrupted_energy_wh: u64,
     pub(super) interrupted_money_minor: i64,
@@ -71,24 +70,24 @@ impl Books {
         Self { sessions, tickets, ended }
     }
 
-    /// Nothing more is to be done for this row.
+    /// Whether the row needs no further request.
     pub(super) fn is_billed(&self, row: &RecordedSession) -> bool {
-        self.of(row).any(|session| session.state() == SessionState::Billed && !self.is_interrupted(session, row))
+        self.of(row).any(|session| session.state() == SessionState::Billed && !self.is_cut_short(session, row))
     }
 
-    /// A run ended while this row was reserved or supplied.
-    pub(super) fn was_left(&self, row: &RecordedSession) -> bool {
+    /// Whether a run ended while this row was reserved or supplied.
+    pub(super) fn is_interrupted(&self, row: &RecordedSession) -> bool {
         let is_over = |s: &Session| matches!(s.state(), SessionState::Billed | SessionState::Released);
-        self.of(row).any(|session| !is_over(session) || self.is_interrupted(session, row)) && !self.is_billed(row)
+        self.of(row).any(|session| !is_over(session) || self.is_cut_short(session, row)) && !self.is_billed(row)
     }
 
-    /// Every request that Central has.
+    /// The id of every request that led to a session.
     pub(super) fn requests(&self) -> BTreeSet<String> {
         self.sessions.iter().map(|session| session.request_id.clone()).collect()
     }
 
-    /// Billed short of its row, and no run saw that end: the charging point ended with the run that it lived in.
-    fn is_interrupted(&self, session: &Session, row: &RecordedSession) -> bool {
+    /// Whether a session was billed with less than its row and no run saw its end: its charging point ended with its run.
+    fn is_cut_short(&self, session: &Session, row: &RecordedSession) -> bool {
         let tickets = self.tickets.get(&session.id).map(Vec::as_slice).unwrap_or_default();
         let is_short = matches!(tickets, [t] if t.energy_wh < row.energy.wh() && t.disputed_wh == 0);
         is_short && !self.ended.contains(&session.request_id)
@@ -98,7 +97,7 @@ impl Books {
         let sessions = recording
             .rows
             .iter()
-            .flat_map(move |row| self.of(row).filter(move |session| self.is_interrupted(session, row)));
+            .flat_map(move |row| self.of(row).filter(move |session| self.is_cut_short(session, row)));
         sessions.filter_map(|session| self.tickets.get(&session.id)).flatten()
     }
 
@@ -109,22 +108,22 @@ impl Books {
     }
 
     fn tickets_of(&self, row: &RecordedSession) -> Vec<&Ticket> {
-        let counted = self.of(row).filter(|session| !self.is_interrupted(session, row));
+        let counted = self.of(row).filter(|session| !self.is_cut_short(session, row));
         counted.filter_map(|session| self.tickets.get(&session.id)).flatten().collect()
     }
 
-    /// Each row that does not have exactly one ticket with exactly its watt-hours, interrupted ones aside, and each
-    /// ticket of no row.
-    pub(super) fn wrong(&self, recording: &Recording) -> Vec<String> {
-        let mut wrong: Vec<String> = recording.rows.iter().filter_map(|row| self.wrong_with(row)).collect();
+    /// A sentence for each row that does not have exactly one ticket with exactly its watt-hours, and for each ticket that
+    /// belongs to no row. Tickets of interrupted supplies are left out.
+    pub(super) fn mismatches(&self, recording: &Recording) -> Vec<String> {
+        let mut mismatches: Vec<String> = recording.rows.iter().filter_map(|row| self.mismatch(row)).collect();
         let expected: BTreeSet<&str> =
             recording.rows.iter().flat_map(|row| self.of(row)).map(|s| s.id.as_str()).collect();
         let stray = self.tickets.keys().filter(|id| !expected.contains(id.as_str()));
-        wrong.extend(stray.map(|id| format!("a ticket for session {id}, which no row asked for")));
-        wrong
+        mismatches.extend(stray.map(|id| format!("a ticket for session {id}, which no row requested")));
+        mismatches
     }
 
-    fn wrong_with(&self, row: &RecordedSession) -> Option<String> {
+    fn mismatch(&self, row: &RecordedSession) -> Option<String> {
         let name = format!("line {} ({} at {})", row.line, row.session, row.station);
         match self.tickets_of(row).as_slice() {
             [ticket] if ticket.energy_wh == row.energy.wh() && ticket.disputed_wh == 0 => None,
@@ -138,7 +137,7 @@ impl Books {
         }
     }
 
-    /// `authorised`: how long each authorisation took, in microseconds.
+    /// `authorised`: the time of each authorisation, in microseconds.
     pub(super) fn summary(&self, recording: &Recording, authorised: &[u64], refused: u64) -> Summary {
         let apart: BTreeSet<&str> = self.interrupted(recording).map(|t| t.session_id.as_str()).collect();
         let tickets = || self.tickets.values().flatten().filter(|t| !apart.contains(t.session_id.as_str()));
@@ -157,13 +156,13 @@ impl Books {
             currency: self.tickets.values().flatten().next().map(|t| t.currency.clone()).unwrap_or_default(),
             authorise_ms_p50: percentile_ms(&sorted, 50),
             authorise_ms_p99: percentile_ms(&sorted, 99),
-            mismatches: self.wrong(recording).len(),
+            mismatches: self.mismatches(recording).len(),
             seconds: 0.0,
         }
     }
 }
 
-/// Nearest rank, in milliseconds.
+/// The percentile of sorted times (nearest rank), in milliseconds.
 fn percentile_ms(sorted_us: &[u64], percent: usize) -> f64 {
     let rank = (sorted_us.len() * percent).div_ceil(100).max(1) - 1;
     let us = sorted_us.get(rank).copied().unwrap_or(0);
@@ -178,11 +177,11 @@ impl Columns for Summary {
         "energy recorded",
         "energy billed",
         "money billed",
-        "interrupted, not in the above",
-        "authorised within (median)",
-        "authorised within (99 %)",
+        "interrupted (not counted above)",
+        "authorisation time (median)",
+        "authorisation time (99th percentile)",
         "mismatches",
-        "took",
+        "duration",
     ];
     fn cells(&self) -> Vec<String> {
         let currency = self.currency.parse().unwrap_or_default();
@@ -199,7 +198,7 @@ impl Columns for Summary {
             Energy::from_wh(self.energy_wh_expected).to_string(),
             Energy::from_wh(self.energy_wh_billed).to_string(),
             Money { minor: self.money_minor_billed, currency }.to_string(),
-            // Shown only where there is any.
+            // An empty cell is not shown.
             if self.interrupted == 0 { String::new() } else { interrupted },
             format!("{:.1} ms", self.authorise_ms_p50),
             format!("{:.1} ms", self.authorise_ms_p99),
@@ -240,7 +239,7 @@ mod tests {
         let sessions = vec![session("a", "row:S1"), session("b", "row:S10:2")];
         let ended = || sessions.iter().map(|s| s.request_id.clone()).collect();
         let good = Books::new(sessions.clone(), vec![ticket("a", 1500), ticket("b", 2000)], ended());
-        assert_eq!(good.wrong(&recording()), Vec::<String>::new());
+        assert_eq!(good.mismatches(&recording()), Vec::<String>::new());
         let summary = good.summary(&recording(), &[3000, 1000, 2000], 1);
         assert_eq!((summary.sessions, summary.tickets, summary.mismatches, summary.refused), (2, 2, 0, 1));
         assert_eq!(
@@ -253,44 +252,46 @@ mod tests {
             (vec![ticket("a", 1500)], "line 3 (S10 at A): 0 tickets"),
             (vec![ticket("a", 1499), ticket("b", 2000)], "recorded 1500 Wh, billed 1499 Wh"),
             (vec![ticket("a", 1500), ticket("a", 1500), ticket("b", 2000)], "line 2 (S1 at A): 2 tickets"),
-            (vec![ticket("a", 1500), ticket("b", 2000), ticket("x", 1)], "session x, which no row asked for"),
+            (vec![ticket("a", 1500), ticket("b", 2000), ticket("x", 1)], "session x, which no row requested"),
         ] {
-            let wrong = Books::new(sessions.clone(), tickets, ended()).wrong(&recording());
-            assert!(wrong.len() == 1 && wrong[0].contains(says), "{wrong:?}");
+            let mismatches = Books::new(sessions.clone(), tickets, ended()).mismatches(&recording());
+            assert!(mismatches.len() == 1 && mismatches[0].contains(says), "{mismatches:?}");
         }
     }
 
     #[test]
-    fn a_ticket_cut_short_by_the_end_of_a_run_stands_apart_and_its_row_needs_another_spec_9() {
+    fn a_ticket_of_an_interrupted_supply_is_counted_separately_and_its_row_needs_another_spec_9() {
         let recording = recording();
         let (row, other) = (&recording.rows[0], &recording.rows[1]);
         let mut sessions = vec![session("a", "row:S1"), session("b", "row:S10")];
         let mut tickets = vec![ticket("a", 640), ticket("b", 2000)];
         let left = Books::new(sessions.clone(), tickets.clone(), BTreeSet::new());
-        assert!(left.was_left(row) && !left.is_billed(row) && !left.was_left(other) && left.is_billed(other));
-        assert!(left.wrong(&recording)[0].contains("line 2 (S1 at A): 0 tickets"));
+        assert!(
+            left.is_interrupted(row) && !left.is_billed(row) && !left.is_interrupted(other) && left.is_billed(other)
+        );
+        assert!(left.mismatches(&recording)[0].contains("line 2 (S1 at A): 0 tickets"));
 
         sessions.push(session("c", "row:S1:1"));
         tickets.push(ticket("c", 1500));
         let ended = BTreeSet::from(["row:S1:1".to_owned()]);
         let whole = Books::new(sessions, tickets, ended);
-        assert!(!whole.was_left(row) && whole.is_billed(row));
+        assert!(!whole.is_interrupted(row) && whole.is_billed(row));
         let summary = whole.summary(&recording, &[], 0);
         assert_eq!((summary.tickets, summary.energy_wh_billed, summary.mismatches), (2, 3500, 0));
         assert_eq!((summary.interrupted, summary.interrupted_energy_wh, summary.interrupted_money_minor), (1, 640, 10));
     }
 
     #[test]
-    fn a_short_ticket_whose_end_a_run_saw_is_a_mismatch_and_no_interruption() {
+    fn a_short_ticket_whose_end_a_run_saw_is_a_mismatch() {
         let (sessions, ended) = (vec![session("a", "row:S1")], BTreeSet::from(["row:S1".to_owned()]));
         let books = Books::new(sessions, vec![ticket("a", 640)], ended);
         assert!(books.is_billed(&recording().rows[0]));
-        assert!(books.wrong(&recording())[0].contains("recorded 1500 Wh, billed 640 Wh"));
+        assert!(books.mismatches(&recording())[0].contains("recorded 1500 Wh, billed 640 Wh"));
         assert_eq!(books.summary(&recording(), &[], 0).interrupted, 0);
     }
 
     #[test]
-    fn a_request_belongs_to_its_row_and_to_no_other() {
+    fn a_request_id_belongs_to_its_row_and_to_no_other() {
         let recording = recording();
         let row = &recording.rows[0];
         assert!(is_of(&request_id(row, 0), row) && is_of(&request_id(row, 12), row));

@@ -1,10 +1,10 @@
-//! `chargemesh replay FILE`: recorded charging sessions through the whole real path. Registry and Central run as
-//! processes of their own; each station is a charging point and a driver of its own with real links, sealed messages
-//! and durable journals, many of both in this process.
+//! `chargemesh replay FILE`: sends recorded charging sessions through a whole network. Registry and Central run as
+//! processes of their own; each recorded station becomes a charging point and a driver in this process, with real links,
+//! sealed messages and durable journals.
 //!
-//! Guarantees: a row's request has an id made from the row, so that a second run on the same folder asks for nothing
-//! twice; a row that a killed run left in the middle of its supply is supplied anew, under a further attempt; the books
-//! are read at Central when all is done, and every row must have exactly one ticket with exactly its watt-hours.
+//! Guarantees: the request id of a row is derived from the row, so that a second run on the same folder requests nothing
+//! twice; a row whose supply a killed run interrupted is requested again, with the number of the attempt in its id; at the
+//! end, Central must have exactly one ticket with exactly its watt-hours for each row.
 
 mod books;
 mod progress;
@@ -51,12 +51,12 @@ use crate::{
     },
 };
 
-/// Replay recorded charging sessions through a whole network and check the books
+/// Replay recorded charging sessions through a whole network and check what was billed
 ///
 /// The recording is CSV with the columns session, station, plug_in, plug_out and kwh. Each station is a charging point
-/// and a driver of its own; each row is requested at its time and delivers exactly its energy, evenly between plug-in
-/// and plug-out. A second run on the same folder goes on where the first one was: supplies that a killed run cut short
-/// are supplied anew, and what was billed of them is shown apart, as interrupted.
+/// and a driver of its own; each row is requested at its time and supplied with exactly its energy, evenly between plug-in
+/// and plug-out. A second run on the same folder continues the first: supplies that a killed run interrupted are requested
+/// again, and what was billed for the interrupted ones is shown separately.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -65,19 +65,19 @@ Examples:
 
 Exit code 0: every row has exactly one ticket with exactly its watt-hours.")]
 pub(crate) struct Replay {
-    /// The recording
+    /// The recording, a CSV file
     #[arg(value_name = "FILE", env = "CHARGEMESH_RECORDING")]
     file: PathBuf,
     /// Folder for the state of the replay's own network
     #[arg(long, env = "CHARGEMESH_REPLAY_DATA", value_name = "DIR", default_value = "data/replay")]
     data: PathBuf,
-    /// How much faster than recorded meters and plugs live; links and time-outs keep their own time
+    /// How many times faster than recorded meters and plugs run; links and timeouts keep real time
     #[arg(long, env = "CHARGEMESH_REPLAY_SPEED", value_name = "FACTOR", default_value = "21600")]
     speed: Speed,
-    /// Replay the good lines where others are bad
+    /// Replay the valid lines of a recording that has invalid ones
     #[arg(long, env = "CHARGEMESH_SKIP_BAD_LINES")]
     skip_bad_lines: bool,
-    /// What the roles log, into replay.log in the folder
+    /// Log level of the roles, which log to replay.log in the folder: error, warn, info, debug or trace, or by module
     #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = mesh::logging::parse_filter)]
     log_level: String,
@@ -88,20 +88,20 @@ pub(crate) struct Replay {
 
 const LOG: &str = "replay.log";
 const AVAILABLE_WITHIN: Duration = Duration::from_secs(120);
-/// Rows under way when Ctrl-C comes are brought to their end.
+/// How long running supplies may take to finish after Ctrl-C.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
 
 impl Replay {
     pub(crate) fn run(self) -> ExitCode {
-        // The thousands of links in this process say nothing: the person sees a bar and, at the end, the books.
+        // No logs of this process, which has thousands of links: a progress bar and, at the end, the summary are shown.
         let config = process_config("off".to_owned(), ([127, 0, 0, 1], 0).into());
         process::run("replay", config, |ctx| async move {
-            let result = self.whole(ctx).await;
+            let result = self.run_network(ctx).await;
             result.inspect_err(|error| note(&format!("chargemesh: {error:#}")))
         })
     }
 
-    async fn whole(self, ctx: Context) -> anyhow::Result<()> {
+    async fn run_network(self, ctx: Context) -> anyhow::Result<()> {
         let (recording, mark) = self.recording()?;
         let lock = FolderLock::take(&self.data)?;
         let layout = Layout::new(&self.data)?;
@@ -127,21 +127,22 @@ impl Replay {
         drop(stream);
         drop(tokio::time::timeout(Duration::from_secs(1), written).await);
         ctx.stop.cancel();
-        result.with_context(|| format!("what the roles said is in {}", path.display()))
+        result.with_context(|| format!("the log of the roles is in {}", path.display()))
     }
 
-    /// The rows, and a mark by which the same recording is known again.
+    /// The recording, and a hash that identifies it.
     fn recording(&self) -> anyhow::Result<(Recording, u64)> {
         let file = self.file.display();
         let text =
             std::fs::read(&self.file).map_err(|e| Misuse::new(format!("cannot read the recording {file}: {e}")))?;
-        let recording = Recording::read(&*text).map_err(|e| Misuse::new(format!("{file} is no recording: {e}")))?;
+        let recording = Recording::read(&*text).map_err(|e| Misuse::new(format!("{file} is not a recording: {e}")))?;
         for bad in &recording.bad {
             note(&format!("{file}: {bad}"));
         }
         let bad = recording.bad.len();
         if bad > 0 && !self.skip_bad_lines {
-            let text = format!("{file} has {bad} bad lines; mend them, or replay the others with --skip-bad-lines");
+            let text =
+                format!("{file} has {bad} invalid lines; correct them, or replay the others with --skip-bad-lines");
             return Err(Misuse::new(text).into());
         }
         if recording.rows.is_empty() {
@@ -157,14 +158,14 @@ impl Replay {
         let progress = ReplayProgress::open(&network.layout.data)?;
         let books = read_books(network, &progress).await?;
         let left: Vec<&RecordedSession> = recording.rows.iter().filter(|row| !books.is_billed(row)).collect();
-        say_what_was_left(&left.iter().copied().filter(|row| books.was_left(row)).collect::<Vec<_>>());
+        report_interrupted(&left.iter().copied().filter(|row| books.is_interrupted(row)).collect::<Vec<_>>());
         let refused = Arc::new(AtomicU64::new(0));
         if left.is_empty() {
-            note("every row was replayed before; reading the books");
+            note("every row was replayed before; checking what was billed");
         } else {
-            // A context of its own: on Ctrl-C the rows under way are brought to their end before the links go.
+            // A context of its own, so that on Ctrl-C running supplies are finished before the links are closed.
             let inner = Context::detached("replay");
-            let left = Left { rows: left, before: Arc::new(books.requests()) };
+            let left = Remaining { rows: left, before: Arc::new(books.requests()) };
             let result = self.rows(ctx, &inner, network, recording, &left, &progress, &refused).await;
             inner.stop.cancel();
             drop(tokio::time::timeout(Duration::from_secs(10), inner.ended()).await);
@@ -174,7 +175,7 @@ impl Replay {
         let latencies = progress.authorised_us()?;
         let mut summary = books.summary(recording, &latencies, refused.load(Ordering::Relaxed));
         summary.seconds = (ctx.clock.mono() - began).as_secs_f64();
-        self.report(ctx, &summary, &books.wrong(recording))
+        self.report(ctx, &summary, &books.mismatches(recording))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the one place where a replay's parts meet")]
@@ -184,7 +185,7 @@ impl Replay {
         inner: &Context,
         network: &LocalNetwork,
         recording: &Recording,
-        left: &Left<'_>,
+        left: &Remaining<'_>,
         progress: &ReplayProgress,
         refused: &Arc<AtomicU64>,
     ) -> anyhow::Result<()> {
@@ -223,20 +224,20 @@ impl Replay {
         bar.finish_and_clear();
         let mut failed = None;
         while let Some(result) = running.try_join_next() {
-            if let Err(error) = result.context("a station was lost").and_then(|r| r) {
+            if let Err(error) = result.context("a station's task failed").and_then(|r| r) {
                 failed.get_or_insert(error);
             }
         }
         failed.map_or(Ok(()), Err)
     }
 
-    /// A charging point and a driver for each station that has rows left; enrolled at their first start.
+    /// A charging point and a driver for each station that has rows left; they enrol themselves at their first start.
     async fn stations(
         &self,
         inner: &Context,
         network: &LocalNetwork,
         recording: &Recording,
-        left: &Left<'_>,
+        left: &Remaining<'_>,
         bar: &ProgressBar,
     ) -> anyhow::Result<Vec<ReplayStation>> {
         let mut rows: BTreeMap<_, Vec<RecordedSession>> = BTreeMap::new();
@@ -275,7 +276,7 @@ impl Replay {
     }
 
     fn fleet(&self, network: &LocalNetwork, token: &str) -> anyhow::Result<FleetConfig> {
-        /// The fleet's own defaults hold for whatever is not said here.
+        /// Gives every other setting of the fleet its default.
         #[derive(Parser)]
         struct Defaults {
             #[command(flatten)]
@@ -297,23 +298,23 @@ impl Replay {
         Ok(fleet)
     }
 
-    fn report(&self, ctx: &Context, summary: &Summary, wrong: &[String]) -> anyhow::Result<()> {
+    fn report(&self, ctx: &Context, summary: &Summary, mismatches: &[String]) -> anyhow::Result<()> {
         Output { json: self.json }.one(summary)?;
         if ctx.stop.is_cancelled() && summary.mismatches > 0 {
             anyhow::bail!(
-                "stopped before the end: {} of {} rows have their ticket; run it again to go on",
+                "stopped before the end: {} of {} rows have their ticket; run the command again to continue",
                 summary.sessions - summary.mismatches,
                 summary.sessions
             );
         }
-        for wrong in wrong.iter().take(20) {
-            note(wrong);
+        for mismatch in mismatches.iter().take(20) {
+            note(mismatch);
         }
-        if wrong.len() > 20 {
-            note(&format!("… and {} more", wrong.len() - 20));
+        if mismatches.len() > 20 {
+            note(&format!("… and {} more", mismatches.len() - 20));
         }
         anyhow::ensure!(
-            wrong.is_empty(),
+            mismatches.is_empty(),
             "{} of {} rows do not have exactly one ticket with exactly their watt-hours",
             summary.mismatches,
             summary.sessions
@@ -322,15 +323,16 @@ impl Replay {
     }
 }
 
-/// What this run is to do.
-struct Left<'a> {
+/// The rows that this run has to replay.
+struct Remaining<'a> {
     rows: Vec<&'a RecordedSession>,
-    /// Requests of earlier runs.
+    /// Ids of earlier runs' requests.
     before: Arc<BTreeSet<String>>,
 }
 
-/// The charging points of a run that is killed die with it, and Central bills what they had supplied.
-fn say_what_was_left(rows: &[&RecordedSession]) {
+/// Tells the person which supplies the earlier run interrupted: its charging points ended with it, and Central billed
+/// what they had supplied.
+fn report_interrupted(rows: &[&RecordedSession]) {
     if rows.is_empty() {
         return;
     }
@@ -340,8 +342,8 @@ fn say_what_was_left(rows: &[&RecordedSession]) {
         names.push(format!("{} more", rows.len() - names.len()));
     }
     note(&format!(
-        "the run before ended in the middle of {} rows, and their charging points with it: {}; they are supplied anew, \
-         and what is billed of their first supplies stands apart, as interrupted",
+        "the earlier run was interrupted during {} rows: {}; they are requested again, and what was billed for the \
+         interrupted supplies is shown separately",
         rows.len(),
         names.join(", ")
     ));
@@ -358,7 +360,7 @@ async fn wait_until_available(network: &LocalNetwork, stations: &[ReplayStation]
         loop {
             let points = charging_points::list(&network.connection, String::new(), None).await?;
             let state = |id: &str| points.iter().find(|p| p.id == id).and_then(|p| p.view.as_ref()).map(|v| v.state());
-            // One that supplies is finishing what an interrupted run began.
+            // A charging point may still finish a supply of an interrupted run.
             let there = |s: &&ReplayStation| {
                 matches!(state(s.id.as_str()), Some(State::Available | State::Supplying | State::Reserved))
             };
@@ -383,7 +385,7 @@ fn progress_bar(all: usize, done: usize) -> ProgressBar {
     bar
 }
 
-/// One row more; without a terminal, a line for every tenth.
+/// Advances the bar by one row; without a terminal, prints a line after each tenth of all rows.
 fn advance(bar: &ProgressBar, done: &BilledRow) {
     bar.inc(1);
     bar.set_message(done.row.clone());

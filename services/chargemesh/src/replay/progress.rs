@@ -1,8 +1,8 @@
-//! What a replay keeps beside its network's state: which recording the folder belongs to, which requests it saw to their
-//! end, and how long each authorisation took.
+//! The files that a replay keeps beside its network's state: which recording the folder belongs to, which requests have
+//! ended, and how long each authorisation took.
 //!
-//! Guarantee: a request is in the list before the books are read at the end of the run that made it. One that Central
-//! has and the list lacks was left by a run that ended before its row did.
+//! Guarantee: a request whose end a run has seen is in the list before that run compares tickets with rows. So a request
+//! that Central has and the list lacks was interrupted by the end of its run.
 
 use std::{
     collections::BTreeSet,
@@ -19,12 +19,13 @@ use crate::up::{plan, status};
 
 const MARK: &str = "recording.mark";
 
-/// Whether a replay keeps its state in this folder.
+/// Whether `replay` keeps its state in this folder.
 pub(crate) fn is_replay(data: &Path) -> bool {
     data.join(MARK).exists()
 }
 
-/// A folder belongs to one recording, since request ids are made from its rows, and to no other network.
+/// Marks a folder as this recording's, or checks its mark: request ids are derived from rows, so a folder belongs to one
+/// recording, and to no network of `up`.
 pub(super) fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<()> {
     let path = data.join(MARK);
     let mark = format!("{mark:016x}\n");
@@ -32,14 +33,14 @@ pub(super) fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<(
     match std::fs::read_to_string(&path) {
         Ok(progress) if progress == mark => Ok(()),
         Ok(_) => refuse(format!(
-            "{} holds the replay of another recording than {}; give another folder with --data",
+            "{} holds the replay of another recording than {}; choose another folder with --data",
             data.display(),
             file.display()
         )),
         Err(error) if error.kind() != ErrorKind::NotFound => refuse(format!("cannot read {}: {error}", path.display())),
         Err(_) if plan::exists_in(data) => refuse(format!(
-            "{} holds a network of `chargemesh up`, whose books a replay must not write into; give another folder with \
-             --data",
+            "{} holds a network of `chargemesh up`, in which a replay must not bill anything; choose another folder \
+             with --data",
             data.display()
         )),
         Err(_) => status::replace(&path, mark.as_bytes(), 0o644)
@@ -47,7 +48,7 @@ pub(super) fn keep_mark(data: &Path, file: &Path, mark: u64) -> anyhow::Result<(
     }
 }
 
-/// A file to which lines are added.
+/// A text file to which lines are appended.
 #[derive(Debug)]
 struct AppendFile {
     path: PathBuf,
@@ -65,7 +66,7 @@ impl AppendFile {
         file.write_all(format!("{line}\n").as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// Whole lines: the last one may have been cut short by a kill.
+    /// Its complete lines; the last one is left out where a kill cut it short.
     fn read(&self) -> anyhow::Result<Vec<String>> {
         let text =
             std::fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
@@ -73,7 +74,7 @@ impl AppendFile {
     }
 }
 
-/// Over all runs on the folder.
+/// The progress of all runs on a folder.
 #[derive(Debug)]
 pub(super) struct ReplayProgress {
     authorised: AppendFile,
@@ -96,12 +97,12 @@ impl ReplayProgress {
         }
     }
 
-    /// How long each authorisation took, in microseconds.
+    /// The time of each authorisation, in microseconds.
     pub(super) fn authorised_us(&self) -> anyhow::Result<Vec<u64>> {
         Ok(self.authorised.read()?.iter().filter_map(|line| line.split(',').next()?.parse().ok()).collect())
     }
 
-    /// Requests whose end a run has seen.
+    /// Ids of requests whose end a run has seen.
     pub(super) fn ended(&self) -> anyhow::Result<BTreeSet<String>> {
         Ok(self.ended.read()?.into_iter().collect())
     }
@@ -120,7 +121,7 @@ mod tests {
         let error = keep_mark(data, file, 7).unwrap_err();
         assert!(error.to_string().contains("a network of `chargemesh up`"), "{error}");
         assert_eq!(mesh::process::exit_code(&error), 2);
-        assert!(!is_replay(data), "nothing was written");
+        assert!(!is_replay(data), "no mark was written");
 
         std::fs::remove_file(data.join("network.json")).unwrap();
         keep_mark(data, file, 7).unwrap();
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_to_its_end_is_known_at_the_next_run_and_half_a_line_is_none() {
+    fn a_request_that_has_ended_is_known_at_the_next_run_and_half_a_line_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let progress = ReplayProgress::open(folder.path()).unwrap();
         let took = std::time::Duration::from_micros(1500);

@@ -1,7 +1,6 @@
 //! A recording of charging sessions: CSV with the columns `session,station,plug_in,plug_out,kwh`, in any order.
 //!
-//! Pure. Every bad line is found in one reading and named with its number. Energy is whole watt-hours from the text,
-//! never through a float.
+//! Pure. One reading finds every invalid line, with its number. Energy is parsed into whole watt-hours without floats.
 
 use std::{collections::BTreeMap, io::Read, time::Duration};
 
@@ -20,15 +19,15 @@ pub(super) struct RecordedSession {
     /// Unique in the recording.
     pub(super) session: String,
     pub(super) station: ChargingPointId,
-    /// The station's own driver.
+    /// The driver that is made up for this station.
     pub(super) driver: DriverId,
     pub(super) plug_in: PrimitiveDateTime,
-    /// From plug-in to plug-out.
+    /// Time from plug-in to plug-out.
     pub(super) lasts: Duration,
     pub(super) energy: Energy,
 }
 
-/// A line that is no session.
+/// A line that is not a valid session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadRow {
     pub(super) line: u64,
@@ -41,14 +40,14 @@ impl std::fmt::Display for BadRow {
     }
 }
 
-/// A whole recording: rows in the order of their plug-in.
+/// A whole recording, with its rows in the order of their plug-in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Recording {
     pub(super) rows: Vec<RecordedSession>,
     pub(super) bad: Vec<BadRow>,
 }
 
-/// The file as a whole is no recording.
+/// Why a file is not a recording at all.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecordingError {
     #[error("there is no column {0:?}; a recording has a first line with the columns {COLUMNS}")]
@@ -94,7 +93,7 @@ impl Recording {
         Ok(recording)
     }
 
-    /// Each station's rows, in their order.
+    /// The rows of each station, in the order of their plug-in.
     pub(super) fn by_station(&self) -> BTreeMap<ChargingPointId, Vec<RecordedSession>> {
         let mut stations: BTreeMap<_, Vec<RecordedSession>> = BTreeMap::new();
         for row in &self.rows {
@@ -164,7 +163,7 @@ fn at(text: &str, name: &str) -> Result<PrimitiveDateTime, String> {
         .map_err(|_| format!("{name} {text:?} is not a time such as 2019-03-01T06:20:00"))
 }
 
-/// Whole watt-hours; further decimals are rounded, half to even. Zero is a session in which nothing flowed.
+/// Parses kWh into whole watt-hours; further decimals are rounded half to even. Zero is a session without energy.
 fn kwh(text: &str) -> Result<Energy, String> {
     let bad = || format!("kwh {text:?} is not an energy: a decimal number from 0 to 1000000, such as 4.216");
     let (whole, places) = text.split_once('.').unwrap_or((text, "0"));
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recording_of_caltech_is_475_sessions_without_a_bad_line() {
+    fn the_caltech_recording_has_475_sessions_and_no_invalid_line() {
         let recording = Recording::read(SAMPLE).unwrap();
         assert_eq!((recording.rows.len(), recording.bad.len()), (475, 0));
         assert!(recording.rows.is_sorted_by_key(|row| row.plug_in));
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_line_is_named_with_its_number_and_what_is_wrong() {
+    fn every_invalid_line_is_reported_with_its_number_and_what_is_wrong() {
         let recording = read(
             "session,station,plug_in,plug_out,kwh\n\
              a,A,2019-03-01T06:00:00,2019-03-01T07:00:00,1\n\
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_the_columns_is_said_to_be_none() {
+    fn a_file_without_the_columns_is_not_a_recording() {
         let error = Recording::read("a,b\n1,2".as_bytes()).unwrap_err().to_string();
         assert!(error.contains("no column \"session\"") && error.contains("plug_out"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! One station of a recording: its charging point, its driver, and its rows one after another.
+//! Replays one station of a recording: its charging point, its driver, and its rows one after another.
 
 use std::{
     collections::BTreeSet,
@@ -21,14 +21,13 @@ use tokio_util::sync::CancellationToken;
 use super::{books::request_id, recording::RecordedSession};
 use crate::{failure::of_status, operator::connection::Connection};
 
-/// A refused row is asked again, with an id of its own: a Central that was killed knows its charging points only when
-/// they have reported.
-const TRIES: u32 = 30;
-const AGAIN: Duration = Duration::from_secs(1);
-/// Beyond the recorded length: a Central that is being started again, a reservation that expires.
+/// A refused row is requested again with a new id: a restarted Central refuses until its charging points have reported.
+const MAX_ATTEMPTS: u32 = 30;
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Added to the recorded length of a session: enough for a restart of Central and a reservation that expires.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// When which row is due, on the wall.
+/// When each row is due in real time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
     pub(super) start: Instant,
@@ -50,22 +49,22 @@ pub(super) struct ReplayStation {
     pub(super) rows: Vec<RecordedSession>,
     pub(super) clock: Clock,
     pub(super) connection: Connection,
-    /// Requests of earlier runs: their charging point died with the run.
+    /// Ids of earlier runs' requests, whose charging point ended with its run.
     pub(super) before: Arc<BTreeSet<String>>,
 }
 
-/// A row that has its ticket.
+/// A row that has been billed.
 #[derive(Debug)]
 pub(super) struct BilledRow {
     pub(super) row: String,
-    /// The one that got it.
+    /// The id of the request that was billed.
     pub(super) request_id: String,
-    /// From the request to the authorisation, of a row that was authorised now.
+    /// Time from the request to the authorisation; `None` where an earlier run requested it.
     pub(super) authorised: Option<Duration>,
 }
 
 impl ReplayStation {
-    /// Until the last row has its ticket, or no further row is to begin.
+    /// Replays the rows, until the last one is billed or `stop` keeps the next one from starting.
     pub(super) async fn replay(
         mut self,
         schedule: Schedule,
@@ -88,7 +87,7 @@ impl ReplayStation {
     }
 
     async fn row(&mut self, row: &RecordedSession, refused: &AtomicU64) -> anyhow::Result<BilledRow> {
-        for attempt in 0..TRIES {
+        for attempt in 0..MAX_ATTEMPTS {
             self.member.deliver(row.energy, row.lasts).await.map_err(anyhow::Error::msg)?;
             let request = SupplyRequest {
                 id: request_id(row, attempt),
@@ -101,21 +100,21 @@ impl ReplayStation {
             let id = request.id.clone();
             self.driver.request(request).await?;
             match self.outcome(&id, asked).await? {
-                RowOutcome::Billed { session, .. } if self.was_cut(&id, &session, row).await? => {}
+                RowOutcome::Billed { session, .. } if self.was_interrupted(&id, &session, row).await? => {}
                 RowOutcome::Billed { authorised, .. } => {
                     return Ok(BilledRow { row: row.session.clone(), request_id: id, authorised });
                 }
                 RowOutcome::Refused => {
                     refused.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(RETRY_AFTER).await;
                 }
             }
         }
-        anyhow::bail!("line {} ({} at {}) was refused {TRIES} times", row.line, row.session, self.id)
+        anyhow::bail!("line {} ({} at {}) was refused {MAX_ATTEMPTS} times", row.line, row.session, self.id)
     }
 
-    /// Whether this session is of an earlier run that ended before it, and so has less than its row.
-    async fn was_cut(&self, request_id: &str, session: &str, row: &RecordedSession) -> anyhow::Result<bool> {
+    /// Whether a session of an earlier run was billed with less than its row.
+    async fn was_interrupted(&self, request_id: &str, session: &str, row: &RecordedSession) -> anyhow::Result<bool> {
         if !self.before.contains(request_id) {
             return Ok(false);
         }
@@ -141,7 +140,7 @@ impl ReplayStation {
                         return Ok(RowOutcome::Billed { session: session.clone(), authorised });
                     }
                     RequestOutcome::Refused { .. } | RequestOutcome::Released { .. } => return Ok(RowOutcome::Refused),
-                    // The ticket follows when Central has settled it.
+                    // The ticket comes when Central has settled the session.
                     RequestOutcome::Settling { session } => settling = Some(session.clone()),
                 }
             } else if let Notification::Ticket(ticket) = &notification

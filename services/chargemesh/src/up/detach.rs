@@ -114,7 +114,7 @@ impl DownCommand {
         let Some(network) = status::read(&self.data)?.filter(NetworkStatus::is_running) else {
             return self
                 .output
-                .said(&format!("no network runs in {}", self.data.display()), &json!({ "stopped": false }));
+                .sentence(&format!("no network runs in {}", self.data.display()), &json!({ "stopped": false }));
         };
         let asked = control::ask(&network.control_socket, &ControlRequest::new("stop", Value::Null)).await;
         match (asked, status::holder(&self.data)) {
@@ -145,7 +145,7 @@ impl DownCommand {
     }
 
     fn ended(&self) -> anyhow::Result<()> {
-        self.output.said("the network has ended", &json!({ "stopped": true }))
+        self.output.sentence("the network has ended", &json!({ "stopped": true }))
     }
 
     fn signal(&self, pid: Pid) -> anyhow::Result<()> {

@@ -72,7 +72,7 @@ pub(super) async fn verify(connection: &Connection, of_registry: &OfRegistry, ou
     object["registry"] = registry.as_ref().map_or(Value::Null, Verdict::json);
     let all: Vec<&Verdict> = [Some(&central), registry.as_ref()].into_iter().flatten().collect();
     let sentences: Vec<String> = all.iter().map(|verdict| verdict.sentence()).collect();
-    output.said(&sentences.join("\n"), &object)?;
+    output.sentence(&sentences.join("\n"), &object)?;
     anyhow::ensure!(all.iter().all(|verdict| verdict.answer.intact), "the audit is not intact");
     Ok(())
 }

@@ -76,14 +76,16 @@ impl Enrol {
         let pins: Vec<String> = pins.iter().map(|pin| hex(pin)).collect();
         let Some(place) = file else {
             note(&format!("{peer} is enrolled; its credential, shown once:"));
-            return output
-                .said(&credential, &json!({ "id": peer.as_str(), "credential": credential.as_str(), "pins": pins }));
+            return output.sentence(
+                &credential,
+                &json!({ "id": peer.as_str(), "credential": credential.as_str(), "pins": pins }),
+            );
         };
         let path = place.path.to_owned();
         place.keep(&credential).with_context(|| {
             format!("{peer} is enrolled, but its credential could not be kept; get another with `identities reissue`")
         })?;
-        output.said(
+        output.sentence(
             &format!("{peer} is enrolled; its credential is in {}", path.display()),
             &json!({ "id": peer.as_str(), "credential_file": path, "pins": pins }),
         )
