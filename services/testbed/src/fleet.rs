@@ -1,4 +1,4 @@
-//! `chargemesh fleet`: thousands of charging points in one process, as load.
+//! Starts `chargemesh fleet`: up to thousands of charging points in one process, for load.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     wait::until,
 };
 
-/// `chargemesh fleet` with `count` charging points, waited for until all are AVAILABLE.
+/// Starts a fleet of `count` charging points and waits until all are AVAILABLE.
 pub async fn start(network: &Network, count: usize, more: &[&str]) -> anyhow::Result<Process> {
     let file = network.path("fleet.token");
     std::fs::write(&file, network.operator.token(u32::try_from(count)?).await?)?;
@@ -45,7 +45,7 @@ pub async fn start(network: &Network, count: usize, more: &[&str]) -> anyhow::Re
     Ok(fleet)
 }
 
-/// Until so many of `count` are AVAILABLE.
+/// Waits until `wanted` of `count` charging points are AVAILABLE.
 pub async fn until_available(network: &Network, count: usize, wanted: usize) -> anyhow::Result<()> {
     let limit = Duration::from_secs(300);
     until(format_args!("{wanted} of {count} charging points to be available"), limit, async || {
@@ -57,7 +57,7 @@ pub async fn until_available(network: &Network, count: usize, wanted: usize) -> 
     .await
 }
 
-/// All that Central shows, by id.
+/// Every charging point that Central lists, by id.
 pub async fn list(network: &Network) -> anyhow::Result<BTreeMap<String, ChargingPoint>> {
     let request = ListChargingPointsRequest { page_size: 10_000, ..Default::default() };
     let answer = network.operator.charging_points.clone().list(request).await?.into_inner();

@@ -1,4 +1,4 @@
-//! What must hold of any network once it is quiet, whatever befell it (SPEC 9.2).
+//! The invariants of a settled network, whatever faults it has been through (SPEC 9.2).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use proto::{
 
 use crate::{network::PATIENCE, operator::Operator, wait::until};
 
-/// What a quiet network came to.
+/// The sums of a settled network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetworkTotals {
     pub sessions: usize,
@@ -21,8 +21,8 @@ pub struct NetworkTotals {
     pub discrepancy_wh: i64,
 }
 
-/// Until every session is billed or released. Nobody may be asking for new ones any more.
-pub async fn until_quiet(operator: &Operator) -> anyhow::Result<()> {
+/// Waits until every session is billed or released. Drivers must not request new ones any more.
+pub async fn until_settled(operator: &Operator) -> anyhow::Result<()> {
     until("every session to be billed or released", PATIENCE * 3, async || {
         let sessions = operator.all_sessions().await.map_err(|error| format!("{error:#}"))?;
         let open: Vec<_> = sessions
@@ -34,8 +34,9 @@ pub async fn until_quiet(operator: &Operator) -> anyhow::Result<()> {
     .await
 }
 
-/// One ticket per billed session and none per released; Σ tickets + discrepancies + disputed = Σ meters, for each
-/// charging point; no state without a cause. `meters` are the lifetime registers, which began at 0.
+/// Checks that each billed session has one ticket and each released one none; that Σ tickets + discrepancies + disputed =
+/// Σ meters for each charging point; that no state is without a cause. `meters` are the lifetime registers in Wh, which
+/// began at 0.
 ///
 /// # Errors
 /// Names the first rule that does not hold, with what was found.
@@ -84,7 +85,7 @@ pub async fn check(operator: &Operator, meters: &BTreeMap<String, u64>) -> anyho
     Ok(totals)
 }
 
-/// SPEC 2.1 and 2.2 of what is shown.
+/// Whether the shown state has a cause or needs none (SPEC 2.1, 2.2).
 pub fn has_its_cause(cp: &ChargingPoint) -> bool {
     let Some(view) = &cp.view else { return false };
     let causes: Vec<Cause> = view.causes().collect();

@@ -1,4 +1,4 @@
-//! Test-only: whole networks of real processes, the faults that befall them, and what must hold afterwards.
+//! For tests only: networks of real processes, faults to inject into them, and the invariants that must hold afterwards.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on anything but what it waits for")]
 

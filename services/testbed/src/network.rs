@@ -1,4 +1,4 @@
-//! A whole network of real processes in one folder, and a hand on each of its parts.
+//! A network of real processes in one temporary folder, with a handle of each process.
 
 use std::{
     collections::BTreeSet,
@@ -27,10 +27,10 @@ use crate::{
     wait::until,
 };
 
-/// Longest that anything in a test may take that SPEC gives no time for.
+/// Longest wait for anything that SPEC gives no time limit.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Central and Registry, an operator, and room for charging points and drivers.
+/// Central, Registry and an operator; charging points and drivers are started from here.
 #[derive(Debug)]
 pub struct Network {
     pub central: Process,
@@ -40,17 +40,17 @@ pub struct Network {
     pub central_link: SocketAddr,
     pub registry_https: SocketAddr,
     pub registry_grpc: SocketAddr,
-    /// Last, so that a process that ends with this still has its log to show.
+    /// The last field, so that processes are dropped first and can still print their logs.
     folder: TempDir,
 }
 
 impl Network {
-    /// Starts Registry and Central on free ports and embedded databases; `central` are more arguments for Central.
+    /// Starts Registry and Central on free ports with embedded databases; `central` are further arguments of Central.
     pub async fn start(central: &[&str]) -> anyhow::Result<Self> {
         Self::start_under(central, |_| Vec::new()).await
     }
 
-    /// The same, with Central's data on a disk of its own, of so many MiB.
+    /// The same, with Central's data on a disk of its own of this size.
     pub async fn start_on_small_disk(central: &[&str], mebibytes: u32) -> anyhow::Result<Self> {
         Self::start_under(central, |data| {
             let own = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$0\"");
@@ -117,7 +117,7 @@ impl Network {
         Ok(network)
     }
 
-    /// Until Central and Registry answer, and Registry has Central's pins to hand out.
+    /// Waits until Central and Registry answer and Registry has Central's link keys, which enrolment hands out.
     pub async fn until_ready(&self) -> anyhow::Result<()> {
         until("Registry to know Central's link keys", PATIENCE, async || {
             let pins = self.operator.identities.clone().pins(proto::registry::v1::PinsRequest {}).await;
@@ -134,17 +134,17 @@ impl Network {
         self.folder.path().join(tail)
     }
 
-    /// The folder of somebody's certificate: `olga` operates, `victor` looks, `central` and `registry` serve.
+    /// The folder of an identity: `olga` is an operator, `victor` a viewer; `central` and `registry` are the servers.
     pub fn identity(&self, name: &str) -> PathBuf {
         self.path("certs").join(name)
     }
 
-    /// An engine and its monitor, enrolled, unplugged, and waited for until AVAILABLE.
+    /// Starts an engine and its monitor, enrolled and unplugged, and waits until AVAILABLE.
     pub async fn charging_point(&self, id: &str) -> anyhow::Result<TestPoint> {
         self.charging_point_at(id, self.central_link, &[], &[]).await
     }
 
-    /// The same with more arguments, and with another way to Central (a proxy).
+    /// The same with further arguments, and with another address of Central (a proxy's).
     pub async fn charging_point_at(
         &self,
         id: &str,
@@ -157,7 +157,7 @@ impl Network {
         Ok(point)
     }
 
-    /// The same, not waited for.
+    /// The same, without waiting.
     pub async fn start_charging_point(
         &self,
         id: &str,
@@ -170,7 +170,7 @@ impl Network {
         self.start_charging_point_with(id, central, &file, engine, monitor)
     }
 
-    /// An engine and its monitor with a token that a file holds; not waited for.
+    /// Starts an engine and its monitor with the token in this file, without waiting.
     pub fn start_charging_point_with(
         &self,
         id: &str,
@@ -219,7 +219,7 @@ impl Network {
         Ok(TestPoint { id: id.to_owned(), engine, monitor, folder })
     }
 
-    /// A driver, enrolled and by hand; waited for until he has reached Central.
+    /// Starts a driver that is controlled by its control socket.
     pub async fn driver(&self, id: &str, more: &[&str]) -> anyhow::Result<TestDriver> {
         self.driver_at(id, self.central_link, more).await
     }
@@ -228,7 +228,7 @@ impl Network {
         self.driver_with(id, central, self.operator.token(1).await?, more)
     }
 
-    /// A driver with this token.
+    /// Starts a driver that enrols with this token.
     pub fn driver_with(
         &self,
         id: &str,
@@ -260,12 +260,12 @@ impl Network {
         Ok(TestDriver { id: id.to_owned(), process, folder })
     }
 
-    /// What Central shows of a charging point.
+    /// The charging point as Central shows it.
     pub async fn shown(&self, id: &str) -> anyhow::Result<ChargingPoint> {
         Ok(self.operator.charging_point(id).await?)
     }
 
-    /// Until Central shows this state.
+    /// Waits until Central shows this state.
     pub async fn until_state(&self, id: &str, state: State) -> anyhow::Result<ChargingPoint> {
         self.until_shown(id, format!("{state:?}"), PATIENCE, |cp| {
             cp.view.as_ref().is_some_and(|view| view.state() == state)
@@ -273,7 +273,7 @@ impl Network {
         .await
     }
 
-    /// Until what Central shows is as wanted, within a time that a rule gives.
+    /// Waits until what Central shows is as wanted, at most for the time that a rule allows.
     pub async fn until_shown(
         &self,
         id: &str,
@@ -291,7 +291,7 @@ impl Network {
         .await
     }
 
-    /// Until a charging point's `count`th ticket is there; answers all of them.
+    /// Waits until a charging point has `count` tickets; answers all of them.
     pub async fn until_tickets(&self, charging_point: &str, count: usize) -> anyhow::Result<Vec<Ticket>> {
         until(format_args!("{count} tickets of {charging_point}"), PATIENCE, async || {
             let tickets = self.operator.all_tickets().await.map_err(|error| format!("{error:#}"))?;
@@ -309,7 +309,7 @@ impl Network {
     }
 }
 
-/// A charging point: two processes.
+/// A charging point: an engine and a monitor process.
 #[derive(Debug)]
 pub struct TestPoint {
     pub id: String,
@@ -319,22 +319,22 @@ pub struct TestPoint {
 }
 
 impl TestPoint {
-    /// Where the monitor keeps who it is.
+    /// The file in which the monitor keeps its identity.
     pub fn identity(&self) -> PathBuf {
         self.folder.join("data/identity.json")
     }
 
-    /// A command on the engine's control socket.
+    /// Sends a command to the engine's control socket.
     pub async fn engine(&self, command: &str, args: Value) -> anyhow::Result<Value> {
         ask(&self.folder.join("engine.sock"), command, args).await
     }
 
-    /// A command on the monitor's control socket.
+    /// Sends a command to the monitor's control socket.
     pub async fn monitor(&self, command: &str, args: Value) -> anyhow::Result<Value> {
         ask(&self.folder.join("monitor.sock"), command, args).await
     }
 
-    /// Until the engine's own screen says so.
+    /// Waits until the engine's status is as wanted.
     pub async fn until_engine(
         &self,
         what: &str,
@@ -344,7 +344,7 @@ impl TestPoint {
         until_status(&self.folder.join("engine.sock"), what, limit, &mut wanted).await
     }
 
-    /// Until the monitor's own screen says so.
+    /// Waits until the monitor's status is as wanted.
     pub async fn until_monitor(
         &self,
         what: &str,
@@ -354,7 +354,7 @@ impl TestPoint {
         until_status(&self.folder.join("monitor.sock"), what, limit, &mut wanted).await
     }
 
-    /// Lifetime register, watt-hours.
+    /// The lifetime register in Wh.
     pub async fn meter_wh(&self) -> anyhow::Result<u64> {
         let status = self.engine("status", Value::Null).await?;
         status["meter_wh"].as_u64().with_context(|| format!("no meter_wh in {status}"))
@@ -383,13 +383,13 @@ impl TestDriver {
         until_status(&self.folder.join("driver.sock"), what, limit, &mut wanted).await
     }
 
-    /// The steps and tickets it has printed, as JSON objects, over all its lives.
+    /// The JSON objects (steps, tickets) that it has printed, over all restarts.
     pub fn printed(&self) -> Vec<Value> {
         self.process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
-/// A command on a control socket, whose process may only just have started.
+/// Sends a command to a control socket; waits until it is there.
 pub async fn ask(socket: &Path, command: &str, args: Value) -> anyhow::Result<Value> {
     let request = ControlRequest::new(command, args);
     until(format_args!("{} to answer", socket.display()), PATIENCE, async || {
@@ -409,7 +409,7 @@ async fn until_status(
     wanted: &mut impl FnMut(&Value) -> bool,
 ) -> anyhow::Result<Value> {
     let request = ControlRequest::new("status", Value::Null);
-    until(format_args!("{} to say: {what}", socket.display()), limit, async || {
+    until(format_args!("the status of {}: {what}", socket.display()), limit, async || {
         match control::ask(socket, &request).await {
             Ok(status) if wanted(&status) => Ok(status),
             Ok(status) => Err(status.to_string()),
@@ -419,7 +419,7 @@ async fn until_status(
     .await
 }
 
-/// A mount namespace of the process's own; `script` gets the folder as `$0` and the command as `$@`.
+/// Command words that run a script in a mount namespace of its own; `$0` is the folder, `$@` the program to run.
 fn small_disk(script: &str, folder: &Path) -> Vec<String> {
     ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
         .map(str::to_owned)
@@ -428,34 +428,34 @@ fn small_disk(script: &str, folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Puts what a process keeps in `folder` on a disk of its own, of so many MiB, from its next start on; at each start it
-/// finds there what lies in the folder now.
+/// From its next start on, gives a process a disk of its own of this size at `folder`, with a copy of the folder's present
+/// content at each start.
 pub fn on_small_disk(process: &mut Process, folder: &Path, mebibytes: u32) {
     let own = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$0\"");
     let script = format!("cp -a \"$0\" \"$0.$$\" && {own} && cp -a \"$0.$$/.\" \"$0\" && exec \"$@\"");
     process.spec_mut().under = small_disk(&script, folder);
 }
 
-/// What a process sees of a file on its small disk.
+/// The path by which a test reaches a file on the small disk of a process.
 pub fn on_its_disk(process: &Process, path: &Path) -> anyhow::Result<PathBuf> {
     let pid = process.pid().context("it does not run")?;
     Ok(PathBuf::from(format!("/proc/{pid}/root{}", path.display())))
 }
 
-/// Fills the small disk that a process sees at `folder` to the last byte; ends when the guard is dropped.
+/// Fills the small disk of a process at `folder` to the last byte, until the guard is dropped.
 pub async fn fill(process: &Process, folder: &Path) -> anyhow::Result<Filled> {
     let seen = on_its_disk(process, folder)?;
-    // Never this machine's own disk: the process may not have mounted its small one yet.
+    // The process may not have mounted its small disk yet; this machine's own disk must not be filled.
     let bytes = until(format_args!("{} to be a small disk", seen.display()), PATIENCE, async || {
         let disk = nix::sys::statvfs::statvfs(&seen).map_err(|error| error.to_string())?;
         let bytes = disk.blocks() * disk.fragment_size();
-        if bytes <= SMALL { Ok(bytes) } else { Err(format!("{bytes} bytes")) }
+        if bytes <= SMALL_DISK { Ok(bytes) } else { Err(format!("{bytes} bytes")) }
     })
     .await?;
     let path = seen.join("filler");
     let mut file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let filled = Filled(path);
-    // Ever smaller pieces, until not one byte fits.
+    // Smaller and smaller pieces, until no byte fits.
     let mut left = bytes;
     for size in [1 << 16, 4096, 256, 1] {
         while left >= size && std::io::Write::write_all(&mut file, &vec![0; usize::try_from(size)?]).is_ok() {
@@ -465,10 +465,10 @@ pub async fn fill(process: &Process, folder: &Path) -> anyhow::Result<Filled> {
     Ok(filled)
 }
 
-/// No disk of a test is larger.
-const SMALL: u64 = 64 << 20;
+/// A larger disk is no small disk of a test.
+const SMALL_DISK: u64 = 64 << 20;
 
-/// A full disk.
+/// Keeps a disk full until dropped.
 #[derive(Debug)]
 pub struct Filled(PathBuf);
 
@@ -482,8 +482,8 @@ fn words(pairs: &[(&str, String)]) -> Vec<String> {
     pairs.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect()
 }
 
-/// Ports that nobody has now, and that no other network of these tests was given: its server may only be away.
-/// Below the range that outgoing connections are given, or one of those could take a port of ours meanwhile.
+/// Ports that are free now and that no other network of this test process was given, whose server may be restarting.
+/// Below the range of ephemeral ports, so that no outgoing connection can take one of them.
 pub fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! An operator of the network under test: a certificate and a client of every service.
+//! An operator of the network under test, with a client of every service.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use proto::{
     registry::v1::{CreateTokenRequest, Kind, identities_client::IdentitiesClient, operators_client::OperatorsClient},
 };
 
-/// All the clients of one person.
+/// The clients of one person.
 #[derive(Clone)]
 pub struct Operator {
     pub charging_points: ChargingPointsClient<Channel>,
@@ -27,7 +27,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// With the identity in `folder`; connects when first used.
+    /// Uses the identity in `folder`; connects with the first call.
     pub fn new(folder: &Path, central: &str, registry: &str) -> anyhow::Result<Self> {
         let identity = TlsIdentity::load(folder)?;
         let channel = |role, address: &str| {
@@ -43,7 +43,7 @@ impl Operator {
         })
     }
 
-    /// An enrolment token for `uses` identities of any kind and id.
+    /// Creates an enrolment token for `uses` identities of any kind and id.
     pub async fn token(&self, uses: u32) -> anyhow::Result<String> {
         let request =
             CreateTokenRequest { request_id: fresh_id(), kind: Kind::Unspecified.into(), uses, ..Default::default() };
@@ -55,7 +55,7 @@ impl Operator {
         Ok(self.charging_points.clone().get(request).await?.into_inner())
     }
 
-    /// Every session, oldest pages first.
+    /// Every session.
     pub async fn all_sessions(&self) -> anyhow::Result<Vec<Session>> {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
@@ -106,7 +106,7 @@ pub fn select(ids: &[&str]) -> Selector {
     Selector { which: Some(Which::Ids(Ids { ids: ids.iter().map(|&id| id.to_owned()).collect() })) }
 }
 
-/// Never used before.
+/// A request id that was never used before.
 pub fn fresh_id() -> String {
     format!("test-{:032x}", rand::random::<u128>())
 }

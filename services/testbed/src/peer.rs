@@ -1,6 +1,6 @@
-//! A peer of Central's link in the tests' own hands: the real `wire`, and nothing of a charging point or a driver.
+//! A peer of Central on a link, controlled by the test: it uses the real `wire` but no code of charging points or drivers.
 //!
-//! What it does is up to the test: an honest engine, a clone, or one who says what no honest peer would.
+//! The test decides what it sends: like an engine, like a cloned one, or what no correct peer would send.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,9 +14,9 @@ use tokio::{
 };
 use wire::{Event, Link, LinkKey, LinkSettings, Proof, PublicKey};
 
-/// Longest that a test waits for an answer on a link.
+/// Longest wait for an answer on a link.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// So many of the bytes that a peer sends are kept.
+/// How many of the bytes that a peer sends are kept.
 const RECORDED: usize = 16 * 1024;
 
 /// One open link.
@@ -31,13 +31,13 @@ pub struct TestPeer {
 }
 
 impl TestPeer {
-    /// Connects and shakes hands; nothing is said yet.
+    /// Connects and completes the handshake; sends no message yet.
     pub async fn connect(address: SocketAddr, part: Part, id: &str, proof: Proof) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
         Self::over(stream, part, id, proof).await
     }
 
-    /// Shakes hands on a connection that is there, from whatever address it was made.
+    /// Completes the handshake on an existing connection.
     pub async fn over(stream: TcpStream, part: Part, id: &str, proof: Proof) -> anyhow::Result<Self> {
         stream.set_nodelay(true)?;
         let settings = LinkSettings::default();
@@ -50,7 +50,7 @@ impl TestPeer {
         }
     }
 
-    /// First contact: authenticates inside the channel and takes whatever Central answers.
+    /// First contact: authenticates inside the channel; answers Central's first message.
     pub async fn first_contact(
         address: SocketAddr,
         part: Part,
@@ -64,7 +64,7 @@ impl TestPeer {
         Ok((peer, answer))
     }
 
-    /// A link that proves a granted key, and says so.
+    /// Opens a link with a granted key and sends Opened.
     pub async fn open(
         address: SocketAddr,
         part: Part,
@@ -80,7 +80,7 @@ impl TestPeer {
         Ok(peer)
     }
 
-    /// Says it and does not wait. Answers the id that an answer will name.
+    /// Sends a message without waiting; answers the id that Central's answer will name.
     pub async fn send(&mut self, body: up::Body) -> anyhow::Result<u64> {
         let id = self.next_id;
         self.next_id += 1;
@@ -89,19 +89,19 @@ impl TestPeer {
         Ok(id)
     }
 
-    /// Says what expects no answer.
+    /// Sends a message that expects no answer.
     pub async fn notify(&mut self, body: up::Body) -> anyhow::Result<()> {
         self.link.send(&Up { id: 0, body: Some(body) }.encode_to_vec(), now())?;
         self.flush().await
     }
 
-    /// Says raw bytes, sealed as they are.
+    /// Sends these bytes, sealed, as a message.
     pub async fn send_bytes(&mut self, plaintext: &[u8]) -> anyhow::Result<()> {
         self.link.send(plaintext, now())?;
         self.flush().await
     }
 
-    /// The next message from Central that says something.
+    /// The next message from Central that has a body.
     pub async fn receive(&mut self, limit: Duration) -> anyhow::Result<down::Body> {
         loop {
             match self.event(limit).await? {
@@ -114,7 +114,7 @@ impl TestPeer {
         }
     }
 
-    /// The next message that `wanted` accepts; others are passed over.
+    /// The next message that `wanted` accepts; others are skipped.
     pub async fn receive_until<T>(
         &mut self,
         limit: Duration,
@@ -129,7 +129,7 @@ impl TestPeer {
         }
     }
 
-    /// The link's next event, however it comes about.
+    /// The next event of the link, from bytes or from time.
     pub async fn event(&mut self, limit: Duration) -> anyhow::Result<Event> {
         let deadline = Instant::now() + limit;
         let mut buffer = [0; 4096];
@@ -149,7 +149,7 @@ impl TestPeer {
         }
     }
 
-    /// Keeps the link alive, and drops what is said, until the link ends or the time is over.
+    /// Keeps the link alive and ignores messages, until the link ends or the time is over.
     pub async fn idle(&mut self, time: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + time;
         loop {
@@ -165,22 +165,22 @@ impl TestPeer {
         }
     }
 
-    /// Whether `say` would be taken now, or must wait until Central has acknowledged.
+    /// Whether a message can be sent now, or Central has to acknowledge earlier ones first.
     pub fn has_room(&self) -> bool {
         self.link.ready()
     }
 
-    /// The socket itself, for bytes that no link would send.
+    /// The socket, for bytes that no link would send.
     pub fn into_stream(self) -> TcpStream {
         self.stream
     }
 
-    /// Bytes that no link would send, in the midst of one.
+    /// Sends bytes that no link would send, without ending the link.
     pub async fn raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         Ok(self.stream.write_all(bytes).await?)
     }
 
-    /// The first bytes that this end has sent, as who listens on the line has them.
+    /// The first bytes that this end has sent, as an eavesdropper records them.
     pub fn sent_bytes(&self) -> &[u8] {
         &self.sent
     }

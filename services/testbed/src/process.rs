@@ -1,4 +1,4 @@
-//! Real processes of the one binary: started on free ports, killed by process id, their output kept.
+//! Real processes of the chargemesh binary, with their output in log files.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use nix::{
 
 use crate::wait;
 
-/// The binary under test: beside the tests' own, or `CHARGEMESH_BINARY`.
+/// The binary under test: that beside the test binary, or the one at `CHARGEMESH_BINARY`.
 pub fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("CHARGEMESH_BINARY") {
         return Ok(path.into());
@@ -32,19 +32,19 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     )
 }
 
-/// How one process is started; the same again after each kill.
+/// How a process is started, at first and after each kill.
 #[derive(Clone, Debug)]
 pub struct LaunchSpec {
     pub name: String,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
-    /// What runs the binary instead of running it bare: a program and its arguments, the binary and its own follow.
+    /// A program with arguments that runs the binary, which follows with its own arguments; empty to run it directly.
     pub under: Vec<String>,
-    /// Output goes to `<folder>/<name>.log`, appended over restarts.
+    /// Output is appended to `<folder>/<name>.log`.
     pub folder: PathBuf,
 }
 
-/// A running, or killed, process.
+/// A process that runs or was killed; killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     spec: LaunchSpec,
@@ -58,7 +58,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Starts it again, the same way. Kills what still runs.
+    /// Kills the process where it still runs, and starts it again in the same way.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.kill();
         let binary = binary()?;
@@ -79,7 +79,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // A group of its own, so that a Ctrl-C on the tests' terminal does not reach it before the test does.
+            // A process group of its own, so that Ctrl-C on the terminal of the tests does not reach it.
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {} ({})", self.spec.name, binary.display()))?;
@@ -99,7 +99,7 @@ impl Process {
         self.child.as_ref().map(Child::id)
     }
 
-    /// `kill -9`, at once and without a word.
+    /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -112,7 +112,7 @@ impl Process {
         kill(Pid::from_raw(pid.try_into()?), signal).with_context(|| format!("send {signal} to {}", self.spec.name))
     }
 
-    /// Stops the process without telling anybody: alive, but silent (`SIGSTOP`).
+    /// SIGSTOP: the process lives but does nothing.
     pub fn freeze(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGSTOP)
     }
@@ -121,7 +121,7 @@ impl Process {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Its exit code, or minus the signal that ended it.
+    /// Waits for its end; answers its exit code, or minus the number of the signal that ended it.
     pub async fn exit_code(&mut self, limit: Duration) -> anyhow::Result<i32> {
         let name = self.spec.name.clone();
         let Some(child) = self.child.as_mut() else { anyhow::bail!("{name} does not run") };
@@ -135,7 +135,7 @@ impl Process {
         Ok(status.code().unwrap_or_else(|| -status.signal().unwrap_or(0)))
     }
 
-    /// All it has printed, over all its lives.
+    /// All that it has printed, over all restarts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -149,7 +149,7 @@ impl Drop for Process {
     #[expect(clippy::print_stdout, reason = "captured by the test runner")]
     fn drop(&mut self) {
         self.kill();
-        // The test runner shows it only where the test failed; a benchmark has no use for it.
+        // The test runner shows this output only where the test failed; a benchmark does not need it.
         if std::thread::current().name() == Some("main") {
             return;
         }
@@ -160,7 +160,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs the binary to its end: exit code and all it printed (standard output, standard error).
+/// Runs the binary to its end; answers exit code, standard output and standard error.
 pub async fn run(args: &[&str], env: &[(&str, &Path)]) -> anyhow::Result<(i32, String, String)> {
     let mut command = tokio::process::Command::new(binary()?);
     command.args(args).envs(env.iter().copied()).env("NO_COLOR", "1").stdin(Stdio::null()).kill_on_drop(true);

@@ -1,7 +1,7 @@
-//! A byte-level proxy between a peer and Central: what a network does to a link.
+//! A TCP proxy between a peer and Central that injects the faults of a network.
 //!
-//! Knows nothing of frames on purpose. Its faults can be changed while connections are open, and what passed can be
-//! looked at, to show that nothing travels in clear.
+//! It does not know frames. Its faults can be changed while connections are open, and the first bytes that it relays are
+//! kept, so that a test can show that nothing is sent in clear text.
 
 use std::{
     net::SocketAddr,
@@ -21,22 +21,22 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// What the network does to the bytes of either direction.
+/// The faults of both directions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProxyFaults {
-    /// Each piece waits this long.
+    /// Delay of each read.
     pub delay: Duration,
-    /// Pieces are cut to at most this many bytes; 0 leaves them whole.
+    /// Reads are written on in pieces of at most so many bytes; 0 leaves them whole.
     pub split: usize,
-    /// Chance that a byte is changed.
+    /// Probability that a byte is changed.
     pub corrupt: f64,
-    /// Chance that a byte is left out.
+    /// Probability that a byte is left out.
     pub lose: f64,
-    /// Chance that a piece comes twice.
+    /// Probability that a piece is written twice.
     pub repeat: f64,
-    /// Bytes are swallowed in both directions while the connections stay open: a half-open network.
+    /// Nothing is relayed while the connections stay open, as on a half-open network.
     pub silent: bool,
-    /// New connections are refused at once and open ones are reset.
+    /// Open connections are closed, and new ones at once.
     pub cut: bool,
 }
 
@@ -46,7 +46,7 @@ impl Default for ProxyFaults {
     }
 }
 
-/// Runs until dropped.
+/// A proxy that runs until dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -64,7 +64,7 @@ struct ProxyState {
 }
 
 impl Proxy {
-    /// Listens on a free port of 127.0.0.1 and passes on to `target`. Keeps the first `keep` bytes that passed.
+    /// Listens on a free port of 127.0.0.1 and relays to `target`. Keeps the first `keep` bytes that it relays.
     pub async fn start(target: SocketAddr, seed: u64, keep: usize) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -80,17 +80,17 @@ impl Proxy {
         Ok(Self { address, faults, shared, stop })
     }
 
-    /// Where peers connect to.
+    /// The address that peers connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// New connections go there: a Central that came back on another port.
+    /// Relays new connections to another target.
     pub fn retarget(&self, target: SocketAddr) {
         *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
-    /// Holds from now on, for open connections too.
+    /// Sets the faults, of open connections too.
     pub fn set(&self, faults: ProxyFaults) {
         self.faults.send_replace(faults);
     }
@@ -100,7 +100,7 @@ impl Proxy {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// The first bytes that passed, of all connections and both directions, mixed.
+    /// The first bytes that were relayed, of all connections and both directions together.
     pub fn seen(&self) -> Vec<u8> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -147,7 +147,7 @@ async fn pass(
     tokio::select! {
         () = stop.cancelled() => {}
         _ = cut.wait_for(|faults| faults.cut) => {}
-        // Either end that closes ends both: the links have no use for half-closed connections.
+        // Links use no half-closed connections, so the end of either direction ends both.
         () = pump(near_in, far_out, faults.clone(), &shared, StdRng::seed_from_u64(seed)) => {}
         () = pump(far_in, near_out, faults, &shared, StdRng::seed_from_u64(!seed)) => {}
     }

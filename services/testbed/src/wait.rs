@@ -1,12 +1,12 @@
-//! Waiting for conditions, never for luck.
+//! Waiting for a condition instead of sleeping for a fixed time.
 
 use std::{fmt::Display, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Polls `condition` until it gives a value, and says what it waited for, and what it saw last, when it does not.
+/// Polls `condition` until it gives a value. The error says what was waited for and what was seen last.
 ///
-/// The limit is generous on purpose: it is met only where the condition would never come true.
+/// Limits are long on purpose: one is reached only where the condition would never come true.
 pub async fn until<T, F>(what: impl Display, limit: Duration, mut condition: F) -> anyhow::Result<T>
 where
     F: AsyncFnMut() -> Result<T, String>,

@@ -1,4 +1,4 @@
-//! The audit as an operator sees it (SPEC 8): written, exported, followed into a file, and verified.
+//! The audit as an operator uses it (SPEC 8): read, exported, followed into a file, and verified.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! RefusedCommand input gets one clear sentence, which names what failed with which value and what to do, and an exit code: 2 where
-//! the caller can mend it, 1 where something else broke. Never a backtrace, although each process is asked for one.
+//! Bad input is answered with one message, which names what failed, with which value, and what to do, and with an exit
+//! code: 2 where the caller can correct it, 1 otherwise. There is never a backtrace, even with RUST_BACKTRACE=1.
 
 use std::net::TcpListener;
 
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::refused::{Failures, RefusedCommand, StoppedNetwork, no_backtrace, with, words};
 
-/// A folder that nobody can make, root included.
+/// A folder that cannot be created, not even by root.
 const NOWHERE: &str = "/proc/nowhere";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! When something dies (SPEC 9): each test is a row and a column of the table.
+//! Crashes (SPEC 9): each test is a cell of the table there.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
-//! The row *disk full* of SPEC 9: reported, no half-written state, and over by itself when there is room again.
+//! The row *disk full* of SPEC 9: it is reported, leaves no half-written state, and ends by itself when there is space
+//! again.
 //!
-//! The full disk is a small one that only the process under test sees, in a mount namespace of its own.
+//! The full disk is a small one in a mount namespace of the process under test.
 
 use anyhow::Context as _;
 use proto::{

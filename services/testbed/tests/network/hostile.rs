@@ -1,5 +1,5 @@
-//! A hostile peer on raw sockets (SPEC 4.1 to 4.4, 4.8, 4.9, 8.2): whatever it sends is refused at the layer that can
-//! tell, counted in the audit and not repeated there, and costs the honest ones nothing.
+//! Hostile peers on raw sockets (SPEC 4.1 to 4.4, 4.8, 4.9, 8.2): what they send is refused at the right layer and counted
+//! in the audit without repetition, and does not affect honest peers.
 
 mod authenticated;
 mod forged;
@@ -36,10 +36,10 @@ use tokio::{
 };
 use wire::{Link, LinkKey, LinkSettings, Proof, PublicKey, frame};
 
-/// Where attackers come from, so that what is counted by address is told from the honest ones' at 127.0.0.1.
+/// The attackers' address, so that counts by address are separate from those of honest peers at 127.0.0.1.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 1);
 
-/// An enrolled identity with its key, in a test's own hands.
+/// An enrolled identity with its key, used by a test itself.
 #[derive(Clone, Debug)]
 struct EnrolledIdentity {
     part: Part,
@@ -72,7 +72,7 @@ impl EnrolledIdentity {
     }
 }
 
-/// Enrols an id and takes its first key.
+/// Enrols an id and gets its first key.
 async fn keyed(network: &Network, part: Part, id: &str) -> anyhow::Result<EnrolledIdentity> {
     let kind = if part == Part::Driver { Kind::Driver } else { Kind::ChargingPoint };
     let (token, city) = (network.operator.token(1).await?, "Valencia".to_owned());
@@ -97,7 +97,7 @@ async fn keyed(network: &Network, part: Part, id: &str) -> anyhow::Result<Enroll
     Ok(EnrolledIdentity { part, id, central, credential, grant })
 }
 
-/// A connection from an address of the attacker's.
+/// Connects to Central from this address of the attacker.
 async fn attack_from(from: Ipv4Addr, network: &Network) -> anyhow::Result<TcpStream> {
     attack_at(from, network.central_link).await
 }
@@ -108,7 +108,7 @@ async fn attack_at(from: Ipv4Addr, address: SocketAddr) -> anyhow::Result<TcpStr
     Ok(socket.connect(address).await?)
 }
 
-/// `ENQ`, Hello and the first message of a handshake, as an initiator sends them once it is called.
+/// `ENQ`, Hello and the first handshake message, as an initiator sends them.
 fn opening(part: Part, id: &str, proof: Proof) -> Vec<u8> {
     let now = Instant::now().into_std();
     let (mut link, mut out) = (Link::initiator(LinkSettings::default(), part, id, proof, now), Vec::new());
@@ -118,7 +118,7 @@ fn opening(part: Part, id: &str, proof: Proof) -> Vec<u8> {
     out
 }
 
-/// All that Central says until it closes; an error where it does not within `limit`.
+/// All that Central sends until it closes the connection; an error where it does not within `limit`.
 async fn until_closed(stream: &mut TcpStream, limit: Duration) -> anyhow::Result<Vec<u8>> {
     let (deadline, mut said, mut buffer) = (Instant::now() + limit, Vec::new(), [0; 4096]);
     loop {
@@ -130,7 +130,7 @@ async fn until_closed(stream: &mut TcpStream, limit: Duration) -> anyhow::Result
     }
 }
 
-/// The frames among bytes, as bodies.
+/// The bodies of the frames in these bytes.
 fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
     let (mut decoder, mut input, mut all) = (frame::Decoder::new(1 << 20), bytes, Vec::new());
     while let Some(token) = decoder.next(&mut input) {
@@ -147,12 +147,12 @@ fn framed(body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// An honest charging point that must never be seen to miss a sign of life.
+/// Starts an honest charging point, which must not be shown as disconnected while attacks go on.
 async fn honest(network: &Network) -> anyhow::Result<testbed::network::TestPoint> {
     network.charging_point("HONEST").await
 }
 
-/// Central lives, and nobody honest lost a link.
+/// Checks that Central lives and that no honest peer has lost its link.
 async fn unharmed(network: &Network) -> anyhow::Result<()> {
     let shown = network.shown("HONEST").await?;
     let state = shown.view.map(|view| view.state());
@@ -160,7 +160,7 @@ async fn unharmed(network: &Network) -> anyhow::Result<()> {
     no_link_lost(network, "HONEST").await
 }
 
-/// No link that had proven a key has ended.
+/// Checks that no authenticated link has ended.
 async fn no_link_lost(network: &Network, id: &str) -> anyhow::Result<()> {
     let mut lost = network.operator.audited("LINK_DOWN", &format!("charging-point/{id}")).await?;
     lost.retain(|entry| !entry.parameters.contains(r#""key_no":"0""#));
@@ -168,8 +168,8 @@ async fn no_link_lost(network: &Network, id: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stops Central in order, which writes what was counted, starts it again, and answers how many failures of strangers
-/// from the attacker's network are in the audit, by reason. Each reason is one entry a minute.
+/// Restarts Central in order, which writes its counts to the audit, and answers the number of failures of unauthenticated
+/// peers at the attacker's network by reason. Each reason has at most one entry a minute.
 async fn counted(network: &mut Network) -> anyhow::Result<BTreeMap<String, u64>> {
     network.central.signal(Signal::SIGTERM)?;
     let code = network.central.exit_code(PATIENCE).await?;

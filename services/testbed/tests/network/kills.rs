@@ -1,7 +1,7 @@
-//! Two hundred kills at random moments under load: no bill lost, none doubled, every watt-hour accounted for; and what
-//! an operator was answered is there, once.
+//! Two hundred kills at random moments under load: no ticket is lost or doubled, every watt-hour is accounted for, and each
+//! order that was answered to an operator has taken effect once.
 //!
-//! Half of Central's and Registry's fall while an order of the operator's is outstanding, so with a commit in flight.
+//! Half of the kills of Central and Registry happen while an order is outstanding, so with a commit in flight.
 
 mod orders;
 
@@ -63,7 +63,7 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
             && rng.random_bool(0.5)
         {
             seen.until_outstanding().await?;
-            // Anywhere between its arrival and its answer.
+            // At any moment between the arrival of the order and its answer.
             tokio::time::sleep(Duration::from_micros(rng.random_range(0..3_000))).await;
             if seen.is_outstanding() {
                 *killed.entry(if name == "central" { CENTRAL_COMMITS } else { REGISTRY_COMMITS }).or_default() += 1;
@@ -83,7 +83,7 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
     network.until_ready().await?;
     let hit = |name: &str| killed.get(name).copied().unwrap_or_default();
     ensure!(hit(CENTRAL_COMMITS) >= 10 && hit(REGISTRY_COMMITS) >= 5, "too few with a commit in flight: {killed:?}");
-    if let Err(error) = invariant::until_quiet(&network.operator).await {
+    if let Err(error) = invariant::until_settled(&network.operator).await {
         for point in &points {
             println!("{}: {}", point.id, point.engine("status", Value::Null).await?);
         }
@@ -103,7 +103,7 @@ async fn two_hundred_random_kills_lose_no_bill_and_double_none_spec_3_7_9() -> a
     println!("{sums:?}");
     assert!(sums.tickets > 20, "the load went on meanwhile: {sums:?}");
 
-    // Every driver holds each of his tickets once.
+    // Every driver has each of its tickets once.
     for driver in &mut drivers {
         driver
             .process

@@ -1,4 +1,4 @@
-//! The whole, with real processes: each test starts a network of its own and names the rule that it shows.
+//! Tests with real processes: each starts a network of its own, and its name states the rule that it shows.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on anything but what it waits for")]
 

@@ -1,4 +1,4 @@
-//! A whole network by one command (SPEC 9.2, 10.1) and recorded sessions through it: `up`, `down`, `ctl`, `replay`.
+//! A whole network by one command (SPEC 9.2, 10.1): `up`, `down`, `ctl` and `replay`.
 
 use std::{
     path::Path,
@@ -16,7 +16,7 @@ use testbed::{network::free_addresses, process::binary, wait::until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a command printed, and how it ended.
+/// The output and exit status of a command.
 struct CommandOutput {
     status: ExitStatus,
     out: String,
@@ -41,7 +41,7 @@ async fn chargemesh(args: &[&str]) -> anyhow::Result<CommandOutput> {
     Ok(CommandOutput { status: output.status, out: text(&output.stdout), err: text(&output.stderr) })
 }
 
-/// `up` in the background on ports of its own; the network is ended when the guard goes.
+/// `up --detach` on ports of its own; the network is ended when this is dropped.
 struct DetachedNetwork {
     data: tempfile::TempDir,
 }
@@ -149,7 +149,7 @@ fn pid_of(process: &Value) -> anyhow::Result<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_comes_up_by_one_command_and_goes_on_where_it_was_spec_10_1() -> anyhow::Result<()> {
+async fn a_network_is_started_by_one_command_and_continues_at_the_next_start_spec_10_1() -> anyhow::Result<()> {
     let up = DetachedNetwork::new()?;
     up.start(&["--charging-points", "2", "--drivers", "1"]).await?;
     up.until_available(2).await?;
@@ -195,7 +195,7 @@ async fn a_network_comes_up_by_one_command_and_goes_on_where_it_was_spec_10_1() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_supervisor_that_is_killed_leaves_no_part_behind_spec_10_1() -> anyhow::Result<()> {
+async fn a_supervisor_that_is_killed_leaves_no_process_behind_spec_10_1() -> anyhow::Result<()> {
     let up = DetachedNetwork::new()?;
     up.start(&["--charging-points", "1", "--drivers", "0"]).await?;
     let processes = up.ctl(&["status"]).await?;
@@ -214,7 +214,7 @@ async fn a_supervisor_that_is_killed_leaves_no_part_behind_spec_10_1() -> anyhow
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chaos_ends_with_every_invariant_spec_9_2() -> anyhow::Result<()> {
+async fn every_invariant_holds_after_a_chaos_spec_9_2() -> anyhow::Result<()> {
     let data = tempfile::Builder::new().prefix("cm-chaos-").tempdir()?;
     let [a, b, c, d] = free_addresses::<4>()?.map(|address| address.to_string());
     let mut args =
@@ -233,7 +233,7 @@ async fn a_chaos_ends_with_every_invariant_spec_9_2() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_are_cut_and_disks_filled_by_hand_and_all_recovers_when_they_are_not_spec_1_9_9() -> anyhow::Result<()> {
+async fn a_network_recovers_from_connections_cut_and_disks_filled_by_commands_spec_1_9_9() -> anyhow::Result<()> {
     let up = DetachedNetwork::new()?;
     up.start(&["--charging-points", "1", "--drivers", "0", "--drills"]).await?;
     up.until_available(1).await?;

@@ -1,5 +1,4 @@
-//! Operators and viewers over the real mutual TLS: what reflection tells them, what they may, what their orders do
-//! (SPEC 7.2, 7.3, 13).
+//! Operators and viewers over real mutual TLS: reflection, permissions, and the effect of orders (SPEC 7.2, 7.3, 13).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! A client that knows no contract beforehand: it asks a server what it offers, and calls that (SPEC 7.2).
+//! A gRPC client that is built from reflection: it asks a server for its methods, and calls them (SPEC 7.2).
 
 use std::collections::{BTreeMap, BTreeSet};
 

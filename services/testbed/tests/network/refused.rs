@@ -1,4 +1,4 @@
-//! A command that must be refused in words, and the ground it stands on.
+//! Commands that must be refused with a message, and the network that they are run against.
 
 use std::{
     path::{Path, PathBuf},
@@ -51,11 +51,11 @@ impl RefusedCommand {
         self
     }
 
-    /// Runs it: refused with this exit code and one sentence that says what it must.
+    /// Runs it; it must be refused with this exit code and one message that has all expected texts.
     pub(crate) async fn refused(self, code: i32) -> anyhow::Result<()> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let env = self.env.iter().map(|(name, value)| (name.as_str(), Path::new(value)));
-        // Asked for, a backtrace would come wherever an error is printed as a program sees it.
+        // With this variable a backtrace would appear wherever an error is printed with `{:?}`.
         let env: Vec<_> = env.chain([("RUST_BACKTRACE", Path::new("1"))]).collect();
         let what =
             format!("{} {}", self.env.iter().map(|(n, v)| format!("{n}={v}")).collect::<String>(), args.join(" "));
@@ -77,7 +77,7 @@ impl RefusedCommand {
     }
 }
 
-/// All that is wrong, said at once.
+/// Collects failures, so that a test reports all of them.
 #[derive(Default)]
 pub(crate) struct Failures(Vec<String>);
 
@@ -151,14 +151,14 @@ impl StoppedNetwork {
         words(&[name, "--data", &data, "--identity", &identity, "--grpc-address", "127.0.0.1:0", second, "127.0.0.1:0"])
     }
 
-    /// A token in its form, of no Registry.
+    /// A well-formed token that no Registry has created.
     pub(crate) fn token(&self) -> String {
         let secret = Secret::from_bytes([7; 32]);
         let token = EnrolmentToken { id: "none".into(), secret, roots: Vec::new(), pins: Vec::new() };
         token.to_text().to_string()
     }
 
-    /// An identity that was good, and is not any more.
+    /// An expired identity.
     pub(crate) async fn expired(&self) -> anyhow::Result<String> {
         let folder = self.folder.path().join("expired");
         self.authority.issue_role(Caller::Central, &folder, &[], Duration::ZERO, false)?;
@@ -171,7 +171,7 @@ impl StoppedNetwork {
         Ok(folder.display().to_string())
     }
 
-    /// An identity of another authority with our roots beside it.
+    /// An identity of another authority, with this network's roots.
     pub(crate) fn foreign(&self) -> anyhow::Result<String> {
         let folder = self.folder.path().join("foreign");
         let other = Authority::create(&self.folder.path().join("other"), "chargemesh.test", DAY)?;
@@ -188,11 +188,11 @@ impl StoppedNetwork {
     }
 }
 
-/// A flag with its value; it replaces the one that is there.
+/// Sets a flag, in place of its earlier value.
 pub(crate) fn with(mut args: Vec<String>, flag: &str, value: &str) -> Vec<String> {
     match args.iter().position(|word| word == flag) {
         Some(at) => args[at + 1] = value.to_owned(),
-        // Joined, so that a value that begins with a hyphen is one.
+        // Joined with `=`, so that a value may begin with a hyphen.
         None => args.push(format!("{flag}={value}")),
     }
     args

@@ -1,4 +1,4 @@
-//! Removal and readmission (SPEC 7.4): what an operator takes away is gone at once, and comes back by an operator alone.
+//! Removal and readmission (SPEC 7.4): a removed charging point is out at once, and only an operator can readmit it.
 
 use std::time::Duration;
 

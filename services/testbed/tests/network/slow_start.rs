@@ -1,5 +1,5 @@
-//! Central and Registry before their databases are there (SPEC 9.1, 1.7): the doors are open and refuse in words, and
-//! nothing has to be started again.
+//! Central and Registry without their databases (SPEC 9.1, 1.7): their servers refuse calls with a reason, and work without
+//! a restart once the databases are there.
 
 use std::{net::TcpListener, time::Duration};
 

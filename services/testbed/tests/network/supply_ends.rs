@@ -1,4 +1,4 @@
-//! Every end of a supply (SPEC 3.5), and what becomes of a bill.
+//! Every end of a supply (SPEC 3.5), and the ticket that follows.
 
 use anyhow::Context as _;
 use proto::{

@@ -1,4 +1,4 @@
-//! What most tests begin with.
+//! The beginning of most tests: a network with a charging point and a driver, and supplies.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use testbed::{
     wait::until,
 };
 
-/// A virtual car that draws a great deal, so that a test sees energy within a second.
+/// A virtual car that draws so much power that energy flows within a second.
 pub(crate) const QUICK: &[&str] = &["--power", "350000", "--ramp", "350000", "--battery", "1000000"];
 
 /// A network with one charging point and one driver.
@@ -23,12 +23,12 @@ pub(crate) async fn one_of_each(central: &[&str], engine: &[&str]) -> anyhow::Re
     Ok((network, point, driver))
 }
 
-/// Until the driver has an open link.
+/// Waits until the driver has an open link.
 pub(crate) async fn linked(driver: &TestDriver) -> anyhow::Result<()> {
     driver.until("linked", PATIENCE, |status| status["linked"] == json!(true)).await.map(drop)
 }
 
-/// Asks, and waits until the charging point is reserved. No kWh: until unplugged.
+/// Requests a supply and waits until the charging point is reserved. Without kWh it lasts until unplugged.
 pub(crate) async fn reserve(
     network: &Network,
     point: &TestPoint,
@@ -41,7 +41,7 @@ pub(crate) async fn reserve(
     Ok(())
 }
 
-/// Asks, plugs in, and waits until energy flows. Answers the session's id.
+/// Requests a supply, plugs in, and waits until energy flows. Answers the session's id.
 pub(crate) async fn supply(
     network: &Network,
     point: &TestPoint,
@@ -73,7 +73,7 @@ pub(crate) async fn only_ticket(network: &Network, point: &TestPoint) -> anyhow:
     Ok(ticket)
 }
 
-/// Until the session is in this state.
+/// Waits until the session is in this state.
 pub(crate) async fn until_session(
     network: &Network,
     session: &str,
@@ -90,7 +90,7 @@ pub(crate) async fn until_session(
     .await
 }
 
-/// Until the driver has printed this event with these fields.
+/// Waits until the driver has printed this event with these fields.
 pub(crate) async fn until_printed(driver: &TestDriver, event: &str, fields: &Value) -> anyhow::Result<Value> {
     until(format_args!("driver {} to be told {event} {fields}", driver.id), PATIENCE, async || {
         let printed = driver.printed();

@@ -1,5 +1,6 @@
-//! Authorising drivers while a fleet says one message a second: against the same hops with the same commits and no
-//! logic. Both are asked in an open loop: each request has its time, and waits count.
+//! Authorisations of drivers while each charging point of a fleet sends one message a second, compared with a program
+//! that makes the same hops and commits without any logic. The load is an open loop: each request is due at a set time,
+//! and waiting counts.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! Answered as durable, then lost: Central is killed with -9 again and again while operators set prices, and what had
-//! been answered must be there, or something set later.
+//! Answers that were lost: Central is killed (SIGKILL) again and again while operators set prices; after each restart the
+//! last price that was answered, or a later one, must be there.
 
 use std::{
     sync::{
@@ -22,10 +22,9 @@ use crate::{
     measure::{BenchRow, Spread},
 };
 
-/// Charging points, each with an operator of its own who sets its price, one order after the other.
+/// Number of charging points, each with an operator that sets its price again and again.
 const OPERATORS: usize = 8;
 /// The price of the last order that was sent, and of the last that was answered.
-
 #[derive(Clone, Default)]
 struct PriceProgress {
     sent: Arc<AtomicU32>,
@@ -90,7 +89,7 @@ fn network_orders(network: &Network) -> PriceClient {
     network.operator.charging_points.clone()
 }
 
-/// Each higher than the last; one that Central's death cut off is sent again, as what it was.
+/// Sets ever higher prices; an order without an answer is sent again with its request id.
 async fn set_prices(orders: PriceClient, id: String, progress: PriceProgress, answers: Arc<AtomicU64>) {
     for price_e4 in 1.. {
         let request = SetPriceRequest { request_id: fresh_id(), selector: Some(select(&[&id])), expected: 0, price_e4 };

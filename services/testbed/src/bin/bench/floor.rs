@@ -1,5 +1,5 @@
-//! Bare floors: the least a program could do for the same work, each a process of its own whose CPU time and memory
-//! are measured exactly as Central's.
+//! Bare floors: programs that do the least possible for the same work. Each is a process of its own, whose CPU time and
+//! memory are measured as Central's are.
 
 use std::{
     collections::HashMap,
@@ -29,12 +29,12 @@ pub(crate) fn key() -> aead::LessSafeKey {
     aead::LessSafeKey::new(aead::UnboundKey::new(&aead::AES_256_GCM, &KEY).expect("32 bytes are a key"))
 }
 
-/// The floor opens the same bytes again and again; only its work counts, never its secrecy.
+/// The floor decrypts the same bytes again and again: its work is measured, its secrecy does not matter.
 pub(crate) fn nonce() -> aead::Nonce {
     aead::Nonce::assume_unique_for_key([0; 12])
 }
 
-/// epoll, read, AES-GCM open, write the ACK; one thread, one ACK a read.
+/// One thread that waits (epoll), reads, decrypts with AES-GCM and writes one ACK per read.
 pub(crate) fn sealed() -> anyhow::Result<()> {
     let listener = announce()?;
     listener.set_nonblocking(true)?;
@@ -81,7 +81,7 @@ fn serve(stream: &mut TcpStream, rest: &mut Vec<u8>, buffer: &mut [u8], key: &ae
     whole == 0 || stream.write_all(&ACK).is_ok()
 }
 
-/// Two of these connections are what an idle charging point is held against: tokio, read, write back.
+/// An echo server with tokio; an idle charging point is compared with two of its connections.
 pub(crate) fn echo() -> anyhow::Result<()> {
     let listener = announce()?;
     listener.set_nonblocking(true)?;
@@ -122,7 +122,7 @@ pub(crate) fn handshake() -> anyhow::Result<()> {
 pub(crate) const STATIC: [u8; 32] = [9; 32];
 /// The pre-shared key of the handshake floor.
 pub(crate) const PSK: [u8; 32] = [5; 32];
-/// Noise's name of what is compared.
+/// The Noise pattern that is compared.
 pub(crate) const PATTERN: &str = "Noise_NKpsk0_25519_AESGCM_SHA256";
 
 async fn respond(mut stream: tokio::net::TcpStream) -> anyhow::Result<()> {
@@ -144,7 +144,7 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
-/// Listens on a free port and says which on standard output.
+/// Listens on a free port and prints its address to standard output.
 #[expect(clippy::print_stdout, reason = "the parent reads the port from here")]
 pub(crate) fn announce() -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind("127.0.0.1:0").context("bind the floor")?;

@@ -1,4 +1,4 @@
-//! Loads: peers in this process, or a fleet in one of its own.
+//! Load from peers in this process.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use testbed::{
 };
 use wire::PublicKey;
 
-/// A peer that has been granted its key.
+/// An enrolled identity with its granted key.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyedPeer {
     pub(crate) id: String,
@@ -23,7 +23,7 @@ pub(crate) struct KeyedPeer {
     pub(crate) grant: KeyGrant,
 }
 
-/// Enrols `count` charging points, or drivers, and takes a key for each.
+/// Enrols `count` charging points or drivers, and gets a key for each.
 pub(crate) async fn keyed(network: &Network, kind: Kind, count: usize) -> anyhow::Result<Vec<KeyedPeer>> {
     let operator = &network.operator;
     let token = CreateTokenRequest {
@@ -76,7 +76,7 @@ fn granted(body: &down::Body) -> Option<KeyGrant> {
     if let down::Body::KeyGrant(grant) = body { Some(grant.clone()) } else { None }
 }
 
-/// Each keeps saying `EngineHealth` at the rate until the time is over. Answers how many.
+/// Each peer sends `EngineHealth` at this interval until the time is over. Answers the number of messages.
 pub(crate) async fn say(peers: &mut [TestPeer], every: Duration, time: Duration) -> anyhow::Result<u64> {
     let until = tokio::time::Instant::now() + time;
     let each = peers.iter_mut().map(|peer| async move {

@@ -1,4 +1,4 @@
-//! CPU time and memory of a process, and what a row came to.
+//! CPU time and memory of processes, and the result of a row.
 
 use std::{
     fmt,
@@ -11,10 +11,10 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// User and system time that a process has used so far.
+/// User and system CPU time of a process so far.
 pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything; the numbers follow its end.
+    // The name in parentheses may contain spaces and parentheses; the numbers follow the last one.
     let (_, numbers) = stat.rsplit_once(')').context("no name in /proc/PID/stat")?;
     let ticks: u64 =
         numbers.split_whitespace().skip(11).take(2).map(|number| number.parse::<u64>().unwrap_or_default()).sum();
@@ -22,7 +22,7 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 1000 / per_second))
 }
 
-/// Resident memory now, bytes.
+/// Resident memory of a process in bytes.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -30,7 +30,7 @@ pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
-/// A floor: this program again, as another process.
+/// A floor: this program, started again as another process.
 #[derive(Debug)]
 pub(crate) struct Floor {
     child: Child,
@@ -57,7 +57,7 @@ impl Drop for Floor {
     }
 }
 
-/// One figure over several runs.
+/// A figure over several runs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Spread {
     pub(crate) least: f64,
@@ -79,16 +79,16 @@ impl fmt::Display for Spread {
     }
 }
 
-/// What a row of DESIGN 9 came to.
+/// The result of a row of DESIGN 9.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct BenchRow {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) central: Spread,
     pub(crate) floor: Option<Spread>,
-    /// Central over floor, pair by pair; absent where the goal is a number of its own.
+    /// Central divided by floor, pair by pair; absent where the goal is an absolute number.
     pub(crate) ratio: Option<Spread>,
-    /// The goal: the median (of the ratio, else of Central's figure) at most, or at least, this.
+    /// The bound of the median (of the ratio, else of Central's figure).
     pub(crate) goal: f64,
     pub(crate) at_least: bool,
     pub(crate) remark: String,

@@ -1,5 +1,5 @@
-//! Twice the load that Central is set to take: newcomers are told to come later, its memory does not grow with them,
-//! and it is itself again at once.
+//! Twice as many handshakes as Central accepts: it answers new connections with busy, its memory does not grow with them,
+//! and it accepts connections again as soon as the load ends.
 
 use std::{
     net::SocketAddr,
@@ -24,7 +24,7 @@ use crate::{
     measure::{BenchRow, Spread, resident},
 };
 
-/// Handshakes a second that this Central takes.
+/// Handshakes per second that this Central accepts.
 const TAKES: u32 = 400;
 const PEERS: usize = 200;
 const TIME: Duration = Duration::from_secs(6);
@@ -42,7 +42,7 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<BenchRow> {
     let pid = network.central.pid().context("Central does not run")?;
     let (mut single, mut twice, mut ratios, mut back) = (vec![], vec![], vec![], vec![]);
     let (mut taken, mut busy) = (0, 0);
-    // What the process allocates once is not what a load needs.
+    // A first storm, not measured, for what the process allocates only once.
     storm(pid, network.central_link, &keyed, TAKES).await?;
     for _ in 0..size.pairs.min(3) {
         let (at_load, _) = storm(pid, network.central_link, &keyed, TAKES).await?;
@@ -80,7 +80,7 @@ async fn open(address: SocketAddr, one: &KeyedPeer) -> anyhow::Result<()> {
     TestPeer::open(address, Part::Engine, &one.id, one.central, &one.grant).await.map(drop)
 }
 
-/// New links at this rate, in an open loop; answers the most memory that the process held meanwhile, in MiB.
+/// Opens new links at this rate, in an open loop; answers the largest resident memory of Central in MiB.
 async fn storm(
     pid: u32,
     address: SocketAddr,
@@ -94,7 +94,7 @@ async fn storm(
         tokio::spawn(async move {
             let mut turn = interval(Duration::from_secs(1) * u32::try_from(PEERS).unwrap_or(1) / rate);
             turn.set_missed_tick_behavior(MissedTickBehavior::Burst);
-            // Those that wait hold up none behind them.
+            // Connections that wait do not delay later ones.
             let mut under_way = JoinSet::new();
             while !over.load(Ordering::Relaxed) {
                 turn.tick().await;

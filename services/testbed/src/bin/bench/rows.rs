@@ -1,4 +1,4 @@
-//! The rows of DESIGN 9 that one Central can show.
+//! The rows of DESIGN 9 that need one Central.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -62,9 +62,9 @@ async fn sealed_message(size: Size) -> anyhow::Result<BenchRow> {
         let before = cpu(floor.pid())?;
         let said = say_bare(&mut streams, EVERY, TIME).await?;
         let floor_us = per(cpu(floor.pid())? - before, said);
-        // Opened anew each time: nobody gives signs of life on them while the floor is measured.
+        // Opened again for each pair, since they send no signs of life while the floor is measured.
         let mut peers = open_all(&network, &keyed).await?;
-        // What an opening brings, to the disk as well, is no message's cost.
+        // Opening links costs CPU and writes to the disk, which must not count for messages.
         load::say(&mut peers, EVERY, SETTLE).await?;
         let before = cpu(central_pid)?;
         let said = load::say(&mut peers, EVERY, TIME).await?;

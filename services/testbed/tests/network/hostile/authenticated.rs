@@ -1,4 +1,4 @@
-//! Those who hold a key, and use it for what is not theirs (SPEC 3.7, 3.8, 4.3, 4.8, 4.9).
+//! Authenticated peers that act on what belongs to others (SPEC 3.7, 3.8, 4.3, 4.8, 4.9).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Clear frames that somebody between a monitor and Central forges (SPEC 4.2, 4.3): they cost time, never a key.
+//! Unsealed frames forged by a man in the middle (SPEC 4.2, 4.3): they cost time, but never a key.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ use wire::{frame, kind};
 use super::{framed, honest, keyed, unharmed};
 use crate::support::{linked, reserve};
 
-/// What the one in between does with a new connection.
+/// What the man in the middle does with a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Forgery {
     Pass,
@@ -35,7 +35,7 @@ enum Forgery {
     UnknownKey,
 }
 
-/// Somebody on the line.
+/// A proxy between a peer and Central that forges frames.
 struct ManInTheMiddle {
     address: SocketAddr,
     forgery: watch::Sender<Forgery>,
@@ -63,7 +63,7 @@ impl ManInTheMiddle {
         Ok(Self { address, forgery, forged, passed, inject })
     }
 
-    /// From now on; connections that pass are cut.
+    /// Sets what is done with new connections, and closes relayed ones.
     fn set(&self, forgery: Forgery) {
         self.forgery.send_replace(forgery);
     }
@@ -113,7 +113,7 @@ async fn serve(
     }
 }
 
-/// Both ways, and towards the initiator what is injected.
+/// Relays both directions, and sends injected bytes to the initiator.
 async fn pass(
     near: &mut TcpStream,
     far: &mut TcpStream,
@@ -237,7 +237,7 @@ async fn clear_frames_forged_into_an_open_link_change_nothing_spec_4_3() -> anyh
     unharmed(&network).await
 }
 
-/// First contacts of the charging point behind the one in between.
+/// The number of first contacts of the charging point.
 async fn logins(network: &Network) -> anyhow::Result<usize> {
     Ok(network.operator.audited("LOGIN", "charging-point/CP-1").await?.len())
 }

@@ -1,4 +1,4 @@
-//! Those who hold a key and do what they may as often as they can: it costs nobody else anything (SPEC 3.4, 3.8, 7.4,
+//! Authenticated peers that send allowed messages as fast as they can, which must not affect others (SPEC 3.4, 3.8, 7.4,
 //! 8.2).
 
 use std::time::Duration;

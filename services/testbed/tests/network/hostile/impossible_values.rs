@@ -1,4 +1,4 @@
-//! Those who hold a key, and say what cannot be (SPEC 3.8, 4.1, 4.3, 4.8).
+//! Authenticated peers that send impossible values and malformed messages (SPEC 3.8, 4.1, 4.3, 4.8).
 
 use anyhow::{Context as _, ensure};
 use proto::{

@@ -1,4 +1,4 @@
-//! Links that live while a test does something else, and a charging point made of them.
+//! Links that stay alive while the test does something else, and a charging point made of two of them.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(super) struct HostileLink {
     next_id: u64,
 }
 
-/// What Central made of a message.
+/// How Central answered a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum MessageOutcome {
     Answer(Reason),
@@ -40,7 +40,7 @@ impl HostileLink {
         let (told, heard) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             loop {
-                // Room comes with an acknowledgement, which is no event.
+                // An acknowledgement makes room without an event, so it is looked for.
                 let look_again = sleep(Duration::from_millis(if peer.has_room() { 60_000 } else { 1 }));
                 let done = tokio::select! {
                     order = given.recv(), if peer.has_room() => match order {
@@ -75,17 +75,17 @@ impl HostileLink {
         !self.orders.is_closed()
     }
 
-    /// Until Central has closed it.
+    /// Waits until Central has closed the link.
     pub(super) async fn closed(&self, limit: Duration) -> anyhow::Result<()> {
         tokio::time::timeout(limit, self.orders.closed()).await.context("the link is not closed")
     }
 
-    /// Sealed as it is.
+    /// Sends these bytes, sealed, as a message.
     pub(super) async fn bytes(&self, plaintext: Vec<u8>) -> anyhow::Result<()> {
         self.orders.send((false, plaintext)).await.context("the link is closed")
     }
 
-    /// Written as it is.
+    /// Writes these bytes to the socket.
     pub(super) async fn raw(&self, bytes: Vec<u8>) -> anyhow::Result<()> {
         self.orders.send((true, bytes)).await.context("the link is closed")
     }
@@ -100,7 +100,7 @@ impl HostileLink {
         self.bytes(Up { id: 0, body: Some(body) }.encode_to_vec()).await
     }
 
-    /// Says it, and waits for what becomes of it.
+    /// Sends a message and waits for Central's answer.
     pub(super) async fn ask(&mut self, body: up::Body) -> anyhow::Result<MessageOutcome> {
         let id = self.send(body).await?;
         self.until(|body| match body {
@@ -111,7 +111,7 @@ impl HostileLink {
         .await
     }
 
-    /// The next message that `wanted` accepts; others are passed over.
+    /// The next message that `wanted` accepts; others are skipped.
     pub(super) async fn until<T>(&mut self, mut wanted: impl FnMut(&down::Body) -> Option<T>) -> anyhow::Result<T> {
         let deadline = Instant::now() + ANSWER;
         loop {
@@ -128,7 +128,7 @@ impl HostileLink {
     }
 }
 
-/// A charging point whose parts say what the test wants.
+/// A charging point whose engine and monitor send what the test wants.
 pub(super) struct HostilePoint {
     pub(super) keyed: EnrolledIdentity,
     pub(super) monitor: HostileLink,
@@ -136,7 +136,7 @@ pub(super) struct HostilePoint {
 }
 
 impl HostilePoint {
-    /// Enrolled, with both links, and shown as AVAILABLE.
+    /// Enrols it, opens both links, and waits until it is AVAILABLE.
     pub(super) async fn start(network: &Network, id: &str) -> anyhow::Result<Self> {
         let keyed = keyed(network, Part::Monitor, id).await?;
         let engine = engine(network, &keyed).await?;
@@ -145,7 +145,7 @@ impl HostilePoint {
         Ok(Self { keyed, monitor, engine })
     }
 
-    /// Reserved for a driver; answers the session.
+    /// Has it reserved for a driver; answers the session.
     pub(super) async fn reserve(&mut self, driver: &mut HostileLink) -> anyhow::Result<String> {
         let (request_id, charging_point_id) = (fresh_id(), self.keyed.id.clone());
         driver.send(up::Body::RequestSupply(RequestSupply { request_id, charging_point_id, energy_wh: 0 })).await?;
@@ -160,7 +160,7 @@ impl HostilePoint {
         Ok(session_id)
     }
 
-    /// Supplying, from this meter value on.
+    /// Starts a supply at this meter value.
     pub(super) async fn supply(&mut self, driver: &mut HostileLink, meter_start_wh: u64) -> anyhow::Result<String> {
         let session_id = self.reserve(driver).await?;
         let started = SupplyStarted { session_id: session_id.clone(), meter_start_wh, at_ms: 0 };
@@ -169,21 +169,21 @@ impl HostilePoint {
     }
 }
 
-/// A monitor that says its engine is well.
+/// Opens the link of a monitor that reports a healthy engine.
 pub(super) async fn monitor(network: &Network, keyed: &EnrolledIdentity) -> anyhow::Result<HostileLink> {
     let link = HostileLink::open(network, keyed, Part::Monitor).await?;
     link.notify(up::Body::EngineHealth(EngineHealth { healthy: true, detail: String::new() })).await?;
     Ok(link)
 }
 
-/// An engine that holds no session.
+/// Opens the link of an engine without sessions.
 pub(super) async fn engine(network: &Network, keyed: &EnrolledIdentity) -> anyhow::Result<HostileLink> {
     let mut link = HostileLink::open(network, keyed, Part::Engine).await?;
     link.send(up::Body::JournalReport(JournalReport::default())).await?;
     Ok(link)
 }
 
-/// A driver with a link of which Central knows.
+/// Opens the link of a driver, and waits until Central answers on it.
 pub(super) async fn driver(network: &Network, id: &str) -> anyhow::Result<HostileLink> {
     let keyed = keyed(network, Part::Driver, id).await?;
     let mut link = HostileLink::open(network, &keyed, Part::Driver).await?;

@@ -1,4 +1,4 @@
-//! What was sent_bytes on an honest link, sent again (SPEC 4.5, 4.8, 4.9).
+//! Recorded bytes of an honest link, sent again (SPEC 4.5, 4.8, 4.9).
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
         peer.receive(PATIENCE).await?;
         sent_bytes.push(peer.sent_bytes().to_vec());
     }
-    // The honest ones are back, after what was sent_bytes.
+    // The honest engine and monitor have reconnected since the recording.
     let (_monitor, _engine) =
         (monitor(&network, &station.keyed).await?, super::links::engine(&network, &station.keyed).await?);
     network.until_state("KNOWN", State::Available).await?;
@@ -84,7 +84,7 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
     let station = HostilePoint::start(&network, "KNOWN").await?;
     let other = HostilePoint::start(&network, "OTHER").await?;
 
-    // The monitor asks for maintenance and takes it back, and is sent_bytes.
+    // The monitor's maintenance messages are recorded.
     let mut peer = station.keyed.open(&network, Part::Monitor).await?;
     let before = frames(peer.sent_bytes()).len();
     for on in [true, false] {

@@ -1,4 +1,4 @@
-//! Silent strangers at the doors that speak TLS: they hold their own share of them, and nobody else's.
+//! Silent connections to the TLS listeners: they use up the limit of their own address only.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{ATTACKER, attack_at, honest};
 
 /// More than all unfinished handshakes that one network may have.
 const STRANGERS: usize = 300;
-/// In which an operator has his list, be there strangers or not.
+/// Longest time of an operator's call while they are open.
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Those who have proven nothing.
+//! Attacks by unauthenticated peers.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! While all of it goes on at once, honest charging points and drivers notice nothing (SPEC 2.4, 4.2).
+//! All attacks at the same time do not affect honest charging points and drivers (SPEC 2.4, 4.2).
 
 use std::{
     sync::{

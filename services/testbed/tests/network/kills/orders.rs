@@ -1,5 +1,5 @@
-//! An operator's orders to Central and Registry, one after another, whatever is killed meanwhile: each is asked for with
-//! its request id until it is answered, and what was answered is remembered.
+//! An operator's orders to Central and Registry while processes are killed: each is repeated with its request id until it
+//! is answered, and the answers are compared with the final state.
 
 use std::{
     sync::{
@@ -26,24 +26,24 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Between two orders, so that they do not crowd out the load.
+/// The pause between two orders, so that they do not displace the load.
 const PAUSE: Duration = Duration::from_millis(15);
-/// Uses of the one token with which all are enrolled.
+/// Uses of the token with which all drivers are enrolled.
 const USES: u32 = 100_000;
 
-/// What can be seen from outside of a service's commits: each of these orders is one.
+/// The progress of orders at one service; each order is one commit of the service.
 #[derive(Debug, Default)]
 pub(crate) struct OrderProgress {
     over: AtomicBool,
     answered: AtomicUsize,
-    /// Sent since the last answer, and not answered.
+    /// Whether an order has been sent and not been answered.
     outstanding: AtomicBool,
-    /// Why nothing is ordered any more.
+    /// Why no further order is sent.
     failed: OnceLock<String>,
 }
 
 impl OrderProgress {
-    /// Until it has answered once more, so that it lives, and an order is outstanding at it.
+    /// Waits until the service has answered once more, so that it is alive, and the next order is outstanding.
     pub(crate) async fn until_outstanding(&self) -> anyhow::Result<()> {
         let answered = self.answered.load(SeqCst);
         let soon = async {
@@ -64,7 +64,7 @@ impl OrderProgress {
         self.over.store(true, SeqCst);
     }
 
-    /// What was ordered, once there is no more.
+    /// Runs the orders and keeps why they failed.
     async fn noting<T>(self: Arc<Self>, orders: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         let ordered = orders.await;
         if let Err(error) = &ordered {
@@ -77,7 +77,7 @@ impl OrderProgress {
         self.over.load(SeqCst)
     }
 
-    /// Asks again and again until an answer comes. A refusal is one where it is not about the present moment.
+    /// Repeats the call until it is answered. A refusal counts as an answer unless it may pass by itself.
     async fn ask<T, F>(&self, order: impl Fn() -> F) -> Result<T, tonic::Status>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
@@ -98,7 +98,7 @@ impl OrderProgress {
     }
 }
 
-/// Of a service that is being killed.
+/// Errors of a service that is being killed.
 fn passes(status: &tonic::Status) -> bool {
     use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
     matches!(
@@ -107,7 +107,7 @@ fn passes(status: &tonic::Status) -> bool {
     )
 }
 
-/// PriceOrders, which change nothing that runs, set at Central.
+/// Sets prices at Central, which do not change running supplies.
 pub(crate) struct PriceOrders {
     pub(crate) seen: Arc<OrderProgress>,
     task: JoinHandle<anyhow::Result<Vec<u32>>>,
@@ -140,7 +140,7 @@ impl PriceOrders {
         Self { seen, task }
     }
 
-    /// Each that was answered is in the audit, once; none is that was not asked for.
+    /// Checks that each answered order is in the audit once, and no other.
     pub(crate) async fn check(self, operator: &Operator, id: &str) -> anyhow::Result<usize> {
         let set = self.task.await??;
         let shown = operator.charging_point(id).await?.view.context("no view")?.price_e4;
@@ -157,7 +157,7 @@ impl PriceOrders {
     }
 }
 
-/// Drivers enrolled at Registry with one token, every other one removed again.
+/// Enrols drivers at Registry with one token, and removes every other one.
 pub(crate) struct EnrolmentOrders {
     pub(crate) seen: Arc<OrderProgress>,
     token_id: String,
@@ -192,7 +192,7 @@ impl EnrolmentOrders {
         Ok(Self { seen, token_id: token.token_id, task })
     }
 
-    /// What was answered is there, once: each id in its state, each enrolment one use of the token and one entry.
+    /// Checks that each id is in the answered state, and that the token was used once for each enrolment.
     pub(crate) async fn check(self, operator: &Operator) -> anyhow::Result<usize> {
         let mut wanted = self.task.await??;
         wanted.sort_unstable();
