@@ -9,10 +9,10 @@ help: ## Show this help
 build: ## Build the one binary
 	@cargo build --locked -p chargemesh
 
-run: build ## Replay the recorded sessions, then leave a small live network running
+run: build ## Replay the recorded sessions, then leave a small network running
 	@$(CHARGEMESH) replay deploy/samples/caltech-2019-03-a.csv --data data/replay && $(CHARGEMESH) up --data data/live --charging-points 4 --drivers 2 --detach
 
-stop: ## Stop the network that `make run` left running
+stop: ## Stop the network of `make run`
 	@$(CHARGEMESH) down --data data/live
 
 test: ## Build and run every test (installs PostgreSQL where it is missing)
@@ -21,16 +21,16 @@ test: ## Build and run every test (installs PostgreSQL where it is missing)
 lint: ## Formatting and lints
 	@cargo fmt --all --check && cargo clippy --locked --workspace --all-targets -- -D warnings
 
-bench: ## Measure against bare floors in the same run (release build)
+bench: ## Measure Central against bare floors (release build)
 	@cargo build --locked --release -p chargemesh -p testbed && target/release/bench --json target/bench.json
 
 lines: ## Count the lines of product code in each crate
 	@cargo test --locked -q -p testbed --test source product_lines -- --nocapture
 
-deny: ## Licences and banned crates (needs cargo-deny)
+deny: ## Check licences and banned crates (needs cargo-deny)
 	@cargo deny check
 
-vectors: ## Write the link's test vectors anew
+vectors: ## Write the link's test vectors again
 	@WIRE_VECTORS=write cargo test --locked -q -p wire vectors
 
 fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
