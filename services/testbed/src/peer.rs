@@ -21,7 +21,7 @@ const RECORDED: usize = 16 * 1024;
 
 /// One open link.
 #[derive(Debug)]
-pub struct TestPeer {
+pub struct LinkPeer {
     stream: TcpStream,
     link: Link,
     out: Vec<u8>,
@@ -30,7 +30,7 @@ pub struct TestPeer {
     life_sign: Duration,
 }
 
-impl TestPeer {
+impl LinkPeer {
     /// Connects and completes the handshake; sends no message yet.
     pub async fn connect(address: SocketAddr, part: Part, id: &str, proof: Proof) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;

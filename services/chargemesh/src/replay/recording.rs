@@ -29,12 +29,12 @@ pub(super) struct RecordedSession {
 
 /// A line that is not a valid session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BadRow {
+pub(super) struct InvalidLine {
     pub(super) line: u64,
     pub(super) why: String,
 }
 
-impl std::fmt::Display for BadRow {
+impl std::fmt::Display for InvalidLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "line {}: {}", self.line, self.why)
     }
@@ -44,7 +44,7 @@ impl std::fmt::Display for BadRow {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Recording {
     pub(super) rows: Vec<RecordedSession>,
-    pub(super) bad: Vec<BadRow>,
+    pub(super) bad: Vec<InvalidLine>,
 }
 
 /// Why a file is not a recording at all.
@@ -80,12 +80,12 @@ impl Recording {
                     let line = record.position().map_or(0, csv::Position::line);
                     match columns.row(line, &record).and_then(|row| unique(row, &mut seen)) {
                         Ok(row) => recording.rows.push(row),
-                        Err(why) => recording.bad.push(BadRow { line, why }),
+                        Err(why) => recording.bad.push(InvalidLine { line, why }),
                     }
                 }
                 Err(error) => {
                     let line = error.position().map_or(0, csv::Position::line);
-                    recording.bad.push(BadRow { line, why: error.to_string() });
+                    recording.bad.push(InvalidLine { line, why: error.to_string() });
                 }
             }
         }

@@ -26,7 +26,7 @@ use proto::{
 use testbed::{
     network::{Network, PATIENCE},
     operator::fresh_id,
-    peer::TestPeer,
+    peer::LinkPeer,
     wait::until,
 };
 use tokio::{
@@ -60,10 +60,10 @@ impl EnrolledIdentity {
     }
 
     /// An open link as `part`, which may be silent for a minute. Central may only just have started.
-    async fn open(&self, network: &Network, part: Part) -> anyhow::Result<TestPeer> {
+    async fn open(&self, network: &Network, part: Part) -> anyhow::Result<LinkPeer> {
         let what = format!("a link of {}", self.id);
         let connected = until(what, PATIENCE, async || {
-            let peer = TestPeer::connect(network.central_link, part, &self.id, self.key()).await;
+            let peer = LinkPeer::connect(network.central_link, part, &self.id, self.key()).await;
             peer.map_err(|error| format!("{error:#}"))
         });
         let mut peer = connected.await?;
@@ -83,7 +83,7 @@ async fn keyed(network: &Network, part: Part, id: &str) -> anyhow::Result<Enroll
     let central = PublicKey::from_bytes(pin.as_slice().try_into()?);
     let credential = enrolled.credential;
     let grant = until(format_args!("a key for {id}"), PATIENCE, async || {
-        let contact = TestPeer::first_contact(network.central_link, part, &id, central, &credential).await;
+        let contact = LinkPeer::first_contact(network.central_link, part, &id, central, &credential).await;
         let (mut peer, mut told) = contact.map_err(|error| format!("{error:#}"))?;
         loop {
             match told {

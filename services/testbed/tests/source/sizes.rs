@@ -16,38 +16,41 @@ const METHODS: usize = 25;
 const FIELDS: usize = 10;
 
 /// Types that may be larger, each with why.
-const EXCEPTIONS: &[(&str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str)] = &[
+    ("ChargingPointView", "one flat JSON object and table row of a charging point, read by programs"),
+    ("OrderView", "one flat JSON object and table row of an order, read by programs"),
+    ("SessionView", "one flat JSON object and table row of a session, read by programs"),
+    ("Summary", "the flat JSON object and table of a replay's result, read by programs"),
+    ("NetworkStatus", "the flat JSON object of `up.json`, read by programs"),
+    ("TicketText", "one flat JSON object of a ticket, as a driver keeps it on disk"),
+    ("EngineStatus", "the flat JSON object of the engine's `status` command, read by programs"),
+    ("MonitorStatus", "the flat JSON object of the monitor's `status` command, read by programs"),
+    ("SupplyStatus", "the part of the engine's `status` about a supply, a flat JSON object"),
+    ("Ticket", "all that a bill states, written once and never changed"),
+];
 
-/// What is derived for settings of a command line, rows of a table and JSON views: as wide as the thing that they
-/// describe.
+/// Derives of command line settings and of database rows, which have a field for each flag or column.
 const WIDE: [&str; 7] = ["Args", "Parser", "Queryable", "Insertable", "Selectable", "AsChangeset", "Identifiable"];
 
 /// Found today, and to be mended: this list only shrinks.
 const NOT_YET: &[&str] = &[
-    "Authority",
+    "CentralSettings",
     "ChargePoint",
-    "ChargingPointView",
-    "Draft",
+    "DecisionBuilder",
     "Drive",
     "Engine",
-    "Keeping",
+    "EventLoop",
+    "IdentityService",
+    "JournalQueue",
     "Link",
+    "LiveState",
     "Monitor",
-    "NetworkStatus",
-    "OrderView",
     "Orders",
     "Point",
     "Record",
     "Session",
-    "SessionStatus",
-    "SessionView",
     "Settings",
-    "Shared",
-    "Signs",
-    "Status",
-    "Summary",
-    "Ticket",
-    "TicketText",
+    "SharedState",
     "Trips",
     "Uplink",
 ];

@@ -24,7 +24,7 @@ use testbed::{
     fleet,
     network::Network,
     operator::fresh_id,
-    peer::{PATIENCE, TestPeer},
+    peer::{LinkPeer, PATIENCE},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -103,7 +103,7 @@ fn turns(driver: usize) -> impl Iterator<Item = (usize, Instant)> {
 
 async fn ask_all(network: &Network, drivers: &[KeyedPeer], ids: &[String]) -> anyhow::Result<Histogram<u64>> {
     let each = drivers.iter().enumerate().map(|(number, one)| async move {
-        let mut peer = TestPeer::open(network.central_link, Part::Driver, &one.id, one.central, &one.grant).await?;
+        let mut peer = LinkPeer::open(network.central_link, Part::Driver, &one.id, one.central, &one.grant).await?;
         let mut took = Vec::new();
         for (turn, at) in turns(number) {
             peer.idle(at.saturating_duration_since(Instant::now())).await?;
@@ -116,7 +116,7 @@ async fn ask_all(network: &Network, drivers: &[KeyedPeer], ids: &[String]) -> an
 }
 
 /// One request to its authorisation; then it is taken back, unplugged as it is.
-async fn authorise(peer: &mut TestPeer, charging_point_id: String, at: Instant) -> anyhow::Result<Duration> {
+async fn authorise(peer: &mut LinkPeer, charging_point_id: String, at: Instant) -> anyhow::Result<Duration> {
     let request_id = fresh_id();
     let request = RequestSupply { request_id: request_id.clone(), charging_point_id, energy_wh: 1_000 };
     peer.send(up::Body::RequestSupply(request)).await?;

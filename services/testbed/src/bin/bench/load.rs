@@ -10,7 +10,7 @@ use proto::{
 use testbed::{
     network::Network,
     operator::fresh_id,
-    peer::{PATIENCE, TestPeer},
+    peer::{LinkPeer, PATIENCE},
     wait::until,
 };
 use wire::PublicKey;
@@ -62,7 +62,7 @@ async fn grant(
     credential: &str,
 ) -> anyhow::Result<KeyGrant> {
     until(format_args!("a key for {id}"), Duration::from_secs(30), async || {
-        let contact = TestPeer::first_contact(network.central_link, part, id, central, credential).await;
+        let contact = LinkPeer::first_contact(network.central_link, part, id, central, credential).await;
         let (mut peer, first) = contact.map_err(|error| format!("{error:#}"))?;
         if let down::Body::KeyGrant(grant) = first {
             return Ok(grant);
@@ -77,7 +77,7 @@ fn granted(body: &down::Body) -> Option<KeyGrant> {
 }
 
 /// Each peer sends `EngineHealth` at this interval until the time is over. Answers the number of messages.
-pub(crate) async fn say(peers: &mut [TestPeer], every: Duration, time: Duration) -> anyhow::Result<u64> {
+pub(crate) async fn say(peers: &mut [LinkPeer], every: Duration, time: Duration) -> anyhow::Result<u64> {
     let until = tokio::time::Instant::now() + time;
     let each = peers.iter_mut().map(|peer| async move {
         let mut said = 0;

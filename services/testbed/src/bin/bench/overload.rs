@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use proto::{link::v1::Part, registry::v1::Kind};
-use testbed::{network::Network, peer::TestPeer, wait::until};
+use testbed::{network::Network, peer::LinkPeer, wait::until};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep},
@@ -77,7 +77,7 @@ pub(crate) async fn row(size: Size) -> anyhow::Result<BenchRow> {
 }
 
 async fn open(address: SocketAddr, one: &KeyedPeer) -> anyhow::Result<()> {
-    TestPeer::open(address, Part::Engine, &one.id, one.central, &one.grant).await.map(drop)
+    LinkPeer::open(address, Part::Engine, &one.id, one.central, &one.grant).await.map(drop)
 }
 
 /// Opens new links at this rate, in an open loop; answers the largest resident memory of Central in MiB.

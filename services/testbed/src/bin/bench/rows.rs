@@ -8,7 +8,7 @@ use proto::{
     link::v1::Part,
     registry::v1::Kind,
 };
-use testbed::{fleet, network::Network, operator::fresh_id, peer::TestPeer, wait::until};
+use testbed::{fleet, network::Network, operator::fresh_id, peer::LinkPeer, wait::until};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -85,10 +85,10 @@ async fn sealed_message(size: Size) -> anyhow::Result<BenchRow> {
     })
 }
 
-async fn open_all(network: &Network, keyed: &[KeyedPeer]) -> anyhow::Result<Vec<TestPeer>> {
+async fn open_all(network: &Network, keyed: &[KeyedPeer]) -> anyhow::Result<Vec<LinkPeer>> {
     let mut peers = Vec::with_capacity(keyed.len());
     for one in keyed {
-        peers.push(TestPeer::open(network.central_link, Part::Monitor, &one.id, one.central, &one.grant).await?);
+        peers.push(LinkPeer::open(network.central_link, Part::Monitor, &one.id, one.central, &one.grant).await?);
     }
     Ok(peers)
 }
@@ -190,7 +190,7 @@ async fn reconnects(address: SocketAddr, keyed: &[KeyedPeer], time: Duration) ->
     let each = keyed.iter().map(|one| async move {
         let mut done = 0;
         while Instant::now() < until {
-            TestPeer::open(address, Part::Engine, &one.id, one.central, &one.grant).await?;
+            LinkPeer::open(address, Part::Engine, &one.id, one.central, &one.grant).await?;
             done += 1;
         }
         anyhow::Ok(done)

@@ -11,7 +11,7 @@ use prost::Message as _;
 use proto::link::v1::{Busy, Part, State, UnknownKey};
 use testbed::{
     network::{Network, PATIENCE},
-    peer::TestPeer,
+    peer::LinkPeer,
     wait::until,
 };
 use tokio::{
@@ -161,7 +161,7 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     // Whatever it asks for, no link waits longer than a minute, and half of one as jitter.
     let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
     between.set(Forgery::Busy(u32::MAX));
-    let told = TestPeer::connect(between.address, Part::Monitor, "KNOWN", cp.key()).await.map(drop);
+    let told = LinkPeer::connect(between.address, Part::Monitor, "KNOWN", cp.key()).await.map(drop);
     let told = told.expect_err("it was told to wait").to_string();
     ensure!(told.contains("Busy { retry_after: 60s }"), "{told}");
     unharmed(&network).await

@@ -8,7 +8,7 @@ use proto::link::v1::{
     AskAnswer, EngineHealth, JournalReport, ListChargingPoints, Part, Progress, Reason, RequestSupply, State,
     SupplyStarted, Up, down, up,
 };
-use testbed::{network::Network, operator::fresh_id, peer::TestPeer};
+use testbed::{network::Network, operator::fresh_id, peer::LinkPeer};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout_at},
@@ -35,7 +35,7 @@ pub(super) enum MessageOutcome {
 }
 
 impl HostileLink {
-    pub(super) fn of(mut peer: TestPeer) -> Self {
+    pub(super) fn of(mut peer: LinkPeer) -> Self {
         let (orders, mut given) = mpsc::channel::<(bool, Vec<u8>)>(64);
         let (told, heard) = mpsc::unbounded_channel();
         tokio::spawn(async move {

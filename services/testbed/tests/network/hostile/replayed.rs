@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use proto::link::v1::{EngineHealth, Part, SetMaintenance, State, down, up};
-use testbed::{network::Network, network::PATIENCE, peer::TestPeer};
+use testbed::{network::Network, network::PATIENCE, peer::LinkPeer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -32,7 +32,7 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
         (Part::Monitor, station.keyed.key()),
         (Part::Monitor, station.keyed.first_contact()),
     ] {
-        let mut peer = TestPeer::connect(network.central_link, part, "KNOWN", proof).await?;
+        let mut peer = LinkPeer::connect(network.central_link, part, "KNOWN", proof).await?;
         if sent_bytes.len() < 2 {
             peer.send(up::Body::Opened(Default::default())).await?;
         } else {
@@ -147,12 +147,12 @@ async fn a_key_opens_no_link_of_another_charging_point_spec_4_4() -> anyhow::Res
     let station = HostilePoint::start(&network, "KNOWN").await?;
     let thief = keyed(&network, Part::Monitor, "THIEF").await?;
     for part in [Part::Monitor, Part::Engine] {
-        let refused = TestPeer::connect(network.central_link, part, "KNOWN", thief.key()).await;
+        let refused = LinkPeer::connect(network.central_link, part, "KNOWN", thief.key()).await;
         ensure!(refused.is_err_and(|why| why.to_string().contains("UnknownKey")), "a link under another's key");
     }
     // And its credential gets no key for another id.
     let (_, told) =
-        TestPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", thief.central, &thief.credential).await?;
+        LinkPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", thief.central, &thief.credential).await?;
     ensure!(!format!("{told:?}").contains("KeyGrant"), "{told:?}");
     ensure!(station.monitor.is_open() && station.engine.is_open());
     ensure!(network.operator.audited("LINK_TAKEN_OVER", "").await?.is_empty());
@@ -160,12 +160,12 @@ async fn a_key_opens_no_link_of_another_charging_point_spec_4_4() -> anyhow::Res
 }
 
 /// The body under the counter that this end's next frame will bear.
-fn in_the_next_place(peer: &TestPeer, body: &[u8]) -> Vec<u8> {
+fn in_the_next_place(peer: &LinkPeer, body: &[u8]) -> Vec<u8> {
     let last = frames(peer.sent_bytes()).last().map(|body| body[0]).unwrap_or_default();
     [&[last.wrapping_add(1)], &body[1..]].concat()
 }
 
-async fn until_answered(peer: &mut TestPeer, id: u64) -> anyhow::Result<()> {
+async fn until_answered(peer: &mut LinkPeer, id: u64) -> anyhow::Result<()> {
     let answered = |body: &down::Body| match body {
         down::Body::Answer(answer) if answer.to == id => Some(()),
         _ => None,

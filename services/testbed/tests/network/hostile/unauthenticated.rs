@@ -6,7 +6,7 @@ use anyhow::ensure;
 use prost::Message as _;
 use proto::link::v1::{Authenticate, Hello, KeyInstalled, Part, Reason, Up, down, up};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use testbed::{network::Network, peer::TestPeer, wait::until};
+use testbed::{network::Network, peer::LinkPeer, wait::until};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -169,7 +169,7 @@ async fn hundreds_of_unfinished_handshakes_are_capped_per_address_and_closed_in_
     .await?;
     // Whoever is honest at the same address still gets in: the oldest goes for him.
     let stream = attack_from(ATTACKER, &network).await?;
-    let mut neighbour = TestPeer::over(stream, Part::Monitor, "KNOWN", cp.key()).await?;
+    let mut neighbour = LinkPeer::over(stream, Part::Monitor, "KNOWN", cp.key()).await?;
     neighbour.send(up::Body::Opened(proto::link::v1::Opened::default())).await?;
     neighbour.receive(GONE).await?;
     until("all of them to be closed", Duration::from_secs(12), async || match open(&mut held) {
@@ -241,7 +241,7 @@ async fn a_wrong_credential_a_thousand_times_is_limited_and_counted_spec_4_4_8_2
     ensure!(wrong.unwrap_or(0) + many.unwrap_or(0) == TIMES, "each is refused: {reasons:?}");
     ensure!(wrong.is_some_and(|n| n <= 40) && many > Some(900), "and limited: {reasons:?}");
     // Limited by address and id: the same id elsewhere, and another id here, are heard.
-    let contact = TestPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", cp.central, &cp.credential);
+    let contact = LinkPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", cp.central, &cp.credential);
     ensure!(!matches!(contact.await?.1, down::Body::AuthStatus(_)), "the honest one is refused at its own address");
     unharmed(&network).await?;
     let counted = counted(&mut network).await?;
@@ -287,7 +287,7 @@ async fn an_unknown_id_gets_the_same_answer_as_a_wrong_key_spec_4_4() -> anyhow:
     let mut refusals = std::collections::BTreeSet::new();
     for id in ["KNOWN", "NOBODY"] {
         let stream = attack_from(ATTACKER, &network).await?;
-        let mut peer = TestPeer::over(stream, Part::Monitor, id, cp.first_contact()).await?;
+        let mut peer = LinkPeer::over(stream, Part::Monitor, id, cp.first_contact()).await?;
         let credential = b"wrong".to_vec();
         peer.send(up::Body::Authenticate(Authenticate { credential })).await?;
         let mut words = Vec::new();
@@ -305,11 +305,11 @@ async fn an_unknown_id_gets_the_same_answer_as_a_wrong_key_spec_4_4() -> anyhow:
     Ok(())
 }
 
-async fn first_contact(network: &Network, cp: &EnrolledIdentity) -> anyhow::Result<TestPeer> {
-    TestPeer::over(attack_from(ATTACKER, network).await?, cp.part, &cp.id, cp.first_contact()).await
+async fn first_contact(network: &Network, cp: &EnrolledIdentity) -> anyhow::Result<LinkPeer> {
+    LinkPeer::over(attack_from(ATTACKER, network).await?, cp.part, &cp.id, cp.first_contact()).await
 }
 
-async fn until_ended(peer: &mut TestPeer, limit: Duration) -> anyhow::Result<()> {
+async fn until_ended(peer: &mut LinkPeer, limit: Duration) -> anyhow::Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < limit {
         if let Ok(Event::Closed(_)) | Err(_) = peer.event(limit.saturating_sub(begun.elapsed())).await {

@@ -13,7 +13,7 @@ use proto::{
     central::v1::{WatchChargingPointsRequest, charging_point_event::Event},
     link::v1::{Authenticate, EngineHealth, Opened, Part, Progress, State, StopSupply, up},
 };
-use testbed::{network::Network, peer::TestPeer};
+use testbed::{network::Network, peer::LinkPeer};
 use tokio::{
     io::AsyncWriteExt as _,
     runtime::Builder,
@@ -195,7 +195,7 @@ async fn attack(central: std::net::SocketAddr, victim: &EnrolledIdentity, cloned
     let guesses = async {
         while switch.turn(ms(20)).await {
             let Ok(stream) = connect().await else { continue };
-            if let Ok(mut peer) = TestPeer::over(stream, Part::Monitor, "VICTIM", victim.first_contact()).await {
+            if let Ok(mut peer) = LinkPeer::over(stream, Part::Monitor, "VICTIM", victim.first_contact()).await {
                 let credential = b"a guess".to_vec();
                 let _ = peer.send(up::Body::Authenticate(Authenticate { credential })).await;
                 let _ = peer.receive(Duration::from_secs(1)).await;
@@ -215,7 +215,7 @@ async fn attack(central: std::net::SocketAddr, victim: &EnrolledIdentity, cloned
             (0..=255).flat_map(|n| framed(&[&[n, wire::kind::SEALED][..], &[7; 60]].concat())).collect();
         while switch.turn(ms(100)).await {
             let Ok(stream) = connect().await else { continue };
-            if let Ok(mut peer) = TestPeer::over(stream, Part::Monitor, "VICTIM", victim.key()).await {
+            if let Ok(mut peer) = LinkPeer::over(stream, Part::Monitor, "VICTIM", victim.key()).await {
                 let _ = peer.send(up::Body::Opened(Opened::default())).await;
                 for _ in 0..20 {
                     let _ = peer.raw(&foreign).await;
@@ -229,7 +229,7 @@ async fn attack(central: std::net::SocketAddr, victim: &EnrolledIdentity, cloned
     let clone = async {
         while switch.turn(ms(50)).await {
             let Ok(stream) = connect().await else { continue };
-            if let Ok(mut peer) = TestPeer::over(stream, Part::Monitor, "CLONED", cloned.key()).await {
+            if let Ok(mut peer) = LinkPeer::over(stream, Part::Monitor, "CLONED", cloned.key()).await {
                 let _ = peer.send(up::Body::Opened(Opened::default())).await;
                 for healthy in [false, true, false] {
                     let detail = "x".repeat(10_000);

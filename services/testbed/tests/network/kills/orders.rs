@@ -33,7 +33,7 @@ const USES: u32 = 100_000;
 
 /// The progress of orders at one service; each order is one commit of the service.
 #[derive(Debug, Default)]
-pub(crate) struct OrderProgress {
+pub(crate) struct OutstandingOrders {
     over: AtomicBool,
     answered: AtomicUsize,
     /// Whether an order has been sent and not been answered.
@@ -42,7 +42,7 @@ pub(crate) struct OrderProgress {
     failed: OnceLock<String>,
 }
 
-impl OrderProgress {
+impl OutstandingOrders {
     /// Waits until the service has answered once more, so that it is alive, and the next order is outstanding.
     pub(crate) async fn until_outstanding(&self) -> anyhow::Result<()> {
         let answered = self.answered.load(SeqCst);
@@ -109,13 +109,13 @@ fn passes(status: &tonic::Status) -> bool {
 
 /// Sets prices at Central, which do not change running supplies.
 pub(crate) struct PriceOrders {
-    pub(crate) seen: Arc<OrderProgress>,
+    pub(crate) seen: Arc<OutstandingOrders>,
     task: JoinHandle<anyhow::Result<Vec<u32>>>,
 }
 
 impl PriceOrders {
     pub(crate) fn start(operator: &Operator, id: &'static str) -> Self {
-        let (seen, operator) = (Arc::new(OrderProgress::default()), operator.clone());
+        let (seen, operator) = (Arc::new(OutstandingOrders::default()), operator.clone());
         let going = Arc::clone(&seen);
         let orders = async move {
             let mut set = Vec::new();
@@ -159,7 +159,7 @@ impl PriceOrders {
 
 /// Enrols drivers at Registry with one token, and removes every other one.
 pub(crate) struct EnrolmentOrders {
-    pub(crate) seen: Arc<OrderProgress>,
+    pub(crate) seen: Arc<OutstandingOrders>,
     token_id: String,
     task: JoinHandle<anyhow::Result<Vec<(String, IdentityState)>>>,
 }
@@ -174,7 +174,7 @@ impl EnrolmentOrders {
             ..Default::default()
         };
         let token = operator.identities.clone().create_token(request).await?.into_inner();
-        let (seen, operator, secret) = (Arc::new(OrderProgress::default()), operator.clone(), token.token);
+        let (seen, operator, secret) = (Arc::new(OutstandingOrders::default()), operator.clone(), token.token);
         let going = Arc::clone(&seen);
         let orders = async move {
             let mut all = Vec::new();
@@ -221,7 +221,7 @@ impl EnrolmentOrders {
 }
 
 async fn one(
-    seen: &OrderProgress,
+    seen: &OutstandingOrders,
     operator: &Operator,
     token: &str,
     id: &str,
