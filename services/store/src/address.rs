@@ -1,8 +1,9 @@
-//! Where a database is: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/NAME?…`.
+//! The address of a database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/NAME?…`.
 //!
-//! Parameters of our own, taken off before the rest goes to tokio-postgres: `sslrootcert=FILE` (authorities that may
-//! have signed the server's certificate), `sslcert=FILE` and `sslkey=FILE` (a client certificate).
-//! No plaintext fallback: without `sslrootcert` only this machine is reached, unless `sslmode=disable` says so aloud.
+//! Three parameters are handled here and removed before the rest is given to tokio-postgres: `sslrootcert=FILE` (the
+//! certificate authorities that may have signed the server's certificate), `sslcert=FILE` and `sslkey=FILE` (a client
+//! certificate). There is no silent fallback to plaintext: without `sslrootcert` only a server on this machine is
+//! accepted, unless the address says `sslmode=disable`.
 
 use std::{
     fmt,
@@ -12,14 +13,14 @@ use std::{
 
 use crate::OpenDatabaseError;
 
-/// A parsed address. `Debug` and `Display` show no password.
+/// A parsed address. `Debug` and `Display` never show the password.
 #[derive(Clone)]
 pub(crate) enum Address {
     Sqlite(PathBuf),
     Postgres(Box<PostgresAddress>),
 }
 
-/// What tokio-postgres needs, and the TLS files.
+/// The settings for tokio-postgres, and the TLS files.
 #[derive(Clone)]
 pub(crate) struct PostgresAddress {
     pub(crate) config: tokio_postgres::Config,
@@ -40,14 +41,15 @@ impl Address {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             return PostgresAddress::parse(url).map(|address| Self::Postgres(Box::new(address)));
         }
-        // The text may hold a password, so no more than the scheme is repeated.
+        // The text may contain a password, so only the scheme is repeated.
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         Err(OpenDatabaseError::Address(format!(
             "the scheme {scheme:?} is not known; write sqlite:PATH or postgres://USER@HOST/NAME"
         )))
     }
 
-    /// Before the first connection: what is missing on this host is no reason to wait for another.
+    /// Checks the files that the address names before the first connection: a missing file on this host is an error,
+    /// not a reason to wait for the server.
     pub(crate) fn check_files(&self) -> Result<(), OpenDatabaseError> {
         match self {
             Self::Sqlite(_) => Ok(()),
@@ -72,7 +74,7 @@ impl PostgresAddress {
                 ("sslrootcert", file) => roots = Some(PathBuf::from(percent_decoded(file)?)),
                 ("sslcert", file) => cert = Some(PathBuf::from(percent_decoded(file)?)),
                 ("sslkey", file) => key = Some(PathBuf::from(percent_decoded(file)?)),
-                // Where there are roots the chain and the host's name are always verified.
+                // With root certificates, chain and host name are always verified, so both modes mean `require`.
                 ("sslmode", "verify-full" | "verify-ca") => kept.push("sslmode=require"),
                 _ => kept.push(pair),
             }
@@ -83,7 +85,7 @@ impl PostgresAddress {
             _ => return Err(OpenDatabaseError::Address("sslcert and sslkey go together".into())),
         };
         let text = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
-        // The error of the parser names the parameter, never its value.
+        // The parser's error names the parameter and never its value.
         let mut config: tokio_postgres::Config =
             text.parse().map_err(|error: tokio_postgres::Error| OpenDatabaseError::Address(chain(&error)))?;
         forbid_plaintext(&mut config, roots.is_some(), kept.contains(&"sslmode=disable"))?;
@@ -116,7 +118,7 @@ fn forbid_plaintext(config: &mut tokio_postgres::Config, roots: bool, disabled: 
     Ok(())
 }
 
-/// A host that vanished is noticed in seconds, not after the kernel's quarter of an hour.
+/// Notices a vanished host within seconds; the kernel would take a quarter of an hour.
 fn bound_waits(config: &mut tokio_postgres::Config) {
     config.connect_timeout(Duration::from_secs(5));
     config.tcp_user_timeout(Duration::from_secs(10));
@@ -142,7 +144,7 @@ fn percent_decoded(text: &str) -> Result<String, OpenDatabaseError> {
     String::from_utf8(bytes).map_err(|_| bad())
 }
 
-/// An error with its causes, in one line.
+/// An error with all its causes, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

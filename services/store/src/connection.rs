@@ -1,4 +1,4 @@
-//! One connection to either back end, and `on!`, which expands a query for both.
+//! One connection to either back end, and the macro `on!`, which expands a query for both.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::{
     postgres::PgConnection,
 };
 
-/// A connection that reads and transactions are given. Row structs have the queries that take it.
+/// The connection that reads and transactions get. The row structs have the queries.
 pub struct Conn(pub(crate) Backend);
 
 pub(crate) enum Backend {
@@ -18,7 +18,7 @@ pub(crate) enum Backend {
     Postgres(Box<PgConnection>),
 }
 
-/// Expands the same diesel expression once for each back end, so that both are type-checked.
+/// Expands the same diesel expression once for each back end, so that the compiler checks both.
 macro_rules! on {
     ($conn:expr, |$c:ident| $body:expr) => {
         match &mut $conn.0 {
@@ -32,7 +32,7 @@ macro_rules! on {
 }
 pub(crate) use on;
 
-/// What a connection is for.
+/// What a connection is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Read,
@@ -40,19 +40,19 @@ pub(crate) enum Use {
 }
 
 impl Conn {
-    /// Blocks; never call it on an async worker.
+    /// Blocks, so it must not be called on an async worker.
     pub(crate) fn establish(address: &Address, purpose: Use) -> Result<Self, StoreError> {
         match address {
             Address::Sqlite(path) => {
                 let unavailable = |why: String| StoreError::Unavailable(format!("{}: {why}", path.display()));
                 let text = path.to_str().ok_or_else(|| unavailable("the path is not UTF-8".into()))?;
                 let mut conn = SqliteConnection::establish(text).map_err(|error| unavailable(chain(&error)))?;
-                // An order that matters: no statement may meet a lock before there is a time to wait for it.
+                // The timeout comes first: the statements after it may meet a lock.
                 conn.batch_execute("PRAGMA busy_timeout=5000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")?;
-                // Overwritten when deleted, so that an erased key leaves the file too.
+                // `secure_delete` overwrites deleted content, so that an erased key also leaves the file.
                 conn.batch_execute("PRAGMA foreign_keys=ON; PRAGMA secure_delete=ON; PRAGMA cache_size=-4000;")?;
                 if purpose == Use::Read {
-                    // Each reader has a cache of its own, and the system keeps the file's pages for all of them.
+                    // Each reader has its own cache, and the operating system caches the file's pages for all of them.
                     conn.batch_execute("PRAGMA query_only=ON; PRAGMA cache_size=-1000;")?;
                 }
                 Ok(Self(Backend::Sqlite(conn)))
@@ -63,7 +63,7 @@ impl Conn {
         }
     }
 
-    /// A transaction that writes. SQLite takes its lock now, so that it cannot fail for it later.
+    /// Begins a transaction that writes. SQLite takes its write lock now, so that no later statement can fail for it.
     pub(crate) fn begin_write(&mut self) -> Result<(), StoreError> {
         match &mut self.0 {
             Backend::Sqlite(c) => Ok(c.batch_execute("BEGIN IMMEDIATE")?),
@@ -71,7 +71,7 @@ impl Conn {
         }
     }
 
-    /// A transaction that sees one moment.
+    /// Begins a transaction that reads one snapshot.
     pub(crate) fn begin_read(&mut self) -> Result<(), StoreError> {
         match &mut self.0 {
             Backend::Sqlite(c) => Ok(c.batch_execute("BEGIN")?),

@@ -1,7 +1,7 @@
-//! An open database: named reads and transactions on blocking threads, over a few connections that are kept.
+//! An open database: named reads and transactions on blocking threads, over a few pooled connections.
 //!
-//! A connection on which something failed for good is dropped, and the next use opens another; so the store recovers
-//! by itself when the database comes back.
+//! A broken connection is dropped and the next use opens a new one, so the store recovers by itself when the database
+//! comes back.
 
 use std::{
     fmt,
@@ -18,13 +18,13 @@ use crate::{
 };
 
 const READERS: usize = 4;
-/// A transaction that keeps losing races is given up after so many runs.
+/// The maximum number of runs of a transaction that loses races.
 const RUNS: u32 = 5;
 
-/// Why a transaction was rolled back by its own code.
+/// Why the code of a transaction rolled it back.
 #[derive(Debug)]
 pub enum Abort<R> {
-    /// A rule said no; the caller gets it as an answer.
+    /// A rule refused; the caller of the transaction gets this value.
     Refused(R),
     Store(StoreError),
 }
@@ -35,14 +35,14 @@ impl<R> From<StoreError> for Abort<R> {
     }
 }
 
-/// The right to the connection of what takes long; given back with the last clone.
+/// The right to use the connection for long reads; returned when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct ExclusiveReader {
     inner: Arc<OpenDatabase>,
     permit: Arc<OwnedSemaphorePermit>,
 }
 
-/// Cheap to clone; connections are shared.
+/// A clone is cheap and shares the connections.
 #[derive(Clone)]
 pub struct Database {
     pub(crate) inner: Arc<OpenDatabase>,
@@ -53,11 +53,11 @@ pub(crate) struct OpenDatabase {
     pub(crate) schema: Schema,
     pub(crate) observer: Arc<dyn Observer>,
     readers: ConnectionPool,
-    /// For look-ups that a link waits for.
+    /// For short reads that a link waits for.
     lookups: ConnectionPool,
-    /// For what takes long: one at a time.
-    alone: ConnectionPool,
-    /// SQLite has one writer; PostgreSQL as many as it reads with.
+    /// For reads that take minutes; one at a time.
+    exclusive: ConnectionPool,
+    /// One connection for SQLite, which has one writer; as many as readers for PostgreSQL.
     writers: ConnectionPool,
     #[cfg(test)]
     pub(crate) faults: crate::central::InjectedFaults,
@@ -88,12 +88,12 @@ impl ConnectionPool {
 }
 
 impl Database {
-    /// Opens `sqlite:PATH` or `postgres://…` where a migrated `schema` is.
+    /// Opens `sqlite:PATH` or `postgres://…`, which must contain the migrated `schema`.
     pub async fn open(url: &str, schema: Schema) -> Result<Self, OpenDatabaseError> {
         Self::open_observed(url, schema, Arc::new(Unobserved)).await
     }
 
-    /// As [`open`](Self::open); every transaction is told to `observer`.
+    /// As [`open`](Self::open), and reports every transaction to `observer`.
     pub async fn open_observed(
         url: &str,
         schema: Schema,
@@ -113,7 +113,7 @@ impl Database {
                 observer,
                 readers: ConnectionPool::new(Use::Read, READERS),
                 lookups: ConnectionPool::new(Use::Read, READERS),
-                alone: ConnectionPool::new(Use::Read, 1),
+                exclusive: ConnectionPool::new(Use::Read, 1),
                 writers: ConnectionPool::new(Use::Write, width),
                 #[cfg(test)]
                 faults: Default::default(),
@@ -132,7 +132,8 @@ impl Database {
         Ok(database)
     }
 
-    /// Makes or upgrades the schema; a SQLite file and its folder are made where missing. Names what ran.
+    /// Creates or upgrades the schema, for SQLite also the file and its folder. Returns the names of the migrations
+    /// that ran.
     pub async fn migrate(url: &str, schema: Schema) -> Result<Vec<String>, OpenDatabaseError> {
         let address = Address::parse(url)?;
         address.check_files()?;
@@ -149,7 +150,7 @@ impl Database {
         .await
     }
 
-    /// Queries at one moment of the database, off the async workers.
+    /// Runs queries in one snapshot of the database, off the async workers.
     pub async fn read<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -158,7 +159,7 @@ impl Database {
         self.read_on(|inner| &inner.readers, name, queries).await
     }
 
-    /// As [`read`](Self::read), for what is short and waited for on a link: no list that somebody else reads holds it up.
+    /// As [`read`](Self::read), for short queries that a link waits for: long lists never hold them up.
     pub async fn look_up<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -180,7 +181,7 @@ impl Database {
         let inner = Arc::clone(&self.inner);
         let permit = Arc::clone(&lane(&inner).permits).acquire_owned().await.map_err(closed)?;
         blocking(move || {
-            // Kept to the end of the queries, even where the caller has gone.
+            // Held to the end of the queries, even if the caller has gone.
             let _permit = permit;
             inner.read_observed(lane(&inner), name, queries)
         })
@@ -192,14 +193,14 @@ impl Database {
         self.inner.readers.permits.available_permits()
     }
 
-    /// For what takes long; none: somebody else is at it.
-    pub(crate) fn alone(&self) -> Option<ExclusiveReader> {
-        let permit = Arc::clone(&self.inner.alone.permits).try_acquire_owned().ok()?;
+    /// The connection for reads that take minutes; `None` while it is in use.
+    pub(crate) fn exclusive_reader(&self) -> Option<ExclusiveReader> {
+        let permit = Arc::clone(&self.inner.exclusive.permits).try_acquire_owned().ok()?;
         Some(ExclusiveReader { inner: Arc::clone(&self.inner), permit: Arc::new(permit) })
     }
 
-    /// Runs `work` in one transaction: committed when it returns `Ok`, rolled back otherwise. It is run again when it
-    /// lost a race with another one, so it must do nothing but query.
+    /// Runs `work` in one transaction, which is committed if `work` returns `Ok` and rolled back otherwise. A
+    /// transaction that lost a race runs again, so `work` must only query.
     pub async fn transaction<T, R, F>(&self, name: &'static str, mut work: F) -> Result<Result<T, R>, StoreError>
     where
         T: Send + 'static,
@@ -241,7 +242,7 @@ impl ExclusiveReader {
         let (inner, permit) = (Arc::clone(&self.inner), Arc::clone(&self.permit));
         blocking(move || {
             let _permit = permit;
-            inner.read_observed(&inner.alone, name, queries)
+            inner.read_observed(&inner.exclusive, name, queries)
         })
         .await
     }
@@ -256,7 +257,7 @@ impl OpenDatabase {
         Ok(conn)
     }
 
-    /// A connection in a new transaction: a kept one, or where that has died meanwhile a fresh one.
+    /// A connection in a new transaction: a pooled one, or a new one if that is broken.
     fn begun(&self, lane: &ConnectionPool) -> Result<Conn, StoreError> {
         let begin = |conn: &mut Conn| match lane.purpose {
             Use::Read => conn.begin_read(),
@@ -265,7 +266,7 @@ impl OpenDatabase {
         if let Some(mut kept) = lane.take() {
             match begin(&mut kept) {
                 Ok(()) => return Ok(kept),
-                // The others are as old, so they have died with it.
+                // The other pooled connections are as old and therefore broken too.
                 Err(error) if error.spoils_connection() => lane.forget(),
                 Err(error) => {
                     lane.give(kept);
@@ -298,7 +299,7 @@ impl OpenDatabase {
     ) -> Result<T, StoreError> {
         let mut conn = self.begun(lane)?;
         let result = queries(&mut conn);
-        // What a read leaves behind is nothing, however it ended.
+        // A read leaves nothing behind, so it always ends with a rollback.
         let over = conn.execute("ROLLBACK");
         let spoiled = over.is_err() || result.as_ref().is_err_and(StoreError::spoils_connection);
         if !spoiled {
@@ -336,13 +337,13 @@ fn closed(_: tokio::sync::AcquireError) -> StoreError {
     StoreError::Unavailable("it is closed".into())
 }
 
-/// Diesel blocks, so it runs where blocking is allowed. A panic of the closure goes on in the caller.
+/// Runs blocking diesel code on a thread for blocking work. A panic continues in the caller.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that is being shut down cancels blocking work; nobody is left to be answered.
+            // Blocking work is only cancelled while the runtime shuts down, when nobody waits for the answer.
             Err(_) => std::future::pending().await,
         },
     }

@@ -1,8 +1,8 @@
-//! What can go wrong, sorted by what a caller can do about it.
+//! The store's errors, grouped by what a caller can do about them.
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-/// A database that could not be opened or migrated.
+/// A database could not be opened or migrated.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenDatabaseError {
     #[error("not a database address: {0}")]
@@ -11,8 +11,8 @@ pub enum OpenDatabaseError {
     File(String),
     #[error("cannot reach the database {at}: {why}")]
     Unreachable { at: String, why: String },
-    /// It is there, and does not let this program in.
-    #[error("the database {at} lets nobody in by this address: {why}; {advice}")]
+    /// The server is reachable and refuses the login.
+    #[error("the database {at} refuses the login: {why}; {advice}")]
     Denied { at: String, why: String, advice: &'static str },
     #[error(
         "the database {at} has no schema of {schema}, or an older one (version {found}, this program needs {needed}): run `chargemesh migrate`"
@@ -31,11 +31,11 @@ pub enum OpenDatabaseError {
 }
 
 impl OpenDatabaseError {
-    /// Of a first look at the database `at`.
+    /// The error of the first look at the database `at`.
     pub(crate) fn of(error: &StoreError, at: &str) -> Self {
         let (at, why) = (at.to_owned(), error.to_string());
         match error {
-            // Another program's file: waiting makes it no database.
+            // A file of another program does not become a database by waiting.
             StoreError::Unavailable(text) if text.contains("is not a database") => {
                 Self::Unusable { at, why: text.clone() }
             }
@@ -46,38 +46,41 @@ impl OpenDatabaseError {
         }
     }
 
-    /// Whether waiting can help: for the database, or for the person who lets this program in.
+    /// Whether waiting can help: until the database is reachable, or until a person fixes the login.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Denied { .. })
     }
 
-    /// Whether only a person can mend it.
+    /// Whether only a person can fix it.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Denied { .. })
     }
 }
 
-/// What to do where the server says that it lets us not in. Only the texts tell it: the driver gives no code.
+/// What to do about a refused login. It is recognised by the server's texts, because the driver gives no code.
 fn denied(why: &str) -> Option<&'static str> {
     let says = |text: &str| why.contains(text);
     if says("no pg_hba.conf entry") && (says("no encryption") || says("SSL off")) {
-        return Some("it may want TLS: add ?sslrootcert=FILE, the authorities to trust");
+        return Some("it may require TLS: add ?sslrootcert=FILE with the certificate authorities to trust");
     }
     let texts =
         ["password authentication failed", "no pg_hba.conf entry", "password missing", "is not permitted to log"];
-    texts.into_iter().any(says).then_some("mend user or password in the address, or the rights at the server")
+    texts
+        .into_iter()
+        .any(says)
+        .then_some("correct the user or password in the address, or the permissions on the server")
 }
 
-/// A query or a transaction that failed.
+/// A query or a transaction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database is gone, full or unwritable. Nothing was written; later may be better.
+    /// The database is unreachable, full or read-only. Nothing was written; a later attempt may succeed.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
-    /// A race with another transaction was lost; the same again may succeed.
+    /// The transaction lost a race with another one; the same attempt may succeed.
     #[error("the database was contended: {0}")]
     Contended(String),
-    /// The database refuses what it was asked, and will refuse it again: a constraint, or a fault of this program.
+    /// The database will always refuse this: a constraint was violated, or this program is wrong.
     #[error("the database rejects it: {0}")]
     Rejected(String),
 }
@@ -89,7 +92,7 @@ impl From<DieselError> for StoreError {
         match &error {
             DieselError::DatabaseError(kind, info) => sort(kind, info.message(), text),
             DieselError::BrokenTransactionManager => Self::Unavailable(text),
-            // `NotFound` too: queries of this crate say `optional` where nothing is an answer.
+            // Includes `NotFound`: the queries here say `optional` if a missing row is a valid answer.
             _ => Self::Rejected(text),
         }
     }
@@ -111,14 +114,14 @@ fn sort(kind: &DatabaseErrorKind, message: &str, text: String) -> StoreError {
     }
 }
 
-/// Neither back end's driver gives a code for these through diesel, so their texts are all there is.
+/// Recognised by their texts, because diesel passes on no code of either driver.
 fn is_contention(message: &str) -> bool {
     ["deadlock detected", "database is locked", "database table is locked", "due to lock timeout"]
         .iter()
         .any(|text| message.contains(text))
 }
 
-/// Mistakes of ours rather than troubles of the database's.
+/// Mistakes of this program, as opposed to failures of the database.
 fn is_fault(message: &str) -> bool {
     [
         "syntax error",
@@ -137,7 +140,7 @@ fn is_fault(message: &str) -> bool {
 }
 
 impl StoreError {
-    /// Whether the connection it happened on should not be used again.
+    /// Whether the connection must not be used again.
     pub(crate) fn spoils_connection(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
@@ -156,7 +159,7 @@ mod tests {
         let away = opened("error connecting to server: Connection refused");
         assert!(away.is_transient() && !away.is_denied() && !away.to_string().contains("tried again"), "{away}");
         let wrong = opened("db error: FATAL: password authentication failed for user \"central\"");
-        assert!(wrong.is_transient() && wrong.is_denied() && wrong.to_string().contains("mend user"), "{wrong}");
+        assert!(wrong.is_transient() && wrong.is_denied() && wrong.to_string().contains("correct the user"), "{wrong}");
         let text = "db error: FATAL: no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption";
         assert!(opened(text).to_string().contains("?sslrootcert=FILE"));
     }

@@ -1,15 +1,15 @@
-//! What must survive: the rows and queries of Central and Registry, on SQLite or PostgreSQL.
+//! The database access of Central and Registry: rows, queries and migrations, on SQLite or PostgreSQL.
 //!
-//! * [`Database`] opens either back end from a URL, refuses a schema that it cannot serve, and runs named reads and
-//!   transactions on blocking threads. `migrate` alone changes a schema.
-//! * [`central`] and [`registry`] are two schemas; each service has its own database. Row structs own their
-//!   queries, written once and expanded for each back end by the macro `on!`.
-//! * [`audit`] chains entries and proves them, for every service alike.
-//! * [`central::Committer`] makes turns durable: many in one transaction with one fsync, refusals dropped out, audit
-//!   entries numbered and chained, answers only after the commit.
+//! * [`Database`] opens either back end by its address, refuses a schema that this program cannot serve, and runs
+//!   named reads and transactions on blocking threads. Only `migrate` changes a schema.
+//! * [`central`] and [`registry`] are two schemas; each service has its own database. Row structs have their queries,
+//!   written once and expanded for both back ends by the macro `on!`.
+//! * [`audit`] chains and verifies audit entries, for both services.
+//! * [`central::Committer`] makes turns durable: it commits many in one transaction with one fsync, leaves out those
+//!   that a rule refuses, numbers and chains the audit entries, and answers only after the commit.
 //!
-//! Architecture invariant: the only crate that names diesel, and no type of diesel's is in its API. It depends on no
-//! role, not on `mesh` and not on tonic.
+//! Architecture invariant: this is the only crate that names diesel, and its API contains no type of diesel. It
+//! depends on no role, not on `mesh` and not on tonic.
 
 mod address;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! What the store tells of its transactions; the process that owns it turns this into metrics.
+//! Reports every transaction to the process that owns the database, which turns the reports into metrics.
 
 use std::time::{Duration, Instant};
 
@@ -6,23 +6,23 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TransactionOutcome {
     Committed,
-    /// Dropped out by a rule of the rows (driver busy, fenced, repeated, …).
+    /// Refused by a rule of the rows (driver busy, fenced, repeated, …).
     Refused,
-    /// Lost a race and was run again.
+    /// Lost a race and will run again.
     Retried,
     Failed,
 }
 
-/// Receives the name, the end and the duration of every transaction and turn. Called on the store's own threads, so
-/// it must not block.
+/// Receives the name, the outcome and the duration of every transaction and turn. It is called on the store's threads
+/// and must not block.
 pub trait Observer: Send + Sync + 'static {
     fn transaction(&self, name: &'static str, outcome: TransactionOutcome, took: Duration);
 
-    /// A group commit of so many turns.
+    /// A group of this many turns was committed.
     fn group(&self, turns: usize, took: Duration);
 }
 
-/// For those who do not watch.
+/// Ignores all reports.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unobserved;
 
@@ -31,7 +31,7 @@ impl Observer for Unobserved {
     fn group(&self, _: usize, _: Duration) {}
 }
 
-/// A stopwatch: how long things took, for metrics alone.
+/// Measures durations for metrics.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);
 

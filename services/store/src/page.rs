@@ -1,25 +1,26 @@
-//! Pages of long lists: a token says where the next one begins, so that rows that come meanwhile shift nothing.
+//! Pages of long lists. The token names the last row of a page, so that rows that are added meanwhile do not shift the
+//! next page.
 
 use crate::StoreError;
 
-/// Which page, and how long.
+/// Which page, and its size.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageRequest {
     /// 0: 1,000. At most 10,000.
     pub size: u32,
-    /// Empty: the first page; otherwise `Page::next` of the one before.
+    /// Empty: the first page. Otherwise `Page::next` of the page before.
     pub token: String,
 }
 
-/// Some rows, and where to go on.
+/// A page of rows, and the token of the next one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     pub rows: Vec<T>,
-    /// Empty: there is no more.
+    /// Empty: this is the last page.
     pub next: String,
 }
 
-/// The last row of a page, by the columns it was ordered by: a number, then texts that make it unique.
+/// The last row of a page by the columns of its order: a number, then a text that makes it unique.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
     pub(crate) number: i64,
@@ -39,11 +40,11 @@ impl PageRequest {
             return Ok(None);
         }
         let (number, text) = self.token.split_once('~').unwrap_or((&self.token, ""));
-        let number = number.parse().map_err(|_| StoreError::Rejected("the page token is not one of ours".into()))?;
+        let number = number.parse().map_err(|_| StoreError::Rejected("the page token is not valid".into()))?;
         Ok(Some(Cursor { number, text: text.to_owned() }))
     }
 
-    /// `rows` were asked for with one more than the limit, which tells whether there is another page.
+    /// Cuts `rows`, which were queried with one row more than the limit, to a page.
     pub(crate) fn cut<T>(&self, mut rows: Vec<T>, cursor: impl Fn(&T) -> Cursor) -> Page<T> {
         let limit = usize::try_from(self.limit()).unwrap_or(usize::MAX);
         let more = rows.len() > limit;

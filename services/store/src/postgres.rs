@@ -1,6 +1,6 @@
-//! PostgreSQL without libpq: tokio-postgres under diesel_async, driven as a synchronous connection.
+//! PostgreSQL without libpq: tokio-postgres under diesel_async, used as a synchronous connection.
 //!
-//! Each connection owns a small runtime that runs on the thread that uses the connection. So a statement costs no hop
+//! Each connection owns a small runtime that runs on the thread that uses the connection. So a statement needs no hop
 //! between threads, and the same diesel code serves both back ends.
 
 use std::{cell::RefCell, future::Future, path::Path, sync::Arc};
@@ -28,8 +28,8 @@ pub(crate) type PgConnection = AsyncConnectionWrapper<AsyncPgConnection, OwnRunt
 pub(crate) struct OwnRuntime(Option<Runtime>);
 
 thread_local! {
-    // The wrapper asks its `BlockOn` type for a runtime and takes none, but a connection's socket is bound to the one
-    // it was opened on. So `connect` leaves that one here for the line that wraps.
+    // The wrapper asks its `BlockOn` type for a runtime without passing one, but a connection's socket is bound to the
+    // runtime it was opened on. `connect` leaves that runtime here for the next line, which wraps the connection.
     static OPENED_ON: RefCell<Option<Runtime>> = const { RefCell::new(None) };
 }
 
@@ -45,7 +45,7 @@ impl BlockOn for OwnRuntime {
 
 impl Drop for OwnRuntime {
     fn drop(&mut self) {
-        // A plain drop waits, which panics on an async worker.
+        // Dropping a runtime waits for its tasks, which panics on an async worker.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
@@ -72,7 +72,7 @@ pub(crate) fn connect(address: &PostgresAddress) -> Result<PgConnection, StoreEr
     })?;
     OPENED_ON.set(Some(runtime));
     let mut conn = PgConnection::from(inner);
-    // Durable means flushed, whatever the server's default; and nothing waits for a lock or a query for ever.
+    // A commit must be flushed whatever the server's default is, and nothing may wait for a lock or a query for ever.
     conn.batch_execute(
         "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
          SET lock_timeout = '5s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'",
@@ -80,7 +80,7 @@ pub(crate) fn connect(address: &PostgresAddress) -> Result<PgConnection, StoreEr
     Ok(conn)
 }
 
-/// What is wrong with the files that the address names.
+/// Checks the TLS files that the address names.
 pub(crate) fn check_files(address: &PostgresAddress) -> Result<(), OpenDatabaseError> {
     let Some(roots) = &address.roots else { return Ok(()) };
     client_config(roots, address.identity.as_ref()).map(drop).map_err(|error| match error {

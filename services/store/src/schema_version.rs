@@ -1,7 +1,7 @@
-//! Which schema a database holds, and whether this program can serve it (SPEC 10.6).
+//! Checks which schema a database contains, and whether this program can serve it (SPEC 10.6).
 //!
-//! Every migration sets the one row of `schema_version`: the schema's name, its version, and from which program
-//! version on it can be served. So a schema decides by itself when it is too new, and an upgrade can be rolled back.
+//! Every migration sets the only row of `schema_version`: the schema's name, its version, and the oldest program
+//! version that can serve it. So the schema itself says when it is too new, and an upgrade can be rolled back.
 
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _};
@@ -23,9 +23,9 @@ diesel::table! {
 /// The tables of one service.
 #[derive(Clone, Copy)]
 pub struct Schema {
-    /// The service.
+    /// The name of the service.
     pub name: &'static str,
-    /// What this program was written for: the number of its migrations.
+    /// The number of migrations that this program knows.
     pub(crate) version: i32,
     pub(crate) migrations: fn() -> EmbeddedMigrations,
 }
@@ -51,7 +51,7 @@ struct CountRow {
 }
 
 impl Schema {
-    /// Refuses what this program cannot serve.
+    /// Refuses a database that this program cannot serve.
     pub(crate) fn check(&self, conn: &mut Conn, address: &Address) -> Result<(), OpenDatabaseError> {
         let at = address.to_string();
         let found = found(conn).map_err(|error| OpenDatabaseError::of(&error, &at))?;
@@ -73,14 +73,15 @@ impl Schema {
         }
     }
 
-    /// Runs what is pending; names what ran. A schema that is too new, or another service's, is left alone.
+    /// Runs the pending migrations and returns their names. A schema that is too new or belongs to another service is
+    /// not changed.
     pub(crate) fn migrate(&self, conn: &mut Conn, address: &Address) -> Result<Vec<String>, OpenDatabaseError> {
         match self.check(conn, address) {
             Ok(()) | Err(OpenDatabaseError::TooOld { .. }) => {}
             Err(error) => return Err(error),
         }
         let failed = |why: String| OpenDatabaseError::Migration { at: address.to_string(), why };
-        // Two that migrate at once take turns; the lock goes with the connection.
+        // Two processes that migrate at the same time take turns; the lock ends with the connection.
         if let Backend::Postgres(_) = conn.0 {
             conn.execute("SELECT pg_advisory_lock(4877261)").map_err(|error| failed(error.to_string()))?;
         }

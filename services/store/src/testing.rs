@@ -1,8 +1,8 @@
-//! A throw-away PostgreSQL for tests, started by the tests themselves.
+//! A throw-away PostgreSQL, started by the tests themselves.
 //!
-//! One server for a process, a database of its own for each test. The server ends with the process, however that
-//! ends, and takes its folder along: a small shell holds a pipe from the process and waits for its end. Where
-//! PostgreSQL is missing and the caller is root on a Debian, it is installed; otherwise the tests fail and say why.
+//! Each process has one server, and each test its own database. A small shell holds a pipe from the process; when the
+//! pipe closes, however the process ended, it stops the server and deletes its folder. If PostgreSQL is missing and
+//! the caller is root on Debian, it is installed; otherwise the tests fail with the reason.
 
 use std::{
     fs,
@@ -20,8 +20,8 @@ use std::{
 
 use crate::{Conn, address::Address, connection::Use};
 
-/// Waits for the word `crash`, or for the end of the pipe, after which the folder goes too. Nothing of it is needed
-/// then, so no time is spent on an orderly end.
+/// Waits for the line `crash` or the end of the pipe, then kills the server. At the end of the pipe it deletes the
+/// folder too.
 const KEEPER: &str = r#"
 folder=$1; shift
 "$@" </dev/null >>"$folder/server.log" 2>&1 &
@@ -32,7 +32,7 @@ wait $server
 [ "$word" = crash ] || rm -rf "$folder"
 "#;
 
-/// A PostgreSQL of this process's own.
+/// A PostgreSQL server that belongs to this process.
 #[derive(Debug)]
 pub struct Postgres {
     bin: PathBuf,
@@ -46,7 +46,7 @@ pub struct Postgres {
 /// The one server that the tests of this process share.
 ///
 /// # Panics
-/// Where PostgreSQL cannot be had, with the reason.
+/// If PostgreSQL cannot be started, with the reason.
 pub fn postgres() -> &'static Postgres {
     static SHARED: OnceLock<Result<Postgres, String>> = OnceLock::new();
     match SHARED.get_or_init(Postgres::start) {
@@ -55,10 +55,10 @@ pub fn postgres() -> &'static Postgres {
     }
 }
 
-/// Changes a database behind its owner's back, as a newer program or an attacker would.
+/// Executes a statement outside of all rules, as a newer program or an attacker would.
 ///
 /// # Panics
-/// Where there is no such database, or it does not take the statement.
+/// If the database cannot be reached or refuses the statement.
 pub async fn sql(url: &str, statement: &str) {
     let (address, statement) = (Address::parse(url).expect("an address"), statement.to_owned());
     let work = move || Conn::establish(&address, Use::Write).and_then(|mut conn| conn.execute(&statement));
@@ -66,12 +66,12 @@ pub async fn sql(url: &str, statement: &str) {
 }
 
 impl Postgres {
-    /// A server of one's own, for tests that kill it.
+    /// A separate server, for tests that kill it.
     pub fn start() -> Result<Self, String> {
         Self::start_with(None)
     }
 
-    /// A server that is reached by TLS only, with this certificate and key (PEM).
+    /// A server that only accepts TLS, with this certificate and key (PEM).
     pub fn start_with_tls(certificate: &str, key: &str) -> Result<Self, String> {
         Self::start_with(Some((certificate, key)))
     }
@@ -102,10 +102,10 @@ impl Postgres {
         prepared.map(|()| server)
     }
 
-    /// The URL of a new, empty database.
+    /// Creates an empty database and returns its URL.
     ///
     /// # Panics
-    /// Where the server does not make one.
+    /// If the server refuses.
     pub fn create_database(&self) -> String {
         let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut conn = self.admin().expect("the server answers");
@@ -113,7 +113,7 @@ impl Postgres {
         self.url(&name)
     }
 
-    /// Ends it as a crash would; what was committed is there after [`restart`](Self::restart).
+    /// Kills the server. Committed data is there after [`restart`](Self::restart).
     pub fn crash(&mut self) {
         if let Some(mut keeper) = self.keeper.take() {
             if let Some(mut pipe) = keeper.stdin.take() {
@@ -123,7 +123,7 @@ impl Postgres {
         }
     }
 
-    /// Starts it again, under the same port.
+    /// Starts the server again on the same port.
     pub fn restart(&mut self) -> Result<(), String> {
         self.launch()
     }
@@ -133,7 +133,7 @@ impl Postgres {
         format!("postgres://postgres:test@127.0.0.1:{}/{database}?sslmode={mode}", self.port)
     }
 
-    /// Through its socket, which needs no TLS.
+    /// Connects through the Unix socket, which needs no TLS.
     fn admin(&self) -> Result<Conn, String> {
         let socket = self.folder.display().to_string().replace('/', "%2F");
         let url = format!("postgres://postgres:test@{socket}:{}/postgres?sslmode=disable", self.port);
@@ -178,7 +178,7 @@ impl Postgres {
         for setting in self.settings() {
             command.args(["-c", &setting]);
         }
-        // A group of its own: Ctrl-C at the tests ends the server through the pipe, and in order.
+        // In its own process group, so that Ctrl-C at the tests ends the server through the pipe.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let keeper = command.current_dir(&self.folder).spawn().map_err(|error| format!("cannot run sh: {error}"))?;
         self.keeper = Some(keeper);
@@ -228,13 +228,13 @@ impl Drop for Postgres {
     }
 }
 
-/// Who runs the server: PostgreSQL refuses uid 0.
+/// The user that runs the server, because PostgreSQL refuses uid 0.
 enum ServerUser {
-    /// We are not root.
+    /// This process does not run as root.
     Own,
-    /// Root, shown as nobody in a user namespace: no account is needed, and no file changes its owner.
+    /// Root, mapped to nobody in a user namespace, so that no account and no change of ownership is needed.
     Namespace,
-    /// Where namespaces are forbidden: another account, which then owns the folder.
+    /// Another account that owns the folder, if user namespaces are forbidden.
     Other { uid: u32, gid: u32 },
 }
 
@@ -307,7 +307,7 @@ fn found_or_installed() -> Result<PathBuf, String> {
     found().ok_or_else(|| "apt-get installed postgresql, but there is no initdb under /usr/lib/postgresql".into())
 }
 
-/// The folder that holds both initdb and postgres; of several versions the newest.
+/// The folder that contains both initdb and postgres; the newest of several versions.
 fn found() -> Option<PathBuf> {
     let mut packaged: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -330,7 +330,7 @@ fn found() -> Option<PathBuf> {
         .find(|bin| bin.join("initdb").exists() && bin.join("postgres").exists())
 }
 
-/// initdb looks for postgres beside itself, so a link is followed to where both are.
+/// initdb expects postgres in its own folder, so links are followed.
 fn real_folder(folder: &Path) -> PathBuf {
     let real = fs::canonicalize(folder.join("initdb")).ok();
     real.and_then(|file| file.parent().map(Path::to_owned)).unwrap_or_else(|| folder.to_owned())

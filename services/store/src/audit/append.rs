@@ -1,4 +1,5 @@
-//! The audit of a service that has no committer: entries are chained inside whatever transaction does the thing.
+//! The audit of a service without a committer: entries are chained in the transaction of the change that they
+//! describe.
 
 use diesel::prelude::*;
 
@@ -9,14 +10,14 @@ use super::{
 };
 use crate::{Conn, StoreError, connection::on};
 
-/// Chains `entries` as the next of `writer`, in the transaction that `conn` is in. Holds the writer's row to its end,
-/// so that two transactions take turns.
+/// Chains `entries` as the next ones of `writer` in the current transaction. Locks the writer's row until its end, so
+/// that two transactions take turns.
 pub fn append(conn: &mut Conn, writer: &str, entries: &[AuditEntry]) -> Result<Vec<AuditRow>, StoreError> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    writer::introduce(conn, writer)?;
-    // No group of a committer's: nobody asks whether it arrived.
+    writer::ensure_row(conn, writer)?;
+    // Without a committer nobody asks whether a group arrived, so the group has no name.
     let mut head = writer::begin_group(conn, writer, "")?;
     let rows: Vec<_> = entries.iter().map(|entry| AuditRow::next(entry, &mut head)).collect();
     AuditRow::insert(conn, rows.iter())?;
@@ -24,7 +25,7 @@ pub fn append(conn: &mut Conn, writer: &str, entries: &[AuditEntry]) -> Result<V
     Ok(rows)
 }
 
-/// The number of a writer's last entry; 0 where it has none.
+/// The number of the writer's last entry; 0: none.
 pub fn last_number(conn: &mut Conn, writer: &str) -> Result<i64, StoreError> {
     Ok(on!(conn, |c| writers::table.find(writer).select(writers::audit_number).first(c).optional())?.unwrap_or(0))
 }

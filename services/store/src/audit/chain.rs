@@ -1,10 +1,10 @@
-//! What an entry's hash covers. Every part is preceded by its length, so that no two rows hash the same bytes.
+//! The hash of an entry. Every part is preceded by its length, so that no two rows hash the same bytes.
 
 use ring::digest::{Context, SHA256};
 
 use super::AuditRow;
 
-/// SHA-256, in hexadecimal, over the hash of the entry before (empty for the first) and this entry's columns.
+/// SHA-256, in hexadecimal, over the hash of the entry before (empty for the first) and the columns of this entry.
 pub(super) fn entry_hash(previous: &str, row: &AuditRow) -> String {
     let mut context = Context::new(&SHA256);
     for part in [
@@ -25,7 +25,7 @@ pub(super) fn entry_hash(previous: &str, row: &AuditRow) -> String {
     hex::encode(context.finish())
 }
 
-/// SHA-256, in hexadecimal; without the salt an address cannot be guessed from it.
+/// SHA-256, in hexadecimal. Without the salt the address cannot be guessed from it.
 pub(super) fn address_hash(salt: &str, address: &str) -> String {
     let mut context = Context::new(&SHA256);
     for part in ["chargemesh address 1", salt, address] {

@@ -1,10 +1,12 @@
-//! Checkpoints: signed lines in a file outside the database, each over all writers' heads.
+//! Checkpoints: signed lines in a file outside the database, each over the heads of all writers.
 //!
-//! Whoever changes the database cannot change them without the audit key. A line holds the hash of the line before,
-//! so none can be taken out of the middle. The file is only ever appended to, and synced before a write returns.
+//! Somebody who changes the database cannot change the checkpoints without the audit key. Each line contains the hash
+//! of the line before, so no line can be removed from the middle. The file is only appended to, and synced before
+//! `write` returns.
 //!
-//! What may be missing from the database is signed too, and before it is taken out. It comes from this file and from
-//! whoever prunes, never from the database: otherwise whoever changes the database would have his claim signed.
+//! The file also says, signed, what may be missing from the database, before it is removed there. This information
+//! comes from the file and from the pruning call, never from the database, because somebody who changes the database
+//! could otherwise have a deletion signed.
 
 use std::{
     collections::BTreeMap,
@@ -28,18 +30,18 @@ use crate::{Database, StoreError};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointHead {
     pub writer: String,
-    /// The last entry's number, which is also their count.
+    /// The number of the last entry, which is also the number of entries.
     pub number: i64,
     pub hash: String,
-    /// Entries up to this one may be gone.
+    /// Entries up to this number may have been removed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pruned: i64,
-    /// Entries up to this one may have lost their address.
+    /// Entries up to this number may have lost their address.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub addresses_pruned: i64,
 }
 
-// Serde hands a reference. A line without these fields reads as it always did.
+// Serde passes a reference. Zeros are left out of a line.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
 fn is_zero(number: &i64) -> bool {
     *number == 0
@@ -49,12 +51,12 @@ fn is_zero(number: &i64) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     pub at_ms: i64,
-    /// SHA-256 of the line before, in hexadecimal; empty in the first.
+    /// SHA-256 of the line before, in hexadecimal; empty in the first line.
     pub previous: String,
     pub heads: Vec<CheckpointHead>,
-    /// Ed25519 public key that signed, in hexadecimal.
+    /// The Ed25519 public key of the signature, in hexadecimal.
     pub key: String,
-    /// Over the line with this field empty.
+    /// The signature of the line in which this field is empty.
     pub signature: String,
 }
 
@@ -64,13 +66,13 @@ pub enum CheckpointError {
     File { does: &'static str, file: String, why: String },
     #[error("the audit key is not an Ed25519 key in PKCS#8 (hexadecimal, as `AuditKey::generate` writes it)")]
     Key,
-    #[error("another verification is under way, and one reads all there is; try again when it is over")]
+    #[error("another verification is running; try again when it has finished")]
     UnderWay,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Signs checkpoints.
+/// The key that signs checkpoints.
 pub struct AuditKey(Ed25519KeyPair);
 
 impl fmt::Debug for AuditKey {
@@ -92,7 +94,7 @@ impl AuditKey {
         Ed25519KeyPair::from_pkcs8(&bytes).map(Self).map_err(|_| CheckpointError::Key)
     }
 
-    /// What a verification must be told to trust, in hexadecimal.
+    /// The public key in hexadecimal, which a verification must be told to trust.
     pub fn public(&self) -> String {
         hex::encode(self.0.public_key())
     }
@@ -110,7 +112,7 @@ impl Checkpoint {
         self
     }
 
-    /// Whether the key that it names signed it.
+    /// Whether the line was signed with the key that it names.
     pub(super) fn is_signed(&self) -> bool {
         let (Ok(key), Ok(signature)) = (hex::decode(&self.key), hex::decode(&self.signature)) else { return false };
         UnparsedPublicKey::new(&ED25519, key).verify(self.unsigned().as_bytes(), &signature).is_ok()
@@ -121,7 +123,7 @@ pub(super) fn line_hash(line: &str) -> String {
     hex::encode(digest(&SHA256, line.as_bytes()))
 }
 
-/// The file, open for more.
+/// The open file, and what is needed to append to it.
 #[derive(Debug)]
 pub struct Checkpoints {
     path: PathBuf,
@@ -129,66 +131,68 @@ pub struct Checkpoints {
     key: AuditKey,
     previous: String,
     heads: Vec<CheckpointHead>,
-    missing: Missing,
-    old: Old,
+    removable: Removable,
+    older: OlderLines,
 }
 
-/// What may be missing, by writer.
-pub(super) type Missing = BTreeMap<String, MayMiss>;
+/// What may be missing from the database, by writer.
+pub(super) type Removable = BTreeMap<String, RemovableParts>;
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct MayMiss {
+pub(super) struct RemovableParts {
     pub(super) entries: i64,
     pub(super) addresses: i64,
 }
 
-/// The lines that were found to be past a retention, so that each is read once.
+/// The lines that are older than a retention, remembered so that each line is read once.
 #[derive(Debug, Default)]
-struct Old {
+struct OlderLines {
     bytes: u64,
     heads: Vec<CheckpointHead>,
 }
 
 impl Checkpoints {
-    /// Makes the file where it is missing. Blocks.
+    /// Opens the file or creates it. Blocks.
     pub fn open(path: &Path, key: AuditKey) -> Result<Self, CheckpointError> {
         let wrong = |does| move |error: std::io::Error| file_error(does, path, &error);
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(wrong("open"))?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(wrong("read"))?;
-        // A crash in the middle of a line leaves a piece that never was a checkpoint.
+        // A crash while writing a line leaves an incomplete line, which never was a checkpoint.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
-            file.set_len(whole as u64).map_err(wrong("mend"))?;
+            file.set_len(whole as u64).map_err(wrong("repair"))?;
             text.truncate(whole);
         }
         let last = text.lines().next_back();
         let read = last.and_then(|line| serde_json::from_str::<Checkpoint>(line).ok());
         let heads = read.filter(Checkpoint::is_signed).map(|last| last.heads).unwrap_or_default();
-        let may_miss = |head: &CheckpointHead| MayMiss { entries: head.pruned, addresses: head.addresses_pruned };
+        let removable_parts =
+            |head: &CheckpointHead| RemovableParts { entries: head.pruned, addresses: head.addresses_pruned };
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(wrong("keep"))?;
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(wrong("sync the folder of"))?;
         }
         Ok(Self {
             path: path.to_owned(),
             file,
             key,
             previous: last.map(line_hash).unwrap_or_default(),
-            missing: heads.iter().map(|head| (head.writer.clone(), may_miss(head))).collect(),
+            removable: heads.iter().map(|head| (head.writer.clone(), removable_parts(head))).collect(),
             heads,
-            old: Old::default(),
+            older: OlderLines::default(),
         })
     }
 
-    /// Appends a checkpoint over what is committed now; nothing where nothing was written since the last one.
-    /// To be called at least every 10 s, and at the end.
+    /// Appends a checkpoint over everything committed so far; `None` if nothing was written since the last one. To be
+    /// called at least every 10 s, and before the process ends.
     pub async fn write(&mut self, database: &Database, at_ms: i64) -> Result<Option<Checkpoint>, CheckpointError> {
         let heads = database.read("audit_heads", Head::all).await?;
         let heads: Vec<_> = heads
             .into_iter()
             .filter(|head| head.audit_number > 0)
             .map(|head| {
-                let MayMiss { entries, addresses } = self.missing.get(&head.writer).copied().unwrap_or_default();
+                let RemovableParts { entries, addresses } =
+                    self.removable.get(&head.writer).copied().unwrap_or_default();
                 let (writer, number, hash) = (head.writer, head.audit_number, head.audit_hash);
                 CheckpointHead { writer, number, hash, pruned: entries, addresses_pruned: addresses }
             })
@@ -203,42 +207,42 @@ impl Checkpoints {
         let bytes = format!("{line}\n");
         let written = tokio::task::spawn_blocking(move || append(&mut file, bytes.as_bytes())).await;
         written
-            .unwrap_or_else(|_| Err(std::io::Error::other("the writing was cut off")))
+            .unwrap_or_else(|_| Err(std::io::Error::other("the write was interrupted")))
             .map_err(|error| file_error("write", &self.path, &error))?;
         self.previous = line_hash(&line);
         self.heads.clone_from(&checkpoint.heads);
         Ok(Some(checkpoint))
     }
 
-    /// Signs that entries up to `heads` may miss what `which` picks. Only then may they.
-    pub(super) async fn allow(
+    /// Signs that entries up to `heads` may miss what `which` selects. Only after that may they be changed.
+    pub(super) async fn sign_removable(
         &mut self,
         database: &Database,
         at_ms: i64,
         heads: &[CheckpointHead],
-        which: impl Fn(&mut MayMiss) -> &mut i64,
-    ) -> Result<Missing, CheckpointError> {
+        which: impl Fn(&mut RemovableParts) -> &mut i64,
+    ) -> Result<Removable, CheckpointError> {
         for head in heads {
-            let through = which(self.missing.entry(head.writer.clone()).or_default());
+            let through = which(self.removable.entry(head.writer.clone()).or_default());
             *through = head.number.max(*through);
         }
         self.write(database, at_ms).await?;
-        Ok(self.missing.clone())
+        Ok(self.removable.clone())
     }
 
-    /// The heads of the last checkpoint before the first that was made at or after `at_ms`: the entries under them are
-    /// all older, whatever the database says of their time.
+    /// The heads of the last checkpoint before the first one at or after `at_ms`. All entries up to these heads are
+    /// older than `at_ms`, whatever time the database gives them.
     pub(super) async fn heads_before(&mut self, at_ms: i64) -> Result<Vec<CheckpointHead>, CheckpointError> {
-        let (path, mut old) = (self.path.clone(), std::mem::take(&mut self.old));
-        let read = tokio::task::spawn_blocking(move || old.read_on(&path, at_ms).map(|()| old)).await;
-        self.old = read
-            .unwrap_or_else(|_| Err(std::io::Error::other("the reading was cut off")))
+        let (path, mut older) = (self.path.clone(), std::mem::take(&mut self.older));
+        let read = tokio::task::spawn_blocking(move || older.read_on(&path, at_ms).map(|()| older)).await;
+        self.older = read
+            .unwrap_or_else(|_| Err(std::io::Error::other("the read was interrupted")))
             .map_err(|error| file_error("read", &self.path, &error))?;
-        Ok(self.old.heads.clone())
+        Ok(self.older.heads.clone())
     }
 }
 
-impl Old {
+impl OlderLines {
     fn read_on(&mut self, path: &Path, before_ms: i64) -> std::io::Result<()> {
         let mut file = BufReader::new(File::open(path)?);
         file.seek(SeekFrom::Start(self.bytes))?;
@@ -256,7 +260,7 @@ impl Old {
     }
 }
 
-/// Whole or not at all: a full disk must not leave half a line before the next one.
+/// Writes all bytes or none: a full disk must not leave half a line before the next one.
 fn append(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     let before = file.metadata()?.len();
     file.write_all(bytes).and_then(|()| file.sync_data()).inspect_err(|_| {

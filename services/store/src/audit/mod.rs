@@ -1,8 +1,11 @@
-//! The audit: append-only, chained per writer, and proven from outside by signed checkpoints (SPEC 8).
+//! The audit: append-only, chained per writer, and provable by signed checkpoints outside the database (SPEC 8).
 //!
-//! * `chain`: what is hashed. * `checkpoint`: the signed file. * `verify`: finds the first bad entry.
+//! * `chain` hashes entries.
+//! * `checkpoint` writes the signed file.
+//! * `verify` finds the first bad entry.
 //!
-//! An entry never holds a secret. Its address is chained as a salted hash, so that addresses can be pruned first.
+//! An entry never contains a secret. Its address is chained as a salted hash, so that addresses can be pruned before
+//! the entries.
 
 mod append;
 mod chain;
@@ -22,33 +25,33 @@ pub use verify::{BadEntry, Verification, verify};
 use self::{schema::audit, writer::Head};
 use crate::{Conn, Page, PageRequest, StoreError, connection::on, page::Cursor};
 
-/// As a turn writes it.
+/// An entry as a turn writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditEntry {
     pub at_ms: i64,
-    /// Who: `operator/NAME`, `charging-point/ID`, a role.
+    /// Who did it: `operator/NAME`, `charging-point/ID`, or a role.
     pub actor: String,
-    /// The original one, also through relays; empty where there is none.
+    /// The original address, also behind relays; empty: none.
     pub address: String,
-    /// Such as `KEY_REVOKED`.
+    /// What was done, such as `KEY_REVOKED`.
     pub action: String,
-    /// On what.
+    /// What it was done to.
     pub object: String,
     /// A JSON object.
     pub parameters: String,
     pub outcome: String,
 }
 
-/// As it is numbered and chained.
+/// An entry as it is numbered and chained.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = audit, treat_none_as_default_value = false)]
 pub struct AuditRow {
-    /// The committer that wrote it, and its number in that writer's chain, from 1.
+    /// The name of the chain, and the entry's number in it, from 1.
     pub writer: String,
     pub number: i64,
     pub at_ms: i64,
     pub actor: String,
-    /// `None`: pruned, with its salt.
+    /// `None`: pruned together with its salt.
     pub address: Option<String>,
     pub address_salt: Option<String>,
     pub address_hash: String,
@@ -56,14 +59,14 @@ pub struct AuditRow {
     pub object: String,
     pub parameters: String,
     pub outcome: String,
-    /// Over the hash of the entry before and every column of this one but address and salt.
+    /// The hash over the entry before and every column of this one except address and salt.
     pub hash: String,
 }
 
-/// What to list; empty fields match everything.
+/// A filter; an empty field matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// At or after, and before; 0: no bound.
+    /// At or after `from_ms` and before `until_ms`; 0: no bound.
     pub from_ms: i64,
     pub until_ms: i64,
     pub actor: String,
@@ -71,7 +74,7 @@ pub struct AuditFilter {
     pub object: String,
 }
 
-/// Which end a list begins at.
+/// The end at which a list begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuditOrder {
     #[default]
@@ -81,7 +84,7 @@ pub enum AuditOrder {
 }
 
 impl AuditFilter {
-    /// Whether an entry that was just written passes; the same rule as the query's.
+    /// Whether the filter of the query would select a new entry.
     pub fn matches(&self, row: &AuditRow) -> bool {
         (self.from_ms == 0 || row.at_ms >= self.from_ms)
             && (self.until_ms == 0 || row.at_ms < self.until_ms)
@@ -92,7 +95,7 @@ impl AuditFilter {
 }
 
 impl AuditRow {
-    /// One page. Entries of one millisecond are ordered by writer and number.
+    /// One page. Entries of the same millisecond are ordered by writer and number.
     pub fn list(
         conn: &mut Conn,
         filter: &AuditFilter,
@@ -141,7 +144,7 @@ impl AuditRow {
         Ok(page.cut(rows, |row: &Self| Cursor { number: row.at_ms, text: format!("{}~{}", row.number, row.writer) }))
     }
 
-    /// `entry` as the next of a writer's chain.
+    /// Makes `entry` the next one of the writer's chain.
     pub(crate) fn next(entry: &AuditEntry, head: &mut Head) -> Self {
         let mut salt = [0; 16];
         SystemRandom::new().fill(&mut salt).expect("the operating system has randomness");
@@ -183,7 +186,7 @@ struct AuditCursor {
 
 impl AuditCursor {
     fn parse(cursor: Cursor) -> Result<Self, StoreError> {
-        let foreign = || StoreError::Rejected("the page token is not one of ours".into());
+        let foreign = || StoreError::Rejected("the page token is not valid".into());
         let (number, writer) = cursor.text.split_once('~').ok_or_else(foreign)?;
         let number = number.parse().map_err(|_| foreign())?;
         Ok(Self { at_ms: cursor.number, writer: writer.to_owned(), number })

@@ -1,22 +1,22 @@
-//! What may leave the audit, and in which order (SPEC 10.9): addresses first, then whole segments, which must have
-//! been exported and end at a checkpoint.
+//! Removes old parts of the audit (SPEC 10.9): first addresses, then whole segments, which must have been exported and
+//! end at a checkpoint.
 //!
-//! A checkpoint that allows it is signed first. After a crash between the two, what is still there is verified as
-//! before, and the next pruning takes it out.
+//! A checkpoint that allows the removal is signed first. After a crash between the two steps the remaining entries
+//! verify as before, and the next pruning removes them.
 
 use diesel::prelude::*;
 
 use super::{
     Checkpoint, CheckpointError, CheckpointHead, Checkpoints,
-    checkpoint::{MayMiss, Missing},
+    checkpoint::{Removable, RemovableParts},
     schema::audit,
     writer::Head,
 };
 use crate::{Abort, Conn, Database, StoreError, connection::on};
 
 impl Checkpoints {
-    /// Erases the addresses of entries from before `before_ms`, with their salts; says of how many. They go by
-    /// checkpoints: those under the last one that is older. The chain stays whole.
+    /// Erases the addresses and salts of entries from before `before_ms` and returns the number of entries. Their age
+    /// is decided by checkpoints: it erases those up to the last checkpoint that is older. The chain stays whole.
     pub async fn prune_addresses(
         &mut self,
         database: &Database,
@@ -27,12 +27,12 @@ impl Checkpoints {
         if heads.is_empty() {
             return Ok(0);
         }
-        let missing = self.allow(database, at_ms, &heads, |may| &mut may.addresses).await?;
-        change(database, move |conn| erase_addresses(conn, &missing)).await
+        let removable = self.sign_removable(database, at_ms, &heads, |may| &mut may.addresses).await?;
+        change(database, move |conn| erase_addresses(conn, &removable)).await
     }
 
-    /// Removes every entry up to the heads of `checkpoint`, which the caller has exported and found in the file; says
-    /// how many. What is left is verified from there on.
+    /// Removes every entry up to the heads of `checkpoint` and returns their number. The caller has exported them and
+    /// found the checkpoint in the file. Later verifications begin after these heads.
     pub async fn prune_through(
         &mut self,
         database: &Database,
@@ -42,7 +42,7 @@ impl Checkpoints {
         let heads = checkpoint.heads.clone();
         let named = heads.clone();
         database.read("audit_segment", move |conn| are_there(conn, &named)).await?;
-        self.allow(database, at_ms, &heads, |may| &mut may.entries).await?;
+        self.sign_removable(database, at_ms, &heads, |may| &mut may.entries).await?;
         change(database, move |conn| remove_through(conn, &heads)).await
     }
 }
@@ -57,10 +57,10 @@ where
     Ok(changed)
 }
 
-fn erase_addresses(conn: &mut Conn, missing: &Missing) -> Result<usize, StoreError> {
+fn erase_addresses(conn: &mut Conn, removable: &Removable) -> Result<usize, StoreError> {
     let mut erased = 0;
     for mut head in Head::all(conn)? {
-        let MayMiss { addresses: through, .. } = missing.get(&head.writer).copied().unwrap_or_default();
+        let RemovableParts { addresses: through, .. } = removable.get(&head.writer).copied().unwrap_or_default();
         if through <= head.addresses_pruned_number {
             continue;
         }
@@ -92,7 +92,7 @@ fn remove_through(conn: &mut Conn, ends: &[CheckpointHead]) -> Result<usize, Sto
     Ok(removed)
 }
 
-/// Refuses where an end is another entry than the checkpoint names.
+/// Refuses if a head names another entry than the database contains.
 fn are_there(conn: &mut Conn, ends: &[CheckpointHead]) -> Result<(), StoreError> {
     for (_, end) in not_pruned(conn, ends)? {
         let there: Option<String> =

@@ -1,4 +1,4 @@
-//! The tables of the audit, the same in every service's schema; a test holds them to the migrated database.
+//! The audit tables, equal in both services; a test compares them with the migrated database.
 
 diesel::table! {
     writers (writer) {

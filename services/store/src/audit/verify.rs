@@ -1,8 +1,7 @@
-//! Finds the first entry that is not what was written (SPEC 8.2).
+//! Finds the first audit entry that was changed (SPEC 8.2).
 //!
-//! Three things are held against each other: every entry against the chain, the chain against the signed checkpoints,
-//! and the end of the chain against the writer's own row. What follows the last checkpoint is proven by nobody else;
-//! how much that is, is said.
+//! It compares every entry with the chain, the chain with the signed checkpoints, and the end of the chain with the
+//! writer's row. It also reports how many entries come after the last checkpoint, which no signature covers yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,46 +19,46 @@ use super::{
 };
 use crate::{Conn, Database, StoreError, connection::on, database::ExclusiveReader};
 
-/// Rows held in memory at a time.
+/// The number of rows in memory at a time.
 const STRIDE: i64 = 1000;
 
-/// An entry that is not what was written, and how that shows.
+/// An entry that was changed, and how that was noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadEntry {
-    /// `checkpoints`: the file itself, and the number is that of its line.
+    /// The chain; `checkpoints` for the file itself, with `number` as the line.
     pub writer: String,
     pub number: i64,
     pub detail: String,
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verification {
-    /// Entries read.
+    /// The number of entries that were read.
     pub entries: i64,
     pub checkpoints: i64,
-    /// Entries that no checkpoint covers yet.
+    /// The number of entries that no checkpoint covers yet.
     pub uncovered: i64,
-    /// `None`: intact.
+    /// `None`: the audit is intact.
     pub first_bad: Option<BadEntry>,
 }
 
-/// Per writer, from the checkpoints.
+/// What the checkpoints say, by writer.
 type Anchors = BTreeMap<String, Anchor>;
 
-/// What was signed of one writer.
+/// What was signed about one writer.
 #[derive(Debug, Default)]
 struct Anchor {
-    /// Number to hash.
+    /// Hashes by entry number.
     hashes: BTreeMap<i64, String>,
-    /// Up to where entries may be gone, and addresses.
+    /// The last entry that may have been removed, and the last that may have lost its address.
     pruned: i64,
     addresses_pruned: i64,
 }
 
 impl Anchor {
     fn add(&mut self, head: CheckpointHead) {
-        // An entry that was signed once stays what it was: a checkpoint over a changed one proves the change.
+        // The first signed hash of an entry counts: a later checkpoint over a changed entry proves the change.
         self.hashes.entry(head.number).or_insert(head.hash);
         self.pruned = head.pruned.max(self.pruned);
         self.addresses_pruned = head.addresses_pruned.max(self.addresses_pruned);
@@ -71,28 +70,29 @@ impl Anchor {
     }
 }
 
-/// Reads everything at one moment of the database. `trusted` are public keys in hexadecimal ([`super::AuditKey::public`]),
-/// the former ones too where the key was rolled. One at a time, whether its caller still waits or not: it may take
-/// minutes, and keeps no connection from anybody else.
+/// Reads everything in one snapshot of the database. `trusted` are public keys in hexadecimal
+/// ([`super::AuditKey::public`]), including the earlier ones if the key was replaced. Only one verification runs at a
+/// time, even if its caller has gone: it may take minutes, and has a connection of its own.
 pub async fn verify(
     database: &Database,
     checkpoints: &Path,
     trusted: &[String],
 ) -> Result<Verification, CheckpointError> {
-    let alone = database.alone().ok_or(CheckpointError::UnderWay)?;
-    let found = look(&alone, checkpoints, trusted).await?;
-    // What was pruned between the reading of the file and that of the database looks unsigned; the next look sees it.
-    if found.first_bad.is_some() { look(&alone, checkpoints, trusted).await } else { Ok(found) }
+    let reader = database.exclusive_reader().ok_or(CheckpointError::UnderWay)?;
+    let found = verify_once(&reader, checkpoints, trusted).await?;
+    // Entries that were pruned between the reading of the file and that of the database look removed without
+    // permission; a second look sees the permission.
+    if found.first_bad.is_some() { verify_once(&reader, checkpoints, trusted).await } else { Ok(found) }
 }
 
-async fn look(
-    alone: &ExclusiveReader,
+async fn verify_once(
+    reader: &ExclusiveReader,
     checkpoints: &Path,
     trusted: &[String],
 ) -> Result<Verification, CheckpointError> {
     let (path, trusted) = (checkpoints.to_owned(), trusted.to_vec());
-    // The file is read first: a checkpoint that is written meanwhile is over entries not seen here.
-    let kept = alone.clone();
+    // The file is read first, because a checkpoint that is written meanwhile covers entries that are not seen here.
+    let kept = reader.clone();
     let read = tokio::task::spawn_blocking(move || {
         let _kept = kept;
         match std::fs::read_to_string(&path) {
@@ -104,8 +104,8 @@ async fn look(
         }
     });
     let (anchors, checkpoints, bad_line) =
-        read.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the reading was cut off".into()).into()))?;
-    let mut found = alone.read("audit_verify", move |conn| all_chains(conn, &anchors)).await?;
+        read.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the read was interrupted".into()).into()))?;
+    let mut found = reader.read("audit_verify", move |conn| all_chains(conn, &anchors)).await?;
     found.checkpoints = checkpoints;
     found.first_bad = bad_line.or(found.first_bad);
     Ok(found)
@@ -114,7 +114,7 @@ async fn look(
 /// The heads of every good line up to the first bad one.
 fn anchors(text: &str, trusted: &[String]) -> (Anchors, i64, Option<BadEntry>) {
     let (mut anchors, mut lines, mut previous) = (Anchors::new(), 0, String::new());
-    // A last line without its end was cut off by a crash and never was a checkpoint.
+    // A last line without a line end was cut off by a crash and never was a checkpoint.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in whole.lines() {
         lines += 1;
@@ -200,7 +200,7 @@ impl Chain<'_> {
         Ok(found)
     }
 
-    /// A chain that does not begin at 1 must begin where a checkpoint stands, and a checkpoint must allow it.
+    /// A chain that does not begin at 1 must begin at a checkpoint, and a checkpoint must allow it.
     fn bad_start(&self, pruned: i64, hash: &str) -> Option<BadEntry> {
         if pruned != 0 && self.signed.hashes.get(&pruned).map(String::as_str) != Some(hash) {
             return Some(self.bad(pruned, "the chain was cut here, and no checkpoint stands here"));
@@ -220,7 +220,7 @@ impl Chain<'_> {
             return Some(self.bad(row.number, "this entry was changed"));
         }
         if self.signed.hashes.get(&row.number).is_some_and(|signed| *signed != row.hash) {
-            // The chain fits itself, so it was rewritten from somewhere after the last checkpoint that agrees.
+            // The chain is consistent in itself, so it was rewritten after the last checkpoint that agrees with it.
             let agreed = self.signed.hashes.range(..row.number).next_back().map_or(0, |(number, _)| *number);
             let detail = format!("the entries from here to {} are not those that were signed", row.number);
             return Some(BadEntry { writer: self.writer.into(), number: agreed + 1, detail });
@@ -245,7 +245,7 @@ impl Chain<'_> {
             return Some(self.bad(last + 1, "this entry and what follows was cut off, though a checkpoint names it"));
         }
         match self.head {
-            None => Some(self.bad(last, "no committer has this name")),
+            None => Some(self.bad(last, "there is no writer of this name")),
             Some(head) if last < head.audit_number => {
                 Some(self.bad(last + 1, "this entry and what follows was cut off"))
             }

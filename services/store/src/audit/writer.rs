@@ -1,11 +1,11 @@
-//! A committer's own row: the head of its audit chain and of its outbox, and the group it committed last.
+//! The row of a writer: the end of its audit chain and of its outbox, and the last group it committed.
 
 use diesel::prelude::*;
 
 use super::schema::writers;
 use crate::{Conn, StoreError, connection::on};
 
-/// Where the chain and the outbox of a writer stand.
+/// The end of a writer's chain and outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = writers)]
 pub(crate) struct Head {
@@ -23,7 +23,7 @@ impl Head {
         Ok(on!(conn, |c| writers::table.order(writers::writer).select(Self::as_select()).load(c))?)
     }
 
-    /// Keeps where the chain and the outbox stand after a group.
+    /// Saves the ends of the chain and the outbox after a group.
     pub(crate) fn save(&self, conn: &mut Conn) -> Result<(), StoreError> {
         use writers as t;
         on!(conn, |c| diesel::update(t::table.find(&self.writer))
@@ -36,7 +36,7 @@ impl Head {
         Ok(())
     }
 
-    /// Keeps up to where the chain was pruned.
+    /// Saves up to where the chain was pruned.
     pub(crate) fn save_pruned(&self, conn: &mut Conn) -> Result<(), StoreError> {
         use writers as t;
         on!(conn, |c| diesel::update(t::table.find(&self.writer))
@@ -50,8 +50,8 @@ impl Head {
     }
 }
 
-/// Makes the row of a new writer.
-pub(crate) fn introduce(conn: &mut Conn, writer: &str) -> Result<(), StoreError> {
+/// Inserts the row of a new writer.
+pub(crate) fn ensure_row(conn: &mut Conn, writer: &str) -> Result<(), StoreError> {
     use writers as t;
     on!(conn, |c| diesel::insert_into(t::table)
         .values((
@@ -69,7 +69,7 @@ pub(crate) fn introduce(conn: &mut Conn, writer: &str) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Begins a group: notes its name, answers where the writer stands, and holds the row, so that two processes under one
+/// Begins a group: stores its name, returns the writer's ends, and locks the row, so that two processes with the same
 /// writer's name take turns.
 pub(crate) fn begin_group(conn: &mut Conn, writer: &str, group: &str) -> Result<Head, StoreError> {
     Ok(on!(conn, |c| diesel::update(writers::table.find(writer))
@@ -78,9 +78,9 @@ pub(crate) fn begin_group(conn: &mut Conn, writer: &str, group: &str) -> Result<
         .get_result(c))?)
 }
 
-/// Whether `group` was the writer's last that arrived. Writing the row waits for a commit that is still under way
-/// in a connection that was lost.
-pub(crate) fn arrived(conn: &mut Conn, writer: &str, group: &str) -> Result<bool, StoreError> {
+/// Whether `group` was the last one of the writer that was committed. Updating the row waits for a commit that is
+/// still running in a lost connection.
+pub(crate) fn was_last_committed(conn: &mut Conn, writer: &str, group: &str) -> Result<bool, StoreError> {
     conn.begin_write()?;
     let last: String = on!(conn, |c| diesel::update(writers::table.find(writer))
         .set(writers::outbox_sequence.eq(writers::outbox_sequence))

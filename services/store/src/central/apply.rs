@@ -1,8 +1,8 @@
-//! Carries one turn out inside a group's transaction.
+//! Applies one turn inside the transaction of its group.
 //!
-//! The guard and whatever a rule may refuse go first. A turn that is refused after it wrote something has stained its
-//! group, which is then run again with care: each such turn in a savepoint, so that it leaves nothing and its
-//! neighbours go on. Refusals are rare, and a savepoint costs two more questions to the database.
+//! The guard and the writes that a rule may refuse come first. If a turn is refused after it wrote something, the
+//! transaction is rolled back and the group runs again with each such turn in a savepoint, so that the refused turn
+//! leaves nothing and the others are applied. Refusals are rare, and a savepoint costs two more statements.
 
 use super::{
     AuditEntry, CommitRefusal, Guard, OutboxEvent, RowWrite, Turn,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Conn, StoreError};
 
-/// What a turn that was carried out adds to its group's ends.
+/// What an applied turn adds to its group's events and audit entries.
 #[derive(Debug)]
 pub(super) struct Applied<'a> {
     pub(super) cp_id: &'a str,
@@ -20,11 +20,11 @@ pub(super) struct Applied<'a> {
     pub(super) audit: Vec<&'a AuditEntry>,
 }
 
-/// A rule said no.
+/// A turn that a rule refused.
 #[derive(Debug)]
 pub(super) struct DroppedTurn {
     pub(super) refusal: CommitRefusal,
-    /// Something of the turn is in the transaction, which must not be committed.
+    /// The transaction contains writes of the turn and must not be committed.
     pub(super) left_writes: bool,
 }
 
@@ -32,10 +32,10 @@ pub(super) fn apply<'a>(
     conn: &mut Conn,
     turn: &'a Turn,
     generation: i64,
-    careful: bool,
+    with_savepoints: bool,
 ) -> Result<Result<Applied<'a>, DroppedTurn>, StoreError> {
     let refusable = turn.writes.iter().filter(|write| write.is_refusable()).count();
-    let savepoint = careful && refusable + usize::from(turn.guard.is_some()) > 1;
+    let savepoint = with_savepoints && refusable + usize::from(turn.guard.is_some()) > 1;
     if savepoint {
         conn.execute("SAVEPOINT turn")?;
     }
@@ -67,7 +67,7 @@ fn apply_in_order<'a>(
     }
     let mut applied = Applied { cp_id, row_version, events: Vec::new(), audit: Vec::new() };
     for write in turn.writes.iter().filter(|write| !write.is_refusable()) {
-        carry_out(conn, write, &mut applied)?;
+        write_unconditionally(conn, write, &mut applied)?;
     }
     Ok(Ok(applied))
 }
@@ -94,9 +94,9 @@ fn check_guard<'a>(
 fn try_write(conn: &mut Conn, write: &RowWrite) -> Result<Result<(), CommitRefusal>, StoreError> {
     match write {
         RowWrite::OpenSession(row) => row.open(conn),
-        RowWrite::Ticket(row) => Ok(if row.bill(conn)? { Ok(()) } else { Err(CommitRefusal::AlreadyBilled) }),
+        RowWrite::Ticket(row) => Ok(if row.insert(conn)? { Ok(()) } else { Err(CommitRefusal::AlreadyBilled) }),
         RowWrite::Correction(row) => {
-            Ok(if row.append(conn)? { Ok(()) } else { Err(CommitRefusal::CorrectedMeanwhile) })
+            Ok(if row.insert(conn)? { Ok(()) } else { Err(CommitRefusal::CorrectedMeanwhile) })
         }
         RowWrite::Request(row) => Ok(match row.answer(conn)? {
             None => Ok(()),
@@ -130,14 +130,14 @@ fn carry_out<'a>(conn: &mut Conn, write: &'a RowWrite, applied: &mut Applied<'a>
         RowWrite::TicketAcknowledged { session_id, driver_id, at_ms } => {
             ticket::acknowledge(conn, session_id, driver_id, *at_ms)
         }
-        RowWrite::Discrepancy(row) => row.note(conn),
+        RowWrite::Discrepancy(row) => row.insert_first(conn),
         RowWrite::UpdateOrder(row) => row.update(conn),
-        RowWrite::Key(row) => row.put(conn),
-        RowWrite::Identity(row) => row.mirror(conn),
-        RowWrite::Operator(row) => row.mirror(conn),
-        RowWrite::Mirrored(revision) => identity::mirrored(conn, *revision),
-        RowWrite::Published { writer, sequence, at_ms } => outbox::published(conn, writer, *sequence, *at_ms),
-        // Numbered and written together at the group's end, once it is known which turns are in it.
+        RowWrite::Key(row) => row.upsert(conn),
+        RowWrite::Identity(row) => row.upsert_newer(conn),
+        RowWrite::Operator(row) => row.upsert_newer(conn),
+        RowWrite::Mirrored(revision) => identity::set_revision(conn, *revision),
+        RowWrite::Published { writer, sequence, at_ms } => outbox::mark_published(conn, writer, *sequence, *at_ms),
+        // Numbered and written at the end of the group, when it is known which turns are in it.
         RowWrite::Event(event) => {
             applied.events.push(event);
             Ok(())

@@ -1,4 +1,4 @@
-//! A charging point's durable state: who owns it, its durable causes, its last known meter.
+//! The durable state of a charging point: its owner, the durable causes of its state, its meter.
 
 use diesel::prelude::*;
 
@@ -15,17 +15,17 @@ pub struct ChargingPointRow {
     pub city: String,
     pub place: String,
     pub price_e4: i64,
-    /// 0: not set, nothing is disputed.
+    /// 0: not set, so no energy is disputed.
     pub rated_power_w: i64,
     /// The replica that owns it; empty: none yet.
     pub owner: String,
-    /// Generation in the upper 32 bits. Only a claim changes it.
+    /// The restore count in the upper 32 bits. Only a takeover changes it.
     pub epoch: i64,
-    /// One more with each guarded turn.
+    /// Rises by one with each guarded turn.
     pub version: i64,
-    /// The last guarded turn that was committed.
+    /// The id of the last guarded turn that was committed.
     pub last_turn: String,
-    /// Durable causes of SPEC 2.1: who caused it.
+    /// The durable causes of SPEC 2.1, each with who caused it; `None`: not in effect.
     pub stopped_by: Option<String>,
     pub stop_reason: String,
     pub maintenance_by: Option<String>,
@@ -34,10 +34,10 @@ pub struct ChargingPointRow {
     pub quarantined: bool,
     /// `proto::link::v1::KeyState`.
     pub key_state: i32,
-    /// Lifetime register, as last accepted.
+    /// The last accepted value of the lifetime register.
     pub meter_wh: i64,
     pub unintelligible: i64,
-    /// Milliseconds since 1970 of the last change of state.
+    /// The time of the last change of state, in milliseconds since 1970.
     pub since_ms: i64,
 }
 
@@ -46,18 +46,18 @@ impl ChargingPointRow {
         Ok(on!(conn, |c| charging_points::table.find(cp_id).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// Every one that ever was, removed ones too, by id.
+    /// All charging points by id, including removed ones.
     pub fn all(conn: &mut Conn) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| charging_points::table.order(charging_points::cp_id).select(Self::as_select()).load(c))?)
     }
 
-    /// New to Central; one that is known stays as it is.
+    /// Inserts a new charging point; an existing one is not changed.
     pub(super) fn add(&self, conn: &mut Conn) -> Result<(), StoreError> {
         on!(conn, |c| diesel::insert_into(charging_points::table).values(self).on_conflict_do_nothing().execute(c))?;
         Ok(())
     }
 
-    /// Everything but what guards and claims rule: owner, epoch, version, last turn.
+    /// Updates every column except those that guards change: owner, epoch, version, last turn.
     pub(super) fn update(&self, conn: &mut Conn) -> Result<(), StoreError> {
         use charging_points as t;
         let changed = on!(conn, |c| diesel::update(t::table.find(&self.cp_id))
@@ -88,14 +88,14 @@ impl ChargingPointRow {
     }
 }
 
-/// The epoch with which a charging point is owned, and its version after a turn.
+/// The epoch under which a charging point is owned, and its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowVersion {
     pub(super) epoch: i64,
     pub(super) version: i64,
 }
 
-/// The one statement that fences zombies and answers "did my commit arrive?". Nothing: fenced.
+/// The one statement that fences former owners and later answers whether a commit arrived. `None`: fenced.
 pub(super) fn guard(
     conn: &mut Conn,
     cp_id: &str,
@@ -111,8 +111,8 @@ pub(super) fn guard(
     Ok((changed == 1).then_some(RowVersion { version: seen.version + 1, ..seen }))
 }
 
-/// Takes a charging point over: the next epoch, and no lower than the generation's first. Nothing: there is none, or
-/// it is not (any more) `expected_owner`'s.
+/// Takes a charging point over under the next epoch, which is at least the first of this generation. `None`: it does
+/// not exist, or `expected_owner` does not own it any more.
 pub(super) fn take_over(
     conn: &mut Conn,
     cp_id: &str,
@@ -122,7 +122,7 @@ pub(super) fn take_over(
     turn: &str,
 ) -> Result<Option<RowVersion>, StoreError> {
     use charging_points as t;
-    // Between the two statements another replica may claim, so the update names what was seen.
+    // Another replica may take it over between the two statements, so the update names the version that was read.
     loop {
         let seen: Option<(String, i64, i64)> =
             on!(conn, |c| t::table.find(cp_id).select((t::owner, t::epoch, t::version)).first(c).optional())?;

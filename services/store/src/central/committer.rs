@@ -1,9 +1,10 @@
-//! The one writer of a Central: turns from everybody go through one queue into group commits on one thread.
+//! The only writer of Central's database: all turns go through one queue into group commits on one thread.
 //!
-//! A group is one transaction with one fsync. A turn that a rule refuses drops out and leaves nothing; audit entries
-//! and events of the others are numbered at the end, inside the transaction; nobody is answered before the commit.
-//! When the commit itself fails the database is asked whether it arrived before anything is reported, for as long as
-//! that takes. A database that is gone is `Unavailable` to whoever asks meanwhile, and is found again by itself.
+//! A group is one transaction with one fsync. A turn that a rule refuses is left out of it. Audit entries and events
+//! of the other turns are numbered at the end of the transaction, and nobody is answered before the commit. If the
+//! commit itself fails, the database is asked whether the commit arrived, for as long as that takes, before anybody is
+//! answered. While the database is unreachable, turns are answered with `Unavailable`; it is found again without a
+//! restart.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -21,12 +22,12 @@ use crate::{
     observe::Stopwatch,
 };
 
-/// Bounds of the committer.
+/// The limits of the committer.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitterSettings {
-    /// Turns that may wait; whoever submits more waits for room.
+    /// Maximum number of turns that wait; a further `submit` waits for room.
     pub queue: usize,
-    /// Turns in one transaction.
+    /// Maximum number of turns in one transaction.
     pub group: usize,
 }
 
@@ -36,16 +37,16 @@ impl Default for CommitterSettings {
     }
 }
 
-/// How many audit entries whoever follows them may lag behind.
-const FOLLOWED: usize = 4096;
-/// A group that loses races is run again so often.
-const RUNS: u32 = 5;
-/// Between two questions whether a commit arrived.
+/// The number of audit entries that a follower may lag behind.
+const FOLLOWER_LAG: usize = 4096;
+/// The maximum number of runs of a group that loses races.
+const MAX_RUNS: u32 = 5;
+/// Pause between two questions whether a commit arrived.
 const RECONNECT: Duration = Duration::from_millis(200);
-/// Questions after the last submitter has gone: nobody would hear the answer.
-const LAST_QUESTIONS: u32 = 10;
+/// Number of further questions after the last submitter has gone, when nobody waits for the answer.
+const LAST_ATTEMPTS: u32 = 10;
 
-/// Cheap to clone.
+/// A clone is cheap.
 #[derive(Clone, Debug)]
 pub struct Committer {
     queue: mpsc::Sender<Job>,
@@ -59,23 +60,25 @@ struct Job {
 }
 
 impl Committer {
-    /// Starts its thread. `writer` names this process for good (its audit chain and outbox go on under it); no two
-    /// processes that run may share it. The thread ends when every clone is dropped and the queue is empty.
+    /// Starts the thread. `writer` is the permanent name under which this process continues its audit chain and
+    /// outbox; no two running processes may share it. The thread ends when every clone is dropped and the queue is
+    /// empty.
     pub fn start(database: &Database, writer: &str, settings: CommitterSettings) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel(settings.queue);
-        let audit = broadcast::channel(FOLLOWED).0;
-        let told = audit.clone();
-        let writer = Writer { database: database.clone(), name: writer.to_owned(), open: None, jobs, audit: told };
+        let audit = broadcast::channel(FOLLOWER_LAG).0;
+        let audit_sender = audit.clone();
+        let writer =
+            Writer { database: database.clone(), name: writer.to_owned(), open: None, jobs, audit: audit_sender };
         thread::Builder::new().name("committer".into()).spawn(move || writer.run(settings.group))?;
         Ok(Self { queue, audit })
     }
 
-    /// Audit entries from now on, each once it is on disk, whether or not whoever submitted it still waits.
+    /// Follows the audit: every entry from now on, after it is durable, even if its submitter has gone.
     pub fn follow(&self) -> broadcast::Receiver<Arc<AuditRow>> {
         self.audit.subscribe()
     }
 
-    /// Returns when the turn is on disk, or is not and why. A caller that goes away does not take its turn along.
+    /// Returns when the turn is durable, or why it is not. The turn is completed even if the caller stops waiting.
     pub async fn submit(&self, turn: Turn) -> Result<Committed, CommitRefusal> {
         let stopped = || CommitRefusal::Unavailable("the committer has stopped".into());
         let (answer, answered) = oneshot::channel();
@@ -97,11 +100,11 @@ struct Open {
     generation: i64,
 }
 
-/// Why a group is not on disk.
+/// Why a group may not be durable.
 enum Failure {
-    /// Nothing of it.
+    /// Nothing of it is durable.
     Nothing(StoreError),
-    /// It was being committed; these are the answers if it arrived.
+    /// The commit failed; these are the answers if it arrived all the same.
     Unknown(StoreError, Answers),
 }
 
@@ -122,11 +125,11 @@ impl Writer {
                 group.push(next);
             }
             let watch = Stopwatch::start();
-            let (turns, askers): (Vec<Turn>, Vec<_>) = group.into_iter().map(|job| (job.turn, job.answer)).unzip();
-            let answers = self.settle(&turns);
+            let (turns, submitters): (Vec<Turn>, Vec<_>) = group.into_iter().map(|job| (job.turn, job.answer)).unzip();
+            let answers = self.commit_group(&turns);
             let took = watch.took();
             self.database.inner.observer.group(turns.len(), took);
-            for ((turn, asker), answer) in turns.iter().zip(askers).zip(answers) {
+            for ((turn, submitter), answer) in turns.iter().zip(submitters).zip(answers) {
                 let outcome = match &answer {
                     Ok(_) => TransactionOutcome::Committed,
                     Err(CommitRefusal::Unavailable(_) | CommitRefusal::Rejected(_)) => TransactionOutcome::Failed,
@@ -134,56 +137,56 @@ impl Writer {
                 };
                 self.database.inner.observer.transaction(turn.name, outcome, took);
                 if let Ok(committed) = &answer {
-                    self.tell(&committed.audit);
+                    self.publish_audit(&committed.audit);
                 }
-                // Whoever does not wait any more has lost nothing: what was done is on disk.
-                let _ = asker.send(answer);
+                // If the submitter has gone, nothing is lost: the turn is durable.
+                let _ = submitter.send(answer);
             }
         }
     }
 
-    fn tell(&self, audit: &[AuditRow]) {
+    fn publish_audit(&self, audit: &[AuditRow]) {
         if self.audit.receiver_count() > 0 {
             for row in audit {
-                // Nobody follows any more: nothing is lost, the entry is in the database.
+                // If nobody follows, nothing is lost: the entry is durable.
                 drop(self.audit.send(Arc::new(row.clone())));
             }
         }
     }
 
-    /// One answer per turn, in order.
-    fn settle(&mut self, turns: &[Turn]) -> Answers {
+    /// Commits the turns and returns one answer per turn, in order.
+    fn commit_group(&mut self, turns: &[Turn]) -> Answers {
         let mut runs = 1;
         loop {
             let group = TurnId::random().to_string();
             match self.commit(turns, &group) {
                 Ok(answers) => return answers,
-                Err(StoreError::Contended(_)) if runs < RUNS => runs += 1,
-                // One of them is at fault, and must not take the others along.
+                Err(StoreError::Contended(_)) if runs < MAX_RUNS => runs += 1,
+                // One turn is wrong and must not fail the others.
                 Err(StoreError::Rejected(_)) if turns.len() > 1 => {
-                    return turns.chunks(1).flat_map(|alone| self.settle(alone)).collect();
+                    return turns.chunks(1).flat_map(|alone| self.commit_group(alone)).collect();
                 }
                 Err(StoreError::Rejected(why)) => return refuse(turns, &CommitRefusal::Rejected(why)),
                 Err(StoreError::Unavailable(why) | StoreError::Contended(why)) => {
-                    tracing::warn!(turns = turns.len(), error = %why, "the database takes nothing now");
+                    tracing::warn!(turns = turns.len(), error = %why, "the database does not accept writes now");
                     return refuse(turns, &CommitRefusal::Unavailable(why));
                 }
             }
         }
     }
 
-    /// One transaction. An error means that nothing of it is on disk, for certain.
+    /// Runs one transaction. An error means for certain that nothing of it is durable.
     fn commit(&mut self, turns: &[Turn], group: &str) -> Result<Answers, StoreError> {
         let kept = self.open.is_some();
         let result = match self.attempt(turns, group) {
-            // A connection that died unnoticed is not the database's end.
+            // The connection may have died unnoticed while the database is available.
             Err(Failure::Nothing(error)) if kept && error.spoils_connection() => self.attempt(turns, group),
             result => result,
         };
         match result {
             Ok(answers) => Ok(answers),
             Err(Failure::Nothing(error)) => Err(error),
-            Err(Failure::Unknown(error, answers)) => self.ask(group, error, answers),
+            Err(Failure::Unknown(error, answers)) => self.resolve_unknown_commit(group, error, answers),
         }
     }
 
@@ -192,10 +195,10 @@ impl Writer {
             Some(open) => open,
             None => self.reopen()?,
         };
-        let result = carry_out_with_care(&mut open, turns, &self.name, group);
+        let result = run_group(&mut open, turns, &self.name, group);
         #[cfg(test)]
         let result = self.database.inner.faults.at_commit(result);
-        // Kept only where its transaction is over for certain.
+        // The connection is kept only if its transaction is certainly over.
         let over = match &result {
             Ok(_) => true,
             Err(Failure::Nothing(error)) => !error.spoils_connection() && open.conn.execute("ROLLBACK").is_ok(),
@@ -205,20 +208,27 @@ impl Writer {
         result
     }
 
-    /// Did the group arrive? Meanwhile nobody else is served, for nobody knows on what their turns would build.
-    fn ask(&mut self, group: &str, error: StoreError, answers: Answers) -> Result<Answers, StoreError> {
-        tracing::warn!(%error, "the end of a commit is unknown; asking the database");
-        let mut questions_left = LAST_QUESTIONS;
+    /// Asks the database whether the group arrived. Meanwhile other turns are refused, because it is unknown on which
+    /// state they would build.
+    fn resolve_unknown_commit(
+        &mut self,
+        group: &str,
+        error: StoreError,
+        answers: Answers,
+    ) -> Result<Answers, StoreError> {
+        tracing::warn!(%error, "it is unknown whether a commit arrived; asking the database");
+        let mut attempts_left = LAST_ATTEMPTS;
         loop {
-            let asked =
-                self.reopen().and_then(|mut open| Ok((writer::arrived(&mut open.conn, &self.name, group)?, open)));
+            let asked = self
+                .reopen()
+                .and_then(|mut open| Ok((writer::was_last_committed(&mut open.conn, &self.name, group)?, open)));
             match asked {
                 Ok((arrived, open)) => {
                     self.open = Some(open);
                     return if arrived { Ok(answers) } else { Err(error) };
                 }
-                Err(_) if self.jobs.is_closed() && questions_left == 0 => return Err(error),
-                Err(_) if self.jobs.is_closed() => questions_left -= 1,
+                Err(_) if self.jobs.is_closed() && attempts_left == 0 => return Err(error),
+                Err(_) if self.jobs.is_closed() => attempts_left -= 1,
                 Err(_) => {}
             }
             while let Ok(job) = self.jobs.try_recv() {
@@ -230,37 +240,37 @@ impl Writer {
 
     fn reopen(&self) -> Result<Open, StoreError> {
         let mut conn = self.database.inner.establish(Use::Write)?;
-        writer::introduce(&mut conn, &self.name)?;
+        writer::ensure_row(&mut conn, &self.name)?;
         let generation = current_generation(&mut conn)?;
         Ok(Open { conn, generation })
     }
 }
 
-/// In haste at first; with care where a refused turn left something behind.
-fn carry_out_with_care(open: &mut Open, turns: &[Turn], writer: &str, group: &str) -> Result<Answers, Failure> {
-    if let Some(answers) = carry_out(open, turns, writer, group, false)? {
+/// Runs the group without savepoints, and again with them if a refused turn left writes behind.
+fn run_group(open: &mut Open, turns: &[Turn], writer: &str, group: &str) -> Result<Answers, Failure> {
+    if let Some(answers) = run_transaction(open, turns, writer, group, false)? {
         return Ok(answers);
     }
     open.conn.execute("ROLLBACK")?;
-    let answers = carry_out(open, turns, writer, group, true)?;
-    answers.ok_or_else(|| StoreError::Rejected("a refused turn left something behind its savepoint".into()).into())
+    let answers = run_transaction(open, turns, writer, group, true)?;
+    answers.ok_or_else(|| StoreError::Rejected("a refused turn left writes in spite of its savepoint".into()).into())
 }
 
-/// One answer per turn. Nothing: a refused one left something in the transaction, which is still open.
-fn carry_out(
+/// One answer per turn. `None`: a refused turn left writes in the transaction, which is still open.
+fn run_transaction(
     open: &mut Open,
     turns: &[Turn],
     writer: &str,
     group: &str,
-    careful: bool,
+    with_savepoints: bool,
 ) -> Result<Option<Answers>, Failure> {
     let Open { conn, generation } = open;
     conn.begin_write()?;
     let mut head = writer::begin_group(conn, writer, group)?;
     let mut results = Vec::with_capacity(turns.len());
     for turn in turns {
-        let result = apply(conn, turn, *generation, careful)?;
-        // A group of one is rolled back whole anyway.
+        let result = apply(conn, turn, *generation, with_savepoints)?;
+        // A group of one turn is rolled back as a whole.
         if turns.len() > 1 && result.as_ref().is_err_and(|refused| refused.left_writes) {
             return Ok(None);
         }
@@ -270,11 +280,11 @@ fn carry_out(
         conn.execute("ROLLBACK")?;
         return Ok(Some(results.into_iter().map(|result| result.map(|_| Committed::default())).collect()));
     }
-    write_ends(conn, &mut head, results).map(Some)
+    write_events_and_audit(conn, &mut head, results).map(Some)
 }
 
-/// Numbers and writes what the turns that were carried out say, and commits.
-fn write_ends(
+/// Numbers and writes the events and audit entries of the applied turns, and commits.
+fn write_events_and_audit(
     conn: &mut Conn,
     head: &mut Head,
     results: Vec<Result<Applied<'_>, CommitRefusal>>,
@@ -310,7 +320,7 @@ fn in_sequence(event: &OutboxEvent, applied: &Applied<'_>, head: &mut Head) -> O
         sequence: head.outbox_sequence,
         event_id: event.event_id.clone(),
         cp_id: event.cp_id.clone(),
-        // An event of another charging point than the guard's has no epoch to be ordered by.
+        // An event of another charging point than the guard's has no epoch by which it could be ordered.
         epoch: if event.cp_id == applied.cp_id { applied.row_version.epoch } else { 0 },
         kind: event.kind.clone(),
         at_ms: event.at_ms,
@@ -325,7 +335,7 @@ fn refuse(turns: &[Turn], refusal: &CommitRefusal) -> Answers {
 
 #[cfg(test)]
 pub(crate) mod faults {
-    //! What a test makes go wrong, where no real fault can be timed so well.
+    //! Faults that a test injects at moments that no real fault can hit.
 
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
@@ -334,7 +344,7 @@ pub(crate) mod faults {
 
     #[derive(Default)]
     pub(crate) struct InjectedFaults {
-        /// Pages a SQLite file may have, 0 for no limit: a full disk.
+        /// Maximum size of a SQLite file in pages, as on a full disk; 0: no limit.
         pub(crate) page_limit: AtomicU32,
         /// The next commit arrives, but its answer is lost.
         pub(crate) lose_answer: AtomicBool,

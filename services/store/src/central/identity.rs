@@ -1,4 +1,4 @@
-//! Registry's identities and operators as Central last saw them, with the revision up to which it has seen all.
+//! Central's mirror of Registry's identities and operators, with the revision up to which it is complete.
 
 use diesel::{prelude::*, upsert::excluded};
 
@@ -45,20 +45,20 @@ impl MirroredIdentityRow {
         Ok(on!(conn, |c| identities::table.find((kind, id)).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// Up to which of Registry's revisions everything is here; 0: nothing yet.
+    /// The revision up to which the mirror is complete; 0: nothing was received yet.
     pub fn revision(conn: &mut Conn) -> Result<i64, StoreError> {
         Ok(on!(conn, |c| mirrors::table.find(REGISTRY).select(mirrors::revision).first(c).optional())?.unwrap_or(0))
     }
 
-    /// Whether `known` is later. An answer that came beside the stream has no revision of its own, so it has that of what
-    /// was known when it came; of two with the same, the one that has come further is later: an enrolment goes from
-    /// enrolled to void to removed, and then there is only the next one (SPEC 7.4).
+    /// Whether `known` is newer. An answer that did not come by the stream has no revision of its own and carries the
+    /// revision known at that time. Of two rows with the same revision, the one further along is newer: an enrolment
+    /// goes from enrolled to void to removed, and after that only a new incarnation follows (SPEC 7.4).
     pub fn is_behind(&self, known: &Self) -> bool {
         (known.revision, known.incarnation, known.state) > (self.revision, self.incarnation, self.state)
     }
 
-    /// What is older than what is here changes nothing.
-    pub(super) fn mirror(&self, conn: &mut Conn) -> Result<(), StoreError> {
+    /// Inserts or updates the row, unless the stored one is newer.
+    pub(super) fn upsert_newer(&self, conn: &mut Conn) -> Result<(), StoreError> {
         use identities as t;
         if Self::find(conn, self.kind, &self.id)?.is_some_and(|known| self.is_behind(&known)) {
             return Ok(());
@@ -86,7 +86,7 @@ impl MirroredOperatorRow {
         Ok(on!(conn, |c| operators::table.order(operators::name).select(Self::as_select()).load(c))?)
     }
 
-    pub(super) fn mirror(&self, conn: &mut Conn) -> Result<(), StoreError> {
+    pub(super) fn upsert_newer(&self, conn: &mut Conn) -> Result<(), StoreError> {
         use operators as t;
         let known: Option<i64> = on!(conn, |c| t::table.find(&self.name).select(t::revision).first(c).optional())?;
         if known.is_some_and(|known| known > self.revision) {
@@ -106,8 +106,8 @@ impl MirroredOperatorRow {
     }
 }
 
-/// Everything up to `revision` is here now. It never goes back.
-pub(super) fn mirrored(conn: &mut Conn, revision: i64) -> Result<(), StoreError> {
+/// The mirror is complete up to `revision`. The mark never goes back.
+pub(super) fn set_revision(conn: &mut Conn, revision: i64) -> Result<(), StoreError> {
     use mirrors as t;
     on!(conn, |c| diesel::insert_into(t::table)
         .values((t::source.eq(REGISTRY), t::revision.eq(0)))

@@ -16,14 +16,14 @@ use crate::{Conn, StoreError, connection::on};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum KeyState {
-    /// Granted, not proven yet.
+    /// Granted, but not proven yet.
     Staged = 1,
     Active = 2,
-    /// Followed by another; still opens what was sealed under it.
+    /// Replaced by a newer key; still opens what was sealed under it.
     Retired = 3,
-    /// Compromised; opens nothing, never again.
+    /// Compromised; it never opens anything again.
     Revoked = 4,
-    /// Renewed away.
+    /// Renewed; the holder enrolled or connected anew.
     Deleted = 5,
 }
 
@@ -43,7 +43,7 @@ pub struct KeyRow {
     pub incarnation: i64,
     /// [`KeyState`].
     pub state: i32,
-    /// Made by [`KeyEncryption::wrap`]; the store erases it when the state becomes revoked or deleted.
+    /// The result of [`KeyEncryption::wrap`]. The store erases it when the state becomes revoked or deleted.
     pub wrapped: Option<String>,
     pub kek_id: String,
     pub granted_at_ms: i64,
@@ -62,7 +62,7 @@ impl KeyRow {
         Ok(on!(conn, |c| keys::table.find((holder, key_no)).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// All of a holder, by number.
+    /// All keys of a holder, by number.
     pub fn of(conn: &mut Conn, holder: &str) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| keys::table
             .filter(keys::holder.eq(holder))
@@ -71,7 +71,7 @@ impl KeyRow {
             .load(c))?)
     }
 
-    /// Every key that still opens something (staged, active, retired): what a starting Central loads.
+    /// All keys that still open something (staged, active, retired), which Central loads at its start.
     pub fn usable(conn: &mut Conn) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| keys::table
             .filter(keys::wrapped.is_not_null())
@@ -80,15 +80,15 @@ impl KeyRow {
             .load(c))?)
     }
 
-    /// The highest number a holder was ever granted; 0: none.
+    /// The highest key number that the holder was ever granted; 0: none.
     pub fn last_no(conn: &mut Conn, holder: &str) -> Result<i64, StoreError> {
         let last: Option<i64> =
             on!(conn, |c| keys::table.filter(keys::holder.eq(holder)).select(diesel::dsl::max(keys::key_no)).first(c))?;
         Ok(last.unwrap_or(0))
     }
 
-    /// Inserts or replaces it, without material where the state forbids it.
-    pub(super) fn put(&self, conn: &mut Conn) -> Result<(), StoreError> {
+    /// Inserts or replaces the row. A revoked or deleted key is stored without its material.
+    pub(super) fn upsert(&self, conn: &mut Conn) -> Result<(), StoreError> {
         let gone = self.state == i32::from(KeyState::Revoked) || self.state == i32::from(KeyState::Deleted);
         let row = if gone { Self { wrapped: None, ..self.clone() } } else { self.clone() };
         on!(conn, |c| diesel::insert_into(keys::table)
@@ -100,8 +100,8 @@ impl KeyRow {
         Ok(())
     }
 
-    /// Forgets retired, revoked and deleted keys that last changed before `before_ms`; says how many. A retired one
-    /// must outlive the telemetry sealed under it.
+    /// Deletes retired, revoked and deleted keys that last changed before `before_ms` and returns their number. A
+    /// retired key must outlive the telemetry that was sealed under it.
     pub fn prune(conn: &mut Conn, before_ms: i64) -> Result<usize, StoreError> {
         Ok(on!(conn, |c| diesel::delete(
             keys::table.filter(keys::changed_at_ms.lt(before_ms)).filter(keys::state.ge(i32::from(KeyState::Retired)))
@@ -110,7 +110,7 @@ impl KeyRow {
     }
 }
 
-/// Why a stored key could not be opened, or a key-encryption key not be used.
+/// Why a stored key could not be opened, or the key-encryption keys could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("line {0} of the key-encryption keys is not ID:HEX with 64 hexadecimal digits")]
@@ -125,7 +125,8 @@ pub enum KeyError {
     Broken { holder: String, key_no: i64 },
 }
 
-/// The key-encryption keys: the current one wraps, all of them unwrap (so that one can be rolled, SPEC 10.7).
+/// The key-encryption keys: the current one wraps, all of them unwrap, so that the current one can be replaced (SPEC
+/// 10.7).
 pub struct KeyEncryption {
     current: String,
     keys: BTreeMap<String, LessSafeKey>,
@@ -138,8 +139,8 @@ impl fmt::Debug for KeyEncryption {
 }
 
 impl KeyEncryption {
-    /// From the text of its file or secret: one `ID:HEX` a line, 32 bytes each, the current one first; empty lines and
-    /// `#` comments are skipped.
+    /// Parses the text of the file or secret: one line `ID:HEX` per key with 32 bytes each, the current one first.
+    /// Empty lines and `#` comments are skipped.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let (mut current, mut keys) = (None, BTreeMap::new());
         for (index, line) in text.lines().enumerate() {
@@ -158,7 +159,7 @@ impl KeyEncryption {
         Ok(Self { current: current.ok_or(KeyError::Empty)?, keys })
     }
 
-    /// A line for a new file: a random key under `id`.
+    /// The line of a new random key under `id`.
     pub fn generate(id: &str) -> Zeroizing<String> {
         let mut bytes = Zeroizing::new([0; 32]);
         fill(bytes.as_mut());
@@ -166,12 +167,12 @@ impl KeyEncryption {
         Zeroizing::new(format!("{id}:{}\n", digits.as_str()))
     }
 
-    /// The id of the key that wraps now.
+    /// The id of the key that wraps.
     pub fn current(&self) -> &str {
         &self.current
     }
 
-    /// `wrapped` and `kek_id` of a row: nonce, ciphertext and tag in hexadecimal, bound to holder and number.
+    /// The columns `wrapped` and `kek_id`: nonce, ciphertext and tag in hexadecimal, bound to holder and number.
     pub fn wrap(&self, holder: &str, key_no: i64, key: &[u8; 32]) -> (String, String) {
         let mut nonce = [0; NONCE_LEN];
         fill(&mut nonce);
@@ -186,7 +187,7 @@ impl KeyEncryption {
         (hex::encode(nonce) + &hex::encode(&sealed), self.current.clone())
     }
 
-    /// The key itself.
+    /// Unwraps the key of a row.
     pub fn unwrap(&self, row: &KeyRow) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let (holder, key_no) = (row.holder.clone(), row.key_no);
         let Some(wrapped) = &row.wrapped else { return Err(KeyError::Erased { holder, key_no }) };
@@ -206,7 +207,7 @@ impl KeyEncryption {
         open().ok_or(KeyError::Broken { holder, key_no })
     }
 
-    /// The same key wrapped under the current key-encryption key; nothing where it is already, or was erased.
+    /// The row wrapped under the current key-encryption key; `None` if it is already, or if its key was erased.
     pub fn rewrap(&self, row: &KeyRow) -> Result<Option<KeyRow>, KeyError> {
         if row.wrapped.is_none() || row.kek_id == self.current {
             return Ok(None);
@@ -216,7 +217,7 @@ impl KeyEncryption {
     }
 }
 
-/// A row's material opens in that row alone.
+/// The associated data: wrapped material opens only in its own row.
 fn bound_to(holder: &str, key_no: i64, kek_id: &str) -> Aad<String> {
     Aad::from(format!("{holder}|{key_no}|{kek_id}"))
 }

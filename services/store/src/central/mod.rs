@@ -1,6 +1,7 @@
-//! Central's database: what is owed, who owns which charging point, which keys are valid, what happened.
+//! Central's database: sessions and tickets, the owner of each charging point, keys, orders, events and the audit.
 //!
-//! Reading: `db.read("name", |conn| SessionRow::open(conn))`. Writing: only through the [`Committer`], as [`Turn`]s.
+//! Read with `database.read("name", |conn| SessionRow::find(conn, id))`. Write only through the [`Committer`], as
+//! [`Turn`]s.
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 

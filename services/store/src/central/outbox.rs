@@ -1,17 +1,17 @@
-//! Events that wait for the rest of the world, written by the turn that made them true.
-//! Order per charging point is (epoch, sequence); consumers drop repeats by id and stale epochs.
+//! The outbox: events that wait to be published, written in the turn that they report. They are ordered per charging
+//! point by (epoch, sequence); consumers drop repeated ids and stale epochs.
 
 use diesel::prelude::*;
 
 use super::schema::outbox;
 use crate::{Conn, StoreError, connection::on};
 
-/// As a turn writes it; the epoch is that of the turn's guard.
+/// An event as a turn writes it. Its epoch will be that of the turn's guard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutboxEvent {
-    /// Unique; consumers drop repeats by it.
+    /// Unique, so that consumers can drop repeats.
     pub event_id: String,
-    /// Empty: of no charging point.
+    /// Empty: the event concerns no charging point.
     pub cp_id: String,
     /// CloudEvents type, such as `chargemesh.session.billed`.
     pub kind: String,
@@ -31,12 +31,12 @@ pub struct OutboxRow {
     pub kind: String,
     pub at_ms: i64,
     pub body: String,
-    /// `None`: waits.
+    /// `None`: not published yet.
     pub published_at_ms: Option<i64>,
 }
 
 impl OutboxRow {
-    /// The first `limit` events of a charging point that wait, in order.
+    /// The first `limit` unpublished events of a charging point, in order.
     pub fn waiting(conn: &mut Conn, cp_id: &str, limit: i64) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| outbox::table
             .filter(outbox::cp_id.eq(cp_id))
@@ -47,12 +47,13 @@ impl OutboxRow {
             .load(c))?)
     }
 
-    /// How many wait in all.
+    /// The number of unpublished events.
     pub fn lag(conn: &mut Conn) -> Result<i64, StoreError> {
         Ok(on!(conn, |c| outbox::table.filter(outbox::published_at_ms.is_null()).count().get_result(c))?)
     }
 
-    /// Forgets events before `before_ms`: published ones, or with `waiting_too` (no broker is set) all. Says how many.
+    /// Deletes events from before `before_ms` and returns their number: published ones, or all with `waiting_too` (if
+    /// no broker is set).
     pub fn prune(conn: &mut Conn, before_ms: i64, waiting_too: bool) -> Result<usize, StoreError> {
         let old = outbox::at_ms.lt(before_ms);
         Ok(if waiting_too {
@@ -71,7 +72,7 @@ impl OutboxRow {
     }
 }
 
-pub(super) fn published(conn: &mut Conn, writer: &str, sequence: i64, at_ms: i64) -> Result<(), StoreError> {
+pub(super) fn mark_published(conn: &mut Conn, writer: &str, sequence: i64, at_ms: i64) -> Result<(), StoreError> {
     on!(conn, |c| diesel::update(outbox::table.find((writer, sequence)))
         .set(outbox::published_at_ms.eq(at_ms))
         .execute(c))?;

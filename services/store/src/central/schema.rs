@@ -1,4 +1,4 @@
-//! The tables as diesel sees them; a test holds them to the migrated database.
+//! The tables for diesel; a test compares them with the migrated database.
 
 diesel::table! {
     generation (id) {

@@ -1,5 +1,5 @@
-//! Sessions (SPEC 3.8). That one driver and one charging point have one open session each is kept by two partial
-//! unique indexes over reserved and supplying.
+//! Sessions (SPEC 3.8). Two partial unique indexes over reserved and supplying sessions ensure that each driver and
+//! each charging point has at most one open session.
 
 use diesel::prelude::*;
 
@@ -20,7 +20,7 @@ pub struct SessionRow {
     /// `proto::link::v1::SessionState`.
     pub state: i32,
     pub request_id: String,
-    /// Wished for at the charging point itself.
+    /// Requested at the charging point itself.
     pub manual: bool,
     pub place: String,
     pub price_e4: i64,
@@ -28,7 +28,7 @@ pub struct SessionRow {
     /// 0: until unplugged.
     pub requested_wh: i64,
     pub meter_start_wh: Option<i64>,
-    /// Last accepted value of the lifetime register.
+    /// The last accepted value of the lifetime register.
     pub meter_last_wh: Option<i64>,
     pub reserved_at_ms: i64,
     pub started_at_ms: Option<i64>,
@@ -42,7 +42,7 @@ pub struct SessionRow {
     pub changed_at_ms: i64,
 }
 
-/// What to list; empty fields match everything.
+/// A filter; an empty field matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionFilter {
     pub cp_id: String,
@@ -56,7 +56,7 @@ impl SessionRow {
         Ok(on!(conn, |c| sessions::table.find(session_id).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// Everything not billed or released yet, oldest first: what a starting Central goes on with.
+    /// All sessions that are neither billed nor released, oldest first, which Central loads at its start.
     pub fn unsettled(conn: &mut Conn) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| sessions::table
             .filter(sessions::state.eq_any(UNSETTLED))
@@ -91,7 +91,7 @@ impl SessionRow {
         Ok(page.cut(rows, |row: &Self| Cursor { number: row.reserved_at_ms, text: row.session_id.clone() }))
     }
 
-    /// Opens it, unless its driver or its charging point has one open already.
+    /// Inserts the session unless its driver or its charging point has an open one.
     pub(super) fn open(&self, conn: &mut Conn) -> Result<Result<(), CommitRefusal>, StoreError> {
         let inserted =
             on!(conn, |c| diesel::insert_into(sessions::table).values(self).on_conflict_do_nothing().execute(c))?;

@@ -1,4 +1,4 @@
-//! GroupSums per charging point and per driver (SPEC 7.1), corrections included.
+//! Sums per charging point and per driver (SPEC 7.1), including corrections.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Conn, StoreError, connection::on};
 
-/// What one sum is of.
+/// What the sums are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatisticsBy {
     ChargingPoint,
@@ -23,7 +23,7 @@ pub enum StatisticsBy {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatisticRow {
-    /// Of the charging point or the driver; empty: the charging points' own accounts.
+    /// The charging point or the driver; empty: the charging points' own accounts.
     pub id: String,
     pub currency: String,
     pub sessions: i64,
@@ -34,10 +34,10 @@ pub struct StatisticRow {
     pub discrepancy_wh: i64,
 }
 
-/// id, currency, count, and three sums.
+/// Id, currency, count and three sums.
 type GroupSums = (Option<String>, String, i64, i64, i64, i64);
 
-// PostgreSQL sums BIGINT to NUMERIC, which diesel would need a decimal type for.
+// PostgreSQL sums BIGINT to NUMERIC, for which diesel would need a decimal type.
 const ENERGY: &str = "CAST(COALESCE(SUM(tickets.energy_wh), 0) AS BIGINT)";
 const AMOUNT: &str = "CAST(COALESCE(SUM(tickets.amount_minor), 0) AS BIGINT)";
 const DISPUTED: &str = "CAST(COALESCE(SUM(tickets.disputed_wh), 0) AS BIGINT)";
@@ -46,7 +46,7 @@ const AMOUNT_DELTA: &str = "CAST(COALESCE(SUM(corrections.amount_delta_minor), 0
 const SETTLED: &str = "CAST(COALESCE(SUM(corrections.settled_wh), 0) AS BIGINT)";
 const DISCREPANCY: &str = "CAST(COALESCE(SUM(discrepancies.energy_delta_wh), 0) AS BIGINT)";
 
-/// The same three questions, grouped by either column.
+/// The same three queries, grouped by either column.
 macro_rules! grouped {
     ($conn:expr, $from:expr, $until:expr, $by:expr, $id:expr) => {{
         let billed = tickets::billed_at_ms.ge($from).and(tickets::billed_at_ms.lt($until));
@@ -124,7 +124,7 @@ fn entry(
 }
 
 impl TicketTotals {
-    /// Over all of a driver's tickets and their corrections.
+    /// Over all tickets of a driver, including corrections.
     pub fn of_driver(conn: &mut Conn, driver_id: &str) -> Result<Self, StoreError> {
         let (sessions, energy, amount): (i64, i64, i64) = on!(conn, |c| tickets::table
             .filter(tickets::driver_id.eq(driver_id))

@@ -1,5 +1,5 @@
-//! Tickets, and what may be said about one later: corrections and discrepancies (SPEC 3.7 to 3.9).
-//! A ticket's primary key is its session, so there is never a second one.
+//! Tickets, and their later corrections and discrepancies (SPEC 3.7 to 3.9). The primary key of a ticket is its
+//! session, so a session never has two.
 
 use diesel::prelude::*;
 
@@ -26,11 +26,11 @@ pub struct TicketRow {
     pub meter_start_wh: i64,
     pub meter_end_wh: i64,
     pub billed_at_ms: i64,
-    /// `None`: still due to the driver.
+    /// `None`: the driver has not acknowledged it yet.
     pub acknowledged_at_ms: Option<i64>,
 }
 
-/// A later entry that names a ticket, numbered from 1.
+/// A later entry about a ticket, numbered from 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = corrections)]
 pub struct CorrectionRow {
@@ -41,11 +41,11 @@ pub struct CorrectionRow {
     pub reason: String,
     pub energy_delta_wh: i64,
     pub amount_delta_minor: i64,
-    /// Disputed energy that this entry decided, owed or waived.
+    /// Disputed energy that this entry settled, whether owed or waived.
     pub settled_wh: i64,
 }
 
-/// A final value that came after billing; the first one counts.
+/// A final meter value that arrived after billing; only the first one is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = discrepancies)]
 pub struct DiscrepancyRow {
@@ -57,17 +57,17 @@ pub struct DiscrepancyRow {
     pub energy_delta_wh: i64,
 }
 
-/// What to list; empty fields match everything.
+/// A filter; an empty field matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TicketFilter {
     pub cp_id: String,
     pub driver_id: String,
-    /// Billed at or after, and before; 0: no bound.
+    /// Billed at or after `from_ms` and before `until_ms`; 0: no bound.
     pub from_ms: i64,
     pub until_ms: i64,
 }
 
-/// A driver's totals over all his tickets, corrections included.
+/// The totals of all tickets of a driver, including corrections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TicketTotals {
     pub sessions: i64,
@@ -80,7 +80,7 @@ impl TicketRow {
         Ok(on!(conn, |c| tickets::table.find(session_id).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// What a driver has not acknowledged, oldest first, at most `limit`.
+    /// The tickets that a driver has not acknowledged, oldest first, at most `limit`.
     pub fn due(conn: &mut Conn, driver_id: &str, limit: i64) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| tickets::table
             .filter(tickets::driver_id.eq(driver_id))
@@ -120,8 +120,8 @@ impl TicketRow {
         Ok(page.cut(rows, |row: &Self| Cursor { number: row.billed_at_ms, text: row.session_id.clone() }))
     }
 
-    /// Inserts it; false: the session has been billed before.
-    pub(super) fn bill(&self, conn: &mut Conn) -> Result<bool, StoreError> {
+    /// Inserts the ticket; false: the session was billed before.
+    pub(super) fn insert(&self, conn: &mut Conn) -> Result<bool, StoreError> {
         let inserted = on!(conn, |c| diesel::insert_into(tickets::table)
             .values(self)
             .on_conflict(tickets::session_id)
@@ -131,7 +131,7 @@ impl TicketRow {
     }
 }
 
-/// Only the driver whose ticket it is can acknowledge it, and only the first time counts.
+/// Marks a ticket as acknowledged. Only its own driver can do that, and only the first time counts.
 pub(super) fn acknowledge(conn: &mut Conn, session_id: &str, driver_id: &str, at_ms: i64) -> Result<(), StoreError> {
     on!(conn, |c| diesel::update(
         tickets::table
@@ -145,10 +145,10 @@ pub(super) fn acknowledge(conn: &mut Conn, session_id: &str, driver_id: &str, at
 }
 
 impl CorrectionRow {
-    /// Of these sessions, by session and number.
+    /// The corrections of these sessions, by session and number.
     pub fn of(conn: &mut Conn, session_ids: &[&str]) -> Result<Vec<Self>, StoreError> {
         let mut found = Vec::new();
-        // SQLite takes 32,766 values at most.
+        // SQLite accepts at most 32,766 bound values.
         for some in session_ids.chunks(10_000) {
             found.extend(on!(conn, |c| corrections::table
                 .filter(corrections::session_id.eq_any(some.iter().copied()))
@@ -159,13 +159,13 @@ impl CorrectionRow {
         Ok(found)
     }
 
-    /// The number of the next one, after all of this ticket's.
+    /// The number of the ticket's next correction.
     pub fn next_number(before: &[Self]) -> i32 {
         before.iter().map(|row| row.number).max().unwrap_or(0).saturating_add(1)
     }
 
-    /// Appends it under its number; false: another has taken that, and what it was decided upon has changed.
-    pub(super) fn append(&self, conn: &mut Conn) -> Result<bool, StoreError> {
+    /// Inserts it under its number; false: another correction took the number, so the basis of this one has changed.
+    pub(super) fn insert(&self, conn: &mut Conn) -> Result<bool, StoreError> {
         let inserted = on!(conn, |c| diesel::insert_into(corrections::table)
             .values(self)
             .on_conflict((corrections::session_id, corrections::number))
@@ -184,7 +184,7 @@ impl DiscrepancyRow {
         Ok(on!(conn, |c| discrepancies::table.order(discrepancies::session_id).select(Self::as_select()).load(c))?)
     }
 
-    pub(super) fn note(&self, conn: &mut Conn) -> Result<(), StoreError> {
+    pub(super) fn insert_first(&self, conn: &mut Conn) -> Result<(), StoreError> {
         on!(conn, |c| diesel::insert_into(discrepancies::table).values(self).on_conflict_do_nothing().execute(c))?;
         Ok(())
     }

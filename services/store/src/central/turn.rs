@@ -1,4 +1,4 @@
-//! What Central wants made durable at once, and how that can end.
+//! A turn: the writes that become durable together, and why that can be refused.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::{
     MirroredOperatorRow, OrderRow, OutboxEvent, RequestRow, SessionRow, TicketRow,
 };
 
-/// Names a turn, so that "did it arrive?" has an answer.
+/// The id of a turn, by which the database can tell whether it arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TurnId([u8; 16]);
 
@@ -37,60 +37,61 @@ impl fmt::Debug for TurnId {
     }
 }
 
-/// What must be true of a charging point for a turn to count. Either raises its version by one.
+/// The condition on a charging point under which a turn is applied. It also raises the version by one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// It is still owned under this epoch, and no other turn came between.
+    /// The charging point is owned under this epoch, and no turn came after this version.
     Owned { cp_id: String, epoch: i64, version: i64 },
-    /// Takes it over, under the next epoch; with `expected_owner` only from that one (empty: nobody).
+    /// Takes the charging point over under the next epoch; with `expected_owner` only from that owner (empty: from
+    /// none).
     Takeover { cp_id: String, owner: String, expected_owner: Option<String> },
 }
 
-/// Applied whole or not at all.
+/// Writes that are applied together or not at all.
 #[derive(Clone, Debug)]
 pub struct Turn {
     pub id: TurnId,
-    /// For metrics: what kind of turn, such as `authorise`.
+    /// The kind of turn in metrics, such as `authorise`.
     pub name: &'static str,
-    /// `None`: what is written belongs to no charging point.
+    /// `None`: the writes belong to no charging point.
     pub guard: Option<Guard>,
     pub writes: Vec<RowWrite>,
 }
 
 #[derive(Clone, Debug)]
 pub enum RowWrite {
-    /// New to Central; one that is known stays as it is.
+    /// Inserts a new charging point; an existing one is not changed.
     AddChargingPoint(ChargingPointRow),
-    /// Everything but owner, epoch, version and last turn.
+    /// Updates every column except owner, epoch, version and last turn.
     ChargingPoint(ChargingPointRow),
     /// Refused with `DriverBusy` or `ChargingPointBusy`.
     OpenSession(SessionRow),
     UpdateSession(SessionRow),
     /// Refused with `AlreadyBilled`.
     Ticket(TicketRow),
-    /// Only by the driver it is due to; a second time changes nothing.
+    /// Only for the ticket's own driver; a second time changes nothing.
     TicketAcknowledged {
         session_id: String,
         driver_id: String,
         at_ms: i64,
     },
-    /// Under the number that was the next when it was decided. Refused with `CorrectedMeanwhile`.
+    /// Under the number that was next when it was decided. Refused with `CorrectedMeanwhile`.
     Correction(CorrectionRow),
-    /// The first of a session counts.
+    /// Only the first discrepancy of a session is stored.
     Discrepancy(DiscrepancyRow),
     /// Refused with `Repeated`.
     Request(RequestRow),
     /// Refused with `RepeatedOrder`.
     Order(OrderRow),
     UpdateOrder(OrderRow),
-    /// Inserted or replaced; put the one that retires before the one that becomes active.
+    /// Inserts or replaces. A turn must retire the old active key before it activates the new one.
     Key(KeyRow),
     Identity(MirroredIdentityRow),
     Operator(MirroredOperatorRow),
-    /// All of Registry's changes up to this revision are here.
+    /// The mirror of Registry is complete up to this revision.
     Mirrored(i64),
     Event(OutboxEvent),
-    /// The broker has it.
+    /// The event was published.
     Published {
         writer: String,
         sequence: i64,
@@ -100,23 +101,23 @@ pub enum RowWrite {
 }
 
 impl RowWrite {
-    /// Whether a rule of the rows may say no to it.
+    /// Whether a rule of the rows may refuse it.
     pub(super) fn is_refusable(&self) -> bool {
         matches!(self, Self::OpenSession(_) | Self::Ticket(_) | Self::Correction(_) | Self::Request(_) | Self::Order(_))
     }
 }
 
-/// On disk.
+/// The turn is durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// Of the guard's charging point, now; 0 without a guard.
+    /// The epoch of the guard's charging point after the turn; 0 without a guard.
     pub epoch: i64,
     pub version: i64,
-    /// The turn's audit entries as numbered and chained.
+    /// The turn's audit entries, numbered and chained.
     pub audit: Vec<AuditRow>,
 }
 
-/// Why a turn was dropped whole. Nothing of it is on disk.
+/// Why a turn was refused. Nothing of it is durable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitRefusal {
     #[error("the driver has an open session")]
@@ -133,10 +134,10 @@ pub enum CommitRefusal {
     AlreadyBilled,
     #[error("the charging point is owned by another, or has changed meanwhile")]
     Fenced,
-    /// Later may be better.
+    /// A later attempt may succeed.
     #[error("not durable now: {0}")]
     Unavailable(String),
-    /// A constraint: a fault of the caller's that repeating does not heal.
+    /// A constraint was violated, so repeating it does not help.
     #[error("rejected: {0}")]
     Rejected(String),
 }

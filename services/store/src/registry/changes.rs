@@ -1,4 +1,4 @@
-//! Changes in their order, for whoever follows them.
+//! The changes in their order, for the streams that follow them.
 
 use diesel::prelude::*;
 
@@ -8,12 +8,13 @@ use super::{
 };
 use crate::{Conn, StoreError, connection::on};
 
-/// The right to make the change of this number; the lock under which it is decided lasts to the transaction's end.
+/// The number of a change. Taking it takes the lock under which the change is decided, until the end of the
+/// transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revision(pub i64);
 
 impl Revision {
-    /// The next number. Two rows changed in one transaction need one each.
+    /// Takes the next number. Two rows that change in one transaction need one number each.
     pub fn take(conn: &mut Conn) -> Result<Self, StoreError> {
         Ok(Self(on!(conn, |c| diesel::update(revisions::table)
             .set(revisions::revision.eq(revisions::revision + 1))
@@ -43,7 +44,7 @@ impl Changed {
     }
 }
 
-/// The first `limit` changes after `revision`, in order. A row that changed twice is there once, as it is now.
+/// The first `limit` changes after `revision`, in order. A row that changed twice appears once, in its current state.
 pub fn changed_since(conn: &mut Conn, revision: i64, limit: i64) -> Result<Vec<Changed>, StoreError> {
     let identities: Vec<IdentityRow> = on!(conn, |c| identities::table
         .filter(identities::revision.gt(revision))

@@ -1,12 +1,12 @@
-//! How far the audit has been handed to Central.
+//! How far the audit was forwarded to Central.
 
 use diesel::prelude::*;
 
 use super::schema::forwarding;
 use crate::{Conn, StoreError, connection::on};
 
-/// Numbers of entries in this Registry's chain. What is between the two was sent and not yet acknowledged, and goes
-/// again as the same batch under the same request id.
+/// Two numbers of entries in this Registry's chain. The entries between them were sent but not acknowledged; they are
+/// sent again as the same batch under the same request id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = forwarding)]
 pub struct ForwardingRow {

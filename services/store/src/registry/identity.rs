@@ -1,4 +1,4 @@
-//! Who is enrolled, was, or may be again.
+//! Identities: those that are enrolled, were removed, or may be enrolled again.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use diesel::{prelude::*, upsert::excluded};
 use super::schema::identities;
 use crate::{Conn, StoreError, connection::on};
 
-/// One identity. Kinds and states are numbers whose meaning is Registry's.
+/// An identity. Registry defines the numbers of kinds and states.
 #[derive(Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = identities, treat_none_as_default_value = false)]
 pub struct IdentityRow {
@@ -29,7 +29,7 @@ impl IdentityRow {
         Ok(on!(conn, |c| identities::table.find((kind, id)).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// Inserts, or replaces all but the key.
+    /// Inserts the row, or replaces everything but its key.
     pub fn save(&self, conn: &mut Conn) -> Result<(), StoreError> {
         on!(conn, |c| diesel::insert_into(identities::table)
             .values(self)
@@ -49,7 +49,7 @@ impl IdentityRow {
         Ok(())
     }
 
-    /// Ids of a kind (0: of both, charging points first) in order, after `(kind, id)`.
+    /// Identities of a kind (0: both, charging points first) in order of kind and id, after `(kind, id)`.
     pub fn page(conn: &mut Conn, kind: i32, after: (i32, &str), limit: i64) -> Result<Vec<Self>, StoreError> {
         let (after_kind, after_id) = after;
         Ok(on!(conn, |c| {
@@ -69,7 +69,7 @@ impl IdentityRow {
         })?)
     }
 
-    /// How many there are of each kind and state.
+    /// The number of identities of each kind and state.
     pub fn count(conn: &mut Conn) -> Result<Vec<(i32, i32, i64)>, StoreError> {
         Ok(on!(conn, |c| identities::table
             .group_by((identities::kind, identities::state))

@@ -1,8 +1,8 @@
-//! Registry's own database: identities, tokens, operators, first answers, pins, and its audit.
+//! Registry's database: identities, tokens, operators, first answers, pins, and its audit.
 //!
-//! A change is one transaction that first takes the next [`Revision`], then reads, decides and writes. Taking it locks
-//! out every other change, on both back ends, so a decision always sees what it decides on, and whoever follows
-//! [`changed_since`] misses nothing.
+//! A change is one transaction that first takes the next [`Revision`], then reads, decides and writes. Taking the
+//! revision locks out every other change on both back ends. So a decision always sees the current state, and a
+//! follower of [`changed_since`] misses nothing.
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
@@ -25,7 +25,7 @@ pub use request::RequestRow;
 pub use secret::claim_secret;
 pub use token::TokenRow;
 
-// The audit is kept as Central's is, in tables of the same form.
+// The audit tables have the same form as Central's.
 use crate::Schema;
 pub use crate::audit::{AuditEntry, AuditRow, append as append_audit, last_number};
 

@@ -1,11 +1,11 @@
-//! Operators and viewers that somebody added or removed.
+//! Operators and viewers that were added or removed.
 
 use diesel::{prelude::*, upsert::excluded};
 
 use super::schema::operators;
 use crate::{Conn, StoreError, connection::on};
 
-/// One person. Roles are numbers whose meaning is the contract's.
+/// A person. The API defines the numbers of roles.
 #[derive(Clone, Debug, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = operators)]
 pub struct OperatorRow {
@@ -22,7 +22,7 @@ impl OperatorRow {
         Ok(on!(conn, |c| operators::table.find(name).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// Inserts, or replaces all but the name.
+    /// Inserts the row, or replaces everything but the name.
     pub fn save(&self, conn: &mut Conn) -> Result<(), StoreError> {
         on!(conn, |c| diesel::insert_into(operators::table)
             .values(self)

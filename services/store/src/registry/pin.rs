@@ -5,12 +5,12 @@ use diesel::prelude::*;
 use super::schema::pins;
 use crate::{Conn, StoreError, connection::on};
 
-/// Hexadecimal, in Central's order.
+/// The keys in hexadecimal, in Central's order.
 pub fn pins(conn: &mut Conn) -> Result<Vec<String>, StoreError> {
     Ok(on!(conn, |c| pins::table.order(pins::position.asc()).select(pins::pin).load(c))?)
 }
 
-/// Forgets the earlier ones.
+/// Replaces all keys.
 pub fn replace_pins(conn: &mut Conn, all: &[String]) -> Result<(), StoreError> {
     on!(conn, |c| diesel::delete(pins::table).execute(c))?;
     for (position, pin) in (0i32..).zip(all) {

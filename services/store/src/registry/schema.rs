@@ -1,4 +1,4 @@
-//! The tables, as diesel knows them; a test holds them to the migrated database by using every column.
+//! The tables for diesel; a test uses every column in the migrated database.
 
 diesel::table! {
     revisions (id) {

@@ -1,11 +1,11 @@
-//! Which secret this database belongs to.
+//! The secret that this database belongs to.
 
 use diesel::prelude::*;
 
 use super::schema::secrets;
 use crate::{Conn, StoreError, connection::on};
 
-/// The fingerprint that stands here; `fresh` where none stood before.
+/// Stores the fingerprint if there is none yet, and returns the stored one.
 pub fn claim_secret(conn: &mut Conn, fresh: &str) -> Result<String, StoreError> {
     on!(conn, |c| diesel::insert_into(secrets::table)
         .values((secrets::id.eq(1), secrets::fingerprint.eq(fresh)))

@@ -15,7 +15,7 @@ async fn open(url: String, folder: tempfile::TempDir) -> Both {
     Both { database: Database::open(&url, SCHEMA).await.unwrap(), _folder: folder }
 }
 
-/// Runs `rule` as two tests.
+/// Runs each `rule` as two tests.
 macro_rules! on_both {
     ($($rule:ident),* $(,)?) => {
         mod sqlite {
@@ -100,7 +100,7 @@ async fn every_column_of_every_row_survives(database: Database) {
     let written = token.clone();
     change(&database, move |conn| {
         identity("CP-1", 1).save(conn)?;
-        // Replaced whole.
+        // Replaces the whole row.
         IdentityRow { state: 3, credential_hash: None, revision: 2, ..identity("CP-1", 1) }.save(conn)?;
         written.save(conn)?;
         TokenRow { uses_left: 2, revoked: true, secret_hash: String::new(), ..written.clone() }.save(conn)?;
@@ -123,7 +123,7 @@ async fn every_column_of_every_row_survives(database: Database) {
         assert_eq!(ForwardingRow::get(conn)?, ForwardingRow { sent: 9, acknowledged: 7 });
         TokenRow::list(conn, 10)
     });
-    // Of a token only its uses and its revocation change.
+    // Of a token only the uses and the revocation change.
     assert_eq!(read.await.unwrap(), [TokenRow { uses_left: 2, revoked: true, ..token }]);
 }
 
@@ -172,7 +172,7 @@ async fn two_changes_at_once_take_turns(database: Database) {
         secret_hash: String::new(),
     };
     change(&database, move |conn| token.save(conn)).await;
-    // Each reads what is left before it writes one less, which is safe only under the lock.
+    // Each reads the uses left and writes one less, which is only safe under the lock.
     let uses = (0..20).map(|_| {
         let database = database.clone();
         tokio::spawn(async move {

@@ -7,14 +7,14 @@ use diesel::{prelude::*, upsert::excluded};
 use super::schema::tokens;
 use crate::{Conn, StoreError, connection::on};
 
-/// One token; of its secret only the hash.
+/// A token, with the hash of its secret.
 #[derive(Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = tokens, treat_none_as_default_value = false)]
 pub struct TokenRow {
     pub id: String,
-    /// 0: either.
+    /// 0: either kind.
     pub kind: i32,
-    /// The id itself where `bound_revision` is set.
+    /// The id itself if `bound_revision` is set.
     pub id_pattern: String,
     pub city: String,
     pub bound_revision: Option<i64>,
@@ -23,7 +23,7 @@ pub struct TokenRow {
     pub created_at_ms: i64,
     pub created_by: String,
     pub revoked: bool,
-    /// SHA-256, hexadecimal.
+    /// SHA-256, in hexadecimal.
     pub secret_hash: String,
 }
 
@@ -32,7 +32,7 @@ impl TokenRow {
         Ok(on!(conn, |c| tokens::table.find(id).select(Self::as_select()).first(c).optional())?)
     }
 
-    /// Inserts, or replaces what may change of it: its uses and whether it is revoked.
+    /// Inserts the token, or updates what may change: its uses and its revocation.
     pub fn save(&self, conn: &mut Conn) -> Result<(), StoreError> {
         on!(conn, |c| diesel::insert_into(tokens::table)
             .values(self)
@@ -43,7 +43,7 @@ impl TokenRow {
         Ok(())
     }
 
-    /// Revokes every token for this one identity that could still be used; names them.
+    /// Revokes every usable token for this one identity and returns their ids.
     pub fn revoke_bound(conn: &mut Conn, kind: i32, id: &str) -> Result<Vec<String>, StoreError> {
         let bound = tokens::kind.eq(kind).and(tokens::id_pattern.eq(id)).and(tokens::bound_revision.is_not_null());
         let usable = tokens::revoked.eq(false).and(tokens::uses_left.gt(0));
@@ -54,7 +54,7 @@ impl TokenRow {
         Ok(ids)
     }
 
-    /// The newest first.
+    /// Newest first.
     pub fn list(conn: &mut Conn, limit: i64) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| tokens::table
             .order((tokens::created_at_ms.desc(), tokens::id.asc()))
@@ -63,7 +63,7 @@ impl TokenRow {
             .load(c))?)
     }
 
-    /// Forgets those that expired before `before_ms`; answers how many.
+    /// Deletes tokens that expired before `before_ms` and returns their number.
     pub fn prune(conn: &mut Conn, before_ms: i64) -> Result<usize, StoreError> {
         Ok(on!(conn, |c| diesel::delete(tokens::table.filter(tokens::expires_at_ms.lt(before_ms))).execute(c))?)
     }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::audit::{AuditKey, Checkpoint, CheckpointError, Checkpoints, Verification, verify};
 
-impl Bed {
+impl TestStore {
     async fn write_entries(&self, count: usize) {
         for n in 0..count {
             self.unguarded([RowWrite::Audit(entry("STOP", &format!("CP-{n}")))]).await.unwrap();
@@ -61,21 +61,21 @@ const TEXTS: [&str; 10] =
     ["writer", "actor", "address", "address_salt", "address_hash", "action", "object", "parameters", "outcome", "hash"];
 
 on_both! {
-    async fn an_untouched_audit_is_intact_and_says_what_no_checkpoint_covers_spec_8_2(bed: Bed) {
+    async fn an_untouched_audit_is_intact_and_says_what_no_checkpoint_covers_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(5).await;
-        assert_eq!(bed.verified(&key).await.uncovered, 5);
-        assert!(bed.checkpoint(&key).await.is_some());
-        assert!(bed.checkpoint(&key).await.is_none(), "nothing was written since");
-        bed.write_entries(3).await;
-        let found = bed.verified(&key).await;
+        store.write_entries(5).await;
+        assert_eq!(store.verified(&key).await.uncovered, 5);
+        assert!(store.checkpoint(&key).await.is_some());
+        assert!(store.checkpoint(&key).await.is_none(), "nothing was written since");
+        store.write_entries(3).await;
+        let found = store.verified(&key).await;
         assert_eq!((found.entries, found.checkpoints, found.uncovered, found.first_bad), (8, 1, 3, None));
-        bed.checkpoint(&key).await.unwrap();
-        assert_eq!(bed.verified(&key).await.uncovered, 0);
+        store.checkpoint(&key).await.unwrap();
+        assert_eq!(store.verified(&key).await.uncovered, 0);
     }
 
-    async fn one_verification_is_under_way_at_a_time_even_where_its_caller_has_gone_spec_9(bed: Bed) {
-        let alone = bed.database.alone().unwrap();
+    async fn one_verification_is_under_way_at_a_time_even_where_its_caller_has_gone_spec_9(store: TestStore) {
+        let alone = store.database.exclusive_reader().unwrap();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let (begin, begun) = tokio::sync::oneshot::channel();
         let caller = tokio::spawn(async move {
@@ -85,7 +85,7 @@ on_both! {
         begun.await.unwrap();
         caller.abort();
         assert!(caller.await.is_err());
-        let verify = async || verify(&bed.database, &bed.checkpoint_file(), &[]).await;
+        let verify = async || verify(&store.database, &store.checkpoint_file(), &[]).await;
         let refused = verify().await.unwrap_err();
         assert!(matches!(refused, CheckpointError::UnderWay) && refused.to_string().contains("try again"), "{refused}");
         drop(end);
@@ -94,17 +94,17 @@ on_both! {
         }
     }
 
-    async fn long_lists_keep_no_look_up_waiting_spec_9(bed: Bed) {
+    async fn long_lists_keep_no_look_up_waiting_spec_9(store: TestStore) {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let ended = std::sync::Arc::new(std::sync::Mutex::new(ended));
         let lists: Vec<_> = (0..8).map(|_| {
-            let (database, ended) = (bed.database.clone(), ended.clone());
+            let (database, ended) = (store.database.clone(), ended.clone());
             tokio::spawn(async move { database.read("list", move |_| Ok(ended.lock().unwrap().recv().is_err())).await })
         }).collect();
-        while bed.database.idle_readers() > 0 {
+        while store.database.idle_readers() > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(bed.database.look_up("look up", |_| Ok(true)).await.unwrap());
+        assert!(store.database.look_up("look up", |_| Ok(true)).await.unwrap());
         assert!(lists.iter().all(|list| !list.is_finished()));
         drop(end);
         for list in lists {
@@ -112,11 +112,11 @@ on_both! {
         }
     }
 
-    async fn any_byte_of_any_column_that_changes_is_found_spec_8_2(bed: Bed) {
+    async fn any_byte_of_any_column_that_changes_is_found_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(4).await;
-        bed.checkpoint(&key).await.unwrap();
-        let row = bed.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await.rows[1].clone();
+        store.write_entries(4).await;
+        store.checkpoint(&key).await.unwrap();
+        let row = store.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await.rows[1].clone();
         assert_eq!(row.number, 2);
         let two = "number = 2";
         for column in TEXTS {
@@ -130,10 +130,10 @@ on_both! {
                 let mut changed = value.clone().into_bytes();
                 changed[at] = if changed[at] == b'~' { b'!' } else { b'~' };
                 let changed = String::from_utf8(changed).unwrap();
-                bed.sql(format!("UPDATE audit SET {column} = '{changed}' WHERE {two}")).await;
-                let (_, number) = bed.first_bad(&key).await.unwrap_or_else(|| panic!("{column} byte {at} passed"));
+                store.sql(format!("UPDATE audit SET {column} = '{changed}' WHERE {two}")).await;
+                let (_, number) = store.first_bad(&key).await.unwrap_or_else(|| panic!("{column} byte {at} passed"));
                 assert_eq!(number, 2, "{column} byte {at}");
-                bed.sql(format!("UPDATE audit SET {column} = '{value}' WHERE {two}")).await;
+                store.sql(format!("UPDATE audit SET {column} = '{value}' WHERE {two}")).await;
             }
         }
         for bit in 0..62 {
@@ -142,58 +142,58 @@ on_both! {
                 if column == "number" && (1..=4).contains(&changed) {
                     continue; // The primary key forbids it.
                 }
-                bed.sql(format!("UPDATE audit SET {column} = {changed} WHERE at_ms = {} AND {two}", row.at_ms)).await;
-                let (_, found) = bed.first_bad(&key).await.unwrap_or_else(|| panic!("{column} bit {bit} passed"));
+                store.sql(format!("UPDATE audit SET {column} = {changed} WHERE at_ms = {} AND {two}", row.at_ms)).await;
+                let (_, found) = store.first_bad(&key).await.unwrap_or_else(|| panic!("{column} bit {bit} passed"));
                 assert!(found <= 2, "{column} bit {bit}: {found}");
-                bed.sql(format!("UPDATE audit SET {column} = {value} WHERE {column} = {changed}")).await;
+                store.sql(format!("UPDATE audit SET {column} = {value} WHERE {column} = {changed}")).await;
             }
         }
         for erased in ["address = NULL", "address_salt = NULL", "address = NULL, address_salt = NULL"] {
-            bed.sql(format!("UPDATE audit SET {erased} WHERE {two}")).await;
-            assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 2)), "{erased}");
+            store.sql(format!("UPDATE audit SET {erased} WHERE {two}")).await;
+            assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 2)), "{erased}");
             let (address, salt) = (row.address.clone().unwrap(), row.address_salt.clone().unwrap());
-            bed.sql(format!("UPDATE audit SET address = '{address}', address_salt = '{salt}' WHERE {two}")).await;
+            store.sql(format!("UPDATE audit SET address = '{address}', address_salt = '{salt}' WHERE {two}")).await;
         }
-        assert_eq!(bed.first_bad(&key).await, None, "all was put back");
+        assert_eq!(store.first_bad(&key).await, None, "all was put back");
     }
 
-    async fn a_dropped_entry_and_a_cut_tail_are_found_spec_8_2(bed: Bed) {
+    async fn a_dropped_entry_and_a_cut_tail_are_found_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(6).await;
-        bed.checkpoint(&key).await.unwrap();
-        bed.write_entries(2).await;
+        store.write_entries(6).await;
+        store.checkpoint(&key).await.unwrap();
+        store.write_entries(2).await;
         // With the writer's row changed along, only the checkpoint knows.
         let head = |number: i64| format!("UPDATE writers SET audit_number = {number}, audit_hash = (SELECT hash FROM audit WHERE number = {number})");
-        bed.sql("DELETE FROM audit WHERE number = 8").await;
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 8)), "the writer's row knows");
-        bed.sql("DELETE FROM audit WHERE number >= 6").await;
-        bed.sql(head(5)).await;
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 6)), "past a checkpoint");
-        bed.sql("DELETE FROM audit WHERE number = 3").await;
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 3)));
+        store.sql("DELETE FROM audit WHERE number = 8").await;
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 8)), "the writer's row knows");
+        store.sql("DELETE FROM audit WHERE number >= 6").await;
+        store.sql(head(5)).await;
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 6)), "past a checkpoint");
+        store.sql("DELETE FROM audit WHERE number = 3").await;
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 3)));
     }
 
-    async fn a_chain_that_was_written_anew_is_not_the_one_that_was_signed_spec_8_2(bed: Bed) {
+    async fn a_chain_that_was_written_anew_is_not_the_one_that_was_signed_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(2).await;
-        bed.checkpoint(&key).await.unwrap();
-        bed.write_entries(2).await;
-        bed.checkpoint(&key).await.unwrap();
+        store.write_entries(2).await;
+        store.checkpoint(&key).await.unwrap();
+        store.write_entries(2).await;
+        store.checkpoint(&key).await.unwrap();
         // Somebody who knows how entries are chained writes the last two again.
-        bed.sql("UPDATE writers SET audit_number = 2, audit_hash = (SELECT hash FROM audit WHERE number = 2)").await;
-        bed.sql("DELETE FROM audit WHERE number > 2").await;
-        bed.unguarded([RowWrite::Audit(entry("NOTHING", "CP-2"))]).await.unwrap();
-        bed.unguarded([RowWrite::Audit(entry("HAPPENED", "CP-3"))]).await.unwrap();
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 3)));
+        store.sql("UPDATE writers SET audit_number = 2, audit_hash = (SELECT hash FROM audit WHERE number = 2)").await;
+        store.sql("DELETE FROM audit WHERE number > 2").await;
+        store.unguarded([RowWrite::Audit(entry("NOTHING", "CP-2"))]).await.unwrap();
+        store.unguarded([RowWrite::Audit(entry("HAPPENED", "CP-3"))]).await.unwrap();
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 3)));
     }
 
-    async fn the_checkpoint_file_proves_itself(bed: Bed) {
+    async fn the_checkpoint_file_proves_itself(store: TestStore) {
         let key = AuditKey::generate();
         for _ in 0..3 {
-            bed.write_entries(1).await;
-            bed.checkpoint(&key).await.unwrap();
+            store.write_entries(1).await;
+            store.checkpoint(&key).await.unwrap();
         }
-        let file = bed.checkpoint_file();
+        let file = store.checkpoint_file();
         let whole = std::fs::read_to_string(&file).unwrap();
         let lines: Vec<_> = whole.lines().collect();
         for at in (0..lines[1].len()).step_by(7) {
@@ -201,132 +201,132 @@ on_both! {
             changed[at] ^= 1;
             let text = format!("{}\n{}\n{}\n", lines[0], String::from_utf8_lossy(&changed), lines[2]);
             std::fs::write(&file, text).unwrap();
-            let bad = bed.first_bad(&key).await.unwrap_or_else(|| panic!("byte {at} passed"));
+            let bad = store.first_bad(&key).await.unwrap_or_else(|| panic!("byte {at} passed"));
             assert_eq!(bad.0, "checkpoints");
         }
         std::fs::write(&file, format!("{}\n{}\n", lines[0], lines[2])).unwrap();
-        assert_eq!(bed.first_bad(&key).await, Some(("checkpoints".into(), 2)), "one was taken out");
+        assert_eq!(store.first_bad(&key).await, Some(("checkpoints".into(), 2)), "one was taken out");
         std::fs::write(&file, &whole).unwrap();
         let stranger = AuditKey::generate();
-        assert_eq!(bed.first_bad(&stranger).await, Some(("checkpoints".into(), 1)), "a key that is not trusted");
+        assert_eq!(store.first_bad(&stranger).await, Some(("checkpoints".into(), 1)), "a key that is not trusted");
         // A crash in the middle of a line.
         std::fs::write(&file, format!("{whole}{{\"at_ms\":5,\"prev")).unwrap();
-        assert_eq!(bed.first_bad(&key).await, None);
-        bed.write_entries(1).await;
-        bed.checkpoint(&key).await.unwrap();
-        let found = bed.verified(&key).await;
+        assert_eq!(store.first_bad(&key).await, None);
+        store.write_entries(1).await;
+        store.checkpoint(&key).await.unwrap();
+        let found = store.verified(&key).await;
         assert_eq!((found.checkpoints, found.first_bad), (4, None));
     }
 
-    async fn addresses_go_first_and_segments_that_end_at_a_checkpoint_later_spec_10_9(bed: Bed) {
+    async fn addresses_go_first_and_segments_that_end_at_a_checkpoint_later_spec_10_9(store: TestStore) {
         let key = AuditKey::generate();
-        let mut file = bed.checkpoints(&key);
+        let mut file = store.checkpoints(&key);
         for at_ms in [10, 20, 15] {
-            bed.write_entries(1).await;
-            file.write(&bed.database, at_ms).await.unwrap();
+            store.write_entries(1).await;
+            file.write(&store.database, at_ms).await.unwrap();
         }
-        bed.write_entries(1).await;
-        let first = file.write(&bed.database, 30).await.unwrap().unwrap();
-        bed.write_entries(1).await;
-        assert_eq!(file.prune_addresses(&bed.database, 20, 40).await.unwrap(), 1, "the second is still young, and what follows waits for it");
-        assert_eq!(file.prune_addresses(&bed.database, 35, 40).await.unwrap(), 3);
-        assert_eq!(bed.first_bad(&key).await, None);
-        assert_eq!(file.prune_through(&bed.database, &first, 50).await.unwrap(), 4);
-        let found = bed.verified(&key).await;
+        store.write_entries(1).await;
+        let first = file.write(&store.database, 30).await.unwrap().unwrap();
+        store.write_entries(1).await;
+        assert_eq!(file.prune_addresses(&store.database, 20, 40).await.unwrap(), 1, "the second is still young, and what follows waits for it");
+        assert_eq!(file.prune_addresses(&store.database, 35, 40).await.unwrap(), 3);
+        assert_eq!(store.first_bad(&key).await, None);
+        assert_eq!(file.prune_through(&store.database, &first, 50).await.unwrap(), 4);
+        let found = store.verified(&key).await;
         assert_eq!((found.entries, found.first_bad), (1, None));
-        bed.sql("UPDATE writers SET pruned_number = 3").await;
-        assert!(bed.first_bad(&key).await.is_some(), "cut where no checkpoint stands");
+        store.sql("UPDATE writers SET pruned_number = 3").await;
+        assert!(store.first_bad(&key).await.is_some(), "cut where no checkpoint stands");
     }
 
-    async fn what_was_pruned_stays_intact_when_the_process_starts_again_spec_10_9(bed: Bed) {
+    async fn what_was_pruned_stays_intact_when_the_process_starts_again_spec_10_9(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(3).await;
-        let first = bed.checkpoint(&key).await.unwrap();
-        let mut file = bed.checkpoints(&key);
-        assert_eq!(file.prune_addresses(&bed.database, 2, 2).await.unwrap(), 3);
-        assert_eq!(file.prune_through(&bed.database, &first, 3).await.unwrap(), 3);
+        store.write_entries(3).await;
+        let first = store.checkpoint(&key).await.unwrap();
+        let mut file = store.checkpoints(&key);
+        assert_eq!(file.prune_addresses(&store.database, 2, 2).await.unwrap(), 3);
+        assert_eq!(file.prune_through(&store.database, &first, 3).await.unwrap(), 3);
         drop(file);
-        bed.write_entries(2).await;
-        let head = bed.checkpoint(&key).await.unwrap().heads[0].clone();
+        store.write_entries(2).await;
+        let head = store.checkpoint(&key).await.unwrap().heads[0].clone();
         assert_eq!((head.pruned, head.addresses_pruned), (3, 3), "signed again with every checkpoint");
-        let found = bed.verified(&key).await;
+        let found = store.verified(&key).await;
         assert_eq!((found.entries, found.first_bad), (2, None));
     }
 
-    async fn entries_that_no_checkpoint_lets_go_are_missed_whatever_the_database_says_spec_8_2(bed: Bed) {
+    async fn entries_that_no_checkpoint_lets_go_are_missed_whatever_the_database_says_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(4).await;
-        bed.checkpoint(&key).await.unwrap();
-        bed.sql("UPDATE writers SET pruned_number = 4, addresses_pruned_number = 4, pruned_hash = audit_hash").await;
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 1)), "the claim alone");
-        bed.sql("DELETE FROM audit").await;
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 1)));
+        store.write_entries(4).await;
+        store.checkpoint(&key).await.unwrap();
+        store.sql("UPDATE writers SET pruned_number = 4, addresses_pruned_number = 4, pruned_hash = audit_hash").await;
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 1)), "the claim alone");
+        store.sql("DELETE FROM audit").await;
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 1)));
         // A running process signs what is left, and no more.
-        bed.write_entries(1).await;
-        bed.checkpoint(&key).await.unwrap();
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 1)));
+        store.write_entries(1).await;
+        store.checkpoint(&key).await.unwrap();
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 1)));
     }
 
-    async fn addresses_that_no_checkpoint_lets_go_are_missed_whatever_the_database_says_spec_8_2(bed: Bed) {
+    async fn addresses_that_no_checkpoint_lets_go_are_missed_whatever_the_database_says_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(1).await;
-        bed.checkpoint(&key).await.unwrap();
-        let mut file = bed.checkpoints(&key);
-        bed.write_entries(3).await;
-        file.write(&bed.database, 100).await.unwrap();
-        assert_eq!(file.prune_addresses(&bed.database, 50, 200).await.unwrap(), 1);
-        bed.sql("UPDATE audit SET address = NULL, address_salt = NULL").await;
-        bed.sql("UPDATE writers SET addresses_pruned_number = 4").await;
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 2)));
-        bed.write_entries(1).await;
-        file.write(&bed.database, 300).await.unwrap();
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 2)), "and no later checkpoint allows it");
+        store.write_entries(1).await;
+        store.checkpoint(&key).await.unwrap();
+        let mut file = store.checkpoints(&key);
+        store.write_entries(3).await;
+        file.write(&store.database, 100).await.unwrap();
+        assert_eq!(file.prune_addresses(&store.database, 50, 200).await.unwrap(), 1);
+        store.sql("UPDATE audit SET address = NULL, address_salt = NULL").await;
+        store.sql("UPDATE writers SET addresses_pruned_number = 4").await;
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 2)));
+        store.write_entries(1).await;
+        file.write(&store.database, 300).await.unwrap();
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 2)), "and no later checkpoint allows it");
     }
 
-    async fn an_entry_that_says_it_is_old_keeps_its_address_spec_10_9(bed: Bed) {
+    async fn an_entry_that_says_it_is_old_keeps_its_address_spec_10_9(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(2).await;
-        let mut file = bed.checkpoints(&key);
-        file.write(&bed.database, 100).await.unwrap();
-        bed.sql("UPDATE audit SET at_ms = 0").await;
-        assert_eq!(file.prune_addresses(&bed.database, 50, 200).await.unwrap(), 0);
+        store.write_entries(2).await;
+        let mut file = store.checkpoints(&key);
+        file.write(&store.database, 100).await.unwrap();
+        store.sql("UPDATE audit SET at_ms = 0").await;
+        assert_eq!(file.prune_addresses(&store.database, 50, 200).await.unwrap(), 0);
     }
 
-    async fn a_prune_that_was_killed_between_its_checkpoint_and_its_deletes_leaves_an_intact_audit_spec_8_2(bed: Bed) {
+    async fn a_prune_that_was_killed_between_its_checkpoint_and_its_deletes_leaves_an_intact_audit_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(3).await;
-        let first = bed.checkpoint(&key).await.unwrap();
-        let mut file = bed.checkpoints(&key);
-        bed.forbid_changes().await;
-        file.prune_addresses(&bed.database, 2, 2).await.unwrap_err();
-        file.prune_through(&bed.database, &first, 2).await.unwrap_err();
+        store.write_entries(3).await;
+        let first = store.checkpoint(&key).await.unwrap();
+        let mut file = store.checkpoints(&key);
+        store.forbid_changes().await;
+        file.prune_addresses(&store.database, 2, 2).await.unwrap_err();
+        file.prune_through(&store.database, &first, 2).await.unwrap_err();
         drop(file);
-        bed.allow_changes().await;
-        let found = bed.verified(&key).await;
+        store.allow_changes().await;
+        let found = store.verified(&key).await;
         assert_eq!((found.entries, found.first_bad), (3, None), "what is still there is verified");
-        bed.sql("UPDATE audit SET actor = 'nobody' WHERE number = 2").await;
-        assert_eq!(bed.first_bad(&key).await, Some(("central-1".into(), 2)), "and found where it was changed");
-        bed.sql("UPDATE audit SET actor = (SELECT actor FROM audit WHERE number = 1)").await;
-        let mut file = bed.checkpoints(&key);
-        assert_eq!(file.prune_addresses(&bed.database, 2, 3).await.unwrap(), 3);
-        assert_eq!(file.prune_through(&bed.database, &first, 3).await.unwrap(), 3, "the next takes it out");
-        assert_eq!(bed.first_bad(&key).await, None);
+        store.sql("UPDATE audit SET actor = 'nobody' WHERE number = 2").await;
+        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 2)), "and found where it was changed");
+        store.sql("UPDATE audit SET actor = (SELECT actor FROM audit WHERE number = 1)").await;
+        let mut file = store.checkpoints(&key);
+        assert_eq!(file.prune_addresses(&store.database, 2, 3).await.unwrap(), 3);
+        assert_eq!(file.prune_through(&store.database, &first, 3).await.unwrap(), 3, "the next takes it out");
+        assert_eq!(store.first_bad(&key).await, None);
     }
 
-    async fn a_signed_entry_that_is_changed_and_signed_again_is_found_spec_8_2(bed: Bed) {
+    async fn a_signed_entry_that_is_changed_and_signed_again_is_found_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
-        bed.write_entries(2).await;
-        bed.checkpoint(&key).await.unwrap();
-        bed.sql("UPDATE writers SET audit_number = 1, audit_hash = (SELECT hash FROM audit WHERE number = 1)").await;
-        bed.sql("DELETE FROM audit WHERE number = 2").await;
-        bed.unguarded([RowWrite::Audit(entry("NOTHING", "CP-1"))]).await.unwrap();
-        bed.checkpoint(&key).await.unwrap();
-        assert_eq!(bed.first_bad(&key).await.map(|(_, number)| number), Some(1), "in the segment that ends there");
+        store.write_entries(2).await;
+        store.checkpoint(&key).await.unwrap();
+        store.sql("UPDATE writers SET audit_number = 1, audit_hash = (SELECT hash FROM audit WHERE number = 1)").await;
+        store.sql("DELETE FROM audit WHERE number = 2").await;
+        store.unguarded([RowWrite::Audit(entry("NOTHING", "CP-1"))]).await.unwrap();
+        store.checkpoint(&key).await.unwrap();
+        assert_eq!(store.first_bad(&key).await.map(|(_, number)| number), Some(1), "in the segment that ends there");
     }
 
-    async fn the_audit_is_filtered_by_time_actor_action_and_object_spec_8_3(bed: Bed) {
+    async fn the_audit_is_filtered_by_time_actor_action_and_object_spec_8_3(store: TestStore) {
         let wanted = AuditEntry { at_ms: 50, actor: "operator/eve".into(), action: "RESUME".into(), object: "CP-9".into(), ..entry("", "") };
-        bed.unguarded([
+        store.unguarded([
             RowWrite::Audit(entry("STOP", "CP-1")),
             RowWrite::Audit(wanted.clone()),
             RowWrite::Audit(AuditEntry { at_ms: 51, ..wanted.clone() }),
@@ -335,7 +335,7 @@ on_both! {
             from_ms: 50, until_ms: 51, actor: wanted.actor.clone(), action: wanted.action.clone(), object: wanted.object.clone(),
         };
         let rule = filter.clone();
-        let rows = bed.read(move |c| AuditRow::list(c, &filter, AuditOrder::NewestFirst, &PageRequest::default())).await.rows;
+        let rows = store.read(move |c| AuditRow::list(c, &filter, AuditOrder::NewestFirst, &PageRequest::default())).await.rows;
         assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [2]);
         assert!(rule.matches(&rows[0]) && !rule.matches(&AuditRow { at_ms: 51, ..rows[0].clone() }));
     }

@@ -23,20 +23,20 @@ async fn a_process_that_writes_until_it_is_killed() {
             let cp_id = format!("CP-{n}");
             let guard = Guard::Takeover { cp_id: cp_id.clone(), owner: "central-1".into(), expected_owner: None };
             let done = committer.submit(turn(Some(guard), [])).await.unwrap();
-            let mut hand = Hand { cp_id, epoch: done.epoch, version: done.version };
+            let mut point = OwnedPoint { cp_id, epoch: done.epoch, version: done.version };
             loop {
-                let id = format!("{}-{}", hand.cp_id, hand.version);
-                let row = session(&id, &hand.cp_id, None, 4);
+                let id = format!("{}-{}", point.cp_id, point.version);
+                let row = session(&id, &point.cp_id, None, 4);
                 let writes =
                     [RowWrite::Ticket(ticket(&row, 1)), RowWrite::Audit(entry("END", &id)), RowWrite::OpenSession(row)];
                 // A ticket needs its session, so they are two turns.
                 let [bill, audit, open] = writes;
-                let done = committer.submit(turn(Some(hand.guard()), [open])).await.unwrap();
-                hand.version = done.version;
-                let done = committer.submit(turn(Some(hand.guard()), [bill, audit])).await.unwrap();
-                hand.version = done.version;
+                let done = committer.submit(turn(Some(point.guard()), [open])).await.unwrap();
+                point.version = done.version;
+                let done = committer.submit(turn(Some(point.guard()), [bill, audit])).await.unwrap();
+                point.version = done.version;
                 let mut out = std::io::stdout().lock();
-                writeln!(out, "answered {} {id} {}", hand.cp_id, hand.version).unwrap();
+                writeln!(out, "answered {} {id} {}", point.cp_id, point.version).unwrap();
                 out.flush().unwrap();
             }
         })
@@ -75,14 +75,14 @@ fn run_and_kill(url: &str, answers: usize) -> Vec<(String, String, i64)> {
 }
 
 on_both! {
-    async fn what_was_answered_survives_a_kill_spec_3_7(bed: Bed) {
+    async fn what_was_answered_survives_a_kill_spec_3_7(store: TestStore) {
         for n in 0..WRITERS {
-            bed.owned(&format!("CP-{n}")).await;
+            store.owned(&format!("CP-{n}")).await;
         }
         for round in 0..6 {
-            let url = bed.url.clone();
+            let url = store.url.clone();
             let told = tokio::task::spawn_blocking(move || run_and_kill(&url, 40 + 37 * round)).await.unwrap();
-            let (cps, tickets) = bed.read(move |c| {
+            let (cps, tickets) = store.read(move |c| {
                 let tickets = TicketRow::list(c, &TicketFilter::default(), &PageRequest { size: 10_000, ..Default::default() })?;
                 Ok((ChargingPointRow::all(c)?, tickets.rows))
             }).await;
@@ -90,10 +90,10 @@ on_both! {
                 assert!(tickets.iter().any(|ticket| ticket.session_id == session), "lost the bill of {session}");
                 assert!(cps.iter().any(|row| row.cp_id == cp && row.version >= version), "lost a turn of {cp}");
             }
-            let audited = bed.read(|c| AuditRow::list(c, &AuditFilter { action: "END".into(), ..Default::default() }, AuditOrder::OldestFirst, &PageRequest { size: 10_000, ..Default::default() })).await;
+            let audited = store.read(|c| AuditRow::list(c, &AuditFilter { action: "END".into(), ..Default::default() }, AuditOrder::OldestFirst, &PageRequest { size: 10_000, ..Default::default() })).await;
             assert_eq!(audited.rows.len(), tickets.len(), "each bill with its entry, or neither");
         }
-        let found = audit::verify(&bed.database, &bed.folder.path().join("none"), &[]).await.unwrap();
+        let found = audit::verify(&store.database, &store.folder.path().join("none"), &[]).await.unwrap();
         assert_eq!(found.first_bad, None);
     }
 }

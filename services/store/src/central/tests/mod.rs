@@ -12,22 +12,22 @@ use crate::Database;
 
 /// Runs each rule on both back ends.
 macro_rules! on_both {
-    ($($(#[doc = $doc:literal])* async fn $name:ident($bed:ident: Bed) $body:block)*) => {
+    ($($(#[doc = $doc:literal])* async fn $name:ident($store:ident: TestStore) $body:block)*) => {
         $(
             $(#[doc = $doc])*
             mod $name {
                 use super::*;
 
-                async fn rule($bed: Bed) $body
+                async fn rule($store: TestStore) $body
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn sqlite() {
-                    rule(Bed::sqlite().await).await;
+                    rule(TestStore::sqlite().await).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn postgres() {
-                    rule(Bed::postgres().await).await;
+                    rule(TestStore::postgres().await).await;
                 }
             }
         )*
@@ -36,14 +36,14 @@ macro_rules! on_both {
 use on_both;
 
 /// A migrated database with a committer on it.
-struct Bed {
+struct TestStore {
     url: String,
     database: Database,
     committer: Committer,
     folder: tempfile::TempDir,
 }
 
-impl Bed {
+impl TestStore {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("central.db").display());
@@ -63,27 +63,31 @@ impl Bed {
     }
 
     /// Adds a charging point and claims it.
-    async fn owned(&self, cp_id: &str) -> Hand {
+    async fn owned(&self, cp_id: &str) -> OwnedPoint {
         let row = ChargingPointRow { cp_id: cp_id.into(), city: "Graz".into(), price_e4: 3950, ..Default::default() };
         self.unguarded([RowWrite::AddChargingPoint(row)]).await.unwrap();
         self.claimed(cp_id, "central-1").await
     }
 
-    async fn claimed(&self, cp_id: &str, owner: &str) -> Hand {
+    async fn claimed(&self, cp_id: &str, owner: &str) -> OwnedPoint {
         let guard = Guard::Takeover { cp_id: cp_id.into(), owner: owner.into(), expected_owner: None };
         let done = self.committer.submit(turn(Some(guard), [])).await.unwrap();
-        Hand { cp_id: cp_id.into(), epoch: done.epoch, version: done.version }
+        OwnedPoint { cp_id: cp_id.into(), epoch: done.epoch, version: done.version }
     }
 
     async fn unguarded(&self, writes: impl Into<Vec<RowWrite>>) -> Result<Committed, CommitRefusal> {
         self.committer.submit(turn(None, writes)).await
     }
 
-    /// A turn under `hand`, which follows the version.
-    async fn submit(&self, hand: &mut Hand, writes: impl Into<Vec<RowWrite>>) -> Result<Committed, CommitRefusal> {
-        let result = self.committer.submit(turn(Some(hand.guard()), writes)).await;
+    /// A turn under `point`, which follows the version.
+    async fn submit(
+        &self,
+        point: &mut OwnedPoint,
+        writes: impl Into<Vec<RowWrite>>,
+    ) -> Result<Committed, CommitRefusal> {
+        let result = self.committer.submit(turn(Some(point.guard()), writes)).await;
         if let Ok(done) = &result {
-            hand.version = done.version;
+            point.version = done.version;
         }
         result
     }
@@ -106,13 +110,13 @@ impl Bed {
 
 /// A charging point as its owner knows it.
 #[derive(Clone, Debug)]
-struct Hand {
+struct OwnedPoint {
     cp_id: String,
     epoch: i64,
     version: i64,
 }
 
-impl Hand {
+impl OwnedPoint {
     fn guard(&self) -> Guard {
         Guard::Owned { cp_id: self.cp_id.clone(), epoch: self.epoch, version: self.version }
     }

@@ -56,35 +56,35 @@ fn migrated(conn: &mut crate::Conn) -> Result<BTreeMap<String, String>, crate::S
 }
 
 on_both! {
-    async fn the_schema_equals_the_migrated_database(bed: Bed) {
+    async fn the_schema_equals_the_migrated_database(store: TestStore) {
         let mut expected = declared(include_str!("../schema.rs"));
         expected.extend(declared(include_str!("../../audit/schema.rs")));
-        assert_eq!(expected, bed.read(migrated).await);
+        assert_eq!(expected, store.read(migrated).await);
     }
 
-    async fn migrating_again_changes_nothing(bed: Bed) {
-        assert_eq!(Database::migrate(&bed.url, SCHEMA).await.unwrap(), Vec::<String>::new());
+    async fn migrating_again_changes_nothing(store: TestStore) {
+        assert_eq!(Database::migrate(&store.url, SCHEMA).await.unwrap(), Vec::<String>::new());
     }
 
-    async fn a_database_that_says_it_is_too_new_is_refused_spec_10_6(bed: Bed) {
-        bed.sql("UPDATE schema_version SET version = 7").await;
-        Database::open(&bed.url, SCHEMA).await.expect("newer, but it serves this program");
-        bed.sql("UPDATE schema_version SET serves_from = 7").await;
-        for error in [Database::open(&bed.url, SCHEMA).await.unwrap_err(), Database::migrate(&bed.url, SCHEMA).await.unwrap_err()] {
+    async fn a_database_that_says_it_is_too_new_is_refused_spec_10_6(store: TestStore) {
+        store.sql("UPDATE schema_version SET version = 7").await;
+        Database::open(&store.url, SCHEMA).await.expect("newer, but it serves this program");
+        store.sql("UPDATE schema_version SET serves_from = 7").await;
+        for error in [Database::open(&store.url, SCHEMA).await.unwrap_err(), Database::migrate(&store.url, SCHEMA).await.unwrap_err()] {
             assert!(matches!(&error, OpenDatabaseError::TooNew { serves_from: 7, .. }), "{error}");
             assert!(error.to_string().contains("too new"), "{error}");
         }
     }
 
-    async fn an_older_database_says_to_run_migrate(bed: Bed) {
-        bed.sql("UPDATE schema_version SET version = 0").await;
-        let error = Database::open(&bed.url, SCHEMA).await.unwrap_err();
+    async fn an_older_database_says_to_run_migrate(store: TestStore) {
+        store.sql("UPDATE schema_version SET version = 0").await;
+        let error = Database::open(&store.url, SCHEMA).await.unwrap_err();
         assert!(matches!(&error, OpenDatabaseError::TooOld { found: 0, .. }) && error.to_string().contains("chargemesh migrate"), "{error}");
     }
 
-    async fn another_services_database_is_refused(bed: Bed) {
-        bed.sql("UPDATE schema_version SET name = 'registry'").await;
-        for error in [Database::open(&bed.url, SCHEMA).await.unwrap_err(), Database::migrate(&bed.url, SCHEMA).await.unwrap_err()] {
+    async fn another_services_database_is_refused(store: TestStore) {
+        store.sql("UPDATE schema_version SET name = 'registry'").await;
+        for error in [Database::open(&store.url, SCHEMA).await.unwrap_err(), Database::migrate(&store.url, SCHEMA).await.unwrap_err()] {
             assert!(matches!(error, OpenDatabaseError::Foreign { .. }), "{error}");
         }
     }

@@ -59,72 +59,72 @@ fn a_key_encryption_key_can_be_rolled_spec_10_7() {
 }
 
 on_both! {
-    async fn key_material_is_erased_when_revoked_or_deleted_spec_4_7(bed: Bed) {
+    async fn key_material_is_erased_when_revoked_or_deleted_spec_4_7(store: TestStore) {
         let kek = kek("k1");
         for (key_no, gone) in [(1, KeyState::Revoked), (2, KeyState::Deleted)] {
             let row = key_row(&kek, key_no, KeyState::Active);
-            bed.unguarded([RowWrite::Key(row.clone())]).await.unwrap();
-            bed.unguarded([RowWrite::Key(KeyRow { state: gone.into(), ..row.clone() })]).await.unwrap();
-            let found = bed.read(move |c| KeyRow::find(c, "charging-point/CP-1", key_no)).await.unwrap();
+            store.unguarded([RowWrite::Key(row.clone())]).await.unwrap();
+            store.unguarded([RowWrite::Key(KeyRow { state: gone.into(), ..row.clone() })]).await.unwrap();
+            let found = store.read(move |c| KeyRow::find(c, "charging-point/CP-1", key_no)).await.unwrap();
             assert_eq!((found.state, found.wrapped), (gone.into(), None));
-            if let Some(path) = bed.url.strip_prefix("sqlite:") {
-                bed.sql("SELECT 1").await;
-                let mut conn = bed.database.inner.establish(crate::connection::Use::Write).unwrap();
+            if let Some(path) = store.url.strip_prefix("sqlite:") {
+                store.sql("SELECT 1").await;
+                let mut conn = store.database.inner.establish(crate::connection::Use::Write).unwrap();
                 conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
                 let bytes = std::fs::read(path).unwrap();
                 let secret = row.wrapped.as_deref().unwrap().as_bytes();
                 assert!(!bytes.windows(secret.len()).any(|window| window == secret), "it left the file too");
             }
         }
-        assert_eq!(bed.read(KeyRow::usable).await, vec![]);
-        assert_eq!(bed.read(|c| KeyRow::last_no(c, "charging-point/CP-1")).await, 2);
+        assert_eq!(store.read(KeyRow::usable).await, vec![]);
+        assert_eq!(store.read(|c| KeyRow::last_no(c, "charging-point/CP-1")).await, 2);
     }
 
-    async fn a_holder_has_one_active_key_design_3(bed: Bed) {
+    async fn a_holder_has_one_active_key_design_3(store: TestStore) {
         let kek = kek("k1");
         let (first, second) = (key_row(&kek, 1, KeyState::Active), key_row(&kek, 2, KeyState::Active));
-        bed.unguarded([RowWrite::Key(first.clone())]).await.unwrap();
-        assert!(matches!(bed.unguarded([RowWrite::Key(second.clone())]).await, Err(CommitRefusal::Rejected(_))));
+        store.unguarded([RowWrite::Key(first.clone())]).await.unwrap();
+        assert!(matches!(store.unguarded([RowWrite::Key(second.clone())]).await, Err(CommitRefusal::Rejected(_))));
         let retired = KeyRow { state: KeyState::Retired.into(), ..first };
-        bed.unguarded([RowWrite::Key(retired.clone()), RowWrite::Key(second.clone())]).await.unwrap();
-        assert_eq!(bed.read(KeyRow::usable).await, vec![retired, second]);
+        store.unguarded([RowWrite::Key(retired.clone()), RowWrite::Key(second.clone())]).await.unwrap();
+        assert_eq!(store.read(KeyRow::usable).await, vec![retired, second]);
     }
 
-    async fn a_ticket_is_due_until_its_driver_acknowledges_it_spec_3_9(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
+    async fn a_ticket_is_due_until_its_driver_acknowledges_it_spec_3_9(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
         let row = session("s1", "CP-1", Some("ada"), 4);
-        bed.submit(&mut hand, [RowWrite::OpenSession(row.clone()), RowWrite::Ticket(ticket(&row, 10))]).await.unwrap();
+        store.submit(&mut point, [RowWrite::OpenSession(row.clone()), RowWrite::Ticket(ticket(&row, 10))]).await.unwrap();
         let acknowledge = |driver: &str, at_ms| RowWrite::TicketAcknowledged { session_id: "s1".into(), driver_id: driver.into(), at_ms };
-        bed.unguarded([acknowledge("bob", 5)]).await.unwrap();
-        assert_eq!(bed.read(|c| TicketRow::due(c, "ada", 9)).await.len(), 1, "it is not bob's");
-        bed.unguarded([acknowledge("ada", 6)]).await.unwrap();
-        bed.unguarded([acknowledge("ada", 7)]).await.unwrap();
-        let (due, found) = bed.read(|c| Ok((TicketRow::due(c, "ada", 9)?, TicketRow::find(c, "s1")?))).await;
+        store.unguarded([acknowledge("bob", 5)]).await.unwrap();
+        assert_eq!(store.read(|c| TicketRow::due(c, "ada", 9)).await.len(), 1, "it is not bob's");
+        store.unguarded([acknowledge("ada", 6)]).await.unwrap();
+        store.unguarded([acknowledge("ada", 7)]).await.unwrap();
+        let (due, found) = store.read(|c| Ok((TicketRow::due(c, "ada", 9)?, TicketRow::find(c, "s1")?))).await;
         assert_eq!((due.len(), found.unwrap().acknowledged_at_ms), (0, Some(6)));
     }
 
-    async fn a_ticket_is_corrected_by_new_entries_that_count_in_every_sum_spec_3_8(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
+    async fn a_ticket_is_corrected_by_new_entries_that_count_in_every_sum_spec_3_8(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
         for (n, driver) in [(1, Some("ada")), (2, Some("ada")), (3, None)] {
             let row = session(&format!("s{n}"), "CP-1", driver, 4);
             let bill = TicketRow { billed_at_ms: n, disputed_wh: 100, ..ticket(&row, 1000 * n) };
-            bed.submit(&mut hand, [RowWrite::OpenSession(row), RowWrite::Ticket(bill)]).await.unwrap();
+            store.submit(&mut point, [RowWrite::OpenSession(row), RowWrite::Ticket(bill)]).await.unwrap();
         }
         let correction = CorrectionRow {
             session_id: "s1".into(), number: 1, operator: "eve".into(), reason: "meter".into(), energy_delta_wh: -500,
             amount_delta_minor: -50, settled_wh: 60, ..Default::default()
         };
-        bed.unguarded([RowWrite::Correction(correction.clone())]).await.unwrap();
-        bed.unguarded([RowWrite::Correction(CorrectionRow { number: 2, ..correction })]).await.unwrap();
+        store.unguarded([RowWrite::Correction(correction.clone())]).await.unwrap();
+        store.unguarded([RowWrite::Correction(CorrectionRow { number: 2, ..correction })]).await.unwrap();
         let late = DiscrepancyRow { session_id: "s3".into(), cp_id: "CP-1".into(), energy_delta_wh: 7, ..Default::default() };
-        bed.unguarded([RowWrite::Discrepancy(late.clone())]).await.unwrap();
-        bed.unguarded([RowWrite::Discrepancy(DiscrepancyRow { energy_delta_wh: 9, ..late })]).await.unwrap();
-        let numbers = bed.read(|c| CorrectionRow::of(c, &["s1", "s2"])).await;
+        store.unguarded([RowWrite::Discrepancy(late.clone())]).await.unwrap();
+        store.unguarded([RowWrite::Discrepancy(DiscrepancyRow { energy_delta_wh: 9, ..late })]).await.unwrap();
+        let numbers = store.read(|c| CorrectionRow::of(c, &["s1", "s2"])).await;
         assert_eq!(numbers.iter().map(|row| row.number).collect::<Vec<_>>(), [1, 2]);
-        let (totals, nobody) = bed.read(|c| Ok((TicketTotals::of_driver(c, "ada")?, TicketTotals::of_driver(c, "bob")?))).await;
+        let (totals, nobody) = store.read(|c| Ok((TicketTotals::of_driver(c, "ada")?, TicketTotals::of_driver(c, "bob")?))).await;
         assert_eq!(totals, TicketTotals { sessions: 2, energy_wh: 2000, amount_minor: 200 });
         assert_eq!(nobody, TicketTotals::default());
-        let sums = bed.read(|c| Ok((StatisticRow::list(c, StatisticsBy::ChargingPoint, 0, 0)?, StatisticRow::list(c, StatisticsBy::Driver, 2, 3)?))).await;
+        let sums = store.read(|c| Ok((StatisticRow::list(c, StatisticsBy::ChargingPoint, 0, 0)?, StatisticRow::list(c, StatisticsBy::Driver, 2, 3)?))).await;
         assert_eq!(sums.0, [StatisticRow {
             id: "CP-1".into(), currency: "EUR".into(), sessions: 3, energy_wh: 5000, amount_minor: 500, disputed_wh: 180, discrepancy_wh: 7,
         }]);
@@ -133,49 +133,49 @@ on_both! {
         }]);
     }
 
-    async fn a_correction_that_was_decided_upon_what_has_changed_is_refused_spec_3_8(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
+    async fn a_correction_that_was_decided_upon_what_has_changed_is_refused_spec_3_8(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
         let row = session("s1", "CP-1", Some("ada"), 4);
-        bed.submit(&mut hand, [RowWrite::OpenSession(row.clone()), RowWrite::Ticket(ticket(&row, 1000))]).await.unwrap();
-        let seen = bed.read(|c| CorrectionRow::of(c, &["s1"])).await;
+        store.submit(&mut point, [RowWrite::OpenSession(row.clone()), RowWrite::Ticket(ticket(&row, 1000))]).await.unwrap();
+        let seen = store.read(|c| CorrectionRow::of(c, &["s1"])).await;
         let number = CorrectionRow::next_number(&seen);
         let settle = |n: i32| {
             let (session_id, settled_wh) = ("s1".into(), 60);
             let order = OrderRow { order_id: format!("o{n}"), request_id: format!("r{n}"), state: OrderState::Done.into(), ..Default::default() };
             let row = CorrectionRow { session_id, number, settled_wh, ..Default::default() };
-            bed.unguarded([RowWrite::Order(order), RowWrite::Correction(row), RowWrite::Audit(entry("SETTLED", "CP-1"))])
+            store.unguarded([RowWrite::Order(order), RowWrite::Correction(row), RowWrite::Audit(entry("SETTLED", "CP-1"))])
         };
         let answers = futures::future::join_all((0..20).map(settle)).await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
         let refused = answers.iter().flat_map(|answer| answer.as_ref().err());
         assert!(refused.into_iter().all(|refusal| *refusal == CommitRefusal::CorrectedMeanwhile), "{answers:?}");
-        let (rows, orders) = bed.read(|c| Ok((CorrectionRow::of(c, &["s1"])?, (0..20).filter_map(|n| OrderRow::find(c, &format!("o{n}")).unwrap()).count()))).await;
+        let (rows, orders) = store.read(|c| Ok((CorrectionRow::of(c, &["s1"])?, (0..20).filter_map(|n| OrderRow::find(c, &format!("o{n}")).unwrap()).count()))).await;
         assert_eq!((rows.len(), orders), (1, 1), "nothing of a refused turn is left");
     }
 
-    async fn sums_beyond_all_measure_are_the_largest_there_is_spec_7_1(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
+    async fn sums_beyond_all_measure_are_the_largest_there_is_spec_7_1(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
         let row = session("s1", "CP-1", Some("ada"), 4);
-        bed.submit(&mut hand, [RowWrite::OpenSession(row.clone()), RowWrite::Ticket(ticket(&row, 1000))]).await.unwrap();
+        store.submit(&mut point, [RowWrite::OpenSession(row.clone()), RowWrite::Ticket(ticket(&row, 1000))]).await.unwrap();
         let (energy_delta_wh, amount_delta_minor) = (i64::MAX, i64::MAX);
         let row = CorrectionRow { session_id: "s1".into(), number: 1, energy_delta_wh, amount_delta_minor, ..Default::default() };
-        bed.unguarded([RowWrite::Correction(row)]).await.unwrap();
-        let (totals, sums) = bed.read(|c| Ok((TicketTotals::of_driver(c, "ada")?, StatisticRow::list(c, StatisticsBy::Driver, 0, 0)?))).await;
+        store.unguarded([RowWrite::Correction(row)]).await.unwrap();
+        let (totals, sums) = store.read(|c| Ok((TicketTotals::of_driver(c, "ada")?, StatisticRow::list(c, StatisticsBy::Driver, 0, 0)?))).await;
         assert_eq!((totals.energy_wh, totals.amount_minor), (i64::MAX, i64::MAX));
         assert_eq!((sums[0].energy_wh, sums[0].amount_minor), (i64::MAX, i64::MAX));
     }
 
-    async fn lists_come_in_pages_that_later_rows_do_not_shift(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
+    async fn lists_come_in_pages_that_later_rows_do_not_shift(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
         for n in 0..7 {
             let row = SessionRow { reserved_at_ms: n / 2, ..session(&format!("s{n}"), "CP-1", Some("ada"), 4) };
             let bill = TicketRow { billed_at_ms: n / 2, ..ticket(&row, 1) };
-            bed.submit(&mut hand, [RowWrite::OpenSession(row), RowWrite::Ticket(bill), RowWrite::Audit(entry("END", "CP-1"))]).await.unwrap();
+            store.submit(&mut point, [RowWrite::OpenSession(row), RowWrite::Ticket(bill), RowWrite::Audit(entry("END", "CP-1"))]).await.unwrap();
         }
         let (mut sessions, mut tickets, mut audit, mut token) = (vec![], vec![], vec![], [const { String::new() }; 3]);
         for round in 0..4 {
             let [a, b, c] = token.clone().map(|token| PageRequest { size: 2, token });
-            let (one, two, three) = bed.read(move |conn| Ok((
+            let (one, two, three) = store.read(move |conn| Ok((
                 SessionRow::list(conn, &SessionFilter { driver_id: "ada".into(), ..Default::default() }, &a)?,
                 TicketRow::list(conn, &TicketFilter { cp_id: "CP-1".into(), until_ms: 100, ..Default::default() }, &b)?,
                 AuditRow::list(conn, &AuditFilter { action: "END".into(), ..Default::default() }, AuditOrder::NewestFirst, &c)?,
@@ -187,17 +187,17 @@ on_both! {
             token = [one.next, two.next, three.next];
             if round == 0 {
                 let late = SessionRow { reserved_at_ms: 9, ..session("late", "CP-1", Some("ada"), 5) };
-                bed.submit(&mut hand, [RowWrite::OpenSession(late)]).await.unwrap();
+                store.submit(&mut point, [RowWrite::OpenSession(late)]).await.unwrap();
             }
         }
         assert_eq!(sessions, ["s6", "s5", "s4", "s3", "s2", "s1", "s0"]);
         assert_eq!(tickets, sessions);
         assert_eq!(audit, [7, 6, 5, 4, 3, 2, 1]);
         let foreign = PageRequest { size: 2, token: "x".into() };
-        assert!(bed.database.read("test", move |c| SessionRow::list(c, &SessionFilter::default(), &foreign)).await.is_err());
+        assert!(store.database.read("test", move |c| SessionRow::list(c, &SessionFilter::default(), &foreign)).await.is_err());
     }
 
-    async fn a_late_answer_is_no_news_to_the_mirror_spec_7_4(bed: Bed) {
+    async fn a_late_answer_is_no_news_to_the_mirror_spec_7_4(store: TestStore) {
         let row = |incarnation, state, revision| {
             MirroredIdentityRow { kind: 2, id: "D1".into(), state, incarnation, revision, ..Default::default() }
         };
@@ -206,40 +206,40 @@ on_both! {
             (row(2, 1, 5), true), (row(1, 3, 5), false), (row(2, 2, 5), true), (row(2, 1, 5), false),
         ];
         for (step, is_news) in steps {
-            bed.unguarded([RowWrite::Identity(step.clone())]).await.unwrap();
-            let known = bed.read(|c| Ok(MirroredIdentityRow::find(c, 2, "D1")?.unwrap())).await;
+            store.unguarded([RowWrite::Identity(step.clone())]).await.unwrap();
+            let known = store.read(|c| Ok(MirroredIdentityRow::find(c, 2, "D1")?.unwrap())).await;
             assert_eq!(known == step, is_news, "{step:?}");
         }
     }
 
-    async fn the_mirror_of_identities_never_goes_back(bed: Bed) {
+    async fn the_mirror_of_identities_never_goes_back(store: TestStore) {
         let identity = MirroredIdentityRow { kind: 1, id: "CP-1".into(), state: 1, city: "Graz".into(), revision: 5, ..Default::default() };
         let operator = MirroredOperatorRow { name: "ada".into(), role: 2, removed: true, revision: 6 };
-        bed.unguarded([RowWrite::Identity(identity.clone()), RowWrite::Operator(operator.clone()), RowWrite::Mirrored(6)]).await.unwrap();
+        store.unguarded([RowWrite::Identity(identity.clone()), RowWrite::Operator(operator.clone()), RowWrite::Mirrored(6)]).await.unwrap();
         let stale = [
             RowWrite::Identity(MirroredIdentityRow { state: 3, revision: 4, ..identity.clone() }),
             RowWrite::Operator(MirroredOperatorRow { removed: false, revision: 5, ..operator.clone() }),
             RowWrite::Mirrored(4),
         ];
-        bed.unguarded(stale).await.unwrap();
+        store.unguarded(stale).await.unwrap();
         let driver = MirroredIdentityRow { kind: 2, revision: 7, ..identity.clone() };
-        bed.unguarded([RowWrite::Identity(driver.clone()), RowWrite::Mirrored(7)]).await.unwrap();
-        let found = bed.read(|c| Ok((MirroredIdentityRow::all(c)?, MirroredOperatorRow::all(c)?, MirroredIdentityRow::revision(c)?))).await;
+        store.unguarded([RowWrite::Identity(driver.clone()), RowWrite::Mirrored(7)]).await.unwrap();
+        let found = store.read(|c| Ok((MirroredIdentityRow::all(c)?, MirroredOperatorRow::all(c)?, MirroredIdentityRow::revision(c)?))).await;
         assert_eq!(found, (vec![identity, driver], vec![operator], 7));
     }
 
-    async fn events_wait_in_order_and_go_after_their_retention_spec_5_4(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
+    async fn events_wait_in_order_and_go_after_their_retention_spec_5_4(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
         let event = |id: &str, cp: &str, at_ms| RowWrite::Event(OutboxEvent { event_id: id.into(), cp_id: cp.into(), kind: "k".into(), at_ms, body: "{}".into() });
-        bed.submit(&mut hand, [event("a", "CP-1", 1), event("b", "CP-1", 2), event("x", "CP-2", 2)]).await.unwrap();
-        let mut hand = bed.claimed("CP-1", "central-1").await;
-        bed.submit(&mut hand, [event("c", "CP-1", 3)]).await.unwrap();
-        let waiting = bed.read(|c| OutboxRow::waiting(c, "CP-1", 10)).await;
+        store.submit(&mut point, [event("a", "CP-1", 1), event("b", "CP-1", 2), event("x", "CP-2", 2)]).await.unwrap();
+        let mut point = store.claimed("CP-1", "central-1").await;
+        store.submit(&mut point, [event("c", "CP-1", 3)]).await.unwrap();
+        let waiting = store.read(|c| OutboxRow::waiting(c, "CP-1", 10)).await;
         assert_eq!(waiting.iter().map(|row| row.event_id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
-        assert!(waiting[0].epoch < waiting[2].epoch && waiting[2].epoch == hand.epoch);
-        bed.unguarded([RowWrite::Published { writer: waiting[0].writer.clone(), sequence: waiting[0].sequence, at_ms: 9 }]).await.unwrap();
-        assert_eq!(bed.read(OutboxRow::lag).await, 3);
-        let pruned: Result<_, ()> = bed.database.transaction("test", |c| Ok((OutboxRow::prune(c, 3, false)?, OutboxRow::prune(c, 3, true)?))).await.unwrap();
+        assert!(waiting[0].epoch < waiting[2].epoch && waiting[2].epoch == point.epoch);
+        store.unguarded([RowWrite::Published { writer: waiting[0].writer.clone(), sequence: waiting[0].sequence, at_ms: 9 }]).await.unwrap();
+        assert_eq!(store.read(OutboxRow::lag).await, 3);
+        let pruned: Result<_, ()> = store.database.transaction("test", |c| Ok((OutboxRow::prune(c, 3, false)?, OutboxRow::prune(c, 3, true)?))).await.unwrap();
         assert_eq!(pruned, Ok((1, 2)), "the published one, and without a broker the others");
     }
 }

@@ -4,47 +4,47 @@ use super::*;
 use crate::testing::Postgres;
 
 on_both! {
-    async fn a_commit_whose_answer_was_lost_is_asked_for_before_anything_is_reported(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
-        bed.database.inner.faults.lose_answer.store(true, SeqCst);
-        let done = bed.submit(&mut hand, [RowWrite::Audit(entry("START", "CP-1"))]).await.expect("it arrived");
-        assert_eq!(bed.read(|c| ChargingPointRow::find(c, "CP-1")).await.unwrap().version, done.version);
-        bed.submit(&mut hand, [RowWrite::Audit(entry("END", "CP-1"))]).await.expect("and the chain goes on");
-        assert_eq!(bed.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await.rows.len(), 2);
+    async fn a_commit_whose_answer_was_lost_is_asked_for_before_anything_is_reported(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
+        store.database.inner.faults.lose_answer.store(true, SeqCst);
+        let done = store.submit(&mut point, [RowWrite::Audit(entry("START", "CP-1"))]).await.expect("it arrived");
+        assert_eq!(store.read(|c| ChargingPointRow::find(c, "CP-1")).await.unwrap().version, done.version);
+        store.submit(&mut point, [RowWrite::Audit(entry("END", "CP-1"))]).await.expect("and the chain goes on");
+        assert_eq!(store.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await.rows.len(), 2);
     }
 
-    async fn a_connection_that_died_unnoticed_is_replaced(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
-        if bed.url.starts_with("postgres") {
+    async fn a_connection_that_died_unnoticed_is_replaced(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
+        if store.url.starts_with("postgres") {
             let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
-            bed.sql(others).await;
+            store.sql(others).await;
         }
-        bed.submit(&mut hand, []).await.unwrap();
-        bed.read(ChargingPointRow::all).await;
+        store.submit(&mut point, []).await.unwrap();
+        store.read(ChargingPointRow::all).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_unavailable_leaves_nothing_half_written_and_recovers_by_itself_spec_9() {
-    let bed = Bed::sqlite().await;
-    let mut hand = bed.owned("CP-1").await;
+    let store = TestStore::sqlite().await;
+    let mut point = store.owned("CP-1").await;
     // As full as it is now.
-    bed.database.inner.faults.page_limit.store(1, SeqCst);
-    let committer = Committer::start(&bed.database, "central-2", CommitterSettings::default()).unwrap();
+    store.database.inner.faults.page_limit.store(1, SeqCst);
+    let committer = Committer::start(&store.database, "central-2", CommitterSettings::default()).unwrap();
     let large = || RowWrite::Audit(AuditEntry { parameters: "x".repeat(200_000), ..entry("LARGE", "CP-1") });
-    let refused = committer.submit(turn(Some(hand.guard()), [large()])).await;
+    let refused = committer.submit(turn(Some(point.guard()), [large()])).await;
     assert!(matches!(&refused, Err(CommitRefusal::Unavailable(why)) if why.contains("full")), "{refused:?}");
-    let (cp, page) = bed
+    let (cp, page) = store
         .read(|c| {
             let page = AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())?;
             Ok((ChargingPointRow::find(c, "CP-1")?.unwrap(), page))
         })
         .await;
-    assert_eq!((cp.version, page.rows.len()), (hand.version, 0));
-    bed.database.inner.faults.page_limit.store(0, SeqCst);
-    committer.submit(turn(Some(hand.guard()), [large()])).await.expect("there is room again");
-    hand.version += 1;
-    bed.submit(&mut hand, []).await.unwrap();
+    assert_eq!((cp.version, page.rows.len()), (point.version, 0));
+    store.database.inner.faults.page_limit.store(0, SeqCst);
+    committer.submit(turn(Some(point.guard()), [large()])).await.expect("there is room again");
+    point.version += 1;
+    store.submit(&mut point, []).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,9 +56,9 @@ async fn a_database_that_is_gone_is_unavailable_and_comes_back_by_itself_spec_9(
     })
     .await
     .unwrap();
-    let bed = Bed::on(url, tempfile::tempdir().unwrap()).await;
-    let mut hand = bed.owned("CP-1").await;
-    let (writer, mut answered) = (bed.committer.clone(), hand.clone());
+    let store = TestStore::on(url, tempfile::tempdir().unwrap()).await;
+    let mut point = store.owned("CP-1").await;
+    let (writer, mut answered) = (store.committer.clone(), point.clone());
     let crashed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let over = crashed.clone();
     let steady = tokio::spawn(async move {
@@ -77,15 +77,15 @@ async fn a_database_that_is_gone_is_unavailable_and_comes_back_by_itself_spec_9(
     .unwrap();
     crashed.store(true, SeqCst);
     // The crash came in the middle of a stream of commits; one whose end is unknown is not answered before it is known.
-    let refused = bed.unguarded([RowWrite::Audit(entry("X", "CP-1"))]).await;
+    let refused = store.unguarded([RowWrite::Audit(entry("X", "CP-1"))]).await;
     assert!(matches!(refused, Err(CommitRefusal::Unavailable(_))), "{refused:?}");
-    assert!(bed.database.read("test", ChargingPointRow::all).await.is_err());
+    assert!(store.database.read("test", ChargingPointRow::all).await.is_err());
     let server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
-    hand.version = steady.await.unwrap();
-    let stored = bed.read(|c| ChargingPointRow::find(c, "CP-1")).await.unwrap().version;
-    assert_eq!(stored, hand.version, "what was answered is there, and nothing that was refused");
-    bed.submit(&mut hand, []).await.unwrap();
-    drop(bed);
+    point.version = steady.await.unwrap();
+    let stored = store.read(|c| ChargingPointRow::find(c, "CP-1")).await.unwrap().version;
+    assert_eq!(stored, point.version, "what was answered is there, and nothing that was refused");
+    store.submit(&mut point, []).await.unwrap();
+    drop(store);
     tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
 }
 
@@ -105,9 +105,9 @@ impl crate::Observer for Watched {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_transaction_is_told_by_its_name_and_its_end() {
     use crate::TransactionOutcome::{Committed, Failed, Refused};
-    let bed = Bed::sqlite().await;
+    let store = TestStore::sqlite().await;
     let watched = std::sync::Arc::new(Watched::default());
-    let database = Database::open_observed(&bed.url, SCHEMA, watched.clone()).await.unwrap();
+    let database = Database::open_observed(&store.url, SCHEMA, watched.clone()).await.unwrap();
     let committer = Committer::start(&database, "central-2", CommitterSettings::default()).unwrap();
     let named = |name, guard: Option<Guard>, writes: Vec<RowWrite>| {
         committer.submit(Turn { id: TurnId::random(), name, guard, writes })

@@ -1,176 +1,176 @@
 use super::*;
 
 on_both! {
-    async fn a_turn_is_applied_whole_and_raises_the_version(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
-        let before = hand.version;
+    async fn a_turn_is_applied_whole_and_raises_the_version(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
+        let before = point.version;
         let row = session("s1", "CP-1", Some("ada"), 1);
-        let done = bed.submit(&mut hand, [RowWrite::OpenSession(row.clone()), RowWrite::Audit(entry("GRANT", "CP-1"))]).await.unwrap();
-        assert_eq!((done.epoch, done.version), (hand.epoch, before + 1));
+        let done = store.submit(&mut point, [RowWrite::OpenSession(row.clone()), RowWrite::Audit(entry("GRANT", "CP-1"))]).await.unwrap();
+        assert_eq!((done.epoch, done.version), (point.epoch, before + 1));
         assert_eq!(done.audit.len(), 1);
-        let found = bed.read(|c| Ok((SessionRow::find(c, "s1")?, ChargingPointRow::find(c, "CP-1")?))).await;
+        let found = store.read(|c| Ok((SessionRow::find(c, "s1")?, ChargingPointRow::find(c, "CP-1")?))).await;
         assert_eq!(found.0, Some(row));
-        assert_eq!(found.1.map(|cp| cp.version), Some(hand.version));
+        assert_eq!(found.1.map(|cp| cp.version), Some(point.version));
     }
 
-    async fn a_refused_turn_leaves_nothing_and_its_neighbours_go_on_design_3(bed: Bed) {
-        let mut hands = Vec::new();
+    async fn a_refused_turn_leaves_nothing_and_its_neighbours_go_on_design_3(store: TestStore) {
+        let mut points = Vec::new();
         for n in 0..40 {
-            hands.push(bed.owned(&format!("CP-{n}")).await);
+            points.push(store.owned(&format!("CP-{n}")).await);
         }
         // Every second one wants the same driver; all are submitted at once, so that they share groups.
-        let turns = hands.iter().enumerate().map(|(n, hand)| {
+        let turns = points.iter().enumerate().map(|(n, point)| {
             let driver = if n % 2 == 0 { "busy".to_owned() } else { format!("driver-{n}") };
-            let row = session(&format!("s{n}"), &hand.cp_id, Some(&driver), 1);
-            let (event, audit) = (OutboxEvent { event_id: format!("e{n}"), cp_id: hand.cp_id.clone(), ..Default::default() }, entry("GRANT", &hand.cp_id));
-            bed.committer.submit(turn(Some(hand.guard()), [RowWrite::Audit(audit), RowWrite::Event(event), RowWrite::OpenSession(row)]))
+            let row = session(&format!("s{n}"), &point.cp_id, Some(&driver), 1);
+            let (event, audit) = (OutboxEvent { event_id: format!("e{n}"), cp_id: point.cp_id.clone(), ..Default::default() }, entry("GRANT", &point.cp_id));
+            store.committer.submit(turn(Some(point.guard()), [RowWrite::Audit(audit), RowWrite::Event(event), RowWrite::OpenSession(row)]))
         });
         let answers = futures::future::join_all(turns).await;
         let granted = answers.iter().filter(|answer| answer.is_ok()).count();
         assert_eq!(granted, 21, "twenty drivers of their own, and the busy one once");
         assert!(answers.iter().flat_map(|answer| answer.as_ref().err()).all(|refusal| *refusal == CommitRefusal::DriverBusy));
-        let (open, cps, lag, page) = bed.read(|c| Ok((
+        let (open, cps, lag, page) = store.read(|c| Ok((
             SessionRow::unsettled(c)?,
             ChargingPointRow::all(c)?,
             OutboxRow::lag(c)?,
             AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())?,
         ))).await;
         assert_eq!((open.len(), lag, page.rows.len()), (granted, 21, 21), "refusals dropped out before numbering");
-        for (hand, answer) in hands.iter().zip(&answers) {
-            let now = cps.iter().find(|cp| cp.cp_id == hand.cp_id).unwrap().version;
-            assert_eq!(now, hand.version + i64::from(answer.is_ok()), "a refused turn does not raise the version");
+        for (point, answer) in points.iter().zip(&answers) {
+            let now = cps.iter().find(|cp| cp.cp_id == point.cp_id).unwrap().version;
+            assert_eq!(now, point.version + i64::from(answer.is_ok()), "a refused turn does not raise the version");
         }
         let numbers: Vec<_> = page.rows.iter().map(|row| row.number).collect();
         assert_eq!(numbers, (1..=21).collect::<Vec<_>>());
     }
 
-    async fn an_entry_is_told_though_nobody_waits_for_its_turn_any_more_spec_8_3(bed: Bed) {
-        let mut told = bed.committer.follow();
-        let given_up = futures::FutureExt::now_or_never(bed.unguarded([RowWrite::Audit(entry("GRANT", "CP-1"))]));
+    async fn an_entry_is_told_though_nobody_waits_for_its_turn_any_more_spec_8_3(store: TestStore) {
+        let mut told = store.committer.follow();
+        let given_up = futures::FutureExt::now_or_never(store.unguarded([RowWrite::Audit(entry("GRANT", "CP-1"))]));
         assert_eq!(given_up, None, "it is not on disk before it is waited for");
         let row = tokio::time::timeout(std::time::Duration::from_secs(60), told.recv()).await.unwrap().unwrap();
-        let page = bed.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await;
+        let page = store.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await;
         assert_eq!(page.rows, [(*row).clone()], "and it is on disk when it is told");
     }
 
-    async fn a_zombie_is_fenced_spec_4_9(bed: Bed) {
-        let mut old = bed.owned("CP-1").await;
-        let mut new = bed.claimed("CP-1", "central-2").await;
+    async fn a_zombie_is_fenced_spec_4_9(store: TestStore) {
+        let mut old = store.owned("CP-1").await;
+        let mut new = store.claimed("CP-1", "central-2").await;
         assert!(new.epoch > old.epoch);
         let ticketless = session("s1", "CP-1", None, 1);
-        assert_eq!(bed.submit(&mut old, [RowWrite::OpenSession(ticketless.clone())]).await, Err(CommitRefusal::Fenced));
-        assert!(bed.submit(&mut new, [RowWrite::OpenSession(ticketless)]).await.is_ok());
-        let mut stale = Hand { version: new.version - 1, ..new.clone() };
-        assert_eq!(bed.submit(&mut stale, []).await, Err(CommitRefusal::Fenced), "another turn came between");
+        assert_eq!(store.submit(&mut old, [RowWrite::OpenSession(ticketless.clone())]).await, Err(CommitRefusal::Fenced));
+        assert!(store.submit(&mut new, [RowWrite::OpenSession(ticketless)]).await.is_ok());
+        let mut stale = OwnedPoint { version: new.version - 1, ..new.clone() };
+        assert_eq!(store.submit(&mut stale, []).await, Err(CommitRefusal::Fenced), "another turn came between");
     }
 
-    async fn a_claim_may_ask_for_the_owner_it_saw_design_3(bed: Bed) {
-        bed.owned("CP-1").await;
+    async fn a_claim_may_ask_for_the_owner_it_saw_design_3(store: TestStore) {
+        store.owned("CP-1").await;
         let claim = |expected: &str| {
             let guard = Guard::Takeover { cp_id: "CP-1".into(), owner: "central-2".into(), expected_owner: Some(expected.into()) };
-            bed.committer.submit(turn(Some(guard), []))
+            store.committer.submit(turn(Some(guard), []))
         };
         assert_eq!(claim("").await, Err(CommitRefusal::Fenced), "central-1 owns it");
         assert!(claim("central-1").await.is_ok());
         let unknown = Guard::Takeover { cp_id: "CP-9".into(), owner: "central-2".into(), expected_owner: None };
-        assert_eq!(bed.committer.submit(turn(Some(unknown), [])).await, Err(CommitRefusal::Fenced));
+        assert_eq!(store.committer.submit(turn(Some(unknown), [])).await, Err(CommitRefusal::Fenced));
     }
 
-    async fn a_raised_generation_orders_before_every_epoch_spec_10_5(bed: Bed) {
-        let before = bed.owned("CP-1").await;
+    async fn a_raised_generation_orders_before_every_epoch_spec_10_5(store: TestStore) {
+        let before = store.owned("CP-1").await;
         assert_eq!(before.epoch >> 32, 1);
-        let raised: Result<i64, ()> = bed.database.transaction("test", |c| Ok(raise_generation(c)?)).await.unwrap();
+        let raised: Result<i64, ()> = store.database.transaction("test", |c| Ok(raise_generation(c)?)).await.unwrap();
         assert_eq!(raised, Ok(2));
         // A committer reads it when it opens its connection, as after the restart that follows a restore.
-        let committer = Committer::start(&bed.database, "central-2", CommitterSettings::default()).unwrap();
+        let committer = Committer::start(&store.database, "central-2", CommitterSettings::default()).unwrap();
         let guard = Guard::Takeover { cp_id: "CP-1".into(), owner: "central-2".into(), expected_owner: None };
         let after = committer.submit(turn(Some(guard), [])).await.unwrap();
         assert_eq!(after.epoch, (2 << 32) + 1);
     }
 
-    async fn a_driver_has_one_open_session_in_the_whole_network_spec_3_2(bed: Bed) {
-        let (mut one, mut two) = (bed.owned("CP-1").await, bed.owned("CP-2").await);
+    async fn a_driver_has_one_open_session_in_the_whole_network_spec_3_2(store: TestStore) {
+        let (mut one, mut two) = (store.owned("CP-1").await, store.owned("CP-2").await);
         let first = session("s1", "CP-1", Some("ada"), 1);
-        bed.submit(&mut one, [RowWrite::OpenSession(first.clone())]).await.unwrap();
+        store.submit(&mut one, [RowWrite::OpenSession(first.clone())]).await.unwrap();
         let second = RowWrite::OpenSession(session("s2", "CP-2", Some("ada"), 1));
-        assert_eq!(bed.submit(&mut two, [second.clone()]).await, Err(CommitRefusal::DriverBusy));
+        assert_eq!(store.submit(&mut two, [second.clone()]).await, Err(CommitRefusal::DriverBusy));
         assert_eq!(
-            bed.submit(&mut one, [RowWrite::OpenSession(session("s3", "CP-1", Some("bob"), 1))]).await,
+            store.submit(&mut one, [RowWrite::OpenSession(session("s3", "CP-1", Some("bob"), 1))]).await,
             Err(CommitRefusal::ChargingPointBusy)
         );
         // Settling frees the driver (SPEC 3.8).
-        bed.submit(&mut one, [RowWrite::UpdateSession(SessionRow { state: 3, ..first })]).await.unwrap();
-        bed.submit(&mut two, [second]).await.unwrap();
+        store.submit(&mut one, [RowWrite::UpdateSession(SessionRow { state: 3, ..first })]).await.unwrap();
+        store.submit(&mut two, [second]).await.unwrap();
         let own = [RowWrite::OpenSession(session("s4", "CP-1", None, 1))];
-        bed.submit(&mut one, own).await.expect("a charging point's own account is nobody's driver");
+        store.submit(&mut one, own).await.expect("a charging point's own account is nobody's driver");
     }
 
-    async fn a_repeated_request_gets_the_first_answer_spec_3_2(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
+    async fn a_repeated_request_gets_the_first_answer_spec_3_2(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
         let first = RequestRow {
             requester: "driver/ada".into(), request_id: "r1".into(), cp_id: "CP-1".into(), reason: 5,
             detail: "first".into(), ..Default::default()
         };
-        bed.unguarded([RowWrite::Request(first.clone())]).await.unwrap();
+        store.unguarded([RowWrite::Request(first.clone())]).await.unwrap();
         let again = RequestRow { reason: 0, session_id: Some("s1".into()), detail: "second".into(), ..first.clone() };
         let writes = [RowWrite::OpenSession(session("s1", "CP-1", Some("ada"), 1)), RowWrite::Request(again.clone())];
-        assert_eq!(bed.submit(&mut hand, writes).await, Err(CommitRefusal::Repeated(Box::new(first.clone()))));
-        assert_eq!(bed.read(|c| SessionRow::find(c, "s1")).await, None, "the whole turn was dropped");
+        assert_eq!(store.submit(&mut point, writes).await, Err(CommitRefusal::Repeated(Box::new(first.clone()))));
+        assert_eq!(store.read(|c| SessionRow::find(c, "s1")).await, None, "the whole turn was dropped");
         let other = RequestRow { requester: "driver/bob".into(), ..again };
-        bed.unguarded([RowWrite::Request(other)]).await.expect("an id is unique for its driver only");
+        store.unguarded([RowWrite::Request(other)]).await.expect("an id is unique for its driver only");
     }
 
-    async fn a_repeated_order_gets_the_first_answer_spec_7_3(bed: Bed) {
+    async fn a_repeated_order_gets_the_first_answer_spec_7_3(store: TestStore) {
         let first = OrderRow {
             order_id: "o1".into(), operator: "ada".into(), request_id: "r1".into(), state: OrderState::Running.into(),
             ..Default::default()
         };
-        bed.unguarded([RowWrite::Order(first.clone())]).await.unwrap();
+        store.unguarded([RowWrite::Order(first.clone())]).await.unwrap();
         let again = OrderRow { order_id: "o2".into(), ..first.clone() };
-        assert_eq!(bed.unguarded([RowWrite::Order(again)]).await, Err(CommitRefusal::RepeatedOrder(Box::new(first.clone()))));
+        assert_eq!(store.unguarded([RowWrite::Order(again)]).await, Err(CommitRefusal::RepeatedOrder(Box::new(first.clone()))));
         let done = OrderRow { state: OrderState::Done.into(), answer: "{}".into(), ..first };
-        bed.unguarded([RowWrite::UpdateOrder(done.clone())]).await.unwrap();
-        let (found, running) = bed.read(|c| Ok((OrderRow::find(c, "o1")?, OrderRow::running(c)?))).await;
+        store.unguarded([RowWrite::UpdateOrder(done.clone())]).await.unwrap();
+        let (found, running) = store.read(|c| Ok((OrderRow::find(c, "o1")?, OrderRow::running(c)?))).await;
         assert_eq!((found, running), (Some(done), vec![]));
     }
 
-    async fn there_is_exactly_one_ticket_per_session_spec_3_7(bed: Bed) {
-        let mut hand = bed.owned("CP-1").await;
+    async fn there_is_exactly_one_ticket_per_session_spec_3_7(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
         let open = session("s1", "CP-1", Some("ada"), 2);
-        bed.submit(&mut hand, [RowWrite::OpenSession(open.clone())]).await.unwrap();
+        store.submit(&mut point, [RowWrite::OpenSession(open.clone())]).await.unwrap();
         let billed = SessionRow { state: 4, ..open.clone() };
         let bill = |wh| [RowWrite::UpdateSession(billed.clone()), RowWrite::Ticket(ticket(&open, wh))];
-        bed.submit(&mut hand, bill(1000)).await.unwrap();
-        let before = hand.version;
-        assert_eq!(bed.submit(&mut hand, bill(2000)).await, Err(CommitRefusal::AlreadyBilled));
-        let (found, version) = bed.read(|c| Ok((TicketRow::find(c, "s1")?, ChargingPointRow::find(c, "CP-1")?))).await;
+        store.submit(&mut point, bill(1000)).await.unwrap();
+        let before = point.version;
+        assert_eq!(store.submit(&mut point, bill(2000)).await, Err(CommitRefusal::AlreadyBilled));
+        let (found, version) = store.read(|c| Ok((TicketRow::find(c, "s1")?, ChargingPointRow::find(c, "CP-1")?))).await;
         assert_eq!(found.map(|ticket| ticket.energy_wh), Some(1000));
         assert_eq!(version.map(|cp| cp.version), Some(before));
     }
 
-    async fn a_turn_that_breaks_a_constraint_falls_alone(bed: Bed) {
-        let hand = bed.owned("CP-1").await;
-        let good = bed.committer.submit(turn(Some(hand.guard()), [RowWrite::Audit(entry("GOOD", "CP-1"))]));
-        let bad = bed.unguarded([RowWrite::UpdateSession(session("nowhere", "CP-1", None, 1))]);
-        let foreign = bed.unguarded([RowWrite::Ticket(ticket(&session("unheard", "CP-1", None, 4), 1))]);
+    async fn a_turn_that_breaks_a_constraint_falls_alone(store: TestStore) {
+        let point = store.owned("CP-1").await;
+        let good = store.committer.submit(turn(Some(point.guard()), [RowWrite::Audit(entry("GOOD", "CP-1"))]));
+        let bad = store.unguarded([RowWrite::UpdateSession(session("nowhere", "CP-1", None, 1))]);
+        let foreign = store.unguarded([RowWrite::Ticket(ticket(&session("unheard", "CP-1", None, 4), 1))]);
         let (good, bad, foreign) = futures::join!(good, bad, foreign);
         assert!(good.is_ok());
         assert!(matches!(bad, Err(CommitRefusal::Rejected(_))), "{bad:?}");
         assert!(matches!(foreign, Err(CommitRefusal::Rejected(_))), "{foreign:?}");
     }
 
-    async fn two_committers_under_different_names_race_without_harm(bed: Bed) {
-        let other = Committer::start(&bed.database, "central-2", CommitterSettings::default()).unwrap();
-        let mut hands = Vec::new();
+    async fn two_committers_under_different_names_race_without_harm(store: TestStore) {
+        let other = Committer::start(&store.database, "central-2", CommitterSettings::default()).unwrap();
+        let mut points = Vec::new();
         for n in 0..30 {
-            hands.push(bed.owned(&format!("CP-{n}")).await);
+            points.push(store.owned(&format!("CP-{n}")).await);
         }
-        let race = hands.iter().enumerate().map(|(n, hand)| {
-            let committer = if n % 2 == 0 { &bed.committer } else { &other };
+        let race = points.iter().enumerate().map(|(n, point)| {
+            let committer = if n % 2 == 0 { &store.committer } else { &other };
             // Three drivers for thirty charging points, wanted in opposite orders by both.
             let driver = if n % 2 == 0 { n % 3 } else { (30 - n) % 3 };
-            let row = session(&format!("s{n}"), &hand.cp_id, Some(&format!("driver-{driver}")), 1);
-            committer.submit(turn(Some(hand.guard()), [RowWrite::OpenSession(row), RowWrite::Audit(entry("GRANT", &hand.cp_id))]))
+            let row = session(&format!("s{n}"), &point.cp_id, Some(&format!("driver-{driver}")), 1);
+            committer.submit(turn(Some(point.guard()), [RowWrite::OpenSession(row), RowWrite::Audit(entry("GRANT", &point.cp_id))]))
         });
         let answers = futures::future::join_all(race).await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
