@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use mesh::{access_log::AccessEntry, health::ComponentFailures};
 use store::{
-    Conn, StoreError,
-    registry::{IdentityRow, RequestRow, TokenRow},
+    Conn, OnceRow, StoreError,
+    registry::{IdentityRow, TokenRow},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -60,8 +60,8 @@ impl IdentityService {
     pub(crate) async fn tidy(&self) -> Result<(), StoreError> {
         let now_ms = self.now().wall_ms;
         let work = move |conn: &mut Conn| {
-            RequestRow::erase_nonces(conn, now_ms - SHOWN_AGAIN_MS)?;
-            RequestRow::prune(conn, now_ms - ANSWERS_KEPT_MS)?;
+            OnceRow::erase_nonces(conn, now_ms - SHOWN_AGAIN_MS)?;
+            OnceRow::prune(conn, now_ms - ANSWERS_KEPT_MS)?;
             TokenRow::prune(conn, now_ms - TOKENS_KEPT_MS)?;
             Ok::<_, store::Abort<Error>>(IdentityRow::count(conn)?)
         };

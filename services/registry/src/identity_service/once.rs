@@ -6,15 +6,12 @@
 
 use prost::Message;
 use proto::link::v1::Reason;
-use store::{
-    Abort, Conn, StoreError,
-    registry::{RequestRow, Revision},
-};
+use store::{Abort, Conn, OnceRow, StoreError, registry::Revision};
 
 use super::{IdentityService, to_the_end, unavailable};
 use crate::{
     audit::{Actor, RegistryEntry},
-    credential::{Nonce, same},
+    credential::Nonce,
     error::{Error, refuse},
 };
 
@@ -31,6 +28,20 @@ pub(crate) struct IdempotentCall {
     pub(crate) object: String,
     /// The digest of the whole request, in hexadecimal.
     digest: String,
+}
+
+impl IdempotentCall {
+    fn once_row(&self, answer: &impl Message, nonce: Option<Nonce>, at_ms: i64) -> OnceRow {
+        OnceRow {
+            caller: self.actor.name.clone(),
+            request_id: self.request_id.clone(),
+            method: self.method.to_owned(),
+            digest: self.digest.clone(),
+            answer: hex::encode(answer.encode_to_vec()),
+            nonce: nonce.map(hex::encode),
+            at_ms,
+        }
+    }
 }
 
 /// A decision before it is stored.
@@ -76,7 +87,7 @@ impl IdentityService {
         if request_id.len() > MAX_REQUEST_ID {
             return Err(refuse(Reason::Invalid, format!("a request id has at most {MAX_REQUEST_ID} bytes")));
         }
-        let digest = hex::encode(self.secret_issuer().digest(&[method.as_bytes(), &request.encode_to_vec()]));
+        let digest = hex::encode(self.secret_issuer().digest(&[&request.encode_to_vec()]));
         Ok(IdempotentCall { actor, request_id: request_id.to_owned(), method, object, digest })
     }
 
@@ -123,15 +134,8 @@ impl IdentityService {
                 return Ok((first, revision));
             }
             let DecidedAnswer { answer, nonce, entries } = decide(conn, revision)?;
-            RequestRow {
-                scope: call.actor.name.clone(),
-                request_id: call.request_id.clone(),
-                digest: call.digest.clone(),
-                at_ms,
-                nonce: nonce.map(hex::encode),
-                answer: hex::encode(answer.encode_to_vec()),
-            }
-            .insert(conn)?;
+            let first = call.once_row(&answer, nonce, at_ms).insert_first(conn)?;
+            debug_assert_eq!(first, None, "the revision locks out every other change");
             crate::chain::append(conn, &entries)?;
             Ok((FirstAnswer { answer, nonce, at_ms }, revision))
         };
@@ -155,11 +159,9 @@ fn first_answer<A: Message + Default>(
     conn: &mut Conn,
     call: &IdempotentCall,
 ) -> Result<Option<FirstAnswer<A>>, Abort<Error>> {
-    let Some(row) = RequestRow::find(conn, &call.actor.name, &call.request_id)? else { return Ok(None) };
-    if !same(row.digest.as_bytes(), call.digest.as_bytes()) {
-        let detail = "this request_id was used for a different request; choose another";
-        return Err(Abort::Refused(refuse(Reason::Invalid, detail)));
-    }
+    let Some(row) = OnceRow::find(conn, &call.actor.name, &call.request_id)? else { return Ok(None) };
+    row.answers(call.method, &call.digest)
+        .map_err(|reused| Abort::Refused(refuse(Reason::Invalid, reused.to_string())))?;
     let broken = || StoreError::Rejected(format!("{row:?} is not readable"));
     let answer = hex::decode(&row.answer).ok().and_then(|bytes| A::decode(bytes.as_slice()).ok()).ok_or_else(broken)?;
     let nonce = match &row.nonce {

@@ -4,7 +4,7 @@ use proto::{
     enrolment::{EnrolBody, Enrolled, EnrolmentToken, RefusalBody, SecretText},
     link::v1::Reason,
 };
-use store::registry::RequestRow;
+use store::OnceRow;
 
 use super::*;
 
@@ -58,8 +58,7 @@ async fn a_lost_answer_is_given_again_even_by_a_registry_that_was_restarted() {
 
     // As after ten minutes.
     let database = network.database().await;
-    let erased =
-        database.transaction("test", |conn| Ok::<_, store::Abort<()>>(RequestRow::erase_nonces(conn, i64::MAX)?));
+    let erased = database.transaction("test", |conn| Ok::<_, store::Abort<()>>(OnceRow::erase_nonces(conn, i64::MAX)?));
     assert!(erased.await.unwrap().unwrap() >= 1);
     let late = post(&network.own_door(), &request).await.unwrap_err();
     assert_eq!(late.reason, "ALREADY_ENROLLED");

@@ -98,9 +98,12 @@ fn try_write(conn: &mut Conn, write: &RowWrite) -> Result<Result<(), CommitRefus
         RowWrite::Correction(row) => {
             Ok(if row.insert(conn)? { Ok(()) } else { Err(CommitRefusal::CorrectedMeanwhile) })
         }
-        RowWrite::Request(row) => Ok(match row.answer(conn)? {
+        RowWrite::Once(row) => Ok(match row.insert_first(conn)? {
             None => Ok(()),
-            Some(first) => Err(CommitRefusal::Repeated(Box::new(first))),
+            Some(first) => Err(match first.answers(&row.method, &row.digest) {
+                Ok(()) => CommitRefusal::Repeated(Box::new(first)),
+                Err(reused) => CommitRefusal::RequestIdReused(reused),
+            }),
         }),
         RowWrite::Order(row) => Ok(match row.accept(conn)? {
             None => Ok(()),
@@ -149,7 +152,7 @@ fn carry_out<'a>(conn: &mut Conn, write: &'a RowWrite, applied: &mut Applied<'a>
         RowWrite::OpenSession(_)
         | RowWrite::Ticket(_)
         | RowWrite::Correction(_)
-        | RowWrite::Request(_)
+        | RowWrite::Once(_)
         | RowWrite::Order(_) => Ok(()),
     }
 }

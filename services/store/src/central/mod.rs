@@ -13,7 +13,6 @@ mod identity;
 mod key;
 mod order;
 mod outbox;
-mod request;
 mod schema;
 mod session;
 mod statistics;
@@ -23,6 +22,7 @@ mod ticket;
 mod turn;
 
 pub use crate::{
+    OnceRow, RequestIdReused,
     audit::{self, AuditEntry, AuditFilter, AuditOrder, AuditRow},
     page::{Page, PageRequest},
 };
@@ -35,7 +35,6 @@ pub use identity::{MirroredIdentityRow, MirroredOperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
 pub use order::{OrderRow, OrderState};
 pub use outbox::{OutboxEvent, OutboxRow};
-pub use request::RequestRow;
 pub use session::{SessionFilter, SessionRow};
 pub use statistics::{StatisticRow, StatisticsBy};
 pub use ticket::{CorrectionRow, DiscrepancyRow, TicketFilter, TicketRow, TicketTotals};

@@ -104,18 +104,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    requests (requester, request_id) {
-        requester -> Text,
-        request_id -> Text,
-        cp_id -> Text,
-        session_id -> Nullable<Text>,
-        at_ms -> BigInt,
-        reason -> Integer,
-        detail -> Text,
-    }
-}
-
-diesel::table! {
     orders (order_id) {
         order_id -> Text,
         operator -> Text,

@@ -6,7 +6,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{
     AuditEntry, AuditRow, ChargingPointRow, CorrectionRow, DiscrepancyRow, KeyRow, MirroredIdentityRow,
-    MirroredOperatorRow, OrderRow, OutboxEvent, RequestRow, SessionRow, TicketRow,
+    MirroredOperatorRow, OnceRow, OrderRow, OutboxEvent, SessionRow, TicketRow,
 };
 
 /// The id of a turn, by which the database can tell whether it arrived.
@@ -79,8 +79,8 @@ pub enum RowWrite {
     Correction(CorrectionRow),
     /// Only the first discrepancy of a session is stored.
     Discrepancy(DiscrepancyRow),
-    /// Refused with `Repeated`.
-    Request(RequestRow),
+    /// Refused with `Repeated` or `RequestIdReused`.
+    Once(OnceRow),
     /// Refused with `RepeatedOrder`.
     Order(OrderRow),
     UpdateOrder(OrderRow),
@@ -103,7 +103,7 @@ pub enum RowWrite {
 impl RowWrite {
     /// Whether a rule of the rows may refuse it.
     pub(super) fn is_refusable(&self) -> bool {
-        matches!(self, Self::OpenSession(_) | Self::Ticket(_) | Self::Correction(_) | Self::Request(_) | Self::Order(_))
+        matches!(self, Self::OpenSession(_) | Self::Ticket(_) | Self::Correction(_) | Self::Once(_) | Self::Order(_))
     }
 }
 
@@ -125,7 +125,9 @@ pub enum CommitRefusal {
     #[error("the charging point has an open session")]
     ChargingPointBusy,
     #[error("the request was answered before")]
-    Repeated(Box<RequestRow>),
+    Repeated(Box<OnceRow>),
+    #[error(transparent)]
+    RequestIdReused(RequestIdReused),
     #[error("the order was given before")]
     RepeatedOrder(Box<OrderRow>),
     #[error("the ticket has been corrected meanwhile")]

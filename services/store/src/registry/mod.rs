@@ -11,7 +11,6 @@ mod forwarding;
 mod identity;
 mod operator;
 mod pin;
-mod request;
 mod schema;
 mod secret;
 mod token;
@@ -21,7 +20,6 @@ pub use forwarding::ForwardingRow;
 pub use identity::IdentityRow;
 pub use operator::OperatorRow;
 pub use pin::{pins, replace_pins};
-pub use request::RequestRow;
 pub use secret::claim_secret;
 pub use token::TokenRow;
 

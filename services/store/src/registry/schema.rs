@@ -50,17 +50,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    requests (scope, request_id) {
-        scope -> Text,
-        request_id -> Text,
-        digest -> Text,
-        at_ms -> BigInt,
-        nonce -> Nullable<Text>,
-        answer -> Text,
-    }
-}
-
-diesel::table! {
     pins (position) {
         position -> Integer,
         pin -> Text,

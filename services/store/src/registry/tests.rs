@@ -1,7 +1,7 @@
 //! The same rules on SQLite and on PostgreSQL.
 
 use super::*;
-use crate::{Abort, Conn, Database, StoreError};
+use crate::{Abort, Conn, Database, OnceRow, StoreError};
 
 /// A migrated database of either back end.
 struct Both {
@@ -68,9 +68,9 @@ fn operator(name: &str, revision: i64) -> OperatorRow {
     OperatorRow { name, role: 2, removed: false, changed_at_ms: 5, changed_by, revision }
 }
 
-fn request(request_id: &str, at_ms: i64) -> RequestRow {
-    let (scope, nonce) = ("operator/anna".into(), Some("00ff".into()));
-    RequestRow { scope, request_id: request_id.into(), digest: "d".into(), at_ms, nonce, answer: "0a".into() }
+fn request(request_id: &str, at_ms: i64) -> OnceRow {
+    let (caller, method, nonce) = ("operator/anna".into(), "Remove".into(), Some("00ff".into()));
+    OnceRow { caller, request_id: request_id.into(), method, digest: "d".into(), answer: "0a".into(), nonce, at_ms }
 }
 
 async fn change<T: Send + 'static>(
@@ -105,7 +105,7 @@ async fn every_column_of_every_row_survives(database: Database) {
         written.save(conn)?;
         TokenRow { uses_left: 2, revoked: true, secret_hash: String::new(), ..written.clone() }.save(conn)?;
         operator("anna", 3).save(conn)?;
-        request("r1", 5).insert(conn)?;
+        request("r1", 5).insert_first(conn)?;
         replace_pins(conn, &["aa".into(), "bb".into()])?;
         replace_pins(conn, &["cc".into(), "aa".into()])?;
         mark.save(conn)
@@ -117,8 +117,8 @@ async fn every_column_of_every_row_survives(database: Database) {
         assert_eq!(IdentityRow::find(conn, 2, "CP-1")?, None);
         assert_eq!(IdentityRow::count(conn)?, [(1, 3, 1)]);
         assert_eq!(OperatorRow::all(conn)?, [operator("anna", 3)]);
-        assert_eq!(RequestRow::find(conn, "operator/anna", "r1")?, Some(request("r1", 5)));
-        assert_eq!(RequestRow::find(conn, "operator/bob", "r1")?, None);
+        assert_eq!(OnceRow::find(conn, "operator/anna", "r1")?, Some(request("r1", 5)));
+        assert_eq!(OnceRow::find(conn, "operator/bob", "r1")?, None);
         assert_eq!(pins(conn)?, ["cc", "aa"]);
         assert_eq!(ForwardingRow::get(conn)?, ForwardingRow { sent: 9, acknowledged: 7 });
         TokenRow::list(conn, 10)
@@ -194,18 +194,18 @@ async fn two_changes_at_once_take_turns(database: Database) {
 }
 
 async fn a_request_id_is_taken_once_and_its_nonce_goes_first(database: Database) {
-    change(&database, |conn| request("r1", 1000).insert(conn)).await;
-    let twice = database.transaction("test", |conn| request("r1", 2000).insert(conn).map_err(Abort::<()>::Store));
-    assert!(matches!(twice.await, Err(StoreError::Rejected(_))));
-    change(&database, |conn| request("r2", 2000).insert(conn)).await;
-    assert_eq!(change(&database, |conn| RequestRow::erase_nonces(conn, 2000)).await, 1);
-    assert_eq!(change(&database, |conn| RequestRow::erase_nonces(conn, 2000)).await, 0);
+    assert_eq!(change(&database, |conn| request("r1", 1000).insert_first(conn)).await, None);
+    let first = change(&database, |conn| request("r1", 2000).insert_first(conn)).await;
+    assert_eq!(first, Some(request("r1", 1000)), "the first one stays");
+    assert_eq!(change(&database, |conn| request("r2", 2000).insert_first(conn)).await, None);
+    assert_eq!(change(&database, |conn| OnceRow::erase_nonces(conn, 2000)).await, 1);
+    assert_eq!(change(&database, |conn| OnceRow::erase_nonces(conn, 2000)).await, 0);
     let nonce = async |id: &'static str| {
-        let found = database.read("test", move |conn| RequestRow::find(conn, "operator/anna", id)).await.unwrap();
+        let found = database.read("test", move |conn| OnceRow::find(conn, "operator/anna", id)).await.unwrap();
         found.map(|row| row.nonce.is_some())
     };
     assert_eq!((nonce("r1").await, nonce("r2").await), (Some(false), Some(true)));
-    assert_eq!(change(&database, |conn| RequestRow::prune(conn, 2000)).await, 1);
+    assert_eq!(change(&database, |conn| OnceRow::prune(conn, 2000)).await, 1);
     assert_eq!((nonce("r1").await, nonce("r2").await), (None, Some(true)));
 }
 

@@ -140,19 +140,21 @@ CREATE TABLE discrepancies (
     energy_delta_wh BIGINT NOT NULL
 );
 
--- The first answer to every request, refusals included (SPEC 3.2).
-CREATE TABLE requests (
-    -- driver/ID, or charging-point/ID for a manual supply.
-    requester TEXT NOT NULL,
+-- The first answer to every call with a request id (SPEC 3.2, 7.3), written in the transaction of what was done for it.
+CREATE TABLE once (
+    -- Such as operator/NAME, driver/ID or charging-point/ID.
+    caller TEXT NOT NULL,
     request_id TEXT NOT NULL,
-    cp_id TEXT NOT NULL,
-    session_id TEXT,
+    method TEXT NOT NULL,
+    -- Of the whole request, to recognise another request under the same id.
+    digest TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    -- What the secret of an answer is derived from; erased after some minutes.
+    nonce TEXT,
     at_ms BIGINT NOT NULL,
-    reason INTEGER NOT NULL,
-    detail TEXT NOT NULL,
-    PRIMARY KEY (requester, request_id)
+    PRIMARY KEY (caller, request_id)
 );
-CREATE INDEX requests_by_time ON requests (at_ms);
+CREATE INDEX once_by_time ON once (at_ms);
 
 CREATE TABLE orders (
     order_id TEXT PRIMARY KEY NOT NULL,

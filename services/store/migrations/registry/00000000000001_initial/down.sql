@@ -3,7 +3,7 @@ DROP TABLE writers;
 DROP TABLE secrets;
 DROP TABLE forwarding;
 DROP TABLE pins;
-DROP TABLE requests;
+DROP TABLE once;
 DROP TABLE operators;
 DROP TABLE tokens;
 DROP TABLE identities;

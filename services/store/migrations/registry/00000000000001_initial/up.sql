@@ -56,17 +56,21 @@ CREATE TABLE operators (
   revision BIGINT NOT NULL UNIQUE
 );
 
--- First answers. The nonce, from which alone a secret that was shown can be made again, goes after some minutes.
-CREATE TABLE requests (
-  scope TEXT NOT NULL,
+-- The first answer to every call with a request id (SPEC 3.2, 7.3), written in the transaction of what was done for it.
+CREATE TABLE once (
+  -- Such as operator/NAME, driver/ID or charging-point/ID.
+  caller TEXT NOT NULL,
   request_id TEXT NOT NULL,
+  method TEXT NOT NULL,
+  -- Of the whole request, to recognise another request under the same id.
   digest TEXT NOT NULL,
-  at_ms BIGINT NOT NULL,
-  nonce TEXT,
   answer TEXT NOT NULL,
-  PRIMARY KEY (scope, request_id)
+  -- What the secret of an answer is derived from; erased after some minutes.
+  nonce TEXT,
+  at_ms BIGINT NOT NULL,
+  PRIMARY KEY (caller, request_id)
 );
-CREATE INDEX requests_by_age ON requests (at_ms);
+CREATE INDEX once_by_time ON once (at_ms);
 
 -- Central's static public keys as it last reported them.
 CREATE TABLE pins (

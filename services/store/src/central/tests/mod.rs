@@ -149,6 +149,11 @@ fn ticket(session: &SessionRow, energy_wh: i64) -> TicketRow {
     }
 }
 
+fn once(caller: &str, request_id: &str) -> OnceRow {
+    let (caller, request_id, method) = (caller.into(), request_id.into(), "Stop".into());
+    OnceRow { caller, request_id, method, digest: "ab".into(), answer: "01".into(), nonce: None, at_ms: 1 }
+}
+
 fn entry(action: &str, object: &str) -> AuditEntry {
     AuditEntry {
         at_ms: 1_700_000_000_000,

@@ -59,6 +59,7 @@ on_both! {
     async fn the_schema_equals_the_migrated_database(store: TestStore) {
         let mut expected = declared(include_str!("../schema.rs"));
         expected.extend(declared(include_str!("../../audit/schema.rs")));
+        expected.extend(declared(include_str!("../../once.rs")));
         assert_eq!(expected, store.read(migrated).await);
     }
 

@@ -107,17 +107,28 @@ on_both! {
 
     async fn a_repeated_request_gets_the_first_answer_spec_3_2(store: TestStore) {
         let mut point = store.owned("CP-1").await;
-        let first = RequestRow {
-            requester: "driver/ada".into(), request_id: "r1".into(), cp_id: "CP-1".into(), reason: 5,
-            detail: "first".into(), ..Default::default()
-        };
-        store.unguarded([RowWrite::Request(first.clone())]).await.unwrap();
-        let again = RequestRow { reason: 0, session_id: Some("s1".into()), detail: "second".into(), ..first.clone() };
-        let writes = [RowWrite::OpenSession(session("s1", "CP-1", Some("ada"), 1)), RowWrite::Request(again.clone())];
+        let first = once("driver/ada", "r1");
+        store.unguarded([RowWrite::Once(first.clone())]).await.unwrap();
+        let again = OnceRow { answer: "02".into(), at_ms: 9, ..first.clone() };
+        let writes = [RowWrite::OpenSession(session("s1", "CP-1", Some("ada"), 1)), RowWrite::Once(again.clone())];
         assert_eq!(store.submit(&mut point, writes).await, Err(CommitRefusal::Repeated(Box::new(first.clone()))));
         assert_eq!(store.read(|c| SessionRow::find(c, "s1")).await, None, "the whole turn was dropped");
-        let other = RequestRow { requester: "driver/bob".into(), ..again };
-        store.unguarded([RowWrite::Request(other)]).await.expect("an id is unique for its driver only");
+        let other = OnceRow { caller: "driver/bob".into(), ..again };
+        store.unguarded([RowWrite::Once(other)]).await.expect("an id is unique for its caller only");
+    }
+
+    async fn another_request_under_a_used_id_is_refused_in_words_spec_7_3(store: TestStore) {
+        let first = once("operator/ada", "r1");
+        store.unguarded([RowWrite::Once(first.clone())]).await.unwrap();
+        for (other, words) in [
+            (OnceRow { digest: "cd".into(), ..first.clone() }, "was used for Stop with other content; choose another"),
+            (OnceRow { method: "Resume".into(), ..first.clone() }, "was used for Stop; choose another"),
+        ] {
+            let refused = store.unguarded([RowWrite::Once(other), RowWrite::Audit(entry("DONE", "CP-1"))]).await.unwrap_err();
+            assert!(matches!(&refused, CommitRefusal::RequestIdReused(_)) && refused.to_string().contains(words), "{refused}");
+        }
+        let audited = store.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await;
+        assert!(audited.rows.is_empty(), "nothing of a refused call is left");
     }
 
     async fn a_repeated_order_gets_the_first_answer_spec_7_3(store: TestStore) {
