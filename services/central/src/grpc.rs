@@ -26,6 +26,7 @@ use tonic::{Request, Status};
 
 use crate::{
     audit::{AuditAction, AuditRecord},
+    digest::digest,
     order,
     origin::Origin,
     rows,
@@ -49,16 +50,6 @@ async fn given_before(shared: &SharedState, by: &Origin, request_id: &str) -> Re
     let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
     let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
     shared.store.read("order", read).await.map_err(unread)
-}
-
-/// SHA-256 in hexadecimal, over each part with its length.
-fn digest(parts: impl IntoIterator<Item = Vec<u8>>) -> String {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(&part);
-    }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What an operator was refused is an entry as what he was granted (SPEC 8.1). Hands the status on.
@@ -93,7 +84,10 @@ fn unwritten(refusal: CommitRefusal) -> Status {
         CommitRefusal::DriverBusy => Reason::DriverBusy,
         CommitRefusal::ChargingPointBusy => Reason::Occupied,
         CommitRefusal::Fenced | CommitRefusal::AlreadyBilled => Reason::Fenced,
-        CommitRefusal::Repeated(_) | CommitRefusal::RepeatedOrder(_) | CommitRefusal::Rejected(_) => Reason::Invalid,
+        CommitRefusal::Repeated(_)
+        | CommitRefusal::RequestIdReused(_)
+        | CommitRefusal::RepeatedOrder(_)
+        | CommitRefusal::Rejected(_) => Reason::Invalid,
         CommitRefusal::CorrectedMeanwhile | CommitRefusal::Unavailable(_) => Reason::Unavailable,
     };
     refuse(reason, refusal)

@@ -3,20 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use mesh::clock::Now;
+use prost::Message as _;
 use proto::{
     ChargingPointId, DriverId, Energy, Money, PeerId, Price,
-    link::v1::{Reason, SessionState},
+    link::v1::{Reason, SessionState, Step},
     registry::v1::Kind,
 };
 use store::central::{
     AuditEntry, ChargingPointRow, DiscrepancyRow, KeyEncryption, KeyRow, KeyState as StoredKeyState,
-    MirroredIdentityRow, OutboxEvent, RequestRow, RowWrite, SessionRow, TicketRow,
+    MirroredIdentityRow, OnceRow, OutboxEvent, RowWrite, SessionRow, TicketRow,
 };
 use wire::LinkKey;
 
 use crate::{
     audit::AuditRecord,
-    charge_point::{FirstAnswer, Notice, PointChange, Record},
+    charge_point::{self, FirstAnswer, Notice, PointChange, Record},
     event::DomainEvent,
     key::{KeyEntry, KeyStage, Keyring},
     session::{Session, SessionId, Ticket},
@@ -47,7 +48,7 @@ pub(crate) fn writes(
                 vec![RowWrite::Discrepancy(discrepancy(session, *reported_end, now))]
             }
             PointChange::Ticket(ticket) => vec![RowWrite::Ticket(ticket_row(ticket, now))],
-            PointChange::Answered(answered) => vec![RowWrite::Request(request(answered, now))],
+            PointChange::Answered(answered) => vec![RowWrite::Once(once(answered, now))],
             PointChange::Key(key) => vec![RowWrite::Key(key_row(&holder, key, kek, now))],
             PointChange::Event(event) => vec![RowWrite::Event(event_row(event, record.id.as_str()))],
             PointChange::Audit(entry) => vec![RowWrite::Audit(audit(entry))],
@@ -198,32 +199,39 @@ fn ticket_row(ticket: &Ticket, now: Now) -> TicketRow {
     }
 }
 
-pub(crate) fn request(answered: &FirstAnswer, now: Now) -> RequestRow {
-    RequestRow {
-        requester: answered.requester.to_string(),
-        request_id: answered.request_id.as_ref().to_owned(),
-        cp_id: answered.charging_point.to_string(),
-        session_id: answered.session.as_ref().map(ToString::to_string),
+/// The answer is the step that the requester is told.
+pub(crate) fn once(first: &FirstAnswer, now: Now) -> OnceRow {
+    let method = match first.requester {
+        PeerId::Driver(_) => "RequestSupply",
+        PeerId::ChargingPoint(_) => "ManualSupply",
+    };
+    OnceRow {
+        caller: first.requester.to_string(),
+        request_id: first.request_id.as_ref().to_owned(),
+        method: method.to_owned(),
+        digest: first.digest.clone(),
+        answer: OnceRow::encoded(&charge_point::first_answer(first).encode_to_vec()),
+        nonce: None,
         at_ms: now.wall_ms,
-        reason: answered.reason.into(),
-        detail: answered.detail.clone(),
     }
 }
 
-/// The first answer to a request; nothing where its row is not readable.
-pub(crate) fn answered(row: &RequestRow) -> Option<FirstAnswer> {
-    let requester = match row.requester.split_once('/')? {
+/// The first answer to a supply request; `None` if its row is not readable.
+pub(crate) fn first_answer(row: &OnceRow) -> Option<FirstAnswer> {
+    let requester = match row.caller.split_once('/')? {
         ("driver", id) => PeerId::Driver(id.parse().ok()?),
         ("charging-point", id) => PeerId::ChargingPoint(id.parse().ok()?),
         _ => return None,
     };
+    let step = Step::decode(row.decoded()?.as_slice()).ok()?;
     Some(FirstAnswer {
         requester,
-        charging_point: row.cp_id.parse().ok()?,
+        charging_point: step.charging_point_id.parse().ok()?,
         request_id: row.request_id.as_str().into(),
-        session: row.session_id.as_deref().map(SessionId::new),
-        reason: Reason::try_from(row.reason).unwrap_or(Reason::Unspecified),
-        detail: row.detail.clone(),
+        digest: row.digest.clone(),
+        session: (!step.session_id.is_empty()).then(|| SessionId::new(&step.session_id)),
+        reason: step.reason(),
+        detail: step.detail,
     })
 }
 

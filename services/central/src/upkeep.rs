@@ -15,7 +15,7 @@ use mesh::{
 };
 use store::{
     Abort, Conn, StoreError,
-    central::{KeyRow, OrderRow, OutboxRow, RequestRow, RowWrite, audit},
+    central::{KeyRow, OnceRow, OrderRow, OutboxRow, RowWrite, audit},
 };
 
 pub(crate) use self::audit_file::AuditFile;
@@ -123,7 +123,7 @@ pub(crate) async fn prune(retention: Retention, shared: Arc<SharedState>, ctx: C
         let work = move |conn: &mut Conn| -> Result<usize, Abort<()>> {
             // No broker is set: what nobody fetches goes too.
             let gone = OutboxRow::prune(conn, events, true)?
-                + RequestRow::prune(conn, answers)?
+                + OnceRow::prune(conn, answers)?
                 + OrderRow::prune(conn, answers)?
                 + KeyRow::prune(conn, keys)?;
             Ok(gone)

@@ -54,6 +54,16 @@ impl OnceRow {
         Ok(on!(conn, |c| once::table.find((caller, request_id)).select(Self::as_select()).first(c).optional())?)
     }
 
+    /// The text of an encoded answer.
+    pub fn encoded(answer: &[u8]) -> String {
+        hex::encode(answer)
+    }
+
+    /// The encoded answer; `None` if its text is broken.
+    pub fn decoded(&self) -> Option<Vec<u8>> {
+        hex::decode(&self.answer).ok()
+    }
+
     /// # Errors
     /// If this is the answer to a different request.
     pub fn answers(&self, method: &str, digest: &str) -> Result<(), RequestIdReused> {

@@ -65,11 +65,14 @@ impl MemoryStore {
                     }
                 })
             }
-            PointChange::Answered(answer) => self
-                .requests
-                .get(&(answer.requester.clone(), answer.request_id.clone()))
-                .cloned()
-                .map(StoreRefusal::Repeated),
+            PointChange::Answered(answer) => {
+                let first = self.requests.get(&(answer.requester.clone(), answer.request_id.clone()))?;
+                Some(if first.digest == answer.digest {
+                    StoreRefusal::Repeated(first.clone())
+                } else {
+                    StoreRefusal::RequestIdReused("used for another request".to_owned())
+                })
+            }
             PointChange::Ticket(ticket) => {
                 self.tickets.contains_key(&ticket.session).then_some(StoreRefusal::AlreadyBilled)
             }

@@ -10,6 +10,7 @@ use wire::LinkKey;
 
 use crate::{
     audit::AuditRecord,
+    digest::digest,
     event::DomainEvent,
     key::KeyEntry,
     origin::{LinkNo, Origin},
@@ -273,6 +274,8 @@ pub struct FirstAnswer {
     pub requester: PeerId,
     pub charging_point: ChargingPointId,
     pub request_id: Arc<str>,
+    /// Of the request's content, see [`SupplyRequest::digest`].
+    pub digest: String,
     /// The session it came to, if any.
     pub session: Option<SessionId>,
     pub reason: Reason,
@@ -310,6 +313,8 @@ pub enum StoreRefusal {
     ChargingPointBusy,
     /// The request had been answered before.
     Repeated(FirstAnswer),
+    /// The request's id was used for another request; says for which.
+    RequestIdReused(String),
     AlreadyBilled,
     /// Another owner, or another version of the row.
     Fenced,
@@ -355,5 +360,16 @@ impl SupplyRequest {
             Some(driver) => PeerId::Driver(driver),
             None => PeerId::ChargingPoint(charging_point.clone()),
         }
+    }
+
+    /// The message of the link by which it was sent.
+    pub fn method(&self) -> &'static str {
+        if self.manual { "ManualSupply" } else { "RequestSupply" }
+    }
+
+    /// A repetition has the same digest, another request under the same id has not.
+    pub(crate) fn digest(&self, charging_point: &ChargingPointId) -> String {
+        let driver = self.driver.as_ref().map(ToString::to_string).unwrap_or_default();
+        digest([charging_point.to_string().into_bytes(), driver.into_bytes(), self.energy.wh().to_be_bytes().to_vec()])
     }
 }

@@ -104,7 +104,10 @@ impl DecisionBuilder<'_> {
         match refusal {
             StoreRefusal::DriverBusy | StoreRefusal::ChargingPointBusy => self.refuse(request, reason, &detail),
             StoreRefusal::Repeated(first) => self.tell_first_answer(request, first),
-            StoreRefusal::AlreadyBilled | StoreRefusal::Fenced | StoreRefusal::Unavailable(_) => {
+            StoreRefusal::RequestIdReused(_)
+            | StoreRefusal::AlreadyBilled
+            | StoreRefusal::Fenced
+            | StoreRefusal::Unavailable(_) => {
                 self.tell_refusal(request, reason, &detail);
             }
         }

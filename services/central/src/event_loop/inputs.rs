@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use proto::{ChargingPointId, DriverId, PeerId, link::v1::Reason};
-use store::central::{RequestRow, RowWrite, Turn, TurnId};
+use store::central::{RowWrite, Turn, TurnId};
 use tokio::sync::oneshot;
 
 use super::{Completion, DriverCommand, EventLoop};
 use crate::{
     audit::{AuditAction, AuditRecord},
-    charge_point::{self, OrderOutcome, PointInput, PointOrder, Reply, SupplyRequest},
+    charge_point::{self, FirstAnswer, OrderOutcome, PointInput, PointOrder, Reply, SupplyRequest},
     origin::{LinkNo, Origin},
     rows,
     session::{Session, SessionId},
@@ -108,20 +108,20 @@ impl EventLoop {
     fn refuse_unknown(&mut self, at: &ChargingPointId, request: &SupplyRequest) {
         let now = self.now();
         let reason = Reason::UnknownChargingPoint;
-        let row = RequestRow {
-            requester: request.requester(at).to_string(),
-            request_id: request.request_id.as_ref().to_owned(),
-            cp_id: at.to_string(),
-            session_id: None,
-            at_ms: now.wall_ms,
-            reason: reason.into(),
+        let first = FirstAnswer {
+            requester: request.requester(at),
+            charging_point: at.clone(),
+            request_id: request.request_id.clone(),
+            digest: request.digest(at),
+            session: None,
+            reason,
             detail: String::new(),
         };
         let entry = AuditRecord::new(AuditAction::SupplyRefused, format!("charging-point/{at}"))
             .with("request", &request.request_id)
             .outcome(reason, "")
             .by(&request.from, now);
-        let writes = vec![RowWrite::Request(row), RowWrite::Audit(rows::audit(&entry))];
+        let writes = vec![RowWrite::Once(rows::once(&first, now)), RowWrite::Audit(rows::audit(&entry))];
         let effects = charge_point::unknown_charging_point(request, at);
         let turn = Turn { id: TurnId::random(), name: "refuse", guard: None, writes };
         // Durable or not, it is refused; repeated, it gets the same answer.

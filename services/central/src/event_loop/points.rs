@@ -406,10 +406,11 @@ fn translate(refusal: CommitRefusal) -> (StoreRefusal, bool) {
     match refusal {
         CommitRefusal::DriverBusy => (StoreRefusal::DriverBusy, false),
         CommitRefusal::ChargingPointBusy => (StoreRefusal::ChargingPointBusy, true),
-        CommitRefusal::Repeated(row) => match rows::answered(&row) {
+        CommitRefusal::Repeated(row) => match rows::first_answer(&row) {
             Some(first) => (StoreRefusal::Repeated(first), false),
             None => (StoreRefusal::Unavailable("its first answer is not readable".to_owned()), false),
         },
+        CommitRefusal::RequestIdReused(reused) => (StoreRefusal::RequestIdReused(reused.to_string()), false),
         CommitRefusal::RepeatedOrder(_) | CommitRefusal::CorrectedMeanwhile => {
             (StoreRefusal::Unavailable("an order in a turn of a charging point".to_owned()), false)
         }

@@ -119,20 +119,8 @@ impl Responder {
         let Ok(at) = wished.charging_point_id.parse() else {
             return self.refuse_request(&peer, &wished, Reason::UnknownChargingPoint, "", to);
         };
-        match self.first_answer(&peer, wished.request_id.clone()).await {
-            Err(why) => return self.refuse_request(&peer, &wished, Reason::Unavailable, &why, to),
-            Ok(Some(row)) => {
-                if let Some(first) = rows::answered(&row) {
-                    self.say(down::Body::Step(charge_point::first_answer(&first)));
-                    self.tell_release(&first).await;
-                }
-                return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
-            }
-            Ok(None) if !self.may_ask(&peer, to) => return,
-            Ok(None) => {}
-        }
         let request = SupplyRequest {
-            request_id: wished.request_id.into(),
+            request_id: wished.request_id.as_str().into(),
             energy: Energy::from_wh(wished.energy_wh),
             session: fresh_session(),
             manual: false,
@@ -143,6 +131,16 @@ impl Responder {
             reply: Reply::Link { link: self.link, to },
             driver: Some(driver),
         };
+        match self.first_answer(&at, &request).await {
+            Err((reason, why)) => return self.refuse_request(&peer, &wished, reason, &why, to),
+            Ok(Some(first)) => {
+                self.say(down::Body::Step(charge_point::first_answer(&first)));
+                self.tell_release(&first).await;
+                return self.answer(to, first.reason, &first.detail);
+            }
+            Ok(None) if !self.may_ask(&peer, to) => return,
+            Ok(None) => {}
+        }
         self.links.event_loop.send(Message::Request { at, request: Box::new(request) }).await;
     }
 

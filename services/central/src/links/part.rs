@@ -213,19 +213,6 @@ impl Responder {
             self.refused(&peer, Reason::Invalid);
             return self.answer(to, Reason::Invalid, "the request's id must have 1 to 128 characters");
         }
-        match self.first_answer(&peer, request_id.clone()).await {
-            Err(why) => {
-                self.refused(&peer, Reason::Unavailable);
-                return self.answer(to, Reason::Unavailable, &why);
-            }
-            Ok(Some(row)) if row.reason != 0 => {
-                return self.answer(to, Reason::try_from(row.reason).unwrap_or_default(), &row.detail);
-            }
-            // Authorised: the charging point's own session says what has become of it.
-            Ok(Some(_)) => {}
-            Ok(None) if !self.may_ask(&peer, to) => return,
-            Ok(None) => {}
-        }
         let request = SupplyRequest {
             driver,
             request_id: request_id.into(),
@@ -238,6 +225,19 @@ impl Responder {
             from: Origin::new(format!("charging-point/{at}"), self.from.clone()),
             reply: Reply::Link { link: self.link, to },
         };
+        match self.first_answer(&at, &request).await {
+            Err((reason, why)) => {
+                self.refused(&peer, reason);
+                return self.answer(to, reason, &why);
+            }
+            Ok(Some(first)) if first.reason != Reason::Unspecified => {
+                return self.answer(to, first.reason, &first.detail);
+            }
+            // Authorised: the charging point's own session says what has become of it.
+            Ok(Some(_)) => {}
+            Ok(None) if !self.may_ask(&peer, to) => return,
+            Ok(None) => {}
+        }
         self.links.event_loop.send(Message::Request { at, request: Box::new(request) }).await;
     }
 }

@@ -6,14 +6,20 @@ use std::{future::Future, net::IpAddr, sync::Arc};
 use mesh::link::SendQueue;
 use prost::Message as _;
 use proto::{
-    PeerId,
+    ChargingPointId, PeerId,
     link::v1::{Answer, Down, Reason, Unsupported, down},
 };
-use store::central::RequestRow;
+use store::OnceRow;
 use tokio::sync::Semaphore;
 
 use super::Links;
-use crate::{origin::LinkNo, secrets, session::SessionId, shared::Epoch};
+use crate::{
+    charge_point::{FirstAnswer, SupplyRequest},
+    origin::LinkNo,
+    rows, secrets,
+    session::SessionId,
+    shared::Epoch,
+};
 
 /// Questions of one link that may wait for the database: as much as a driver of ours keeps unanswered.
 const WAITING: usize = 64;
@@ -71,15 +77,22 @@ impl Responder {
         self.links.port.refuse_peer(reason.code(), peer.to_string(), self.address);
     }
 
-    /// What was answered to a request of this id, if anything was (SPEC 3.2).
+    /// The first answer to this request, if it was answered before (SPEC 3.2).
+    ///
+    /// # Errors
+    /// If the database cannot be read, or another request was answered under this request's id.
     pub(super) async fn first_answer(
         &self,
-        requester: &PeerId,
-        request_id: String,
-    ) -> Result<Option<RequestRow>, String> {
-        let requester = requester.to_string();
-        let read = move |conn: &mut store::Conn| RequestRow::find(conn, &requester, &request_id);
-        self.links.shared.store.look_up("request", read).await.map_err(|error| error.to_string())
+        at: &ChargingPointId,
+        request: &SupplyRequest,
+    ) -> Result<Option<FirstAnswer>, (Reason, String)> {
+        let (caller, request_id) = (request.requester(at).to_string(), request.request_id.to_string());
+        let read = move |conn: &mut store::Conn| OnceRow::find(conn, &caller, &request_id);
+        let row = self.links.shared.store.look_up("once", read).await;
+        let Some(row) = row.map_err(|error| (Reason::Unavailable, error.to_string()))? else { return Ok(None) };
+        row.answers(request.method(), &request.digest(at)).map_err(|reused| (Reason::Invalid, reused.to_string()))?;
+        let unreadable = || (Reason::Unavailable, "its first answer is not readable".to_owned());
+        rows::first_answer(&row).ok_or_else(unreadable).map(Some)
     }
 }
 

@@ -11,7 +11,7 @@ use proto::{
 use store::{Abort, Conn, registry::TokenRow};
 use zeroize::Zeroizing;
 
-use super::{DecidedAnswer, IdempotentCall, IdentityService, known, once::FirstAnswer, random};
+use super::{DecidedAnswer, IdempotentCall, IdentityService, known, once::StoredAnswer, random};
 use crate::{
     audit::{Actor, RegistryAction, RegistryEntry},
     enrolment::{self, AllowedEnrolment, EnrolmentDetails, Permission, wrong_credential},
@@ -114,7 +114,7 @@ impl IdentityService {
         call: &IdempotentCall,
         details: &EnrolmentDetails,
         proof: &EnrolmentProof,
-    ) -> Result<Option<FirstAnswer<contract::Identity>>, Error> {
+    ) -> Result<Option<StoredAnswer<contract::Identity>>, Error> {
         let (details, proof, now_ms) = (details.clone(), proof.clone(), self.now().wall_ms);
         let checked = self.read("enrolment", move |conn| decide(conn, &details, &proof, now_ms).map(drop)).await;
         let Err(why) = checked else { return Ok(None) };
@@ -134,7 +134,7 @@ impl IdentityService {
         call: IdempotentCall,
         details: EnrolmentDetails,
         proof: EnrolmentProof,
-    ) -> Result<FirstAnswer<contract::Identity>, Error> {
+    ) -> Result<StoredAnswer<contract::Identity>, Error> {
         let nonce = random();
         let credential = self.secret_issuer().credential(&details.peer, &nonce);
         let hash = self.hashing().hash(credential.secret.clone()).await?;
@@ -157,7 +157,7 @@ impl IdentityService {
         enrolled.await
     }
 
-    fn reveal(&self, peer: &PeerId, answered: FirstAnswer<contract::Identity>) -> Result<NewEnrolment, Error> {
+    fn reveal(&self, peer: &PeerId, answered: StoredAnswer<contract::Identity>) -> Result<NewEnrolment, Error> {
         match answered.nonce {
             Some(nonce) => Ok(NewEnrolment {
                 credential: self.secret_issuer().credential(peer, &nonce).to_text(),

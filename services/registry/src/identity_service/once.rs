@@ -37,7 +37,7 @@ impl IdempotentCall {
             request_id: self.request_id.clone(),
             method: self.method.to_owned(),
             digest: self.digest.clone(),
-            answer: hex::encode(answer.encode_to_vec()),
+            answer: OnceRow::encoded(&answer.encode_to_vec()),
             nonce: nonce.map(hex::encode),
             at_ms,
         }
@@ -61,7 +61,7 @@ impl<A> DecidedAnswer<A> {
 
 /// The stored answer to the first call with a request id.
 #[derive(Debug)]
-pub(crate) struct FirstAnswer<A> {
+pub(crate) struct StoredAnswer<A> {
     pub(crate) answer: A,
     pub(crate) nonce: Option<Nonce>,
     pub(crate) at_ms: i64,
@@ -92,7 +92,7 @@ impl IdentityService {
     }
 
     /// The stored answer to this call, if it was carried out before.
-    pub(super) async fn first_answer<A>(&self, call: &IdempotentCall) -> Result<Option<FirstAnswer<A>>, Error>
+    pub(super) async fn first_answer<A>(&self, call: &IdempotentCall) -> Result<Option<StoredAnswer<A>>, Error>
     where
         A: Message + Default + 'static,
     {
@@ -102,7 +102,7 @@ impl IdentityService {
 
     /// Decides and stores, or returns the first answer. It completes even if the caller stops waiting. `decide` may
     /// run more than once.
-    pub(super) async fn decide_once<A, F>(&self, call: IdempotentCall, decide: F) -> Result<FirstAnswer<A>, Error>
+    pub(super) async fn decide_once<A, F>(&self, call: IdempotentCall, decide: F) -> Result<StoredAnswer<A>, Error>
     where
         A: Message + Default + 'static,
         F: FnMut(&mut Conn, i64) -> Result<DecidedAnswer<A>, Abort<Error>> + Send + 'static,
@@ -121,7 +121,7 @@ impl IdentityService {
         to_the_end(work).await
     }
 
-    async fn decide_in_transaction<A, F>(&self, call: IdempotentCall, mut decide: F) -> Result<FirstAnswer<A>, Error>
+    async fn decide_in_transaction<A, F>(&self, call: IdempotentCall, mut decide: F) -> Result<StoredAnswer<A>, Error>
     where
         A: Message + Default + 'static,
         F: FnMut(&mut Conn, i64) -> Result<DecidedAnswer<A>, Abort<Error>> + Send + 'static,
@@ -137,7 +137,7 @@ impl IdentityService {
             let first = call.once_row(&answer, nonce, at_ms).insert_first(conn)?;
             debug_assert_eq!(first, None, "the revision locks out every other change");
             crate::chain::append(conn, &entries)?;
-            Ok((FirstAnswer { answer, nonce, at_ms }, revision))
+            Ok((StoredAnswer { answer, nonce, at_ms }, revision))
         };
         let (answered, revision) = self.database().transaction(method, work).await.map_err(unavailable)??;
         self.changed(revision);
@@ -158,15 +158,15 @@ impl IdentityService {
 fn first_answer<A: Message + Default>(
     conn: &mut Conn,
     call: &IdempotentCall,
-) -> Result<Option<FirstAnswer<A>>, Abort<Error>> {
+) -> Result<Option<StoredAnswer<A>>, Abort<Error>> {
     let Some(row) = OnceRow::find(conn, &call.actor.name, &call.request_id)? else { return Ok(None) };
     row.answers(call.method, &call.digest)
         .map_err(|reused| Abort::Refused(refuse(Reason::Invalid, reused.to_string())))?;
     let broken = || StoreError::Rejected(format!("{row:?} is not readable"));
-    let answer = hex::decode(&row.answer).ok().and_then(|bytes| A::decode(bytes.as_slice()).ok()).ok_or_else(broken)?;
+    let answer = row.decoded().and_then(|bytes| A::decode(bytes.as_slice()).ok()).ok_or_else(broken)?;
     let nonce = match &row.nonce {
         None => None,
         Some(text) => Some(hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(broken)?),
     };
-    Ok(Some(FirstAnswer { answer, nonce, at_ms: row.at_ms }))
+    Ok(Some(StoredAnswer { answer, nonce, at_ms: row.at_ms }))
 }

@@ -9,7 +9,7 @@ use proto::{
 };
 use store::{Abort, Conn, registry::TokenRow};
 
-use super::{DecidedAnswer, IdempotentCall, IdentityService, known, once::FirstAnswer, random};
+use super::{DecidedAnswer, IdempotentCall, IdentityService, known, once::StoredAnswer, random};
 use crate::{
     audit::{RegistryAction, RegistryEntry},
     credential::{token_hash, token_id},
@@ -71,8 +71,8 @@ impl IdentityService {
         self.token_text(answered.await?)
     }
 
-    fn token_text(&self, answered: FirstAnswer<TokenCreated>) -> Result<TokenCreated, Error> {
-        let FirstAnswer { mut answer, nonce, at_ms } = answered;
+    fn token_text(&self, answered: StoredAnswer<TokenCreated>) -> Result<TokenCreated, Error> {
+        let StoredAnswer { mut answer, nonce, at_ms } = answered;
         let Some(nonce) = nonce else {
             let detail = format!(
                 "this request created token {} before (at {at_ms}) and showed it then; revoke it and create another",

@@ -125,7 +125,11 @@ fn try_write(conn: &mut Conn, write: &RowWrite) -> Result<Result<(), CommitRefus
     }
 }
 
-fn carry_out<'a>(conn: &mut Conn, write: &'a RowWrite, applied: &mut Applied<'a>) -> Result<(), StoreError> {
+fn write_unconditionally<'a>(
+    conn: &mut Conn,
+    write: &'a RowWrite,
+    applied: &mut Applied<'a>,
+) -> Result<(), StoreError> {
     match write {
         RowWrite::AddChargingPoint(row) => row.add(conn),
         RowWrite::ChargingPoint(row) => row.update(conn),

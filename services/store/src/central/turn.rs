@@ -6,7 +6,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{
     AuditEntry, AuditRow, ChargingPointRow, CorrectionRow, DiscrepancyRow, KeyRow, MirroredIdentityRow,
-    MirroredOperatorRow, OnceRow, OrderRow, OutboxEvent, SessionRow, TicketRow,
+    MirroredOperatorRow, OnceRow, OrderRow, OutboxEvent, RequestIdReused, SessionRow, TicketRow,
 };
 
 /// The id of a turn, by which the database can tell whether it arrived.

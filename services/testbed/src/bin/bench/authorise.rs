@@ -18,7 +18,7 @@ use proto::{
 use store::{
     Database,
     audit::AuditEntry,
-    central::{Committer, CommitterSettings, RequestRow, RowWrite, SCHEMA, Turn, TurnId},
+    central::{Committer, CommitterSettings, OnceRow, RowWrite, SCHEMA, Turn, TurnId},
 };
 use testbed::{
     fleet,
@@ -304,16 +304,16 @@ fn commit(kind: u8, engine: u32, driver: u32) -> Turn {
         })
     };
     let writes = if kind == ASKED {
-        let request = RequestRow {
-            requester: format!("driver/driver-{driver}"),
+        let once = OnceRow {
+            caller: format!("driver/driver-{driver}"),
             request_id: fresh_id(),
-            cp_id: format!("BENCH-{engine}"),
-            session_id: None,
+            method: "RequestSupply".into(),
+            digest: "00".repeat(32),
+            answer: "00".repeat(48),
+            nonce: None,
             at_ms: 1_700_000_000_000,
-            reason: 0,
-            detail: String::new(),
         };
-        vec![RowWrite::Request(request), entry("SUPPLY_REQUESTED"), entry("SUPPLY_AUTHORISED")]
+        vec![RowWrite::Once(once), entry("SUPPLY_REQUESTED"), entry("SUPPLY_AUTHORISED")]
     } else {
         vec![entry("SUPPLY_RELEASED")]
     };
