@@ -1,4 +1,4 @@
-//! Settings of the engine, the monitor and the fleet: each a flag and an environment variable (SPEC 1.7).
+//! The settings of engine, monitor and fleet: each is a flag and an environment variable (SPEC 1.7).
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineConfig {
-    /// Folder for the journal of sessions
+    /// Folder of the engine's journal, which holds its sessions and its meter's register
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data/charging-point")]
     pub data: PathBuf,
     #[command(flatten)]
     pub pairing: PairingConfig,
     #[command(flatten)]
     pub vehicle: VehicleConfig,
-    /// Allow the drills that spoil keys on purpose
+    /// Allow the commands spoil-key and repair-key, which corrupt the engine's keys as a drill
     #[arg(long, env = "CHARGEMESH_DRILLS")]
     pub drills: bool,
     #[command(flatten)]
@@ -37,18 +37,18 @@ pub struct EngineConfig {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Monitor")]
 pub struct MonitorConfig {
-    /// As which charging point to enrol
+    /// Id of the charging point, needed for the enrolment; the stored identity holds it afterwards
     #[arg(long, env = "CHARGEMESH_CHARGING_POINT_ID", value_name = "ID")]
     pub id: Option<ChargingPointId>,
-    /// City of the charging point, told at enrolment
+    /// City of the charging point, sent with the enrolment
     #[arg(long, env = "CHARGEMESH_CITY", value_name = "NAME", default_value = "")]
     pub city: String,
-    /// Where exactly it stands, told at enrolment
+    /// Address of the charging point within the city, sent with the enrolment
     #[arg(long, env = "CHARGEMESH_PLACE", value_name = "TEXT", default_value = "")]
     pub place: String,
     #[command(flatten)]
     pub enrolment: EnrolmentConfig,
-    /// Folder for credential and keys
+    /// Folder of the stored identity: credential and keys
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data/charging-point")]
     pub data: PathBuf,
     #[command(flatten)]
@@ -61,25 +61,25 @@ pub struct MonitorConfig {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Fleet")]
 pub struct FleetConfig {
-    /// How many charging points
+    /// Number of charging points
     #[arg(long, env = "CHARGEMESH_COUNT", value_name = "N", default_value_t = 100)]
     pub count: usize,
-    /// Their ids are this and a number
+    /// Beginning of the ids of the charging points; a number follows it
     #[arg(long, env = "CHARGEMESH_PREFIX", value_name = "TEXT", default_value = "CP-")]
     pub prefix: String,
-    /// The first number
+    /// Number of the first charging point
     #[arg(long, env = "CHARGEMESH_FIRST", value_name = "N", default_value_t = 1)]
     pub first: usize,
-    /// Cities, given to them in turn
+    /// Cities of the charging points, assigned in turn
     #[arg(long, env = "CHARGEMESH_CITIES", value_name = "NAME", value_delimiter = ',', default_value = "")]
     pub cities: Vec<String>,
-    /// How many to start a second
+    /// Charging points to start per second
     #[arg(long, env = "CHARGEMESH_STARTS_PER_SECOND", value_name = "N", default_value_t = 200,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub starts_per_second: u32,
     #[command(flatten)]
     pub enrolment: EnrolmentConfig,
-    /// Folder for their journals, credentials and keys
+    /// Folder of the fleet's journals, credentials and keys
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data/fleet")]
     pub data: PathBuf,
     #[command(flatten)]
@@ -90,25 +90,25 @@ pub struct FleetConfig {
     pub reach: ReachConfig,
 }
 
-/// Both ends stand beside each other.
+/// Time limit of a handshake between engine and monitor, which are close to each other.
 const PAIRING_HANDSHAKE: Duration = Duration::from_secs(3);
 
-/// Where engine and monitor meet.
+/// The settings of the link between engine and monitor.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Pairing of engine and monitor")]
 pub struct PairingConfig {
-    /// Where engine and monitor meet: a path for a Unix socket on one host, host:port between two; by default
-    /// pairing.sock in the data folder
+    /// Where the engine connects to the monitor: the path of a Unix socket on one host, or host:port between two hosts;
+    /// default: pairing.sock in the data folder
     #[arg(long, env = "CHARGEMESH_PAIRING", value_name = "PLACE")]
     pub pairing: Option<Place>,
-    /// File with the secret of a pairing over the network
+    /// File with the pairing secret, needed where --pairing is host:port; the same text at both ends
     #[arg(long, env = "CHARGEMESH_PAIRING_SECRET_FILE", value_name = "FILE")]
     pub pairing_secret_file: Option<PathBuf>,
-    /// How often engine and monitor give each other a sign of life
+    /// Interval at which engine and monitor send each other a sign of life
     #[arg(long, env = "CHARGEMESH_PAIRING_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
           value_parser = mesh::duration::parse_some)]
     pub pairing_life_sign: Duration,
-    /// Signs of life that either may miss before it is gone
+    /// Number of missed signs of life after which engine or monitor counts as gone
     #[arg(long, env = "CHARGEMESH_PAIRING_MISSES", value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub pairing_misses: u32,
@@ -125,24 +125,24 @@ impl PairingConfig {
     }
 }
 
-/// How to enrol, and Central's address.
+/// The settings of enrolment and authentication, and the addresses of Registry and Central.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Enrolment")]
 pub struct EnrolmentConfig {
-    /// Price per kWh, told at enrolment, such as 0.3950; 0: Central's default
+    /// Price per kWh, sent with the enrolment, such as 0.3950; 0: Central's default price
     #[arg(long, env = "CHARGEMESH_PRICE", value_name = "PRICE", default_value = "0")]
     pub price: Price,
     /// Registry's HTTPS address
     #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "HOST:PORT", default_value = "127.0.0.1:7580",
           value_parser = mesh::client::https_address)]
     pub registry: String,
-    /// Enrolment token, for the first start; tried again when an operator has readmitted the id
+    /// Enrolment token, needed at the first start; it is used again when an operator has readmitted the id
     #[arg(long, env = "CHARGEMESH_TOKEN", value_name = "TOKEN", value_parser = secret, hide_env_values = true)]
     pub token: Option<SecretText>,
     /// File that holds the enrolment token
     #[arg(long, env = "CHARGEMESH_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
-    /// Central's link addresses, tried in turn
+    /// Link addresses of Central, tried in turn
     #[arg(
         long,
         env = "CHARGEMESH_CENTRAL_LINK",
@@ -152,23 +152,23 @@ pub struct EnrolmentConfig {
         default_value = "127.0.0.1:7400"
     )]
     pub central: Vec<String>,
-    /// How often to give Central a sign of life
+    /// Interval at which to send Central a sign of life
     #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
           value_parser = mesh::duration::parse_some)]
     pub life_sign: Duration,
-    /// Authenticate again this long after a renewal or a refusal; later where Central asks for that, up to a minute
+    /// Wait before authenticating again after a renewal or a refusal; Central may ask for a longer one, up to a minute
     #[arg(long, env = "CHARGEMESH_AUTHENTICATE_AGAIN", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse)]
     pub authenticate_again: Duration,
-    /// So many refusals end the tries
+    /// Number of refused credentials after which the monitor stops authenticating, until the command authenticate
     #[arg(long, env = "CHARGEMESH_REFUSALS", value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub refusals: u32,
-    /// Ask Registry again after this when it cannot be reached
+    /// Wait before Registry is asked again after it could not be reached
     #[arg(long, env = "CHARGEMESH_REGISTRY_AGAIN", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse_some)]
     pub registry_again: Duration,
-    /// How long the engine may take to say that it holds a new key
+    /// Time limit for the engine to confirm that it has stored a new key
     #[arg(long, env = "CHARGEMESH_KEY_HANDED", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse)]
     pub key_handed: Duration,
@@ -218,23 +218,23 @@ impl EnrolmentConfig {
     }
 }
 
-/// How patiently to reach Central.
+/// The settings of the links to Central.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Link")]
 pub struct ReachConfig {
-    /// Wait after a first failure to reach Central; doubled with each further one, and jittered
+    /// Wait after the first failure to reach Central; doubled with each further one, and jittered
     #[arg(long, env = "CHARGEMESH_RETRY_MIN", value_name = "DURATION", default_value = "200ms",
           value_parser = mesh::duration::parse_some)]
     pub retry_min: Duration,
-    /// Longest wait between tries to reach Central
+    /// Longest wait between attempts to reach Central
     #[arg(long, env = "CHARGEMESH_RETRY_MAX", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse_some)]
     pub retry_max: Duration,
-    /// An unanswered message is sent again after this
+    /// Time after which an unanswered message is sent again
     #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse_some)]
     pub repeat: Duration,
-    /// How long a manual supply waits for Central's word: whoever asked stands in front of it
+    /// Time limit for Central's answer to a manual supply
     #[arg(long, env = "CHARGEMESH_MANUAL_WAIT", value_name = "DURATION", default_value = "60s",
           value_parser = mesh::duration::parse_some)]
     pub manual_wait: Duration,
@@ -250,85 +250,85 @@ impl ReachConfig {
             retry_min: self.retry_min,
             retry_max: self.retry_max,
             repeat: self.repeat,
-            // The interval is each target's own.
+            // The interval of the signs of life is set for each link.
             wire: self.conversation.wire(Duration::ZERO),
             clock: self.clock.reading(),
         }
     }
 }
 
-/// What is plugged in, and by whom.
+/// The settings of the simulated vehicle and its plug.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Vehicle and plug")]
 pub struct VehicleConfig {
-    /// Plug in and out without a person
+    /// Plug the vehicle in and out automatically
     #[arg(long, env = "CHARGEMESH_UNATTENDED")]
     pub unattended: bool,
-    /// Unattended: from the reservation to the plug
+    /// With --unattended: time from the reservation to plugging in
     #[arg(long, env = "CHARGEMESH_PLUG_IN_AFTER", value_name = "DURATION", default_value = "1s",
           value_parser = mesh::duration::parse)]
     pub plug_in_after: Duration,
-    /// Unattended: how long to charge where no energy was asked for
+    /// With --unattended: how long to charge where no amount of energy was requested
     #[arg(long, env = "CHARGEMESH_CHARGE_FOR", value_name = "DURATION", default_value = "60s",
           value_parser = mesh::duration::parse)]
     pub charge_for: Duration,
-    /// How much faster than the clock meter and plug live
+    /// How much faster than real time meter and plug are simulated
     #[arg(long, env = "CHARGEMESH_SPEED", value_name = "FACTOR", default_value = "1")]
     pub speed: Speed,
-    /// Power limit in watts
+    /// Rated power of the charging point in watts
     #[arg(long, env = "CHARGEMESH_POWER", value_name = "WATTS", default_value_t = 22_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub power: u32,
-    /// How fast the power rises, in watts a second
+    /// How fast the power rises, in watts per second
     #[arg(long, env = "CHARGEMESH_RAMP", value_name = "WATTS", default_value_t = 5_500,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub ramp: u32,
-    /// Capacity of a vehicle's battery in watt-hours
+    /// Capacity of the vehicle's battery in watt-hours
     #[arg(long, env = "CHARGEMESH_BATTERY", value_name = "WH", default_value_t = 60_000,
           value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub battery: u32,
-    /// State of charge of an arriving vehicle in percent
+    /// State of charge, in percent, at which the vehicle is plugged in
     #[arg(long, env = "CHARGEMESH_CHARGED", value_name = "PERCENT", default_value_t = 20,
           value_parser = clap::value_parser!(u32).range(0..=100))]
     pub charged: u32,
-    /// State of charge in percent from which the power falls
+    /// State of charge, in percent, above which the power falls
     #[arg(long, env = "CHARGEMESH_TAPER_FROM", value_name = "PERCENT", default_value_t = 80,
           value_parser = clap::value_parser!(u32).range(0..=100))]
     pub taper_from: u32,
 }
 
-/// How often meters are looked at, and their values kept.
+/// The intervals of the meter, and the bounds of readings and journal.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Meter and journal")]
 pub struct MeterConfig {
-    /// How often the meter is looked at while supplying; an end is noticed as late as this
+    /// Interval at which the meter is read during a supply; an end of the supply is noticed that late at most
     #[arg(long, env = "CHARGEMESH_TICK", value_name = "DURATION", default_value = "200ms",
           value_parser = mesh::duration::parse_some)]
     pub tick: Duration,
-    /// How often the meter value and a reading go to Central while supplying
+    /// Interval at which a meter value and a reading are sent to Central during a supply
     #[arg(long, env = "CHARGEMESH_METER_EVERY", value_name = "DURATION", default_value = "1s",
           value_parser = mesh::duration::parse_some)]
     pub meter_every: Duration,
-    /// How often a reading goes to Central while nothing is supplied; 0s: never
+    /// Interval at which a reading is sent to Central while nothing is supplied; 0s: none is sent
     #[arg(long, env = "CHARGEMESH_IDLE_READING_EVERY", value_name = "DURATION", default_value = "0s",
           value_parser = mesh::duration::parse)]
     pub idle_reading_every: Duration,
-    /// How often the register is written to the journal while supplying
+    /// Interval at which the meter's register is written to the journal during a supply
     #[arg(long, env = "CHARGEMESH_REGISTER_EVERY", value_name = "DURATION", default_value = "1s",
           value_parser = mesh::duration::parse_some)]
     pub register_every: Duration,
-    /// How often that is synced to the disk, so that it survives a loss of power
+    /// Interval at which these writes are synced to the disk, so that they survive a loss of power
     #[arg(long, env = "CHARGEMESH_REGISTER_SYNC_EVERY", value_name = "DURATION", default_value = "10s",
           value_parser = mesh::duration::parse_some)]
     pub register_sync_every: Duration,
-    /// Readings kept while Central cannot be reached
+    /// Maximum number of readings that are kept while Central cannot be reached
     #[arg(long, env = "CHARGEMESH_READINGS_KEPT", value_name = "N", default_value_t = 600)]
     pub readings_kept: usize,
-    /// Of them, sent at a time when Central is back, each time that a meter value would go
+    /// Number of kept readings that are sent per interval of --meter-every once Central can be reached again
     #[arg(long, env = "CHARGEMESH_READINGS_AT_ONCE", value_name = "N", default_value_t = 8,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     pub readings_at_once: usize,
-    /// How long settled sessions are kept in the journal
+    /// Time for which settled sessions are kept in the journal
     #[arg(long, env = "CHARGEMESH_JOURNAL_RETENTION", value_name = "DURATION", default_value = "35d",
           value_parser = mesh::duration::parse)]
     pub journal_retention: Duration,
@@ -340,7 +340,7 @@ impl MeterConfig {
     }
 }
 
-/// The settings of an engine's core.
+/// The settings of an engine's pure core.
 pub(crate) fn engine_settings(
     vehicle: &VehicleConfig,
     meter: &MeterConfig,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
-    commands::{self, DriverCommand},
+    commands::{self, UserCommand},
     drive::Ask,
     enrolment,
 };
@@ -42,22 +42,22 @@ impl Waits<'_> {
     /// Whether to end.
     fn answer(&self, ask: Ask) -> bool {
         // A request cannot come yet: whoever makes one has been given a driver that drives.
-        let Ask::DriverCommand(word, answer) = ask else { return false };
+        let Ask::UserCommand(word, answer) = ask else { return false };
         let said = match &word {
-            DriverCommand::Status => Ok(self.status()),
-            DriverCommand::Help => Ok(json!({ "help": commands::HELP })),
-            DriverCommand::Quit => Ok(Value::Null),
-            DriverCommand::Request { .. }
-            | DriverCommand::Order(_)
-            | DriverCommand::Load(_)
-            | DriverCommand::Authenticate
-            | DriverCommand::Enrol(_)
-            | DriverCommand::Tickets => Err(format!("not enrolled yet: {}", self.trouble())),
+            UserCommand::Status => Ok(self.status()),
+            UserCommand::Help => Ok(json!({ "help": commands::HELP })),
+            UserCommand::Quit => Ok(Value::Null),
+            UserCommand::Request { .. }
+            | UserCommand::Order(_)
+            | UserCommand::Load(_)
+            | UserCommand::Authenticate
+            | UserCommand::Enrol(_)
+            | UserCommand::Tickets => Err(format!("not enrolled yet: {}", self.trouble())),
         };
         if let Some(answer) = answer {
             drop(answer.send(said));
         }
-        matches!(word, DriverCommand::Quit)
+        matches!(word, UserCommand::Quit)
     }
 
     fn status(&self) -> Value {
@@ -92,11 +92,10 @@ mod tests {
         let waits = Waits { ctx: &ctx, driver: &driver };
         let ask = |word| {
             let (answer, answered) = oneshot::channel();
-            asks.try_send(Ask::DriverCommand(word, Some(answer))).unwrap();
+            asks.try_send(Ask::UserCommand(word, Some(answer))).unwrap();
             answered
         };
-        let (status, tickets, quit) =
-            (ask(DriverCommand::Status), ask(DriverCommand::Tickets), ask(DriverCommand::Quit));
+        let (status, tickets, quit) = (ask(UserCommand::Status), ask(UserCommand::Tickets), ask(UserCommand::Quit));
         let done = meanwhile(std::future::pending::<()>(), &mut asked, &waits).await;
         assert!(done.is_none() && quit.await.unwrap().is_ok());
         let status = status.await.unwrap().unwrap();

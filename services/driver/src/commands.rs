@@ -1,4 +1,4 @@
-//! What a person types at the driver's screen, and what `chargemesh ctl` sends: one vocabulary.
+//! The commands of a driver: the same at its screen and through `chargemesh ctl`.
 
 use serde_json::Value;
 
@@ -8,20 +8,20 @@ use proto::{ChargingPointId, Energy, enrolment::SecretText};
 
 /// A typed or sent command.
 #[derive(Clone, Debug)]
-pub(crate) enum DriverCommand {
-    /// `request CP-ID [kWh]`; the request's id is drawn by the rim.
+pub(crate) enum UserCommand {
+    /// `request CP-ID [kWh]`; the event loop draws the request's id.
     Request {
         charging_point: ChargingPointId,
         energy: Energy,
     },
     Order(DriverOrder),
-    /// Work off this file from its first line.
+    /// Work through this file from its first line.
     Load(String),
-    /// Try again with the credential, after Central refused it.
+    /// Authenticate with the credential again, after Central refused it.
     Authenticate,
-    /// Enrol anew with this token, after a removal or a reissue.
+    /// Enrol again with this token, after a removal or a reissue.
     Enrol(SecretText),
-    /// Tickets on disk.
+    /// Show the tickets on disk.
     Tickets,
     Status,
     Help,
@@ -29,29 +29,29 @@ pub(crate) enum DriverCommand {
 }
 
 pub(crate) const HELP: &str = "\
-\x20 list                       the charging points that are available now
-  request CP-ID [kWh]        ask for a supply; without kWh until unplugged
-  stop [SESSION]             end my supply
-  confirm [SESSION]          pay for a manual supply that names me
-  refuse [SESSION]           do not
-  load FILE                  work off a file: one CP-ID[,kWh] a line
-  history [N]                my last tickets and totals, from Central
-  tickets                    the tickets stored here, to print
-  authenticate               try again after Central refused my credential
-  enrol TOKEN                enrol anew, after a removal or with a reissued token
-  status                     link, requests, supplies, file
-  quit";
+\x20 list                       list the charging points that are available now
+  request CP-ID [kWh]        ask for a supply; without kWh it lasts until unplugged
+  stop [SESSION]             end a supply
+  confirm [SESSION]          agree to pay for a manual supply
+  refuse [SESSION]           refuse to pay for a manual supply
+  load FILE                  work through a file of requests: one CP-ID[,kWh] per line
+  history [N]                show the last N tickets (20) and the totals, from Central
+  tickets                    print the tickets stored here
+  authenticate               authenticate again after Central refused the credential
+  enrol TOKEN                enrol again, after a removal or with a reissued token
+  status                     show link, requests, supplies and file
+  quit                       end the driver";
 
-/// A typed line; nothing for an empty one.
-pub(crate) fn parse(line: &str) -> Option<Result<DriverCommand, String>> {
+/// Parses a typed line; nothing for an empty one.
+pub(crate) fn parse(line: &str) -> Option<Result<UserCommand, String>> {
     let mut words = line.split_whitespace();
     let command = words.next()?;
     let args: Vec<&str> = words.collect();
     Some(word(command, &args))
 }
 
-/// A command of the control socket: its arguments are a list of texts, or an object with the names used here.
-pub(crate) fn from_control(command: &str, args: &Value) -> Result<DriverCommand, String> {
+/// Parses a command of the control socket, whose arguments are a list, or an object with the names below.
+pub(crate) fn from_control(command: &str, args: &Value) -> Result<UserCommand, String> {
     let named = |name: &str| args.get(name).and_then(text_of);
     let args: Vec<String> = match args {
         Value::Array(list) => list.iter().filter_map(text_of).collect(),
@@ -71,39 +71,39 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-fn word(command: &str, args: &[&str]) -> Result<DriverCommand, String> {
+fn word(command: &str, args: &[&str]) -> Result<UserCommand, String> {
     let session = || args.first().map(|s| (*s).to_owned());
     let at_most = |n: usize| match args.get(n) {
-        Some(extra) => Err(format!("{extra:?} is too much after {command:?}; type help")),
+        Some(extra) => Err(format!("{command:?} takes no argument {extra:?}; type help")),
         None => Ok(()),
     };
     match command {
-        "list" | "charging-points" => at_most(0).map(|()| DriverCommand::Order(DriverOrder::ListChargingPoints)),
+        "list" | "charging-points" => at_most(0).map(|()| UserCommand::Order(DriverOrder::ListChargingPoints)),
         "request" => {
             at_most(2)?;
             let id = args.first().ok_or("request which charging point? request CP-ID [kWh]")?;
             let energy = args.get(1).map_or(Ok(Energy::ZERO), |kwh| parse_kwh(kwh))?;
-            Ok(DriverCommand::Request { charging_point: id.parse().map_err(|e| format!("{e}"))?, energy })
+            Ok(UserCommand::Request { charging_point: id.parse().map_err(|e| format!("{e}"))?, energy })
         }
-        "stop" => at_most(1).map(|()| DriverCommand::Order(DriverOrder::Stop(session()))),
-        "confirm" => at_most(1).map(|()| DriverCommand::Order(DriverOrder::Confirm(session(), true))),
-        "refuse" => at_most(1).map(|()| DriverCommand::Order(DriverOrder::Confirm(session(), false))),
+        "stop" => at_most(1).map(|()| UserCommand::Order(DriverOrder::Stop(session()))),
+        "confirm" => at_most(1).map(|()| UserCommand::Order(DriverOrder::Confirm(session(), true))),
+        "refuse" => at_most(1).map(|()| UserCommand::Order(DriverOrder::Confirm(session(), false))),
         "load" => at_most(1)
             .and_then(|()| session().ok_or_else(|| "load which file? load FILE".to_owned()))
-            .map(DriverCommand::Load),
+            .map(UserCommand::Load),
         "history" => {
             at_most(1)?;
             let limit = args.first().map_or(Ok(20), |n| n.parse().map_err(|_| format!("{n:?} is not a number")))?;
-            Ok(DriverCommand::Order(DriverOrder::ListHistory(limit)))
+            Ok(UserCommand::Order(DriverOrder::ListHistory(limit)))
         }
         "enrol" => at_most(1)
             .and_then(|()| session().ok_or_else(|| "enrol with which token? enrol TOKEN".to_owned()))
-            .map(|token| DriverCommand::Enrol(SecretText::new(token))),
-        "authenticate" => at_most(0).map(|()| DriverCommand::Authenticate),
-        "tickets" => at_most(0).map(|()| DriverCommand::Tickets),
-        "status" => at_most(0).map(|()| DriverCommand::Status),
-        "help" | "?" => Ok(DriverCommand::Help),
-        "quit" | "exit" => Ok(DriverCommand::Quit),
+            .map(|token| UserCommand::Enrol(SecretText::new(token))),
+        "authenticate" => at_most(0).map(|()| UserCommand::Authenticate),
+        "tickets" => at_most(0).map(|()| UserCommand::Tickets),
+        "status" => at_most(0).map(|()| UserCommand::Status),
+        "help" | "?" => Ok(UserCommand::Help),
+        "quit" | "exit" => Ok(UserCommand::Quit),
         other => Err(format!("{other:?} is not a command; type help")),
     }
 }
@@ -114,21 +114,19 @@ mod tests {
 
     use super::*;
 
-    /// Words hold secrets and are not compared; what they mean shows in their text, secrets apart.
-    fn shown(word: Result<DriverCommand, String>) -> String {
+    /// Commands hold secrets and cannot be compared; their debug text shows all but the secrets.
+    fn shown(word: Result<UserCommand, String>) -> String {
         format!("{word:?}")
     }
 
     #[test]
     fn what_is_typed_and_what_ctl_sends_mean_the_same_spec_1_9() {
-        let request = shown(Ok(DriverCommand::Request {
-            charging_point: "CP-1".parse().unwrap(),
-            energy: Energy::from_wh(7500),
-        }));
+        let request =
+            shown(Ok(UserCommand::Request { charging_point: "CP-1".parse().unwrap(), energy: Energy::from_wh(7500) }));
         assert_eq!(shown(parse(" request CP-1 7.5 ").unwrap()), request);
         assert_eq!(shown(from_control("request", &json!(["CP-1", "7.5"]))), request);
         assert_eq!(shown(from_control("request", &json!({"charging_point": "CP-1", "kwh": 7.5}))), request);
-        assert_eq!(shown(from_control("stop", &Value::Null)), shown(Ok(DriverCommand::Order(DriverOrder::Stop(None)))));
+        assert_eq!(shown(from_control("stop", &Value::Null)), shown(Ok(UserCommand::Order(DriverOrder::Stop(None)))));
         assert!(parse("  ").is_none());
         assert!(!shown(parse("enrol cmt1.secret").unwrap()).contains("secret"));
     }
@@ -139,7 +137,7 @@ mod tests {
             ("request", "request CP-ID"),
             ("request ../x", "is not an id"),
             ("request CP-1 much", "is not an energy"),
-            ("stop a b", "too much"),
+            ("stop a b", "takes no argument"),
             ("fly", "type help"),
             ("history x", "not a number"),
         ] {

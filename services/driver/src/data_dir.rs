@@ -1,9 +1,9 @@
-//! What a driver keeps on disk, in one folder: credential and key (mode 0600), the position (requests in flight and how
-//! far the file is worked off) and the tickets.
+//! The driver's data folder: credential and key (mode 0600), the state that a restart needs (requests in flight and the
+//! position in the file of requests), and the tickets.
 //!
-//! Every file but the tickets is replaced as a whole and synced, so that a crash leaves the old or the new one. Tickets
-//! are appended and synced; a line torn by a crash is cut off at the next start, and Central sends that ticket again,
-//! since it was never acknowledged.
+//! Each file but the tickets is replaced as a whole and synced, so that a crash leaves either the old or the new one.
+//! Tickets are appended and synced; a line that a crash cut short is removed at the next start, and Central sends that
+//! ticket again, because it was not acknowledged.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,30 +16,30 @@ use proto::{enrolment::SecretText, link::v1::KeyGrant};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{request::SupplyRequest, ticket::TicketText};
+use crate::{request::DriverRequest, ticket::TicketText};
 
-/// The folder or a file in it does not do what it must.
+/// The folder or a file in it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     #[error("cannot {what} {}: {source}; free some space or give a writable folder with --data", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("{} is damaged: {source}; move it away to begin anew", path.display())]
+    #[error("{} is damaged: {source}; move it away to start without it", path.display())]
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
-/// What enrolment gave: who this driver is, how to prove it, and Central's static keys.
+/// The result of an enrolment: the driver's id and credential, and Central's static public keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DriverEnrolment {
     pub driver: String,
     pub credential: SecretText,
-    /// 32 bytes each, in hex.
+    /// Central's static public keys, 32 bytes each, in hex.
     pub pins: Vec<String>,
-    /// Registry's roots in DER, base64url, and its address: for asking again for pins.
+    /// Registry's root certificates (DER in base64url), with which it can be asked for Central's keys again.
     pub roots: Vec<proto::enrolment::Blob>,
     pub registry: String,
 }
 
-/// The key of the link.
+/// The driver's key for its link to Central.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub struct DriverKey {
     pub key_no: u64,
@@ -59,24 +59,24 @@ impl DriverKey {
         Self { key_no: grant.key_no, key: hex::encode(&grant.key), expires_at_ms: grant.expires_at_ms }
     }
 
-    /// Nothing where the file does not hold 32 bytes.
+    /// The key; nothing where the file does not hold 32 bytes.
     pub fn bytes(&self) -> Option<[u8; 32]> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(&self.key, &mut bytes).ok().map(|()| bytes)
     }
 }
 
-/// How far this driver is.
+/// What a driver must remember over a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedState {
-    /// The file being worked off.
+    /// The file of requests that is worked through.
     pub file: Option<PathBuf>,
-    /// Its last line that is over.
+    /// The last line of that file whose request has ended.
     pub done: u64,
-    pub requests: Vec<SupplyRequest>,
+    pub requests: Vec<DriverRequest>,
 }
 
-/// The folder.
+/// The open folder.
 #[derive(Debug)]
 pub struct DataDir {
     folder: PathBuf,
@@ -84,7 +84,7 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Opens or makes the folder, and heals the tickets' last line.
+    /// Opens or creates the folder, and removes a last ticket that a crash cut short.
     pub fn open(folder: &Path) -> Result<Self, DataDirError> {
         fs::create_dir_all(folder).map_err(io_error("make", folder))?;
         let path = folder.join(TICKETS);
@@ -119,7 +119,7 @@ impl DataDir {
         self.write(KEY, key)
     }
 
-    /// The key is void; the next contact is a first one.
+    /// Removes the key; the next link is a first contact.
     pub fn remove_key(&self) -> Result<(), DataDirError> {
         let path = self.folder.join(KEY);
         match fs::remove_file(&path) {
@@ -136,7 +136,7 @@ impl DataDir {
         self.write(STATE, state)
     }
 
-    /// Appended and on disk when this returns.
+    /// Appends a ticket, which is on disk when this returns.
     pub fn save_ticket(&mut self, ticket: &TicketText) -> Result<(), DataDirError> {
         let path = self.folder.join(TICKETS);
         let damaged = |source| DataDirError::Damaged { path: path.clone(), source };
@@ -145,19 +145,19 @@ impl DataDir {
         let length = self.tickets.metadata().map_err(io_error("look at", &path))?.len();
         let written = self.tickets.write_all(&line).and_then(|()| self.tickets.sync_data());
         if written.is_err() {
-            // A half-written line would hide the next ticket; if even this fails, the next start cuts it.
+            // Half a line would spoil the next ticket; if this fails too, the next start removes it.
             let _ = self.tickets.set_len(length);
         }
         written.map_err(io_error("write", &path))
     }
 
-    /// From now on its disk takes no ticket.
+    /// Makes each later ticket fail, as on a full disk.
     #[cfg(test)]
     pub(crate) fn fill_disk(&mut self) {
         self.tickets = OpenOptions::new().append(true).open("/dev/full").unwrap();
     }
 
-    /// All, oldest first; of a corrected ticket every version.
+    /// All tickets, the oldest first; a corrected ticket is there in each of its versions.
     pub fn tickets(&self) -> Result<Vec<TicketText>, DataDirError> {
         let path = self.folder.join(TICKETS);
         let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;

@@ -21,14 +21,14 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    commands::DriverCommand,
+    commands::UserCommand,
     contact::{Contact, How, Rules},
     data_dir::{DataDir, DataDirError, DriverEnrolment, DriverKey, SavedState},
     file_queue::FileQueue,
     link::{Connection, LinkEvent, LinkNo},
     notification::Notification,
     random_requests::RandomRequests,
-    request::{ConfirmPolicy, DriverOrder, SupplyRequest},
+    request::{ConfirmPolicy, DriverOrder, DriverRequest},
     ticket::TicketText,
     trip::{TripCommand, TripInput, TripSettings, Trips},
 };
@@ -99,8 +99,8 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) enum Ask {
     /// Typed or sent; the answer, where one is waited for, is JSON or a sentence.
-    DriverCommand(DriverCommand, Option<oneshot::Sender<Result<Value, String>>>),
-    Request(SupplyRequest),
+    UserCommand(UserCommand, Option<oneshot::Sender<Result<Value, String>>>),
+    Request(DriverRequest),
 }
 
 /// Somebody waits for what Central says next about this.
@@ -364,8 +364,8 @@ impl Drive {
     }
 }
 
-pub(crate) fn new_request(charging_point: proto::ChargingPointId, energy: Energy, line: Option<u64>) -> SupplyRequest {
-    SupplyRequest { id: hex::encode(rand::random::<[u8; 16]>()), charging_point, energy, line, session: None }
+pub(crate) fn new_request(charging_point: proto::ChargingPointId, energy: Energy, line: Option<u64>) -> DriverRequest {
+    DriverRequest { id: hex::encode(rand::random::<[u8; 16]>()), charging_point, energy, line, session: None }
 }
 
 async fn sleep_until(clock: Clock, at: Option<std::time::Instant>) {

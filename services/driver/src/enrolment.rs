@@ -1,4 +1,4 @@
-//! DriverEnrolment at Registry's HTTPS door with a token (SPEC 7.4): the credential comes back once and is on disk before
+//! Enrolment at Registry's HTTPS door with a token (SPEC 7.4): the credential comes back once and is on disk before
 //! anything is done with it.
 //!
 //! The token carries Registry's roots, so that nobody else can be taken for it, whatever address was given. The request

@@ -1,4 +1,5 @@
-//! When the next line of a file is asked for: a pause after the previous request ended, however it ended (SPEC 3.10).
+//! The queue of a file's requests: the next one is made a pause after the previous one has ended, however it ended (SPEC
+//! 3.10).
 //!
 //! Pure.
 
@@ -6,30 +7,30 @@ use std::time::{Duration, Instant};
 
 use crate::request_file::{FileRequest, RequestFile};
 
-/// A file being worked off, one request at a time.
+/// A file that is worked through, one request at a time.
 #[derive(Debug)]
 pub(crate) struct FileQueue {
     file: RequestFile,
     pause: Duration,
-    /// Every request up to this line is over.
+    /// All requests up to this line have ended.
     done: u64,
     in_flight: Option<u64>,
     next_at: Instant,
 }
 
 impl FileQueue {
-    /// `done` and `in_flight` as they were kept; nothing in flight: the first request is due at once.
+    /// `done` and `in_flight` are what was saved before a restart. Where nothing is in flight, a request is due at once.
     pub(crate) fn new(file: RequestFile, done: u64, in_flight: Option<u64>, pause: Duration, now: Instant) -> Self {
         Self { file, pause, done, in_flight, next_at: now }
     }
 
-    /// When to call [`Self::next`]; nothing while a request is in flight or none is left.
+    /// When to call [`Self::next`]; nothing while a request is in flight, or where none is left.
     pub(crate) fn due(&self) -> Option<Instant> {
         let left = self.in_flight.is_none() && self.file.next_after(self.done).is_some();
         left.then_some(self.next_at)
     }
 
-    /// The next request, now in flight.
+    /// Takes the next request, where one is due; it is in flight from now on.
     pub(crate) fn next(&mut self, now: Instant) -> Option<FileRequest> {
         if self.due().is_none_or(|due| due > now) {
             return None;
@@ -39,7 +40,7 @@ impl FileQueue {
         Some(request)
     }
 
-    /// The request of this line has ended: billed, settling, released or refused.
+    /// The request of this line has ended: it is billed, settling, released or refused.
     pub(crate) fn finish(&mut self, line: u64, now: Instant) {
         if self.in_flight == Some(line) {
             self.in_flight = None;
@@ -48,7 +49,7 @@ impl FileQueue {
         self.done = self.done.max(line);
     }
 
-    /// The request of this line was not made: it comes again.
+    /// The request of this line could not be made; it is due again after the pause.
     pub(crate) fn retry(&mut self, line: u64, now: Instant) {
         if self.in_flight.take_if(|in_flight| *in_flight == line).is_some() {
             self.next_at = now + self.pause;
@@ -63,7 +64,7 @@ impl FileQueue {
         &self.file
     }
 
-    /// Requests that are over, and all of them.
+    /// Number of requests that have ended, and of all requests.
     pub(crate) fn progress(&self) -> (usize, usize) {
         (self.file.requests.iter().filter(|w| w.line <= self.done).count(), self.file.requests.len())
     }

@@ -1,4 +1,4 @@
-//! Values of the link's messages as text for people.
+//! Text for people: times, money, energy, steps and reasons.
 
 use proto::{
     Currency, Energy, Money,
@@ -6,7 +6,7 @@ use proto::{
 };
 use time::{OffsetDateTime, macros::format_description};
 
-/// Milliseconds since 1970 as UTC text.
+/// Formats milliseconds since 1970 as a time in UTC.
 pub fn utc(ms: i64) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
@@ -38,7 +38,7 @@ pub(crate) fn energy(wh: u64) -> String {
     if wh == 0 { "until unplugged".to_owned() } else { Energy::from_wh(wh).to_string() }
 }
 
-/// The words of a reason, with what is known beyond it.
+/// A reason in words, with the detail that Central gave.
 pub(crate) fn reason(reason: Reason, detail: &str) -> String {
     if detail.is_empty() { reason.in_words().to_owned() } else { format!("{} ({detail})", reason.in_words()) }
 }

@@ -1,14 +1,14 @@
-//! A driver (SPEC 1.5): asks for supplies by hand, from a file or by chance, sees every step, and gets a ticket.
+//! A driver (SPEC 1.5): asks for supplies by hand, from a file or at random, shows every step, and stores its tickets.
 //!
 //! ```text
-//!  terminal, ctl ─▶ words ─┐                      ┌─▶ link ─▶ Central
-//!  file ─▶ queue ──────────┤ drive ─▶ trip (pure) ┼─▶ data_dir: position before a request, ticket before its receipt
-//!  link ◀─ Central ────────┘                      └─▶ told: each step, as a line or as JSON
+//!  terminal, ctl ─▶ commands ─┐                      ┌─▶ link ─▶ Central
+//!  file ─▶ file_queue ────────┤ drive ─▶ trip (pure) ┼─▶ data_dir: a request before it is sent, a ticket before its receipt
+//!  Central ─▶ link ───────────┘                      └─▶ notification: each step, as a line or as JSON
 //! ```
 //!
-//! Guarantees: a request has its id and is on disk before it is sent, so it is never asked twice (SPEC 3.10); a ticket
-//! is on disk before it is acknowledged (3.9); the credential is used for a first contact alone (4.4), and both secrets
-//! are files of mode 0600.
+//! Guarantees: a request and its id are on disk before it is sent, so it is never made twice (SPEC 3.10); a ticket is on
+//! disk before it is acknowledged (3.9); the credential is sent in a first contact only (4.4); credential and key are in
+//! files of mode 0600.
 
 mod anteroom;
 mod commands;
@@ -37,19 +37,19 @@ use mesh::{clock::Now, control, health::Health, process::Misuse};
 use proto::{DriverId, enrolment::SecretText};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{commands::DriverCommand, data_dir::DriverEnrolment, drive::Ask};
+use crate::{commands::UserCommand, data_dir::DriverEnrolment, drive::Ask};
 pub use crate::{
     data_dir::DataDir,
     drive::Settings,
     enrolment::{EnrolError, EnrolSettings},
     format::utc,
     notification::{Notification, Offer},
-    request::{ConfirmPolicy, RequestOutcome, RunningSupply, SupplyRequest},
+    request::{ConfirmPolicy, DriverRequest, RequestOutcome, RunningSupply},
     request_file::parse_kwh,
     ticket::{CorrectionText, TicketText},
 };
 
-/// Steps that may wait for whoever is told; a slow screen holds the loop back, never the memory up.
+/// Notifications that may wait for their reader; a slow reader delays the event loop instead of filling the memory.
 const NOTIFICATIONS: usize = 256;
 const ASKS: usize = 64;
 const EVENTS: usize = 64;
@@ -58,70 +58,70 @@ const EVENTS: usize = 64;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Driver")]
 pub struct Config {
-    /// Who this driver is
+    /// Id of the driver
     #[arg(long, env = "CHARGEMESH_DRIVER_ID", value_name = "ID")]
     pub id: DriverId,
-    /// Central's link addresses, tried in turn
+    /// Link addresses of Central, tried in turn
     #[arg(long, env = "CHARGEMESH_CENTRAL_LINK", value_name = "HOST:PORT", value_delimiter = ',',
           value_parser = mesh::client::host_and_port, default_value = "127.0.0.1:7400")]
     pub central: Vec<String>,
-    /// Registry's HTTPS address, for the enrolment
+    /// Registry's HTTPS address, used for the enrolment
     #[arg(long, env = "CHARGEMESH_REGISTRY_HTTPS", value_name = "URL", default_value = "https://127.0.0.1:7580",
           value_parser = mesh::client::https_address)]
     pub registry: String,
-    /// DriverEnrolment token, needed at the first start only
+    /// Enrolment token, needed at the first start
     #[arg(long, env = "CHARGEMESH_TOKEN", value_name = "TOKEN", value_parser = secret, hide_env_values = true)]
     pub token: Option<SecretText>,
     /// File that holds the enrolment token
     #[arg(long, env = "CHARGEMESH_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
-    /// Folder for credential, key, position and tickets
+    /// Folder of the driver's credential, key, requests in flight and tickets
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data/driver")]
     pub data: PathBuf,
-    /// File of requests to work off: one CP-ID[,kWh] a line, # comments
+    /// File of requests to work through: one CP-ID[,kWh] per line, with # comments
     #[arg(long, env = "CHARGEMESH_FILE", value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Ask by chance, one supply after another, at whatever is available; the number seeds the chance
+    /// Ask for one supply after another at random charging points that are available; the number seeds the random choice
     #[arg(long, env = "CHARGEMESH_ROAM", value_name = "SEED", conflicts_with = "file")]
     pub random_requests: Option<u64>,
-    /// From the end of a request of the file to the next one
+    /// Pause between the end of a request and the next one, with --file or --random-requests
     #[arg(long, env = "CHARGEMESH_PAUSE", value_name = "DURATION", default_value = "4s",
           value_parser = mesh::duration::parse)]
     pub pause: std::time::Duration,
-    /// What to do with manual supplies that name this driver
+    /// How to answer manual supplies that name this driver
     #[arg(long, env = "CHARGEMESH_CONFIRM", value_enum, default_value_t)]
     pub confirm: ConfirmPolicy,
-    /// End when the file is over and every request of it has ended
+    /// End the process when every request of the file has ended
     #[arg(long, env = "CHARGEMESH_EXIT_WHEN_DONE", requires = "file")]
     pub exit_when_done: bool,
-    /// Print every step as a JSON object, one a line
+    /// Print each notification as a JSON object, one per line
     #[arg(long, env = "CHARGEMESH_JSON")]
     pub json: bool,
-    /// Say something to Central at least this often
+    /// Interval at which to send Central a sign of life
     #[arg(long, env = "CHARGEMESH_LIFE_SIGN", value_name = "DURATION", default_value = "500ms",
           value_parser = mesh::duration::parse_some)]
     pub life_sign: std::time::Duration,
-    /// An unanswered message is sent again after this
+    /// Time after which an unanswered message is sent again
     #[arg(long, env = "CHARGEMESH_REPEAT", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse_some)]
     pub repeat: std::time::Duration,
-    /// A request made by hand is over where Central cannot be reached within this
+    /// Time after which a request made by hand ends, if Central could not be reached
     #[arg(long, env = "CHARGEMESH_REQUEST_EXPIRES", value_name = "DURATION", default_value = "60s",
           value_parser = mesh::duration::parse)]
     pub request_expires: std::time::Duration,
-    /// Wait after a first failure to reach Central; doubled with each further one
+    /// Wait after the first failure to reach Central; doubled with each further one, and jittered
     #[arg(long, env = "CHARGEMESH_RETRY_MIN", value_name = "DURATION", default_value = "250ms",
           value_parser = mesh::duration::parse_some)]
     pub retry_min: std::time::Duration,
-    /// Longest wait between tries to reach Central
+    /// Longest wait between attempts to reach Central
     #[arg(long, env = "CHARGEMESH_RETRY_MAX", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse_some)]
     pub retry_max: std::time::Duration,
-    /// Authenticate again this long after a refusal; later where Central asks for that
+    /// Wait before authenticating again after a refusal; Central may ask for a longer one
     #[arg(long, env = "CHARGEMESH_AUTHENTICATE_AGAIN", value_name = "DURATION", default_value = "5s",
           value_parser = mesh::duration::parse)]
     pub authenticate_again: std::time::Duration,
-    /// So many refusals end the tries, until the command authenticate
+    /// Number of refused credentials after which the driver stops authenticating, until the command authenticate
     #[arg(long, env = "CHARGEMESH_REFUSALS", value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub refusals: u32,
@@ -172,8 +172,7 @@ impl Config {
     }
 }
 
-/// The role: a driver with its screen and its control socket, both there before he is enrolled, until it is told to
-/// stop.
+/// Runs the role until it is stopped. Its screen and control socket are there before the driver is enrolled.
 pub async fn run(config: Config, ctx: mesh::process::Context) -> anyhow::Result<()> {
     let (settings, enrol) = (config.settings(), config.enrol()?);
     let (driver, mut channels) = DriverHandle::new();
@@ -187,26 +186,26 @@ pub async fn run(config: Config, ctx: mesh::process::Context) -> anyhow::Result<
     begun.and(shown)
 }
 
-/// A driver that runs: many may in one process.
+/// A running driver, of which one process may have many.
 #[derive(Debug)]
 pub struct DriverHandle {
     asks: mpsc::Sender<Ask>,
     notifications: mpsc::Receiver<(Now, Notification)>,
 }
 
-/// The other ends of a [`DriverHandle`]'s channels.
+/// The event loop's ends of a [`DriverHandle`]'s channels.
 #[derive(Debug)]
 struct LoopChannels {
     asked: mpsc::Receiver<Ask>,
     notifications: mpsc::Sender<(Now, Notification)>,
-    /// Where a driver is alone in his process.
+    /// The health of the process, where the driver is alone in it.
     health: Option<Health>,
 }
 
-/// Opens the folder, enrols if need be, and drives until `ctx` stops or the file is over.
+/// Opens the folder, enrols if need be, and runs a driver until `ctx` stops or the file has ended.
 ///
 /// # Errors
-/// Where the folder is not usable or Registry refuses; an unreachable Registry or Central is waited for.
+/// Where the folder cannot be used or Registry refuses. An unreachable Registry or Central is waited for.
 pub async fn start(
     ctx: &mesh::process::Context,
     settings: Settings,
@@ -218,7 +217,7 @@ pub async fn start(
     Ok(driver)
 }
 
-/// Returns once the driver drives, in a task of its own.
+/// Returns once the driver runs, in a task of its own.
 async fn begin(
     ctx: &mesh::process::Context,
     settings: Settings,
@@ -226,7 +225,7 @@ async fn begin(
     folder: &Path,
     channels: LoopChannels,
 ) -> anyhow::Result<()> {
-    // Before a token is spent on a driver that would end at once.
+    // Checked before a token is spent on a driver that would end at once.
     if let Some(Err(error)) = settings.file.as_ref().map(std::fs::File::open) {
         let file = settings.file.as_deref().unwrap_or(folder).display();
         return Err(Misuse::new(format!("cannot read the file of requests {file}: {error}")).into());
@@ -237,21 +236,21 @@ async fn begin(
     let waits = anteroom::Waits { ctx, driver: &settings.driver };
     let enrolled =
         anteroom::meanwhile(enrolled(ctx, &settings, enrol, &data_dir, &notifications), &mut asked, &waits).await;
-    // Otherwise somebody has said `quit`.
+    // Nothing: a person has ended the driver with `quit`.
     let Some(enrolment) = enrolled.transpose()? else { return Ok(()) };
     let (events, happened) = mpsc::channel(EVENTS);
     let (name, ctx_in) = (format!("driver {}", settings.driver), ctx.clone());
     let drive = drive::Drive::new(settings, data_dir, enrolment, ctx.clock, events, notifications)?.shown(health);
     ctx.spawn(name, async move {
         let done = drive.run(&ctx_in, asked, happened).await;
-        // Held until nothing is kept any more.
+        // The folder stays locked until the last write.
         drop(lock);
         done
     });
     Ok(())
 }
 
-/// The enrolment on disk or a new one, with Central's keys.
+/// The stored enrolment or a new one, with Central's keys.
 async fn enrolled(
     ctx: &mesh::process::Context,
     settings: &Settings,
@@ -297,20 +296,20 @@ impl DriverHandle {
         (Self { asks, notifications }, LoopChannels { asked, notifications: notify, health: None })
     }
 
-    /// A request with an id of the caller's own: asked again with the same id, it gets the first answer.
-    pub async fn request(&self, request: SupplyRequest) -> anyhow::Result<()> {
+    /// Makes a request with an id that the caller chose; a repeated id gets the first answer.
+    pub async fn request(&self, request: DriverRequest) -> anyhow::Result<()> {
         self.asks.send(Ask::Request(request)).await.ok().context("the driver has ended")
     }
 
-    /// The next step of whatever is going on; nothing when the driver has ended.
+    /// The next notification, and when it was made; nothing once the driver has ended.
     pub async fn next_notification(&mut self) -> Option<(Now, Notification)> {
         self.notifications.recv().await
     }
 
-    /// One command as a person types it.
+    /// Executes a command as a person types it.
     ///
     /// # Errors
-    /// What is wrong with it, or why it was refused.
+    /// What is wrong with the command, or why it was refused.
     pub async fn execute(&self, line: &str) -> Result<serde_json::Value, String> {
         match commands::parse(line) {
             Some(word) => ask(&self.asks, word?).await,
@@ -319,7 +318,7 @@ impl DriverHandle {
     }
 }
 
-/// What another token, or another address, mends is wrong use.
+/// An error that another token or another address mends is one of wrong use (exit code 2).
 fn to_be_mended(error: EnrolError) -> anyhow::Error {
     match error {
         EnrolError::Token(_) | EnrolError::Address { .. } | EnrolError::Refused { .. } => {
@@ -337,9 +336,9 @@ async fn answer(
     Ok(ask(&asks, word).await?)
 }
 
-async fn ask(asks: &mpsc::Sender<Ask>, word: DriverCommand) -> Result<serde_json::Value, String> {
+async fn ask(asks: &mpsc::Sender<Ask>, word: UserCommand) -> Result<serde_json::Value, String> {
     let (answer, answered) = oneshot::channel();
     let ended = || "the driver is ending".to_owned();
-    asks.send(Ask::DriverCommand(word, Some(answer))).await.map_err(|_| ended())?;
+    asks.send(Ask::UserCommand(word, Some(answer))).await.map_err(|_| ended())?;
     answered.await.unwrap_or(Ok(serde_json::Value::Null))
 }

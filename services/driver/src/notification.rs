@@ -1,4 +1,4 @@
-//! What a driver is told: every step, as a line for people and as a JSON object for programs.
+//! What the driver's process reports: each step as a line for people and as a JSON object for programs.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     format,
-    request::{RequestOutcome, RunningSupply, SupplyRequest},
+    request::{DriverRequest, RequestOutcome, RunningSupply},
     ticket::TicketText,
 };
 
@@ -24,7 +24,7 @@ pub struct Offer {
     pub currency: String,
 }
 
-/// One step of whatever is going on.
+/// One event that the driver is told of.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Notification {
@@ -38,12 +38,12 @@ pub enum Notification {
     CannotReachCentral {
         detail: String,
     },
-    /// Central's word on this driver's key or enrolment.
+    /// Central reported the state of the driver's key or enrolment.
     AuthStatus {
         reason: &'static str,
         detail: String,
     },
-    /// Messages from Central that do not open, so far.
+    /// Number of messages from Central so far that could not be opened.
     Unintelligible {
         count: u64,
     },
@@ -53,7 +53,7 @@ pub enum Notification {
         energy_wh: u64,
         line: Option<u64>,
     },
-    /// Central cannot answer now; the request is repeated.
+    /// Central cannot answer a request now; the request is repeated.
     Waiting {
         reason: &'static str,
         detail: String,
@@ -101,7 +101,7 @@ pub enum Notification {
         session: String,
         accepted: bool,
     },
-    /// An order about a session that Central did not carry out.
+    /// Central rejected an order about a session.
     Rejected {
         session: String,
         reason: &'static str,
@@ -121,7 +121,7 @@ pub enum Notification {
 }
 
 impl Notification {
-    pub(crate) fn requested(request: &SupplyRequest) -> Self {
+    pub(crate) fn requested(request: &DriverRequest) -> Self {
         Self::Requested {
             request_id: request.id.clone(),
             charging_point: request.charging_point.to_string(),
@@ -130,7 +130,7 @@ impl Notification {
         }
     }
 
-    pub(crate) fn ended(request: &SupplyRequest, outcome: RequestOutcome) -> Self {
+    pub(crate) fn ended(request: &DriverRequest, outcome: RequestOutcome) -> Self {
         Self::Ended {
             request_id: request.id.clone(),
             charging_point: request.charging_point.to_string(),
@@ -196,7 +196,7 @@ impl fmt::Display for Notification {
             Self::Enrolled { driver } => write!(f, "enrolled as {driver}"),
             Self::LinkUp { address, key_no } => write!(f, "linked to Central at {address} under key {key_no}"),
             Self::CannotReachCentral { detail } => write!(f, "cannot reach Central: {}", escaped(detail)),
-            Self::AuthStatus { reason, detail } => write!(f, "Central says {reason}: {}", escaped(detail)),
+            Self::AuthStatus { reason, detail } => write!(f, "Central reports {reason}: {}", escaped(detail)),
             Self::Unintelligible { count } => write!(f, "unintelligible messages from Central ({count})"),
             Self::Requested { charging_point, energy_wh, line, .. } => {
                 let line = line.map(|n| format!("line {n}: ")).unwrap_or_default();
@@ -264,10 +264,10 @@ impl fmt::Display for Notification {
             ),
             Self::Confirmed { session, accepted: true } => write!(f, "confirmed the supply {session}"),
             Self::Confirmed { session, accepted: false } => write!(f, "refused the supply {session}"),
-            Self::Rejected { session, detail, .. } => write!(f, "not done for session {session}: {}", escaped(detail)),
+            Self::Rejected { session, detail, .. } => write!(f, "rejected for session {session}: {}", escaped(detail)),
             Self::BadLine { line, detail } => write!(f, "line {line} skipped: {}", escaped(detail)),
             Self::FileFinished { requests, bad_lines } => {
-                write!(f, "the file is over: {requests} requests, {bad_lines} bad lines skipped")
+                write!(f, "the file is finished: {requests} requests, {bad_lines} bad lines skipped")
             }
             Self::Hint { text } => f.write_str(&escaped(text)),
         }

@@ -1,5 +1,5 @@
-//! A driver without a file who asks, one after another, for a supply at a charging point chosen by chance among the
-//! available ones: the simulated drivers of `chargemesh up`.
+//! Random requests: the driver asks for one supply after another, each at a random charging point that is available. The
+//! simulated drivers of `chargemesh up` do so.
 //!
 //! Pure; the seed is an argument.
 
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use proto::Energy;
 
-/// Nobody is available: look again after this.
+/// Wait before searching again where no charging point is available.
 const SEARCH_AGAIN: Duration = Duration::from_secs(3);
-/// From one to eight kilowatt-hours, in watt-hours.
+/// A request is for 0.5 to 5 kilowatt-hours.
 const LEAST_WH: u64 = 500;
 const SPREAD_WH: u64 = 4500;
 
@@ -26,12 +26,12 @@ impl RandomRequests {
         Self { chance: seed, pause, search_at: now, searching: false }
     }
 
-    /// When to look for a charging point; nothing while one is being asked.
+    /// When to search for a charging point; nothing while the driver has requests.
     pub(crate) fn due(&self, requests: usize) -> Option<Instant> {
         (requests == 0).then_some(self.search_at)
     }
 
-    /// Whether to ask for the list now.
+    /// Whether to ask Central for the available charging points now.
     pub(crate) fn start_search(&mut self, requests: usize, now: Instant) -> bool {
         let due = requests == 0 && self.search_at <= now;
         if due {
@@ -41,7 +41,7 @@ impl RandomRequests {
         due
     }
 
-    /// The list is there: which one, and how much.
+    /// Chooses a charging point and an energy, where a search waits for this list.
     pub(crate) fn choose<'a>(&mut self, available: &[&'a str], now: Instant) -> Option<(&'a str, Energy)> {
         if !std::mem::take(&mut self.searching) {
             return None;
@@ -52,7 +52,7 @@ impl RandomRequests {
         available.get(at).map(|id| (*id, energy))
     }
 
-    /// The request has ended, however.
+    /// A request has ended, in whatever way.
     pub(crate) fn request_ended(&mut self, now: Instant) {
         self.search_at = now + self.pause;
     }

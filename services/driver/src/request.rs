@@ -6,48 +6,48 @@ use mesh::screen::escaped;
 use proto::{ChargingPointId, Energy};
 use serde::{Deserialize, Serialize};
 
-/// What becomes of a manual supply that names this driver (SPEC 3.1).
+/// How to answer a manual supply that names this driver (SPEC 3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ConfirmPolicy {
-    /// Every one is confirmed.
+    /// Confirm each one.
     Always,
-    /// Every one is refused.
+    /// Refuse each one.
     Never,
-    /// The person is asked.
+    /// Ask the person.
     #[default]
     Ask,
 }
 
-/// A supply wished for. Kept on disk from before it is sent until it is over.
+/// A request for a supply. It is on disk from before it is sent until it has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SupplyRequest {
-    /// Unique for the driver; the same id gets the first answer, so asking again is safe.
+pub struct DriverRequest {
+    /// Unique among the driver's requests. Central answers a repeated id with its first answer, so repeating is safe.
     pub id: String,
     pub charging_point: ChargingPointId,
-    /// Zero: until unplugged.
+    /// Energy that is asked for; zero: until unplugged.
     #[serde(rename = "energy_wh")]
     pub energy: Energy,
-    /// The line of the file it came from.
+    /// The line of the file that it was read from.
     pub line: Option<u64>,
-    /// Known once Central has reserved.
+    /// The session that Central reserved for it.
     pub session: Option<String>,
 }
 
-/// What a person, a file or a program wants.
+/// An order of a person, a file or a program to the driver's rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DriverOrder {
-    Request(SupplyRequest),
-    /// Made by a person, who is told where it cannot be sent now.
-    ByHand(SupplyRequest),
-    /// The named session, or the only one.
+    Request(DriverRequest),
+    /// A request made by a person, who is told when it cannot be sent now.
+    ByHand(DriverRequest),
+    /// Ends this session, or the only one.
     Stop(Option<String>),
-    /// The named session, or the only one that waits for a word.
+    /// Confirms or refuses this manual supply, or the only one that waits for an answer.
     Confirm(Option<String>, bool),
     ListChargingPoints,
     ListHistory(u32),
 }
 
-/// A session of this driver that runs.
+/// A session that the driver pays for, as Central reported it last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RunningSupply {
     pub session: String,

@@ -1,15 +1,14 @@
-//! A driver's file: one request a line, `CP-ID[,kWh]`, `#` comments (SPEC 3.10).
+//! The file of requests that a driver works through: one request per line, `CP-ID[,kWh]`, with `#` comments (SPEC 3.10).
 //!
-//! Pure. A bad line is reported with its number and skipped. Which line comes next is decided from the number of the
-//! last line that is over, so that a restarted driver goes on at the right one; the line in flight is a kept request
-//! with its id and is therefore never asked twice.
+//! Pure. A line that is not a request is reported with its number and skipped. The next request is found by the number of
+//! the last line that has ended, so that a restarted driver continues at the right line.
 
 use proto::{ChargingPointId, Energy};
 
-/// What one line says.
+/// One line that is a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileRequest {
-    /// From 1, as editors count.
+    /// Line number, from 1.
     pub line: u64,
     pub charging_point: ChargingPointId,
     /// Zero: until unplugged.
@@ -23,7 +22,7 @@ pub(crate) struct RejectedLine {
     pub why: String,
 }
 
-/// A whole file.
+/// The lines of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestFile {
     pub requests: Vec<FileRequest>,
@@ -46,7 +45,7 @@ impl RequestFile {
         file
     }
 
-    /// The first request after line `done`.
+    /// The first request after this line.
     pub(crate) fn next_after(&self, done: u64) -> Option<&FileRequest> {
         self.requests.iter().find(|request| request.line > done)
     }
@@ -61,7 +60,7 @@ fn parse_line(content: &str) -> Result<(ChargingPointId, Energy), String> {
     Ok((id, energy))
 }
 
-/// A decimal number of kWh with at most three places, above zero: whole watt-hours, never a float.
+/// Parses kilowatt-hours: a decimal number above zero with at most three places.
 pub fn parse_kwh(text: &str) -> Result<Energy, String> {
     let bad = || format!("{text:?} is not an energy: kWh above 0 with at most three decimal places, such as 7.5");
     let (whole, places) = text.split_once('.').unwrap_or((text, "0"));

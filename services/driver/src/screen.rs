@@ -1,4 +1,4 @@
-//! The driver's own screen (SPEC 11.4): each step as a line or as JSON, and the person's commands from the terminal.
+//! The driver's screen (SPEC 11.4): prints each notification as a line or as JSON, and reads commands from the terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
     DriverHandle, Notification, TicketText,
-    commands::{self, DriverCommand},
+    commands::{self, UserCommand},
     drive::Ask,
     format,
 };
@@ -21,14 +21,14 @@ struct OutputLine<'a> {
     notification: &'a Notification,
 }
 
-/// Until the driver ends. Its end ends the process: with a file it may be over by itself.
+/// Runs until the driver ends, which ends the process: a driver with a file may end by itself.
 pub(crate) async fn run(ctx: Context, mut driver: DriverHandle, json: bool) -> anyhow::Result<()> {
     let asks = driver.asks.clone();
     if io::stdin().is_terminal() {
         if !json {
             print(commands::HELP);
         }
-        // Not one of the process's tasks: a read of a terminal cannot be ended, and must not keep the process.
+        // Not a task of the process: a read of a terminal cannot be cancelled and would keep the process alive.
         tokio::spawn(async move {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
             while let Ok(Some(line)) = lines.next_line().await {
@@ -55,7 +55,7 @@ fn show(now: Now, notification: &Notification, json: bool) {
     print(&format!("{clock}  {}", notification.to_string().replace('\n', "\n          ")));
 }
 
-/// Whether the driver still listens.
+/// Executes a typed line; false once the driver has ended.
 async fn typed(asks: &tokio::sync::mpsc::Sender<Ask>, line: &str) -> bool {
     let word = match commands::parse(line) {
         None => return true,
@@ -65,46 +65,44 @@ async fn typed(asks: &tokio::sync::mpsc::Sender<Ask>, line: &str) -> bool {
         }
         Some(Ok(word)) => word,
     };
-    // Lists come as steps: they are Central's to give. The rest is answered here.
+    // Central's lists come as notifications; the other answers are printed here.
     match &word {
-        DriverCommand::Tickets | DriverCommand::Status | DriverCommand::Help => {
-            match crate::ask(asks, word.clone()).await {
-                Ok(value) => print(&in_words(&word, &value)),
-                Err(why) => print(&format!("  {why}")),
-            }
-        }
-        DriverCommand::Request { .. }
-        | DriverCommand::Order(_)
-        | DriverCommand::Load(_)
-        | DriverCommand::Authenticate
-        | DriverCommand::Enrol(_)
-        | DriverCommand::Quit => {
-            return asks.send(Ask::DriverCommand(word, None)).await.is_ok();
+        UserCommand::Tickets | UserCommand::Status | UserCommand::Help => match crate::ask(asks, word.clone()).await {
+            Ok(value) => print(&in_words(&word, &value)),
+            Err(why) => print(&format!("  {why}")),
+        },
+        UserCommand::Request { .. }
+        | UserCommand::Order(_)
+        | UserCommand::Load(_)
+        | UserCommand::Authenticate
+        | UserCommand::Enrol(_)
+        | UserCommand::Quit => {
+            return asks.send(Ask::UserCommand(word, None)).await.is_ok();
         }
     }
     true
 }
 
-fn in_words(word: &DriverCommand, value: &Value) -> String {
+fn in_words(word: &UserCommand, value: &Value) -> String {
     match word {
-        DriverCommand::Help => commands::HELP.to_owned(),
-        DriverCommand::Tickets => {
+        UserCommand::Help => commands::HELP.to_owned(),
+        UserCommand::Tickets => {
             let tickets: Vec<TicketText> =
                 serde_json::from_value(value.get("tickets").cloned().unwrap_or_default()).unwrap_or_default();
             let all: Vec<String> = tickets.iter().map(ToString::to_string).collect();
             if all.is_empty() { "no tickets yet".to_owned() } else { all.join("\n\n") }
         }
-        DriverCommand::Status
-        | DriverCommand::Request { .. }
-        | DriverCommand::Order(_)
-        | DriverCommand::Load(_)
-        | DriverCommand::Authenticate
-        | DriverCommand::Enrol(_)
-        | DriverCommand::Quit => serde_json::to_string_pretty(value).unwrap_or_default(),
+        UserCommand::Status
+        | UserCommand::Request { .. }
+        | UserCommand::Order(_)
+        | UserCommand::Load(_)
+        | UserCommand::Authenticate
+        | UserCommand::Enrol(_)
+        | UserCommand::Quit => serde_json::to_string_pretty(value).unwrap_or_default(),
     }
 }
 
 fn print(text: &str) {
-    // Nobody reads any more: the driver goes on without a screen.
+    // Standard output may be closed; the driver goes on without a screen.
     drop(writeln!(io::stdout().lock(), "{text}"));
 }

@@ -1,4 +1,4 @@
-//! A ticket as JSON, as one line, and as text to print (SPEC 3.9).
+//! A ticket as JSON, as one line of a list, and as text to print (SPEC 3.9).
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::format::{money, utc};
 
-/// A ticket in the field's own units, as stored in `tickets.jsonl` and printed by `--json`.
+/// A ticket as it is stored in `tickets.jsonl` and printed by `--json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketText {
     pub session: String,
@@ -23,11 +23,11 @@ pub struct TicketText {
     pub started_at_ms: i64,
     pub ended_at_ms: i64,
     pub energy_wh: u64,
-    /// Ten-thousandths of the currency unit per kWh.
+    /// Price per kWh in ten-thousandths of the currency's unit.
     pub price_e4: u32,
     pub amount_minor: i64,
     pub currency: String,
-    /// Why it ended, as in the list of reasons.
+    /// Why the supply ended: the name of a reason.
     pub reason: String,
     pub reason_in_words: String,
     pub disputed_wh: u64,
@@ -37,7 +37,7 @@ pub struct TicketText {
     pub corrections: Vec<CorrectionText>,
 }
 
-/// A later entry that changes what is owed.
+/// An operator's correction of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CorrectionText {
     pub number: u32,
@@ -46,7 +46,7 @@ pub struct CorrectionText {
     pub reason: String,
     pub energy_delta_wh: i64,
     pub amount_delta_minor: i64,
-    /// Of the disputed energy, what this entry settled.
+    /// How much of the disputed energy it settles.
     #[serde(default)]
     pub settled_wh: u64,
 }
@@ -88,7 +88,7 @@ impl From<Ticket> for TicketText {
 }
 
 impl TicketText {
-    /// One line of a list.
+    /// The ticket as one line of a list.
     pub fn line(&self) -> String {
         format!(
             "{}  {:<16} {:>14} {:>12}  {}  {}",
@@ -101,12 +101,12 @@ impl TicketText {
         )
     }
 
-    /// What no correction has settled.
+    /// Disputed energy that no correction has settled.
     pub fn still_disputed_wh(&self) -> u64 {
         self.corrections.iter().fold(self.disputed_wh, |left, c| left.saturating_sub(c.settled_wh))
     }
 
-    /// With all corrections.
+    /// The amount with all corrections.
     pub fn owed_minor(&self) -> i64 {
         self.corrections.iter().fold(self.amount_minor, |sum, c| sum.saturating_add(c.amount_delta_minor))
     }

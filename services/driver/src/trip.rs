@@ -1,8 +1,8 @@
-//! A driver's rules, from request to ticket (SPEC 3): what is sent to Central, repeated until answered, kept on disk
-//! and told to the person.
+//! A driver's rules, from request to ticket (SPEC 3): what is sent to Central and repeated until it is answered, what is
+//! saved on disk, and what the person is told.
 //!
-//! Pure: inputs and the time go in, commands come out. The commands of one call are carried out in their order, so
-//! that a request is on disk before it is sent and a ticket before it is acknowledged.
+//! Pure: inputs and the time go in, commands come out. The commands are carried out in their order, so that a request is
+//! on disk before it is sent, and a ticket before it is acknowledged.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -17,24 +17,24 @@ use proto::link::v1::{
 
 use crate::{
     notification::Notification,
-    request::{ConfirmPolicy, DriverOrder, RequestOutcome, RunningSupply, SupplyRequest},
+    request::{ConfirmPolicy, DriverOrder, DriverRequest, RequestOutcome, RunningSupply},
 };
 
 mod from_central;
 #[cfg(test)]
 mod tests;
 
-/// Most requests in flight at once; Central allows one session, so more is a mistake of the person or the program.
+/// Most requests in flight at once. Central allows a driver one session, so more requests are a mistake.
 const MOST_REQUESTS: usize = 16;
 /// Most messages that wait for an answer.
 const MOST_UNANSWERED: usize = 64;
 
-/// Times of the rules, each a setting.
+/// The settings of the rules.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TripSettings {
-    /// An unanswered message is sent again after this.
+    /// Time after which an unanswered message is sent again.
     pub repeat: Duration,
-    /// A request made by hand that no link took within this is over: nobody wants an old wish fulfilled.
+    /// Time after which a request made by hand ends if it could not be sent: the person no longer expects it by then.
     pub expire: Duration,
     pub confirm: ConfirmPolicy,
 }
@@ -42,23 +42,24 @@ pub(crate) struct TripSettings {
 #[derive(Debug)]
 pub(crate) enum TripInput {
     Order(DriverOrder),
-    /// A link that has proven its key.
+    /// A link is open, and Central has answered under its key.
     LinkOpen,
     LinkLost,
     Down(Box<Down>),
-    /// The ticket is on disk.
+    /// This ticket is on disk.
     TicketStored(Box<Ticket>),
     Timeout,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum TripCommand {
-    /// Lost if there is no link: it is repeated anyway.
+    /// Send a message, if there is a link; what must arrive is repeated.
     Send(Up),
-    /// Put it on disk, then answer [`TripInput::TicketStored`]; if that fails, say so and leave it to Central to send it again.
+    /// Store the ticket, then answer [`TripInput::TicketStored`]. If that fails, call [`Trips::ticket_not_stored`]:
+    /// Central sends the ticket again.
     StoreTicket(Ticket),
-    /// These requests are on disk before any later command is carried out.
-    SaveRequests(Vec<SupplyRequest>),
+    /// Save these requests before any later command is carried out.
+    SaveRequests(Vec<DriverRequest>),
     Notify(Notification),
 }
 
@@ -67,22 +68,22 @@ struct UnansweredMessage {
     again_at: Instant,
 }
 
-/// All trips of one driver.
+/// All requests, sessions and tickets of one driver.
 pub(crate) struct Trips {
     settings: TripSettings,
     open: bool,
     next_id: u64,
-    requests: BTreeMap<String, SupplyRequest>,
-    /// Requests that Central has not answered yet; the others are known to it.
+    requests: BTreeMap<String, DriverRequest>,
+    /// Messages that Central has not answered yet, by their id.
     unanswered: BTreeMap<u64, UnansweredMessage>,
-    /// Requests made by hand without a link, until when they wait for one.
+    /// Requests made by hand that could not be sent yet, and when they expire.
     unsent: BTreeMap<String, Instant>,
     running: BTreeMap<String, RunningSupply>,
-    confirms: BTreeMap<String, (ConfirmRequest, Instant)>,
-    /// Sessions whose ticket is on disk, with the number of its corrections.
+    confirmations: BTreeMap<String, (ConfirmRequest, Instant)>,
+    /// Sessions whose ticket is on disk, with the number of that ticket's corrections.
     stored: BTreeSet<(String, usize)>,
     storing: BTreeSet<(String, usize)>,
-    out: VecDeque<TripCommand>,
+    commands: VecDeque<TripCommand>,
 }
 
 impl std::fmt::Debug for Trips {
@@ -95,11 +96,11 @@ impl std::fmt::Debug for Trips {
 }
 
 impl Trips {
-    /// `kept`: what was in flight before a restart; `stored`: sessions with a ticket on disk and its number of
-    /// corrections; `first_id`: where the ids of messages begin, different at each start.
+    /// `kept`: the requests that were in flight before a restart. `stored`: the sessions with a ticket on disk, with its
+    /// number of corrections. `first_id`: id of the first message, different at each start.
     pub(crate) fn new(
         settings: TripSettings,
-        kept: Vec<SupplyRequest>,
+        kept: Vec<DriverRequest>,
         stored: impl IntoIterator<Item = (String, usize)>,
         first_id: u64,
     ) -> Self {
@@ -111,10 +112,10 @@ impl Trips {
             unanswered: BTreeMap::new(),
             unsent: BTreeMap::new(),
             running: BTreeMap::new(),
-            confirms: BTreeMap::new(),
+            confirmations: BTreeMap::new(),
             stored: stored.into_iter().collect(),
             storing: BTreeSet::new(),
-            out: VecDeque::new(),
+            commands: VecDeque::new(),
         }
     }
 
@@ -123,24 +124,24 @@ impl Trips {
             TripInput::Order(order) => self.order(order, now),
             TripInput::LinkOpen => self.link_open(now),
             TripInput::LinkLost => self.open = false,
-            TripInput::Down(down) => self.down(*down, now),
-            TripInput::TicketStored(ticket) => self.ticket_stored(*ticket, now),
+            TripInput::Down(down) => self.handle_message(*down, now),
+            TripInput::TicketStored(ticket) => self.handle_ticket_stored(*ticket, now),
             TripInput::Timeout => self.timeout(now),
         }
     }
 
     pub(crate) fn next_command(&mut self) -> Option<TripCommand> {
-        self.out.pop_front()
+        self.commands.pop_front()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let again = self.unanswered.values().map(|u| u.again_at).filter(|_| self.open);
-        let until = self.confirms.values().map(|(_, until)| until).chain(self.unsent.values());
+        let until = self.confirmations.values().map(|(_, until)| until).chain(self.unsent.values());
         again.chain(until.copied()).min()
     }
 
-    /// Requests that are not over.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &SupplyRequest> {
+    /// Requests that have not ended.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &DriverRequest> {
         self.requests.values()
     }
 
@@ -149,10 +150,10 @@ impl Trips {
     }
 
     pub(crate) fn confirms(&self) -> impl Iterator<Item = &ConfirmRequest> {
-        self.confirms.values().map(|(asked, _)| asked)
+        self.confirmations.values().map(|(asked, _)| asked)
     }
 
-    /// Another file is worked off: what is under way is of no line of it.
+    /// Another file is loaded: the requests in flight belong to none of its lines.
     pub(crate) fn forget_lines(&mut self) {
         for request in self.requests.values_mut() {
             request.line = None;
@@ -163,44 +164,52 @@ impl Trips {
         match order {
             DriverOrder::Request(request) => self.request(request, now),
             DriverOrder::ByHand(request) => self.request_by_hand(request, now),
-            DriverOrder::Stop(session) => match self.the_one(session, |t| t.running.keys().cloned().collect()) {
-                Ok(session) => self.ask(up::Body::StopSupply(StopSupply { session_id: session }), now),
-                Err(why) => self.notify(Notification::Hint { text: format!("nothing to stop: {why}") }),
-            },
+            DriverOrder::Stop(session) => {
+                match self.resolve_session(session, |t| t.running.keys().cloned().collect()) {
+                    Ok(session) => {
+                        self.send_until_answered(up::Body::StopSupply(StopSupply { session_id: session }), now)
+                    }
+                    Err(why) => self.notify(Notification::Hint { text: format!("nothing to stop: {why}") }),
+                }
+            }
             DriverOrder::Confirm(session, accepted) => {
-                match self.the_one(session, |t| t.confirms.keys().cloned().collect()) {
+                match self.resolve_session(session, |t| t.confirmations.keys().cloned().collect()) {
                     Ok(session) => self.confirm(session, accepted, now),
                     Err(why) => self.notify(Notification::Hint { text: format!("nothing to confirm: {why}") }),
                 }
             }
-            DriverOrder::ListChargingPoints => self.ask(up::Body::ListChargingPoints(ListChargingPoints {}), now),
-            DriverOrder::ListHistory(limit) => self.ask(up::Body::ListHistory(ListHistory { limit }), now),
+            DriverOrder::ListChargingPoints => {
+                self.send_until_answered(up::Body::ListChargingPoints(ListChargingPoints {}), now)
+            }
+            DriverOrder::ListHistory(limit) => {
+                self.send_until_answered(up::Body::ListHistory(ListHistory { limit }), now)
+            }
         }
     }
 
-    fn the_one(&self, named: Option<String>, all: impl Fn(&Self) -> Vec<String>) -> Result<String, String> {
+    fn resolve_session(&self, named: Option<String>, all: impl Fn(&Self) -> Vec<String>) -> Result<String, String> {
         let mut all = all(self);
         match named {
             Some(session) if all.contains(&session) => Ok(session),
-            Some(session) => Err(format!("there is no session {session:?} of yours")),
+            Some(session) => Err(format!("this driver has no such session {session:?}")),
             None if all.len() == 1 => Ok(all.remove(0)),
-            None if all.is_empty() => Err("no session of yours waits for that".to_owned()),
+            None if all.is_empty() => Err("there is no such session".to_owned()),
             None => Err(format!("there are several sessions, name one of {}", all.join(", "))),
         }
     }
 
-    fn request(&mut self, request: SupplyRequest, now: Now) {
+    fn request(&mut self, request: DriverRequest, now: Now) {
         if self.requests.len() >= MOST_REQUESTS {
-            let text = format!("{MOST_REQUESTS} requests are waiting already; wait until one is over");
+            let text = format!("{MOST_REQUESTS} requests are in flight already; wait until one has ended");
             return self.notify(Notification::Hint { text });
         }
         self.notify(Notification::requested(&request));
         self.requests.insert(request.id.clone(), request.clone());
-        self.keep();
-        self.ask(request_body(&request), now);
+        self.save_requests();
+        self.send_until_answered(request_body(&request), now);
     }
 
-    fn request_by_hand(&mut self, request: SupplyRequest, now: Now) {
+    fn request_by_hand(&mut self, request: DriverRequest, now: Now) {
         let id = request.id.clone();
         self.request(request, now);
         if !self.open && self.requests.contains_key(&id) {
@@ -212,18 +221,18 @@ impl Trips {
     }
 
     fn confirm(&mut self, session_id: String, accepted: bool, now: Now) {
-        self.confirms.remove(&session_id);
+        self.confirmations.remove(&session_id);
         self.notify(Notification::Confirmed { session: session_id.clone(), accepted });
-        self.ask(up::Body::ConfirmSupply(ConfirmSupply { session_id, accepted }), now);
+        self.send_until_answered(up::Body::ConfirmSupply(ConfirmSupply { session_id, accepted }), now);
     }
 
-    /// Sends a message that must have an effect: again and again with its id, until its answer comes (SPEC 4.2).
-    fn ask(&mut self, body: up::Body, now: Now) {
+    /// Sends a message that must have an effect, and repeats it with its id until it is answered (SPEC 4.2).
+    fn send_until_answered(&mut self, body: up::Body, now: Now) {
         if self.unanswered.values().any(|u| u.body == body) {
             return;
         }
         if self.unanswered.len() >= MOST_UNANSWERED {
-            let text = "too much waits for Central's answer already; try again when the link is back".to_owned();
+            let text = "too many messages wait for Central's answer; try again when the link is back".to_owned();
             return self.notify(Notification::Hint { text });
         }
         let id = self.next_id;
@@ -234,20 +243,20 @@ impl Trips {
 
     fn send(&mut self, id: u64, body: up::Body) {
         if self.open {
-            self.out.push_back(TripCommand::Send(Up { id, body: Some(body) }));
+            self.commands.push_back(TripCommand::Send(Up { id, body: Some(body) }));
         }
     }
 
-    /// Everything unanswered again, and every request that is not over: its answer, repeated, and Central's view of it
-    /// say what was missed. A supply that he confirmed, and of which no request speaks, may have ended unsaid; Central
-    /// says at each opening which ones have not (SPEC 9).
+    /// Sends every unanswered message again, and every request that has not ended: Central repeats its answer, which tells
+    /// what was missed. A manual supply belongs to no request and may have ended meanwhile; Central reports at each opening
+    /// of a link which ones still run (SPEC 9).
     fn link_open(&mut self, now: Now) {
         self.open = true;
         self.unsent.clear();
         self.running.retain(|session, _| self.requests.values().any(|r| r.session.as_ref() == Some(session)));
         for request in self.requests.values().map(request_body).collect::<Vec<_>>() {
             if !self.unanswered.values().any(|u| u.body == request) {
-                self.ask(request, now);
+                self.send_until_answered(request, now);
             }
         }
         self.repeat(now, |_| true);
@@ -260,7 +269,7 @@ impl Trips {
             again.push((*id, unanswered.body.clone()));
         }
         let sent: Vec<u64> = self
-            .out
+            .commands
             .iter()
             .filter_map(|c| match c {
                 TripCommand::Send(up) => Some(up.id),
@@ -279,26 +288,27 @@ impl Trips {
             self.repeat(now, |u| u.again_at <= now.mono);
         }
         let over: Vec<String> =
-            self.confirms.iter().filter(|(_, (_, until))| *until <= now.mono).map(|(id, _)| id.clone()).collect();
+            self.confirmations.iter().filter(|(_, (_, until))| *until <= now.mono).map(|(id, _)| id.clone()).collect();
         for session in over {
-            self.confirms.remove(&session);
+            self.confirmations.remove(&session);
             self.notify(Notification::Hint { text: format!("the manual supply {session} was not confirmed in time") });
         }
         let over: Vec<String> =
             self.unsent.iter().filter(|(_, at)| **at <= now.mono).map(|(id, _)| id.clone()).collect();
         for request in over {
-            let detail = format!("Central could not be reached within {:?}; it was never asked", self.settings.expire);
-            self.over(&request, RequestOutcome::Refused { reason: Reason::Unavailable.code(), detail });
+            let detail =
+                format!("Central could not be reached within {:?}; the request was not sent", self.settings.expire);
+            self.end_request(&request, RequestOutcome::Refused { reason: Reason::Unavailable.code(), detail });
             self.unsent.remove(&request);
         }
     }
 
-    /// It could not be kept, so it must not be sent.
+    /// The request could not be saved, so it must not be sent.
     pub(crate) fn request_not_saved(&mut self, request_id: &str) {
         let asks = |body: &up::Body| matches!(body, up::Body::RequestSupply(r) if r.request_id == request_id);
         self.requests.remove(request_id);
         self.unanswered.retain(|_, u| !asks(&u.body));
-        self.out.retain_mut(|command| match command {
+        self.commands.retain_mut(|command| match command {
             TripCommand::Send(up) => !up.body.as_ref().is_some_and(asks),
             TripCommand::SaveRequests(requests) => {
                 requests.retain(|request| request.id != request_id);
@@ -308,26 +318,26 @@ impl Trips {
         });
     }
 
-    fn over(&mut self, request_id: &str, outcome: RequestOutcome) {
+    fn end_request(&mut self, request_id: &str, outcome: RequestOutcome) {
         let Some(request) = self.requests.remove(request_id) else { return };
         self.unanswered.retain(|_, u| !matches!(&u.body, up::Body::RequestSupply(r) if r.request_id == request_id));
         if let Some(session) = &request.session {
             self.running.remove(session);
         }
-        self.keep();
+        self.save_requests();
         self.notify(Notification::ended(&request, outcome));
     }
 
-    fn keep(&mut self) {
-        self.out.push_back(TripCommand::SaveRequests(self.requests.values().cloned().collect()));
+    fn save_requests(&mut self) {
+        self.commands.push_back(TripCommand::SaveRequests(self.requests.values().cloned().collect()));
     }
 
     fn notify(&mut self, notification: Notification) {
-        self.out.push_back(TripCommand::Notify(notification));
+        self.commands.push_back(TripCommand::Notify(notification));
     }
 }
 
-fn request_body(request: &SupplyRequest) -> up::Body {
+fn request_body(request: &DriverRequest) -> up::Body {
     up::Body::RequestSupply(RequestSupply {
         request_id: request.id.clone(),
         charging_point_id: request.charging_point.to_string(),

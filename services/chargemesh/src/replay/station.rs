@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use charging_point::{fleet::Member, meter::Speed};
-use driver::{DriverHandle, Notification, RequestOutcome, SupplyRequest};
+use driver::{DriverHandle, DriverRequest, Notification, RequestOutcome};
 use mesh::clock::Clock;
 use proto::{ChargingPointId, central::v1::GetTicketRequest};
 use time::PrimitiveDateTime;
@@ -89,7 +89,7 @@ impl ReplayStation {
     async fn row(&mut self, row: &RecordedSession, refused: &AtomicU64) -> anyhow::Result<BilledRow> {
         for attempt in 0..MAX_ATTEMPTS {
             self.member.deliver(row.energy, row.lasts).await.map_err(anyhow::Error::msg)?;
-            let request = SupplyRequest {
+            let request = DriverRequest {
                 id: request_id(row, attempt),
                 charging_point: self.id.clone(),
                 energy: row.energy,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{notification::Notification, request::SupplyRequest};
+use crate::{notification::Notification, request::DriverRequest};
 
 use super::Drive;
 
@@ -13,7 +13,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 impl Drive {
     /// A request that is gone from the list is over, and so is its line: both in one file, replaced as a whole. One that
     /// cannot be kept is forgotten before it is sent. Why something could not be kept.
-    pub(super) async fn keep(&mut self, requests: Vec<SupplyRequest>) -> Option<String> {
+    pub(super) async fn keep(&mut self, requests: Vec<DriverRequest>) -> Option<String> {
         let now = self.clock.mono();
         let before = std::mem::replace(&mut self.state.requests, requests);
         for line in before.iter().filter_map(|r| r.line) {
@@ -37,7 +37,7 @@ impl Drive {
             Err(error) => error,
         };
         self.keep_at = Some(now + AGAIN);
-        let is_new = |request: &SupplyRequest| !before.iter().any(|known| known.id == request.id);
+        let is_new = |request: &DriverRequest| !before.iter().any(|known| known.id == request.id);
         let (new, known): (Vec<_>, Vec<_>) = self.state.requests.drain(..).partition(is_new);
         self.state.requests = known;
         for request in &new {

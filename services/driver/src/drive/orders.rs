@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{ANSWER_WITHIN, Ask, Drive, Waiting, new_request};
 use crate::{
-    commands::DriverCommand,
+    commands::UserCommand,
     contact::Contact,
     enrolment::{EnrolSettings, enrol_again},
     file_queue::FileQueue,
@@ -27,16 +27,16 @@ impl Drive {
                 self.trips.handle(TripInput::Order(DriverOrder::Request(request)), now);
                 return Ok(false);
             }
-            Ask::DriverCommand(word, answer) => (word, answer),
+            Ask::UserCommand(word, answer) => (word, answer),
         };
         let done = match word {
-            DriverCommand::Request { charging_point, energy } => {
+            UserCommand::Request { charging_point, energy } => {
                 let request = new_request(charging_point, energy, None);
                 let id = request.id.clone();
                 self.trips.handle(TripInput::Order(DriverOrder::ByHand(request)), now);
                 self.carry_out().await?.map_or_else(|| Ok(self.requested(&id)), Err)
             }
-            DriverCommand::Order(order @ (DriverOrder::ListChargingPoints | DriverOrder::ListHistory(_))) => {
+            UserCommand::Order(order @ (DriverOrder::ListChargingPoints | DriverOrder::ListHistory(_))) => {
                 let offers = order == DriverOrder::ListChargingPoints;
                 self.trips.handle(TripInput::Order(order), now);
                 if !self.reachable() {
@@ -49,26 +49,24 @@ impl Drive {
                     return Ok(false);
                 }
             }
-            DriverCommand::Order(order) => {
+            UserCommand::Order(order) => {
                 self.trips.handle(TripInput::Order(order), now);
                 self.carry_out().await?.map_or(Ok(Value::Null), Err)
             }
-            DriverCommand::Load(path) => match self.load(path.into(), false).await {
+            UserCommand::Load(path) => match self.load(path.into(), false).await {
                 Ok(()) => Ok(self.status()),
                 Err(error) => Err(format!("{error:#}")),
             },
-            DriverCommand::Authenticate => {
+            UserCommand::Authenticate => {
                 let again = self.contact.told();
                 self.again(again, now);
                 Ok(Value::Null)
             }
-            DriverCommand::Enrol(token) => self.enrol(token, now).await,
-            DriverCommand::Tickets => {
-                self.data_dir.tickets().map(|t| json!({ "tickets": t })).map_err(|e| e.to_string())
-            }
-            DriverCommand::Status => Ok(self.status()),
-            DriverCommand::Help => Ok(json!({ "help": crate::commands::HELP })),
-            DriverCommand::Quit => return Ok(true),
+            UserCommand::Enrol(token) => self.enrol(token, now).await,
+            UserCommand::Tickets => self.data_dir.tickets().map(|t| json!({ "tickets": t })).map_err(|e| e.to_string()),
+            UserCommand::Status => Ok(self.status()),
+            UserCommand::Help => Ok(json!({ "help": crate::commands::HELP })),
+            UserCommand::Quit => return Ok(true),
         };
         match (answer, done) {
             (Some(answer), done) => drop(answer.send(done)),

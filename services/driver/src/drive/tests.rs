@@ -59,7 +59,7 @@ async fn ended_tries_are_not_begun_again_by_time_spec_4_7() {
     }
     assert_eq!((drive.dial_at, drive.due()), (None, None));
     assert_eq!(drive.status()["authenticates_again"], false);
-    drive.asked(Ask::DriverCommand(DriverCommand::Authenticate, None)).await.unwrap();
+    drive.asked(Ask::UserCommand(UserCommand::Authenticate, None)).await.unwrap();
     assert_eq!(drive.dial_at.is_some(), drive.status()["authenticates_again"] == true);
     assert!(drive.dial_at.is_some());
 }
@@ -76,7 +76,7 @@ async fn another_file_begins_at_its_first_line_though_a_line_of_the_one_before_i
         let (mut drive, _told) = drive(&folder);
         drive.load(file("first"), false).await.unwrap();
         drive.queue.as_mut().unwrap().finish(1, drive.clock.mono());
-        let request = SupplyRequest { line: Some(2), ..new_request("CP-2".parse().unwrap(), Energy::ZERO, None) };
+        let request = DriverRequest { line: Some(2), ..new_request("CP-2".parse().unwrap(), Energy::ZERO, None) };
         let id = request.id.clone();
         drive.trips.handle(TripInput::Order(DriverOrder::Request(request)), drive.clock.now());
         drive.carry_out().await.unwrap();

@@ -1,4 +1,4 @@
-//! What Central says, and what follows from it.
+//! Messages from Central, and what follows from them.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use super::{TripCommand, Trips, UnansweredMessage};
 use crate::{
     format,
     notification::Notification,
-    request::{ConfirmPolicy, RequestOutcome, RunningSupply, SupplyRequest},
+    request::{ConfirmPolicy, DriverRequest, RequestOutcome, RunningSupply},
 };
 
 impl Trips {
-    pub(super) fn down(&mut self, down: Down, now: Now) {
+    pub(super) fn handle_message(&mut self, down: Down, now: Now) {
         match down.body {
             Some(down::Body::Answer(answer)) => {
                 let reason = answer.reason();
-                self.answered(answer.to, reason, answer.detail, now);
+                self.handle_answer(answer.to, reason, answer.detail, now);
             }
             Some(down::Body::Unsupported(unsupported)) => {
                 let detail = "Central does not know this message: it is older than this driver".to_owned();
-                self.answered(unsupported.to, Reason::Invalid, detail, now);
+                self.handle_answer(unsupported.to, Reason::Invalid, detail, now);
             }
-            Some(down::Body::Step(step)) => self.step(step),
-            Some(down::Body::Running(running)) => self.runs(running),
-            Some(down::Body::Ticket(ticket)) => self.ticket(ticket, now),
+            Some(down::Body::Step(step)) => self.handle_step(step),
+            Some(down::Body::Running(running)) => self.handle_running(running),
+            Some(down::Body::Ticket(ticket)) => self.handle_ticket(ticket, now),
             Some(down::Body::ChargingPoints(list)) => {
                 self.unanswered.retain(|_, u| !matches!(u.body, up::Body::ListChargingPoints(_)));
                 self.notify(Notification::offers(list));
@@ -36,8 +36,8 @@ impl Trips {
                 self.unanswered.retain(|_, u| !matches!(u.body, up::Body::ListHistory(_)));
                 self.notify(Notification::history(history));
             }
-            Some(down::Body::ConfirmRequest(asked)) => self.asked_to_confirm(asked, now),
-            // Keys, the auth status and the clock are the link's; the rest is for charging points.
+            Some(down::Body::ConfirmRequest(asked)) => self.handle_confirm_request(asked, now),
+            // The event loop handles keys, the authentication status and the clock; the others are for charging points.
             Some(
                 down::Body::KeyGrant(_)
                 | down::Body::AuthStatus(_)
@@ -53,10 +53,10 @@ impl Trips {
         }
     }
 
-    pub(super) fn answered(&mut self, to: u64, reason: Reason, detail: String, now: Now) {
+    pub(super) fn handle_answer(&mut self, to: u64, reason: Reason, detail: String, now: Now) {
         let Some(unanswered) = self.unanswered.get_mut(&to) else { return };
         if matches!(reason, Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts) {
-            // Not an answer yet: nothing was made durable, so the same id asks again.
+            // Central has stored nothing, so the request is repeated with the same id.
             unanswered.again_at = now.mono + self.settings.repeat;
             return self
                 .notify(Notification::Waiting { reason: reason.code(), detail: format::reason(reason, &detail) });
@@ -67,7 +67,7 @@ impl Trips {
         }
         let words = format::reason(reason, &detail);
         if let up::Body::RequestSupply(request) = body {
-            self.refused(&request.request_id, reason, detail);
+            self.refuse_request(&request.request_id, reason, detail);
         } else if let up::Body::ConfirmSupply(ConfirmSupply { session_id: session, .. })
         | up::Body::StopSupply(StopSupply { session_id: session }) = body
         {
@@ -77,20 +77,20 @@ impl Trips {
         }
     }
 
-    pub(super) fn refused(&mut self, request_id: &str, reason: Reason, detail: String) {
+    pub(super) fn refuse_request(&mut self, request_id: &str, reason: Reason, detail: String) {
         let outcome = RequestOutcome::Refused { reason: reason.code(), detail: format::reason(reason, &detail) };
-        self.over(request_id, outcome);
+        self.end_request(request_id, outcome);
     }
 
-    pub(super) fn step(&mut self, step: Step) {
+    pub(super) fn handle_step(&mut self, step: Step) {
         let progress = step.progress();
         let reason = step.reason();
         if progress == Progress::Refused && matches!(reason, Reason::Unavailable | Reason::Overloaded) {
-            return; // the answer says the same, and the request is repeated
+            return; // the answer says so too, and the request is repeated
         }
         self.learn_session(&step);
         if self.stored.iter().any(|(session, _)| *session == step.session_id) {
-            // Its ticket has said all.
+            // The driver has the ticket of this session already.
             return;
         }
         self.notify(Notification::step(&step));
@@ -101,24 +101,24 @@ impl Trips {
             }
             Progress::Refused => {
                 self.running.remove(&step.session_id);
-                self.confirms.remove(&step.session_id);
+                self.confirmations.remove(&step.session_id);
                 if let Some(id) = request_id {
-                    self.refused(&id, reason, step.detail);
+                    self.refuse_request(&id, reason, step.detail);
                 }
             }
             Progress::Released => {
                 self.running.remove(&step.session_id);
-                self.confirms.remove(&step.session_id);
+                self.confirmations.remove(&step.session_id);
                 if let Some(id) = request_id {
                     let detail = format::reason(reason, &step.detail);
-                    self.over(&id, RequestOutcome::Released { reason: reason.code(), detail });
+                    self.end_request(&id, RequestOutcome::Released { reason: reason.code(), detail });
                 }
             }
-            // The driver is free for another supply; the ticket follows when it is settled (SPEC 3.8).
+            // The driver may ask for another supply; the ticket follows when the session is settled (SPEC 3.8).
             Progress::Settling => {
                 self.running.remove(&step.session_id);
                 if let Some(id) = request_id {
-                    self.over(&id, RequestOutcome::Settling { session: step.session_id });
+                    self.end_request(&id, RequestOutcome::Settling { session: step.session_id });
                 }
             }
             Progress::Received | Progress::Asking | Progress::Unspecified => {}
@@ -135,7 +135,8 @@ impl Trips {
         self.requests.get(&step.request_id).map(|r| r.id.clone()).or_else(by_session)
     }
 
-    /// A request whose session already has its ticket on disk is over: it was, before a restart.
+    /// Notes the session of a request. The request ends where the session's ticket is on disk already: it had ended before
+    /// a restart.
     pub(super) fn learn_session(&mut self, step: &Step) {
         if step.session_id.is_empty() {
             return;
@@ -143,10 +144,10 @@ impl Trips {
         let Some(request) = self.requests.get_mut(&step.request_id) else { return };
         if request.session.as_deref() != Some(&step.session_id) {
             request.session = Some(step.session_id.clone());
-            self.keep();
+            self.save_requests();
         }
         if self.stored.iter().any(|(session, _)| *session == step.session_id) {
-            self.over(&step.request_id.clone(), RequestOutcome::Billed { session: step.session_id.clone() });
+            self.end_request(&step.request_id.clone(), RequestOutcome::Billed { session: step.session_id.clone() });
         }
     }
 
@@ -166,7 +167,7 @@ impl Trips {
         shown.step = format::progress(step.progress());
     }
 
-    pub(super) fn runs(&mut self, running: proto::link::v1::Running) {
+    pub(super) fn handle_running(&mut self, running: proto::link::v1::Running) {
         if self.stored.iter().any(|(session, _)| *session == running.session_id) {
             return;
         }
@@ -183,14 +184,14 @@ impl Trips {
         self.notify(Notification::Running(shown));
     }
 
-    pub(super) fn asked_to_confirm(&mut self, asked: ConfirmRequest, now: Now) {
+    pub(super) fn handle_confirm_request(&mut self, asked: ConfirmRequest, now: Now) {
         let session = asked.session_id.clone();
-        let known = self.confirms.contains_key(&session);
+        let known = self.confirmations.contains_key(&session);
         if !known {
             self.notify(Notification::confirmation_requested(&asked));
         }
         let until = now.mono + Duration::from_millis(asked.expires_ms.into());
-        self.confirms.insert(session.clone(), (asked, until));
+        self.confirmations.insert(session.clone(), (asked, until));
         match self.settings.confirm {
             ConfirmPolicy::Always => self.confirm(session, true, now),
             ConfirmPolicy::Never => self.confirm(session, false, now),
@@ -198,37 +199,37 @@ impl Trips {
         }
     }
 
-    pub(super) fn ticket(&mut self, ticket: Ticket, now: Now) {
+    pub(super) fn handle_ticket(&mut self, ticket: Ticket, now: Now) {
         let version = (ticket.session_id.clone(), ticket.corrections.len());
         if self.stored.contains(&version) {
             self.acknowledge(ticket.session_id, now);
         } else if self.storing.insert(version) {
-            self.out.push_back(TripCommand::StoreTicket(ticket));
+            self.commands.push_back(TripCommand::StoreTicket(ticket));
         }
     }
 
-    /// On disk: only now is it told, the request over, and the ticket acknowledged (SPEC 3.9).
-    pub(super) fn ticket_stored(&mut self, ticket: Ticket, now: Now) {
+    /// The ticket is on disk: the person is told, its request ends, and Central gets the acknowledgement (SPEC 3.9).
+    pub(super) fn handle_ticket_stored(&mut self, ticket: Ticket, now: Now) {
         let version = (ticket.session_id.clone(), ticket.corrections.len());
         self.storing.remove(&version);
         self.stored.insert(version);
         self.running.remove(&ticket.session_id);
-        self.confirms.remove(&ticket.session_id);
+        self.confirmations.remove(&ticket.session_id);
         let session = ticket.session_id.clone();
         self.notify(Notification::Ticket(Box::new(ticket.into())));
-        let of = |r: &&SupplyRequest| r.session.as_deref() == Some(session.as_str());
+        let of = |r: &&DriverRequest| r.session.as_deref() == Some(session.as_str());
         if let Some(id) = self.requests.values().find(of).map(|r| r.id.clone()) {
-            self.over(&id, RequestOutcome::Billed { session: session.clone() });
+            self.end_request(&id, RequestOutcome::Billed { session: session.clone() });
         }
         self.acknowledge(session, now);
     }
 
-    /// A ticket that could not be stored; Central sends it again.
+    /// The ticket could not be stored; Central sends it again.
     pub(crate) fn ticket_not_stored(&mut self, ticket: &Ticket) {
         self.storing.remove(&(ticket.session_id.clone(), ticket.corrections.len()));
     }
 
     pub(super) fn acknowledge(&mut self, session_id: String, now: Now) {
-        self.ask(up::Body::TicketReceived(TicketReceived { session_id }), now);
+        self.send_until_answered(up::Body::TicketReceived(TicketReceived { session_id }), now);
     }
 }

@@ -53,9 +53,9 @@ impl TripsRig {
     }
 }
 
-fn request(id: &str, line: Option<u64>) -> SupplyRequest {
+fn request(id: &str, line: Option<u64>) -> DriverRequest {
     let charging_point = "CP-1".parse().unwrap();
-    SupplyRequest { id: id.into(), charging_point, energy: Energy::from_wh(7500), line, session: None }
+    DriverRequest { id: id.into(), charging_point, energy: Energy::from_wh(7500), line, session: None }
 }
 
 fn sent(commands: &[TripCommand]) -> Vec<&Up> {
