@@ -18,6 +18,7 @@ mod observe;
 mod order;
 mod request;
 mod supply;
+mod turn;
 mod view;
 
 #[cfg(test)]
@@ -36,6 +37,8 @@ use proto::{
 };
 
 pub use audit_throttle::AuditThrottle;
+#[cfg(test)]
+pub(crate) use harness::charge_point;
 pub use input::{
     Decision, Effect, FirstAnswer, IdentityChange, Observation, OrderOutcome, PointChange, PointInput, PointOrder,
     Reply, StoreRefusal, SupplyRequest, Takeover, reconcile,
@@ -49,7 +52,6 @@ use crate::{
     key::Keyring,
     origin::LinkNo,
     session::{Session, SessionId},
-    settings::CentralSettings,
     takeover::Takeovers,
     tally::Tally,
     throttle::Throttle,
@@ -214,47 +216,6 @@ impl ChargePoint {
         let lost = Some(now.mono);
         let live = LiveState { engine_lost_at: lost, both_lost_at: lost, ..LiveState::default() };
         Self { record, pending: Pending::loaded(now), live }
-    }
-
-    /// What `input` leads to. Pure: nothing changes until [`ChargePoint::apply`].
-    pub fn decide(&self, input: &PointInput, settings: &CentralSettings, now: Now) -> Decision {
-        let mut builder = decision::DecisionBuilder::new(self, settings, now);
-        match input {
-            PointInput::Due => builder.due(),
-            PointInput::Request(request) => builder.request(request),
-            PointInput::AskAnswer { session, accepted, detail } => builder.ask_answered(session, *accepted, detail),
-            PointInput::Confirmed { session, driver, accepted, reply } => {
-                builder.confirmed(session, driver, *accepted, *reply);
-            }
-            PointInput::Started { session, meter, at, reply } => builder.started(session, *meter, *at, *reply),
-            PointInput::Ended { session, last, reply } => builder.ended(session, last, *reply),
-            PointInput::EndedLong { session, row, last, reply } => {
-                builder.ended_long(session, row.as_deref(), last, *reply)
-            }
-            PointInput::ReservationInJournal { session } => builder.reservation_in_journal(session),
-            PointInput::JournalReport { sessions, reply } => builder.journal_report(sessions, *reply),
-            PointInput::StopByDriver { session, driver, from, reply } => {
-                builder.stopped_by_driver(session, driver, from, *reply);
-            }
-            PointInput::Order { order, by, reply } => builder.order(order, by, *reply),
-            PointInput::Grant { link, material, from } => builder.grant(*link, material, from),
-            PointInput::KeyInstalled { key_no, reply } => builder.key_installed(*key_no, *reply),
-            PointInput::Identity(identity) => builder.identity(identity),
-        }
-        builder.into_decision()
-    }
-
-    /// The store did not take what `decide` made of `input`: what to do instead.
-    pub fn refused(
-        &self,
-        input: &PointInput,
-        refusal: &StoreRefusal,
-        settings: &CentralSettings,
-        now: Now,
-    ) -> Decision {
-        let mut builder = decision::DecisionBuilder::new(self, settings, now);
-        builder.refused(input, refusal);
-        builder.into_decision()
     }
 
     /// Makes a decision's next state the present one, after its changes became durable under `hold`; none where

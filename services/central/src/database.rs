@@ -24,6 +24,8 @@ use store::{
 };
 use tokio::sync::broadcast;
 
+use crate::turns;
+
 /// Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
@@ -95,6 +97,11 @@ impl Store {
     /// Audit entries from now on.
     pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<AuditRow>> {
         self.committer.follow()
+    }
+
+    /// A turn has not been answered within its deadline (SPEC 9.0).
+    pub(crate) fn hangs(&self) {
+        self.fails(&turns::no_answer());
     }
 
     fn works(&self) {

@@ -12,12 +12,16 @@ use wire::LinkKey;
 
 use crate::{
     audit::{AuditAction, AuditRecord},
-    charge_point::IdentityChange,
+    charge_point::{IdentityChange, StoreRefusal},
     event::DomainEvent,
     key::{AGE, EXPIRED, KeyEntry, KeyStage, Keyring},
     origin::{LinkNo, Origin},
     settings::CentralSettings,
+    turns::{Core, Speaker},
 };
+
+/// Inputs of a driver that may wait for a turn.
+const ROOM: usize = 16;
 
 #[derive(Clone, Debug)]
 pub struct DriverAccount {
@@ -87,8 +91,29 @@ impl DriverAccount {
     pub fn peer(&self) -> PeerId {
         PeerId::Driver(self.id.clone())
     }
+}
 
-    pub fn decide(&self, input: &DriverInput, settings: &CentralSettings, now: Now) -> DriverDecision {
+impl Core for DriverAccount {
+    type Input = DriverInput;
+    type Decision = DriverDecision;
+    type Refusal = StoreRefusal;
+
+    fn speaker(input: &DriverInput) -> Speaker {
+        match input {
+            DriverInput::Identity(_) => Speaker::Registry,
+            // Repeated by the next link, or the next sweep.
+            DriverInput::Grant { .. }
+            | DriverInput::Proven { .. }
+            | DriverInput::Rotate { .. }
+            | DriverInput::Expire => Speaker::Own,
+        }
+    }
+
+    fn room(speaker: Speaker) -> usize {
+        if speaker == Speaker::Registry { usize::MAX } else { ROOM }
+    }
+
+    fn decide(&self, input: &DriverInput, settings: &CentralSettings, now: Now) -> DriverDecision {
         let mut decision = DriverDecision { next: self.clone(), changes: Vec::new(), after_commit: Vec::new() };
         match input {
             // Verified before he was removed, or enrolled again a moment ago: Registry is asked once more.
@@ -133,6 +158,27 @@ impl DriverAccount {
             DriverInput::Identity(identity) => decision.identity(identity, now),
         }
         decision
+    }
+
+    /// Who waits for a key is told to come again.
+    fn refused(&self, input: &DriverInput, _: &StoreRefusal, _: &CentralSettings, _: Now) -> DriverDecision {
+        let refuse = |link| DriverEffect::Refuse { link, reason: Reason::Unavailable };
+        let after_commit = match input {
+            DriverInput::Grant { link, .. } => vec![refuse(*link)],
+            DriverInput::Proven { .. }
+            | DriverInput::Rotate { .. }
+            | DriverInput::Expire
+            | DriverInput::Identity(_) => Vec::new(),
+        };
+        DriverDecision { next: self.clone(), changes: Vec::new(), after_commit }
+    }
+
+    fn unavailable(why: String) -> StoreRefusal {
+        StoreRefusal::Unavailable(why)
+    }
+
+    fn is_durable(decision: &DriverDecision) -> bool {
+        !decision.changes.is_empty()
     }
 }
 

@@ -9,7 +9,6 @@ mod drivers;
 mod inputs;
 mod links;
 mod load;
-mod mailbox;
 mod message;
 mod points;
 mod publish;
@@ -20,7 +19,7 @@ use std::{
     collections::{BinaryHeap, HashMap},
     pin::pin,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -30,12 +29,7 @@ use proto::{ChargingPointId, DriverId, PeerId};
 use store::central::{CommitRefusal, Committed, Turn};
 use tokio::sync::{mpsc, oneshot};
 
-use self::{
-    audit_queue::AuditQueue,
-    drivers::{DriverEntry, RetryQueue},
-    points::Point,
-    tickets::TicketDelivery,
-};
+use self::{audit_queue::AuditQueue, drivers::DriverEntry, points::Point, tickets::TicketDelivery};
 use crate::{
     charge_point::{Effect, OrderOutcome, PointInput, Reply},
     origin::LinkNo,
@@ -49,8 +43,6 @@ pub(crate) use message::{Arrival, DriverCommand, Message};
 pub(crate) const INBOX: usize = 8192;
 /// Taken at once.
 const BATCH: usize = 256;
-/// A deadline whose decision the store refused is tried again after this.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The sender's end of the loop.
 #[derive(Clone, Debug)]
@@ -96,6 +88,13 @@ enum Completion {
     Stray(Vec<Effect>),
 }
 
+/// Whose timer fires.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum TimerKey {
+    Point(usize),
+    Driver(DriverId),
+}
+
 /// A link that the loop can speak on.
 struct OpenLink {
     send_queue: SendQueue,
@@ -113,12 +112,11 @@ pub(crate) struct EventLoop {
     /// Operators' orders that wait for their answer.
     waiting: HashMap<u64, oneshot::Sender<OrderOutcome>>,
     next_order: u64,
-    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    timers: BinaryHeap<Reverse<(Instant, TimerKey)>>,
     dirty: Vec<usize>,
     turns: FuturesUnordered<BoxFuture<'static, Completion>>,
     audit_queue: AuditQueue,
     tickets: TicketDelivery,
-    retries: RetryQueue,
     next_sweep: Instant,
     /// Closed sessions that are still on the board, oldest first.
     closed: std::collections::VecDeque<SessionId>,
@@ -228,22 +226,21 @@ impl EventLoop {
 
     fn next_wake(&self) -> Instant {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let queued = [self.audit_queue.again_at(), self.tickets.again_at(), self.retries.again_at()];
+        let queued = [self.audit_queue.again_at(), self.tickets.again_at()];
         [Some(self.next_sweep), timer].into_iter().chain(queued).flatten().min().unwrap_or(self.next_sweep)
     }
 
     /// What is due by now.
     fn ring(&mut self) {
         let now = self.now();
-        while let Some(Reverse((at, point))) = self.timers.peek().copied() {
-            if at > now.mono {
-                break;
+        while self.timers.peek().is_some_and(|Reverse((at, _))| *at <= now.mono) {
+            match self.timers.pop() {
+                Some(Reverse((at, TimerKey::Point(point)))) => self.timer_rang(point, at, now),
+                Some(Reverse((_, TimerKey::Driver(driver)))) => self.driver_timer_fired(&driver, now),
+                None => {}
             }
-            self.timers.pop();
-            self.timer_rang(point, at, now);
         }
         self.ring_tickets(now.mono);
-        self.offer_retries(now);
         if self.next_sweep <= now.mono {
             self.next_sweep = now.mono + self.shared.settings.sweep_every();
             self.sweep(now);

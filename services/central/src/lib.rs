@@ -41,6 +41,7 @@ mod telemetry;
 mod testing;
 pub mod throttle;
 pub mod token_bucket;
+mod turns;
 mod upkeep;
 mod watch;
 

@@ -12,7 +12,9 @@ use crate::{
     audit::{AuditAction, AuditRecord},
     origin::{LinkNo, Origin},
     session::Ticket,
+    settings::CentralSettings,
     testing::{at_ms, start},
+    turns::Core as _,
 };
 
 #[derive(Default)]
@@ -187,6 +189,12 @@ impl PointHarness {
     pub(super) fn take_sent(&mut self) -> Vec<String> {
         std::mem::take(&mut self.sent)
     }
+}
+
+/// CP1, CP2…, with key 1 active and without links.
+pub(crate) fn charge_point(n: usize) -> ChargePoint {
+    let now = at_ms(0);
+    ChargePoint::new(record(n, now, &CentralSettings::default()), now)
 }
 
 fn record(n: usize, now: Now, settings: &CentralSettings) -> Record {

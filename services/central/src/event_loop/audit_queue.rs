@@ -10,7 +10,8 @@ use std::{
 use proto::DriverId;
 use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
 
-use super::{Completion, EventLoop, RETRY};
+use super::{Completion, EventLoop};
+use crate::turns::RETRY;
 
 /// Writes that may wait.
 const WAITING: usize = 50_000;

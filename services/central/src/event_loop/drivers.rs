@@ -1,85 +1,47 @@
 //! Drivers in the loop: their keys, one turn in flight each, and which charging points concern them.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Instant,
-};
+use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use mesh::clock::Now;
-use proto::{
-    DriverId, PeerId,
-    link::v1::{Progress, Reason},
-};
+use proto::{DriverId, PeerId, link::v1::Progress};
 use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
 use wire::LinkKey;
 
-use super::{Completion, EventLoop, RETRY, audit_queue::Subject};
+use super::{Completion, EventLoop, TimerKey, audit_queue::Subject};
 use crate::{
     audit::{AuditAction, AuditRecord},
-    charge_point::{self, AskStage, IdentityChange},
+    charge_point::{self, AskStage, StoreRefusal},
     driver::{DriverAccount, DriverChange, DriverDecision, DriverEffect, DriverInput},
     key::Keyring,
     origin::{LinkNo, Origin},
     rows, secrets,
     tally::Tally,
+    turns::{self, Core as _, Decided, Turns},
 };
-
-/// Inputs that may wait for a driver's turn, Registry's word aside.
-const QUEUE: usize = 16;
 
 pub(super) struct DriverEntry {
     pub(super) account: DriverAccount,
+    turns: Turns<DriverAccount>,
     /// The newest link that proved a key.
     pub(super) link: Option<LinkNo>,
-    /// From where that came.
+    /// The address it came from.
     pub(super) from: Arc<str>,
-    /// Charging points with a session or a request of his.
+    /// Charging points with a session or a request of this driver.
     pub(super) points: BTreeSet<usize>,
     unnoted: Tally,
     unnoted_from: Arc<str>,
-    /// Registry's word always finds a place, and goes before all else.
-    first: VecDeque<IdentityChange>,
-    queue: VecDeque<DriverInput>,
-    turn: Option<(DriverInput, Box<DriverDecision>)>,
-}
-
-/// Registry's word on drivers that the store did not take. Never given up: it is in the mirror already, so Registry will
-/// not say it again.
-#[derive(Debug, Default)]
-pub(super) struct RetryQueue(VecDeque<(Instant, DriverId, IdentityChange)>);
-
-impl RetryQueue {
-    /// When the first of them is tried again.
-    pub(super) fn again_at(&self) -> Option<Instant> {
-        self.0.front().map(|(at, ..)| *at)
-    }
-
-    /// Said again, it is still tried once.
-    fn push(&mut self, at: Instant, driver: DriverId, identity: IdentityChange) {
-        if !self.0.iter().any(|(_, waiting, known)| *waiting == driver && *known == identity) {
-            self.0.push_back((at, driver, identity));
-        }
-    }
-
-    fn due(&mut self, now: Instant) -> Option<(DriverId, IdentityChange)> {
-        let (_, driver, identity) = self.0.pop_front_if(|(at, ..)| *at <= now)?;
-        Some((driver, identity))
-    }
 }
 
 impl DriverEntry {
     pub(super) fn new(account: DriverAccount) -> Self {
         Self {
             account,
+            turns: Turns::default(),
             link: None,
             from: "".into(),
             points: BTreeSet::new(),
             unnoted: Tally::default(),
             unnoted_from: "".into(),
-            first: VecDeque::new(),
-            queue: VecDeque::new(),
-            turn: None,
         }
     }
 }
@@ -150,74 +112,78 @@ impl EventLoop {
     }
 
     pub(super) fn offer_to_driver(&mut self, driver: &DriverId, input: DriverInput) {
-        let holder = self.driver(driver);
-        match input {
-            DriverInput::Identity(identity) => holder.first.push_back(identity),
-            _ if holder.queue.len() < QUEUE => holder.queue.push_back(input),
-            DriverInput::Grant { link, .. } => self.refuse_contact(link, Reason::Overloaded),
-            // Said again: by the next link, or the next sweep.
-            DriverInput::Proven { .. } | DriverInput::Rotate { .. } | DriverInput::Expire => {}
+        let now = self.now();
+        if let Err((input, refusal)) = self.driver(driver).turns.offer(vec![input], now) {
+            self.turn_driver_away(driver, input, &refusal, now);
         }
-        self.next_of_driver(driver);
+        self.take_turns_of_driver(driver);
+    }
+
+    fn turn_driver_away(&mut self, driver: &DriverId, input: DriverInput, refusal: &StoreRefusal, now: Now) {
+        let shared = Arc::clone(&self.shared);
+        let DriverEntry { account, turns, .. } = self.driver(driver);
+        if let Some(decided) = turns.turned_away(account, input, refusal, (&shared.settings, now)) {
+            self.carry_out_for_driver(driver, decided);
+        }
     }
 
     /// Gives turns as long as nothing has to be made durable first.
-    fn next_of_driver(&mut self, driver: &DriverId) {
+    fn take_turns_of_driver(&mut self, driver: &DriverId) {
+        let shared = Arc::clone(&self.shared);
         loop {
-            let holder = self.driver(driver);
-            if holder.turn.is_some() {
-                return;
-            }
-            let first = holder.first.pop_front().map(DriverInput::Identity);
-            let Some(input) = first.or_else(|| holder.queue.pop_front()) else { return };
-            self.begin_driver_turn(driver, input);
+            let now = self.now();
+            let DriverEntry { account, turns, .. } = self.driver(driver);
+            let Some(decided) = turns.next(account, &shared.settings, now) else { break };
+            self.carry_out_for_driver(driver, decided);
+        }
+        if let Some(at) = self.driver(driver).turns.poll_timeout() {
+            self.timers.push(Reverse((at, TimerKey::Driver(driver.clone()))));
         }
     }
 
-    fn begin_driver_turn(&mut self, driver: &DriverId, input: DriverInput) {
-        let (now, shared) = (self.now(), self.shared.clone());
-        let holder = self.driver(driver);
-        let decision = holder.account.decide(&input, &shared.settings, now);
-        if decision.changes.is_empty() {
-            return self.driver_decided(driver, decision);
+    fn carry_out_for_driver(&mut self, driver: &DriverId, decided: Decided<DriverAccount>) {
+        if !DriverAccount::is_durable(&decided.decision) {
+            return self.driver_decided(driver, decided.into_parts().1);
         }
-        let peer = holder.account.peer();
-        let writes = decision.changes.iter().map(|change| match change {
+        let (now, shared) = (self.now(), Arc::clone(&self.shared));
+        let entry = self.driver(driver);
+        let peer = entry.account.peer();
+        let writes = decided.decision.changes.iter().map(|change| match change {
             DriverChange::Key(key) => RowWrite::Key(rows::key_row(&peer, key, &shared.key_encryption, now)),
             DriverChange::Audit(entry) => RowWrite::Audit(rows::audit(entry)),
             DriverChange::Event(event) => RowWrite::Event(rows::event_row(event, "")),
         });
         let turn = Turn { id: TurnId::random(), name: "driver key", guard: None, writes: writes.collect() };
-        holder.turn = Some((input, Box::new(decision)));
+        entry.turns.begin(decided, now);
         let driver = driver.clone();
         self.submit(turn, move |result| Completion::Driver(driver, result));
     }
 
     pub(super) fn driver_done(&mut self, driver: &DriverId, result: Result<Committed, CommitRefusal>) {
-        let Some((input, decision)) = self.driver(driver).turn.take() else { return };
+        let (now, shared) = (self.now(), Arc::clone(&self.shared));
+        let DriverEntry { account, turns, .. } = self.driver(driver);
+        let Some(decided) = turns.end() else { return };
+        let (input, decision) = decided.into_parts();
         match result {
-            Ok(_) => self.driver_decided(driver, *decision),
+            Ok(_) => self.driver_decided(driver, decision),
             Err(refusal) => {
                 tracing::warn!(driver.id = %driver, error = %refusal, "a driver's key could not be changed");
-                if let DriverInput::Identity(identity) = input {
-                    self.retries.push(self.shared.clock.mono() + RETRY, driver.clone(), identity);
-                }
-                // Whoever waits for a key comes again.
-                for effect in decision.after_commit {
-                    if let DriverEffect::Grant { link: Some(link), .. } = effect {
-                        self.refuse_contact(link, Reason::Unavailable);
-                    }
+                let refusal = super::points::translate(refusal).0;
+                if let Some(decided) = turns.again(account, input, &refusal, (&shared.settings, now)) {
+                    self.carry_out_for_driver(driver, decided);
                 }
             }
         }
-        self.next_of_driver(driver);
+        self.take_turns_of_driver(driver);
     }
 
-    /// What the store did not take is tried again.
-    pub(super) fn offer_retries(&mut self, now: Now) {
-        while let Some((driver, identity)) = self.retries.due(now.mono) {
-            self.offer_to_driver(&driver, DriverInput::Identity(identity));
+    /// What the store did not take is tried again, and what has waited for it too long is refused.
+    pub(super) fn driver_timer_fired(&mut self, driver: &DriverId, now: Now) {
+        let overdue = self.driver(driver).turns.timer_fired(now);
+        for input in overdue {
+            self.turn_driver_away(driver, input, &DriverAccount::unavailable(turns::no_answer()), now);
         }
+        self.take_turns_of_driver(driver);
     }
 
     fn driver_decided(&mut self, driver: &DriverId, decision: DriverDecision) {
@@ -315,20 +281,19 @@ mod tests {
         event_loop.identity(&removed());
         event_loop.driver_done(&driver, Err(CommitRefusal::Unavailable("away".to_owned())));
         assert!(!event_loop.driver(&driver).account.removed);
-        let at = event_loop.next_wake();
-        assert!(event_loop.retries.again_at().is_some_and(|again| at <= again));
         event_loop.turns.clear();
-        event_loop.offer_retries(Now { mono: at, ..event_loop.now() });
+        let now = event_loop.now();
+        event_loop.driver_timer_fired(&driver, Now { mono: now.mono + turns::RETRY, ..now });
         let done = event_loop.turns.next().await.expect("its turn");
         event_loop.done(done);
-        assert!(event_loop.driver(&driver).account.removed && event_loop.retries.again_at().is_none());
+        assert!(event_loop.driver(&driver).account.removed);
     }
 
     #[tokio::test]
     async fn a_driver_whose_turns_wait_keeps_out_no_word_of_registrys_spec_7_4() {
         let central = TestCentral::new(CentralSettings::default(), 10).await;
         let (mut event_loop, driver) = event_loop(&central).await;
-        for _ in 0..2 * QUEUE {
+        for _ in 0..2 * DriverAccount::room(turns::Speaker::Own) {
             let (link, _) = central.link();
             event_loop
                 .offer_to_driver(&driver, DriverInput::Grant { link, material: fresh_key(), from: Origin::central() });

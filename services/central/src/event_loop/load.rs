@@ -13,11 +13,7 @@ use store::{
     central::{ChargingPointRow, KeyRow, MirroredIdentityRow, SessionRow},
 };
 
-use super::{
-    EventLoop,
-    audit_queue::AuditQueue,
-    drivers::{DriverEntry, RetryQueue},
-};
+use super::{EventLoop, audit_queue::AuditQueue, drivers::DriverEntry};
 use crate::{
     charge_point::{ChargePoint, Record},
     driver::DriverAccount,
@@ -87,7 +83,6 @@ impl EventLoop {
             audit_queue: AuditQueue::default(),
             tickets: Default::default(),
             ending: false,
-            retries: RetryQueue::default(),
             next_sweep: now.mono + shared.settings.sweep_every(),
             closed: Default::default(),
             states,

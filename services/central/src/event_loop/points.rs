@@ -9,32 +9,26 @@ use proto::{
 };
 use store::central::{CommitRefusal, Committed, Guard, SessionRow, Turn, TurnId};
 
-use super::{Completion, EventLoop, RETRY, audit_queue::Subject, mailbox::Mailbox, publish::EventThrottle};
+use super::{Completion, EventLoop, TimerKey, audit_queue::Subject, publish::EventThrottle};
 use crate::{
     charge_point::{
-        self, ChargePoint, Decision, IdentityChange, Observation, OrderOutcome, PointChange, PointInput, PointOrder,
-        Reaction, Record, Reply, RowVersion, StoreRefusal, Takeover,
+        self, ChargePoint, Decision, Observation, OrderOutcome, PointChange, PointInput, PointOrder, Reaction, Record,
+        Reply, RowVersion, StoreRefusal, Takeover,
     },
     key,
     origin::Origin,
     rows,
     session::{Final, SessionId},
+    turns::{self, Core as _, Decided, RETRY, Turns},
 };
-
-/// How often a decision may be refused and decided anew before its input is given up.
-const DECISIONS: u8 = 4;
 
 pub(super) struct Point {
     pub(super) core: ChargePoint,
-    waiting: Mailbox,
-    /// The store is asked for a session that has long ended. What else it says waits for what is made of that: said
-    /// twice at once, it would be decided twice.
-    fetching: bool,
-    /// Registry's word that the store did not take yet.
-    untaken: Vec<IdentityChange>,
+    turns: Turns<ChargePoint>,
+    /// What is in memory is not what is durable: it is read again as soon as no turn is in flight.
+    stale: bool,
     /// The last enrolment that Registry removed, whether or not that is durable here.
     pub(super) out: Option<u64>,
-    turn: Option<PointWork>,
     timer: Option<Instant>,
     not_before: Instant,
     pub(super) dirty: bool,
@@ -47,26 +41,13 @@ pub(super) struct Point {
     pub(super) since_ms: i64,
 }
 
-enum PointWork {
-    Turn(Box<PendingTurn>),
-    Reload,
-}
-
-struct PendingTurn {
-    input: PointInput,
-    decision: Decision,
-    decisions: u8,
-}
-
 impl Point {
     pub(super) fn new(core: ChargePoint, since_ms: i64, now: Now) -> Self {
         Self {
             core,
-            waiting: Mailbox::default(),
-            fetching: false,
-            untaken: Vec::new(),
+            turns: Turns::default(),
+            stale: false,
             out: None,
-            turn: None,
             timer: None,
             not_before: now.mono,
             dirty: false,
@@ -132,82 +113,67 @@ impl EventLoop {
         writes.into_iter().for_each(|write| self.audit_queue.add(Subject::Point(number), write));
     }
 
-    /// Gives an input its turn, or a place behind the one in flight.
+    /// Gives an input its turn, or room behind the one in flight.
     pub(super) fn offer(&mut self, number: usize, input: PointInput) {
-        let placed = self.points[number].waiting.push(input);
-        self.placed(number, placed);
+        self.offer_all(number, vec![input]);
     }
 
     /// What one message of the charging point brings.
     pub(super) fn offer_own(&mut self, number: usize, inputs: Vec<PointInput>) {
         let now = self.now();
         inputs.iter().for_each(|input| self.points[number].core.observe_early(input, now));
-        let placed = self.points[number].waiting.push_own(inputs);
-        self.placed(number, placed);
+        self.offer_all(number, inputs);
     }
 
-    fn placed(&mut self, number: usize, placed: Result<(), Box<PointInput>>) {
-        if let Err(input) = placed {
-            let overloaded = StoreRefusal::Unavailable("too much is under way at this charging point".to_owned());
-            self.refuse(number, &input, &overloaded, DECISIONS);
+    fn offer_all(&mut self, number: usize, inputs: Vec<PointInput>) {
+        let now = self.now();
+        if let Err((input, refusal)) = self.points[number].turns.offer(inputs, now) {
+            self.turn_away(number, input, &refusal, now);
         }
-        self.next_input(number);
+        self.take_turns(number);
+        if self.points[number].turns.is_in_flight() {
+            self.arm(number, now);
+        }
+    }
+
+    fn turn_away(&mut self, number: usize, input: PointInput, refusal: &StoreRefusal, now: Now) {
+        let Point { core, turns, .. } = &mut self.points[number];
+        if let Some(decided) = turns.turned_away(core, input, refusal, (&self.shared.settings, now)) {
+            self.carry_out(number, decided);
+        }
     }
 
     /// Gives turns as long as nothing has to be made durable first.
-    fn next_input(&mut self, number: usize) {
+    fn take_turns(&mut self, number: usize) {
         loop {
-            let point = &mut self.points[number];
-            if point.turn.is_some() {
-                return;
-            }
-            let Some(input) = point.waiting.pop(point.fetching) else { return };
             let now = self.now();
-            let decision = self.points[number].core.decide(&input, &self.shared.settings, now);
-            self.carry_out(number, input, decision, 1);
+            let Point { core, turns, .. } = &mut self.points[number];
+            let Some(decided) = turns.next(core, &self.shared.settings, now) else { return };
+            self.carry_out(number, decided);
         }
     }
 
-    fn refuse(&mut self, number: usize, input: &PointInput, refusal: &StoreRefusal, decisions: u8) {
+    fn carry_out(&mut self, number: usize, mut decided: Decided<ChargePoint>) {
         let now = self.now();
-        if let PointInput::Identity(identity) = input {
-            // Never given up: it is Registry's, and in the mirror already.
-            let point = &mut self.points[number];
-            if !point.untaken.contains(identity) {
-                point.untaken.push(identity.clone());
-            }
-            point.not_before = now.mono + RETRY;
-            return self.arm(number, now);
+        self.queue_audit(number, &std::mem::take(&mut decided.decision.queued), now);
+        let effects = std::mem::take(&mut decided.decision.before_commit);
+        effects.into_iter().for_each(|effect| self.perform(Some(number), effect));
+        if ChargePoint::is_durable(&decided.decision) {
+            let turn = self.turn(number, &decided, now);
+            self.points[number].turns.begin(decided, now);
+            return self.submit(turn, move |result| Completion::Point(number, result));
         }
-        let decision = self.points[number].core.refused(input, refusal, &self.shared.settings, now);
-        if decisions < DECISIONS || decision.changes.is_empty() {
-            self.carry_out(number, input.clone(), decision, decisions + 1);
+        let Decision { next, pending, after_commit, .. } = decided.into_parts().1;
+        // A refusal for want of room changes nothing of the turn that is in flight.
+        if !self.points[number].turns.is_in_flight() {
+            self.points[number].core.apply(next, pending, None);
         }
+        after_commit.into_iter().for_each(|effect| self.perform(Some(number), effect));
+        self.touch(number);
+        self.arm(number, now);
     }
 
-    fn carry_out(&mut self, number: usize, input: PointInput, mut decision: Decision, decisions: u8) {
-        let now = self.now();
-        self.queue_audit(number, &std::mem::take(&mut decision.queued), now);
-        let told = std::mem::take(&mut decision.before_commit);
-        told.into_iter().for_each(|effect| self.perform(Some(number), effect));
-        if decision.changes.is_empty() {
-            let in_flight = self.points[number].turn.is_some();
-            // A refusal for want of room changes nothing of the turn that is in flight.
-            if !in_flight {
-                self.points[number].core.apply(decision.next, decision.pending, None);
-            }
-            let told = decision.after_commit;
-            told.into_iter().for_each(|effect| self.perform(Some(number), effect));
-            self.touch(number);
-            self.arm(number, now);
-            return;
-        }
-        let turn = self.turn(number, &input, &decision, now);
-        self.points[number].turn = Some(PointWork::Turn(Box::new(PendingTurn { input, decision, decisions })));
-        self.submit(turn, move |result| Completion::Point(number, result));
-    }
-
-    fn turn(&self, number: usize, input: &PointInput, decision: &Decision, now: Now) -> Turn {
+    fn turn(&self, number: usize, Decided { input, decision, .. }: &Decided<ChargePoint>, now: Now) -> Turn {
         let point = &self.points[number];
         let record = &point.core.record;
         let cp_id = record.id.to_string();
@@ -222,26 +188,33 @@ impl EventLoop {
         // Entries and events alone change nothing that a zombie could spoil, and cost no version.
         let guarded = decision.changes.iter().any(|c| !matches!(c, PointChange::Audit(_) | PointChange::Event(_)));
         let writes = rows::writes(&decision.changes, &decision.next, point.since_ms, &self.shared.key_encryption, now);
-        Turn { id: TurnId::random(), name: name_of(input), guard: guarded.then_some(guard), writes }
+        Turn { id: TurnId::random(), name: input.name(), guard: guarded.then_some(guard), writes }
     }
 
     pub(super) fn point_done(&mut self, number: usize, result: Result<Committed, CommitRefusal>) {
-        let Some(PointWork::Turn(turning)) = self.points[number].turn.take() else { return };
-        let PendingTurn { input, decision, decisions } = *turning;
+        let now = self.now();
+        let Some(decided) = self.points[number].turns.end() else { return };
+        let (input, decision) = decided.into_parts();
         match result {
             Ok(committed) => self.committed(number, decision, &committed),
             Err(refusal) => {
-                let (refusal, reload) = translate(refusal);
-                self.refuse(number, &input, &refusal, decisions);
-                if reload {
-                    return self.reload(number);
-                }
+                let (refusal, is_stale) = translate(refusal);
+                let Point { core, turns, not_before, stale, .. } = &mut self.points[number];
+                *stale |= is_stale;
                 if matches!(refusal, StoreRefusal::Unavailable(_)) {
-                    self.points[number].not_before = self.shared.clock.mono() + RETRY;
+                    *not_before = now.mono + RETRY;
                 }
+                if let Some(decided) = turns.again(core, input, &refusal, (&self.shared.settings, now)) {
+                    self.carry_out(number, decided);
+                }
+                self.arm(number, now);
             }
         }
-        self.next_input(number);
+        let point = &self.points[number];
+        if point.stale && !point.turns.is_in_flight() {
+            return self.reload(number);
+        }
+        self.take_turns(number);
     }
 
     fn committed(&mut self, number: usize, mut decision: Decision, committed: &Committed) {
@@ -289,7 +262,7 @@ impl EventLoop {
         let live = &self.points[number].core.live;
         let links: Vec<_> = [&live.monitor, &live.engine].into_iter().flatten().map(|linked| linked.link).collect();
         links.into_iter().for_each(|link| self.close(link));
-        self.points[number].turn = Some(PointWork::Reload);
+        self.points[number].turns.reload();
         let (shared, id) = (self.shared.clone(), self.points[number].core.record.id.clone());
         self.turns.push(Box::pin(async move {
             let loaded = super::load::one(&shared, &id).await;
@@ -301,7 +274,6 @@ impl EventLoop {
     }
 
     pub(super) fn reloaded(&mut self, number: usize, record: Option<Box<Record>>) {
-        self.points[number].turn = None;
         let Some(record) = record else {
             if !self.ending {
                 self.reload(number);
@@ -309,7 +281,9 @@ impl EventLoop {
             return;
         };
         let now = self.now();
-        let core = &mut self.points[number].core;
+        let Point { core, turns, stale, .. } = &mut self.points[number];
+        turns.reloaded();
+        *stale = false;
         let report_refused = core.pending.report_refused;
         (core.record, core.pending) =
             (*record, charge_point::Pending { report_refused, ..charge_point::Pending::loaded(now) });
@@ -317,13 +291,12 @@ impl EventLoop {
         self.publish_keys(number);
         self.touch(number);
         self.offer(number, PointInput::Due);
-        self.next_input(number);
     }
 
     /// A session that is not at hand any more.
     pub(super) fn fetch(&mut self, number: usize, session: SessionId, last: Final, reply: Reply) {
         let shared = self.shared.clone();
-        self.points[number].fetching = true;
+        self.points[number].turns.own_waits = true;
         self.turns.push(Box::pin(async move {
             let wanted = session.to_string();
             let found = shared.store.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
@@ -337,13 +310,13 @@ impl EventLoop {
     }
 
     pub(super) fn fetched(&mut self, number: usize, fetched: Result<PointInput, (Reply, String)>) {
-        self.points[number].fetching = false;
+        self.points[number].turns.own_waits = false;
         match fetched {
             Ok(input) => self.offer(number, input),
             Err((reply, why)) => {
                 self.points[number].core.pending.report_refused |= reply == Reply::None;
                 self.answer(reply, &OrderOutcome::Failed(proto::link::v1::Reason::Unavailable, why));
-                self.next_input(number);
+                self.take_turns(number);
             }
         }
     }
@@ -355,11 +328,16 @@ impl EventLoop {
         }
         point.timer = None;
         point.not_before = now.mono + RETRY;
-        let untaken = std::mem::take(&mut point.untaken);
+        let overdue = point.turns.timer_fired(now);
         let reaction = point.core.timer_fired(now);
         self.reaction(number, reaction, now);
         self.touch(number);
-        untaken.into_iter().for_each(|identity| self.offer(number, PointInput::Identity(identity)));
+        if !overdue.is_empty() {
+            self.shared.store.hangs();
+        }
+        for input in overdue {
+            self.turn_away(number, input, &ChargePoint::unavailable(turns::no_answer()), now);
+        }
         self.offer(number, PointInput::Due);
         self.arm(number, now);
     }
@@ -367,13 +345,13 @@ impl EventLoop {
     /// One place in the heap at a time is the valid one.
     pub(super) fn arm(&mut self, number: usize, now: Now) {
         let point = &mut self.points[number];
-        let again = (!point.untaken.is_empty()).then_some(now.mono);
-        let due = [point.core.poll_timeout(&self.shared.settings, now), again].into_iter().flatten().min();
+        let due = [point.core.poll_timeout(&self.shared.settings, now), point.turns.poll_timeout()];
+        let due = due.into_iter().flatten().min();
         let Some(due) = due else { return };
         let due = if due <= now.mono { due.max(point.not_before) } else { due };
         if point.timer.is_none_or(|armed| due < armed) {
             point.timer = Some(due);
-            self.timers.push(Reverse((due, number)));
+            self.timers.push(Reverse((due, TimerKey::Point(number))));
         }
     }
 
@@ -402,7 +380,7 @@ impl EventLoop {
 }
 
 /// The store's refusal in the core's terms, and whether what is in memory is out of date.
-fn translate(refusal: CommitRefusal) -> (StoreRefusal, bool) {
+pub(super) fn translate(refusal: CommitRefusal) -> (StoreRefusal, bool) {
     match refusal {
         CommitRefusal::DriverBusy => (StoreRefusal::DriverBusy, false),
         CommitRefusal::ChargingPointBusy => (StoreRefusal::ChargingPointBusy, true),
@@ -418,24 +396,5 @@ fn translate(refusal: CommitRefusal) -> (StoreRefusal, bool) {
         CommitRefusal::Fenced => (StoreRefusal::Fenced, true),
         CommitRefusal::Unavailable(why) => (StoreRefusal::Unavailable(why), false),
         CommitRefusal::Rejected(why) => (StoreRefusal::Unavailable(why), true),
-    }
-}
-
-/// For metrics.
-fn name_of(input: &PointInput) -> &'static str {
-    match input {
-        PointInput::Due => "due",
-        PointInput::Request(_) => "request",
-        PointInput::AskAnswer { .. } => "authorise",
-        PointInput::Confirmed { .. } => "confirm",
-        PointInput::Started { .. } => "start",
-        PointInput::Ended { .. } => "bill",
-        PointInput::EndedLong { .. } => "late end",
-        PointInput::ReservationInJournal { .. } | PointInput::JournalReport { .. } => "reconcile",
-        PointInput::StopByDriver { .. } => "driver stop",
-        PointInput::Order { .. } => "order",
-        PointInput::Grant { .. } => "grant",
-        PointInput::KeyInstalled { .. } => "key installed",
-        PointInput::Identity(_) => "identity",
     }
 }

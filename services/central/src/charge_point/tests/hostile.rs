@@ -1,7 +1,7 @@
 //! What one peer can make of much: many rows, many entries, much work, or somebody else's link that overflows.
 
 use super::*;
-use crate::origin::Origin;
+use crate::{origin::Origin, turns::Core as _};
 
 fn switched(harness: &mut PointHarness, on: bool) {
     let by = Origin::new("charging-point/CP1", "192.0.2.1:7");
