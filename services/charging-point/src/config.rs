@@ -2,15 +2,22 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use mesh::process::Misuse;
-use proto::{ChargingPointId, Price, enrolment::SecretText};
+use mesh::{
+    peer::{EnrolleeSettings, PeerSettings},
+    process::Misuse,
+};
+use proto::{
+    ChargingPointId, Price,
+    enrolment::{EnrolBody, SecretText},
+    link::v1::Part,
+};
 
 use crate::{
-    engine, journal,
+    engine::{EngineSettings, Unattended},
+    journal,
     meter::{Battery, Speed},
-    monitor,
+    monitor::MonitorSettings,
     pairing::Place,
-    uplink,
 };
 
 /// An engine's settings.
@@ -194,25 +201,24 @@ impl EnrolmentConfig {
         }
     }
 
-    pub(crate) fn settings(&self, reach: &ReachConfig) -> anyhow::Result<monitor::Settings> {
+    pub(crate) fn settings(&self, reach: &ReachConfig) -> anyhow::Result<MonitorSettings> {
         let token = self.token()?;
         if let Some(Err(error)) = token.as_ref().map(|t| t.expose().parse::<proto::enrolment::EnrolmentToken>()) {
             return Err(Misuse::new(format!("the enrolment token is not one: {error}")).into());
         }
-        Ok(monitor::Settings {
-            id: None,
-            city: String::new(),
-            place: String::new(),
-            price: self.price,
-            token,
-            central: self.central.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect(),
-            life_sign: self.life_sign,
-            authenticate_again: self.authenticate_again,
-            refusals: self.refusals,
-            registry_again: self.registry_again,
+        Ok(MonitorSettings {
+            enrollee: EnrolleeSettings {
+                part: Part::Monitor,
+                enrolment: EnrolBody { price_e4: self.price.e4(), ..EnrolBody::default() },
+                token,
+                central: self.central.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect(),
+                life_sign: self.life_sign,
+                authenticate_again: self.authenticate_again,
+                refusals: self.refusals,
+                registry_again: self.registry_again,
+                peer: reach.settings(),
+            },
             key_handed: self.key_handed,
-            longest_retry: reach.conversation.longest_retry,
-            uplink: reach.settings(),
             software: software(),
         })
     }
@@ -245,8 +251,8 @@ pub struct ReachConfig {
 }
 
 impl ReachConfig {
-    pub(crate) fn settings(&self) -> uplink::Settings {
-        uplink::Settings {
+    pub(crate) fn settings(&self) -> PeerSettings {
+        PeerSettings {
             retry_min: self.retry_min,
             retry_max: self.retry_max,
             repeat: self.repeat,
@@ -346,12 +352,12 @@ pub(crate) fn engine_settings(
     meter: &MeterConfig,
     reach: &ReachConfig,
     drills: bool,
-) -> engine::Settings {
+) -> EngineSettings {
     let at_least = |every: Duration| every.max(Duration::from_millis(10));
-    engine::Settings {
+    EngineSettings {
         unattended: vehicle
             .unattended
-            .then_some(engine::Unattended { plug_in_after: vehicle.plug_in_after, charge_for: vehicle.charge_for }),
+            .then_some(Unattended { plug_in_after: vehicle.plug_in_after, charge_for: vehicle.charge_for }),
         battery: Battery {
             rated_w: vehicle.power,
             ramp_w_per_s: vehicle.ramp,
@@ -369,7 +375,7 @@ pub(crate) fn engine_settings(
         readings_at_once: meter.readings_at_once,
         drills,
         manual_wait: reach.manual_wait,
-        uplink: reach.settings(),
+        peer: reach.settings(),
         software: software(),
     }
 }

@@ -6,7 +6,7 @@
 //! final value of a session is in the journal before it is sent, and is sent until answered; a running supply needs
 //! neither monitor nor Central to finish; nothing new begins without both.
 
-pub mod drive;
+pub mod event_loop;
 mod journal_queue;
 mod orders;
 mod readings;
@@ -24,27 +24,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::clock::Now;
+use mesh::{
+    clock::Now,
+    peer::{LinkCommand, LinkEvent, LinkNo, LinkTarget, Peer, PeerEvent, PeerSettings, StoredKey, public_keys},
+};
 use proto::{
     Energy,
     link::v1::{
         Assignment, EngineReport, FromEngine, FromMonitor, KeyState, KeyStored, KeyWithdrawn, Part, Reading, Reason,
-        SessionState, View, from_engine, from_monitor,
+        SessionState, View, from_engine, from_monitor, up,
     },
 };
-use wire::{LinkKey, PublicKey, telemetry::Sealer};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use wire::telemetry::Sealer;
 
 use crate::{
-    chance::Chance,
     journal_state::{JournalEntry, JournalRecord, JournalState},
     meter::{Battery, Profile, Speed},
-    uplink::{self, Claim, Heard, LinkEvent, LinkNo, Order, Target, Uplink},
 };
 use session::EngineSession;
 
 /// What an engine is told before it starts.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct EngineSettings {
     pub unattended: Option<Unattended>,
     pub battery: Battery,
     /// Of meter and plug alone.
@@ -67,7 +69,7 @@ pub struct Settings {
     pub drills: bool,
     /// How long a manual supply waits for Central's word.
     pub manual_wait: Duration,
-    pub uplink: uplink::Settings,
+    pub peer: PeerSettings,
     pub software: String,
 }
 
@@ -81,7 +83,7 @@ pub struct Unattended {
 
 /// What a person at the charging point does, or a program for him.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum EngineAction {
     Plug,
     Unplug,
     /// A manual supply: without a driver on the charging point's own account; zero energy: until unplugged.
@@ -98,7 +100,7 @@ pub enum Action {
 }
 
 #[derive(Debug)]
-pub enum Input {
+pub enum EngineInput {
     /// Paired with the monitor.
     Paired,
     /// The monitor is gone, or cannot be reached.
@@ -112,11 +114,11 @@ pub enum Input {
 }
 
 #[derive(Debug)]
-pub enum Command {
-    Link(Order),
+pub enum EngineCommand {
+    Link(LinkCommand),
     /// To the monitor, if paired.
     Report(Box<FromEngine>),
-    /// Append, answer with [`Input::Written`] of `upto` or [`Input::WriteFailed`]. One at a time.
+    /// Append, answer with [`EngineInput::Written`] of `upto` or [`EngineInput::WriteFailed`]. One at a time.
     Write {
         records: Vec<JournalRecord>,
         upto: u64,
@@ -145,10 +147,10 @@ struct Manual {
 /// One engine.
 #[derive(Debug)]
 pub struct Engine {
-    settings: Settings,
+    settings: EngineSettings,
     journal: JournalQueue,
-    way: Uplink,
-    chance: Chance,
+    uplink: Peer,
+    rng: StdRng,
     identity: Option<Identity>,
     withdrawn: Option<KeyWithdrawn>,
     paired: bool,
@@ -161,11 +163,8 @@ pub struct Engine {
     next_profile: Option<Profile>,
     view: Option<View>,
     notice: Option<String>,
-    /// What the monitor was told last of whether Central and the engine read each other.
-    told_unread: bool,
-    link: Option<LinkNo>,
-    /// What the journal holds is still to be said on that link.
-    journal_report_due: bool,
+    /// As the monitor has it.
+    reported: Option<EngineReport>,
     spoiled: bool,
     sealer: Option<Sealer>,
     stream_id: [u8; 16],
@@ -174,28 +173,27 @@ pub struct Engine {
     /// When the next portion of those that wait may go.
     readings_at: Instant,
     idle_reading_at: Option<Instant>,
-    out: VecDeque<Command>,
+    out: VecDeque<EngineCommand>,
 }
 
 impl Engine {
     /// `journal_state`: what the journal says. A session that it shows as running was cut off by the end of the process
     /// before; it ends here with what is known of it (SPEC 9, engine). `stream_id`: random, new at each start.
     pub fn new(
-        settings: Settings,
+        settings: EngineSettings,
         journal_state: JournalState,
         stream_id: [u8; 16],
-        mut chance: Chance,
+        mut rng: StdRng,
         now: Now,
     ) -> Self {
-        let first_id = u64::try_from(now.wall_ms).unwrap_or(0) << 12;
-        let way_chance = Chance::seeded(chance.draw_long());
-        let way = Uplink::new(Part::Engine, settings.uplink, way_chance, first_id, journal_state.highest_epoch);
+        let peer_rng = StdRng::seed_from_u64(rng.random());
+        let uplink = Peer::new(Part::Engine, &settings.peer, journal_state.highest_epoch, peer_rng, now);
         let idle_reading_at = settings.idle_reading.map(|every| now.mono + every);
         let mut engine = Self {
             settings,
             journal: JournalQueue::new(journal_state),
-            way,
-            chance,
+            uplink,
+            rng,
             identity: None,
             withdrawn: None,
             paired: false,
@@ -207,9 +205,7 @@ impl Engine {
             next_profile: None,
             view: None,
             notice: None,
-            told_unread: false,
-            link: None,
-            journal_report_due: false,
+            reported: None,
             spoiled: false,
             sealer: None,
             stream_id,
@@ -224,50 +220,47 @@ impl Engine {
         engine
     }
 
-    pub fn handle(&mut self, input: Input, now: Now) {
+    pub fn handle(&mut self, input: EngineInput, now: Now) {
         match input {
-            Input::Paired => {
+            EngineInput::Paired => {
                 self.paired = true;
-                self.report();
+                self.reported = None;
                 self.begin_if_plugged(now);
             }
-            Input::Unpaired(why) => {
+            EngineInput::Unpaired(why) => {
                 self.paired = false;
                 self.unpaired = why;
             }
-            Input::Monitor(message) => match message.body {
+            EngineInput::Monitor(message) => match message.body {
                 Some(from_monitor::Body::Assignment(assignment)) => self.assigned(assignment, now),
                 Some(from_monitor::Body::KeyWithdrawn(withdrawn)) => self.key_withdrawn(withdrawn, now),
                 None => {}
             },
-            Input::Link(link, event) => self.way.handle(link, event, now),
-            Input::Written(upto) => self.written(upto, now),
-            Input::WriteFailed(why) => {
-                self.journal.write_failed(why, now.mono);
-                self.report();
-            }
-            Input::Timeout => self.timeout(now),
+            EngineInput::Link(link, event) => self.uplink.handle(link, event, now),
+            EngineInput::Written(upto) => self.written(upto, now),
+            EngineInput::WriteFailed(why) => self.journal.write_failed(why, now.mono),
+            EngineInput::Timeout => self.timeout(now),
         }
-        self.listen(now);
+        self.heed_uplink(now);
         self.flush(now);
     }
 
     /// What a person wants, at once or not at all.
-    pub fn act(&mut self, action: Action, now: Now) -> Result<(), String> {
+    pub fn act(&mut self, action: EngineAction, now: Now) -> Result<(), String> {
         let done = match action {
-            Action::Plug => self.plug(now),
-            Action::Unplug => self.unplug(now),
-            Action::Supply { driver, energy } => self.manual_supply(driver, energy, now),
-            Action::Break => self.break_down("broken by hand", now),
-            Action::Repair => self.repair(now),
-            Action::SpoilKey => self.spoil(true, now),
-            Action::RepairKey => self.spoil(false, now),
-            Action::Next(profile) => {
+            EngineAction::Plug => self.plug(now),
+            EngineAction::Unplug => self.unplug(now),
+            EngineAction::Supply { driver, energy } => self.manual_supply(driver, energy, now),
+            EngineAction::Break => self.break_down("broken by hand", now),
+            EngineAction::Repair => self.repair(now),
+            EngineAction::SpoilKey => self.spoil(true, now),
+            EngineAction::RepairKey => self.spoil(false, now),
+            EngineAction::Next(profile) => {
                 self.next_profile = Some(profile);
                 Ok(())
             }
         };
-        self.listen(now);
+        self.heed_uplink(now);
         self.flush(now);
         done
     }
@@ -275,11 +268,11 @@ impl Engine {
     /// The process is to end: the supply that runs ends with it.
     pub fn stop(&mut self, now: Now) {
         drop(self.break_down("the engine is being stopped", now));
-        self.listen(now);
+        self.heed_uplink(now);
         self.flush(now);
     }
 
-    pub fn next_command(&mut self) -> Option<Command> {
+    pub fn next_command(&mut self) -> Option<EngineCommand> {
         self.out.pop_front()
     }
 
@@ -287,14 +280,17 @@ impl Engine {
         let session = self.session.as_ref().and_then(|s| s.next_at(self.settings.tick));
         let manual = self.manual.as_ref().map(|m| m.until);
         let readings = [self.idle_reading_at, self.readings_due()];
-        [self.way.poll_timeout(), session, manual, self.journal.retry_at()].into_iter().chain(readings).flatten().min()
+        [self.uplink.poll_timeout(), session, manual, self.journal.retry_at()]
+            .into_iter()
+            .chain(readings)
+            .flatten()
+            .min()
     }
 
     // ---- Time
 
     fn timeout(&mut self, now: Now) {
-        self.repeat_journal_report(now);
-        self.way.handle_timeout(now);
+        self.uplink.handle_timeout(now);
         self.expire_manual_supply(now);
         self.idle(now);
         self.send_waiting_readings(now);
@@ -315,31 +311,29 @@ impl Engine {
 
     fn assigned(&mut self, assignment: Assignment, now: Now) {
         let Some(grant) = assignment.key else { return };
-        let Ok(key) = <[u8; 32]>::try_from(grant.key.as_slice()).map(LinkKey::from_bytes) else {
+        let Some(StoredKey { key_no, key, .. }) = StoredKey::new(&grant) else {
             self.notice = Some("the monitor gave a key that is not one".to_owned());
             return;
         };
         let id = assignment.charging_point_id;
         if self.identity.as_ref().is_some_and(|i| i.id != id) {
             self.end_session(Reason::Removed, now);
-            self.way.forget_epoch();
+            self.uplink.forget_epoch();
         }
         let life_sign = Duration::from_millis(u64::from(assignment.life_sign_ms.max(1)));
         // Made anew even for a key number that is known: a Central that was restored may have granted it again, with
         // another key (SPEC 10.5). The sequence goes on, so no nonce comes twice.
-        let mut sealer = Sealer::new(&key, grant.key_no, &id, self.stream_id);
+        let mut sealer = Sealer::new(&key, key_no, &id, self.stream_id);
         if self.spoiled {
             sealer.spoil();
         }
         self.sealer = Some(sealer);
         self.withdrawn = None;
-        self.identity = Some(Identity { id: id.clone(), key_no: grant.key_no, life_sign });
-        let pins = pins(&grant.pins);
-        let claim = Claim::Key { key_no: grant.key_no, key };
-        self.way.aim(Target { id, central: assignment.central, pins, claim, life_sign }, now.mono);
-        let held = KeyStored { key_no: grant.key_no };
-        self.out.push_back(Command::Report(Box::new(FromEngine { body: Some(from_engine::Body::KeyStored(held)) })));
-        self.report();
+        self.identity = Some(Identity { id: id.clone(), key_no, life_sign });
+        let pins = public_keys(grant.pins.iter().map(Vec::as_slice));
+        let target = LinkTarget { id, central: assignment.central, pins, key: Some((key_no, key)), life_sign };
+        self.uplink.connect_to(target, now.mono);
+        self.tell_monitor(from_engine::Body::KeyStored(KeyStored { key_no }));
     }
 
     /// A running supply stops and settles (SPEC 4.7); what it has to report waits for the next key.
@@ -352,25 +346,32 @@ impl Engine {
             }
         };
         self.end_session(reason, now);
-        self.way.lay_down();
+        self.uplink.disconnect(now.mono);
         self.sealer = None;
-        self.link = None;
         self.view = None;
         self.withdrawn = Some(withdrawn);
-        self.report();
     }
 
-    fn is_unread(&self) -> bool {
-        self.way.unintelligible().1 || self.way.is_not_read()
+    fn tell_monitor(&mut self, body: from_engine::Body) {
+        self.out.push_back(EngineCommand::Report(Box::new(FromEngine { body: Some(body) })));
     }
 
+    /// The monitor has the engine's state at every change, and the meter's value as often as Central.
     fn report(&mut self) {
-        self.told_unread = self.is_unread();
-        if !self.paired {
-            return;
+        let report = self.state_report();
+        let is_news = self.reported.as_ref().is_none_or(|known| {
+            let meter = EngineReport { energy_wh: known.energy_wh, power_w: known.power_w, ..report.clone() };
+            meter != *known
+        });
+        if self.paired && is_news {
+            self.reported = Some(report.clone());
+            self.tell_monitor(from_engine::Body::Report(report));
         }
+    }
+
+    fn state_report(&self) -> EngineReport {
         let session = self.session.as_ref();
-        let report = EngineReport {
+        EngineReport {
             healthy: self.fault_reason().is_none(),
             detail: self.fault_reason().unwrap_or_default(),
             session_id: session.map(|s| s.id.clone()).unwrap_or_default(),
@@ -378,11 +379,10 @@ impl Engine {
             session_state: session.map_or(SessionState::Unspecified, EngineSession::state).into(),
             energy_wh: session.map_or(0, |s| s.energy().wh()),
             power_w: session.map_or(0, |s| s.sample().power_w),
-            central_reachable: self.way.reachable(),
-            unintelligible: self.way.unintelligible().0,
-            unread: self.is_unread(),
-        };
-        self.out.push_back(Command::Report(Box::new(FromEngine { body: Some(from_engine::Body::Report(report)) })));
+            central_reachable: self.uplink.is_reachable(),
+            unintelligible: self.uplink.unintelligible(),
+            unread: self.uplink.cannot_read() || self.uplink.is_not_read(),
+        }
     }
 
     /// What makes it unfit. A journal that cannot be written makes it so only once nothing runs any more: what runs is
@@ -394,46 +394,53 @@ impl Engine {
 
     // ---- Central
 
-    fn listen(&mut self, now: Now) {
-        while let Some(heard) = self.way.next_heard() {
-            match heard {
-                Heard::Open { link, .. } => self.greet(link, now),
-                Heard::Reached => {
+    fn heed_uplink(&mut self, now: Now) {
+        while let Some(event) = self.uplink.next_event() {
+            match event {
+                PeerEvent::Open { link, .. } => self.greet(link),
+                PeerEvent::Reached => {
                     self.notice = None;
-                    self.report();
+                    // What decides goes before readings that have waited.
+                    self.send_states(now);
                     self.send_readings(now);
                     self.begin_if_plugged(now);
                 }
-                Heard::Lost(why) => {
-                    self.link = None;
-                    self.notice = Some(format!("the link to Central ended: {why}"));
-                    self.report();
-                }
-                Heard::Proven(_) if std::mem::take(&mut self.journal_report_due) => self.report_journal(now),
-                Heard::Failed { .. } | Heard::UnknownKey { .. } | Heard::Proven(_) => {}
-                Heard::Unintelligible => self.report(),
-                Heard::Epoch(epoch) => self.new_epoch(epoch, now),
-                Heard::Body(body) => self.handle_order(*body, now),
-                Heard::Answered { body, reason, detail } => self.answered(&body, reason, &detail, now),
+                PeerEvent::Lost(why) => self.notice = Some(format!("the link to Central ended: {why}")),
+                PeerEvent::Epoch(epoch) => self.new_epoch(epoch, now),
+                PeerEvent::Message(body) => self.handle_order(*body, now),
+                PeerEvent::Answered { body, reason, detail } => self.answered(&body, reason, &detail, now),
+                PeerEvent::Deferred { body, reason, detail } => self.deferred(&body, reason, &detail, now),
+                PeerEvent::Failed(_)
+                | PeerEvent::UnknownKey { .. }
+                | PeerEvent::Proven { .. }
+                | PeerEvent::Unintelligible => {}
             }
-        }
-        if self.is_unread() != self.told_unread {
-            self.report();
         }
     }
 
     fn flush(&mut self, now: Now) {
+        self.report();
         for body in self.journal.take_released() {
-            self.way.post(body, now.mono);
+            self.uplink.request(body, now.mono);
         }
+        self.send_states(now);
+        self.uplink.send_requests(now.mono);
         if let Some(value) = self.journal.take_released_value() {
-            self.way.say(value);
+            self.uplink.sample(value);
         }
         if let Some((records, upto, durable)) = self.journal.next_write(now.mono) {
-            self.out.push_back(Command::Write { records, upto, durable });
+            self.out.push_back(EngineCommand::Write { records, upto, durable });
         }
-        while let Some(order) = self.way.next_order() {
-            self.out.push_back(Command::Link(order));
+        while let Some(command) = self.uplink.next_command() {
+            self.out.push_back(EngineCommand::Link(command));
+        }
+    }
+
+    /// As they are now: Central ends a supply that is missing in a report (SPEC 3.8).
+    fn send_states(&mut self, now: Now) {
+        while let Some(slot) = self.uplink.due_state(now.mono) {
+            let report = self.journal_report(None);
+            self.uplink.send_state(slot, up::Body::JournalReport(report), now.mono);
         }
     }
 
@@ -441,9 +448,4 @@ impl Engine {
     fn record(&mut self, entry: JournalEntry, durable: bool) -> u64 {
         self.journal.append(entry, durable)
     }
-}
-
-/// Those of a grant that are keys.
-pub(crate) fn pins(all: &[impl AsRef<[u8]>]) -> Vec<PublicKey> {
-    all.iter().filter_map(|pin| <[u8; 32]>::try_from(pin.as_ref()).ok()).map(PublicKey::from_bytes).collect()
 }

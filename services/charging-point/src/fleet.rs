@@ -10,10 +10,15 @@ use std::{
 
 use mesh::{
     control::{ControlRefusal, ControlRequest},
+    peer::{self, RegistryClient, StoredIdentity},
     process::{Context, Misuse},
 };
 use prometheus_client::metrics::gauge::Gauge;
-use proto::{ChargingPointId, Energy};
+use proto::{
+    ChargingPointId, Energy,
+    enrolment::{EnrolBody, PeerKind},
+};
+use rand::{SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -21,16 +26,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Args,
-    chance::Chance,
     commands,
     config::{FleetConfig, engine_settings},
     engine::{
-        self, Engine,
-        drive::{Direct, Disk, EngineHandle},
+        Engine, EngineAction, EngineSettings,
+        event_loop::{Disk, EngineEvent, EngineHandle, EngineLoop},
     },
     journal::Journal,
     meter::Profile,
-    monitor::{self, Monitor, StoredIdentity, drive::MonitorHandle, registry::Door},
+    monitor::{
+        Monitor, MonitorSettings,
+        event_loop::{MonitorEvent, MonitorHandle, MonitorLoop},
+    },
+    other_part::{FromOther, OtherPart},
 };
 
 /// Inputs that may wait for one charging point's loop; a channel's smallest block holds as many.
@@ -52,7 +60,7 @@ impl Member {
     /// # Errors
     /// Where the charging point is stopping.
     pub async fn deliver(&self, energy: Energy, over: Duration) -> Result<(), String> {
-        self.engine.act(engine::Action::Next(Profile::Even { energy, over })).await
+        self.engine.act(EngineAction::Next(Profile::Even { energy, over })).await
     }
 }
 
@@ -67,9 +75,9 @@ pub struct Fleet {
 #[derive(Debug)]
 struct Parts {
     config: FleetConfig,
-    engine: engine::Settings,
-    monitor: monitor::Settings,
-    door: Door,
+    engine: EngineSettings,
+    monitor: MonitorSettings,
+    registry: RegistryClient,
     disk: Disk,
     stop: CancellationToken,
     /// Held, so that no second fleet writes to the same folder.
@@ -122,7 +130,7 @@ impl Fleet {
         let parts = Parts {
             engine: engine_settings(&config.vehicle, &config.meter, &config.reach, false),
             monitor: config.enrolment.settings(&config.reach)?,
-            door: Door::new(&config.enrolment.registry),
+            registry: RegistryClient::new(PeerKind::ChargingPoint, &config.enrolment.registry),
             disk: Disk::new(WRITES),
             stop: ctx.stop.clone(),
             _lock: lock(&config.data)?,
@@ -151,30 +159,31 @@ impl Fleet {
             engine: EngineHandle(to_engine.clone()),
             monitor: MonitorHandle(to_monitor.clone()),
         };
-        let journal_state = journal.state().clone();
-        let engine =
-            Engine::new(parts.engine.clone(), journal_state, rand::random(), Chance::seeded(rand::random()), now);
-        let monitor = Monitor::new(self.monitor_of(number, id), stored, Chance::seeded(rand::random()), now);
+        let (journal_state, rng) = (journal.state().clone(), || StdRng::seed_from_u64(rand::random()));
+        let engine = Engine::new(parts.engine.clone(), journal_state, rand::random(), rng(), now);
+        let monitor = Monitor::new(self.monitor_of(number, &id), stored, rng(), now);
 
         // Paired from the first moment: the first word in both channels.
-        drop(to_engine.try_send(engine::drive::Event::Direct(Direct::Paired)));
-        drop(to_monitor.try_send(monitor::drive::Event::Direct(Direct::Paired)));
-        let here = engine::drive::Monitor::Here(to_monitor.downgrade());
-        let engine = engine::drive::Drive::new(engine, journal, parts.disk.clone(), ctx.clock, to_engine.clone(), here);
-        let here = monitor::drive::Engine::Here(to_engine.downgrade());
-        let door = Some(parts.door.clone());
-        let monitor = monitor::drive::Drive::new(monitor, identity, door, ctx.clock, &to_monitor, here);
-        ctx.spawn("engine", engine.run(engine_hears, parts.stop.clone()));
-        ctx.spawn("monitor", monitor.run(monitor_hears, parts.stop.clone()));
+        drop(to_engine.try_send(EngineEvent::Monitor(FromOther::Paired)));
+        drop(to_monitor.try_send(MonitorEvent::Engine(FromOther::Paired)));
+        let other = OtherPart::InProcess(to_monitor.downgrade());
+        let engine = EngineLoop::new(engine, journal, parts.disk.clone(), ctx.clock, to_engine.clone(), other);
+        let other = OtherPart::InProcess(to_engine.downgrade());
+        let registry = parts.registry.clone();
+        let monitor = MonitorLoop::new(monitor, identity, registry, ctx.clock, to_monitor, other);
+        ctx.spawn("engine", peer::run(engine, engine_hears, parts.stop.clone(), ctx.clock));
+        ctx.spawn("monitor", peer::run(monitor, monitor_hears, parts.stop.clone(), ctx.clock));
         self.members().push(member.clone());
         Ok(member)
     }
 
-    fn monitor_of(&self, number: usize, id: ChargingPointId) -> monitor::Settings {
+    fn monitor_of(&self, number: usize, id: &ChargingPointId) -> MonitorSettings {
         let cities = &self.parts.config.cities;
         let city = cities.get(number.checked_rem(cities.len()).unwrap_or(0)).cloned().unwrap_or_default();
-        let place = format!("Bay {id}");
-        monitor::Settings { id: Some(id), city, place, ..self.parts.monitor.clone() }
+        let mut settings = self.parts.monitor.clone();
+        let (id, place) = (id.to_string(), format!("Bay {id}"));
+        settings.enrollee.enrolment = EnrolBody { id, city, place, ..settings.enrollee.enrolment };
+        settings
     }
 
     fn members(&self) -> std::sync::MutexGuard<'_, Vec<Member>> {

@@ -1,24 +1,16 @@
 //! The monitor's rules: it alone enrols the charging point, proves it to Central, judges its engine's health and gives
 //! the engine its id and key (SPEC 1.4, 4.4 to 4.7, 7.4).
 //!
-//! Pure: inputs and the time go in, commands come out.
+//! Pure: inputs and the time go in, commands come out. Enrolment and authentication are those of every enrollee.
 //!
-//! Guarantees: the credential is shown to Central inside a first contact only; a new key is stored and handed to the
-//! engine before it is used; a charging point without a valid key withdraws the engine's; after three refusals it tries
-//! no more by itself, while being unable to reach Central or Registry never ends the tries; a revoked one waits for a
-//! token.
+//! Guarantees: a new key is stored and handed to the engine before it is used; a charging point without a valid key
+//! withdraws the engine's.
 
-pub mod drive;
-mod engine_side;
-mod enrolment;
-pub mod identity;
-mod keys;
-pub mod registry;
+pub mod event_loop;
 mod status;
 #[cfg(test)]
 mod tests;
 
-pub use identity::StoredIdentity;
 pub use status::MonitorStatus;
 
 use std::{
@@ -26,53 +18,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::clock::Now;
-use proto::{
-    ChargingPointId, Price,
-    enrolment::{EnrolBody, Enrolled, EnrolmentStatus, SecretText, Trust},
-    link::v1::{
-        Authenticate, EngineHealth, EngineReport, FromEngine, FromMonitor, Opened, Part, Reason, SetMaintenance, View,
-        down, up,
+use mesh::{
+    clock::Now,
+    peer::{
+        Enrollee, EnrolleeCommand, EnrolleeEvent, EnrolleeInput, EnrolleeSettings, LinkNo, Membership, PeerEvent, Slot,
+        StoredIdentity,
     },
 };
-
-use crate::{
-    chance::Chance,
-    uplink::{self, Heard, LinkEvent, LinkNo, Order, Uplink},
+use proto::{
+    enrolment::SecretText,
+    link::v1::{
+        Assignment, EngineHealth, EngineReport, FromEngine, FromMonitor, KeyGrant, KeyInstalled, KeyState,
+        KeyWithdrawn, Opened, Reason, SetMaintenance, View, down, from_engine, from_monitor, up,
+    },
 };
-use keys::Keys;
-use registry::RegistryError;
+use rand::rngs::StdRng;
 
 /// What a monitor is told before it starts.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// As which to enrol; a stored identity bears its own.
-    pub id: Option<ChargingPointId>,
-    pub city: String,
-    pub place: String,
-    pub price: Price,
-    /// Used when there is no identity, and again after a removal.
-    pub token: Option<SecretText>,
-    /// Central's link addresses.
-    pub central: Vec<String>,
-    pub life_sign: Duration,
-    /// A refused or deleted key is asked for again after this (SPEC 4.7), unless Central says otherwise.
-    pub authenticate_again: Duration,
-    /// So many refusals end the tries.
-    pub refusals: u32,
-    /// Registry is asked again after this.
-    pub registry_again: Duration,
+pub struct MonitorSettings {
+    pub enrollee: EnrolleeSettings,
     /// The engine has this long to say that it holds a new key.
     pub key_handed: Duration,
-    /// No wait that Central asks for is longer.
-    pub longest_retry: Duration,
-    pub uplink: uplink::Settings,
     pub software: String,
 }
 
 /// What a person wants of it.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub enum MonitorAction {
     Enrol(SecretText),
     /// Removes the identity at Registry and here.
     Remove,
@@ -84,290 +57,290 @@ pub enum Action {
 }
 
 #[derive(Debug)]
-pub enum Input {
+pub enum MonitorInput {
     /// The engine proved the pairing.
     Paired,
     /// Three missed signs of life, or the end of its connection.
     Unpaired(String),
     Engine(Box<FromEngine>),
-    Link(LinkNo, LinkEvent),
-    Saved(Result<(), String>),
-    Enrolled(Result<Box<Enrolled>, RegistryError>),
-    EnrolmentStatus(Result<Box<EnrolmentStatus>, RegistryError>),
-    Removed(Result<(), RegistryError>),
+    Enrollee(EnrolleeInput),
     Timeout,
 }
 
 #[derive(Debug)]
-pub enum Command {
-    Link(Order),
+pub enum MonitorCommand {
+    Enrollee(EnrolleeCommand),
     /// To the engine, if paired.
     Tell(Box<FromMonitor>),
-    /// Put it on disk whole or not at all; answer [`Input::Saved`]. One at a time.
-    Save(Box<StoredIdentity>),
-    /// `POST`; answer [`Input::Enrolled`].
-    Enrol(Box<EnrolBody>),
-    /// `GET` with the credential; answer [`Input::EnrolmentStatus`].
-    AskRegistry {
-        id: ChargingPointId,
-        credential: SecretText,
-        trust: Trust,
-    },
-    /// `DELETE` with the credential; answer [`Input::Removed`].
-    Remove {
-        id: ChargingPointId,
-        credential: SecretText,
-        trust: Trust,
-    },
 }
 
-/// Whether Registry knows this charging point.
+/// The engine, as its monitor sees it.
 #[derive(Debug)]
-enum Membership {
-    /// Waits for a token, saying why.
-    NotEnrolled(String),
-    Enrolling {
-        token: SecretText,
-        request_id: String,
-        again_at: Option<Instant>,
-        trouble: Option<String>,
-    },
-    Enrolled,
+struct EngineSide {
+    paired: bool,
+    /// Its last word since it paired.
+    report: Option<EngineReport>,
+    /// The verdict; a pairing changes nothing of it before the engine has reported.
+    health: EngineHealth,
+}
+
+/// A new key, which the engine has to hold before it is taken into use.
+#[derive(Debug)]
+struct Installing {
+    key_no: u64,
+    /// The engine is waited for no longer.
+    until: Instant,
 }
 
 /// One monitor.
 #[derive(Debug)]
 pub struct Monitor {
-    settings: Settings,
-    stored: StoredIdentity,
-    membership: Membership,
-    keys: Keys,
-    way: Uplink,
-    chance: Chance,
-    /// The engine: whether paired, or why not, and its last report.
-    paired: Result<(), String>,
-    report: Option<EngineReport>,
-    told_health: Option<EngineHealth>,
-    /// The verdict with which a link was greeted that is not the one to speak on yet.
-    greeted: Option<(LinkNo, EngineHealth)>,
-    /// Of the enrolment that this process took last.
-    incarnation: u64,
-    /// Closed by hand.
-    disconnected: bool,
-    asking_registry: bool,
-    ask_registry_at: Option<Instant>,
-    registry_trouble: Option<String>,
-    registry_answered: bool,
+    key_handed: Duration,
+    software: String,
+    enrollee: Enrollee,
+    engine: EngineSide,
+    installing: Option<Installing>,
+    /// Asked for, and not answered yet.
     maintenance_asked: Option<bool>,
     view: Option<View>,
     notice: Option<String>,
-    saving: bool,
-    unsaved: bool,
-    save_at: Option<Instant>,
-    save_trouble: Option<String>,
-    out: VecDeque<Command>,
+    out: VecDeque<MonitorCommand>,
 }
 
 impl Monitor {
     /// `stored`: what the process before left.
-    pub fn new(settings: Settings, stored: StoredIdentity, mut chance: Chance, now: Now) -> Self {
-        let first_id = u64::try_from(now.wall_ms).unwrap_or(0) << 12;
-        let way_chance = Chance::seeded(chance.draw_long());
-        let way = Uplink::new(Part::Monitor, settings.uplink, way_chance, first_id, stored.highest_epoch);
+    pub fn new(settings: MonitorSettings, stored: StoredIdentity, rng: StdRng, now: Now) -> Self {
+        let health = is_gone("the engine has not paired yet");
         let mut monitor = Self {
-            keys: Keys::default(),
-            membership: Membership::NotEnrolled("no token was given yet".to_owned()),
-            way,
-            chance,
-            paired: Err("the engine has not paired yet".to_owned()),
-            report: None,
-            told_health: None,
-            greeted: None,
-            incarnation: 0,
-            disconnected: false,
-            asking_registry: false,
-            ask_registry_at: None,
-            registry_trouble: None,
-            registry_answered: false,
+            enrollee: Enrollee::new(settings.enrollee, stored, rng, now),
+            key_handed: settings.key_handed,
+            software: settings.software,
+            engine: EngineSide { paired: false, report: None, health },
+            installing: None,
             maintenance_asked: None,
             view: None,
             notice: None,
-            saving: false,
-            unsaved: false,
-            save_at: None,
-            save_trouble: None,
             out: VecDeque::new(),
-            settings,
-            stored,
         };
-        monitor.begin(now);
         monitor.flush(now);
         monitor
     }
 
-    fn begin(&mut self, now: Now) {
-        if self.stored.credential.is_some() {
-            self.membership = Membership::Enrolled;
-            self.reach(now);
-        } else if let Some(token) = self.settings.token.clone()
-            && let Err(why) = self.enrol(token, now)
-        {
-            self.membership = Membership::NotEnrolled(why);
-        }
-    }
-
-    pub fn handle(&mut self, input: Input, now: Now) {
-        self.registry_answered |= is_registrys_answer(&input);
+    pub fn handle(&mut self, input: MonitorInput, now: Now) {
         match input {
-            Input::Paired => self.engine_paired(now),
-            Input::Unpaired(why) => self.engine_gone(why, now),
-            Input::Engine(message) => self.engine_said(*message, now),
-            Input::Link(link, event) => self.way.handle(link, event, now),
-            Input::Saved(result) => self.saved(result, now),
-            Input::Enrolled(result) => self.enrolled(result, now),
-            Input::EnrolmentStatus(result) => self.registry_said(result, now),
-            Input::Removed(result) => self.removed(result),
-            Input::Timeout => self.timeout(now),
+            MonitorInput::Paired => {
+                (self.engine.paired, self.engine.report) = (true, None);
+                self.assign();
+            }
+            MonitorInput::Unpaired(why) => self.engine_gone(&why, now),
+            MonitorInput::Engine(message) => self.engine_said(*message, now),
+            MonitorInput::Enrollee(input) => self.enrollee.handle(input, now),
+            MonitorInput::Timeout => {
+                self.enrollee.handle_timeout(now);
+                self.install_if_due(now);
+            }
         }
-        self.listen(now);
         self.flush(now);
     }
 
     /// What a person wants, at once or not at all.
-    pub fn act(&mut self, action: Action, now: Now) -> Result<(), String> {
+    pub fn act(&mut self, action: MonitorAction, now: Now) -> Result<(), String> {
         let done = match action {
-            Action::Enrol(token) => self.enrol(token, now),
-            Action::Remove => self.remove(),
-            Action::Authenticate => self.authenticate_by_hand(now),
-            Action::Maintenance(on) => self.maintenance(on, now),
-            Action::Disconnect => self.disconnect(),
-            Action::Connect => self.connect(now),
+            MonitorAction::Enrol(token) => self.enrollee.enrol(token),
+            MonitorAction::Remove => self.enrollee.remove(),
+            MonitorAction::Authenticate => self.enrollee.authenticate_by_hand(now),
+            MonitorAction::Maintenance(on) => self.maintenance(on, now),
+            MonitorAction::Disconnect => self.enrollee.disconnect_by_hand(now),
+            MonitorAction::Connect => self.enrollee.connect_by_hand(now),
         };
-        self.listen(now);
         self.flush(now);
         done
     }
 
-    pub fn next_command(&mut self) -> Option<Command> {
-        self.out.pop_front()
+    pub fn next_command(&mut self) -> Option<MonitorCommand> {
+        self.out.pop_front().or_else(|| self.enrollee.next_command().map(MonitorCommand::Enrollee))
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let enrol = match &self.membership {
-            Membership::Enrolling { again_at, .. } => *again_at,
-            Membership::NotEnrolled(_) | Membership::Enrolled => None,
-        };
-        let save = self.save_at.filter(|_| !self.saving);
-        [self.way.poll_timeout(), enrol, save, self.ask_registry_at, self.keys.due()].into_iter().flatten().min()
+        let key = self.installing.as_ref().map(|installing| installing.until);
+        self.enrollee.poll_timeout().into_iter().chain(key).min()
     }
 
-    fn timeout(&mut self, now: Now) {
-        self.way.handle_timeout(now);
-        self.enrol_again(now);
-        self.keys_due(now);
-        if self.ask_registry_at.is_some_and(|at| at <= now.mono) {
-            self.ask_registry_at = None;
-            self.ask_registry();
+    fn flush(&mut self, now: Now) {
+        self.heed_enrollee(now);
+        while let Some(slot) = self.enrollee.peer.due_state(now.mono) {
+            let health = up::Body::EngineHealth(self.engine.health.clone());
+            self.enrollee.peer.send_state(slot, health, now.mono);
         }
+        self.enrollee.flush(now);
     }
 
     // ---- A person
 
     fn maintenance(&mut self, on: bool, now: Now) -> Result<(), String> {
-        if !matches!(self.membership, Membership::Enrolled) {
+        if !self.enrollee.is_enrolled() {
             return Err("not enrolled".to_owned());
         }
         self.maintenance_asked = Some(on);
-        self.way.replace(up::Body::SetMaintenance(SetMaintenance { on }), now.mono);
+        self.enrollee.peer.withdraw(|body| matches!(body, up::Body::SetMaintenance(_)));
+        self.enrollee.peer.request(up::Body::SetMaintenance(SetMaintenance { on }), now.mono);
         Ok(())
     }
 
-    fn disconnect(&mut self) -> Result<(), String> {
-        if self.disconnected {
-            return Err("it is disconnected already".to_owned());
+    // ---- The engine
+
+    fn engine_gone(&mut self, why: &str, now: Now) {
+        (self.engine.paired, self.engine.report) = (false, None);
+        self.judge(is_gone(why), now);
+        self.install(now);
+    }
+
+    fn engine_said(&mut self, message: FromEngine, now: Now) {
+        match message.body {
+            Some(from_engine::Body::Report(report)) => {
+                let health = EngineHealth { healthy: report.healthy, detail: report.detail.clone() };
+                self.engine.report = Some(report);
+                self.judge(health, now);
+            }
+            Some(from_engine::Body::KeyStored(held)) => {
+                if self.installing.as_ref().is_some_and(|installing| installing.key_no == held.key_no) {
+                    self.install(now);
+                }
+            }
+            None => {}
         }
-        self.disconnected = true;
-        self.way.lay_down();
-        Ok(())
     }
 
-    fn connect(&mut self, now: Now) -> Result<(), String> {
-        if !self.disconnected {
-            return Err("it is not disconnected by hand".to_owned());
+    fn judge(&mut self, health: EngineHealth, now: Now) {
+        if self.engine.health != health {
+            self.engine.health = health;
+            self.enrollee.peer.owe(Slot::EngineHealth, now.mono);
         }
-        self.disconnected = false;
-        self.reach(now);
-        Ok(())
     }
 
-    // ---- Central
+    /// Who it is, and under which key it reaches Central; or that there is none.
+    fn assign(&mut self) {
+        if !self.engine.paired {
+            return;
+        }
+        let stored = self.enrollee.stored();
+        let body = match (self.enrollee.key(), &stored.id) {
+            (Some(key), Some(id)) => from_monitor::Body::Assignment(Assignment {
+                charging_point_id: id.clone(),
+                key: Some(KeyGrant {
+                    key_no: key.key_no,
+                    key: key.key.as_bytes().to_vec(),
+                    expires_at_ms: key.expires_at_ms,
+                    pins: stored.pins.iter().map(|pin| pin.0.clone()).collect(),
+                }),
+                central: self.enrollee.settings().central.clone(),
+                life_sign_ms: self.life_sign_ms(),
+            }),
+            _none => from_monitor::Body::KeyWithdrawn(self.withdrawal()),
+        };
+        self.out.push_back(MonitorCommand::Tell(Box::new(FromMonitor { body: Some(body) })));
+    }
 
-    fn listen(&mut self, now: Now) {
-        while let Some(heard) = self.way.next_heard() {
-            match heard {
-                Heard::Open { link, first_contact: true } => self.show_credential(link),
-                Heard::Open { link, first_contact: false } => self.greet(link, now),
-                Heard::Proven(key_no) => {
-                    self.key_proven(key_no, now);
-                    self.judge_again(now);
+    fn withdrawal(&self) -> KeyWithdrawn {
+        if let Some(status) = self.enrollee.auth_status() {
+            let (key_state, reason, detail) = (status.key_state, status.reason, status.detail.clone());
+            return KeyWithdrawn { key_state, reason, detail };
+        }
+        let (reason, detail) = if self.enrollee.is_enrolled() {
+            (Reason::NoKey, "Central has not granted a key yet")
+        } else {
+            (Reason::NotEnrolled, "not enrolled")
+        };
+        KeyWithdrawn { key_state: KeyState::Unspecified.into(), reason: reason.into(), detail: detail.to_owned() }
+    }
+
+    fn life_sign_ms(&self) -> u32 {
+        u32::try_from(self.enrollee.settings().life_sign.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    // ---- Keys
+
+    /// The engine is handed the key, and used with it once it holds it.
+    fn key_stored(&mut self, granted_at: Instant, now: Now) {
+        self.assign();
+        let until = granted_at + self.key_handed;
+        self.installing = self.enrollee.key().map(|key| Installing { key_no: key.key_no, until });
+        if !self.engine.paired {
+            return self.install(now);
+        }
+        self.install_if_due(now);
+    }
+
+    fn install_if_due(&mut self, now: Now) {
+        if self.installing.as_ref().is_some_and(|installing| installing.until <= now.mono) {
+            self.install(now);
+        }
+    }
+
+    /// Both parts hold the key, or the engine is not there: say so, and make the next link with it (SPEC 4.6).
+    fn install(&mut self, now: Now) {
+        let Some(Installing { key_no, .. }) = self.installing.take() else { return };
+        self.enrollee.peer.withdraw(|body| matches!(body, up::Body::KeyInstalled(_)));
+        self.enrollee.peer.request(up::Body::KeyInstalled(KeyInstalled { key_no }), now.mono);
+        self.enrollee.use_key(now);
+    }
+
+    fn identity_changed(&mut self) {
+        if self.enrollee.key().is_none() {
+            self.installing = None;
+        }
+        if !self.enrollee.is_enrolled() {
+            self.view = None;
+        }
+        self.assign();
+    }
+
+    // ---- Registry and Central
+
+    fn heed_enrollee(&mut self, now: Now) {
+        while let Some(event) = self.enrollee.next_event() {
+            match event {
+                EnrolleeEvent::Peer(event) => self.heed_peer(event),
+                EnrolleeEvent::Enrolled => self.notice = Some("enrolled".to_owned()),
+                EnrolleeEvent::EnrolmentRefused(why) => self.notice = Some(format!("enrolment refused: {why}")),
+                EnrolleeEvent::RemovalFailed(why) => self.notice = Some(format!("removal failed: {why}")),
+                EnrolleeEvent::IdentityChanged => self.identity_changed(),
+                EnrolleeEvent::KeyStored { granted_at } => self.key_stored(granted_at, now),
+                EnrolleeEvent::NotAuthenticated(status) => {
+                    let words = if status.detail.is_empty() { status.reason().in_words() } else { &status.detail };
+                    self.notice = Some(format!("Central: {words}"));
                 }
-                Heard::Lost(why) => self.notice = Some(format!("the link to Central ended: {why}")),
-                Heard::Failed { keys, .. } => {
-                    if keys {
-                        self.not_known(now);
-                    }
-                }
-                Heard::UnknownKey { .. } => self.not_known(now),
-                Heard::Epoch(epoch) => {
-                    self.stored.highest_epoch = epoch;
-                    self.unsaved = true;
-                }
-                Heard::Body(body) => self.told(*body, now),
-                Heard::Answered { body, reason, detail } => self.answered(&body, reason, &detail),
-                Heard::Reached => self.notice = None,
-                Heard::Unintelligible => {}
             }
         }
     }
 
-    fn show_credential(&mut self, link: LinkNo) {
-        let Some(credential) = &self.stored.credential else { return };
-        let credential = credential.expose().as_bytes().to_vec();
-        self.way.greet(link, up::Body::Authenticate(Authenticate { credential }));
+    fn heed_peer(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Open { link, .. } => self.greet(link),
+            PeerEvent::Reached => self.notice = None,
+            PeerEvent::Lost(why) => self.notice = Some(format!("the link to Central ended: {why}")),
+            PeerEvent::Message(body) => match *body {
+                down::Body::View(view) => self.view = Some(view),
+                _other => tracing::warn!("ignored a message that is not for monitors"),
+            },
+            PeerEvent::Answered { body, reason, detail } => self.answered(&body, reason, &detail),
+            PeerEvent::Proven { .. }
+            | PeerEvent::Failed(_)
+            | PeerEvent::UnknownKey { .. }
+            | PeerEvent::Deferred { .. }
+            | PeerEvent::Epoch(_)
+            | PeerEvent::Unintelligible => {}
+        }
     }
 
-    fn greet(&mut self, link: LinkNo, now: Now) {
+    fn greet(&mut self, link: LinkNo) {
         let opened = Opened {
-            highest_epoch: self.way.highest_epoch(),
-            life_sign_ms: u32::try_from(self.settings.life_sign.as_millis()).unwrap_or(u32::MAX),
-            software: self.settings.software.clone(),
+            highest_epoch: self.enrollee.peer.highest_epoch(),
+            life_sign_ms: self.life_sign_ms(),
+            software: self.software.clone(),
             meter_wh: 0,
         };
-        self.way.greet(link, up::Body::Opened(opened));
-        let health = self.health();
-        self.told_health = Some(health.clone());
-        self.greeted = (!self.way.speaks_on(link)).then(|| (link, health.clone()));
-        self.way.replace_on(link, up::Body::EngineHealth(health), now.mono);
-    }
-
-    fn told(&mut self, body: down::Body, now: Now) {
-        match body {
-            down::Body::KeyGrant(grant) => self.granted(grant, now),
-            down::Body::AuthStatus(auth_status) => self.stands(auth_status, now),
-            down::Body::View(view) => self.view = Some(view),
-            down::Body::Answer(_) | down::Body::Unsupported(_) | down::Body::Clock(_) => {}
-            down::Body::Ask(_)
-            | down::Body::Supply(_)
-            | down::Body::Release(_)
-            | down::Body::Stop(_)
-            | down::Body::Settled(_)
-            | down::Body::Step(_)
-            | down::Body::Running(_)
-            | down::Body::Ticket(_)
-            | down::Body::ChargingPoints(_)
-            | down::Body::History(_)
-            | down::Body::ConfirmRequest(_) => tracing::warn!("ignored a message that is not for monitors"),
-        }
+        self.enrollee.peer.greet(link, up::Body::Opened(opened));
     }
 
     fn answered(&mut self, body: &up::Body, reason: Reason, detail: &str) {
@@ -375,53 +348,15 @@ impl Monitor {
         if let up::Body::SetMaintenance(asked) = body {
             self.maintenance_asked = None;
             let on = if asked.on { "on" } else { "off" };
-            let refused = reason != Reason::Unspecified;
-            self.notice = Some(if refused {
-                format!("maintenance {on} refused: {words}")
-            } else {
+            self.notice = Some(if reason == Reason::Unspecified {
                 format!("maintenance is {on}")
+            } else {
+                format!("maintenance {on} refused: {words}")
             });
         }
     }
-
-    // ---- The disk
-
-    fn flush(&mut self, now: Now) {
-        let due = self.save_at.is_none_or(|at| at <= now.mono);
-        if self.unsaved && !self.saving && due {
-            (self.unsaved, self.saving, self.save_at) = (false, true, None);
-            self.out.push_back(Command::Save(Box::new(self.stored.clone())));
-        }
-        while let Some(order) = self.way.next_order() {
-            self.out.push_back(Command::Link(order));
-        }
-    }
-
-    fn saved(&mut self, result: Result<(), String>, now: Now) {
-        self.saving = false;
-        match result {
-            Ok(()) => self.save_trouble = None,
-            // Nothing waits for it: a key that is lost with this process costs a first contact, and the credential is
-            // tried again until it is stored.
-            Err(why) => {
-                self.save_trouble = Some(why);
-                self.unsaved = true;
-                self.save_at = Some(now.mono + Duration::from_secs(1));
-            }
-        }
-        self.key_stored(now);
-    }
 }
 
-/// Be it a refusal.
-fn is_registrys_answer(input: &Input) -> bool {
-    let error = match input {
-        Input::Enrolled(result) => result.as_ref().err(),
-        Input::EnrolmentStatus(result) => result.as_ref().err(),
-        Input::Removed(result) => result.as_ref().err(),
-        Input::Paired | Input::Unpaired(_) | Input::Engine(_) | Input::Link(..) | Input::Saved(_) | Input::Timeout => {
-            return false;
-        }
-    };
-    !matches!(error, Some(RegistryError::Unreachable(_)))
+fn is_gone(why: &str) -> EngineHealth {
+    EngineHealth { healthy: false, detail: format!("the engine is gone: {why}") }
 }

@@ -29,6 +29,7 @@ pub mod limiter;
 pub mod link;
 pub mod logging;
 pub mod metrics;
+pub mod peer;
 pub mod policy;
 pub mod principal;
 pub mod process;

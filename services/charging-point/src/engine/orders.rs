@@ -1,66 +1,47 @@
-//! Central's orders and answers, and what the engine reports when a link opens.
+//! What Central says, and what is said to it at each opening.
 
 use std::time::Duration;
 
-use mesh::clock::Now;
+use mesh::{
+    clock::Now,
+    peer::{LinkNo, Slot},
+};
 use proto::link::v1::{
     Ask, AskAnswer, JournalReport, JournalSession, Opened, Reason, Release, SessionState, Settled, Stop, Supply, down,
     up,
 };
 
-use crate::{
-    journal_state::{JournalEntry, SessionRecord},
-    uplink::LinkNo,
-};
+use crate::journal_state::{JournalEntry, SessionRecord};
 
 use super::{
-    Command, Engine,
+    Engine, EngineCommand,
     session::{EngineSession, SessionPhase},
 };
 
-/// Most sessions in one report, which is the most that Central accepts; the next portion follows its answer.
+/// Sessions reported in one message, which is what Central takes; others follow when it has answered.
 const MOST_REPORTED: usize = 256;
 
 impl Engine {
     // ---- Opening
 
-    /// Sends the first sealed message on a new link, and a report of every session in the journal that Central may not know
-    /// (SPEC 3.8). While an older link is still the one in use, its messages could overtake that report, so the report
-    /// waits until this link is in use.
-    pub(super) fn greet(&mut self, link: LinkNo, now: Now) {
+    /// The first sealed message.
+    pub(super) fn greet(&mut self, link: LinkNo) {
         let life_sign = self.identity.as_ref().map_or(Duration::ZERO, |i| i.life_sign);
         let opened = Opened {
-            highest_epoch: self.way.highest_epoch(),
+            highest_epoch: self.uplink.highest_epoch(),
             life_sign_ms: u32::try_from(life_sign.as_millis()).unwrap_or(u32::MAX),
             software: self.settings.software.clone(),
             meter_wh: self.register_wh(),
         };
-        self.link = Some(link);
-        self.way.greet(link, up::Body::Opened(opened));
-        self.journal_report_due = !self.way.speaks_on(link);
-        if !self.journal_report_due {
-            self.report_journal(now);
-        }
+        self.uplink.greet(link, up::Body::Opened(opened));
         if self.spoiled {
-            self.out.push_back(Command::Spoil { link, on: true });
+            self.out.push_back(EngineCommand::Spoil { link, on: true });
         }
     }
 
-    pub(super) fn report_journal(&mut self, now: Now) {
-        let report = self.journal_report_after(None);
-        self.way.replace(up::Body::JournalReport(report), now.mono);
-    }
-
-    /// A report that was not answered is repeated with the sessions of now, because Central ends a supply that is missing
-    /// in it (SPEC 3.8).
-    pub(super) fn repeat_journal_report(&mut self, now: Now) {
-        if self.way.repeats(now.mono, |body| matches!(body, up::Body::JournalReport(_))) {
-            self.report_journal(now);
-        }
-    }
-
-    /// One portion of the report: the sessions whose ids come after `after`, and always the current one.
-    fn journal_report_after(&self, after: Option<&str>) -> JournalReport {
+    /// Everything in the journal that Central may not know (SPEC 3.8), or a portion of it: the sessions whose ids come
+    /// after this one, and always the one that is live.
+    pub(super) fn journal_report(&self, after: Option<&str>) -> JournalReport {
         let Some(identity) = &self.identity else { return JournalReport::default() };
         let live = self.session.as_ref().map(|s| s.id.as_str());
         let closed =
@@ -72,7 +53,7 @@ impl Engine {
         JournalReport { sessions }
     }
 
-    /// A final value is sent only once it is on disk; until then the session is reported as supplying.
+    /// A final value leaves only once it is on disk; until then the session goes on, as far as Central knows.
     fn closed_session(&self, session: &SessionRecord) -> JournalSession {
         let held = session.held();
         if self.journal.end_is_written(&held.session_id) {
@@ -82,14 +63,13 @@ impl Engine {
         JournalSession { state, reason, ended_at_ms: 0, ..held }
     }
 
-    /// A Central of a new generation may not know which sessions the older one settled: all of the journal is reported
-    /// again (SPEC 10.5).
+    /// A new generation may have forgotten what an older one settled: then all that is kept is reported again.
     pub(super) fn new_epoch(&mut self, epoch: u64, now: Now) {
         let before = self.journal.state().highest_epoch;
         self.record(JournalEntry::Epoch(epoch), false);
         let (old, new) = (before >> 32, epoch >> 32);
         if before != 0 && new > old {
-            self.report_journal(now);
+            self.uplink.owe(Slot::JournalReport, now.mono);
         }
     }
 
@@ -104,11 +84,11 @@ impl Engine {
             B::Stop(stop) => self.handle_stop(&stop, now),
             B::Settled(settled) => self.handle_settled(settled, now),
             B::View(view) => self.view = Some(view),
-            // The monitor acts on it; the engine waits for what the monitor assigns.
-            B::AuthStatus(auth_status) => self.notice = Some(format!("Central: {}", auth_status.reason().in_words())),
+            // The monitor's affair; an engine that hears of it waits for what the monitor says.
+            B::AuthStatus(standing) => self.notice = Some(format!("Central: {}", standing.reason().in_words())),
             B::KeyGrant(_) | B::Answer(_) | B::Unsupported(_) | B::Clock(_) => {}
             B::Step(_) | B::Running(_) | B::Ticket(_) | B::ChargingPoints(_) | B::History(_) | B::ConfirmRequest(_) => {
-                tracing::warn!("ignored a message of Central that only drivers get");
+                tracing::warn!("ignored a message that is for drivers");
             }
         }
     }
@@ -121,16 +101,16 @@ impl Engine {
         self.answer_ask(&ask.session_id, refusal);
     }
 
-    /// Sent once: where the answer is lost with its link, Central asks again.
+    /// Not repeated: an answer that is lost with its link is asked for again, or comes too late.
     fn answer_ask(&mut self, session_id: &str, answer: Result<(), String>) {
         let (accepted, detail) = (answer.is_ok(), answer.err().unwrap_or_default());
-        self.way.say(up::Body::AskAnswer(AskAnswer { session_id: session_id.to_owned(), accepted, detail }));
+        self.uplink.sample(up::Body::AskAnswer(AskAnswer { session_id: session_id.to_owned(), accepted, detail }));
     }
 
     fn handle_supply(&mut self, supply: Supply, now: Now) {
         let until = now.mono + Duration::from_millis(u64::from(supply.hold_ms));
         if self.journal.state().session(&supply.session_id).is_some() {
-            // A repeated authorisation of a session that has begun or ended; the report of that is on its way.
+            // Said again, though it has begun or is over: the report of that is on its way.
             return;
         }
         match &mut self.session {
@@ -149,14 +129,13 @@ impl Engine {
         self.manual = None;
         self.notice = None;
         self.session = Some(EngineSession::reserved(supply, until, plug_at));
-        self.report();
         self.begin_if_plugged(now);
     }
 
     fn handle_release(&mut self, release: &Release, now: Now) {
         if self.session.as_ref().is_some_and(|s| s.id == release.session_id) {
             let reason = release.reason();
-            // Where energy flows already, its end is reported, and Central settles it.
+            // Where energy flows already its end is reported, whatever Central makes of it.
             let end = if reason.ends_a_supply() { reason } else { Reason::StoppedByOperator };
             self.end_session(end, now);
             self.notice = Some(format!("the reservation was released: {}", reason.in_words()));
@@ -168,19 +147,18 @@ impl Engine {
             let reason = stop.reason();
             self.end_session(if reason.ends_a_supply() { reason } else { Reason::StoppedByOperator }, now);
         } else {
-            // The session is over, and Central does not know of it: the report says so again.
-            self.report_journal(now);
+            // It is over; Central has missed it, or forgotten it.
+            self.uplink.owe(Slot::JournalReport, now.mono);
         }
     }
 
     fn handle_settled(&mut self, settled: Settled, now: Now) {
         let id = settled.session_id;
         if self.session.as_ref().is_some_and(|s| s.id == id) {
-            // Central billed it without the engine's final value (SPEC 3.8). The end is reported, and Central settles the
-            // difference.
+            // Billed without us (SPEC 3.8). What flows beyond that is reported, and settled in its turn.
             return self.end_session(Reason::StoppedByOperator, now);
         }
-        self.way.withdraw(|body| {
+        self.uplink.withdraw(|body| {
             matches!(body, up::Body::SupplyStarted(started) if started.session_id == id)
                 || matches!(body, up::Body::SupplyEnded(ended) if ended.session_id == id)
         });
@@ -200,42 +178,54 @@ impl Engine {
                 self.notice = refused.then(|| format!("manual supply refused: {words}"));
             }
         } else if let (up::Body::SupplyStarted(started), true) = (body, refused) {
-            // Central has no such reservation any more, and no energy may flow without one.
-            tracing::warn!(session.id = started.session_id, reason = words, "Central rejected the start of a supply");
+            // Central knows no such reservation any more: nothing may flow without one.
+            tracing::warn!(session.id = started.session_id, reason = words, "Central does not accept the start");
             if self.session.as_ref().is_some_and(|s| s.id == started.session_id) {
                 self.end_session(Reason::StoppedByOperator, now);
             }
         } else if let (up::Body::JournalReport(held), false) = (body, refused) {
             self.report_next_portion(held, now);
         } else if let (up::Body::SupplyEnded(ended), true) = (body, refused) {
-            // The end stays in the journal and is reported each time a link opens.
-            tracing::warn!(session.id = ended.session_id, reason = words, "Central rejected the end of a supply");
+            // It stays in the journal, and is reported at every opening.
+            tracing::warn!(session.id = ended.session_id, reason = words, "Central does not accept the end");
         }
     }
 
-    /// Sends the portion that follows a full one which Central has answered.
+    /// A full portion was answered: what comes after it.
     fn report_next_portion(&mut self, held: &JournalReport, now: Now) {
         let Some(last) = held.sessions.get(MOST_REPORTED - 2) else { return };
-        let others = self.journal_report_after(Some(&last.session_id));
+        let others = self.journal_report(Some(&last.session_id));
         if others.sessions.len() > usize::from(self.session.is_some()) {
-            self.way.replace(up::Body::JournalReport(others), now.mono);
+            self.uplink.send_state(Slot::JournalReport, up::Body::JournalReport(others), now.mono);
         }
+    }
+
+    /// Whoever asks for a manual supply stands in front of it, and does not wait until Central can.
+    pub(super) fn deferred(&mut self, body: &up::Body, reason: Reason, detail: &str, now: Now) {
+        if matches!(body, up::Body::ManualSupply(_)) {
+            self.withdraw_manual_supply();
+            self.answered(body, reason, detail, now);
+        }
+    }
+
+    fn withdraw_manual_supply(&mut self) {
+        self.uplink.withdraw(|body| matches!(body, up::Body::ManualSupply(_)));
     }
 
     pub(super) fn expire_manual_supply(&mut self, now: Now) {
         if self.manual.as_ref().is_some_and(|m| m.until <= now.mono) {
             self.manual = None;
-            self.way.withdraw(|body| matches!(body, up::Body::ManualSupply(_)));
+            self.withdraw_manual_supply();
             self.notice = Some("manual supply refused: Central gave no answer".to_owned());
         }
     }
 }
 
-/// The current session with its meter value of now, which is newer than that in the journal.
+/// As it is now, not as the journal saw it last.
 fn live_session(session: &EngineSession) -> JournalSession {
     let held = JournalSession { session_id: session.id.clone(), ..JournalSession::default() };
     match &session.phase {
-        // The start of a starting session is not in the journal yet, so no energy flows.
+        // Its start is not in the journal yet, so nothing flows.
         SessionPhase::Reserved { .. } | SessionPhase::Starting { .. } => {
             JournalSession { state: SessionState::Reserved.into(), ..held }
         }

@@ -44,11 +44,11 @@ impl Engine {
     pub(super) fn send_readings(&mut self, now: Now) {
         self.readings_at = now.mono + self.settings.meter_value;
         for _ in 0..self.settings.readings_at_once.max(1) {
-            let (Some(sealer), true) = (&mut self.sealer, self.way.reachable()) else { return };
+            let (Some(sealer), true) = (&mut self.sealer, self.uplink.is_reachable()) else { return };
             let Some(reading) = self.readings.pop_front() else { return };
             match sealer.seal(&reading) {
                 Ok(sealed) => {
-                    self.way.say(up::Body::Reading(sealed));
+                    self.uplink.sample(up::Body::Reading(sealed));
                 }
                 Err(error) => tracing::warn!(%error, "a reading could not be sealed"),
             }
@@ -57,7 +57,7 @@ impl Engine {
 
     /// When to send the next portion; nothing while no reading waits or Central cannot be reached.
     pub(super) fn readings_due(&self) -> Option<Instant> {
-        let can_go = !self.readings.is_empty() && self.sealer.is_some() && self.way.reachable();
+        let can_go = !self.readings.is_empty() && self.sealer.is_some() && self.uplink.is_reachable();
         can_go.then_some(self.readings_at)
     }
 

@@ -1,4 +1,4 @@
-//! The engine's current session: reserved, starting or supplying.
+//! One session at the engine: reserved, starting, supplying.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub(super) struct EngineSession {
     pub(super) id: String,
     /// Empty: the charging point's own account.
     pub(super) driver: String,
-    /// Energy that was asked for; zero: until unplugged.
+    /// Zero: until unplugged.
     pub(super) limit: Energy,
     price: Price,
     currency: Currency,
@@ -23,14 +23,13 @@ pub(super) struct EngineSession {
 
 #[derive(Debug)]
 pub(super) enum SessionPhase {
-    /// Authorised by Central; the vehicle is not plugged in.
+    /// Authorised, not plugged in.
     Reserved {
         until: Instant,
         plug_at: Option<Instant>,
     },
-    /// Plugged in; no energy flows before its start is in the journal.
+    /// Plugged in; its start is on its way to the journal.
     Starting {
-        /// Of the journal record of its start.
         number: u64,
         meter_start_wh: u64,
         at_ms: i64,
@@ -44,7 +43,7 @@ pub(super) struct MeteredSupply {
     pub(super) meter_start_wh: u64,
     pub(super) at_ms: i64,
     pub(super) sample: Sample,
-    /// When an unattended vehicle is unplugged, where nothing else ends the supply.
+    /// When an unattended vehicle leaves.
     pub(super) unplug_at: Option<Instant>,
     pub(super) tick_at: Instant,
     pub(super) value_at: Instant,
@@ -90,7 +89,7 @@ impl EngineSession {
         self.price
     }
 
-    /// When the session has to be looked at again; `tick` is the interval between two looks at the meter.
+    /// When it has to be looked at.
     pub(super) fn next_at(&self, tick: Duration) -> Option<Instant> {
         match &self.phase {
             SessionPhase::Reserved { until, plug_at } => Some(plug_at.map_or(*until, |at| at.min(*until))),

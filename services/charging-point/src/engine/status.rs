@@ -1,4 +1,4 @@
-//! The engine's status (SPEC 11.2): what its screen, `chargemesh ctl`, its log and its metrics show.
+//! What the engine's screen shows (SPEC 11.2), as JSON and as one line.
 
 use proto::link::v1::{SessionState, State};
 use serde::Serialize;
@@ -7,48 +7,45 @@ use super::{Engine, session::EngineSession};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineStatus {
-    /// State, session and warnings in one line.
+    /// The state and all that must be known of it, in one line.
     pub headline: String,
-    /// Id of the charging point; nothing until the monitor has assigned one.
+    /// None until the monitor has said which charging point this is.
     pub charging_point: Option<String>,
-    /// Central's state of the charging point, or the engine's own while Central cannot be reached.
+    /// As Central shows it, or as it is known here while Central cannot be reached.
     pub state: &'static str,
-    /// Why it is in that state, in one sentence.
+    /// Why, in one sentence.
     pub detail: String,
     pub plugged: bool,
     pub fault: Option<String>,
     pub session: Option<SupplyStatus>,
-    /// Whether a manual supply waits for Central's answer.
+    /// A manual supply waits for Central's answer.
     pub manual_pending: bool,
-    /// Lifetime register of the meter.
+    /// The lifetime register.
     pub meter_wh: u64,
     pub key_no: Option<u64>,
     pub key_state: &'static str,
     pub monitor: PeerStatus,
     pub central: PeerStatus,
-    /// Number of messages from Central that could not be opened.
+    /// Messages from Central that could not be opened.
     pub unintelligible: u64,
     pub highest_epoch: u64,
-    /// Number of ended sessions that Central has not settled.
+    /// Ended sessions that Central has not settled.
     pub unsettled: usize,
-    /// Why the journal cannot be written.
     pub journal_trouble: Option<String>,
     pub readings_waiting: usize,
     pub keys_spoiled: bool,
-    /// What an operator must know, the most urgent first.
+    /// What a person must know, most pressing first.
     pub warnings: Vec<String>,
-    /// The last event that a person may want to know of.
+    /// What happened last.
     pub notice: Option<String>,
 }
 
-/// Whether the monitor or Central can be reached, and why not.
 #[derive(Clone, Debug, Serialize)]
 pub struct PeerStatus {
     pub reachable: bool,
     pub trouble: Option<String>,
 }
 
-/// The session that is reserved or supplied now.
 #[derive(Clone, Debug, Serialize)]
 pub struct SupplyStatus {
     pub id: String,
@@ -56,7 +53,7 @@ pub struct SupplyStatus {
     pub driver: String,
     pub state: &'static str,
     pub energy_wh: u64,
-    /// Energy that was asked for; 0: until unplugged.
+    /// 0: until unplugged.
     pub requested_wh: u64,
     pub progress_percent: Option<u64>,
     pub amount_minor: i64,
@@ -96,7 +93,7 @@ impl From<&EngineSession> for SupplyStatus {
     }
 }
 
-/// The figures that an engine exports as metrics.
+/// What is measured of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineMetrics {
     pub meter_wh: u64,
@@ -112,9 +109,9 @@ impl Engine {
         EngineMetrics {
             meter_wh: self.register_wh(),
             supplying: self.supplying().is_some(),
-            central_reachable: self.way.reachable(),
+            central_reachable: self.uplink.is_reachable(),
             unsettled: self.journal.state().waiting(),
-            unintelligible: self.way.unintelligible().0,
+            unintelligible: self.uplink.unintelligible(),
             readings_waiting: self.readings.len(),
         }
     }
@@ -138,9 +135,12 @@ impl Engine {
                 (None, None) => "NONE",
             },
             monitor: PeerStatus { reachable: self.paired, trouble: (!self.paired).then(|| self.unpaired.clone()) },
-            central: PeerStatus { reachable: self.way.reachable(), trouble: self.way.trouble().map(str::to_owned) },
-            unintelligible: self.way.unintelligible().0,
-            highest_epoch: self.way.highest_epoch(),
+            central: PeerStatus {
+                reachable: self.uplink.is_reachable(),
+                trouble: self.uplink.trouble().map(str::to_owned),
+            },
+            unintelligible: self.uplink.unintelligible(),
+            highest_epoch: self.uplink.highest_epoch(),
             unsettled: self.journal.state().waiting(),
             journal_trouble: self.journal.trouble().map(str::to_owned),
             readings_waiting: self.readings.len(),
@@ -154,9 +154,9 @@ impl Engine {
         if let Some(why) = self.fault_reason() {
             return ("BROKEN", why);
         }
-        // A session that Central has just authorised is newer than Central's last view.
+        // A session that has just come is ahead of Central's view of it.
         let view = self.view.as_ref().filter(|v| self.session.is_none() || v.state() != State::Available);
-        if let Some(view) = view.filter(|_| self.way.reachable()) {
+        if let Some(view) = view.filter(|_| self.uplink.is_reachable()) {
             return (crate::labels::state(view.state()), view.detail.clone());
         }
         if let Some(withdrawn) = &self.withdrawn {
@@ -172,20 +172,20 @@ impl Engine {
         }
     }
 
-    /// What an operator must know, the most urgent first.
+    /// What a person must know, most pressing first.
     pub fn warnings(&self) -> Vec<String> {
         let mut all = Vec::new();
         if let Some(withdrawn) = &self.withdrawn {
             all.push(crate::labels::withdrawn(withdrawn));
         }
-        if self.way.unintelligible().1 || self.spoiled && self.way.unintelligible().0 > 0 {
-            all.push(format!("unintelligible messages from Central ({})", self.way.unintelligible().0));
+        if self.uplink.cannot_read() || self.spoiled && self.uplink.unintelligible() > 0 {
+            all.push(format!("unintelligible messages from Central ({})", self.uplink.unintelligible()));
         }
-        if self.way.is_not_read() {
+        if self.uplink.is_not_read() {
             all.push("Central cannot read what this engine sends".to_owned());
         }
-        if self.identity.is_some() && self.withdrawn.is_none() && !self.way.reachable() {
-            all.push(format!("cannot reach Central: {}", self.way.trouble().unwrap_or("connecting")));
+        if self.identity.is_some() && self.withdrawn.is_none() && !self.uplink.is_reachable() {
+            all.push(format!("cannot reach Central: {}", self.uplink.trouble().unwrap_or("connecting")));
         }
         if !self.paired {
             all.push(format!("no monitor: {}", self.unpaired));
@@ -193,14 +193,14 @@ impl Engine {
         if let Some(why) = self.journal.trouble() {
             all.push(format!("the journal cannot be written: {why}"));
         }
-        all.extend(self.way.clock_trouble());
+        all.extend(self.uplink.clock_trouble());
         if self.spoiled {
             all.push("keys spoiled on purpose".to_owned());
         }
         all
     }
 
-    /// One line for the log. It holds nothing that changes all the time, so that the log can have every change of it.
+    /// One line for the log: what changes rarely enough to be told at each change.
     pub fn headline(&self) -> String {
         let (state, detail) = self.state();
         let mut line = match &self.identity {
@@ -219,7 +219,7 @@ impl Engine {
         line
     }
 
-    /// Whether an orderly stop has nothing left to write.
+    /// A stop has nothing more to wait for.
     pub fn is_persisted(&self) -> bool {
         self.journal.is_idle()
     }

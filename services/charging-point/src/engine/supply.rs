@@ -1,11 +1,11 @@
-//! A supply from the plug to the final value: what a person does at the charging point, and how a session goes on with
-//! time.
+//! From the plug to the final value: what a person does at the charging point, and what time does to a session.
 
-use mesh::clock::Now;
+use mesh::{clock::Now, peer::Slot};
 use proto::{
     Energy,
     link::v1::{ManualSupply, MeterValue, Reason, SupplyEnded, SupplyStarted, up},
 };
+use rand::Rng as _;
 
 use crate::{
     journal_state::{EndEntry, JournalEntry, RegisterEntry, StartEntry},
@@ -13,22 +13,22 @@ use crate::{
 };
 
 use super::{
-    Command, Engine, Manual,
+    Engine, EngineCommand, Manual,
     session::{MeteredSupply, SessionPhase},
 };
 
 impl Engine {
-    // ---- Orders of a person
+    // ---- A person
 
     pub(super) fn plug(&mut self, now: Now) -> Result<(), String> {
         if self.plugged {
-            return Err("the vehicle is plugged in already".to_owned());
+            return Err("it is plugged in already".to_owned());
         }
         self.plugged = true;
         self.begin_if_plugged(now);
         match &self.session {
             Some(session) if matches!(session.phase, SessionPhase::Reserved { .. }) => {
-                self.may_begin().map_err(|why| format!("plugged in, but no energy flows: {why}"))
+                self.may_begin().map_err(|why| format!("plugged in, but nothing flows: {why}"))
             }
             Some(_) | None => Ok(()),
         }
@@ -36,7 +36,7 @@ impl Engine {
 
     pub(super) fn unplug(&mut self, now: Now) -> Result<(), String> {
         if !self.plugged {
-            return Err("no vehicle is plugged in".to_owned());
+            return Err("it is not plugged in".to_owned());
         }
         self.plugged = false;
         if !self.is_reserved() {
@@ -51,25 +51,23 @@ impl Engine {
             return Err(format!("session {} is not over yet", session.id));
         }
         if self.manual.is_some() {
-            return Err("another manual supply waits for Central's answer".to_owned());
+            return Err("a manual supply waits for Central's answer already".to_owned());
         }
         if !driver.is_empty() && driver.parse::<proto::DriverId>().is_err() {
             return Err(format!("{driver:?} is not a driver's id"));
         }
-        let request_id = format!("manual-{:x}-{:08x}", now.wall_ms, self.chance.draw());
+        let request_id = format!("manual-{:x}-{:08x}", now.wall_ms, self.rng.random::<u32>());
         self.manual = Some(Manual { request_id: request_id.clone(), until: now.mono + self.settings.manual_wait });
         let supply = ManualSupply { request_id, driver_id: driver, energy_wh: energy.wh() };
-        self.way.post(up::Body::ManualSupply(supply), now.mono);
+        self.uplink.request(up::Body::ManualSupply(supply), now.mono);
         Ok(())
     }
 
     pub(super) fn break_down(&mut self, why: &str, now: Now) -> Result<(), String> {
         if self.fault.is_some() {
-            return Err("the charging point is broken already".to_owned());
+            return Err("it is broken already".to_owned());
         }
         self.fault = Some(why.to_owned());
-        // The fault is reported before the end of the supply, so that Central gives the driver the cause at once.
-        self.report();
         if !self.is_reserved() {
             self.end_session(Reason::Fault, now);
         }
@@ -78,16 +76,15 @@ impl Engine {
 
     pub(super) fn repair(&mut self, now: Now) -> Result<(), String> {
         if self.fault.take().is_none() {
-            return Err("the charging point is not broken".to_owned());
+            return Err("it is not broken".to_owned());
         }
-        self.report();
         self.begin_if_plugged(now);
         Ok(())
     }
 
     pub(super) fn spoil(&mut self, on: bool, now: Now) -> Result<(), String> {
         if !self.settings.drills {
-            return Err("drills are disabled; start the engine with --drills".to_owned());
+            return Err("drills are off; start the engine with --drills".to_owned());
         }
         if self.spoiled == on {
             return Err(if on { "the keys are spoiled already" } else { "the keys are not spoiled" }.to_owned());
@@ -98,19 +95,19 @@ impl Engine {
             (Some(sealer), false) => sealer.repair(),
             (None, _) => {}
         }
-        if let Some(link) = self.link {
-            self.out.push_back(Command::Spoil { link, on });
+        if let Some(link) = self.uplink.link() {
+            self.out.push_back(EngineCommand::Spoil { link, on });
         }
-        if !on && self.way.reachable() {
-            // Central's answer shows both ends that each can read the other again.
-            self.report_journal(now);
+        if !on {
+            // Its answer shows both ends that they read each other again.
+            self.uplink.owe(Slot::JournalReport, now.mono);
         }
         Ok(())
     }
 
     // ---- Begin
 
-    /// An error says why no supply can begin now.
+    /// Why nothing can begin now.
     pub(super) fn may_begin(&self) -> Result<(), String> {
         if let Some(why) = self.fault_reason() {
             return Err(format!("the charging point is broken: {why}"));
@@ -121,7 +118,7 @@ impl Engine {
         if let Some(withdrawn) = &self.withdrawn {
             return Err(format!("there is no valid key: {}", withdrawn.reason().in_words()));
         }
-        if !self.way.reachable() {
+        if !self.uplink.is_reachable() {
             return Err("cannot reach Central".to_owned());
         }
         Ok(())
@@ -149,24 +146,19 @@ impl Engine {
         if let Some(session) = &mut self.session {
             session.phase = SessionPhase::Starting { number, meter_start_wh: register, at_ms: now.wall_ms };
         }
-        self.report();
     }
 
     pub(super) fn written(&mut self, upto: u64, now: Now) {
-        let healed = self.journal.trouble().is_some();
         self.journal.written(upto);
-        if self.journal.interrupted_end_written() && self.link.is_some() {
-            // The report at the opening of the link was sent before this end was written, and said that the supply runs.
-            self.report_journal(now);
-        }
-        if healed {
-            self.report();
+        if self.journal.interrupted_end_written() {
+            // A link that was faster than the disk has heard of a supply that goes on.
+            self.uplink.owe(Slot::JournalReport, now.mono);
         }
         self.start_energy(now);
         self.begin_if_plugged(now);
     }
 
-    /// Lets energy flow, once the start of the session is in the journal.
+    /// The start is in the journal: energy flows.
     fn start_energy(&mut self, now: Now) {
         let settings = &self.settings;
         let Some(session) = &mut self.session else { return };
@@ -191,7 +183,6 @@ impl Engine {
             register_at: now.mono + settings.register,
             sync_at: now.mono + settings.register_sync,
         }));
-        self.report();
     }
 
     // ---- Time
@@ -217,10 +208,9 @@ impl Engine {
         self.session = None;
         self.notice = Some("the reservation expired".to_owned());
         self.unplug_if_unattended();
-        self.report();
     }
 
-    /// Reads the meter: sends a meter value, journals the register value, and ends the supply where it is over.
+    /// One look at the meter: the value for Central, the register for the journal, and whether it is over.
     fn read_meter(&mut self, now: Now) {
         let (value, register, sync) = (self.settings.meter_value, self.settings.register, self.settings.register_sync);
         let Some(session) = &mut self.session else { return };
@@ -240,42 +230,40 @@ impl Engine {
         }
         let meter_wh = running.meter_start_wh + running.sample.energy.wh();
         let (session_id, power_w) = (session.id.clone(), running.sample.power_w);
-        let sends = running.value_at <= now.mono;
-        if sends {
+        let says = running.value_at <= now.mono;
+        if says {
             running.value_at = (running.value_at + value).max(now.mono);
         }
-        // A value is journalled before it is sent: otherwise an engine that is killed would come back with less energy than
-        // Central has accepted.
-        let (journals, syncs) = (sends || running.register_at <= now.mono, running.sync_at <= now.mono);
-        if journals {
+        // What is said is kept first, or a killed engine would come back with less than Central has accepted.
+        let (keeps, syncs) = (says || running.register_at <= now.mono, running.sync_at <= now.mono);
+        if keeps {
             running.register_at = (running.register_at + register).max(now.mono);
         }
         if syncs {
             running.sync_at = (running.sync_at + sync).max(now.mono);
         }
         let sample = running.sample;
-        if !journals {
+        if !keeps {
             return;
         }
         let number = self.record(JournalEntry::Register(RegisterEntry { meter_wh, at_ms: now.wall_ms }), syncs);
-        if sends {
+        if says {
             let value = MeterValue { session_id: session_id.clone(), meter_wh, power_w };
             self.journal.hold_value_until_written(number, up::Body::MeterValue(value));
             self.record_reading(session_id, meter_wh, sample, now);
-            self.report();
+            self.reported = None;
         }
     }
 
     // ---- End
 
-    /// Ends the current session, if there is one: a reservation leaves no record, a supply its final value.
+    /// Ends what there is: a reservation without a trace, a supply with its final value.
     pub(super) fn end_session(&mut self, reason: Reason, now: Now) {
         let Some(session) = self.session.take() else { return };
         self.journal.discard_values();
         let (meter_start_wh, meter_end_wh, started_at_ms, last) = match session.phase {
             SessionPhase::Reserved { .. } => {
-                self.unplug_if_unattended();
-                return self.report();
+                return self.unplug_if_unattended();
             }
             SessionPhase::Starting { meter_start_wh, at_ms, .. } => (meter_start_wh, meter_start_wh, at_ms, None),
             SessionPhase::Supplying(mut running) => {
@@ -287,7 +275,7 @@ impl Engine {
         if let Some(sample) = last {
             self.record_reading(session.id.clone(), meter_end_wh, sample, now);
         }
-        // The wall clock may have been set back meanwhile; an end is never earlier than its start.
+        // The clock on the wall may have been set back meanwhile; an end is never before its start.
         let at_ms = now.wall_ms.max(started_at_ms);
         let session_id = session.id;
         let ended = EndEntry { session_id: session_id.clone(), meter_end_wh, reason: reason.into(), at_ms };
@@ -303,19 +291,18 @@ impl Engine {
         self.journal.hold_until_written(number, up::Body::SupplyEnded(body));
         self.notice = Some(format!("supply over: {}", reason.in_words()));
         self.unplug_if_unattended();
-        self.report();
     }
 
-    /// Where nobody attends to the plug, the vehicle leaves with the end of its session.
+    /// An unattended vehicle does not stay.
     fn unplug_if_unattended(&mut self) {
         if self.settings.unattended.is_some() {
             self.plugged = false;
         }
     }
 
-    // ---- Questions
+    // ---- Looks
 
-    /// Whether a session is authorised and has not begun. Only Central releases it.
+    /// Authorised and not begun: that is Central's to release.
     fn is_reserved(&self) -> bool {
         matches!(self.session.as_ref().map(|s| &s.phase), Some(SessionPhase::Reserved { .. }))
     }
@@ -327,7 +314,7 @@ impl Engine {
         }
     }
 
-    /// Lifetime register of the meter now, in watt-hours.
+    /// The lifetime register now.
     pub(super) fn register_wh(&self) -> u64 {
         self.supplying().map_or(self.journal.state().register.meter_wh, |r| r.meter_start_wh + r.sample.energy.wh())
     }

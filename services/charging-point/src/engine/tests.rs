@@ -19,7 +19,7 @@ fn energy_flows_only_once_plugged_in_and_once_its_start_is_in_the_journal_spec_3
     rig.wait(S(20));
     assert_eq!((rig.state(), rig.engine.status().meter_wh), ("RESERVED", 0));
     rig.slow = Some(None);
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     rig.wait(S(20));
     assert_eq!((rig.state(), rig.engine.status().meter_wh, rig.starts()), ("RESERVED", 0, 0));
     rig.disk_catches_up();
@@ -31,10 +31,10 @@ fn energy_flows_only_once_plugged_in_and_once_its_start_is_in_the_journal_spec_3
 #[test]
 fn plugged_in_before_it_is_authorised_it_begins_at_once() {
     let mut rig = EngineRig::ready(settings());
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     rig.supply("s1", 0);
     assert_eq!(rig.state(), "SUPPLYING");
-    assert!(rig.act(Action::Plug).is_err());
+    assert!(rig.act(EngineAction::Plug).is_err());
 }
 
 #[test]
@@ -42,9 +42,9 @@ fn the_same_authorisation_twice_is_one_supply_spec_3_7() {
     let mut rig = EngineRig::supplying(settings());
     rig.wait(S(5));
     rig.supply("s1", 0);
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     rig.supply("s1", 0);
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     assert_eq!((rig.state(), rig.starts(), rig.ends().len()), ("-", 1, 1));
 }
 
@@ -67,7 +67,7 @@ fn a_reservation_ends_by_time_or_release_without_a_trace_spec_3_2() {
     rig.supply("s2", 0);
     let release = Release { session_id: "s2".to_owned(), reason: Reason::StoppedByOperator.into() };
     rig.down(down::Body::Release(release));
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     assert_eq!((rig.state(), rig.ends().len(), rig.disk.len()), ("-", 0, 1), "only the epoch is in the journal");
 }
 
@@ -77,7 +77,7 @@ fn a_reservation_ends_by_time_or_release_without_a_trace_spec_3_2() {
 fn unplugging_ends_a_supply_spec_3_5() {
     let mut rig = EngineRig::supplying(settings());
     rig.wait(S(100));
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     assert_eq!(the_end(&rig), (Reason::Unplugged, 1_000));
 }
 
@@ -95,7 +95,7 @@ fn central_ends_a_supply_for_its_reason_spec_3_5() {
 fn the_requested_energy_ends_a_supply_exactly_spec_3_5() {
     let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 777);
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     rig.wait(S(200));
     assert_eq!(the_end(&rig), (Reason::EnergyReached, 777));
 }
@@ -104,13 +104,13 @@ fn the_requested_energy_ends_a_supply_exactly_spec_3_5() {
 fn a_fault_ends_a_supply_and_is_told_first_spec_3_5() {
     let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
-    rig.act(Action::Break).unwrap();
+    rig.act(EngineAction::Break).unwrap();
     assert_eq!(the_end(&rig), (Reason::Fault, 500));
     assert!(!rig.healthy());
     assert!(!rig.ask().0);
-    rig.act(Action::Repair).unwrap();
+    rig.act(EngineAction::Repair).unwrap();
     assert!(rig.healthy());
-    assert!(rig.act(Action::Repair).is_err());
+    assert!(rig.act(EngineAction::Repair).is_err());
 }
 
 #[test]
@@ -150,9 +150,9 @@ fn unattended_it_plugs_in_and_out_by_itself_spec_1_9() {
 #[test]
 fn a_recorded_session_delivers_exactly_its_energy_in_its_time_at_any_speed() {
     for (limit, reason) in [(4_216, Reason::EnergyReached), (0, Reason::Unplugged)] {
-        let settings = Settings { speed: "600".parse().unwrap(), ..unattended() };
+        let settings = EngineSettings { speed: "600".parse().unwrap(), ..unattended() };
         let mut rig = EngineRig::ready(settings);
-        rig.act(Action::Next(Profile::Even { energy: Energy::from_wh(4_216), over: S(4_800) })).unwrap();
+        rig.act(EngineAction::Next(Profile::Even { energy: Energy::from_wh(4_216), over: S(4_800) })).unwrap();
         rig.supply("s1", limit);
         rig.wait(S(7));
         assert_eq!(rig.state(), "SUPPLYING");
@@ -170,7 +170,7 @@ fn a_final_value_is_on_disk_before_it_is_sent_and_repeated_until_answered_spec_4
     let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
     rig.slow = Some(None);
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     rig.wait(S(20));
     assert_eq!(rig.ends().len(), 0);
     rig.disk_catches_up();
@@ -202,7 +202,7 @@ fn a_meter_value_is_told_once_its_register_is_in_the_journal_so_that_a_kill_take
     for n in 1..=3 {
         let (records, upto) = rig.slow.replace(None).flatten().expect("something to write");
         rig.disk.extend(records);
-        rig.input(Input::Written(upto));
+        rig.input(EngineInput::Written(upto));
         assert_eq!(values(&rig).len(), n, "what it kept, and of that the newest");
         rig.wait(S(3));
     }
@@ -214,7 +214,7 @@ fn a_meter_value_is_told_once_its_register_is_in_the_journal_so_that_a_kill_take
         killed.engine.status().meter_wh
     );
     rig.disk_catches_up();
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     rig.ups.clear();
     rig.wait(S(5));
     assert!(values(&rig).is_empty(), "the final value is the last");
@@ -225,7 +225,7 @@ fn an_end_that_is_not_on_disk_yet_is_not_reported_as_final() {
     let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
     rig.slow = Some(None);
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     rig.cut();
     rig.ups.clear();
     rig.reconnect();
@@ -238,7 +238,7 @@ fn an_end_that_is_not_on_disk_yet_is_not_reported_as_final() {
 fn settled_ends_the_reports_and_is_remembered_spec_3_8() {
     let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     assert_eq!(rig.engine.status().unsettled, 1);
     rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
     rig.ups.clear();
@@ -253,7 +253,7 @@ fn settled_ends_the_reports_and_is_remembered_spec_3_8() {
 #[test]
 fn a_new_generation_of_central_hears_of_settled_sessions_again_spec_10_5() {
     let mut rig = EngineRig::supplying(settings());
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
     rig.ups.clear();
     rig.down_at(2 << 32, down::Body::View(View::default()));
@@ -265,16 +265,16 @@ fn a_new_generation_of_central_hears_of_settled_sessions_again_spec_10_5() {
 #[test]
 fn a_manual_supply_waits_for_centrals_word_spec_3_1() {
     let mut rig = EngineRig::ready(settings());
-    rig.act(Action::Supply { driver: "ann".to_owned(), energy: Energy::from_wh(500) }).unwrap();
+    rig.act(EngineAction::Supply { driver: "ann".to_owned(), energy: Energy::from_wh(500) }).unwrap();
     rig.wait(S(6));
     let asked: Vec<(u64, up::Body)> = rig.ups.iter().filter_map(|(_, up)| Some((up.id, up.body.clone()?))).collect();
     let manual: Vec<_> = asked.iter().filter(|(_, b)| matches!(b, up::Body::ManualSupply(_))).collect();
     assert_eq!(manual.len(), 2, "said again with the same ids");
     assert_eq!(manual[0], manual[1]);
-    assert!(rig.act(Action::Supply { driver: String::new(), energy: Energy::ZERO }).is_err());
+    assert!(rig.act(EngineAction::Supply { driver: String::new(), energy: Energy::ZERO }).is_err());
     rig.answer(manual[0].0, Reason::NotConfirmed);
     assert_eq!(rig.engine.status().notice.as_deref(), Some("manual supply refused: the driver did not confirm"));
-    assert_eq!(rig.act(Action::Supply { driver: String::new(), energy: Energy::ZERO }), Ok(()));
+    assert_eq!(rig.act(EngineAction::Supply { driver: String::new(), energy: Energy::ZERO }), Ok(()));
     rig.supply("s1", 500);
     assert!(!rig.engine.status().manual_pending);
 }
@@ -282,7 +282,7 @@ fn a_manual_supply_waits_for_centrals_word_spec_3_1() {
 #[test]
 fn a_manual_supply_for_nobody_that_can_be_is_refused_here() {
     let mut rig = EngineRig::ready(settings());
-    let refused = rig.act(Action::Supply { driver: "not an id".to_owned(), energy: Energy::ZERO }).unwrap_err();
+    let refused = rig.act(EngineAction::Supply { driver: "not an id".to_owned(), energy: Energy::ZERO }).unwrap_err();
     assert!(refused.contains("is not a driver's id"));
 }
 
@@ -335,7 +335,7 @@ fn a_key_number_that_a_restored_central_grants_again_seals_readings_under_its_ne
 
 #[test]
 fn readings_of_an_outage_are_kept_within_bounds_and_sent_under_the_key_of_the_day_spec_5_2() {
-    let mut rig = EngineRig::supplying(Settings { readings_kept: 20, ..settings() });
+    let mut rig = EngineRig::supplying(EngineSettings { readings_kept: 20, ..settings() });
     rig.cut();
     rig.wait(S(100));
     assert_eq!(rig.engine.status().readings_waiting, 20);
@@ -355,7 +355,7 @@ fn readings_of_a_supply_that_ended_during_the_outage_all_go_when_central_is_back
     let mut rig = EngineRig::supplying(settings());
     rig.cut();
     rig.wait(S(30));
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     let waiting = rig.engine.status().readings_waiting;
     assert!(waiting > 24, "{waiting}");
     rig.ups.clear();
@@ -370,18 +370,18 @@ fn readings_of_a_supply_that_ended_during_the_outage_all_go_when_central_is_back
 #[test]
 fn spoiled_keys_make_both_ends_unreadable_until_repaired_spec_4_8() {
     let mut rig = EngineRig::ready(settings());
-    rig.act(Action::SpoilKey).unwrap();
-    assert!(rig.act(Action::SpoilKey).is_err());
+    rig.act(EngineAction::SpoilKey).unwrap();
+    assert!(rig.act(EngineAction::SpoilKey).is_err());
     rig.link(1, LinkEvent::Unintelligible(wire::Unintelligible::DoesNotOpen));
     assert!(rig.engine.status().warnings[0].starts_with("unintelligible messages from Central"));
     rig.cut();
     rig.reconnect();
-    rig.act(Action::RepairKey).unwrap();
+    rig.act(EngineAction::RepairKey).unwrap();
     assert_eq!(rig.spoils, [true, true, false], "a link that opens meanwhile is spoiled too");
     rig.view();
     assert_eq!(rig.engine.status().warnings, [""; 0]);
-    let mut strict = EngineRig::ready(Settings { drills: false, ..settings() });
-    assert!(strict.act(Action::SpoilKey).unwrap_err().contains("--drills"));
+    let mut strict = EngineRig::ready(EngineSettings { drills: false, ..settings() });
+    assert!(strict.act(EngineAction::SpoilKey).unwrap_err().contains("--drills"));
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn an_older_epoch_commands_nothing_even_after_a_restart_spec_4_9() {
     let mut rig = EngineRig::ready(settings());
     rig.down_at(9 << 32, down::Body::View(View::default()));
     let mut back = EngineRig::restarted(settings(), rig.disk.clone(), rig.now);
-    back.input(Input::Paired);
+    back.input(EngineInput::Paired);
     back.assign(1);
     back.link(1, LinkEvent::Open);
     assert!(matches!(&back.sent()[0], up::Body::Opened(opened) if opened.highest_epoch == 9 << 32));
@@ -407,15 +407,15 @@ fn a_message_that_is_none_is_counted_and_changes_nothing() {
 #[test]
 fn an_engine_whose_monitor_is_not_enrolled_is_not_said_to_work_again_spec_9_1() {
     let (ctx, mut rig) = (mesh::process::Context::detached("engine"), EngineRig::new(settings()));
-    let mut shown = super::drive::Shown::new(&ctx);
+    let mut shown = super::event_loop::EngineDisplay::new(&ctx);
     for why in ["no monitor", "the monitor is not enrolled"] {
-        shown.look(&rig.engine);
+        shown.update(&rig.engine);
         let report = serde_json::to_string(&ctx.health.report()).unwrap();
         assert!(report.contains("degraded") && report.contains(why), "{report}");
-        rig.input(Input::Paired);
+        rig.input(EngineInput::Paired);
     }
     let mut rig = rig.up();
     rig.wait(S(1));
-    shown.look(&rig.engine);
+    shown.update(&rig.engine);
     assert_eq!(ctx.health.readiness(), mesh::health::Readiness::Ready);
 }

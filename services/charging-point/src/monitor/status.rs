@@ -1,4 +1,4 @@
-//! The monitor's status (SPEC 11.3): what its screen, `chargemesh ctl`, its log and its metrics show.
+//! What the monitor's screen shows (SPEC 11.3), as JSON.
 
 use proto::link::v1::Cause;
 use serde::Serialize;
@@ -7,26 +7,26 @@ use super::{Membership, Monitor};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct MonitorStatus {
-    /// Enrolment, key, state and warnings in one line.
+    /// The state and all that must be known of it, in one line.
     pub headline: String,
     pub charging_point: Option<String>,
     /// `ENROLLED`, `ENROLLING` or `NOT ENROLLED`.
     pub enrolment: &'static str,
     pub enrolment_detail: String,
-    /// Central's state of the charging point; `UNKNOWN` while Central cannot be reached.
+    /// As Central shows it; none while Central cannot be reached.
     pub state: &'static str,
     pub detail: String,
     pub engine: MonitoredEngine,
     pub central: CentralLinkStatus,
-    pub registry: RegistryStatus,
+    pub registry: RegistryReach,
     pub key_no: Option<u64>,
     pub key_state: &'static str,
     pub key_expires_at_ms: Option<i64>,
     pub refusals: u32,
-    /// Whether the monitor will authenticate again without a command.
+    /// Whether it authenticates again by itself.
     pub authenticates_again: bool,
     pub maintenance: bool,
-    /// Maintenance was requested, on or off, and Central has not answered yet.
+    /// Asked for, not answered yet.
     pub maintenance_pending: Option<bool>,
     pub session: Option<MonitoredSession>,
     pub warnings: Vec<String>,
@@ -44,9 +44,9 @@ pub struct MonitoredEngine {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct CentralLinkStatus {
-    /// Whether a link under a key is open.
+    /// Under a key.
     pub reachable: bool,
-    /// Whether any link is open; a status link, without a key, carries only signs of life.
+    /// With or without one: a status link carries signs of life.
     pub linked: bool,
     pub disconnected_by_hand: bool,
     pub trouble: Option<String>,
@@ -55,9 +55,8 @@ pub struct CentralLinkStatus {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct RegistryStatus {
-    /// Whether Registry has answered since the start. It is asked for an enrolment, and when Central does not know this
-    /// charging point.
+pub struct RegistryReach {
+    /// It has answered since the start: it is asked at an enrolment, and where Central does not know this one.
     pub asked: bool,
     pub trouble: Option<String>,
 }
@@ -71,51 +70,57 @@ pub struct MonitoredSession {
 }
 
 impl Monitor {
-    /// Whether a link is open under a key that is valid.
+    /// Central can be reached under a key that is in force.
     pub fn is_reachable(&self) -> bool {
-        self.way.reachable() && self.keys.auth_status.is_none()
+        self.enrollee.is_reachable()
     }
 
-    /// When the key expires, in milliseconds since 1970; 0: there is no key.
+    pub fn engine_is_healthy(&self) -> bool {
+        self.engine.health.healthy
+    }
+
+    /// 0: there is no key.
     pub fn key_expires_at_ms(&self) -> i64 {
-        self.stored.keys.first().map_or(0, |key| key.expires_at_ms)
+        self.enrollee.stored().keys.first().map_or(0, |key| key.expires_at_ms)
     }
 
     pub fn status(&self) -> MonitorStatus {
-        let health = self.health();
-        let report = self.report.as_ref();
-        let id = self.stored.id.as_ref().or(self.settings.id.as_ref());
-        let key = self.stored.keys.first();
-        let view = self.view.as_ref().filter(|_| self.way.linked());
+        let (enrollee, peer, health) = (&self.enrollee, &self.enrollee.peer, &self.engine.health);
+        let report = self.engine.report.as_ref();
+        let key = enrollee.stored().keys.first();
+        let view = self.view.as_ref().filter(|_| peer.is_linked());
         let (enrolment, enrolment_detail) = self.enrolment();
         MonitorStatus {
             headline: self.headline(),
-            charging_point: id.map(ToString::to_string),
+            charging_point: enrollee.id().map(str::to_owned),
             enrolment,
             enrolment_detail,
             state: view.map_or("UNKNOWN", |v| crate::labels::state(v.state())),
             detail: view.map(|v| v.detail.clone()).unwrap_or_default(),
             engine: MonitoredEngine {
-                paired: self.paired.is_ok(),
+                paired: self.engine.paired,
                 healthy: health.healthy,
-                detail: health.detail,
+                detail: health.detail.clone(),
                 central_reachable: report.is_some_and(|r| r.central_reachable),
                 unintelligible: report.map_or(0, |r| r.unintelligible),
             },
             central: CentralLinkStatus {
                 reachable: self.is_reachable(),
-                linked: self.way.linked(),
-                disconnected_by_hand: self.disconnected,
-                trouble: self.way.trouble().map(str::to_owned),
-                unintelligible: self.way.unintelligible().0,
-                highest_epoch: self.way.highest_epoch(),
+                linked: peer.is_linked(),
+                disconnected_by_hand: enrollee.is_disconnected(),
+                trouble: peer.trouble().map(str::to_owned),
+                unintelligible: peer.unintelligible(),
+                highest_epoch: peer.highest_epoch(),
             },
-            registry: RegistryStatus { asked: self.registry_answered, trouble: self.registry_trouble.clone() },
+            registry: RegistryReach {
+                asked: enrollee.registry_has_answered(),
+                trouble: enrollee.registry_trouble().map(str::to_owned),
+            },
             key_no: key.map(|k| k.key_no),
             key_state: self.key_state(),
             key_expires_at_ms: key.map(|k| k.expires_at_ms),
-            refusals: self.keys.refusals,
-            authenticates_again: self.keys.authenticate_at.is_some(),
+            refusals: enrollee.refusals(),
+            authenticates_again: enrollee.authenticates_again(),
             maintenance: view.is_some_and(|v| v.causes().any(|c| c == Cause::Maintenance)),
             maintenance_pending: self.maintenance_asked,
             session: report.filter(|r| !r.session_id.is_empty()).map(|r| MonitoredSession {
@@ -130,7 +135,7 @@ impl Monitor {
     }
 
     fn enrolment(&self) -> (&'static str, String) {
-        match &self.membership {
+        match self.enrollee.membership() {
             Membership::NotEnrolled(why) => ("NOT ENROLLED", why.clone()),
             Membership::Enrolling { trouble, .. } => ("ENROLLING", trouble.clone().unwrap_or_default()),
             Membership::Enrolled => ("ENROLLED", String::new()),
@@ -138,18 +143,18 @@ impl Monitor {
     }
 
     fn key_state(&self) -> &'static str {
-        match &self.keys.auth_status {
-            Some(auth_status) => crate::labels::key_state(auth_status.key_state()),
-            None if self.stored.keys.len() > 1 => "ROTATING",
-            None if self.stored.keys.is_empty() => "NONE",
-            None => "ACTIVE",
+        match (self.enrollee.auth_status(), self.enrollee.stored().keys.len()) {
+            (Some(status), _) => crate::labels::key_state(status.key_state()),
+            (None, 0) => "NONE",
+            (None, 1) => "ACTIVE",
+            (None, _) => "ROTATING",
         }
     }
 
-    /// What an operator must know, the most urgent first.
+    /// What a person must know, most pressing first.
     pub fn warnings(&self) -> Vec<String> {
         let mut all = Vec::new();
-        match &self.membership {
+        match self.enrollee.membership() {
             Membership::NotEnrolled(why) => all.push(format!("not enrolled: {why}")),
             Membership::Enrolling { trouble, .. } => {
                 let why = trouble.as_deref().unwrap_or("enrolling");
@@ -157,48 +162,45 @@ impl Monitor {
             }
             Membership::Enrolled => {}
         }
-        if self.keys.is_revoked() {
+        let (enrollee, peer) = (&self.enrollee, &self.enrollee.peer);
+        if enrollee.is_revoked() {
             all.push("key revoked: waits for a new enrolment token".to_owned());
-        } else if self.keys.given_up {
-            all.push(format!("refused {} times: waits for the command authenticate", self.keys.refusals));
-        } else if let Some(auth_status) = &self.keys.auth_status {
-            all.push(format!("no valid key: {}", auth_status.reason().in_words()));
+        } else if enrollee.has_given_up() {
+            all.push(format!("refused {} times: waits for the command authenticate", enrollee.refusals()));
+        } else if let Some(status) = enrollee.auth_status() {
+            all.push(format!("no valid key: {}", status.reason().in_words()));
         }
-        if self.way.unintelligible().1 {
-            all.push(format!("unintelligible messages from Central ({})", self.way.unintelligible().0));
+        if peer.cannot_read() {
+            all.push(format!("unintelligible messages from Central ({})", peer.unintelligible()));
         }
-        if self.way.is_not_read() {
+        if peer.is_not_read() {
             all.push("Central cannot read what this monitor sends".to_owned());
         }
-        if self.report.as_ref().is_some_and(|report| report.unread) {
+        if self.engine.report.as_ref().is_some_and(|report| report.unread) {
             all.push("the engine and Central cannot read each other".to_owned());
         }
-        if self.disconnected {
+        if enrollee.is_disconnected() {
             all.push("disconnected by hand".to_owned());
-        } else if matches!(self.membership, Membership::Enrolled) && !self.way.linked() && !self.keys.given_up {
-            all.push(format!("cannot reach Central: {}", self.way.trouble().unwrap_or("connecting")));
+        } else if enrollee.is_enrolled() && !peer.is_linked() && !enrollee.has_given_up() {
+            all.push(format!("cannot reach Central: {}", peer.trouble().unwrap_or("connecting")));
         }
-        let health = self.health();
-        if !health.healthy {
-            all.push(format!("engine: {}", health.detail));
+        if !self.engine.health.healthy {
+            all.push(format!("engine: {}", self.engine.health.detail));
         }
-        if let Some(why) = &self.registry_trouble {
-            all.push(why.clone());
-        }
-        all.extend(self.way.clock_trouble());
-        if let Some(why) = &self.save_trouble {
+        all.extend(enrollee.registry_trouble().map(str::to_owned));
+        all.extend(peer.clock_trouble());
+        if let Some(why) = enrollee.save_trouble() {
             all.push(format!("the identity cannot be stored: {why}"));
         }
         all
     }
 
-    /// One line for the log. It holds nothing that changes all the time, so that the log can have every change of it.
+    /// One line for the log: what changes rarely enough to be told at each change.
     pub fn headline(&self) -> String {
-        let id = self.stored.id.as_ref().or(self.settings.id.as_ref());
-        let mut line = id.map_or_else(|| "no id".to_owned(), ToString::to_string);
         let (enrolment, _) = self.enrolment();
-        line = format!("{line} {enrolment}, key {}", self.key_state());
-        if let Some(view) = self.view.as_ref().filter(|_| self.way.linked()) {
+        let id = self.enrollee.id().unwrap_or("no id");
+        let mut line = format!("{id} {enrolment}, key {}", self.key_state());
+        if let Some(view) = self.view.as_ref().filter(|_| self.enrollee.peer.is_linked()) {
             line = format!("{line}, {}", crate::labels::state(view.state()));
         }
         for warning in self.warnings() {
@@ -207,8 +209,8 @@ impl Monitor {
         line
     }
 
-    /// Whether an orderly stop has nothing left to write.
+    /// A stop has nothing more to wait for.
     pub fn is_persisted(&self) -> bool {
-        !self.saving && (!self.unsaved || self.save_trouble.is_some())
+        self.enrollee.is_persisted()
     }
 }

@@ -10,21 +10,21 @@ use rig::*;
 #[test]
 fn without_a_token_it_waits_and_says_that_it_is_not_enrolled_spec_7_4() {
     let mut rig = MonitorRig::new(settings());
-    rig.input(Input::Paired);
+    rig.input(MonitorInput::Paired);
     rig.wait(S(600));
     assert!(rig.dials.is_empty() && rig.enrols.is_empty());
     assert_eq!(rig.withdrawn(), Some((KeyState::Unspecified, Reason::NotEnrolled)));
     assert!(rig.warnings().contains("not enrolled: no token was given yet"));
-    assert!(rig.act(Action::Enrol(SecretText::new("rubbish"))).is_err());
-    assert_eq!(rig.act(Action::Enrol(token())), Ok(()));
+    assert!(rig.act(MonitorAction::Enrol(SecretText::new("rubbish"))).is_err());
+    assert_eq!(rig.act(MonitorAction::Enrol(token())), Ok(()));
     assert_eq!(rig.enrols.len(), 1);
 }
 
 #[test]
 fn it_enrols_with_its_token_however_long_registry_takes_spec_1_7() {
-    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
+    let mut rig = MonitorRig::new(with_token());
     for _ in 0..20 {
-        rig.input(Input::Enrolled(Err(unreachable())));
+        rig.enrolled(Err(unreachable()));
         assert!(rig.warnings().contains("cannot reach Registry"));
         rig.wait(S(5));
     }
@@ -32,7 +32,7 @@ fn it_enrols_with_its_token_however_long_registry_takes_spec_1_7() {
     let body = &rig.enrols[20];
     assert_eq!((body.id.as_str(), body.city.as_str(), body.price_e4), ("CP-1", "Bern", 3_950));
     assert!(rig.enrols.iter().all(|b| b.request_id == body.request_id), "one request, so one enrolment");
-    let back = MonitorRig::restarted(Settings { token: Some(token()), ..settings() }, rig.disk.clone(), rig.now);
+    let back = MonitorRig::restarted(with_token(), rig.disk.clone(), rig.now);
     assert_eq!(back.enrols[0].request_id, body.request_id, "over a restart as well");
     rig.welcome();
     assert_eq!(rig.disk.credential.as_ref().map(SecretText::expose), Some(CREDENTIAL));
@@ -42,22 +42,22 @@ fn it_enrols_with_its_token_however_long_registry_takes_spec_1_7() {
 #[test]
 fn a_token_that_is_typed_again_repeats_the_request_whose_answer_was_lost_spec_7_3() {
     let mut rig = MonitorRig::new(settings());
-    rig.act(Action::Enrol(token())).unwrap();
-    rig.input(Input::Enrolled(Err(unreachable())));
+    rig.act(MonitorAction::Enrol(token())).unwrap();
+    rig.enrolled(Err(unreachable()));
     let mut back = MonitorRig::restarted(settings(), rig.disk.clone(), rig.now);
-    back.act(Action::Enrol(token())).unwrap();
-    rig.act(Action::Enrol(token())).unwrap();
+    back.act(MonitorAction::Enrol(token())).unwrap();
+    rig.act(MonitorAction::Enrol(token())).unwrap();
     assert_eq!(rig.enrols[1].request_id, rig.enrols[0].request_id);
     assert_eq!(back.enrols[0].request_id, rig.enrols[0].request_id, "over a restart as well");
-    rig.input(Input::Enrolled(Err(refused(Reason::TokenExpired))));
-    rig.act(Action::Enrol(token())).unwrap();
+    rig.enrolled(Err(refused(Reason::TokenExpired)));
+    rig.act(MonitorAction::Enrol(token())).unwrap();
     assert_ne!(rig.enrols[2].request_id, rig.enrols[0].request_id, "it was answered");
 }
 
 #[test]
 fn a_refused_token_is_reported_and_not_tried_again() {
-    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
-    rig.input(Input::Enrolled(Err(refused(Reason::TokenExpired))));
+    let mut rig = MonitorRig::new(with_token());
+    rig.enrolled(Err(refused(Reason::TokenExpired)));
     rig.wait(S(600));
     assert_eq!(rig.enrols.len(), 1);
     assert!(rig.warnings().contains("the enrolment token has expired"));
@@ -65,8 +65,8 @@ fn a_refused_token_is_reported_and_not_tried_again() {
 
 #[test]
 fn the_credential_is_shown_inside_a_first_contact_and_the_key_taken_into_use_by_both_parts_spec_4_4() {
-    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
-    rig.input(Input::Paired);
+    let mut rig = MonitorRig::new(with_token());
+    rig.input(MonitorInput::Paired);
     rig.report(true);
     rig.welcome();
     assert_eq!(rig.credentials_shown(), 0, "not before the channel is open");
@@ -104,9 +104,10 @@ fn nothing_is_due_for_a_key_whose_save_hangs() {
     rig.disk_hangs = true;
     rig.grant(2);
     rig.now.mono += S(6);
-    rig.input(Input::Timeout);
+    rig.input(MonitorInput::Timeout);
     assert!(rig.monitor.poll_timeout().is_none_or(|at| at > rig.now.mono));
-    rig.input(Input::Saved(Ok(())));
+    rig.saved(Ok(()));
+    rig.carry_out();
     assert_eq!(rig.dials.last().unwrap().1, 2, "the engine is waited for no longer");
 }
 
@@ -117,7 +118,7 @@ fn a_restart_reconnects_by_key_and_shows_no_credential_spec_4_4() {
     assert_eq!(back.dials, [(1, 1)]);
     back.open();
     back.view(&[]);
-    back.input(Input::Paired);
+    back.input(MonitorInput::Paired);
     assert_eq!((back.credentials_shown(), back.assigned()), (0, Some(1)));
 }
 
@@ -152,9 +153,7 @@ fn a_key_that_central_does_not_know_leads_to_the_older_one_and_then_to_a_first_c
     rig.grant(2);
     let mut back = MonitorRig::restarted(settings(), rig.disk.clone(), rig.now);
     let unknown = |rig: &mut MonitorRig| {
-        let link = LinkNo(rig.last());
-        rig.input(Input::Link(link, LinkEvent::UnknownKey));
-        rig.input(Input::Link(link, LinkEvent::Closed(Ended::Link(Closed::UnknownKey))));
+        rig.unknown_key();
         rig.wait(S(6));
     };
     unknown(&mut back);
@@ -163,15 +162,15 @@ fn a_key_that_central_does_not_know_leads_to_the_older_one_and_then_to_a_first_c
     assert_eq!(back.disk.keys.len(), 2, "a message in clear takes no key away");
     unknown(&mut back);
     assert_eq!(back.asks, 1, "Registry is asked how we stand");
-    back.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(CredentialState::Enrolled, trust(8))))));
+    back.registry_status(standing(CredentialState::Enrolled, trust(8)));
     assert_eq!(back.disk.pins, [Blob(vec![8; 32])], "Central has a new key: learnt with the credential");
-    assert_eq!(back.dials.last().unwrap().1, 0);
+    assert_eq!(back.dials.last().unwrap().1, 2, "and the keys are tried with it first");
 }
 
 #[test]
 fn pins_that_are_learnt_from_registry_reach_the_engine_spec_4_4() {
     let mut rig = MonitorRig::ready();
-    rig.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(CredentialState::Enrolled, trust(8))))));
+    rig.registry_status(standing(CredentialState::Enrolled, trust(8)));
     let Some(from_monitor::Body::Assignment(assignment)) = rig.told.last() else { panic!("{:?}", rig.told) };
     let grant = assignment.key.as_ref().unwrap();
     assert_eq!((grant.key_no, grant.pins.as_slice()), (1, &[vec![8; 32]][..]));
@@ -185,8 +184,8 @@ fn every_change_of_the_engines_health_is_told_at_once_and_again_at_each_opening_
     rig.report(true);
     assert_eq!(rig.verdicts(), [], "no news");
     rig.report(false);
-    rig.input(Input::Unpaired("no sign of life from the peer".to_owned()));
-    rig.input(Input::Paired);
+    rig.input(MonitorInput::Unpaired("no sign of life from the peer".to_owned()));
+    rig.input(MonitorInput::Paired);
     rig.report(true);
     let expected = [
         (false, "broken by hand".to_owned()),
@@ -204,13 +203,13 @@ fn every_change_of_the_engines_health_is_told_at_once_and_again_at_each_opening_
 
 #[test]
 fn a_verdict_that_changes_between_the_greeting_of_a_link_and_its_first_word_is_told_spec_2_3() {
-    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
+    let mut rig = MonitorRig::new(with_token());
     rig.welcome();
     rig.open();
     rig.grant(1);
     rig.open();
     assert_eq!(rig.verdicts().last().map(|(healthy, _)| *healthy), Some(false), "the greeting's");
-    rig.input(Input::Paired);
+    rig.input(MonitorInput::Paired);
     rig.report(true);
     rig.view(&[]);
     rig.wait(S(11));
@@ -243,7 +242,7 @@ fn the_first_word_of_one_link_settles_nothing_of_a_later_ones_greeting_spec_2_3(
     rig.open();
     let unproven = rig.last();
     rig.report(false);
-    rig.input(Input::EnrolmentStatus(Ok(Box::new(enrolment_status(CredentialState::Enrolled, trust(8))))));
+    rig.registry_status(standing(CredentialState::Enrolled, trust(8)));
     rig.open();
     let later = rig.last();
     assert_ne!(later, unproven);
@@ -274,7 +273,7 @@ fn a_verdict_is_repeated_until_answered_spec_4_2() {
 #[test]
 fn maintenance_is_asked_for_until_central_has_it_spec_11_3() {
     let mut rig = MonitorRig::ready();
-    rig.act(Action::Maintenance(true)).unwrap();
+    rig.act(MonitorAction::Maintenance(true)).unwrap();
     assert_eq!(rig.monitor.status().maintenance_pending, Some(true));
     let id = rig.ups.last().unwrap().1.id;
     rig.down(down::Body::Answer(Answer { to: id, ..Answer::default() }));
@@ -286,18 +285,18 @@ fn maintenance_is_asked_for_until_central_has_it_spec_11_3() {
 #[test]
 fn disconnected_by_hand_it_stays_so_until_told_to_connect_spec_11_3() {
     let mut rig = MonitorRig::ready();
-    rig.act(Action::Disconnect).unwrap();
+    rig.act(MonitorAction::Disconnect).unwrap();
     rig.wait(S(600));
     assert_eq!((rig.closed.len(), rig.dials.len()), (2, 2));
     assert!(rig.warnings().contains("disconnected by hand"));
-    assert!(rig.act(Action::Authenticate).is_err());
-    rig.act(Action::Connect).unwrap();
+    assert!(rig.act(MonitorAction::Authenticate).is_err());
+    rig.act(MonitorAction::Connect).unwrap();
     assert_eq!(rig.dials[2].1, 1);
 }
 
 #[test]
 fn an_identity_that_cannot_be_stored_is_reported_and_stored_later_spec_9_disk_full() {
-    let mut rig = MonitorRig::new(Settings { token: Some(token()), ..settings() });
+    let mut rig = MonitorRig::new(with_token());
     rig.disk_works = false;
     rig.welcome();
     assert!(rig.warnings().contains("cannot be stored: no space left"));

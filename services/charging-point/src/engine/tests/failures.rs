@@ -10,13 +10,13 @@ use crate::journal_state;
 fn central_gone_the_supply_goes_on_to_its_end_and_then_nothing_is_offered_spec_9() {
     let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 1_000);
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     rig.wait(S(10));
     rig.cut();
     rig.wait(S(300));
     assert_eq!((rig.state(), rig.engine.status().meter_wh), ("-", 1_000));
     assert!(rig.engine.status().warnings[0].starts_with("cannot reach Central"));
-    let refused = rig.act(Action::Supply { driver: String::new(), energy: Energy::ZERO }).unwrap_err();
+    let refused = rig.act(EngineAction::Supply { driver: String::new(), energy: Energy::ZERO }).unwrap_err();
     assert_eq!(refused, "cannot reach Central");
     rig.ups.clear();
     rig.reconnect();
@@ -44,7 +44,7 @@ fn central_back_during_a_supply_learns_of_it_first_spec_9() {
 #[test]
 fn what_is_held_is_said_again_as_it_is_then_spec_3_8() {
     let mut rig = EngineRig::ready(settings());
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     rig.supply("s1", 0);
     rig.ups.clear();
     rig.wait(S(5));
@@ -56,7 +56,7 @@ fn what_is_held_is_said_again_as_it_is_then_spec_3_8() {
 fn a_supply_that_begins_between_two_links_is_not_missing_in_what_is_said_on_the_new_one_spec_4_6() {
     let mut rig = EngineRig::ready(settings());
     let old = rig.dials.last().unwrap().0;
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     rig.assign(2);
     let new = rig.dials.last().unwrap().0;
     rig.link(new, LinkEvent::Open);
@@ -76,7 +76,7 @@ fn a_reservation_does_not_begin_without_central_and_begins_when_it_is_back() {
     let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 0);
     rig.cut();
-    assert!(rig.act(Action::Plug).unwrap_err().contains("cannot reach Central"));
+    assert!(rig.act(EngineAction::Plug).unwrap_err().contains("cannot reach Central"));
     assert_eq!(rig.state(), "RESERVED");
     rig.reconnect();
     assert_eq!(rig.held()[0].state(), SessionState::Reserved);
@@ -87,25 +87,25 @@ fn a_reservation_does_not_begin_without_central_and_begins_when_it_is_back() {
 fn a_reservation_that_was_plugged_in_while_the_monitor_was_away_begins_when_it_is_back_spec_9() {
     let mut rig = EngineRig::ready(settings());
     rig.supply("s1", 0);
-    rig.input(Input::Unpaired("no sign of life".to_owned()));
-    assert!(rig.act(Action::Plug).unwrap_err().contains("the monitor is gone"));
+    rig.input(EngineInput::Unpaired("no sign of life".to_owned()));
+    assert!(rig.act(EngineAction::Plug).unwrap_err().contains("the monitor is gone"));
     assert_eq!(rig.state(), "RESERVED");
-    rig.input(Input::Paired);
+    rig.input(EngineInput::Paired);
     assert_eq!(rig.state(), "SUPPLYING");
 }
 
 #[test]
 fn the_monitor_gone_the_supply_goes_on_and_nothing_new_is_accepted_spec_9() {
     let mut rig = EngineRig::supplying(settings());
-    rig.input(Input::Unpaired("no sign of life".to_owned()));
+    rig.input(EngineInput::Unpaired("no sign of life".to_owned()));
     rig.wait(S(50));
     assert_eq!(rig.state(), "SUPPLYING");
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     assert_eq!(the_end(&rig), (Reason::Unplugged, 500));
-    let manual = Action::Supply { driver: String::new(), energy: Energy::ZERO };
+    let manual = EngineAction::Supply { driver: String::new(), energy: Energy::ZERO };
     assert!(rig.act(manual.clone()).unwrap_err().contains("the monitor is gone"));
     assert!(!rig.ask().0);
-    rig.input(Input::Paired);
+    rig.input(EngineInput::Paired);
     assert_eq!(rig.act(manual), Ok(()));
 }
 
@@ -114,7 +114,7 @@ fn killed_during_a_supply_and_linked_before_the_disk_has_its_end_it_reports_that
     let mut rig = EngineRig::supplying(settings());
     rig.wait(S(50));
     let mut back = EngineRig::restarted_on(settings(), rig.disk.clone(), Some(None), rig.now);
-    back.input(Input::Paired);
+    back.input(EngineInput::Paired);
     back.assign(1);
     back.link(1, LinkEvent::Open);
     assert_eq!(back.held()[0].state(), SessionState::Supplying, "not told before it is kept");
@@ -143,8 +143,8 @@ fn killed_during_a_supply_the_energy_is_kept_and_reported_once_spec_9_engine() {
     back.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
     assert_eq!(back.engine.status().unsettled, 0);
     back.supply("s2", 0);
-    back.act(Action::Plug).unwrap();
-    back.act(Action::Unplug).unwrap();
+    back.act(EngineAction::Plug).unwrap();
+    back.act(EngineAction::Unplug).unwrap();
     assert_eq!(back.ends()[0].1.meter_start_wh, 500, "the register goes on");
 }
 
@@ -154,7 +154,7 @@ fn a_full_disk_is_reported_and_nothing_new_is_accepted_until_it_is_mended_spec_9
     rig.disk_works = false;
     rig.wait(S(50));
     assert_eq!((rig.state(), rig.healthy()), ("SUPPLYING", true), "what runs goes on");
-    rig.act(Action::Unplug).unwrap();
+    rig.act(EngineAction::Unplug).unwrap();
     rig.wait(S(10));
     assert_eq!(rig.ends().len(), 0, "no final value before it is on disk");
     assert!(!rig.healthy());
@@ -169,12 +169,12 @@ fn a_full_disk_is_reported_and_nothing_new_is_accepted_until_it_is_mended_spec_9
 fn nothing_is_due_for_a_write_that_is_under_way_again_spec_9_disk_full() {
     let mut rig = EngineRig::ready(settings());
     rig.slow = Some(None);
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     rig.supply("s1", 0);
     rig.slow = Some(None);
-    rig.input(Input::WriteFailed("no space left on device".to_owned()));
+    rig.input(EngineInput::WriteFailed("no space left on device".to_owned()));
     rig.pass(S(2));
-    rig.input(Input::Timeout);
+    rig.input(EngineInput::Timeout);
     assert!(matches!(rig.slow, Some(Some(_))), "tried again");
     assert!(rig.engine.poll_timeout().is_none_or(|at| at > rig.now.mono));
 }
@@ -210,7 +210,7 @@ fn a_journal_that_holds_six_hundred_is_reported_in_portions_with_the_live_one_in
     let disk = (0..600).flat_map(of).collect();
     let mut rig = EngineRig::restarted(settings(), disk, Clock::system().now()).up();
     rig.supply("s1", 0);
-    rig.act(Action::Plug).unwrap();
+    rig.act(EngineAction::Plug).unwrap();
     rig.cut();
     rig.ups.clear();
     rig.reconnect();

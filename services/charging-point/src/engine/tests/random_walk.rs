@@ -55,23 +55,23 @@ proptest! {
         let (mut sessions, mut register) = (0, 0);
         for step in steps {
             match step {
-                WalkStep::Supply(wh) if rig.engine.way.reachable() => {
+                WalkStep::Supply(wh) if rig.engine.uplink.is_reachable() => {
                     sessions += 1;
                     rig.supply(&format!("s{sessions}"), wh);
                 }
-                WalkStep::Plug => drop(rig.act(Action::Plug)),
-                WalkStep::Unplug => drop(rig.act(Action::Unplug)),
-                WalkStep::Break => drop(rig.act(Action::Break)),
-                WalkStep::Repair => drop(rig.act(Action::Repair)),
-                WalkStep::StopIt if rig.engine.way.reachable() => {
+                WalkStep::Plug => drop(rig.act(EngineAction::Plug)),
+                WalkStep::Unplug => drop(rig.act(EngineAction::Unplug)),
+                WalkStep::Break => drop(rig.act(EngineAction::Break)),
+                WalkStep::Repair => drop(rig.act(EngineAction::Repair)),
+                WalkStep::StopIt if rig.engine.uplink.is_reachable() => {
                     let stop = Stop { session_id: format!("s{sessions}"), reason: Reason::StoppedByDriver.into() };
                     rig.down(down::Body::Stop(stop));
                 }
-                WalkStep::Cut if rig.engine.way.reachable() => rig.cut(),
-                WalkStep::Back if !rig.engine.way.reachable() => rig.reconnect(),
-                WalkStep::Unpair => rig.input(Input::Unpaired("gone".to_owned())),
-                WalkStep::Pair => rig.input(Input::Paired),
-                WalkStep::Settle if rig.engine.way.reachable() => {
+                WalkStep::Cut if rig.engine.uplink.is_reachable() => rig.cut(),
+                WalkStep::Back if !rig.engine.uplink.is_reachable() => rig.reconnect(),
+                WalkStep::Unpair => rig.input(EngineInput::Unpaired("gone".to_owned())),
+                WalkStep::Pair => rig.input(EngineInput::Paired),
+                WalkStep::Settle if rig.engine.uplink.is_reachable() => {
                     rig.down(down::Body::Settled(Settled { session_id: format!("s{sessions}") }));
                 }
                 WalkStep::DiskBreaks => rig.disk_works = false,
@@ -96,7 +96,7 @@ proptest! {
         }
         // To rest: the disk works, everything ends, and the journal is asked.
         rig.disk_works = true;
-        drop(rig.act(Action::Break));
+        drop(rig.act(EngineAction::Break));
         rig.wait(S(5));
         let mut journal_state = JournalState::default();
         rig.disk.iter().for_each(|record| journal_state.apply(record));

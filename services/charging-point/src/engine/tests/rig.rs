@@ -7,16 +7,18 @@ use prost::Message as _;
 pub(super) use proto::link::v1::{
     Answer, Ask, Down, JournalSession, KeyGrant, Release, Settled, Stop, Supply, SupplyEnded, Up, View, down, up,
 };
+use rand::SeedableRng as _;
 use wire::Closed;
+pub(super) use wire::LinkKey;
 
 pub(super) use crate::engine::*;
-use crate::uplink::Ended;
+use mesh::peer::{LinkError, PeerSettings};
 
 pub(super) const KEY: [u8; 32] = [3; 32];
 pub(super) const S: fn(u64) -> Duration = Duration::from_secs;
 
-pub(super) fn settings() -> Settings {
-    Settings {
+pub(super) fn settings() -> EngineSettings {
+    EngineSettings {
         unattended: None,
         battery: Battery {
             rated_w: 36_000,
@@ -35,13 +37,13 @@ pub(super) fn settings() -> Settings {
         readings_at_once: 8,
         drills: true,
         manual_wait: S(60),
-        uplink: uplink::Settings::default(),
+        peer: PeerSettings::default(),
         software: "test".to_owned(),
     }
 }
 
-pub(super) fn unattended() -> Settings {
-    Settings { unattended: Some(Unattended { plug_in_after: S(2), charge_for: S(10) }), ..settings() }
+pub(super) fn unattended() -> EngineSettings {
+    EngineSettings { unattended: Some(Unattended { plug_in_after: S(2), charge_for: S(10) }), ..settings() }
 }
 
 pub(super) struct EngineRig {
@@ -63,17 +65,17 @@ pub(super) struct EngineRig {
 }
 
 impl EngineRig {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: EngineSettings) -> Self {
         Self::restarted(settings, Vec::new(), Clock::system().now())
     }
 
-    pub(super) fn restarted(settings: Settings, disk: Vec<JournalRecord>, now: Now) -> Self {
+    pub(super) fn restarted(settings: EngineSettings, disk: Vec<JournalRecord>, now: Now) -> Self {
         Self::restarted_on(settings, disk, None, now)
     }
 
     /// With a disk that may be slow from the beginning.
     pub(super) fn restarted_on(
-        settings: Settings,
+        settings: EngineSettings,
         disk: Vec<JournalRecord>,
         slow: Option<Option<(Vec<JournalRecord>, u64)>>,
         now: Now,
@@ -81,7 +83,7 @@ impl EngineRig {
         let mut journal_state = JournalState::default();
         disk.iter().for_each(|record| journal_state.apply(record));
         let mut rig = Self {
-            engine: Engine::new(settings, journal_state, [7; 16], Chance::seeded(1), now),
+            engine: Engine::new(settings, journal_state, [7; 16], StdRng::seed_from_u64(1), now),
             now,
             disk,
             disk_works: true,
@@ -98,12 +100,12 @@ impl EngineRig {
     }
 
     /// Paired, keyed, linked and greeted.
-    pub(super) fn ready(settings: Settings) -> Self {
+    pub(super) fn ready(settings: EngineSettings) -> Self {
         Self::new(settings).up()
     }
 
     pub(super) fn up(mut self) -> Self {
-        self.input(Input::Paired);
+        self.input(EngineInput::Paired);
         self.assign(1);
         self.link(1, LinkEvent::Open);
         self.view();
@@ -127,7 +129,7 @@ impl EngineRig {
     }
 
     pub(super) fn monitor(&mut self, body: from_monitor::Body) {
-        self.input(Input::Monitor(Box::new(FromMonitor { body: Some(body) })));
+        self.input(EngineInput::Monitor(Box::new(FromMonitor { body: Some(body) })));
     }
 
     pub(super) fn withdraw(&mut self, state: KeyState, reason: Reason) {
@@ -135,19 +137,19 @@ impl EngineRig {
         self.monitor(from_monitor::Body::KeyWithdrawn(withdrawn));
     }
 
-    pub(super) fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: EngineInput) {
         self.engine.handle(input, self.now);
         self.carry_out();
     }
 
-    pub(super) fn act(&mut self, action: Action) -> Result<(), String> {
+    pub(super) fn act(&mut self, action: EngineAction) -> Result<(), String> {
         let done = self.engine.act(action, self.now);
         self.carry_out();
         done
     }
 
     pub(super) fn link(&mut self, link: u64, event: LinkEvent) {
-        self.input(Input::Link(LinkNo(link), event));
+        self.input(EngineInput::Link(LinkNo(link), event));
     }
 
     /// On the link that was dialled last.
@@ -168,7 +170,7 @@ impl EngineRig {
     pub(super) fn cut(&mut self) {
         self.cut_after = self.dials.len();
         let link = self.dials.last().unwrap().0;
-        self.link(link, LinkEvent::Closed(Ended::Link(Closed::Cut)));
+        self.link(link, LinkEvent::Closed(LinkError::Link(Closed::Cut)));
     }
 
     /// The next dial succeeds.
@@ -216,7 +218,7 @@ impl EngineRig {
         let mut steps = 0;
         while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= end) {
             self.pass(due.saturating_duration_since(self.now.mono));
-            self.input(Input::Timeout);
+            self.input(EngineInput::Timeout);
             steps += 1;
             assert!(steps < 1_000_000, "a deadline that does not go away");
         }
@@ -231,15 +233,17 @@ impl EngineRig {
     pub(super) fn carry_out(&mut self) {
         while let Some(command) = self.engine.next_command() {
             match command {
-                Command::Link(Order::Dial(dial)) => {
+                EngineCommand::Link(LinkCommand::Dial(dial)) => {
                     let wire::Proof::Key { key_no, .. } = dial.proof else { panic!("an engine proves keys only") };
                     self.dials.push((dial.link.0, key_no));
                 }
-                Command::Link(Order::Send(link, bytes)) => self.ups.push((link.0, Up::decode(bytes).unwrap())),
-                Command::Link(Order::Close(link)) => self.closed.push(link.0),
-                Command::Report(report) => self.reports.push(*report),
-                Command::Write { records, upto, .. } => self.write(records, upto),
-                Command::Spoil { on, .. } => self.spoils.push(on),
+                EngineCommand::Link(LinkCommand::Send(link, bytes)) => {
+                    self.ups.push((link.0, Up::decode(bytes).unwrap()))
+                }
+                EngineCommand::Link(LinkCommand::Close(link)) => self.closed.push(link.0),
+                EngineCommand::Report(report) => self.reports.push(*report),
+                EngineCommand::Write { records, upto, .. } => self.write(records, upto),
+                EngineCommand::Spoil { on, .. } => self.spoils.push(on),
             }
         }
     }
@@ -249,16 +253,16 @@ impl EngineRig {
             assert!(slow.replace((records, upto)).is_none(), "one write at a time");
         } else if self.disk_works {
             self.disk.extend(records);
-            self.engine.handle(Input::Written(upto), self.now);
+            self.engine.handle(EngineInput::Written(upto), self.now);
         } else {
-            self.engine.handle(Input::WriteFailed("no space left on device".to_owned()), self.now);
+            self.engine.handle(EngineInput::WriteFailed("no space left on device".to_owned()), self.now);
         }
     }
 
     pub(super) fn disk_catches_up(&mut self) {
         let (records, upto) = self.slow.take().flatten().expect("something to write");
         self.disk.extend(records);
-        self.input(Input::Written(upto));
+        self.input(EngineInput::Written(upto));
     }
 
     pub(super) fn sent(&self) -> Vec<up::Body> {
@@ -297,10 +301,10 @@ impl EngineRig {
         self.engine.status().session.map_or("-", |s| s.state)
     }
 
-    pub(super) fn supplying(settings: Settings) -> Self {
+    pub(super) fn supplying(settings: EngineSettings) -> Self {
         let mut rig = Self::ready(settings);
         rig.supply("s1", 0);
-        rig.act(Action::Plug).unwrap();
+        rig.act(EngineAction::Plug).unwrap();
         assert_eq!(rig.state(), "SUPPLYING");
         rig
     }

@@ -25,7 +25,8 @@ fn it_authenticates_again_after_its_own_time_or_later_if_central_asks_for_that_s
     for (own, asked_ms, waits) in [(S(5), 0, S(5)), (S(9), 5_000, S(9)), (S(5), 20_000, S(20)), (S(5), u32::MAX, S(60))]
     {
         let rig = MonitorRig::ready();
-        let settings = Settings { authenticate_again: own, ..settings() };
+        let mut settings = settings();
+        settings.enrollee.authenticate_again = own;
         let mut rig = MonitorRig::restarted(settings, rig.disk, rig.now);
         rig.open();
         rig.view(&[]);
@@ -41,7 +42,7 @@ fn it_authenticates_again_after_its_own_time_or_later_if_central_asks_for_that_s
 fn a_command_authenticates_at_once_spec_4_7() {
     let mut rig = MonitorRig::ready();
     rig.stands(KeyState::Deleted, Reason::KeyRenewed, 5_000);
-    rig.act(Action::Authenticate).unwrap();
+    rig.act(MonitorAction::Authenticate).unwrap();
     assert_eq!(rig.dials[2].1, 0);
     rig.open();
     rig.grant(2);
@@ -64,7 +65,7 @@ fn three_refusals_end_the_tries_and_a_command_begins_them_again_spec_4_7() {
     rig.wait(S(3_600));
     assert_eq!((rig.dials.len(), rig.credentials_shown()), (5, 3));
     assert!(rig.warnings().contains("refused 3 times"));
-    rig.act(Action::Authenticate).unwrap();
+    rig.act(MonitorAction::Authenticate).unwrap();
     rig.open();
     rig.grant(2);
     assert_eq!((rig.assigned(), rig.monitor.status().refusals), (Some(2), 0));
@@ -98,9 +99,7 @@ fn a_key_is_kept_and_tried_again_while_registry_cannot_be_reached_spec_9() {
         rig.wait(S(6));
         assert_eq!(rig.dials.last().unwrap().1, 1, "by the key");
         // In clear, so anybody may have said it.
-        let link = LinkNo(rig.last());
-        rig.input(Input::Link(link, LinkEvent::UnknownKey));
-        rig.input(Input::Link(link, LinkEvent::Closed(Ended::Link(Closed::UnknownKey))));
+        rig.unknown_key();
         rig.wait(S(1));
         assert_eq!(rig.dials.last().unwrap().1, 0);
         rig.open();
@@ -131,7 +130,7 @@ fn a_revoked_one_keeps_a_status_link_and_waits_for_a_new_token_spec_4_7() {
     rig.stands(KeyState::Revoked, Reason::CredentialVoid, 0);
     rig.wait(S(600));
     assert_eq!((rig.dials.len(), rig.credentials_shown()), (3, 1));
-    rig.act(Action::Enrol(token())).unwrap();
+    rig.act(MonitorAction::Enrol(token())).unwrap();
     rig.welcome();
     rig.open();
     rig.grant(9);
@@ -145,8 +144,8 @@ fn a_revoked_one_keeps_a_status_link_and_waits_for_a_new_token_spec_4_7() {
 #[test]
 fn a_token_that_is_refused_takes_nothing_from_an_identity_in_force() {
     let mut rig = MonitorRig::ready();
-    rig.act(Action::Enrol(token())).unwrap();
-    rig.input(Input::Enrolled(Err(refused(Reason::AlreadyEnrolled))));
+    rig.act(MonitorAction::Enrol(token())).unwrap();
+    rig.enrolled(Err(refused(Reason::AlreadyEnrolled)));
     let status = rig.monitor.status();
     assert_eq!((status.enrolment, status.key_state, status.central.reachable), ("ENROLLED", "ACTIVE", true));
     assert!(status.notice.unwrap().contains("already enrolled"));
@@ -156,22 +155,22 @@ fn a_token_that_is_refused_takes_nothing_from_an_identity_in_force() {
 fn a_late_answer_to_an_earlier_enrolment_replaces_no_later_one_spec_7_4() {
     let mut rig = MonitorRig::new(settings());
     let enrolled = |credential: &str, incarnation| {
-        let status = EnrolmentStatus { incarnation, ..enrolment_status(CredentialState::Enrolled, trust(9)) };
-        Input::Enrolled(Ok(Box::new(Enrolled { credential: SecretText::new(credential), status })))
+        let status = EnrolmentStatus { incarnation, ..standing(CredentialState::Enrolled, trust(9)) };
+        Ok(Enrolled { credential: SecretText::new(credential), status })
     };
-    rig.act(Action::Enrol(token())).unwrap();
-    rig.act(Action::Enrol(token())).unwrap();
-    rig.input(enrolled("cmc1.cp-CP-1.second.tag", 2));
-    rig.input(enrolled("cmc1.cp-CP-1.first.tag", 1));
+    rig.act(MonitorAction::Enrol(token())).unwrap();
+    rig.act(MonitorAction::Enrol(token())).unwrap();
+    rig.enrolled(enrolled("cmc1.cp-CP-1.second.tag", 2));
+    rig.enrolled(enrolled("cmc1.cp-CP-1.first.tag", 1));
     assert_eq!(rig.disk.credential.as_ref().map(|c| c.expose().to_owned()).as_deref(), Some("cmc1.cp-CP-1.second.tag"));
 }
 
 #[test]
 fn a_credential_is_taken_though_the_refusal_of_another_token_came_before_it_and_once_spec_7_4() {
     let mut rig = MonitorRig::new(settings());
-    rig.act(Action::Enrol(token())).unwrap();
-    rig.act(Action::Enrol(token())).unwrap();
-    rig.input(Input::Enrolled(Err(refused(Reason::TokenExpired))));
+    rig.act(MonitorAction::Enrol(token())).unwrap();
+    rig.act(MonitorAction::Enrol(token())).unwrap();
+    rig.enrolled(Err(refused(Reason::TokenExpired)));
     rig.welcome();
     assert_eq!(rig.monitor.status().enrolment, "ENROLLED");
     rig.open();
@@ -188,7 +187,7 @@ fn removed_at_registry_it_waits_saying_so_and_comes_back_when_readmitted_spec_7_
     assert!(rig.disk.credential.is_none() && rig.disk.keys.is_empty());
     assert!(rig.warnings().contains("not enrolled"));
     let tries = rig.enrols.len();
-    rig.input(Input::Enrolled(Err(refused(Reason::NotReadmitted))));
+    rig.enrolled(Err(refused(Reason::NotReadmitted)));
     rig.wait(S(31));
     assert_eq!(rig.enrols.len(), tries + 1, "the token of its start is tried again, slowly");
     rig.welcome();
@@ -200,14 +199,14 @@ fn removed_at_registry_it_waits_saying_so_and_comes_back_when_readmitted_spec_7_
 #[test]
 fn it_can_be_removed_by_hand_spec_11_3() {
     let mut rig = MonitorRig::ready();
-    rig.act(Action::Remove).unwrap();
-    rig.input(Input::Removed(Err(unreachable())));
+    rig.act(MonitorAction::Remove).unwrap();
+    rig.registry(RegistryAnswer::Removed(Err(unreachable())));
     assert_eq!(rig.monitor.status().enrolment, "ENROLLED");
-    rig.act(Action::Remove).unwrap();
-    rig.input(Input::Removed(Ok(())));
+    rig.act(MonitorAction::Remove).unwrap();
+    rig.registry(RegistryAnswer::Removed(Ok(())));
     assert_eq!((rig.removals, rig.monitor.status().enrolment), (2, "NOT ENROLLED"));
     assert_eq!(rig.withdrawn(), Some((KeyState::Deleted, Reason::Removed)));
     rig.wait(S(600));
     assert!(!rig.monitor.status().central.linked);
-    assert!(rig.act(Action::Remove).is_err());
+    assert!(rig.act(MonitorAction::Remove).is_err());
 }

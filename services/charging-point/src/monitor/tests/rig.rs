@@ -1,15 +1,17 @@
 //! A monitor on a bench: an engine, a Central, a Registry, a disk and a clock that the test moves by hand.
 
-use mesh::clock::Clock;
+use mesh::{clock::Clock, peer::LinkCommand};
 use prost::Message as _;
 use proto::enrolment::{EnrolmentToken, PeerKind, Secret};
 pub(super) use proto::{
-    enrolment::{Blob, CredentialState},
-    link::v1::{Answer, AuthStatus, Cause, Down, KeyGrant, KeyState, KeyStored, Up, from_engine, from_monitor},
+    enrolment::{Blob, CredentialState, EnrolBody, Enrolled, EnrolmentStatus, Trust},
+    link::v1::{Answer, AuthStatus, Cause, Down, KeyGrant, KeyState, KeyStored, Part, Up, from_engine, from_monitor},
 };
+use rand::SeedableRng as _;
 pub(super) use wire::Closed;
 
-pub(super) use crate::{monitor::*, uplink::Ended};
+pub(super) use crate::monitor::*;
+pub(super) use mesh::peer::{LinkError, LinkEvent, PeerSettings, RegistryAnswer, RegistryCall, RegistryError};
 
 pub(super) const S: fn(u64) -> Duration = Duration::from_secs;
 pub(super) const CREDENTIAL: &str = "cmc1.cp-CP-1.secret.tag";
@@ -24,23 +26,29 @@ pub(super) fn token() -> SecretText {
     SecretText::new(token.to_text().as_str())
 }
 
-pub(super) fn settings() -> Settings {
-    Settings {
-        id: Some("CP-1".parse().unwrap()),
-        city: "Bern".to_owned(),
-        place: "Bay 1".to_owned(),
-        price: Price::from_e4(3_950),
-        token: None,
-        central: vec!["central:7400".to_owned()],
-        life_sign: Duration::from_millis(500),
-        authenticate_again: S(5),
-        refusals: 3,
-        registry_again: S(5),
+pub(super) fn settings() -> MonitorSettings {
+    let (id, city, place) = ("CP-1".to_owned(), "Bern".to_owned(), "Bay 1".to_owned());
+    MonitorSettings {
+        enrollee: EnrolleeSettings {
+            part: Part::Monitor,
+            enrolment: EnrolBody { id, city, place, price_e4: 3_950, ..EnrolBody::default() },
+            token: None,
+            central: vec!["central:7400".to_owned()],
+            life_sign: Duration::from_millis(500),
+            authenticate_again: S(5),
+            refusals: 3,
+            registry_again: S(5),
+            peer: PeerSettings::default(),
+        },
         key_handed: S(5),
-        longest_retry: S(60),
-        uplink: uplink::Settings::default(),
         software: "test".to_owned(),
     }
+}
+
+pub(super) fn with_token() -> MonitorSettings {
+    let mut settings = settings();
+    settings.enrollee.token = Some(token());
+    settings
 }
 
 pub(super) struct MonitorRig {
@@ -61,13 +69,13 @@ pub(super) struct MonitorRig {
 }
 
 impl MonitorRig {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: MonitorSettings) -> Self {
         Self::restarted(settings, StoredIdentity::default(), Clock::system().now())
     }
 
-    pub(super) fn restarted(settings: Settings, disk: StoredIdentity, now: Now) -> Self {
+    pub(super) fn restarted(settings: MonitorSettings, disk: StoredIdentity, now: Now) -> Self {
         let mut rig = Self {
-            monitor: Monitor::new(settings, disk.clone(), Chance::seeded(1), now),
+            monitor: Monitor::new(settings, disk.clone(), StdRng::seed_from_u64(1), now),
             now,
             disk,
             disk_works: true,
@@ -86,8 +94,8 @@ impl MonitorRig {
 
     /// Enrolled, with an engine, under key 1.
     pub(super) fn ready() -> Self {
-        let mut rig = Self::new(Settings { token: Some(token()), ..settings() });
-        rig.input(Input::Paired);
+        let mut rig = Self::new(with_token());
+        rig.input(MonitorInput::Paired);
         rig.report(true);
         rig.welcome();
         rig.open();
@@ -100,23 +108,43 @@ impl MonitorRig {
         rig
     }
 
-    pub(super) fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: MonitorInput) {
         self.monitor.handle(input, self.now);
         self.carry_out();
     }
 
-    pub(super) fn act(&mut self, action: Action) -> Result<(), String> {
+    pub(super) fn act(&mut self, action: MonitorAction) -> Result<(), String> {
         let done = self.monitor.act(action, self.now);
         self.carry_out();
         done
     }
 
     pub(super) fn welcome(&mut self) {
-        let enrolled = Enrolled {
-            credential: SecretText::new(CREDENTIAL),
-            status: enrolment_status(CredentialState::Enrolled, trust(9)),
-        };
-        self.input(Input::Enrolled(Ok(Box::new(enrolled))));
+        let enrolled =
+            Enrolled { credential: SecretText::new(CREDENTIAL), status: standing(CredentialState::Enrolled, trust(9)) };
+        self.enrolled(Ok(enrolled));
+    }
+
+    pub(super) fn registry(&mut self, answer: RegistryAnswer) {
+        self.input(MonitorInput::Enrollee(EnrolleeInput::Registry(answer)));
+    }
+
+    pub(super) fn enrolled(&mut self, answer: Result<Enrolled, RegistryError>) {
+        self.registry(RegistryAnswer::Enrolled(answer.map(Box::new)));
+    }
+
+    pub(super) fn registry_status(&mut self, status: EnrolmentStatus) {
+        self.registry(RegistryAnswer::Status(Ok(Box::new(status))));
+    }
+
+    pub(super) fn link(&mut self, link: u64, event: LinkEvent) {
+        self.input(MonitorInput::Enrollee(EnrolleeInput::Link(LinkNo(link), event)));
+    }
+
+    /// The link that was dialled last is answered in clear that its key is not known.
+    pub(super) fn unknown_key(&mut self) {
+        self.link(self.last(), LinkEvent::UnknownKey);
+        self.link(self.last(), LinkEvent::Closed(LinkError::Link(Closed::UnknownKey)));
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -124,11 +152,11 @@ impl MonitorRig {
     }
 
     pub(super) fn open(&mut self) {
-        self.input(Input::Link(LinkNo(self.last()), LinkEvent::Open));
+        self.link(self.last(), LinkEvent::Open);
     }
 
     pub(super) fn cut(&mut self, link: u64) {
-        self.input(Input::Link(LinkNo(link), LinkEvent::Closed(Ended::Link(Closed::Cut))));
+        self.link(link, LinkEvent::Closed(LinkError::Link(Closed::Cut)));
     }
 
     pub(super) fn down(&mut self, body: down::Body) {
@@ -137,7 +165,7 @@ impl MonitorRig {
 
     pub(super) fn down_on(&mut self, link: u64, body: down::Body) {
         let bytes = Down { epoch: 1 << 32, body: Some(body) }.encode_to_vec();
-        self.input(Input::Link(LinkNo(link), LinkEvent::Message(bytes.into())));
+        self.link(link, LinkEvent::Message(bytes.into()));
     }
 
     pub(super) fn view(&mut self, causes: &[Cause]) {
@@ -152,57 +180,67 @@ impl MonitorRig {
     }
 
     pub(super) fn stands(&mut self, key_state: KeyState, reason: Reason, retry_after_ms: u32) {
-        let auth_status =
+        let standing =
             AuthStatus { key_state: key_state.into(), reason: reason.into(), detail: String::new(), retry_after_ms };
-        self.down(down::Body::AuthStatus(auth_status));
+        self.down(down::Body::AuthStatus(standing));
     }
 
     pub(super) fn held(&mut self, key_no: u64) {
         let held = from_engine::Body::KeyStored(KeyStored { key_no });
-        self.input(Input::Engine(Box::new(FromEngine { body: Some(held) })));
+        self.input(MonitorInput::Engine(Box::new(FromEngine { body: Some(held) })));
     }
 
     pub(super) fn report(&mut self, healthy: bool) {
         let detail = if healthy { "" } else { "broken by hand" }.to_owned();
         let report = from_engine::Body::Report(EngineReport { healthy, detail, ..EngineReport::default() });
-        self.input(Input::Engine(Box::new(FromEngine { body: Some(report) })));
+        self.input(MonitorInput::Engine(Box::new(FromEngine { body: Some(report) })));
     }
 
     pub(super) fn wait(&mut self, length: Duration) {
         let end = self.now.mono + length;
         while let Some(due) = self.monitor.poll_timeout().filter(|due| *due <= end) {
             self.now.mono = due.max(self.now.mono);
-            self.input(Input::Timeout);
+            self.input(MonitorInput::Timeout);
         }
         self.now.mono = end;
     }
 
     pub(super) fn carry_out(&mut self) {
         while let Some(command) = self.monitor.next_command() {
+            let command = match command {
+                MonitorCommand::Enrollee(command) => command,
+                MonitorCommand::Tell(message) => {
+                    self.told.extend(message.body);
+                    continue;
+                }
+            };
             match command {
-                Command::Link(Order::Dial(dial)) => {
+                EnrolleeCommand::Link(LinkCommand::Dial(dial)) => {
                     let key_no = match dial.proof {
                         wire::Proof::Key { key_no, .. } => key_no,
                         wire::Proof::FirstContact { .. } | wire::Proof::Pairing(_) => 0,
                     };
                     self.dials.push((dial.link.0, key_no));
                 }
-                Command::Link(Order::Send(link, bytes)) => self.ups.push((link.0, Up::decode(bytes).unwrap())),
-                Command::Link(Order::Close(link)) => self.closed.push(link.0),
-                Command::Tell(message) => self.told.extend(message.body),
-                Command::Save(_) if self.disk_hangs => {}
-                Command::Save(stored) if self.disk_works => {
+                EnrolleeCommand::Link(LinkCommand::Send(link, bytes)) => {
+                    self.ups.push((link.0, Up::decode(bytes).unwrap()));
+                }
+                EnrolleeCommand::Link(LinkCommand::Close(link)) => self.closed.push(link.0),
+                EnrolleeCommand::Save(_) if self.disk_hangs => {}
+                EnrolleeCommand::Save(stored) if self.disk_works => {
                     self.disk = *stored;
-                    self.monitor.handle(Input::Saved(Ok(())), self.now);
+                    self.saved(Ok(()));
                 }
-                Command::Save(_) => {
-                    self.monitor.handle(Input::Saved(Err("no space left on device".to_owned())), self.now);
-                }
-                Command::Enrol(body) => self.enrols.push(*body),
-                Command::AskRegistry { .. } => self.asks += 1,
-                Command::Remove { .. } => self.removals += 1,
+                EnrolleeCommand::Save(_) => self.saved(Err("no space left on device".to_owned())),
+                EnrolleeCommand::Registry(RegistryCall::Enrol(body)) => self.enrols.push(*body),
+                EnrolleeCommand::Registry(RegistryCall::Status(_)) => self.asks += 1,
+                EnrolleeCommand::Registry(RegistryCall::Remove(_)) => self.removals += 1,
             }
         }
+    }
+
+    pub(super) fn saved(&mut self, result: Result<(), String>) {
+        self.monitor.handle(MonitorInput::Enrollee(EnrolleeInput::Saved(result)), self.now);
     }
 
     pub(super) fn bodies(&self) -> Vec<up::Body> {
@@ -243,7 +281,7 @@ pub(super) fn trust(pin: u8) -> Trust {
     Trust { pins: vec![Blob(vec![pin; 32])], roots: vec![Blob(vec![1, 2, 3])] }
 }
 
-pub(super) fn enrolment_status(state: CredentialState, trust: Trust) -> EnrolmentStatus {
+pub(super) fn standing(state: CredentialState, trust: Trust) -> EnrolmentStatus {
     EnrolmentStatus {
         kind: PeerKind::ChargingPoint,
         id: "CP-1".to_owned(),

@@ -1,5 +1,4 @@
-//! The identity that a monitor stores on disk, so that it reconnects with its key after a restart: one file of mode 0600
-//! that is replaced as a whole.
+//! Who a peer is, on disk, so that a restart reconnects by key: one file of mode 0600, replaced as a whole.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,27 +8,30 @@ use std::{
 };
 
 use proto::{
-    ChargingPointId,
-    enrolment::{Blob, SecretText},
+    enrolment::{Blob, SecretText, Trust},
+    link::v1::KeyGrant,
 };
 use serde::{Deserialize, Serialize};
-use wire::LinkKey;
+use wire::{LinkKey, PublicKey};
 use zeroize::Zeroizing;
 
-/// Identity, keys and state of the monitor that survive a restart. `Debug` prints no secret.
+use super::registry::Shown;
+
+/// Everything that outlives the process. Secrets show nothing in `Debug`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoredIdentity {
-    pub id: Option<ChargingPointId>,
+    /// The charging point or the driver.
+    pub id: Option<String>,
     pub credential: Option<SecretText>,
     /// Central's static public keys.
     pub pins: Vec<Blob>,
-    /// Root certificates of Registry's HTTPS server.
+    /// Certificates that Registry's HTTPS descends from.
     pub roots: Vec<Blob>,
-    /// Granted keys, the newest first; there is a second one until Central has answered under the newest.
+    /// The newest first; a second one while the newest is not proven yet.
     pub keys: Vec<StoredKey>,
     pub highest_epoch: u64,
-    /// Request id of an enrolment that was not answered yet.
+    /// The request id of an enrolment whose answer is not here yet.
     pub enrolling: Option<String>,
 }
 
@@ -58,17 +60,52 @@ mod key_text {
     }
 }
 
-/// Why the stored identity cannot be loaded.
+/// Why there is no identity to begin with.
 #[derive(Debug, thiserror::Error)]
 pub enum StoredIdentityError {
-    #[error("the identity {path} cannot be read: {source}; give a readable folder with --data")]
+    #[error("the identity {path} cannot be read: {source}; give a folder that can be with --data")]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("the identity {path} is damaged: {source}; move it away and enrol again")]
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
+/// Those pins that are public keys.
+pub fn public_keys<'a>(pins: impl IntoIterator<Item = &'a [u8]>) -> Vec<PublicKey> {
+    pins.into_iter().filter_map(|pin| <[u8; 32]>::try_from(pin).ok()).map(PublicKey::from_bytes).collect()
+}
+
+impl StoredKey {
+    /// None where the grant does not hold a key.
+    pub fn new(grant: &KeyGrant) -> Option<Self> {
+        let key = <[u8; 32]>::try_from(grant.key.as_slice()).map(LinkKey::from_bytes).ok()?;
+        Some(Self { key_no: grant.key_no, key, expires_at_ms: grant.expires_at_ms })
+    }
+}
+
 impl StoredIdentity {
-    /// Loads the identity; an empty one where there is no file.
+    /// What proves it to Registry.
+    pub(super) fn shown(&self) -> Option<Shown> {
+        let trust = Trust { pins: self.pins.clone(), roots: self.roots.clone() };
+        Some(Shown { id: self.id.clone()?, credential: self.credential.clone()?, trust })
+    }
+
+    /// The older key still opens a link, should the new one never be taken up (make before break).
+    pub(super) fn add_key(&mut self, key: StoredKey) {
+        self.keys.retain(|known| known.key_no != key.key_no);
+        self.keys.truncate(1);
+        self.keys.insert(0, key);
+    }
+
+    pub(super) fn trust(&mut self, trust: &Trust) {
+        if !trust.pins.is_empty() {
+            self.pins.clone_from(&trust.pins);
+        }
+        if !trust.roots.is_empty() {
+            self.roots.clone_from(&trust.roots);
+        }
+    }
+
+    /// Nothing stored yet is an empty identity.
     pub fn load(path: &Path) -> Result<Self, StoredIdentityError> {
         match fs::read(path).map(Zeroizing::new) {
             Ok(text) => serde_json::from_slice(&text)
@@ -78,7 +115,7 @@ impl StoredIdentity {
         }
     }
 
-    /// Replaces the file. The identity is on disk when this returns; a crash before leaves the old file.
+    /// On disk when it returns; a crash in between leaves the old file.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let text = Zeroizing::new(serde_json::to_vec_pretty(self)?);
         let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -106,7 +143,7 @@ mod tests {
         let path = folder.path().join("sub/identity.json");
         assert!(StoredIdentity::load(&path).unwrap().credential.is_none());
         let stored = StoredIdentity {
-            id: Some("CP-1".parse().unwrap()),
+            id: Some("CP-1".to_owned()),
             credential: Some(SecretText::new("cmc1.cp-CP-1.x.y")),
             keys: vec![StoredKey { key_no: 7, key: LinkKey::from_bytes([9; 32]), expires_at_ms: 5 }],
             highest_epoch: 1 << 32,
