@@ -1,5 +1,5 @@
-//! Any bytes in any split: the same tokens as in one piece, no body past the limit, and a frame behind it all is found.
-//! The first byte is the size of the pieces. `cargo +nightly fuzz run decoder`
+//! Feeds the decoder any bytes in pieces: it must return the same tokens as for one piece, no body beyond the limit,
+//! and the valid frame that follows. The first byte is the size of the pieces. `cargo +nightly fuzz run decoder`
 
 #![no_main]
 
@@ -24,7 +24,7 @@ fn tokens<'a>(portions: impl Iterator<Item = &'a [u8]>) -> Vec<(Token, Vec<u8>)>
 fuzz_target!(|data: &[u8]| {
     let Some((&size, data)) = data.split_first() else { return };
     let mut input = data.to_vec();
-    // A frame may be swallowed by one that the garbage began; a second is not.
+    // Garbage may begin a frame that swallows the first valid frame, but not the second.
     frame::encode(b"whole", &mut input);
     frame::encode(b"whole", &mut input);
     let whole = tokens(std::iter::once(input.as_slice()));

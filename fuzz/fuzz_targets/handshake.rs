@@ -1,5 +1,5 @@
-//! A stranger at both ends: whatever he sends, nothing panics, nothing is proven, and both links end by themselves.
-//! `cargo +nightly fuzz run handshake`
+//! Feeds both ends of a link whatever an unauthenticated peer may send: nothing panics, nothing is proven, and both
+//! links end by themselves. `cargo +nightly fuzz run handshake`
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use proto::link::v1::Part;
 use wire::{Admit, Event, Link, LinkKey, PairingSecret, Proof, LinkSettings, StaticKey, frame};
 
-/// Odd portions are framed, with their first byte as the kind, so that the fuzzer need not find counters and checks.
+/// Frames each odd portion, with its first byte as the kind, so that the fuzzer need not find counters and checks.
 fn portion(number: usize, data: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     match number {
@@ -32,7 +32,7 @@ fn owner(link: &mut Link, now: Instant) {
             Event::Hello(hello) if hello.key_no == 0 => link.admit(Admit::FirstContact(&own), now),
             Event::Hello(hello) if hello.key_no == 1 => link.admit(Admit::Key(&own, &key), now),
             Event::Hello(_) => link.admit(Admit::UnknownKey, now),
-            Event::Message(_) => panic!("a stranger's message was opened"),
+            Event::Message(_) => panic!("a message of an unauthenticated peer was decrypted"),
             Event::Closed(_) => closed = true,
             Event::Open | Event::Busy { .. } | Event::UnknownKey | Event::Unintelligible(_) => {}
         }

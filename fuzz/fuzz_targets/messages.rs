@@ -1,5 +1,5 @@
-//! An open link whose line an enemy holds: he drops, repeats, damages and inserts portions as the data says. Messages
-//! come in order, each once, and each one that is missing before the last was reported.
+//! An attacker controls the line of an open link and drops, repeats, damages and inserts portions as the data says.
+//! Messages arrive in order, each at most once, and every message missing before the last one was reported.
 //! `cargo +nightly fuzz run messages`
 
 #![no_main]
@@ -36,7 +36,7 @@ impl FuzzEnd {
     }
 }
 
-/// What the enemy makes of a portion.
+/// What the attacker makes of a portion.
 fn touched(fate: u8, argument: u8, mut bytes: Vec<u8>, recorded: &[Vec<u8>]) -> Vec<u8> {
     let at = usize::from(argument) % bytes.len().max(1);
     match fate % 8 {

@@ -7,21 +7,24 @@ use proto::link::v1::Part;
 
 use crate::key::Pin;
 
-/// In the order in which it happened.
+/// Events come in the order in which they happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Responder only: somebody claims to be this. Answer with [`crate::Link::admit`]; nothing is proven.
+    /// Responder only: the initiator claims to be this peer. Nothing is proven yet; the owner answers with
+    /// [`crate::Link::admit`].
     Hello(Hello),
-    /// The handshake is complete and messages can be sent. To a responder nothing is proven yet: a first message of a
-    /// handshake can be replayed, so nothing may be owned, stored or told before the first `Message`.
+    /// The handshake is complete and messages can be sent. To a responder the peer is still unproven, since the first
+    /// handshake message can be replayed: nothing may be owned, stored or announced before the first `Message`.
     Open,
-    /// An opened message, never empty (life signs stay within the link). The first proves the peer.
+    /// A decrypted message, never empty (the link itself consumes life signs). The first one proves the peer.
     Message(Bytes),
-    /// Initiator only: the responder is overloaded. At most [`crate::LinkSettings::longest_retry`]; the caller jitters it.
+    /// Initiator only: the responder is overloaded. `retry_after` is at most [`crate::LinkSettings::longest_retry`];
+    /// the owner adds jitter.
     Busy { retry_after: Duration },
-    /// Initiator only: the responder knows no such key, id or pin. It is in clear and can at most cause a first contact.
+    /// Initiator only: the responder knows no such key, id or pin. The answer came in clear and unauthenticated, so the
+    /// most it may cause is a first contact.
     UnknownKey,
-    /// Something was dropped because it could not be opened (SPEC 4.8); what follows is not affected.
+    /// A frame was dropped because it could not be decrypted or understood (SPEC 4.8); later frames are not affected.
     Unintelligible(Unintelligible),
     /// The last event of every link.
     Closed(Closed),
@@ -31,7 +34,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     pub part: Part,
-    /// At most 64 bytes, otherwise as it came: check it before use. Empty for a pairing.
+    /// At most 64 bytes and otherwise unchecked: validate it before use. Empty for a pairing.
     pub id: String,
     /// 0 asks for a first contact.
     pub key_no: u64,
@@ -39,18 +42,18 @@ pub struct Hello {
     pub pin: Pin,
 }
 
-/// Why something could not be understood.
+/// Why a frame could not be decrypted or understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Unintelligible {
-    #[error("a message that does not open: wrong or spoiled key, or tampering")]
+    #[error("a message does not decrypt: a wrong or spoiled key, or tampering")]
     DoesNotOpen,
-    #[error("a message out of its sequence: a repetition or a replay")]
+    #[error("a message is out of sequence: a repetition or a replay")]
     Replayed,
-    #[error("a handshake that proves another key, or none")]
+    #[error("a handshake proves another key, or none")]
     Handshake,
-    #[error("a message in clear on an open link")]
+    #[error("a message came in clear on an open link")]
     Clear,
-    #[error("a frame of a kind that does not exist")]
+    #[error("a frame has a kind that does not exist")]
     Kind,
 }
 

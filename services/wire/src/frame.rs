@@ -1,8 +1,8 @@
 //! Frames and control bytes (SPEC 4.1): how bodies become bytes and back.
 //!
-//! Guarantees: there is one encoding of a body and the decoder takes no other; a control byte never stands raw within a
-//! frame, so whatever was corrupted, the next `STX` begins a frame that can be read; the decoder keeps at most
-//! `limit` bytes, and none between frames beyond a small buffer.
+//! Guarantees: each body has exactly one encoding, and the decoder accepts no other; a control byte never appears raw
+//! within a frame, so that after any corruption the next `STX` starts a readable frame; the decoder buffers at most
+//! `limit` bytes within a frame and at most a small buffer between frames.
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +17,7 @@ pub const NACK: u8 = 0x15;
 /// What an escaped byte is XORed with.
 pub const ESCAPE: u8 = 0x40;
 
-/// A decoder at rest keeps a buffer up to this size.
+/// Between frames the decoder keeps a buffer of at most this size.
 const KEPT: usize = 512;
 
 /// One bit per control byte.
@@ -60,20 +60,20 @@ pub fn encode_counter(control: u8, counter: u8, out: &mut Vec<u8>) {
     escape(&[counter], out);
 }
 
-/// What stands in the stream.
+/// One element of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     Enq,
     Eot,
     Ack(u8),
     Nack(u8),
-    /// A whole frame whose LRC is right; its body is [`Decoder::take_body`].
+    /// A whole frame with a correct LRC; [`Decoder::take_body`] returns its body.
     Frame,
-    /// Bytes that are no frame; reported once per run.
+    /// Bytes that belong to no valid frame; reported once per run of them.
     Malformed(Malformed),
 }
 
-/// Why bytes are no frame.
+/// Why bytes are not a valid frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Malformed {
     #[error("bytes outside a frame")]
@@ -90,7 +90,7 @@ pub enum Malformed {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DecoderState {
-    /// Between frames. `garbage`: the present run has been reported.
+    /// Between frames. `garbage`: the current run of invalid bytes has been reported.
     Idle {
         garbage: bool,
     },
@@ -105,12 +105,12 @@ enum DecoderState {
     Check {
         escaped: bool,
     },
-    /// In a frame that is lost; until `STX`, or `ETX` and one byte.
+    /// Skips the rest of a damaged frame: up to `STX`, or up to `ETX` and its check byte.
     Lost,
     LostCheck,
 }
 
-/// Takes any split of the stream.
+/// Turns the stream into tokens, however the bytes are split over reads.
 #[derive(Debug)]
 pub struct Decoder {
     state: DecoderState,
@@ -119,7 +119,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// `limit`: the longest body that is taken.
+    /// `limit`: the longest body accepted, in bytes.
     pub fn new(limit: usize) -> Self {
         Self { state: DecoderState::Idle { garbage: false }, body: Vec::new(), limit }
     }
@@ -128,7 +128,7 @@ impl Decoder {
         self.limit = limit;
     }
 
-    /// Whether something has begun and not ended.
+    /// Whether a frame or an acknowledgement has begun and not ended.
     pub fn is_within_a_token(&self) -> bool {
         match self.state {
             DecoderState::Counter { .. } | DecoderState::Body { .. } | DecoderState::Check { .. } => true,
@@ -141,7 +141,7 @@ impl Decoder {
         std::mem::take(&mut self.body)
     }
 
-    /// Gives a buffer back for the next frame; a large one is let go.
+    /// Returns a body's buffer for the next frame; a large buffer is freed instead.
     pub fn reuse(&mut self, mut buffer: Vec<u8>) {
         if buffer.capacity() <= KEPT && self.body.capacity() == 0 {
             buffer.clear();
@@ -149,7 +149,7 @@ impl Decoder {
         }
     }
 
-    /// The next token, taken off the front of `input`; `None` when `input` is used up.
+    /// Takes the next token off the front of `input`; `None` once `input` is used up.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Token> {
         loop {
             if let DecoderState::Body { escaped: false } = self.state {
@@ -170,7 +170,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the bytes up to the next control byte at once, as far as the limit allows one more than it.
+    /// Copies the bytes up to the next control byte in one go, up to the limit.
     fn plain_run(&mut self, input: &mut &[u8]) -> Option<()> {
         let run = input.iter().position(|byte| is_control(*byte)).unwrap_or(input.len());
         let (plain, rest) = input.split_at_checked(run.min(self.limit.saturating_sub(self.body.len())))?;
@@ -258,8 +258,9 @@ impl Decoder {
         Some(Token::Malformed(Malformed::Lrc))
     }
 
-    /// A control byte where none may stand. An `STX` begins the next frame; any other is taken as corrupted, for an
-    /// `EOT` made of a flipped bit must not close a link. Only a body has a rest to be skipped.
+    /// Handles a control byte in a place where none is allowed. An `STX` begins the next frame; any other counts as
+    /// corruption, since an `EOT` that a flipped bit made must not close a link. Only within a body is there a rest of
+    /// the frame to skip.
     fn broken(&mut self, byte: u8, malformed: Malformed) -> Option<Token> {
         self.release();
         self.state = match (self.state, byte) {
@@ -283,7 +284,7 @@ impl Decoder {
             (DecoderState::LostCheck, DLE) => {}
             (DecoderState::LostCheck, _) => self.state = DecoderState::Idle { garbage: true },
             (_, ETX) => self.state = DecoderState::LostCheck,
-            // The rest of a frame holds no second one: there was no frame, or it has ended.
+            // None of these can be part of a frame's rest: the frame has ended, or there never was one.
             (_, ACK | NACK | ENQ | EOT) => return self.outside(byte, true),
             _still_lost => {}
         }

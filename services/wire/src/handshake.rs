@@ -1,10 +1,11 @@
 //! Key agreement by the Noise Protocol Framework (SPEC 4.4), two messages: `e, es` or `psk, e, es` from the initiator,
-//! `e, ee` from the responder, both with empty payloads. The prologue is the Hello's bytes as they travelled, so what
-//! was claimed in clear is bound.
+//! `e, ee` from the responder, both with empty payloads. The prologue is the Hello's bytes as they travelled, which
+//! binds the handshake to what the Hello claimed in clear.
 //!
 //! Guarantees: an initiator of NK or NKpsk0 that gets through the handshake talks to the holder of the pinned key. A
-//! responder of NKpsk0 or NNpsk0 that reads the first message knows only that somebody once made it with the key: it may
-//! be a replay. The ephemeral keys are the only chance in this crate; snow draws them from the operating system.
+//! responder of NKpsk0 or NNpsk0 that reads the first message knows only that somebody once made it with the key: it
+//! may be a replay. The ephemeral keys are the only random values in this crate; snow takes them from the operating
+//! system.
 
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
@@ -27,7 +28,7 @@ const MESSAGE: usize = 48;
 pub(crate) struct Failed;
 
 impl From<snow::Error> for Failed {
-    /// Which step failed is nobody's business.
+    /// Which step failed is not revealed.
     fn from(_: snow::Error) -> Self {
         Self
     }
@@ -39,14 +40,14 @@ pub(crate) struct TrafficKeys {
     pub(crate) to_initiator: Zeroizing<[u8; 32]>,
 }
 
-/// A fixed ephemeral key, for vectors alone.
+/// A fixed ephemeral key; only test vectors have one.
 pub(crate) type Ephemeral = Option<[u8; 32]>;
 
 /// The initiator's half, between its message and the answer.
 pub(crate) struct Initiating(HandshakeState);
 
 impl Initiating {
-    /// Begins; the second value is message 1.
+    /// Begins the handshake; the second value is message 1.
     pub(crate) fn begin(proof: &Proof, prologue: &[u8], ephemeral: Ephemeral) -> Result<(Self, Vec<u8>), Failed> {
         let mut state = match proof {
             Proof::FirstContact { responder } => {
@@ -66,7 +67,7 @@ impl Initiating {
         Ok((Self(state), message))
     }
 
-    /// Takes message 2.
+    /// Processes message 2.
     pub(crate) fn finish(mut self, message: &[u8]) -> Result<TrafficKeys, Failed> {
         read(&mut self.0, message)?;
         Ok(split(self.0))
@@ -90,7 +91,7 @@ impl Responding {
             Admit::Pairing(secret) => {
                 builder(NN_PSK0, prologue, &ephemeral)?.psk(0, &secret.psk())?.build_responder()?
             }
-            // Nobody holds these keys, so no message opens, after the same work as under a key that exists.
+            // No peer has these keys, so the handshake fails, after as much computation as with a key that exists.
             Admit::UnknownKey | Admit::Busy(_) => {
                 let psk = PairingSecret::from_bytes([0x55; 32]).psk();
                 let builder = builder(NK_PSK0, prologue, &ephemeral)?.psk(0, &psk)?;
@@ -100,7 +101,7 @@ impl Responding {
         Ok(Self(state))
     }
 
-    /// Takes message 1 and makes message 2.
+    /// Processes message 1 and makes message 2.
     pub(crate) fn answer(mut self, message: &[u8]) -> Result<(TrafficKeys, Vec<u8>), Failed> {
         read(&mut self.0, message)?;
         let answer = write(&mut self.0)?;
@@ -126,7 +127,7 @@ fn write(state: &mut HandshakeState) -> Result<Vec<u8>, Failed> {
     Ok(message)
 }
 
-/// Payloads are empty: behind the ephemeral key stands the tag alone, and anything else is not worth the work.
+/// Payloads are empty, so a message is the ephemeral key and a tag; any other length is refused before computing.
 fn read(state: &mut HandshakeState, message: &[u8]) -> Result<(), Failed> {
     if message.len() != MESSAGE {
         return Err(Failed);

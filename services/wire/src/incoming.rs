@@ -1,19 +1,20 @@
 //! The receiving half of the conversation (SPEC 4.2): which frame is next, and what to answer.
 //!
-//! Guarantees: frames are taken in order, each at most once; a batch of frames is answered by one `ACK`; a lost frame is
-//! asked for once, and again only after a while, so that garbage cannot make this end shout.
+//! Guarantees: frames are accepted in order, each at most once; one `ACK` answers a batch of frames; a lost frame is
+//! requested once and again only after a pause, so that garbage cannot make this end send one `NACK` after another.
 
 use std::time::{Duration, Instant};
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrameVerdict {
-    /// The next one, with its number.
+    /// It is the next frame, with this number: accept it.
     Take(u64),
-    /// It bears the number of the last one taken, which did not open: whoever sent that one, this may be the real one.
+    /// It has the counter of the last accepted frame, which did not decrypt. That one may have been forged, so this may
+    /// be the genuine one.
     Retry(u64),
     Repeated,
-    /// Something before it is missing.
+    /// A frame before it is missing.
     Gap,
 }
 
@@ -32,7 +33,7 @@ enum PendingReply {
 
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    /// Number of the last frame taken; the first is 1. Its low byte is the counter on the wire.
+    /// Number of the last accepted frame; the first is 1. Its low byte is the counter on the wire.
     taken: u64,
     last_failed: bool,
     due: PendingReply,
@@ -55,7 +56,7 @@ impl Incoming {
         }
     }
 
-    /// Takes a frame as judged. `failed`: it did not open.
+    /// Records an accepted frame. `failed`: it did not decrypt.
     pub(crate) fn take(&mut self, number: u64, failed: bool) {
         self.taken = number;
         self.last_failed = failed;
@@ -66,7 +67,7 @@ impl Incoming {
         self.due = PendingReply::Ack;
     }
 
-    /// Something did not arrive whole: asks for the next frame and what follows, at most once per `pause`.
+    /// A frame was damaged or lost: requests the next frame and all that follow it, at most once per `pause`.
     pub(crate) fn ask_again(&mut self, now: Instant, pause: Duration) {
         let next = self.taken + 1;
         let just_asked = self.asked.is_some_and(|(number, at)| number == next && now < at + pause);
@@ -76,12 +77,12 @@ impl Incoming {
         }
     }
 
-    /// What is to be sent, once.
+    /// The acknowledgement to send now; returned once.
     pub(crate) fn answer(&mut self) -> Option<Acknowledgement> {
         match std::mem::replace(&mut self.due, PendingReply::Nothing) {
             PendingReply::Nothing => None,
             PendingReply::Ack => Some(Acknowledgement::Ack(self.taken as u8)),
-            // It acknowledges what came before, as well.
+            // A `NACK` also acknowledges all frames before it.
             PendingReply::Nack => Some(Acknowledgement::Nack((self.taken + 1) as u8)),
         }
     }

@@ -1,8 +1,8 @@
 //! Keys of the link and what is derived from them.
 //!
 //! Guarantees: every secret is zeroized when dropped, shows nothing in `Debug`, and compares in constant time. No key
-//! serves two purposes: what is used is a subkey by HKDF-SHA256 with the salt `chargemesh/1` and an `info` that names
-//! the purpose.
+//! serves two purposes: each use has a subkey of its own, derived by HKDF-SHA256 with the salt `chargemesh/1` and an
+//! `info` that names the purpose.
 
 use std::fmt;
 
@@ -64,20 +64,21 @@ macro_rules! secret {
 }
 
 secret!(
-    /// The symmetric key that Central granted to one peer (SPEC 4.4). Both its links and its telemetry hang on it.
+    /// The symmetric key that Central granted to one peer (SPEC 4.4). Its links and its telemetry use subkeys of
+    /// it.
     LinkKey
 );
 secret!(
-    /// What an engine and its monitor share when they talk over TCP (SPEC 1.4).
+    /// The secret that an engine and its monitor share when they talk over TCP (SPEC 1.4).
     PairingSecret
 );
 secret!(
-    /// A responder's static X25519 pair: the private half.
+    /// The private half of a responder's static X25519 key pair.
     StaticKey
 );
 
 impl LinkKey {
-    /// A new key from 32 bytes of a cryptographic generator, which the caller's rim draws.
+    /// A new key; `random` must come from a cryptographic generator.
     pub const fn generate(random: [u8; 32]) -> Self {
         Self(random)
     }
@@ -87,14 +88,15 @@ impl LinkKey {
         subkey(&self.0, &[b"noise psk"])
     }
 
-    /// The key of one stream of telemetry, apart from the link's.
+    /// The key for one telemetry stream, independent of the link's keys.
     pub(crate) fn telemetry(&self, stream_id: &[u8; 16]) -> Zeroizing<[u8; 32]> {
         subkey(&self.0, &[b"telemetry", stream_id])
     }
 }
 
 impl PairingSecret {
-    /// For a Unix socket of mode 0600, whose file permissions are the proof; over TCP it would be none.
+    /// The well-known secret for a Unix socket of mode 0600, where file permissions authenticate the peer. Never for
+    /// TCP.
     pub const fn of_local_socket() -> Self {
         Self([0; 32])
     }
@@ -129,7 +131,7 @@ impl PublicKey {
         &self.0
     }
 
-    /// How a Hello names this key.
+    /// The pin by which a Hello names this key.
     pub const fn pin(&self) -> Pin {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         [a, b, c, d, e, f, g, h]

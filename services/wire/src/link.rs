@@ -1,9 +1,10 @@
 //! One end of a link: the conversation of SPEC 4.2 around the handshake and the sealed frames.
 //!
 //! Sans-io: bytes and instants go in, bytes and events come out. Guarantees, whatever the peer sends: no panic; at most
-//! one frame of [`LinkSettings::max_frame`] in memory (4 KiB before the peer has proven itself) and no buffer while idle;
-//! messages come out in the order in which they were sent, each at most once, and one that is missing was reported as
-//! [`Event::Unintelligible`]; a link that does not get on ends by itself, and [`Event::Closed`] is its last event.
+//! one frame of [`LinkSettings::max_frame`] in memory (4 KiB before the peer has proven itself) and no buffer while
+//! idle; messages come out in the order in which they were sent, each at most once, and every missing message was
+//! reported as [`Event::Unintelligible`]; a link that makes no progress ends by itself, and [`Event::Closed`] is its
+//! last event.
 
 mod opening;
 mod sealed;
@@ -28,21 +29,21 @@ use crate::{
     settings::{LinkSettings, bounded_life_sign},
 };
 
-/// Longest body before a peer has proven itself: a stranger gets no more memory than this.
+/// Longest body before a peer has proven itself: an unproven peer gets no more memory than this.
 const UNPROVEN_FRAME: usize = 4096;
-/// Runs of garbage, with nothing whole between them, that end a link.
+/// A link ends after this many runs of garbage without a valid token between them.
 const GARBAGE: u32 = 64;
-/// An empty event queue keeps room for this many.
+/// An empty event queue keeps capacity for this many events.
 const EVENTS_KEPT: usize = 4;
 
-/// What happened on a link that no event tells.
+/// What happened on a link without causing an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkCounts {
-    /// Runs of bytes that were no frame.
+    /// Runs of bytes that belonged to no valid frame.
     pub malformed: u32,
-    /// Frames that came twice.
+    /// Frames received twice.
     pub repeated: u32,
-    /// Frames this end sent again.
+    /// Frames that this end sent again.
     pub resent: u32,
 }
 
@@ -56,20 +57,20 @@ pub struct Link {
     incoming: Incoming,
     outgoing: Outgoing,
     events: VecDeque<Event>,
-    /// Control bytes to be sent before anything else.
+    /// A control byte to send before anything else.
     urgent: Option<Urgent>,
-    /// `EOT` is to be sent behind all frames.
+    /// `EOT` is to be sent after all frames.
     farewell: bool,
     closing: bool,
     proven: bool,
-    /// Responder: the peer shows no key. That it opened a channel proves nothing.
+    /// Responder: the peer has no key, so completing the handshake proves nothing about it.
     first_contact: bool,
     spoiled: bool,
     garbage: u32,
     counts: LinkCounts,
     started: Instant,
-    heard: Instant,
-    said: Instant,
+    last_received: Instant,
+    last_sent: Instant,
     #[cfg(test)]
     pub(crate) ephemeral: Option<[u8; 32]>,
 }
@@ -81,13 +82,13 @@ enum Urgent {
 }
 
 impl Link {
-    /// An end that opens the conversation, by `ENQ`, as soon as it is asked to transmit.
+    /// The end that opens the conversation; its first transmission is `ENQ`.
     pub fn initiator(settings: LinkSettings, part: Part, id: &str, proof: Proof, now: Instant) -> Self {
         let calling = LinkPhase::calling(part, id, proof, now);
         Self { urgent: Some(Urgent::Enquire), part, ..Self::new(settings, true, calling, now) }
     }
 
-    /// An end that waits for one.
+    /// The end that waits for an initiator.
     pub fn responder(settings: LinkSettings, now: Instant) -> Self {
         Self::new(settings, false, LinkPhase::Listening { busy: None }, now)
     }
@@ -112,49 +113,50 @@ impl Link {
             garbage: 0,
             counts: LinkCounts::default(),
             started: now,
-            heard: now,
-            said: now,
+            last_received: now,
+            last_sent: now,
             #[cfg(test)]
             ephemeral: None,
         }
     }
 
-    /// Bytes from the stream. Take the events out before the next call.
+    /// Processes bytes from the stream. The caller takes all events out before the next call.
     pub fn handle_bytes(&mut self, input: &[u8], now: Instant) {
         let mut input = input;
         while !self.is_closed()
             && let Some(token) = self.decoder.next(&mut input)
         {
             if !matches!(token, Token::Malformed(_)) {
-                self.heard = now;
+                self.last_received = now;
             }
             self.handle_token(token, now);
         }
-        // Any traffic counts (SPEC 2.4), and so does a long frame on a slow line before its end; garbage does not.
+        // Any valid traffic is a sign of life (SPEC 2.4), also the beginning of a long frame on a slow line; garbage is
+        // not.
         if self.decoder.is_within_a_token() {
-            self.heard = now;
+            self.last_received = now;
         }
     }
 
-    /// The stream ended or broke.
+    /// The caller reports that the stream ended or broke.
     pub fn handle_end(&mut self) {
         let why = if let LinkPhase::Refused(why) = self.phase { why } else { Closed::Cut };
         self.outgoing.clear();
         self.end(why);
     }
 
-    /// To be called at or after [`Self::poll_timeout`].
+    /// Does what is due; the caller calls it at or after [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if is_due(self.handshake_due()) {
-            self.break_off(Closed::HandshakeTimeout);
+            self.end_at_once(Closed::HandshakeTimeout);
         } else if is_due(self.silence_due()) {
-            self.break_off(Closed::Silent);
+            self.end_at_once(Closed::Silent);
         } else {
             if is_due(self.outgoing.due(self.settings.ack_timeout))
                 && self.outgoing.again(self.settings.tries, now).is_err()
             {
-                return self.break_off(Closed::Unanswered);
+                return self.end_at_once(Closed::Unanswered);
             }
             if is_due(self.call_due()) {
                 self.call_again(now);
@@ -165,7 +167,7 @@ impl Link {
         }
     }
 
-    /// When [`Self::handle_timeout`] is due.
+    /// When [`Self::handle_timeout`] has to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_closed() {
             return None;
@@ -180,18 +182,19 @@ impl Link {
         if done { None } else { self.started.checked_add(self.settings.handshake_timeout) }
     }
 
-    /// Before a responder's peer is proven, the handshake's limit holds instead.
+    /// When the peer counts as dead. Until a responder's peer is proven, the time limit of the handshake applies
+    /// instead.
     fn silence_due(&self) -> Option<Instant> {
         let awaited = self.is_open() && (self.initiator || self.proven);
-        if awaited { self.heard.checked_add(self.settings.life_sign * self.settings.misses) } else { None }
+        if awaited { self.last_received.checked_add(self.settings.life_sign * self.settings.misses) } else { None }
     }
 
     fn life_sign_due(&self) -> Option<Instant> {
         let gives = self.initiator && self.is_open() && !self.closing;
-        if gives { self.said.checked_add(self.settings.life_sign) } else { None }
+        if gives { self.last_sent.checked_add(self.settings.life_sign) } else { None }
     }
 
-    /// Appends what is to be sent now, in portions of about 64 KiB: once `out` is written, ask again. Returns whether
+    /// Appends what is to be sent now, at most about 64 KiB: once `out` is written, call again. Returns whether
     /// anything was appended.
     pub fn transmit(&mut self, out: &mut Vec<u8>, now: Instant) -> bool {
         let before = out.len();
@@ -210,11 +213,11 @@ impl Link {
             self.farewell = false;
             out.push(frame::EOT);
         }
-        let said = out.len() > before;
-        if said {
-            self.said = now;
+        let appended = out.len() > before;
+        if appended {
+            self.last_sent = now;
         }
-        said
+        appended
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -225,15 +228,15 @@ impl Link {
         event
     }
 
-    /// Closes in order: what is queued is sent and acknowledged first, then `EOT`.
+    /// Closes in order: sends what is queued, waits for its acknowledgement, then sends `EOT`.
     pub fn close(&mut self, _now: Instant) {
         self.closing = true;
         if !self.is_open() || self.outgoing.len() == 0 {
-            self.break_off(Closed::ByUs);
+            self.end_at_once(Closed::ByUs);
         }
     }
 
-    /// The initiator's interval, as the profile or `Opened.life_sign_ms` says; kept within 50 ms and one hour.
+    /// Sets the initiator's life-sign interval, from the profile or `Opened.life_sign_ms`; clamped to 50 ms to 1 h.
     pub fn set_life_sign(&mut self, interval: Duration) {
         self.settings.life_sign = bounded_life_sign(interval);
     }
@@ -274,9 +277,9 @@ impl Link {
         self.counts.malformed = self.counts.malformed.saturating_add(1);
         self.garbage += 1;
         if matches!(self.phase, LinkPhase::Listening { .. }) {
-            self.break_off(Closed::Protocol("it does not begin with ENQ"));
+            self.end_at_once(Closed::Protocol("it does not begin with ENQ"));
         } else if self.garbage > GARBAGE {
-            self.break_off(Closed::Protocol("it sends nothing but garbage"));
+            self.end_at_once(Closed::Protocol("it sends nothing but garbage"));
         } else if !matches!(self.phase, LinkPhase::Calling(_)) {
             self.incoming.ask_again(now, self.settings.ack_timeout / 4);
         }
@@ -284,7 +287,7 @@ impl Link {
 
     fn handle_ack(&mut self, counter: u8, now: Instant) {
         if matches!(self.phase, LinkPhase::Listening { .. }) {
-            self.break_off(Closed::Protocol("it does not begin with ENQ"));
+            self.end_at_once(Closed::Protocol("it does not begin with ENQ"));
         } else if matches!(self.phase, LinkPhase::Calling(_)) {
             if counter == 0 {
                 self.begin_handshake();
@@ -299,13 +302,13 @@ impl Link {
 
     fn handle_nack(&mut self, counter: u8, now: Instant) {
         if matches!(self.phase, LinkPhase::Listening { .. }) {
-            self.break_off(Closed::Protocol("it does not begin with ENQ"));
+            self.end_at_once(Closed::Protocol("it does not begin with ENQ"));
         } else if matches!(self.phase, LinkPhase::Calling(_)) {
             if counter == 0 {
                 self.phase = LinkPhase::Refused(Closed::Busy);
             }
         } else if self.outgoing.nack(counter, self.settings.tries, now).is_err() {
-            self.break_off(Closed::Unanswered);
+            self.end_at_once(Closed::Unanswered);
         } else {
             self.close_if_drained();
         }
@@ -313,7 +316,7 @@ impl Link {
 
     fn close_if_drained(&mut self) {
         if self.closing && self.outgoing.len() == 0 {
-            self.break_off(Closed::ByUs);
+            self.end_at_once(Closed::ByUs);
         }
     }
 
@@ -325,10 +328,10 @@ impl Link {
 
     fn handle_frame(&mut self, body: &mut [u8], now: Instant) {
         let [counter, kind, content @ ..] = body else {
-            return self.break_off(Closed::Protocol("a frame without counter or kind"));
+            return self.end_at_once(Closed::Protocol("a frame without counter or kind"));
         };
         if matches!(self.phase, LinkPhase::Listening { .. }) {
-            return self.break_off(Closed::Protocol("it does not begin with ENQ"));
+            return self.end_at_once(Closed::Protocol("it does not begin with ENQ"));
         }
         match self.incoming.judge(*counter) {
             FrameVerdict::Take(number) => {
@@ -348,7 +351,7 @@ impl Link {
         }
     }
 
-    /// Returns whether it was something that could not be understood.
+    /// Returns whether the frame could not be decrypted or understood.
     fn handle_content(&mut self, kind: u8, number: u64, content: &mut [u8]) -> bool {
         let before = self.events.len();
         match (kind, self.is_open()) {
@@ -362,16 +365,16 @@ impl Link {
         matches!(self.events.get(before), Some(Event::Unintelligible(_)))
     }
 
-    /// Ends at once, with an `EOT` and without what was queued.
-    fn break_off(&mut self, why: Closed) {
+    /// Ends at once: drops what is queued and sends `EOT`.
+    fn end_at_once(&mut self, why: Closed) {
         if !self.is_closed() {
             self.outgoing.clear();
-            self.farewell_and_end(why);
+            self.end_after_queue(why);
         }
     }
 
-    /// Ends behind what is queued, which is sent once.
-    fn farewell_and_end(&mut self, why: Closed) {
+    /// Ends after sending what is queued once.
+    fn end_after_queue(&mut self, why: Closed) {
         if !self.is_closed() {
             self.farewell = true;
         }

@@ -1,7 +1,7 @@
-//! The sending half of the conversation (SPEC 4.2): what was not yet acknowledged, in order.
+//! The sending half of the conversation (SPEC 4.2): the frames that the peer has not acknowledged yet, in order.
 //!
-//! Guarantees: a frame is repeated byte for byte, for its body is kept as it was sealed; at most a window of frames is in
-//! flight; the oldest is sent at most `tries` times; nothing is held when all is acknowledged.
+//! Guarantees: a frame is repeated byte for byte, since its sealed body is kept; at most a window of frames is in
+//! flight; the oldest is sent at most `tries` times; no memory is held once everything is acknowledged.
 
 use std::{
     collections::VecDeque,
@@ -10,28 +10,28 @@ use std::{
 
 use crate::frame;
 
-/// What one call appends at most, one frame aside.
+/// One call stops appending frames once its output has this size.
 const PORTION: usize = 64 * 1024;
-/// An empty queue keeps room for this many.
+/// An empty queue keeps capacity for this many frames.
 const KEPT: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    /// Bodies, the oldest unacknowledged first.
+    /// Bodies of unacknowledged frames, the oldest first.
     bodies: VecDeque<Vec<u8>>,
-    /// Number of the first of them; the first frame of a link is 1.
+    /// Number of the first body's frame; the first frame of a link is 1.
     first: u64,
-    /// The next to be sent, and how many were sent at least once.
+    /// Index of the next body to send, and how many were sent at least once.
     cursor: usize,
     sent: usize,
-    /// Sendings of the first, and when something was last sent or acknowledged.
+    /// How many times the first frame was sent, and when the timeout for it began.
     tries: u32,
     since: Instant,
     bytes: usize,
     resent: u32,
 }
 
-/// The oldest frame was sent often enough.
+/// The oldest frame was sent the maximum number of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetriesExhausted;
 
@@ -40,7 +40,7 @@ impl Outgoing {
         Self { bodies: VecDeque::new(), first: 1, cursor: 0, sent: 0, tries: 0, since: now, bytes: 0, resent: 0 }
     }
 
-    /// The number that the next frame will bear.
+    /// The number of the next frame.
     pub(crate) fn next_number(&self) -> u64 {
         self.first + self.bodies.len() as u64
     }
@@ -59,7 +59,7 @@ impl Outgoing {
         self.bytes
     }
 
-    /// Whether nothing waits for the window.
+    /// Whether no frame waits for the window.
     pub(crate) fn all_sent(&self) -> bool {
         self.cursor == self.bodies.len()
     }
@@ -72,7 +72,7 @@ impl Outgoing {
         self.acknowledge(self.bodies.len());
     }
 
-    /// Appends what the window lets through.
+    /// Appends the frames that the window allows.
     pub(crate) fn transmit(&mut self, window: usize, out: &mut Vec<u8>, now: Instant) {
         while self.cursor < window && out.len() < PORTION {
             let Some(body) = self.bodies.get(self.cursor) else { return };
@@ -86,7 +86,8 @@ impl Outgoing {
         }
     }
 
-    /// `ACK counter`: all up to that frame. Returns whether it acknowledged anything; what was never sent is not.
+    /// Handles `ACK counter`, which acknowledges all frames up to that one. Returns whether it acknowledged anything;
+    /// an `ACK` for a frame that was never sent does not.
     pub(crate) fn ack(&mut self, counter: u8, now: Instant) -> bool {
         let count = usize::from(counter.wrapping_sub(self.first as u8).wrapping_add(1));
         if count == 0 || count > self.sent {
@@ -97,7 +98,7 @@ impl Outgoing {
         true
     }
 
-    /// `NACK counter`: all before that frame arrived, it and what follows did not.
+    /// Handles `NACK counter`: all frames before that one arrived; it and the frames after it have to be sent again.
     pub(crate) fn nack(&mut self, counter: u8, limit: u32, now: Instant) -> Result<(), RetriesExhausted> {
         let count = usize::from(counter.wrapping_sub(self.first as u8));
         if count > self.sent {
@@ -110,7 +111,7 @@ impl Outgoing {
         self.again(limit, now)
     }
 
-    /// Sends all in flight again.
+    /// Schedules all frames in flight to be sent again.
     pub(crate) fn again(&mut self, limit: u32, now: Instant) -> Result<(), RetriesExhausted> {
         if self.sent == 0 {
             return Ok(());
@@ -122,7 +123,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// When the oldest frame in flight must have been acknowledged.
+    /// When the acknowledgement of the oldest frame in flight is overdue.
     pub(crate) fn due(&self, timeout: Duration) -> Option<Instant> {
         if self.sent > 0 { self.since.checked_add(timeout) } else { None }
     }

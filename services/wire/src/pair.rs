@@ -1,4 +1,4 @@
-//! Two ends joined by a line that loses, delays, repeats and corrupts: the harness of this crate's tests.
+//! Test harness: two ends joined by a line that loses, delays, repeats and corrupts bytes.
 
 use std::{
     collections::VecDeque,
@@ -40,11 +40,11 @@ pub(crate) enum Fate {
     Corrupt(usize, u8),
     /// The same within the body of its first frame, whose check is made right again.
     Forge(usize, u8),
-    /// Comes in pieces of this size.
+    /// Arrives in pieces of this size.
     Split(usize),
-    /// Changes places with the portion before it.
+    /// Arrives before the portion that was sent before it.
     Reorder,
-    /// Bytes that nobody sent come first.
+    /// Bytes that neither end sent arrive first.
     Insert(u8),
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Fate {
 pub(crate) struct LinkEnd {
     pub(crate) link: Link,
     pub(crate) seen: Vec<Event>,
-    /// What is under way to this end, with the time of arrival.
+    /// Bytes on their way to this end, with their time of arrival.
     line: VecDeque<(Instant, Vec<u8>)>,
 }
 
@@ -126,7 +126,7 @@ impl LinkPair {
         }
     }
 
-    /// An open pair whose responder has a first message behind it.
+    /// An open pair whose responder has received a first message.
     pub(crate) fn open() -> Self {
         let mut pair = Self::new(proof());
         pair.run(Duration::from_millis(20));
@@ -165,7 +165,7 @@ impl LinkPair {
         arrivals.chain(ends.iter().filter_map(|end| end.link.poll_timeout())).min()
     }
 
-    /// Takes events and bytes out of both ends until there are no more.
+    /// Moves events and bytes out of both ends until there are none left.
     pub(crate) fn exchange(&mut self) {
         let now = self.now;
         loop {

@@ -16,7 +16,7 @@ pub enum Proof {
 }
 
 impl Proof {
-    /// As the Hello names it.
+    /// The key number that the Hello names.
     pub(crate) fn key_no(&self) -> u64 {
         match self {
             Self::FirstContact { .. } | Self::Pairing(_) => 0,
@@ -38,8 +38,9 @@ pub enum Admit<'a> {
     FirstContact(&'a StaticKey),
     Key(&'a StaticKey, &'a LinkKey),
     Pairing(&'a PairingSecret),
-    /// No such key, id or pin: the same answer, after the same work, as to a handshake that proves another key.
+    /// There is no such key, id or pin. The peer gets the same answer, after the same computation, as one whose
+    /// handshake proves another key.
     UnknownKey,
-    /// Overloaded: try again after this time, at most [`crate::LinkSettings::longest_retry`].
+    /// This end is overloaded: the peer is to retry after this time, at most [`crate::LinkSettings::longest_retry`].
     Busy(Duration),
 }

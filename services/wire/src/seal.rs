@@ -1,14 +1,14 @@
 //! Sealing of the frames that follow the handshake (SPEC 4.5): AES-256-GCM under the traffic keys.
 //!
-//! Guarantees: a nonce is used once per key, because the sequence is the frame's own number and only rises; version,
-//! part, direction and sequence are bound to what is sealed; opening and sealing are in place.
+//! Guarantees: a nonce is used once per key, because the sequence is the number of the frame and only rises; version,
+//! part, direction and sequence are authenticated with each message; sealing and opening work in place.
 
 use proto::link::v1::Part;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::{VERSION, handshake::TrafficKeys};
 
-/// Bytes that sealing adds behind the plaintext.
+/// Bytes that sealing appends to the plaintext.
 pub(crate) const TAG: usize = 16;
 
 /// Four zero bytes and the sequence, big endian.
@@ -29,7 +29,7 @@ pub(crate) enum Direction {
     ToInitiator = 1,
 }
 
-/// One direction of a link.
+/// The cipher of one direction of a link.
 pub(crate) struct CipherState {
     key: LessSafeKey,
     part: u8,
@@ -42,7 +42,7 @@ impl CipherState {
         Self { key: aead_key(key), part: u8::try_from(part as i32).unwrap_or(0), direction }
     }
 
-    /// Both channels of an end: sending, receiving.
+    /// The two ciphers of one end: for sending and for receiving.
     pub(crate) fn both(keys: &TrafficKeys, part: Part, initiator: bool) -> (Self, Self) {
         let to_responder = Self::new(&keys.to_responder, part, Direction::ToResponder);
         let to_initiator = Self::new(&keys.to_initiator, part, Direction::ToInitiator);
@@ -54,7 +54,7 @@ impl CipherState {
         Aad::from([VERSION as u8, self.part, self.direction as u8, a, b, c, d, e, f, g, h])
     }
 
-    /// Appends `plaintext`, sealed, to `out`. Nothing is sealed twice under one sequence: the caller counts.
+    /// Appends `plaintext`, sealed, to `out`. The caller never uses a sequence twice.
     pub(crate) fn seal(&self, sequence: u64, plaintext: &[u8], out: &mut Vec<u8>) -> Option<()> {
         let start = out.len();
         out.extend_from_slice(plaintext);
@@ -65,7 +65,7 @@ impl CipherState {
         Some(())
     }
 
-    /// Opens in place; `None` if it does not open.
+    /// Decrypts in place; `None` if the message does not decrypt.
     pub(crate) fn open<'a>(&self, sequence: u64, sealed: &'a mut [u8]) -> Option<&'a [u8]> {
         let opened = self.key.open_in_place(nonce(sequence), self.associated_data(sequence), sealed).ok()?;
         Some(opened)

@@ -1,27 +1,27 @@
-//! Times and bounds of a link. The defaults are SPEC's values; the protocol's own limits stand beside each.
+//! Times and bounds of a link. The defaults are those of SPEC 4.2; each field names the limits that the protocol sets.
 
 use std::time::Duration;
 
-/// Both ends of a link take the same `max_frame`; the rest is each end's own affair.
+/// `max_frame` must be the same at both ends of a link; every other setting is local to one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkSettings {
     /// An initiator that has sent nothing for this long sends a life sign; a responder expects one within it.
     pub life_sign: Duration,
-    /// A peer not heard for this many life signs is lost.
+    /// A peer from which nothing comes for this many life-sign intervals is lost.
     pub misses: u32,
-    /// What is not acknowledged for this long is sent again.
+    /// A frame that is not acknowledged for this long is sent again.
     pub ack_timeout: Duration,
-    /// How often a frame is sent, the first time included, before the link is given up.
+    /// How many times a frame is sent, the first time included, before the link is closed.
     pub tries: u32,
-    /// Frames sent and not yet acknowledged. At most 127, so that a counter byte is never ambiguous.
+    /// Maximum number of frames sent and not yet acknowledged. At most 127, so that a counter byte is never ambiguous.
     pub window: usize,
     /// Longest body of a frame, in bytes before escaping.
     pub max_frame: usize,
-    /// From the start of the connection to `Open` (initiator) or to the first opened message (responder).
+    /// Time limit from the start of the connection to `Open` (initiator) or to the first decrypted message (responder).
     pub handshake_timeout: Duration,
-    /// Messages accepted and not yet acknowledged, those in the window included.
+    /// Maximum number of messages accepted and not yet acknowledged, including those in the window.
     pub queue: usize,
-    /// Longest that a busy answer makes anybody wait (SPEC 4.2), whatever it says.
+    /// Maximum wait that a Busy answer can cause, whatever time it names (SPEC 4.2).
     pub longest_retry: Duration,
 }
 
@@ -42,7 +42,7 @@ impl Default for LinkSettings {
 }
 
 impl LinkSettings {
-    /// Bounds that keep a link meaningful, whatever was configured or claimed by a peer.
+    /// The same settings, each brought into the range in which the protocol works.
     pub(crate) fn bounded(self) -> Self {
         Self {
             life_sign: bounded_life_sign(self.life_sign),
@@ -56,7 +56,7 @@ impl LinkSettings {
     }
 }
 
-/// A peer states its own interval (`Opened.life_sign_ms`): neither a busy loop nor an eternity may come of it.
+/// A peer states its own interval (`Opened.life_sign_ms`); it must cause neither a busy loop nor an endless wait.
 pub(crate) fn bounded_life_sign(interval: Duration) -> Duration {
     interval.clamp(Duration::from_millis(50), Duration::from_secs(3600))
 }

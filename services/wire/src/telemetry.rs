@@ -1,5 +1,5 @@
-//! Sealing of readings under a key apart from the link's (SPEC 4.5, 5.2), so that they can be relayed unopened, over
-//! the link or over Kafka; and detection of what was repeated, lost or reordered on the way (SPEC 5.4).
+//! Seals readings under a key of their own (SPEC 4.5, 5.2), so that they can be relayed without being decrypted, over
+//! the link or over Kafka; and detects readings that were repeated, lost or reordered on the way (SPEC 5.4).
 //!
 //! ```text
 //! key        HKDF-SHA256(salt "chargemesh/1", link key, info "telemetry" ‖ stream_id)
@@ -8,12 +8,12 @@
 //! ciphertext AES-256-GCM of the protobuf `Reading`, tag at the end
 //! ```
 //!
-//! `stream_id` is drawn anew at each start of the engine and the sequence rises within it, so no nonce is used twice.
-//! A [`Sealer`] refuses a sequence that does not rise: who must repeat a reading keeps its sealed form.
+//! `stream_id` is a new random value at each start of the engine and the sequence rises within the stream, so no nonce
+//! is used twice. A [`Sealer`] refuses a sequence that does not rise: to repeat a reading, keep its sealed form.
 //!
-//! Guarantees of the [`Opener`]: a reading is handed out at most once; only what opens changes any state, so nobody
-//! without the key can make the window forget; counts hold for what this opener has seen, a stream that it joins in the
-//! middle starts at the first reading it gets.
+//! Guarantees of the [`Opener`]: it returns a reading at most once; only a reading that decrypts changes its state, so
+//! that a sender without the key cannot shift the replay window; its counts cover what it has received, and a stream
+//! that it joins late starts at the first reading received.
 
 #[cfg(test)]
 mod tests;
@@ -29,14 +29,14 @@ use crate::{
     seal::{aead_key, nonce},
 };
 
-/// Bits of the window in which late readings are told from repeated ones.
+/// Size of the replay window: within it a late reading can be told from a repeated one.
 const WINDOW: u64 = 1024;
-/// Streams whose key and window are held: rotation and a restart of the engine overlap at most two.
+/// Number of streams whose key and replay window are kept; a key rotation and a restart of the engine overlap two.
 const STREAMS: usize = 4;
-/// Streams of which only the highest sequence is remembered.
+/// Number of ended streams whose highest sequence is remembered.
 const ENDED: usize = 64;
 
-/// The engine's end.
+/// The sending end, at the engine.
 pub struct Sealer {
     key: LessSafeKey,
     key_no: u64,
@@ -80,7 +80,7 @@ impl Sealer {
         Ok(SealedReading { stream_id, key_no: self.key_no, sequence, ciphertext: ciphertext.into() })
     }
 
-    /// Drill (SPEC 4.8): what is sealed from now on does not open, as with a spoiled key.
+    /// Drill (SPEC 4.8): readings sealed from now on do not decrypt, as with a spoiled key.
     pub fn spoil(&mut self) {
         self.spoiled = true;
     }
@@ -97,12 +97,12 @@ impl fmt::Debug for Sealer {
     }
 }
 
-/// Why a reading was not handed out.
+/// Why a reading was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum OpenError {
-    #[error("the reading does not open: wrong or spoiled key, or tampering")]
+    #[error("the reading does not decrypt: a wrong or spoiled key, or tampering")]
     DoesNotOpen,
-    #[error("the reading came before, or is too late to tell")]
+    #[error("the reading is a duplicate, or too old to tell")]
     Duplicate,
     #[error("the sealed reading is not well formed")]
     Malformed,
@@ -111,28 +111,28 @@ pub enum OpenError {
 /// Where a reading stands in its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadingOrder {
-    /// The first seen of its stream.
+    /// The first one received of its stream.
     First,
     Next,
-    /// So many before it have not come.
+    /// This many readings before it have not arrived.
     AfterGap(u64),
     /// It fills a gap.
     Late,
 }
 
-/// Over all streams of a charging point, since the opener was made.
+/// Counts over all streams of a charging point, since the opener was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadingCounts {
     pub opened: u64,
     pub duplicates: u64,
-    /// Readings that have not come, those that came late taken off again.
+    /// Readings that have not arrived; one that arrives late is subtracted again.
     pub missing: u64,
     pub late: u64,
-    /// Readings that did not open or were malformed.
+    /// Readings that did not decrypt or were malformed.
     pub unintelligible: u64,
 }
 
-/// Central's end, one per charging point.
+/// The receiving end at Central, one per charging point.
 pub struct Opener {
     charging_point: String,
     streams: VecDeque<ReadingStream>,
@@ -157,7 +157,7 @@ impl Opener {
         self.counts
     }
 
-    /// Forgets the keys, not what was seen: after a key was revoked or deleted.
+    /// Forgets the keys but not the sequences received; for use after a key was revoked or deleted.
     pub fn forget_keys(&mut self) {
         while let Some(stream) = self.streams.pop_front() {
             self.remember_end(&stream);
@@ -216,7 +216,8 @@ impl Opener {
         Reading::decode(&*plain).ok()
     }
 
-    /// The stream, new or under a new key: its window goes on over a rotation.
+    /// The stream for a key seen for the first time: a new stream, or a known one whose replay window outlives the
+    /// rotation.
     fn stream(&mut self, id: [u8; 16], key_no: u64, key: LessSafeKey) -> Option<&mut ReadingStream> {
         if let Some(at) = self.streams.iter().position(|stream| stream.id == id) {
             let stream = self.streams.get_mut(at)?;
@@ -248,10 +249,10 @@ impl fmt::Debug for Opener {
     }
 }
 
-/// Which sequences have come: the highest, and a ring of bits for those below it.
+/// Which sequences have arrived: the highest, and a ring of bits for those below it.
 struct ReplayWindow {
     highest: u64,
-    /// The lowest that counts: what lies below came before this opener, or before it forgot.
+    /// Sequences up to this one are refused: they precede this opener, or its memory of the stream.
     floor: u64,
     bits: Box<[u64; (WINDOW / 64) as usize]>,
 }
@@ -263,14 +264,14 @@ impl Default for ReplayWindow {
 }
 
 impl From<u64> for ReplayWindow {
-    /// A stream taken up again of which everything up to `highest` is taken as seen.
+    /// The window of an ended stream that goes on: everything up to `highest` counts as received.
     fn from(highest: u64) -> Self {
         Self { highest, floor: highest, ..Self::default() }
     }
 }
 
 impl ReplayWindow {
-    /// Takes note of `sequence`; `None` when it came before or is too late to tell.
+    /// Records `sequence`; `None` where it is a duplicate or too old to tell.
     fn order(&mut self, sequence: u64) -> Option<ReadingOrder> {
         if sequence == 0 || sequence <= self.floor || sequence.saturating_add(WINDOW) <= self.highest {
             return None;
@@ -287,7 +288,7 @@ impl ReplayWindow {
         }
         self.set(sequence);
         Some(match (before, passed) {
-            // What came before the first is not a gap: this opener was not there.
+            // Readings before the first one received are not a gap: this opener did not exist yet.
             (0, _) => {
                 self.floor = sequence;
                 ReadingOrder::First

@@ -1,4 +1,4 @@
-//! The rules of SPEC 4 that take two ends to show.
+//! The rules of SPEC 4 that involve both ends of a link.
 
 mod conversation;
 mod properties;

@@ -1,4 +1,4 @@
-//! The coding, byte by byte.
+//! The encoding of frames, byte by byte.
 
 use super::*;
 
@@ -76,7 +76,7 @@ fn no_single_flipped_bit_of_a_frame_closes_the_link_or_passes() {
             let mut broken = whole.clone();
             broken[at] ^= 1 << bit;
             for (token, _) in tokens(&mut Decoder::new(64), &broken) {
-                // What is left outside a frame when STX itself was hit holds no raw control byte.
+                // Where STX itself was damaged, the bytes that remain contain no raw control byte.
                 let first = at == 0 && matches!(broken[0], ENQ | EOT | ACK | NACK);
                 assert!(matches!(token, Token::Malformed(_)) || first, "byte {at} bit {bit}: {token:?}");
             }
@@ -86,7 +86,7 @@ fn no_single_flipped_bit_of_a_frame_closes_the_link_or_passes() {
 
 #[test]
 fn acknowledgements_are_heard_again_after_one_was_taken_for_the_start_of_a_frame() {
-    // The first ACK was hit and became an STX.
+    // A bit error turned the first ACK into an STX.
     let all = tokens(&mut Decoder::new(64), &[STX, 7, ACK, 8, ACK, 9, ACK, 10]);
     let kinds: Vec<_> = all.into_iter().map(|(token, _)| token).collect();
     assert_eq!(kinds, [Token::Malformed(Malformed::Control), Token::Ack(9), Token::Ack(10)]);

@@ -19,24 +19,24 @@ use crate::{
     seal::CipherState,
 };
 
-/// How far a link has come.
+/// The phases of a link, from the first byte to its end.
 pub(super) enum LinkPhase {
-    /// Initiator: `ENQ` is out.
+    /// Initiator: has sent `ENQ`.
     Calling(Box<Calling>),
-    /// Initiator: Hello and message 1 are out.
-    Shaking(Box<Initiating>),
-    /// Initiator: it was refused; `EOT` comes.
+    /// Initiator: has sent Hello and handshake message 1.
+    Handshaking(Box<Initiating>),
+    /// Initiator: was refused and waits for `EOT`.
     Refused(Closed),
     /// Responder: waits for `ENQ`.
     Listening {
         busy: Option<Duration>,
     },
     /// Responder: waits for a Hello.
-    Greeting,
-    /// Responder: waits for its owner's word, and perhaps for message 1.
-    Claimed(Box<Claimed>),
-    /// Responder: admitted, waits for message 1.
-    Expecting(Box<Expecting>),
+    AwaitingHello,
+    /// Responder: waits for its owner to call [`Link::admit`]; message 1 may arrive meanwhile.
+    AwaitingAdmission(Box<AwaitingAdmission>),
+    /// Responder: the owner admitted the peer; waits for message 1.
+    AwaitingHandshake(Box<AwaitingHandshake>),
     Open(Box<CipherStates>),
     Closed,
 }
@@ -48,13 +48,13 @@ pub(super) struct Calling {
     since: Instant,
 }
 
-pub(super) struct Claimed {
-    /// As received: the prologue.
+pub(super) struct AwaitingAdmission {
+    /// The bytes as received; they are the prologue of the handshake.
     hello: Vec<u8>,
     message: Option<Vec<u8>>,
 }
 
-pub(super) struct Expecting {
+pub(super) struct AwaitingHandshake {
     responding: Responding,
     unknown: bool,
 }
@@ -72,12 +72,12 @@ impl fmt::Debug for LinkPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Calling(_) => "Calling",
-            Self::Shaking(_) => "Shaking",
+            Self::Handshaking(_) => "Handshaking",
             Self::Refused(_) => "Refused",
             Self::Listening { .. } => "Listening",
-            Self::Greeting => "Greeting",
-            Self::Claimed(_) => "Claimed",
-            Self::Expecting(_) => "Expecting",
+            Self::AwaitingHello => "AwaitingHello",
+            Self::AwaitingAdmission(_) => "AwaitingAdmission",
+            Self::AwaitingHandshake(_) => "AwaitingHandshake",
             Self::Open(_) => "Open",
             Self::Closed => "Closed",
         })
@@ -85,25 +85,27 @@ impl fmt::Debug for LinkPhase {
 }
 
 impl Link {
-    /// Answers an [`Event::Hello`]. `Admit::Busy` may come at any time before that, even before the first byte: then
-    /// the `ENQ` is answered by `NACK`.
+    /// The owner's answer to [`Event::Hello`]. `Admit::Busy` is allowed at any time before that, even before the first
+    /// byte; then the link answers `ENQ` with `NACK`.
     pub fn admit(&mut self, admit: Admit<'_>, _now: Instant) {
         if let (Admit::Busy(retry_after), false) = (admit, self.is_open() || self.is_closed()) {
             return self.refuse_busy(retry_after);
         }
-        if !matches!(self.phase, LinkPhase::Claimed(_)) {
+        if !matches!(self.phase, LinkPhase::AwaitingAdmission(_)) {
             return;
         }
-        // Until it is known what follows, as if nothing had come.
-        let LinkPhase::Claimed(claimed) = std::mem::replace(&mut self.phase, LinkPhase::Greeting) else { return };
+        // A placeholder until the branches below set the next phase.
+        let LinkPhase::AwaitingAdmission(waiting) = std::mem::replace(&mut self.phase, LinkPhase::AwaitingHello) else {
+            return;
+        };
         let unknown = matches!(admit, Admit::UnknownKey);
         self.first_contact = matches!(admit, Admit::FirstContact(_));
-        match Responding::prepare(admit, &claimed.hello, self.ephemeral()) {
+        match Responding::prepare(admit, &waiting.hello, self.ephemeral()) {
             Ok(responding) => {
-                let expecting = Box::new(Expecting { responding, unknown });
-                match claimed.message {
-                    Some(message) => self.answer_handshake(expecting, &message),
-                    None => self.phase = LinkPhase::Expecting(expecting),
+                let admitted = Box::new(AwaitingHandshake { responding, unknown });
+                match waiting.message {
+                    Some(message) => self.answer_handshake(admitted, &message),
+                    None => self.phase = LinkPhase::AwaitingHandshake(admitted),
                 }
             }
             Err(_failed) => self.refuse_key(unknown),
@@ -119,7 +121,7 @@ impl Link {
         let tries = self.settings.tries;
         let LinkPhase::Calling(calling) = &mut self.phase else { return };
         if calling.tries >= tries {
-            return self.break_off(Closed::Unanswered);
+            return self.end_at_once(Closed::Unanswered);
         }
         (calling.tries, calling.since) = (calling.tries + 1, now);
         self.urgent = Some(Urgent::Enquire);
@@ -127,57 +129,60 @@ impl Link {
 
     pub(super) fn handle_enquiry(&mut self) {
         match &self.phase {
-            LinkPhase::Listening { busy: None } => self.phase = LinkPhase::Greeting,
+            LinkPhase::Listening { busy: None } => self.phase = LinkPhase::AwaitingHello,
             LinkPhase::Listening { busy: Some(retry_after) } => {
                 let retry_after = *retry_after;
-                self.phase = LinkPhase::Greeting;
+                self.phase = LinkPhase::AwaitingHello;
                 self.urgent = Some(Urgent::Refuse);
                 return self.refuse_busy(retry_after);
             }
-            // A repeated call: the answer was lost.
-            LinkPhase::Greeting | LinkPhase::Claimed(_) | LinkPhase::Expecting(_) | LinkPhase::Open(_) => {}
-            LinkPhase::Calling(_) | LinkPhase::Shaking(_) | LinkPhase::Refused(_) | LinkPhase::Closed => return,
+            // A repeated `ENQ`: the `ACK` was lost.
+            LinkPhase::AwaitingHello
+            | LinkPhase::AwaitingAdmission(_)
+            | LinkPhase::AwaitingHandshake(_)
+            | LinkPhase::Open(_) => {}
+            LinkPhase::Calling(_) | LinkPhase::Handshaking(_) | LinkPhase::Refused(_) | LinkPhase::Closed => return,
         }
         self.incoming.acknowledge();
     }
 
-    /// The call was answered: Hello and the first message of the handshake go out together.
+    /// The responder answered `ENQ`: sends Hello and the first message of the handshake together.
     pub(super) fn begin_handshake(&mut self) {
-        let LinkPhase::Calling(calling) = std::mem::replace(&mut self.phase, LinkPhase::Greeting) else { return };
+        let LinkPhase::Calling(calling) = std::mem::replace(&mut self.phase, LinkPhase::AwaitingHello) else { return };
         match Initiating::begin(&calling.proof, &calling.hello, self.ephemeral()) {
             Ok((initiating, message)) => {
                 self.push_clear(kind::HELLO, &calling.hello);
                 self.push_clear(kind::HANDSHAKE, &message);
-                self.phase = LinkPhase::Shaking(Box::new(initiating));
+                self.phase = LinkPhase::Handshaking(Box::new(initiating));
             }
-            Err(_failed) => self.break_off(Closed::HandshakeFailed),
+            Err(_failed) => self.end_at_once(Closed::HandshakeFailed),
         }
     }
 
-    /// A frame before the link is open.
+    /// Handles a frame that arrived before the link is open.
     pub(super) fn handle_opening(&mut self, kind: u8, content: &[u8]) {
         match (kind, self.initiator) {
             (kind::HELLO, false) => self.handle_hello(content),
             (kind::HANDSHAKE, false) => self.handle_first_message(content),
             (kind::HANDSHAKE, true) => self.handle_second_message(content),
             (kind::BUSY, true) => self.handle_busy(content),
-            (kind::UNKNOWN_KEY, true) if matches!(self.phase, LinkPhase::Shaking(_)) => {
+            (kind::UNKNOWN_KEY, true) if matches!(self.phase, LinkPhase::Handshaking(_)) => {
                 self.phase = LinkPhase::Refused(Closed::UnknownKey);
                 self.events.push_back(Event::UnknownKey);
             }
-            (_, _) => self.break_off(Closed::Protocol("a frame that has no place before the link is open")),
+            (_, _) => self.end_at_once(Closed::Protocol("a frame that has no place before the link is open")),
         }
     }
 
     fn handle_hello(&mut self, content: &[u8]) {
-        if !matches!(self.phase, LinkPhase::Greeting) {
-            return self.break_off(Closed::Protocol("a second Hello"));
+        if !matches!(self.phase, LinkPhase::AwaitingHello) {
+            return self.end_at_once(Closed::Protocol("a second Hello"));
         }
         let Ok(hello) = messages::Hello::decode(content) else {
-            return self.break_off(Closed::Protocol("a Hello that cannot be read"));
+            return self.end_at_once(Closed::Protocol("a Hello that cannot be read"));
         };
         if hello.version != VERSION {
-            return self.break_off(Closed::Version(hello.version));
+            return self.end_at_once(Closed::Version(hello.version));
         }
         let part = hello.part();
         let pin = match (part, hello.pin.as_slice()) {
@@ -186,30 +191,31 @@ impl Link {
             (Part::Pairing | Part::Unspecified, _) => None,
         };
         let (Some(pin), true) = (pin, hello.id.len() <= 64) else {
-            return self.break_off(Closed::Protocol("a Hello without a known part, id or pin"));
+            return self.end_at_once(Closed::Protocol("a Hello without a known part, id or pin"));
         };
         self.part = part;
-        self.phase = LinkPhase::Claimed(Box::new(Claimed { hello: content.to_vec(), message: None }));
+        self.phase =
+            LinkPhase::AwaitingAdmission(Box::new(AwaitingAdmission { hello: content.to_vec(), message: None }));
         self.events.push_back(Event::Hello(Hello { part, id: hello.id, key_no: hello.key_no, pin }));
     }
 
     fn handle_first_message(&mut self, content: &[u8]) {
-        if let LinkPhase::Claimed(claimed) = &mut self.phase
-            && claimed.message.is_none()
+        if let LinkPhase::AwaitingAdmission(waiting) = &mut self.phase
+            && waiting.message.is_none()
         {
-            claimed.message = Some(content.to_vec());
-        } else if let LinkPhase::Expecting(_) = &self.phase
-            && let LinkPhase::Expecting(expecting) = std::mem::replace(&mut self.phase, LinkPhase::Greeting)
+            waiting.message = Some(content.to_vec());
+        } else if let LinkPhase::AwaitingHandshake(_) = &self.phase
+            && let LinkPhase::AwaitingHandshake(waiting) = std::mem::replace(&mut self.phase, LinkPhase::AwaitingHello)
         {
-            self.answer_handshake(expecting, content);
+            self.answer_handshake(waiting, content);
         } else {
-            self.break_off(Closed::Protocol("a handshake out of place"));
+            self.end_at_once(Closed::Protocol("a handshake out of place"));
         }
     }
 
-    fn answer_handshake(&mut self, expecting: Box<Expecting>, message: &[u8]) {
-        let unknown = expecting.unknown;
-        match expecting.responding.answer(message) {
+    fn answer_handshake(&mut self, waiting: Box<AwaitingHandshake>, message: &[u8]) {
+        let unknown = waiting.unknown;
+        match waiting.responding.answer(message) {
             Ok((keys, answer)) => {
                 self.push_clear(kind::HANDSHAKE, &answer);
                 self.open(&keys);
@@ -219,14 +225,14 @@ impl Link {
     }
 
     fn handle_second_message(&mut self, content: &[u8]) {
-        let LinkPhase::Shaking(initiating) = std::mem::replace(&mut self.phase, LinkPhase::Greeting) else {
-            return self.break_off(Closed::Protocol("a handshake out of place"));
+        let LinkPhase::Handshaking(initiating) = std::mem::replace(&mut self.phase, LinkPhase::AwaitingHello) else {
+            return self.end_at_once(Closed::Protocol("a handshake out of place"));
         };
         match initiating.finish(content) {
             Ok(keys) => self.open(&keys),
             Err(_failed) => {
                 self.events.push_back(Event::Unintelligible(Unintelligible::Handshake));
-                self.break_off(Closed::HandshakeFailed);
+                self.end_at_once(Closed::HandshakeFailed);
             }
         }
     }
@@ -259,16 +265,16 @@ impl Link {
         let retry_after = retry_after.min(self.settings.longest_retry).as_millis();
         let busy = messages::Busy { retry_after_ms: u32::try_from(retry_after).unwrap_or(u32::MAX) };
         self.push_clear(kind::BUSY, &busy.encode_to_vec());
-        self.farewell_and_end(Closed::Busy);
+        self.end_after_queue(Closed::Busy);
     }
 
-    /// One answer to an unknown key and to a handshake that proves another.
+    /// Gives the same answer to an unknown key and to a handshake that proves another key.
     fn refuse_key(&mut self, unknown: bool) {
         if !unknown {
             self.events.push_back(Event::Unintelligible(Unintelligible::Handshake));
         }
         self.push_clear(kind::UNKNOWN_KEY, &messages::UnknownKey {}.encode_to_vec());
-        self.farewell_and_end(if unknown { Closed::UnknownKey } else { Closed::HandshakeFailed });
+        self.end_after_queue(if unknown { Closed::UnknownKey } else { Closed::HandshakeFailed });
     }
 
     fn push_clear(&mut self, kind: u8, content: &[u8]) {

@@ -13,16 +13,16 @@ use crate::{
 
 /// Counter, kind, sequence.
 const HEAD: usize = 10;
-/// Number of an initiator's first sealed frame, behind Hello and handshake.
+/// Number of an initiator's first sealed frame, which follows Hello and handshake.
 const FIRST: u64 = 3;
 
-/// Both directions of an open link.
+/// The ciphers for both directions of an open link.
 pub(super) struct CipherStates {
     pub(super) sending: CipherState,
     pub(super) receiving: CipherState,
 }
 
-/// A message that was not accepted for sending.
+/// Why a message was not accepted for sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     #[error("the link's queue is full: the peer acknowledges too slowly")]
@@ -36,8 +36,8 @@ pub enum SendError {
 impl Link {
     /// Seals and queues a message. An empty one is a life sign.
     ///
-    /// A message is taken up to [`crate::LinkSettings::max_frame`] less 26 bytes, an initiator's first, which proves it, up
-    /// to 4,096 less 26; a queue that holds more than a frame's greatest length is full.
+    /// The maximum length of a message is [`crate::LinkSettings::max_frame`] less 26 bytes; that of an initiator's
+    /// first message, which proves it, 4,096 less 26. The queue is also full once its bytes reach `max_frame`.
     pub fn send(&mut self, plaintext: &[u8], _now: Instant) -> Result<(), SendError> {
         if !self.is_open() || self.closing {
             return Err(SendError::NotOpen);
@@ -53,14 +53,14 @@ impl Link {
         self.push_sealed(plaintext)
     }
 
-    /// Whether [`Self::send`] would take a message now.
+    /// Whether [`Self::send`] would accept a message now.
     pub fn ready(&self) -> bool {
         let room = self.outgoing.len() < self.settings.queue && self.outgoing.bytes() < self.settings.max_frame;
         self.is_open() && !self.closing && room
     }
 
-    /// Drill (SPEC 4.8): from now on what this end sends does not open at the peer, and what it receives does not open
-    /// here, as with a spoiled key. Nothing secret is given away: what is sealed is damaged, not sealed otherwise.
+    /// Drill (SPEC 4.8): from now on messages in both directions fail to decrypt, as with a spoiled key. It reveals no
+    /// secret: messages are sealed as always and damaged afterwards.
     pub fn spoil(&mut self) {
         self.spoiled = true;
     }
@@ -71,10 +71,10 @@ impl Link {
     }
 
     pub(super) fn give_life_sign(&mut self, now: Instant) {
-        self.said = now;
-        // Frames that wait for the window are signs of life enough.
+        self.last_sent = now;
+        // Frames that wait for the window serve as signs of life themselves.
         if self.outgoing.all_sent() {
-            // Only a closed link refuses, and that gives no signs.
+            // Only a closed link refuses, and a closed link gives no life signs.
             let _refused = self.push_sealed(&[]);
         }
     }

@@ -1,4 +1,4 @@
-//! Readings: sealed, opened, told apart.
+//! Sealing and opening of readings, and detection of duplicates and gaps.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The conversation, by the clock.
+//! The conversation between two ends over simulated time.
 
 use std::time::Duration;
 
@@ -272,10 +272,10 @@ fn a_spoiled_end_and_its_peer_cannot_read_each_other_until_repaired_and_no_resta
     assert_eq!((pair.responder.messages(), pair.initiator.messages()), (vec![&b"up"[..]], vec![&b"down"[..]]));
 }
 
-/// Of an initiator that has sent Hello, handshake, `opened` and one message.
+/// The next counter of an initiator that has sent Hello, handshake, `opened` and one message.
 const NEXT: u8 = 5;
 
-/// The sealed frame of a body that was overheard, under another counter.
+/// An overheard sealed frame, under another counter.
 fn recounted(bytes: &[u8], counter: u8) -> Vec<u8> {
     let (mut decoder, mut input, mut out) = (frame::Decoder::new(4096), bytes, Vec::new());
     assert_eq!(decoder.next(&mut input), Some(frame::Token::Frame));
@@ -363,7 +363,7 @@ fn an_unfinished_handshake_has_a_time_limit_and_little_memory() {
 }
 
 #[test]
-fn a_stranger_who_does_not_begin_with_enq_is_turned_away_at_once() {
+fn a_peer_that_does_not_begin_with_enq_is_refused_at_once() {
     let now = start();
     for sent in [&b"GET / HTTP/1.1\r\n"[..], &[frame::ACK, 0], &[0x16, 3, 1], &[frame::NACK, 0]] {
         let mut link = Link::responder(LinkSettings::default(), now);
@@ -394,7 +394,7 @@ fn a_message_longer_than_a_frame_is_refused_by_the_sender_and_one_that_fits_arri
     let mut pair = LinkPair::new(proof());
     pair.run(10 * MILLI);
     let sent = pair.initiator.link.send(&[0; 4071], pair.now);
-    assert_eq!(sent, Err(SendError::TooLarge), "a stranger gets no more memory than this");
+    assert_eq!(sent, Err(SendError::TooLarge), "an unproven peer gets no more memory than this");
     pair.initiator.link.send(&[0; 4070], pair.now).unwrap();
     pair.run(10 * MILLI);
     assert_eq!(pair.responder.messages().len(), 1);

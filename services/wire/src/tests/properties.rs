@@ -1,4 +1,5 @@
-//! Whatever the line does and whatever a peer sends. `PROPTEST_CASES=20000 cargo test -p wire properties` looks longer.
+//! Properties that hold whatever the line does and whatever a peer sends. `PROPTEST_CASES=20000 cargo test -p wire
+//! properties` tries more cases.
 
 use std::time::Duration;
 
@@ -49,12 +50,12 @@ fn harsh_fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
-/// What the owners do: who sends how many messages at once, and how long they wait before.
+/// What the owners do: which end sends, how many messages at once, and after what pause.
 fn talk() -> impl Strategy<Value = Vec<(bool, u8, u16)>> {
     vec((any::<bool>(), 0u8..9, 0u16..400), 1..30)
 }
 
-/// Lets both ends talk over a line with these fates; what each accepted for sending is numbered from 0.
+/// Lets both ends talk over a line with these fates; the accepted messages of each end are numbered from 0.
 fn conversation(talk: &[(bool, u8, u16)], fates: Vec<Fate>) -> (LinkPair, [u32; 2]) {
     let (mut pair, mut sent) = (LinkPair::open(), [0u32; 2]);
     pair.fates.extend(fates);
@@ -81,7 +82,7 @@ proptest! {
         let mut framed = Vec::new();
         frame::encode(&body, &mut framed);
         prop_assert_eq!(tokens(&[&framed], 300), [(Token::Frame, body.clone())]);
-        // Behind any garbage as well; a frame may be swallowed by one that the garbage began, a second is not.
+        // After any garbage as well: it may begin a frame that swallows the first valid frame, but not the second.
         let all = tokens(&[&before, &framed, &framed], 300);
         prop_assert_eq!(all.last(), Some(&(Token::Frame, body)));
     }

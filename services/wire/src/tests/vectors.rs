@@ -1,5 +1,5 @@
-//! Byte-for-byte vectors in `services/wire/vectors`, for whoever writes the other end in another language. Each test
-//! works one file out anew and compares. A deliberate change of the wire rewrites them:
+//! Byte-for-byte test vectors in `services/wire/vectors`, for implementations in other languages. Each test computes
+//! one file and compares it. After a deliberate change of the wire format, rewrite them:
 //!
 //! ```text
 //! WIRE_VECTORS=write cargo test -p wire vectors
@@ -114,7 +114,7 @@ fn with_admission<T>(proof: &Proof, f: impl FnOnce(Admit<'_>) -> T) -> T {
     })
 }
 
-/// Hello, both handshake messages and the traffic keys, from the parts and not by a link.
+/// Hello, both handshake messages and the traffic keys, made from the building blocks without a link.
 fn agreed(part: Part, proof: &Proof) -> (Vec<u8>, Vec<u8>, Vec<u8>, TrafficKeys) {
     let (id, pin) = (if part == Part::Pairing { "" } else { "CP-1" }, proof.pin().map(Vec::from).unwrap_or_default());
     let (part, key_no) = (part.into(), proof.key_no());
