@@ -57,7 +57,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn std::error::Error>>
             let policy = value.as_message().ok_or("policy is not a message")?;
             let callers = callers(policy)?;
             if !options.has_extension(&option) || callers.is_empty() {
-                return Err(format!("{path} says nobody may call it: give it a policy").into());
+                return Err(format!("{path} has no callers in its policy: give it a policy option").into());
             }
             writeln!(
                 table,

@@ -1,13 +1,13 @@
-//! What passes between Registry and whoever enrols (SPEC 7.4): the texts of credentials and enrolment tokens, and the
-//! JSON of Registry's HTTPS door. Forms only: who checks, hashes and signs is Registry.
+//! What Registry and an enrolling peer exchange (SPEC 7.4): the text forms of credentials and enrolment tokens, and the
+//! JSON of Registry's HTTPS interface. Only the forms are here; Registry checks, hashes and signs.
 //!
 //! * A credential is `cmc1.<kind>-<id>.<secret>.<tag>`: kind `cp` or `driver`, 32 secret bytes and the first 16 bytes
-//!   of Registry's HMAC-SHA256 over everything before the last dot, both base64url without padding. What a peer sends
-//!   Central in `Authenticate` is this text's bytes.
-//! * An enrolment token is `cmt1.<base64url of JSON {id, secret, roots, pins}>`: with it and Registry's address alone
-//!   the bearer can trust Registry (roots: DER certificates for its HTTPS) and Central (pins: static public keys).
+//!   of Registry's HMAC-SHA256 over everything before the last dot, both base64url without padding. A peer sends
+//!   the bytes of this text to Central in `Authenticate`.
+//! * An enrolment token is `cmt1.<base64url of JSON {id, secret, roots, pins}>`: with it and Registry's address
+//!   the bearer can verify Registry (roots: DER certificates for its HTTPS) and Central (pins: its static public keys).
 //!
-//! Secrets show nothing in `Debug` and are wiped when dropped.
+//! `Debug` does not show secrets, and they are wiped when dropped.
 
 mod http;
 mod text;
@@ -17,7 +17,7 @@ pub use text::{Credential, EnrolmentToken, Secret, TextError};
 
 use crate::{ChargingPointId, DriverId, IdError, PeerId};
 
-/// What can be enrolled.
+/// The kinds of peers that can be enrolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PeerKind {
@@ -40,7 +40,7 @@ impl PeerKind {
         Self::ALL.into_iter().find(|kind| kind.collection() == name)
     }
 
-    /// The id as one of this kind.
+    /// The id of a peer of this kind, from its text.
     pub fn peer(self, id: &str) -> Result<PeerId, IdError> {
         Ok(match self {
             Self::ChargingPoint => PeerId::ChargingPoint(id.parse::<ChargingPointId>()?),

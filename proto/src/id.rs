@@ -12,7 +12,7 @@ fn check(text: &str) -> Result<Arc<str>, IdError> {
     let valid = matches!(bytes.first(), Some(b) if b.is_ascii_alphanumeric())
         && bytes.len() <= 64
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b));
-    // A hostile peer chooses the length, so the error carries no more than shows what it was.
+    // A hostile peer chooses the length, so the error quotes only the beginning.
     valid.then(|| Arc::from(text)).ok_or_else(|| IdError(text.chars().take(80).collect()))
 }
 
@@ -89,7 +89,7 @@ id!(
     OperatorName
 );
 
-/// Whoever holds a key of the link: a charging point (its monitor and its engine under one key) or a driver.
+/// The owner of a link key: a charging point (its monitor and its engine share one key) or a driver.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PeerId {
     ChargingPoint(ChargingPointId),
@@ -97,7 +97,7 @@ pub enum PeerId {
 }
 
 impl PeerId {
-    /// The id without its kind; charging points and drivers may bear the same.
+    /// The id without its kind; a charging point and a driver may have the same id.
     pub fn as_str(&self) -> &str {
         match self {
             Self::ChargingPoint(id) => id.as_str(),

@@ -1,11 +1,12 @@
-//! The contracts of chargemesh: protobuf messages, who may call which method, and the few values that protobuf's
-//! types cannot say (ids that are valid by construction, energy, price and money).
+//! The contracts of chargemesh: protobuf messages, who may call which method, and the few types that protobuf cannot
+//! express (ids that are valid by construction, energy, price and money).
 //!
-//! * [`link::v1`] travels sealed between charging points, drivers and Central; how it becomes bytes is told in `wire`.
+//! * [`link::v1`] travels encrypted between charging points, drivers and Central; `wire` specifies how it becomes
+//!   bytes.
 //! * [`central::v1`], [`registry::v1`] are gRPC services on mTLS.
-//! * [`POLICIES`] holds the policy option of every method; a method without one does not build.
+//! * [`POLICIES`] lists the policy option of every method; the build fails for a method without one.
 //!
-//! Architecture invariant: depends on nothing else of ours, and on tonic only with the feature `services`.
+//! Architecture invariant: depends on no other crate of the workspace, and on tonic only with the feature `services`.
 
 pub mod enrolment;
 mod id;
@@ -15,14 +16,14 @@ mod reason;
 pub use id::{ChargingPointId, DriverId, IdError, OperatorName, PeerId};
 pub use quantity::{Currency, CurrencyError, Energy, Money, Price, PriceError};
 
-/// Messages of the link, of the pairing between engine and monitor, and the nouns all services share.
+/// Messages of the link and of the pairing between engine and monitor, and the types that all services share.
 pub mod link {
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/chargemesh.link.v1.rs"));
     }
 }
 
-/// What operators and the dashboard ask of Central.
+/// Central's services for operators and the dashboard.
 pub mod central {
     #[expect(clippy::large_enum_variant, reason = "generated; a change is nearly always the large variant")]
     #[cfg_attr(feature = "services", expect(clippy::allow_attributes_without_reason, reason = "generated"))]
@@ -31,7 +32,7 @@ pub mod central {
     }
 }
 
-/// The identity authority.
+/// Registry's services: identities, enrolment tokens and operators.
 pub mod registry {
     #[cfg_attr(feature = "services", expect(clippy::allow_attributes_without_reason, reason = "generated"))]
     pub mod v1 {
@@ -42,12 +43,12 @@ pub mod registry {
 /// Encoded `FileDescriptorSet` of every contract with its imports and options, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Who may call a method, from the last-but-one path element of his SPIFFE identity.
+/// The role of a caller, from the path of its SPIFFE identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// A person who may look.
+    /// A person who may read.
     Viewer,
-    /// A person who may order.
+    /// A person who may give orders.
     Operator,
     Central,
     Registry,
@@ -60,11 +61,11 @@ pub enum Caller {
 pub struct Policy {
     /// `/package.Service/Method`.
     pub path: &'static str,
-    /// Nobody else may call. Never empty.
+    /// Only these roles may call the method. Never empty.
     pub callers: &'static [Caller],
-    /// The call may be repeated without asking anybody.
+    /// A client may repeat the call by itself.
     pub idempotent: bool,
-    /// The request must carry a `request_id`.
+    /// The request must have a `request_id`.
     pub request_id: bool,
 }
 

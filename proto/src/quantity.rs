@@ -24,7 +24,7 @@ impl Energy {
         self.0
     }
 
-    /// `self - earlier`, or nothing where a register would have run backwards.
+    /// `self - earlier`, or `None` where the register would have run backwards.
     pub const fn since(self, earlier: Self) -> Option<Self> {
         match self.0.checked_sub(earlier.0) {
             Some(wh) => Some(Self(wh)),
@@ -171,7 +171,7 @@ impl fmt::Debug for Currency {
     }
 }
 
-/// An amount in minor units of its currency; negative where a correction gives back.
+/// An amount in minor units of its currency; negative where a correction refunds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Money {
     pub minor: i64,
@@ -180,7 +180,7 @@ pub struct Money {
 
 impl Sub for Money {
     type Output = Self;
-    /// Both are of one currency: a session has one.
+    /// Both amounts must have the same currency.
     fn sub(self, other: Self) -> Self {
         debug_assert_eq!(self.currency, other.currency);
         Self { minor: self.minor.saturating_sub(other.minor), currency: self.currency }

@@ -1,12 +1,12 @@
-//! The JSON of Registry's HTTPS door.
+//! The JSON of Registry's HTTPS interface.
 //!
-//! | call | carries | answers |
+//! | call | request | response |
 //! |---|---|---|
 //! | `POST /v1/{charging-points,drivers}` | [`EnrolBody`] | 201 [`Enrolled`] |
 //! | `GET /v1/{charging-points,drivers}/{id}` | `Authorization: Bearer <credential>` | 200 [`EnrolmentStatus`] |
 //! | `DELETE /v1/{charging-points,drivers}/{id}` | `Authorization: Bearer <credential>` | 200 [`EnrolmentStatus`], now removed |
 //!
-//! Every refusal is a [`RefusalBody`].
+//! The body of every error response is a [`RefusalBody`].
 
 use std::fmt;
 
@@ -58,17 +58,17 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-/// A wish to be enrolled.
+/// A request to be enrolled.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolBody {
-    /// Made by the caller, kept over its own restarts: within ten minutes the same request gets the same answer, so
-    /// that a lost answer costs nothing.
+    /// Chosen by the caller and kept over its restarts: within ten minutes a repeated request gets the same answer, so
+    /// that losing an answer does no harm.
     pub request_id: String,
     pub id: String,
     #[serde(default)]
     pub token: SecretText,
-    /// Instead of a token, where the id is enrolled already.
+    /// Replaces the token where the id is enrolled already.
     #[serde(default)]
     pub old_credential: SecretText,
     #[serde(default)]
@@ -80,7 +80,7 @@ pub struct EnrolBody {
     pub price_e4: u32,
 }
 
-/// Whom to trust from now on.
+/// The keys and roots to trust from now on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trust {
     /// Central's static public keys, 32 bytes each. Empty: Registry has not met Central yet; ask again later.
@@ -96,7 +96,7 @@ impl Trust {
     }
 }
 
-/// How an identity stands.
+/// The current state of an identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolmentStatus {
     pub kind: PeerKind,
@@ -115,20 +115,20 @@ pub struct EnrolmentStatus {
 #[serde(rename_all = "kebab-case")]
 pub enum CredentialState {
     Enrolled,
-    /// Revoked: needs an operator's one-use token.
+    /// Revoked: enrolling again needs an operator's one-use token.
     Void,
     Removed,
 }
 
-/// The answer to an enrolment.
+/// The response to an enrolment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Enrolled {
-    /// Shown once: Registry keeps its hash only.
+    /// Returned once: Registry keeps only its hash.
     pub credential: SecretText,
     pub status: EnrolmentStatus,
 }
 
-/// Why not.
+/// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalBody {
     /// A [`crate::link::v1::Reason`] by its code, such as `TOKEN_EXPIRED`.
