@@ -11,10 +11,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use super::PeerKind;
 use crate::PeerId;
 
-/// Longest text that is looked at: two roots of 4,096-bit RSA and two pins fit well.
+/// Maximum length of an accepted text; two roots with 4,096-bit RSA keys and two pins fit well.
 const MAX_TEXT: usize = 16 * 1024;
 
-/// A text that is not a credential or a token. Says nothing of the text itself, which may be a secret.
+/// A text is not a credential or a token. The error does not quote the text, which may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
     #[error("this is no credential: it must look like cmc1.<kind>-<id>.<secret>.<tag>; paste all of it, on one line")]
@@ -23,7 +23,7 @@ pub enum TextError {
     Token,
 }
 
-/// Thirty-two machine-made bytes.
+/// 32 random bytes.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret([u8; 32]);
 
@@ -43,23 +43,23 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a charging point or a driver proves itself with at a first contact.
+/// The credential by which a charging point or a driver authenticates on a first contact.
 #[derive(Clone, Debug)]
 pub struct Credential {
     pub holder: PeerId,
     pub secret: Secret,
-    /// Registry's mark that it made this credential; checked before anything is hashed.
+    /// Proves that Registry made this credential; checked before anything is hashed.
     pub tag: [u8; 16],
 }
 
 impl Credential {
-    /// What the tag is made over.
+    /// The text that the tag authenticates.
     pub fn tagged(holder: &PeerId, secret: &Secret) -> Zeroizing<String> {
         let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(secret.as_bytes()));
         Zeroizing::new(format!("cmc1.{}{}.{}", PeerKind::of(holder).prefix(), holder.as_str(), secret.as_str()))
     }
 
-    /// The whole text, for the bearer's eyes and file.
+    /// The whole text, as it is shown to the bearer and kept in a file.
     pub fn to_text(&self) -> Zeroizing<String> {
         let tagged = Self::tagged(&self.holder, &self.secret);
         Zeroizing::new(format!("{}.{}", tagged.as_str(), URL_SAFE_NO_PAD.encode(self.tag)))
@@ -69,7 +69,7 @@ impl Credential {
 impl FromStr for Credential {
     type Err = TextError;
     fn from_str(text: &str) -> Result<Self, TextError> {
-        // From the right, because an id may have dots.
+        // Split from the right, because an id may contain dots.
         let parse = || {
             let rest = bounded(text)?.strip_prefix("cmc1.")?;
             let (rest, tag) = rest.rsplit_once('.')?;
@@ -82,16 +82,16 @@ impl FromStr for Credential {
     }
 }
 
-/// Permission to enrol, and whom to trust while doing so.
+/// Permission to enrol, with the roots and keys to trust while doing so.
 #[derive(Clone, Debug)]
 pub struct EnrolmentToken {
-    /// Public; the audit and `ListTokens` name a token by it.
+    /// Not secret: the audit and `ListTokens` identify a token by it.
     pub id: String,
     pub secret: Secret,
-    /// DER certificates, one of which Registry's HTTPS certificate (for the name `registry`) descends from.
+    /// DER root certificates; one of them has signed Registry's HTTPS certificate, which is for the name `registry`.
     pub roots: Vec<Vec<u8>>,
-    /// Central's static public keys: a first contact accepts no other. Empty: Registry had not met Central yet; ask it
-    /// again with the credential.
+    /// Central's static public keys: a first contact accepts no other. Empty: Registry did not know them yet; ask
+    /// Registry again with the credential.
     pub pins: Vec<[u8; 32]>,
 }
 
@@ -143,7 +143,7 @@ impl FromStr for EnrolmentToken {
     }
 }
 
-/// Without the spaces and line ends that pasting adds.
+/// The text without the spaces and line ends that pasting adds; `None` if it is too long.
 fn bounded(text: &str) -> Option<&str> {
     Some(text.trim()).filter(|text| text.len() <= MAX_TEXT)
 }

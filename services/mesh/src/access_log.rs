@@ -1,7 +1,7 @@
-//! Who came to the doors of a role, as its audit tells it (SPEC 8.1, 8.2): persons who connect, and whoever is turned
-//! away. Both are counted, so that nobody can fill the store: failures of those who proved nothing per minute, reason
-//! and address prefix; those of somebody with a certificate of the mesh by his name; a person's connections after the
-//! first within a minute. The doors report without waiting; the role writes when [`AccessLog::write_to`] hands it something.
+//! Logins of persons and refused callers, for the audit (SPEC 8.1, 8.2). Both are counted and written as counts, so
+//! that no peer can fill the store: failures of unauthenticated peers per minute, reason and address prefix; failures
+//! of callers with a certificate of the mesh by name; repeated logins of a person within a minute. Listeners report
+//! without waiting; [`AccessLog::write_to`] hands the entries to the role, which writes them.
 
 use std::{
     fmt,
@@ -20,13 +20,13 @@ mod counters;
 
 use counters::Counters;
 
-/// From a failed write to the next try.
+/// Wait between a failed write and the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What one entry of the audit is to say.
+/// The content of one audit entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessEntry {
-    /// A person's certificate opened a connection, or `count` of them since the last such entry.
+    /// A person opened `count` connections since the last such entry.
     Login {
         who: String,
         from: IpAddr,
@@ -35,16 +35,17 @@ pub enum AccessEntry {
     Refused(RefusedAccess),
 }
 
-/// One group of failures.
+/// `count` failures of one kind and origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedAccess {
-    /// What was tried: a listener, a method, or what else a door calls it.
+    /// What was attempted: a method, or the name of a listener or an action.
     pub what: &'static str,
-    /// The code of a reason; one of a fixed set.
+    /// The code of the reason; one of a fixed set.
     pub reason: &'static str,
-    /// `operator/anna`; nothing for those who proved nothing.
+    /// The caller, such as `operator/anna`; `None` for unauthenticated peers.
     pub who: Option<String>,
-    /// An address of somebody known; the network of a stranger's; nothing where unknown or past the bound.
+    /// The address of an authenticated caller or the network of an unauthenticated peer; empty where unknown or beyond
+    /// the maximum number of groups.
     pub from: String,
     pub count: u64,
 }
@@ -60,24 +61,24 @@ struct AccessLogState {
 }
 
 impl AccessLog {
-    /// `every`: for how long entries of one kind are counted before they become one entry.
+    /// `every`: how long occurrences of one kind are counted before they become one entry.
     pub fn new(clock: Clock, every: Duration) -> Self {
         Self(Arc::new(AccessLogState { clock, counters: Mutex::new(Counters::new(every)), reported: Notify::new() }))
     }
 
-    /// A failure of somebody who proved nothing. `what` and `reason` are each one of a fixed set.
+    /// Counts a failure of an unauthenticated peer. `what` and `reason` must each be one of a fixed set.
     pub fn unauthenticated(&self, what: &'static str, reason: &'static str, address: Option<IpAddr>) {
         let from = address.map(crate::principal::network_of).unwrap_or_default();
         self.refused(RefusedAccess { what, reason, who: None, from, count: 1 });
     }
 
-    /// A failure of a charging point or a driver that proved its key.
+    /// Counts a failure of a charging point or driver that has proven its key.
     pub fn peer(&self, what: &'static str, reason: &'static str, who: String, address: IpAddr) {
         let from = address.to_canonical().to_string();
         self.refused(RefusedAccess { what, reason, who: Some(who), from, count: 1 });
     }
 
-    /// A failure of somebody whose certificate is of the mesh.
+    /// Counts a failure of a caller with a certificate of the mesh.
     pub(crate) fn authenticated(&self, what: &'static str, reason: &'static str, principal: &Principal) {
         let from = principal.address.ip().to_canonical().to_string();
         self.refused(RefusedAccess { what, reason, who: Some(principal.to_string()), from, count: 1 });
@@ -94,8 +95,8 @@ impl AccessLog {
         self.0.reported.notify_one();
     }
 
-    /// Hands `write` what is due until the process stops, and the rest then. What could not be written is kept, with
-    /// its count, and tried again.
+    /// Hands due entries to `write` until `stop`, and then all that is left. Entries that could not be written keep
+    /// their counts and are tried again.
     pub async fn write_to<W, F, E>(&self, stop: CancellationToken, write: W)
     where
         W: Fn(Vec<AccessEntry>) -> F,
@@ -109,7 +110,7 @@ impl AccessLog {
             if !entries.is_empty()
                 && let Err(error) = write(entries.clone()).await
             {
-                tracing::warn!(%error, "who was refused or logged in could not be noted; tried again");
+                tracing::warn!(%error, "logins and refused callers could not be written to the audit; trying again");
                 self.counters().give_back(entries, self.0.clock.mono());
                 stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
             }
@@ -119,7 +120,7 @@ impl AccessLog {
         }
     }
 
-    /// Waits until there is something to be written.
+    /// Waits until there are entries to write.
     async fn due(&self) -> Vec<AccessEntry> {
         loop {
             let (due, next) = self.counters().due(self.0.clock.mono());

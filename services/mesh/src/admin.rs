@@ -1,5 +1,5 @@
-//! The plain admin port of every role, for the machine's own supervisor and Prometheus: `/healthz` (alive), `/readyz`
-//! (can answer, with reasons), `/metrics`. It shows no secret and takes no order.
+//! The plain-HTTP admin port of every role, for supervisors and Prometheus: `/healthz` (alive), `/readyz` (can answer,
+//! with reasons), `/metrics`. It shows no secrets and accepts no commands.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Of a report that is read.
+/// Maximum size of a report, in bytes.
 const LONGEST: u64 = 1 << 20;
 
 /// Serves until `stop`.
@@ -34,14 +34,14 @@ pub(crate) async fn serve(
     Ok(axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await?)
 }
 
-/// What the role behind the admin port at `address` says of itself.
+/// The health report of the role whose admin port is at `address`.
 ///
 /// # Errors
-/// In words, where there is no answer in time.
+/// A sentence that says why there is no report.
 pub async fn report_of(address: SocketAddr, within: Duration) -> Result<Report, String> {
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;
-        // The oldest HTTP: one question, one answer, and the end of the connection ends it.
+        // HTTP/1.0: the end of the connection ends the response.
         stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
         let mut answer = Vec::new();
         stream.take(LONGEST).read_to_end(&mut answer).await?;

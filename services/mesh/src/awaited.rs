@@ -1,9 +1,9 @@
-//! What a role cannot serve without and may have to wait for: its database (SPEC 1.7). Its doors are open meanwhile, so
-//! that it stays in its Service and answers, if only with a refusal in words (SPEC 9.1); as soon as what is awaited has
-//! arrived, the same doors serve.
+//! A dependency that a role may have to wait for, such as its database (SPEC 1.7). The role's listeners are open
+//! meanwhile, so that the role stays in its Service and answers with a refusal that says why (SPEC 9.1); as soon as the
+//! dependency is there, the same listeners serve.
 //!
-//! A door asks for each call or connection, by [`Awaited::get`] or, for a gRPC service, by [`Awaited::service`]. Whoever
-//! may not call at all is refused before: it stands innermost in the server's stack.
+//! A listener checks at each call or connection, by [`Awaited::get`] or, for a gRPC service, by [`Awaited::service`],
+//! which is innermost in the server's stack: a caller without permission is refused before.
 
 use std::{
     convert::Infallible,
@@ -29,11 +29,11 @@ use crate::{
 
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What stands behind the doors of a role, once it does. Cheap to clone; all clones are one.
+/// A dependency, once it is there. Cheap to clone; clones share one state.
 pub struct Awaited<T>(Arc<AwaitedState<T>>);
 
 struct AwaitedState<T> {
-    /// What is waited for, as people and health call it.
+    /// The name of the dependency, for people and health.
     what: &'static str,
     component: Component,
     why: ArcSwap<String>,
@@ -41,25 +41,25 @@ struct AwaitedState<T> {
 }
 
 impl<T> Awaited<T> {
-    /// `what` is the component of `health` that says how far it is.
+    /// `what` names the dependency; `health` gets a component of that name.
     pub fn new(health: &Health, what: &'static str) -> Self {
         let (component, why) = (health.component(what), ArcSwap::from_pointee("it is being opened".to_owned()));
         Self(Arc::new(AwaitedState { what, component, why, behind: OnceLock::new() }))
     }
 
-    /// What stands behind the doors.
+    /// The dependency.
     ///
     /// # Errors
-    /// A sentence that says why nothing does, for those who may know where it is looked for.
+    /// A sentence that says why it is not there yet. It may name a path or address: show it only to authorized callers.
     pub fn get(&self) -> Result<&T, String> {
         let AwaitedState { what, why, behind, .. } = &*self.0;
         behind.get().ok_or_else(|| format!("the {what} cannot be used yet: {}", why.load()))
     }
 
-    /// Tries `open` until it succeeds; nothing where the process stops before.
+    /// Calls `open` until it succeeds; `None` where the process stops before.
     ///
     /// # Errors
-    /// The first that does not `pass` by waiting.
+    /// The first error for which `passes` is false, since waiting does not mend it.
     pub async fn opened<D, E, F>(
         &self,
         stop: &CancellationToken,
@@ -89,14 +89,14 @@ impl<T> Awaited<T> {
         }
     }
 
-    /// From now on the doors serve. Once is enough: a second time changes nothing.
+    /// Provides the dependency: from now on the listeners serve. A second call has no effect.
     pub fn arrived(&self, behind: T) {
         if self.0.behind.set(behind).is_ok() {
             self.0.component.ready();
         }
     }
 
-    /// One of the gRPC services that stand behind the door.
+    /// A gRPC service that needs the dependency.
     pub fn service<S>(&self, of: fn(&T) -> S) -> AwaitedService<T, S> {
         AwaitedService { awaited: self.clone(), of }
     }
@@ -114,7 +114,7 @@ impl<T> fmt::Debug for Awaited<T> {
     }
 }
 
-/// Refuses every call, with why, until what it needs has arrived.
+/// Refuses every call, and says why, until its dependency is there.
 pub struct AwaitedService<T, S> {
     awaited: Awaited<T>,
     of: fn(&T) -> S,
@@ -135,7 +135,7 @@ where
     type Future = Either<S::Future, Ready<Result<S::Response, Infallible>>>;
 
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
-        // So are the services of tonic: what bounds their calls stands further out in the stack.
+        // tonic's services are always ready too: outer layers of the stack limit the number of calls.
         Poll::Ready(Ok(()))
     }
 

@@ -1,12 +1,14 @@
-//! The development authority: makes identities for roles and persons, and rolls itself with overlapping roots.
+//! The certificate authority for development: makes identities for roles and persons, and rotates its root with an
+//! overlap.
 //!
-//! One folder holds it: `ca.pem` (the roots in force, newest first), `ca-key.pem` (of the newest) and
-//! `authority.json`. An identity is a folder with `ca.pem`, `cert.pem`, `key.pem` and `identity.json` (what to issue
-//! again). Keys are written with mode 0600, each file whole or not at all, and nothing is overwritten unasked.
+//! The authority is a folder with `ca.pem` (the valid roots, newest first), `ca-key.pem` (key of the newest) and
+//! `authority.json`. An identity is a folder with `ca.pem`, `cert.pem`, `key.pem` and `identity.json` (what is needed
+//! to issue it again). Key files have mode 0600; each file is written whole or not at all, and overwritten only on
+//! request.
 //!
-//! Rolling without a refused connection is three steps, each in force at every peer before the next begins:
-//! [`Authority::roll`] (a second root; every identity folder named learns it), [`Authority::renew`] for each folder
-//! (a certificate by the new root), [`Authority::retire`] (the old root goes).
+//! Rotating the root without refusing a connection takes three steps, each in effect at every peer before the next
+//! begins: [`Authority::roll`] adds a second root to every identity folder, [`Authority::renew`] issues a certificate
+//! by the new root for each folder, and [`Authority::retire`] removes the old root.
 
 use std::{
     fs, io,
@@ -30,17 +32,17 @@ pub(crate) mod files;
 
 use files::{Overwrite, read, write};
 
-/// What can go wrong in making certificates.
+/// Why a certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
     #[error("{path} exists already; choose another folder", path = .0.display())]
     Exists(PathBuf),
-    #[error("the identity {path} is of an older root alone, and would be refused from now on; make it anew first \
+    #[error("the identity {path} has a certificate of an older root and would be refused from now on; renew it first \
              (`chargemesh certs renew`), and see that its host has it", path = .0.display())]
     OfOlderRoot(PathBuf),
     #[error("cannot use {path}: {error}", path = .path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("{path} is not what this command wrote there: {text}", path = .path.display())]
+    #[error("{path} is damaged or was not written by this command: {text}", path = .path.display())]
     Broken { path: PathBuf, text: String },
     #[error("{0:?} is neither a DNS name nor an IP address")]
     Name(String),
@@ -63,7 +65,7 @@ struct AuthorityRecord {
     trust_domain: String,
 }
 
-/// What is in `identity.json`: all that is needed to issue it again.
+/// The content of `identity.json`: what is needed to issue the identity again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Issued {
     uri: String,
@@ -73,7 +75,7 @@ struct Issued {
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority in `dir`.
     ///
     /// # Errors
     /// [`CertsError::Exists`] where the folder holds one already.
@@ -96,7 +98,7 @@ impl Authority {
         Ok(authority)
     }
 
-    /// One that [`Self::create`] made.
+    /// Opens an authority that [`Self::create`] made.
     ///
     /// # Errors
     /// Where the folder holds none.
@@ -107,7 +109,7 @@ impl Authority {
         Ok(Self { dir: dir.into(), clock: Clock::system(), about })
     }
 
-    /// The authority of `dir`, made where there is none yet.
+    /// Opens the authority in `dir`, or creates it where there is none.
     ///
     /// # Errors
     /// As [`Self::create`] and [`Self::open`].
@@ -119,7 +121,7 @@ impl Authority {
         &self.about.trust_domain
     }
 
-    /// The roots in force, newest first.
+    /// The valid roots, newest first.
     ///
     /// # Errors
     /// Where the file cannot be read.
@@ -127,8 +129,8 @@ impl Authority {
         read(&self.file("ca.pem"))
     }
 
-    /// The identity of a role, for `localhost`, its own name, the loopback addresses, and `names` (DNS names and IP
-    /// addresses under which others reach it).
+    /// Issues the identity of a role, valid for its own name, `localhost`, the loopback addresses, and `names` (DNS
+    /// names and IP addresses at which others reach it).
     ///
     /// # Errors
     /// [`CertsError::Exists`] where `out` holds an identity and `overwrite` is false.
@@ -147,7 +149,7 @@ impl Authority {
         self.issue(out, &Issued { uri, names, lifetime_s: lifetime.as_secs() }, overwrite)
     }
 
-    /// The identity of a person: `role` is [`Caller::Operator`] or [`Caller::Viewer`].
+    /// Issues the identity of a person: `role` is [`Caller::Operator`] or [`Caller::Viewer`].
     ///
     /// # Errors
     /// As [`Self::issue_role`].
@@ -163,7 +165,7 @@ impl Authority {
         self.issue(out, &Issued { uri, names: Vec::new(), lifetime_s: lifetime.as_secs() }, overwrite)
     }
 
-    /// The same identity with a new key and certificate.
+    /// Issues an identity again, with a new key and certificate.
     ///
     /// # Errors
     /// Where `identity` is no folder that this module wrote.
@@ -174,10 +176,10 @@ impl Authority {
         self.issue(identity, &issued, true)
     }
 
-    /// A new root beside those in force, told to every one of `identities`. From now on it signs.
+    /// Creates a new root and adds it to each folder of `identities`. From then on the new root signs.
     ///
     /// # Errors
-    /// Where a file cannot be written; the new root signs nothing before every folder knows it.
+    /// Where a file cannot be written; the new root signs nothing before every folder has it.
     pub fn roll(&self, lifetime: Duration, identities: &[PathBuf]) -> Result<(), CertsError> {
         let old = self.roots_pem()?;
         let (root, key) = self.self_signed(lifetime)?;
@@ -189,10 +191,12 @@ impl Authority {
         write(&self.file("ca-key.pem"), &key, 0o600, Overwrite::Allow)
     }
 
-    /// Only the newest root stays in force, here and at `identities`: what older ones signed is refused from now on.
+    /// Removes all roots but the newest, here and in `identities`: peers refuse certificates of older roots from then
+    /// on.
     ///
     /// # Errors
-    /// [`CertsError::OfOlderRoot`] where one of them was not made anew since; where a file cannot be written.
+    /// [`CertsError::OfOlderRoot`] where an identity still has a certificate of an older root; where a file cannot be
+    /// written.
     pub fn retire(&self, identities: &[PathBuf]) -> Result<(), CertsError> {
         let (all, path) = (self.roots_pem()?, self.file("ca.pem"));
         let end = "-----END CERTIFICATE-----";
@@ -220,7 +224,7 @@ impl Authority {
         let certificate = self.leaf(issued)?.signed_by(&key, &self.issuer()?)?;
         let about = serde_json::to_string_pretty(issued).unwrap_or_default();
         write(&out.join("ca.pem"), &self.roots_pem()?, 0o644, overwrite)?;
-        // The key first: a reader in between sees a pair that does not match, and stays with the old one.
+        // The key first: a process that reads in between sees a pair that does not match and keeps the old one.
         write(&out.join("key.pem"), &zeroize::Zeroizing::new(key.serialize_pem()), 0o600, overwrite)?;
         write(&out.join("cert.pem"), &certificate.pem(), 0o644, overwrite)?;
         write(&out.join("identity.json"), &about, 0o644, Overwrite::Allow)
@@ -252,7 +256,7 @@ impl Authority {
         Ok((params.self_signed(&key)?.pem(), zeroize::Zeroizing::new(key.serialize_pem())))
     }
 
-    /// The newest root as an issuer: same name and usages, so no certificate need be parsed.
+    /// The newest root as an issuer; made from the same name and usages, so that no certificate has to be parsed.
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, CertsError> {
         let key = zeroize::Zeroizing::new(read(&self.file("ca-key.pem"))?);
         Ok(Issuer::new(self.root(), KeyPair::from_pem(&key)?))
@@ -262,7 +266,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        // The same for every generation: who verifies tries each root of the name, by its key.
+        // All roots have the same name: a verifier tries each root of that name by its key.
         let name = format!("chargemesh authority of {}", self.about.trust_domain);
         params.distinguished_name.push(DnType::CommonName, name);
         params
@@ -271,7 +275,7 @@ impl Authority {
     fn valid_for(&self, params: &mut CertificateParams, lifetime: Duration) {
         let now = OffsetDateTime::from_unix_timestamp(self.clock.wall_ms().div_euclid(1000));
         let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        // Hosts whose clocks are a little behind must not refuse a new certificate.
+        // Backdated, so that hosts whose clocks are slightly behind accept a new certificate.
         params.not_before = now - time::Duration::minutes(5);
         params.not_after = now.saturating_add(time::Duration::try_from(lifetime).unwrap_or(time::Duration::MAX));
     }
@@ -281,7 +285,7 @@ impl Authority {
     }
 }
 
-/// Whether this root vouches for the certificate, expired or not.
+/// Whether this root has signed the certificate, expired or not.
 fn signed_by(certificate: &str, root: &str) -> bool {
     let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).ok();
     let (Some(leaf), Some(root)) = (read(certificate), read(root)) else { return false };

@@ -1,5 +1,5 @@
-//! The one client stack: a channel that connects when first used, reconnects by itself, keeps a deadline, repeats only
-//! what the contract calls idempotent, and says in words which address failed and why.
+//! The one gRPC client stack: a channel that connects at its first use, reconnects by itself, keeps a deadline, repeats
+//! only methods that the contract marks as idempotent, and says which address failed and why.
 
 use std::{
     fmt,
@@ -32,20 +32,20 @@ pub use connect::{ConnectError, RoleAddress, host_and_port, https_address};
 pub use https::{Https, explain, https};
 use retry::RetriedCall;
 
-/// How patient a client is.
+/// Timeouts of a client.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Client")]
 #[group(skip)]
 pub struct ClientConfig {
-    /// How long to try to connect to one address
+    /// Time limit for connecting to one address
     #[arg(long, env = "CHARGEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s",
           value_parser = crate::duration::parse_some)]
     pub connect_timeout: Duration,
-    /// How long to wait for the answer to a call, its repetitions included
+    /// Time limit of a call, its repetitions included
     #[arg(long, env = "CHARGEMESH_CALL_TIMEOUT", value_name = "DURATION", default_value = "10s",
           value_parser = crate::duration::parse_some)]
     pub call_timeout: Duration,
-    /// How often to ask a silent connection for a sign of life; half of it unanswered, it is dead
+    /// Interval of pings on an idle connection; it is closed when a ping stays unanswered for half of this time
     #[arg(long, env = "CHARGEMESH_KEEP_ALIVE", value_name = "DURATION", default_value = "10s",
           value_parser = crate::duration::parse_some)]
     pub keep_alive: Duration,
@@ -75,11 +75,11 @@ struct ChannelState {
     call_timeout: Duration,
     max_skew: Duration,
     clock: Clock,
-    /// At most a fifth of the calls may be repetitions, and two a second: a struggling server is left alone.
+    /// At most a fifth of the calls, plus two a second, may be repetitions, so that retries do not overload a server.
     budget: TpsBudget,
 }
 
-/// What is told to the role's health.
+/// Reports the peer's state to the role's health.
 struct Watch {
     health: Health,
     component: OnceLock<Component>,
@@ -88,7 +88,7 @@ struct Watch {
 
 /// A channel to `target`, verified as its role. Connects when it is first used.
 pub fn channel(identity: &TlsIdentity, target: RoleAddress, settings: &ClientConfig) -> Channel {
-    // Only the authority of a request: the connector knows the addresses, and does the TLS.
+    // A placeholder for the authority of requests: the connector has the addresses and does TLS.
     let endpoint = Endpoint::from_static("http://chargemesh")
         .http2_keep_alive_interval(settings.keep_alive)
         .keep_alive_timeout(settings.keep_alive / 2)
@@ -107,7 +107,7 @@ pub fn channel(identity: &TlsIdentity, target: RoleAddress, settings: &ClientCon
 }
 
 impl Channel {
-    /// Tells `health` when the peer cannot be reached and when it answers again, and when its clock differs.
+    /// Reports to `health` when the peer is unreachable, when it answers again, and when its clock differs.
     #[must_use]
     pub fn watched_by(mut self, health: &Health) -> Self {
         let (health, last) = (health.clone(), AtomicU8::new(UNKNOWN));
@@ -122,7 +122,7 @@ impl Channel {
     async fn send(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let rule = policy::rule(request.uri().path());
         if rule.is_some_and(|rule| rule.streaming) {
-            // Streams have no deadline, and whoever reads one knows where to go on: never repeated here.
+            // A stream has no deadline and is not repeated here: its reader knows where to resume.
             return self.attempt(request).await;
         }
         let limit = parse_grpc_timeout(request.headers()).unwrap_or(self.shared.call_timeout);
@@ -133,7 +133,7 @@ impl Channel {
         })
     }
 
-    /// Once.
+    /// Makes the call once.
     async fn attempt(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let began = self.shared.clock.now();
         let result = self.inner.clone().oneshot(request).await;
@@ -155,7 +155,7 @@ const UP: u8 = 1;
 const DOWN: u8 = 2;
 
 impl Watch {
-    /// Only at a change, so that a call costs no lock.
+    /// Takes a lock only when the state changes.
     fn learn(&self, target: &RoleAddress, error: Option<&Status>) {
         let now = if error.is_some() { DOWN } else { UP };
         let before = self.last.swap(now, Ordering::Relaxed);
@@ -174,7 +174,7 @@ impl Service<http::Request<Body>> for Channel {
     type Future = BoxFuture<'static, Result<Self::Response, Status>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        // Each attempt waits for the connection by itself, under the call's deadline.
+        // Each attempt waits for the connection itself, within the call's deadline.
         Poll::Ready(Ok(()))
     }
 

@@ -1,4 +1,4 @@
-//! The only reader of clocks: everything that decides takes [`Now`] as an argument (SPEC 10.8: durations are
+//! The only place that reads clocks: code that decides takes [`Now`] as an argument (SPEC 10.8: durations are
 //! monotonic, the wall clock only says when something happened).
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::{Sleep, sleep_until};
 
-/// One instant on both clocks.
+/// One instant, on the monotonic and on the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// For durations and deadlines; never runs backwards.
@@ -46,9 +46,9 @@ impl Clock {
     }
 }
 
-/// A timer that is moved only when it must ring earlier, or has rung: most deadlines are put off by the next message
-/// long before they are due, and a timer's place in the wheel costs more than a look at the clock. It may ring too
-/// early; whoever hears it looks at what is due.
+/// A timer that is rescheduled only when it must ring earlier or has rung: most deadlines are postponed by the next
+/// message long before they are due, and rescheduling costs more than reading the clock. It may therefore ring too
+/// early; its user checks what is due.
 #[derive(Debug)]
 pub struct Alarm {
     sleep: Pin<Box<Sleep>>,
@@ -56,7 +56,7 @@ pub struct Alarm {
     rang: bool,
 }
 
-/// Where nothing is due.
+/// The wait where nothing is due.
 const LONG: Duration = Duration::from_secs(3600);
 
 impl Alarm {

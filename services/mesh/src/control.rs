@@ -1,9 +1,9 @@
-//! The control socket of a process (SPEC 1.9): one JSON request a line, one JSON answer a line.
+//! The control socket of a process (SPEC 1.9): one JSON request per line, one JSON response per line.
 //!
-//! `{"command":"plug","args":{}}` is answered `{"ok":…}` or `{"error":"what and why"}`; with `"misuse":true` where it
-//! is no whole command. The socket has mode 0600 from
-//! its first moment, and only the same user (or root) is answered. It is the person's keyboard, so it takes no part
-//! in authorization over the network.
+//! The response to `{"command":"plug","args":{}}` is `{"ok":…}` or `{"error":"what and why"}`; `"misuse":true` is added
+//! where the command is unknown or incomplete. The socket has mode 0600 from the moment it exists, and only the same
+//! user (or root) gets answers. It replaces the process's keyboard, so the authorization of network calls does not
+//! apply.
 
 use std::{
     fs,
@@ -25,12 +25,12 @@ use tokio::{
 
 use crate::process::{Context, Misuse};
 
-/// Of a line; nothing that a person sends is longer.
+/// Maximum length of a line, in bytes.
 const MAX_LINE: u64 = 256 * 1024;
 const MAX_CONNECTIONS: usize = 16;
 const IDLE: Duration = Duration::from_secs(600);
 
-/// What a person orders.
+/// A command of a person.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ControlRequest {
     pub command: String,
@@ -45,7 +45,7 @@ impl ControlRequest {
     }
 }
 
-/// Why not, in a sentence for the person.
+/// Why a command was refused, in a sentence for a person.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct ControlRefusal {
@@ -54,13 +54,13 @@ pub struct ControlRefusal {
 }
 
 impl ControlRefusal {
-    /// No command of this role, or not all that it needs: whoever typed it mends it.
+    /// The command is unknown or incomplete: the person has to correct it.
     pub fn misuse(text: impl Into<String>) -> Self {
         Self { text: text.into(), misuse: true }
     }
 }
 
-/// Understood, and refused.
+/// The command was understood and refused.
 impl From<String> for ControlRefusal {
     fn from(text: String) -> Self {
         Self { text, misuse: false }
@@ -77,7 +77,7 @@ struct ControlResponse {
     misuse: bool,
 }
 
-/// A null that is there is an answer.
+/// `"ok": null` is a success, unlike a missing field.
 fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(field).map(Some)
 }
@@ -91,7 +91,7 @@ impl From<Result<Value, ControlRefusal>> for ControlResponse {
     }
 }
 
-/// Why [`ask`] has no answer.
+/// Why [`ask`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     #[error("no process listens on the control socket {path}: {error}; is it running, with this --control-socket?",
@@ -99,15 +99,15 @@ pub enum ControlError {
     NotThere { path: PathBuf, error: io::Error },
     #[error("the process behind {path} gave no answer: {text}", path = .path.display())]
     NoAnswer { path: PathBuf, text: String },
-    /// The process understood and says no.
+    /// The process understood the command and refused it.
     #[error("{0}")]
     Refused(String),
-    /// It is no command of the process, or not a whole one.
+    /// The process does not know the command, or it was incomplete.
     #[error("{0}")]
     Misuse(String),
 }
 
-/// Binds `path` and answers on it until the process stops. A refusal is a sentence for the person.
+/// Binds `path` and answers on it until the process stops.
 ///
 /// # Errors
 /// Where the socket cannot be made, or another process answers on it.
@@ -128,8 +128,8 @@ where
     Ok(())
 }
 
-/// For a role without a screen of its own: `status` says how each of its components is. Nothing where the process was
-/// given no control socket.
+/// Serves the control socket of a role that has no commands of its own: `status` returns the state of each component.
+/// Does nothing where no control socket is configured.
 ///
 /// # Errors
 /// As [`serve`].
@@ -150,7 +150,7 @@ pub async fn serve_status(ctx: &Context) -> anyhow::Result<()> {
     serve(ctx, path, answer).await
 }
 
-/// Asks the process behind `path`.
+/// Sends a command to the process behind `path`.
 ///
 /// # Errors
 /// Where nobody listens, there is no answer, or the process refuses.
@@ -181,7 +181,7 @@ where
 {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // Backlogged by the kernel while all slots are taken.
+        // While all slots are taken, the kernel queues connections.
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -231,7 +231,7 @@ fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Nothing at the end of the stream.
+/// Reads a line; `None` at the end of the stream.
 async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     let read = stream.take(MAX_LINE).read_until(b'\n', &mut text).await?;
@@ -251,9 +251,9 @@ async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(private_socket(path).map_err(|error| misuse(error.to_string()))?)
 }
 
-/// Made in a folder that nobody else may enter and renamed to its place, so that there is no moment at which another
-/// user could connect. A socket that a killed process left behind is replaced, anything else is left as it is. Also the
-/// pairing socket of SPEC 1.4.
+/// Creates a socket that only this user can connect to: it is made in a private folder and then renamed to `path`, so
+/// that no other user can connect at any moment. It replaces a socket that a killed process left behind, and nothing
+/// else. The pairing socket of SPEC 1.4 is made by it as well.
 ///
 /// # Errors
 /// Where the folder or the socket cannot be made, or something else has its place.

@@ -1,11 +1,11 @@
-//! Durations as flags and variables carry them: `500ms`, `10s`, `2m`, `1h`, `7d`.
+//! Durations in flags and environment variables: `500ms`, `10s`, `2m`, `1h`, `7d`.
 
 use std::time::Duration;
 
-/// For `#[arg(value_parser = mesh::duration::parse)]`.
+/// Parses a duration, for `#[arg(value_parser = mesh::duration::parse)]`.
 ///
 /// # Errors
-/// Says which text is no duration and how one looks.
+/// A sentence that shows what a duration looks like.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration: a whole number and its unit, such as 500ms, 10s, 2m, 1h or 7d");
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -22,10 +22,10 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
 }
 
-/// As [`parse`], for what cannot be none at all: a timeout, a tick, a sign of life.
+/// As [`parse`], for durations that must not be zero, such as a timeout or an interval.
 ///
 /// # Errors
-/// As [`parse`], and says where it is zero.
+/// As [`parse`], and where the duration is zero.
 pub fn parse_some(text: &str) -> Result<Duration, String> {
     match parse(text)? {
         Duration::ZERO => Err("it is longer than none: at least 1ms".to_owned()),
@@ -33,10 +33,10 @@ pub fn parse_some(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// As [`parse_some`], for what is counted in seconds: how long something is good.
+/// As [`parse_some`], for durations that are stored in seconds, such as a lifetime.
 ///
 /// # Errors
-/// As [`parse`], and says where it is less than a second.
+/// As [`parse`], and where the duration is less than a second.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     match parse(text)? {
         short if short < Duration::from_secs(1) => Err("it is at least 1s".to_owned()),

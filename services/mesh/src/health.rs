@@ -1,5 +1,5 @@
-//! What a role can do now, component by component, with the reason in plain words (SPEC 9.1): a part that is down
-//! makes the role *degraded*, never unready. Every change is logged once.
+//! The health of a role, component by component, with reasons for people (SPEC 9.1): a component that fails makes the
+//! role *degraded*, never unready. Each change is logged once.
 
 use std::{
     collections::BTreeMap,
@@ -10,21 +10,21 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// Of the role as a whole: the worst of its components.
+/// The readiness of a role: that of its worst component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Readiness {
     Ready,
-    /// Answers, if only with refusals in words.
+    /// The role answers, though it may refuse with a reason.
     Degraded,
-    /// Cannot answer yet.
+    /// The role cannot answer yet.
     Starting,
-    /// Takes nothing new.
+    /// The role accepts nothing new.
     Stopping,
 }
 
 impl Readiness {
-    /// Whether traffic may come.
+    /// Whether the role accepts traffic.
     pub fn serves(self) -> bool {
         matches!(self, Self::Ready | Self::Degraded)
     }
@@ -49,20 +49,20 @@ impl ComponentState {
     }
 }
 
-/// The answer of `/readyz`.
+/// The response of `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub status: Readiness,
     pub components: BTreeMap<String, ComponentState>,
 }
 
-/// Finds which components failed or recovered from one look to the next, for the audit (SPEC 8.1).
+/// Finds which components failed or recovered between two calls, for the audit (SPEC 8.1).
 #[derive(Debug, Default)]
 pub struct ComponentFailures {
     known: BTreeMap<String, ComponentState>,
 }
 
-/// What became of a component.
+/// A change of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthChange {
     Failed { reason: String },
@@ -70,7 +70,7 @@ pub enum HealthChange {
 }
 
 impl ComponentFailures {
-    /// Each component that is otherwise than at the last look, by its name.
+    /// The components that failed or recovered since the last call, by name.
     pub fn since(&mut self, health: &Health) -> Vec<(String, HealthChange)> {
         let present = health.report().components;
         let turned = |(name, now): (&String, &ComponentState)| {
@@ -91,7 +91,7 @@ impl ComponentFailures {
     }
 }
 
-/// Cheap to clone; all clones are one.
+/// The health of one process. Cheap to clone; clones share one state.
 #[derive(Clone)]
 pub struct Health(Arc<HealthState>);
 
@@ -107,7 +107,7 @@ impl Default for Health {
 }
 
 impl Health {
-    /// A component, starting until it says otherwise. The same name twice is the same component.
+    /// Registers a component, which is starting until it reports otherwise. The same name gives the same component.
     pub fn component(&self, name: impl Into<String>) -> Component {
         let component = Component { health: self.clone(), name: name.into() };
         if !self.components().contains_key(&component.name) {
@@ -117,7 +117,7 @@ impl Health {
     }
 
     pub fn report(&self) -> Report {
-        // One after the other: who publishes holds the components.
+        // The lock is released first: `publish` is called with the components locked.
         let components = self.components().clone();
         Report { status: self.readiness(), components }
     }
@@ -126,12 +126,12 @@ impl Health {
         *self.0.readiness.borrow()
     }
 
-    /// Each change of the role's readiness.
+    /// Receives each change of the role's readiness.
     pub fn subscribe(&self) -> watch::Receiver<Readiness> {
         self.0.readiness.subscribe()
     }
 
-    /// From now on the role is not ready, whatever its components say.
+    /// Marks the role as stopping, whatever the state of its components.
     pub fn stopping(&self) {
         self.0.readiness.send_replace(Readiness::Stopping);
     }
@@ -140,7 +140,7 @@ impl Health {
         self.0.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// While they are held, so that the last verdict is of the last state.
+    /// Called with the components locked, so that the last published readiness is that of the last state.
     fn publish(&self, components: &BTreeMap<String, ComponentState>) {
         let worst = components.values().map(ComponentState::readiness).max().unwrap_or(Readiness::Ready);
         self.0.readiness.send_if_modified(|now| {
@@ -159,7 +159,7 @@ impl fmt::Debug for Health {
     }
 }
 
-/// The handle with which a part of the role says how it is.
+/// The handle by which a part of the role reports its state.
 #[derive(Clone, Debug)]
 pub struct Component {
     health: Health,
@@ -171,17 +171,17 @@ impl Component {
         self.set(ComponentState::Ready);
     }
 
-    /// Works on with less; `reason` is a sentence for people.
+    /// The component works only in part; `reason` is a sentence for people.
     pub fn degraded(&self, reason: impl Into<String>) {
         self.set(ComponentState::Degraded { reason: reason.into() });
     }
 
-    /// Cannot do its work yet, so the role is not ready.
+    /// The component cannot work yet, so the role is not ready.
     pub fn starting(&self, reason: impl Into<String>) {
         self.set(ComponentState::Starting { reason: reason.into() });
     }
 
-    /// The part is gone for good, with its state.
+    /// Removes the component and its state.
     pub fn forget(&self) {
         let mut components = self.health.components();
         components.remove(&self.name);

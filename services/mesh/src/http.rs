@@ -1,6 +1,6 @@
-//! An HTTPS door for those who have no certificate of the mesh: the same identity, TLS 1.3, HTTP/1.1 and HTTP/2.
-//! Who is slow with his handshake, headers or body is cut off, who asks nothing is sent away, and nobody stays for ever,
-//! so that strangers cannot hold the door.
+//! HTTPS server for clients without a certificate of the mesh: the process's identity, TLS 1.3, HTTP/1.1 and HTTP/2. A
+//! client that is slow with its handshake, headers or body is cut off, an idle connection is closed, and every
+//! connection has a maximum age, so that unauthenticated clients cannot use up all connections.
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -29,32 +29,32 @@ use crate::{
 
 const STREAMS: u32 = 64;
 
-/// How long whoever proved nothing may stay.
+/// Timeouts of connections of unauthenticated clients.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "HTTPS")]
 #[group(skip)]
-pub struct Patience {
-    /// An HTTPS connection without a request for so long is closed
+pub struct HttpsTimeouts {
+    /// Time after which an HTTPS connection without a request is closed
     #[arg(long, env = "CHARGEMESH_HTTPS_IDLE", value_name = "DURATION", default_value = "15s",
           value_parser = crate::duration::parse)]
     pub https_idle: Duration,
-    /// The longest that an HTTPS connection is kept, whatever it asks
+    /// Maximum age of an HTTPS connection, busy or not
     #[arg(long, env = "CHARGEMESH_HTTPS_MAX_AGE", value_name = "DURATION", default_value = "5m",
           value_parser = crate::duration::parse)]
     pub https_max_age: Duration,
 }
 
-impl Default for Patience {
+impl Default for HttpsTimeouts {
     fn default() -> Self {
         Self { https_idle: Duration::from_secs(15), https_max_age: Duration::from_secs(300) }
     }
 }
 
-/// What the door keeps to, and who hears of those it turns away.
+/// The limits of the server, and where it reports refused clients.
 #[derive(Clone, Debug)]
 pub struct HttpsSettings {
     pub limits: Limits,
-    pub patience: Patience,
+    pub timeouts: HttpsTimeouts,
     pub access_log: AccessLog,
 }
 
@@ -92,9 +92,9 @@ async fn one(
     address: SocketAddr,
     stop: CancellationToken,
 ) {
-    let HttpsSettings { limits, patience, .. } = settings;
+    let HttpsSettings { limits, timeouts, .. } = settings;
     let within = limits.default_deadline;
-    let (requests, under_way) = watch::channel(0_usize);
+    let (requests, running) = watch::channel(0_usize);
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
         let begun = RequestGuard::begin(&requests);
@@ -112,10 +112,10 @@ async fn one(
     tokio::select! {
         result = http.as_mut() => return log(result, address),
         () = stop.cancelled() => {}
-        () = idle(under_way, patience.https_idle) => {}
-        () = tokio::time::sleep(patience.https_max_age) => {}
+        () = idle(running, timeouts.https_idle) => {}
+        () = tokio::time::sleep(timeouts.https_max_age) => {}
     }
-    // What is under way is answered within its own time; an answer that nobody reads holds the place no longer.
+    // Running requests finish within their own time limit; a response that the client does not read is dropped then.
     http.as_mut().graceful_shutdown();
     match tokio::time::timeout(within, http).await {
         Ok(result) => log(result, address),
@@ -129,7 +129,7 @@ fn log(result: Result<(), Box<dyn std::error::Error + Send + Sync>>, address: So
     }
 }
 
-/// One request, counted while it lasts.
+/// Counts one request while it runs.
 struct RequestGuard(watch::Sender<usize>);
 
 impl RequestGuard {
@@ -145,20 +145,20 @@ impl Drop for RequestGuard {
     }
 }
 
-/// Until no request has been under way for `patience`.
-async fn idle(mut under_way: watch::Receiver<usize>, patience: Duration) {
+/// Waits until no request has been running for `limit`.
+async fn idle(mut running: watch::Receiver<usize>, limit: Duration) {
     loop {
-        let quiet = *under_way.borrow_and_update() == 0;
-        let patience = if quiet { patience } else { Duration::MAX };
-        match tokio::time::timeout(patience, under_way.changed()).await {
+        let quiet = *running.borrow_and_update() == 0;
+        let wait = if quiet { limit } else { Duration::MAX };
+        match tokio::time::timeout(wait, running.changed()).await {
             Ok(Ok(())) => {}
-            // Nothing more can begin.
+            // No request can begin any more.
             Ok(Err(_)) | Err(_) => return,
         }
     }
 }
 
-/// In time, or not at all: the request's body is read within it.
+/// Limits the time of a request, which includes reading its body.
 async fn answer<F>(work: F, within: Duration) -> Result<Response, Infallible>
 where
     F: Future<Output = Result<Response, Infallible>>,

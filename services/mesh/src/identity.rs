@@ -1,9 +1,9 @@
 //! The identity of this process: certificate, key and roots, from three files of one folder.
 //!
-//! The files are looked at for every connection, so a rotated file is in use at the next handshake without a restart.
-//! Files that are unreadable, do not belong together, or are expired or foreign never replace good ones: the old ones
-//! stay, and the log says why. Where there never were good ones no connection is made or taken (fail closed).
-//! TLS 1.3 only, and no resumption: a resumed session would go on with a certificate that was rotated or removed.
+//! The files are checked at every connection, so that a rotated file is in use at the next handshake without a restart.
+//! Files that are unreadable, do not match, are expired or not signed by a known root never replace valid ones: the old
+//! ones stay in use, and the log says why. Without valid files no connection is made or accepted (fail closed).
+//! TLS 1.3 only, and no session resumption: a resumed session would keep a certificate that was rotated or removed.
 
 use std::{
     fmt, fs,
@@ -28,11 +28,11 @@ mod material;
 use material::Material;
 pub(crate) use material::{ALPN_H2, anonymous_client};
 
-/// Of every warning about a certificate's end (SPEC 10.7).
+/// Days before a certificate expires at which a warning is logged (SPEC 10.7).
 const WARN_DAYS: [i64; 2] = [30, 7];
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Where this process's own identity is.
+/// The folder of this process's identity.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Identity")]
 #[group(skip)]
@@ -75,7 +75,7 @@ impl TlsIdentityError {
     }
 }
 
-/// Cheap to clone; all clones are one.
+/// The identity of this process in TLS. Cheap to clone; clones share one state.
 #[derive(Clone)]
 pub struct TlsIdentity(Arc<TlsIdentityState>);
 
@@ -86,23 +86,24 @@ struct TlsIdentityState {
     seen: Mutex<SeenFiles>,
     expiry: Gauge,
     component: Option<Component>,
-    /// Whose it must be; a command's is whoever's.
+    /// The role that the certificate must name; `None`: any, for a command.
     role: Option<&'static str>,
 }
 
 #[derive(Default)]
 struct SeenFiles {
-    /// Of the files in use.
+    /// Stamp of the files in use.
     used: Option<Stamp>,
-    /// Of files that were not good, and of which that was said.
+    /// Stamp of the invalid files that the log has reported.
     refused: Option<Stamp>,
 }
 
-/// Changes with every replacement of a file.
+/// Metadata of the three files; changes whenever one of them is replaced.
 type Stamp = [Option<(u64, i64, i64, u64)>; 3];
 
 impl TlsIdentity {
-    /// Of a role: missing files are waited for, with the role not ready; bad ones are an error of configuration.
+    /// Opens the identity of a role. While files are missing, the role waits and is not ready; invalid files are an
+    /// error.
     ///
     /// # Errors
     /// A sentence that names the file and what is wrong with it.
@@ -127,10 +128,10 @@ impl TlsIdentity {
         Ok(identity)
     }
 
-    /// Of a command: the files must be there and good.
+    /// Loads the identity of a command.
     ///
     /// # Errors
-    /// What is wrong with which file.
+    /// Where a file is missing or invalid.
     pub fn load(dir: &Path) -> Result<Self, TlsIdentityError> {
         let identity = Self::new(dir, Clock::system(), Gauge::default(), None, None);
         identity.read()?;
@@ -142,12 +143,12 @@ impl TlsIdentity {
         Self(Arc::new(TlsIdentityState { dir: dir.to_owned(), clock, current, seen, expiry, component, role }))
     }
 
-    /// For a listener that demands a certificate of the mesh.
+    /// The configuration of a listener that requires a certificate of the mesh.
     pub(crate) fn mutual(&self) -> Result<Arc<ServerConfig>, TlsIdentityError> {
         self.current().map(|material| material.mutual.clone())
     }
 
-    /// For a listener that takes anybody.
+    /// The configuration of a listener for clients without a certificate.
     pub(crate) fn open_door(&self) -> Result<Arc<ServerConfig>, TlsIdentityError> {
         self.current().map(|material| material.open_door.clone())
     }
@@ -156,12 +157,12 @@ impl TlsIdentity {
         self.current().map(|material| material.client.clone())
     }
 
-    /// The trust domain that peers must be of: our own.
+    /// The trust domain of this process, to which peers must belong.
     pub(crate) fn domain(&self) -> Result<Arc<str>, TlsIdentityError> {
         self.current().map(|material| material.domain.clone())
     }
 
-    /// The roots as PEM, for tokens that carry them to those who have no identity of the mesh.
+    /// The roots as PEM; enrolment tokens contain them for peers without an identity of the mesh.
     ///
     /// # Errors
     /// Where there is no usable identity yet.
@@ -169,13 +170,14 @@ impl TlsIdentity {
         self.current().map(|material| material.roots_pem.clone())
     }
 
-    /// What is used for a connection that begins now.
+    /// The identity for a connection that begins now.
     fn current(&self) -> Result<Arc<Material>, TlsIdentityError> {
         self.refresh();
         self.0.current.load_full().map_or_else(|| self.material().map(Arc::new), Ok)
     }
 
-    /// Reads the files again if they are not those in use: what failed may have been the reading alone.
+    /// Reads the files again unless they are those in use; also where reading failed before, since that may have been
+    /// temporary.
     fn refresh(&self) {
         let now = Some(stamp(&self.0.dir));
         if self.seen().used == now {
@@ -185,12 +187,12 @@ impl TlsIdentity {
         if self.0.current.load().is_none() {
             self.waits(&error);
         } else if std::mem::replace(&mut self.seen().refused, now) != now {
-            tracing::warn!(error = error.to_string(), "keeping the identity in use: the new files are not good");
+            tracing::warn!(error = error.to_string(), "keeping the identity in use: the new files are not valid");
         }
     }
 
     fn read(&self) -> Result<(), TlsIdentityError> {
-        // Stamped before it is read: a file that changes in between is read once more.
+        // The stamp is taken before reading: a file that changes in between is read again.
         let now = stamp(&self.0.dir);
         let material = self.material()?;
         self.seen().used = Some(now);
@@ -202,7 +204,7 @@ impl TlsIdentity {
         Ok(())
     }
 
-    /// From the files, if it is of whom it must be.
+    /// Reads the files and checks that the certificate names this role.
     fn material(&self) -> Result<Material, TlsIdentityError> {
         let material = Material::read(&self.0.dir, self.now())?;
         let whose = crate::principal::whose(&material.uri, &material.domain);
@@ -221,7 +223,7 @@ impl TlsIdentity {
         }
     }
 
-    /// Says how long the certificate is good for; health logs each change once.
+    /// Reports the remaining lifetime of the certificate to health, which logs each change once.
     fn report(&self) {
         let (Some(component), Some(material)) = (&self.0.component, self.0.current.load_full()) else { return };
         let left_days = (material.validity.not_after - self.now()).div_euclid(86_400);

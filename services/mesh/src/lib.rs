@@ -1,18 +1,19 @@
-//! Being a process among processes: what every role of chargemesh needs around its own work, so that the roles hold
-//! only their own.
+//! What every role of chargemesh needs to run as a process among processes, so that the roles contain only their own
+//! work.
 //!
 //! * [`process`]: the start-up shell (logs, signals, tasks, exit code); [`health`], [`metrics`] on a plain admin port;
-//!   [`control`] socket; [`clock`], the only reader of clocks; [`skew`], whether they
+//!   [`control`] socket; [`clock`], the only place that reads clocks; [`skew`], whether hosts' clocks
 //!   agree.
 //! * [`identity`]: certificate, key and roots from files, read per connection; [`certs`] makes them for development;
-//!   [`principal`]: who is at the other end.
+//!   [`principal`] is the authenticated caller of a connection.
 //! * [`server`] and [`client`]: the one gRPC server stack and the one client stack. [`policy`] says who may call what.
-//!   [`http`]: the HTTPS door. [`status`]: the one table from reasons to gRPC codes. [`access_log`]: who logged in or was
-//!   turned away, counted for the audit.
-//! * [`awaited`]: what a role waits for behind open doors.
-//! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all. [`screen`]: text from outside, for people.
+//!   [`http`]: the HTTPS server. [`status`]: the one table from reasons to gRPC codes. [`access_log`]: logins and
+//!   refused callers, counted for the audit.
+//! * [`awaited`]: a dependency that a role may have to wait for while it already listens.
+//! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all. [`screen`]: makes text from
+//!   outside safe to display.
 //!
-//! Architecture invariant: depends on no role and not on `store`; no plaintext is spoken but on the admin port.
+//! Architecture invariant: depends on no role and not on `store`; only the admin port is in plain text.
 
 pub mod access_log;
 pub mod admin;

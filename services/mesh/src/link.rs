@@ -1,13 +1,13 @@
-//! The one async rim of `wire`: gives a [`Link`] a stream, a clock and a send queue. Used by Central, charging points and
-//! drivers alike, over TCP and over Unix sockets.
+//! The I/O layer of `wire`: gives a [`Link`] a stream, a clock and a send queue. Used by Central, charging points and
+//! drivers, over TCP and over Unix sockets.
 //!
-//! Guarantees: one task owns stream and link, so nothing is locked; the send queue is bounded; an idle connection holds no
-//! buffer (bytes pass through one per thread); what the peer does not read is never buffered past one portion of 64 KiB
-//! beside the link's own bounded queue; bytes that have come are read before a time-out is believed, so that a process
-//! that was held up does not take its peers for dead.
+//! Guarantees: one task owns stream and link, so no lock is needed; the send queue is bounded; an idle connection has
+//! no buffer (reads and writes use one per thread); for a peer that does not read, at most one portion of 64 KiB is
+//! buffered beside the link's own bounded queue; bytes that have arrived are read before a timeout takes effect, so
+//! that a process that was suspended does not consider its peers dead.
 //!
-//! The handler is awaited in place: while it waits, this link alone reads nothing, life signs included, and the peer is
-//! held back. It must come back well within the life signs that its peer allows (1.5 s by default).
+//! The task awaits its [`LinkOwner`]: meanwhile this link reads nothing, not even life signs, which slows the peer
+//! down. The owner must return well within the time after which the peer considers this end dead (1.5 s by default).
 
 mod backoff;
 mod config;
@@ -37,14 +37,14 @@ pub use self::{
 use crate::clock::{Alarm, Clock, Now};
 use pump::Pump;
 
-/// What an owner does with the events of one link.
+/// Handles the events of one link.
 pub trait LinkOwner: Send {
-    /// Every event but [`Event::Closed`], which [`run`] returns. May answer by the link itself (`admit`, `send`,
+    /// Called with every event but [`Event::Closed`], which [`run`] returns. May call the link itself (`admit`, `send`,
     /// `set_life_sign`, `close`).
     fn handle(&mut self, event: Event, link: &mut Link, now: Now) -> impl Future<Output = ()> + Send;
 }
 
-/// Drives one connection to its end and says why it ended. Dropping the future cuts the connection without a farewell;
+/// Runs one connection to its end and returns why it ended. Dropping the future cuts the connection;
 /// [`SendQueue::close`] closes it in order.
 pub fn run<'h, S, H>(
     stream: S,
@@ -57,33 +57,34 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     H: LinkOwner,
 {
-    // A future keeps a place of its own for each argument that it moves on: thousands of idle links would pay for it.
-    drive(Box::new(Pump::new(stream, link)), queued, handler, clock)
+    // An async function stores each argument that it passes on a second time, which costs memory in thousands of idle
+    // links; so the function that is awaited gets a box.
+    run_to_end(Box::new(Pump::new(stream, link)), queued, handler, clock)
 }
 
-async fn drive<S, H>(mut pump: Box<Pump<S>>, mut queued: QueuedMessages, handler: &mut H, clock: Clock) -> Closed
+async fn run_to_end<S, H>(mut pump: Box<Pump<S>>, mut queued: QueuedMessages, handler: &mut H, clock: Clock) -> Closed
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     H: LinkOwner,
 {
     let mut alarm = Alarm::new(clock);
     loop {
-        post(&mut queued, &mut pump.link, clock);
+        take_queued(&mut queued, &mut pump.link, clock);
         while let Some(event) = pump.link.poll_event() {
             if let Event::Closed(why) = event {
                 Box::pin(pump.finish(why, clock)).await;
                 return why;
             }
             handler.handle(event, &mut pump.link, clock.now()).await;
-            post(&mut queued, &mut pump.link, clock);
+            take_queued(&mut queued, &mut pump.link, clock);
         }
         alarm.arm(pump.link.poll_timeout());
         let (room, open, closing) = (pump.link.ready(), pump.link.is_open(), pump.link.is_closing());
         tokio::select! {
-            // Reading stands before the alarm: see the guarantees above.
+            // Reading comes before the alarm: see the guarantees above.
             biased;
             () = poll_fn(|cx| pump.poll(cx, clock)) => {
-                // A peer that floods would otherwise keep the alarm from ever being heard.
+                // Under a flood of bytes the alarm's branch would never be polled.
                 let now = clock.mono();
                 if pump.link.poll_timeout().is_some_and(|due| due <= now) {
                     pump.link.handle_timeout(now);
@@ -97,8 +98,8 @@ where
     }
 }
 
-/// Moves what was queued into the link, as far as it has room, and closes it behind the last message.
-fn post(queued: &mut QueuedMessages, link: &mut Link, clock: Clock) {
+/// Moves queued messages into the link as far as it has room, and closes it after the last one if told to.
+fn take_queued(queued: &mut QueuedMessages, link: &mut Link, clock: Clock) {
     match queued.take_drill() {
         Some(true) => link.spoil(),
         Some(false) => link.repair(),
@@ -108,7 +109,7 @@ fn post(queued: &mut QueuedMessages, link: &mut Link, clock: Clock) {
         && let Some(message) = queued.take()
     {
         if let Err(error) = link.send(&message, clock.mono()) {
-            tracing::warn!(bytes = message.len(), %error, "a message for a link was dropped");
+            tracing::warn!(bytes = message.len(), %error, "dropped a message that the link did not accept");
         }
     }
     if queued.drained() || (queued.closing() && !link.is_open()) {
@@ -116,7 +117,7 @@ fn post(queued: &mut QueuedMessages, link: &mut Link, clock: Clock) {
     }
 }
 
-/// Connects within `limit`, without Nagle's delay: a frame waits for no other.
+/// Connects within `limit`, with Nagle's algorithm off, so that each frame is sent at once.
 pub async fn connect(address: &str, limit: Duration) -> io::Result<TcpStream> {
     let stream = match timeout(limit, TcpStream::connect(address)).await {
         Ok(connected) => connected,

@@ -9,23 +9,23 @@ use tracing_subscriber::{
     EnvFilter, filter::LevelFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// A line for people, in colour on a terminal.
+    /// Text for people, in colour on a terminal.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Libraries say at most this, unless the filter names them.
+/// The maximum level of these libraries unless the filter names them.
 const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn,rustls=warn,reqwest=warn,mio=warn";
 
-/// For `#[arg(value_parser = mesh::logging::parse_filter)]`.
+/// Checks a filter, for `#[arg(value_parser = mesh::logging::parse_filter)]`.
 pub fn parse_filter(text: &str) -> Result<String, String> {
     let advice = "give a level (error, warn, info, debug, trace, off) or levels by module, such as info,central=debug";
-    // A single word that is no level would be a module: all others would be silent.
+    // A single word that is not a level would name a module and silence all others.
     let is_level = |word: &&str| {
         word.contains(['=', '[', ']', '{', '}']) || !word.is_empty() && LevelFilter::from_str(word).is_ok()
     };
@@ -35,7 +35,7 @@ pub fn parse_filter(text: &str) -> Result<String, String> {
     EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|error| format!("{error}; {advice}"))
 }
 
-/// Does nothing where the process logs already.
+/// Starts logging; does nothing where it has started already.
 pub(crate) fn start(filter: &str, format: LogFormat) {
     let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{filter}"));
     let lines = tracing_subscriber::registry().with(filter);

@@ -1,7 +1,7 @@
 //! Prometheus metrics of the process, one registry, no globals.
 //!
-//! No metric is labelled with the id of a charging point or of a driver (SPEC 10.9): labels are methods, codes,
-//! states, reasons and names of components, each of a set that the code fixes.
+//! No metric has the id of a charging point or driver as a label (SPEC 10.9): labels are methods, codes, states,
+//! reasons and names of components, each from a set that the code fixes.
 
 use std::{
     fmt,
@@ -18,12 +18,12 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-/// Cheap to clone; all clones are one registry. Every name gets the prefix `chargemesh_`.
+/// The metrics of one process. Cheap to clone; clones share one registry. Every name gets the prefix `chargemesh_`.
 #[derive(Clone)]
 pub struct Metrics(Arc<Mutex<Registry>>);
 
 impl Metrics {
-    /// With the role's name and version as `chargemesh_build_info`.
+    /// A registry with the role's name and version as `chargemesh_build_info`.
     pub fn new(role: &'static str) -> Self {
         let metrics = Self(Arc::new(Mutex::new(Registry::with_prefix("chargemesh"))));
         let build = metrics.register("build", "Role and version", Family::<_, Gauge>::default());
@@ -31,16 +31,16 @@ impl Metrics {
         metrics
     }
 
-    /// Registers `metric` and hands it back. Register once, at start: a second one of a name is shown twice.
+    /// Registers `metric` and returns it. Register each name once, at start: a second metric of a name is shown twice.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).register(name, help, metric.clone());
         metric
     }
 
-    /// All of them as OpenMetrics text.
+    /// All metrics as OpenMetrics text.
     ///
     /// # Errors
-    /// Where a metric cannot write itself.
+    /// Where a metric cannot be encoded.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.0.lock().unwrap_or_else(PoisonError::into_inner))?;

@@ -1,5 +1,5 @@
-//! Who may call which method: the policy options of `proto`, and the few of health and reflection, in one table.
-//! What is not in it is refused (default deny). And who may not any more: the list of removed operators.
+//! Who may call which method: one table of the policy options of `proto` and those of health and reflection. Methods
+//! that are not in it are refused (default deny). Also the list of removed operators, who may not call any more.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,25 +13,25 @@ use prost_types::FileDescriptorSet;
 use proto::{Caller, OperatorName, POLICIES};
 use tokio::sync::watch;
 
-/// What is known of one method.
+/// The policy and shape of one method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// `/package.Service/Method`.
     pub path: &'static str,
-    /// Nobody else may call.
+    /// Only these roles may call.
     pub callers: &'static [Caller],
-    /// The call may be repeated without asking anybody.
+    /// A client may repeat the call by itself.
     pub idempotent: bool,
-    /// The number of the field `request_id`, where the request must carry one.
+    /// The number of the field `request_id`, where the request must have one.
     pub request_id: Option<u32>,
-    /// Several messages may travel, in one direction or both.
+    /// The method streams, in one direction or both.
     pub streaming: bool,
 }
 
 const EVERYBODY: &[Caller] =
     &[Caller::Viewer, Caller::Operator, Caller::Central, Caller::Registry, Caller::Weather, Caller::Dashboard];
 
-/// Services that are not ours and that every server offers to everybody with a certificate of the mesh.
+/// Standard gRPC services that every server offers to every caller with a certificate of the mesh.
 const FOR_EVERYBODY: [(&str, bool); 4] = [
     ("/grpc.health.v1.Health/Check", false),
     ("/grpc.health.v1.Health/Watch", true),
@@ -61,18 +61,18 @@ static RULES: LazyLock<HashMap<&'static str, Rule>> = LazyLock::new(|| {
     ours.chain(others).map(|rule| (rule.path, rule)).collect()
 });
 
-/// Of the method at `/package.Service/Method`.
+/// The rule for the method at `/package.Service/Method`.
 pub fn rule(path: &str) -> Option<&'static Rule> {
     RULES.get(path)
 }
 
-/// All there are.
+/// All rules.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
     RULES.values()
 }
 
-/// What the descriptors say of a method. A field number 0 is in no message, so a request that has no `request_id`
-/// although its policy demands one is always refused.
+/// What the descriptors say about a method. No field has the number 0, so a request without the field `request_id` that
+/// its policy requires is always refused.
 #[derive(Clone, Copy, Default)]
 struct Shape {
     request_id: u32,
@@ -100,8 +100,8 @@ fn shapes() -> HashMap<String, Shape> {
         .collect()
 }
 
-/// The operators and viewers who were removed: refused at once, whatever their certificates say (SPEC 7.3), and their
-/// live streams end. Cheap to clone; all clones are one.
+/// The removed operators and viewers: their calls are refused although their certificates are valid (SPEC 7.3), and
+/// their running streams end. Cheap to clone; clones share one list.
 #[derive(Clone)]
 pub struct DenyList(Arc<DenyListState>);
 
@@ -125,12 +125,12 @@ impl DenyList {
         self.change(|names| names.insert(name.clone()));
     }
 
-    /// Added again.
+    /// The operator was added again.
     pub fn allow(&self, name: &OperatorName) {
         self.change(|names| names.remove(name));
     }
 
-    /// All removed ones, as after a new start.
+    /// Replaces the whole list, as after a restart.
     pub fn replace(&self, names: HashSet<OperatorName>) {
         self.0.names.store(Arc::new(names));
         self.0.changed.send_replace(());
@@ -145,7 +145,7 @@ impl DenyList {
         self.0.changed.send_replace(());
     }
 
-    /// Returns when `name` is on the list.
+    /// Waits until `name` is on the list.
     pub(crate) async fn denied(&self, name: &OperatorName) {
         let mut changes = self.0.changed.subscribe();
         while !self.contains(name) {

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection: the SPIFFE identity of his certificate, parsed once per connection.
+//! The authenticated caller of a connection: the SPIFFE identity of its certificate, parsed once per connection.
 
 use std::{
     fmt,
@@ -12,12 +12,12 @@ use tonic::{Request, Status};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     pub caller: Caller,
-    /// Of a person; a role has none.
+    /// The name of a person; a role has none.
     pub name: Option<OperatorName>,
     pub address: SocketAddr,
 }
 
-/// A certificate that our roots vouch for, but that names nobody we know.
+/// A certificate is signed by our roots but names no known role or person.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrincipalError {
     #[error("the certificate has {0} URIs; it needs one, spiffe://{1}/<role>")]
@@ -40,7 +40,7 @@ impl Principal {
     }
 }
 
-/// The network of an address that proved nothing, under which its failures are counted: IPv4 /24, IPv6 /48.
+/// The network under which the failures of an unauthenticated address are counted: IPv4 /24, IPv6 /48.
 pub fn network_of(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(address) => {
@@ -55,7 +55,7 @@ pub fn network_of(address: IpAddr) -> String {
 }
 
 impl fmt::Display for Principal {
-    /// `central`, `operator/anna`.
+    /// Such as `central` or `operator/anna`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
             Some(name) => write!(f, "{}/{name}", role_of(self.caller)),
@@ -64,7 +64,7 @@ impl fmt::Display for Principal {
     }
 }
 
-/// The path element that stands for `caller`.
+/// The path element of `caller` in a SPIFFE identity.
 pub fn role_of(caller: Caller) -> &'static str {
     match caller {
         Caller::Viewer => "viewer",
@@ -86,12 +86,12 @@ fn parse(uri: &str, domain: &str) -> Option<(Caller, Option<OperatorName>)> {
     }
 }
 
-/// The role of that name; persons are no role.
+/// The role with this name; `None` for the kinds of persons.
 pub fn role_named(name: &str) -> Option<Caller> {
     [Caller::Central, Caller::Registry, Caller::Weather, Caller::Dashboard].into_iter().find(|c| role_of(*c) == name)
 }
 
-/// The kind of whoever a SPIFFE URI of `domain` names: a role, `operator` or `viewer`.
+/// The first path element of a SPIFFE URI of `domain`: a role, `operator` or `viewer`.
 pub(crate) fn whose<'a>(uri: &'a str, domain: &str) -> &'a str {
     match parse(uri, domain) {
         Some((caller, _)) => role_of(caller),

@@ -1,8 +1,9 @@
 //! The start-up shell of every role: logs, cryptography, runtime, admin port, signals, tasks, exit code.
 //!
-//! A role ends when its body and all its tasks have ended, when one of them fails, or on SIGTERM or SIGINT: then it is
-//! not ready, stops accepting, drains, and is stopped hard after its grace. A second signal stops it at once.
-//! Exit codes: 0 done, 1 failed, 2 wrong use or configuration. An error is one log line with its whole chain.
+//! A role ends when its body and all its tasks have ended, when one of them fails, or on SIGTERM or SIGINT. Then it
+//! reports that it is not ready, stops accepting, finishes its work, and is stopped hard after the grace time. A second
+//! signal stops it at once. Exit codes: 0 success, 1 failure, 2 wrong use or configuration. An error is logged in one
+//! line with all its causes.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,7 @@ use crate::{
     tasks::Tasks,
 };
 
-/// What every role can be told about itself as a process.
+/// The settings that every role has as a process.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Process")]
 #[group(skip)]
@@ -42,28 +43,28 @@ pub struct ProcessConfig {
     #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = logging::parse_filter)]
     pub log_level: String,
-    /// How a log line looks: `text` for people, `json` for machines
+    /// Format of log lines: `text` for people, `json` for machines
     #[arg(long, env = "CHARGEMESH_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
-    /// Where to serve /healthz, /readyz and /metrics, in plain HTTP; port 0 takes a free one and logs it
+    /// Address of /healthz, /readyz and /metrics, in plain HTTP; port 0 chooses a free port and logs it
     #[arg(long, env = "CHARGEMESH_ADMIN_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub admin_address: SocketAddr,
-    /// Unix socket on which `chargemesh ctl` reaches this process; none if not given
+    /// Unix socket at which `chargemesh ctl` reaches this process; by default there is none
     #[arg(long, env = "CHARGEMESH_CONTROL_SOCKET", value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
-    /// File to write the addresses to that this process listens on, as JSON, each as soon as it listens
+    /// File to which this process writes, as JSON, each address that it listens on
     #[arg(long, env = "CHARGEMESH_ADDRESSES", value_name = "FILE")]
     pub addresses: Option<PathBuf>,
-    /// How long to finish what is under way after SIGTERM or Ctrl-C, before stopping hard
+    /// Time to finish running work after SIGTERM or Ctrl-C, before the process is stopped hard
     #[arg(long, env = "CHARGEMESH_GRACE", value_name = "DURATION", default_value = "10s",
           value_parser = crate::duration::parse)]
     pub grace: Duration,
-    /// How long to say "not ready" before no longer accepting, so that load balancers notice first
+    /// Time between reporting "not ready" and ceasing to accept, so that load balancers notice first
     #[arg(long, env = "CHARGEMESH_STOP_DELAY", value_name = "DURATION", default_value = "0s",
           value_parser = crate::duration::parse)]
     pub stop_delay: Duration,
-    /// Threads that run what waits for the network; half the cores if not given, since each more costs every message a
-    /// little: they wake each other
+    /// Number of threads for network work; by default half the cores, since more threads wake each other and make every
+    /// message a little slower
     #[arg(long, env = "CHARGEMESH_WORKER_THREADS", value_name = "COUNT")]
     pub worker_threads: Option<NonZeroUsize>,
 }
@@ -75,7 +76,7 @@ impl ProcessConfig {
     }
 }
 
-/// Wrong use or configuration, found after the flags were read; anywhere in an error's chain it makes exit code 2.
+/// Wrong use or configuration, found after parsing the flags. Anywhere in an error's chain it causes exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misuse(String);
@@ -86,16 +87,16 @@ impl Misuse {
     }
 }
 
-/// What a role's parts share. Cheap to clone.
+/// What the parts of a role share. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
     pub role: &'static str,
-    /// Cancelled when the role is to end; whoever cancels it ends the role.
+    /// Cancelled when the role is to end; cancelling it ends the role.
     pub stop: CancellationToken,
     pub health: Health,
     pub metrics: Metrics,
     pub clock: Clock,
-    /// From the stop to the hard stop.
+    /// Time from the stop to the hard stop.
     pub grace: Duration,
     control_socket: Option<PathBuf>,
     addresses: Arc<Addresses>,
@@ -118,7 +119,7 @@ impl Context {
         }
     }
 
-    /// Without signals, admin port and log: for tests, and for many cores in one process.
+    /// A context without signals, admin port and log, for tests and for a fleet in one process.
     pub fn detached(role: &'static str) -> Self {
         Self {
             role,
@@ -133,7 +134,7 @@ impl Context {
         }
     }
 
-    /// A task that fails or panics stops the process with its error.
+    /// Spawns a task; if it fails or panics, the process stops with its error.
     pub fn spawn<F>(&self, name: impl Into<String>, work: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -141,8 +142,8 @@ impl Context {
         self.tasks.spawn(name.into(), self.stop.clone(), work);
     }
 
-    /// Done when every task has ended, however the process ends but for a hard stop; what was given later is done
-    /// first. A failure is one of the process.
+    /// Runs `work` after every task has ended, unless the process is stopped hard. The work registered last runs first.
+    /// Its failure is a failure of the process.
     pub fn finally<F>(&self, name: impl Into<String>, work: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -150,7 +151,7 @@ impl Context {
         self.tasks.finally(name.into(), self.stop.clone(), work);
     }
 
-    /// As `spawn`, and `last` is done with what it left, as `finally` does.
+    /// Spawns `work` and, as `finally` does, runs `last` with its result.
     pub fn spawn_and_finally<T, F, L>(&self, name: &'static str, work: F, last: impl FnOnce(T) -> L + Send + 'static)
     where
         T: Send + 'static,
@@ -159,7 +160,7 @@ impl Context {
     {
         let (leave, left) = oneshot::channel();
         self.spawn(name, async move {
-            // Nobody takes it where the process is stopped hard.
+            // There is no receiver where the process is stopped hard.
             let _ = leave.send(work.await?);
             Ok(())
         });
@@ -171,7 +172,7 @@ impl Context {
         });
     }
 
-    /// Keeps `lock` until nothing of this process runs any more.
+    /// Keeps `lock` until every task has ended.
     pub fn hold(&self, lock: std::fs::File) {
         self.finally("lock", async move {
             drop(lock);
@@ -179,12 +180,12 @@ impl Context {
         });
     }
 
-    /// Where `chargemesh ctl` expects this process.
+    /// Path of the control socket, if one is configured.
     pub fn control_socket(&self) -> Option<&Path> {
         self.control_socket.as_deref()
     }
 
-    /// Logs that `listener` can be reached at `address` now, and notes it in the file of `--addresses`.
+    /// Logs that `listener` listens at `address`, and adds it to the file of `--addresses`.
     ///
     /// # Errors
     /// Where that file cannot be written.
@@ -207,17 +208,17 @@ impl Context {
         self.addresses.known.lock().unwrap_or_else(PoisonError::into_inner).get(listener).cloned()
     }
 
-    /// Until all tasks have ended, and what was to be done finally is; their first failure.
+    /// Waits until all tasks and all `finally` work have ended.
     ///
     /// # Errors
-    /// The failure that stopped the process.
+    /// The first failure, which stopped the process.
     pub async fn ended(&self) -> anyhow::Result<()> {
         self.tasks.ended().await;
         self.tasks.take_failure().map_or(Ok(()), Err)
     }
 }
 
-/// Whether `file` can be replaced without a loss: it is none yet, empty, or holds addresses.
+/// Whether `file` can be replaced without losing data: it does not exist, is empty, or contains addresses.
 fn may_hold_addresses(file: &Path) -> bool {
     match std::fs::symlink_metadata(file) {
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
@@ -246,7 +247,7 @@ where
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(shell(role, &config, body));
-            // Blocking work that is stuck must not keep a process alive that was told to end.
+            // Stuck blocking work must not keep the process alive.
             runtime.shutdown_timeout(Duration::from_millis(500));
             result
         }
@@ -261,11 +262,11 @@ where
     }
 }
 
-/// Takes `folder` for this process alone, made where missing, until what it returns is dropped. `who` is a process of
-/// its kind, such as `driver`.
+/// Locks `folder` for this process until the returned file is dropped, and creates it where missing. `who` names this
+/// kind of process, such as `driver`.
 ///
 /// # Errors
-/// Where another process has it, or it cannot be made.
+/// Where another process has locked it, or it cannot be created.
 pub fn lock(folder: &Path, who: &str) -> Result<std::fs::File, Misuse> {
     let cannot = |error: std::io::Error| {
         Misuse::new(format!("cannot use the data folder {}: {error}; give another with --data", folder.display()))
@@ -283,13 +284,13 @@ pub fn lock(folder: &Path, who: &str) -> Result<std::fs::File, Misuse> {
     Ok(file)
 }
 
-/// One provider for every TLS connection of the process; needed once, before the first. [`run`] does it.
+/// Installs the cryptography of TLS; needed once, before the first TLS connection. [`run`] does it.
 pub fn install_cryptography() {
-    // Fails only where a provider is installed already.
+    // Fails only where one is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
 }
 
-/// 2 where the user can mend it by other flags, files or variables, else 1.
+/// 2 where the user can correct the error by other flags, files or variables, else 1.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     let misuse = error.downcast_ref::<Misuse>().is_some() || error.chain().any(|cause| cause.is::<Misuse>());
     if misuse { 2 } else { 1 }
@@ -319,7 +320,7 @@ where
     result
 }
 
-/// Until body and tasks have ended. A body that fails stops the tasks.
+/// Waits until body and tasks have ended. A failing body stops the tasks.
 async fn supervise<F, Fut>(ctx: &Context, body: F) -> anyhow::Result<()>
 where
     F: FnOnce(Context) -> Fut,
@@ -353,16 +354,16 @@ async fn drain(
 async fn open_admin(ctx: &Context, address: SocketAddr) -> anyhow::Result<CancellationToken> {
     let listener = bind("admin", address).await?;
     ctx.listening("admin", listener.local_addr()?)?;
-    // Answers until the very end, and does not keep the process alive: so not one of its tasks.
+    // Not one of the process's tasks: it answers until the very end and does not keep the process alive.
     let stop = CancellationToken::new();
     tokio::spawn(admin::serve(listener, ctx.health.clone(), ctx.metrics.clone(), stop.clone()));
     Ok(stop)
 }
 
-/// A bound listener, or a sentence that names the address and what to do.
+/// Binds a listener.
 ///
 /// # Errors
-/// That sentence.
+/// A sentence that names the address and what to do.
 pub async fn bind(listener: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     let bound = TcpListener::bind(address).await;
@@ -386,7 +387,8 @@ struct Signals {
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let take = |kind| signal(kind).context("cannot take signals");
-        // Untaken it kills. A file past a limit on its size is to be what a full disk is (SPEC 9): a write that fails.
+        // By default this signal kills the process. Exceeding a file-size limit must be a failing write, like a full
+        // disk (SPEC 9).
         drop(take(SignalKind::from_raw(nix::libc::SIGXFSZ))?);
         Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
     }

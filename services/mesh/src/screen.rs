@@ -1,6 +1,7 @@
-//! Text from outside, for people to read: on a terminal, in a log or in a file of lines (SPEC 2.5).
+//! Makes text from outside safe to display on a terminal, in a log or in a text file (SPEC 2.5).
 
-/// Whether a character is not seen, but changes what is: it moves the cursor, turns the direction of writing, or hides.
+/// Whether a character is invisible but changes what is displayed: it moves the cursor, changes the direction of
+/// writing, or hides text.
 pub fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -17,7 +18,7 @@ pub fn is_unseen(c: char) -> bool {
         )
 }
 
-/// With every unseen character written out.
+/// The text with every such character escaped.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,5 +1,5 @@
 //! The one gRPC server stack: mutual TLS 1.3, the layers of [`stack`], health, reflection (v1 and v1alpha, with the
-//! policy options), and a drain at the end: no new connections, running calls finish, streams end with a status.
+//! policy options), and an orderly end: no new connections, running calls finish, streams end with a status.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,40 +25,40 @@ pub use deadline::Deadline;
 pub(crate) use deadline::{grpc_timeout, parse_grpc_timeout};
 pub(crate) use metering::TIME_HEADER;
 
-/// What a server takes at most.
+/// Limits of a server.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
 #[group(skip)]
 pub struct Limits {
-    /// Calls answered at the same time; the next one is told at once that the server is overloaded
+    /// Maximum number of concurrent calls; a call beyond it is refused at once as overloaded
     #[arg(long, env = "CHARGEMESH_MAX_CALLS", value_name = "N", default_value_t = 1024)]
     pub max_calls: usize,
-    /// Connections at the same time; each name has at most an eighth, on the HTTPS door each network, and loses the
-    /// oldest then
+    /// Maximum number of connections; each caller, or each network on the HTTPS listener, has at most an eighth of them
+    /// and loses its oldest beyond that
     #[arg(long, env = "CHARGEMESH_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096)]
     pub max_connections: usize,
-    /// Unfinished TLS handshakes at the same time; each network (an IPv4 address, an IPv6 /64) has at most an eighth,
-    /// and loses the oldest then
+    /// Maximum number of unfinished TLS handshakes; each network (an IPv4 address, an IPv6 /64) has at most an eighth
+    /// of them and loses its oldest beyond that
     #[arg(long, env = "CHARGEMESH_MAX_HANDSHAKES", value_name = "N", default_value_t = 1024)]
     pub max_handshakes: usize,
-    /// How long a TLS handshake may take
+    /// Time limit of a TLS handshake
     #[arg(long, env = "CHARGEMESH_TLS_TIMEOUT", value_name = "DURATION", default_value = "5s",
           value_parser = crate::duration::parse_some)]
     pub tls_timeout: Duration,
-    /// Time limit of a call whose caller names none
+    /// Time limit of a call that has no deadline of its own
     #[arg(long, env = "CHARGEMESH_DEFAULT_DEADLINE", value_name = "DURATION", default_value = "10s",
           value_parser = crate::duration::parse_some)]
     pub default_deadline: Duration,
-    /// Time limit that no caller can exceed; streams, once they flow, have none
+    /// Maximum time limit of a call; streams have none once they have begun
     #[arg(long, env = "CHARGEMESH_MAX_DEADLINE", value_name = "DURATION", default_value = "5m",
           value_parser = crate::duration::parse_some)]
     pub max_deadline: Duration,
-    /// How often to ask a silent connection for a sign of life; half of it unanswered, it is closed
+    /// Interval of pings on an idle connection; it is closed when a ping stays unanswered for half of this time
     #[arg(long, env = "CHARGEMESH_PING_INTERVAL", value_name = "DURATION", default_value = "10s",
           value_parser = crate::duration::parse_some)]
     pub ping_interval: Duration,
-    /// For how long refusals of one kind and origin, and a person's repeated logins, are counted before the count
-    /// becomes one entry of the audit
+    /// How long refusals of one kind and origin, and repeated logins of a person, are counted before the count becomes
+    /// one audit entry
     #[arg(long, env = "CHARGEMESH_ACCESS_LOG_INTERVAL", value_name = "DURATION", default_value = "1m",
           value_parser = crate::duration::parse)]
     pub access_log_interval: Duration,
@@ -79,7 +79,7 @@ impl Default for Limits {
     }
 }
 
-/// A server being put together.
+/// Builds a server.
 #[derive(Debug)]
 pub struct Server {
     ctx: Context,
@@ -98,14 +98,14 @@ impl Server {
         Self { ctx, identity, limits, denied, access_log, routes: Routes::default(), names: Vec::new() }
     }
 
-    /// Shares the list of removed operators, which whoever follows Registry keeps.
+    /// Uses this list of removed operators, which the follower of Registry maintains.
     #[must_use]
     pub fn deny_list(mut self, denied: &DenyList) -> Self {
         self.denied = denied.clone();
         self
     }
 
-    /// Tells who logs in and who is refused to the audit of the role.
+    /// Reports logins and refused callers to this log.
     #[must_use]
     pub fn access_log(mut self, access_log: &AccessLog) -> Self {
         self.access_log = access_log.clone();
@@ -129,7 +129,7 @@ impl Server {
         self
     }
 
-    /// Whatever a test needs to answer.
+    /// Replaces the routes, for tests.
     #[cfg(test)]
     pub(crate) fn with_routes(mut self, routes: Routes) -> Self {
         self.routes = routes;
@@ -192,7 +192,7 @@ impl Server {
                 tonic_health::pb::FILE_DESCRIPTOR_SET,
                 pb::v1::FILE_DESCRIPTOR_SET,
                 pb::v1alpha::FILE_DESCRIPTOR_SET,
-                // So that a reflection client can show the ErrorInfo of a refusal.
+                // Lets a reflection client show the ErrorInfo of a refusal.
                 tonic_types::pb::FILE_DESCRIPTOR_SET,
             ];
             let builder = Builder::configure().include_reflection_service(false);
@@ -205,24 +205,24 @@ impl Server {
     }
 }
 
-/// From the outermost to the innermost.
+/// The layers, from the outermost to the innermost.
 fn stack(routes: Routes, ctx: &Context, limits: &Limits, meters: metering::Meters) -> Router {
     let clock = ctx.clock;
     let deadlines = deadline::Deadlines { clock, default: limits.default_deadline, max: limits.max_deadline };
     let admission = Arc::new(tokio::sync::Semaphore::new(limits.max_calls));
     routes.into_axum_router().layer(
         ServiceBuilder::new()
-            // Outermost, so that it counts whatever any other layer answers.
+            // Outermost, so that it counts the answers of every other layer.
             .layer(from_fn_with_state(meters, metering::measure))
-            // Outside of all that can refuse, so that a stream of any kind ends with a status when it must.
+            // Outside of every layer that can refuse, so that a stream of any kind ends with a status.
             .layer(axum::middleware::from_fn(ending::end))
-            // Load shed and concurrency limit in one: a place or an answer, never a queue; before any work is done.
+            // Load shedding and concurrency limit: admits or refuses a call at once, before any work is done.
             .layer(from_fn_with_state(admission, admission::admit))
-            // Inside the limit, so that a call that is over gives its place back.
+            // Inside the limit, so that a call that timed out returns its permit.
             .layer(from_fn_with_state(deadlines, deadline::keep))
-            // Innermost that decides who: nothing below runs for a stranger.
+            // Nothing further in runs for a caller without permission.
             .layer(axum::middleware::from_fn(authorization::authorize))
-            // Reads the request's body, so only for those who may call.
+            // Reads the request's body, so it comes after authorization.
             .layer(axum::middleware::from_fn(request_id::require)),
     )
 }

@@ -1,5 +1,5 @@
-//! Whether this host's clock agrees with a peer's (SPEC 10.8: a role more than 1 s off is degraded; how much is a
-//! setting): from the time that every answer of gRPC carries, and from Central's answer to a `ReadClock` on the link.
+//! Checks whether this host's clock agrees with a peer's (SPEC 10.8: a role whose clock is off by more than a setting,
+//! 1 s by default, is degraded), by the time in every gRPC response and by Central's answer to `ReadClock` on the link.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::{
     server::TIME_HEADER,
 };
 
-/// For whoever has Central's time from the link alone.
+/// Settings of roles that get Central's time over the link.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Clock")]
 #[group(skip)]
@@ -21,7 +21,7 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_MAX_CLOCK_SKEW", value_name = "DURATION", default_value = "1s",
           value_parser = crate::duration::parse)]
     pub max_clock_skew: Duration,
-    /// How often to ask Central for the time; at each opening of a link as well
+    /// Interval at which to ask Central for the time; it is also asked at each opening of a link
     #[arg(long, env = "CHARGEMESH_CLOCK_READ_EVERY", value_name = "DURATION", default_value = "60s",
           value_parser = crate::duration::parse_some)]
     pub clock_read_every: Duration,
@@ -46,7 +46,7 @@ impl Default for SkewSettings {
     }
 }
 
-/// When Central's clock is read, and what that says of this host's. Pure.
+/// Decides when to read Central's clock and compares it with this host's. Pure.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockReader {
     settings: SkewSettings,
@@ -60,12 +60,12 @@ impl ClockReader {
         Self { settings, due: None, asked: None, ahead_ms: 0 }
     }
 
-    /// A link has opened; what was asked on another is answered no more.
+    /// A link has opened: asks now, and forgets a question on an earlier link.
     pub fn begin(&mut self, now: Instant) {
         (self.due, self.asked) = (Some(now), None);
     }
 
-    /// Nobody can be asked.
+    /// There is no link: asks nothing.
     pub fn pause(&mut self) {
         (self.due, self.asked) = (None, None);
     }
@@ -74,12 +74,12 @@ impl ClockReader {
         self.due
     }
 
-    /// The clock was asked for in the message `id`.
+    /// The message `id` asked for the time.
     pub fn asked(&mut self, id: u64, now: Now) {
         (self.due, self.asked) = (Some(now.mono + self.settings.every), Some((id, now)));
     }
 
-    /// The answer to the message `to`. One that took longer than the difference that matters says nothing.
+    /// Central's answer to the message `to`. An answer that took longer than the maximum difference is ignored.
     pub fn told(&mut self, to: u64, at_ms: i64, now: Now) {
         let Some((_, began)) = self.asked.take_if(|(id, _)| *id == to) else { return };
         if let Some(ahead_ms) = surely_ahead_ms(began, now, at_ms, self.settings.max) {
@@ -87,13 +87,13 @@ impl ClockReader {
         }
     }
 
-    /// That this host's clock is wrong, in words.
+    /// A sentence that says how wrong this host's clock is, if it is.
     pub fn trouble(&self) -> Option<String> {
         in_words(self.ahead_ms, self.settings.max, "Central")
     }
 }
 
-/// Compares with each answer of one peer.
+/// Compares the clocks at each response of one peer.
 pub(crate) struct Skew<'a> {
     pub(crate) health: &'a Health,
     pub(crate) target: &'a RoleAddress,
@@ -105,12 +105,12 @@ impl Skew<'_> {
         let Some(theirs) = headers.get(TIME_HEADER).and_then(|value| value.to_str().ok()?.parse().ok()) else { return };
         let Some(ahead_ms) = surely_ahead_ms(began, ended, theirs, self.max) else { return };
         let trouble = in_words(ahead_ms, self.max, &self.target.to_string());
-        stand(self.health, &format!("clock against {}", self.target.role()), trouble);
+        report(self.health, &format!("clock against {}", self.target.role()), trouble);
     }
 }
 
-/// As part of a role's health, from the first trouble on.
-pub fn stand(health: &Health, component: &str, trouble: Option<String>) {
+/// Reports the comparison as a component of the role's health, once there has been trouble.
+pub fn report(health: &Health, component: &str, trouble: Option<String>) {
     if trouble.is_some() || health.report().components.contains_key(component) {
         let component: Component = health.component(component);
         trouble.map_or_else(|| component.ready(), |why| component.degraded(why));
@@ -124,10 +124,10 @@ fn in_words(ahead_ms: i64, max: Duration, whose: &str) -> Option<String> {
         .then(|| format!("this host's clock is {ms} ms {way} that of {whose}; set it by NTP"))
 }
 
-/// How far the peer is ahead of us at least, or nothing where the answer took too long to tell.
+/// By how much at least the peer's clock is ahead; `None` where the answer took too long to tell.
 fn surely_ahead_ms(began: Now, ended: Now, theirs_ms: i64, max: Duration) -> Option<i64> {
     let took = ended.mono.saturating_duration_since(began.mono);
-    // It was stamped at some moment in between: the middle is right within half of it.
+    // The peer read its clock at some moment of the call: the middle of the call is at most half of it off.
     let half_ms = in_ms(took / 2);
     let ahead = theirs_ms.saturating_sub(began.wall_ms.saturating_add(half_ms));
     (took / 2 <= max).then(|| ahead.signum() * ahead.saturating_abs().saturating_sub(half_ms).max(0))

@@ -1,5 +1,5 @@
-//! The named tasks of a process. A task that fails or panics stops the process with its error; at the end those that
-//! have not ended are known by name.
+//! The named tasks of a process. A task that fails or panics stops the process with its error; at a hard stop the tasks
+//! that have not ended are listed by name.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ struct TaskTable {
     tracker: TaskTracker,
     running: Mutex<BTreeMap<u64, (String, Option<AbortHandle>)>>,
     numbers: AtomicU64,
-    /// What is done after all the others, the latest first.
+    /// Work to run after all tasks have ended, the last registered first.
     last: Mutex<Vec<Last>>,
     failure: Mutex<Option<anyhow::Error>>,
 }
@@ -64,7 +64,7 @@ impl Tasks {
         }
     }
 
-    /// The first failure is the cause; later ones follow from it.
+    /// Keeps the first failure as the cause; later ones are only logged.
     pub(crate) fn fail(&self, error: anyhow::Error) {
         let mut failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
         match &*failure {
@@ -77,7 +77,7 @@ impl Tasks {
         self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Until every task has ended, and then what was to be done finally, one after another.
+    /// Waits until every task has ended, then runs the final work piece by piece.
     pub(crate) async fn ended(&self) {
         loop {
             self.0.tracker.close();
@@ -88,14 +88,14 @@ impl Tasks {
         }
     }
 
-    /// Ends what still runs, at its next await, and names it and what was to come after it.
+    /// Aborts the running tasks; returns their names and those of the final work that will not run.
     pub(crate) fn abort(&self) -> Vec<String> {
         let running = std::mem::take(&mut *self.running());
         let ended = running.into_values().map(|(name, handle)| {
             handle.iter().for_each(AbortHandle::abort);
             name
         });
-        // Kept to the end of the process, with what they hold.
+        // The final work stays registered, with what it owns, to the end of the process.
         ended.chain(self.last().iter().rev().map(|last| last.name.clone())).collect()
     }
 

@@ -1,11 +1,11 @@
-//! The stacks against each other, over real sockets, with an authority of their own.
+//! Server and client stacks over real sockets, with a certificate authority of their own.
 
 mod access_log;
 mod authorization;
 mod awaited;
-mod doors;
 mod identity;
 mod lifecycle;
+mod limits;
 mod network;
 mod process;
 mod reach;

@@ -110,7 +110,7 @@ pub struct Config {
     #[command(flatten)]
     pub limits: mesh::server::Limits,
     #[command(flatten)]
-    pub patience: mesh::http::Patience,
+    pub timeouts: mesh::http::HttpsTimeouts,
     #[command(flatten)]
     pub client: mesh::client::ClientConfig,
     #[command(flatten)]
@@ -202,8 +202,8 @@ async fn open_doors(
         .add_service(awaited.service(|behind| OperatorsServer::new(behind.grpc.clone())))
         .start("grpc", config.grpc_address)
         .await?;
-    let (limits, patience) = (config.limits.clone(), config.patience.clone());
-    let settings = mesh::http::HttpsSettings { limits, patience, access_log: access_log.clone() };
+    let (limits, timeouts) = (config.limits.clone(), config.timeouts.clone());
+    let settings = mesh::http::HttpsSettings { limits, timeouts, access_log: access_log.clone() };
     let door = http::router(awaited.clone());
     mesh::http::start(ctx, identity, settings, "https", config.https_address, door).await?;
     Ok(awaited)

@@ -189,7 +189,7 @@ impl Drive {
             self.tell(Notification::Hint { text }).await;
         }
         if let Some(health) = &self.health {
-            skew::stand(health, "clock against central", trouble.clone());
+            skew::report(health, "clock against central", trouble.clone());
         }
         self.clock_trouble = trouble;
     }

@@ -1,4 +1,4 @@
-//! The counting behind [`super::AccessLog`]. Pure, and bounded whatever comes.
+//! The counters of [`super::AccessLog`]. Pure, and of bounded size.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,30 +8,30 @@ use std::{
 
 use super::{AccessEntry, RefusedAccess};
 
-/// Most groups at a time, of strangers and of those with a name each; what is past them is counted together.
+/// Maximum number of groups, for unauthenticated and for authenticated callers each; the rest is counted together.
 const GROUPS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Counters {
     every: Duration,
-    strangers: Groups,
-    known: Groups,
+    unauthenticated: Groups,
+    authenticated: Groups,
     logins: HashMap<(String, IpAddr), Login>,
 }
 
 #[derive(Debug, Default)]
 struct Groups {
     counts: BTreeMap<(&'static str, &'static str, Option<String>, String), u64>,
-    /// When the first of them came.
+    /// When the first of them was counted.
     since: Option<Instant>,
 }
 
 /// A person's connections from one address.
 #[derive(Debug)]
 struct Login {
-    /// Connections that no entry tells of yet.
-    untold: u64,
-    /// When the next entry may tell of them.
+    /// Connections that no entry contains yet.
+    unwritten: u64,
+    /// When the next entry is due.
     due: Instant,
 }
 
@@ -42,7 +42,7 @@ impl Groups {
         let key = if self.counts.len() < GROUPS || self.counts.contains_key(&key) {
             key
         } else {
-            // `what` and `reason` are of fixed sets, so these few are bounded too.
+            // `what` and `reason` are from fixed sets, so the number of these groups is bounded too.
             (what, reason, None, String::new())
         };
         *self.counts.entry(key).or_default() += count;
@@ -59,15 +59,15 @@ impl Groups {
 
 impl Counters {
     pub(super) fn new(every: Duration) -> Self {
-        Self { every, strangers: Groups::default(), known: Groups::default(), logins: HashMap::new() }
+        Self { every, unauthenticated: Groups::default(), authenticated: Groups::default(), logins: HashMap::new() }
     }
 
     pub(super) fn refused(&mut self, refused: RefusedAccess, now: Instant) {
-        let groups = if refused.who.is_some() { &mut self.known } else { &mut self.strangers };
+        let groups = if refused.who.is_some() { &mut self.authenticated } else { &mut self.unauthenticated };
         groups.add(refused, now);
     }
 
-    /// The first is due at once; those that follow within the time, when it is over.
+    /// Counts a login. The first is due at once; those within `every` after it when that time is over.
     pub(super) fn login(&mut self, who: String, from: IpAddr, count: u64, now: Instant) {
         let key = (who, from);
         let key = if self.logins.len() < GROUPS || self.logins.contains_key(&key) {
@@ -75,10 +75,10 @@ impl Counters {
         } else {
             ("several persons".to_owned(), IpAddr::V4(Ipv4Addr::UNSPECIFIED))
         };
-        self.logins.entry(key).or_insert(Login { untold: 0, due: now }).untold += count;
+        self.logins.entry(key).or_insert(Login { unwritten: 0, due: now }).unwritten += count;
     }
 
-    /// What is to be written now, and when there is next something to look at.
+    /// The entries to write now, and when the next are due.
     pub(super) fn due(&mut self, now: Instant) -> (Vec<AccessEntry>, Option<Instant>) {
         let mut due = Vec::new();
         let every = self.every;
@@ -86,33 +86,33 @@ impl Counters {
             if login.due > now {
                 return true;
             }
-            if login.untold == 0 {
+            if login.unwritten == 0 {
                 return false;
             }
-            let count = std::mem::take(&mut login.untold);
+            let count = std::mem::take(&mut login.unwritten);
             due.push(AccessEntry::Login { who: who.clone(), from: *from, count });
             login.due = now + every;
             true
         });
-        for groups in [&mut self.strangers, &mut self.known] {
+        for groups in [&mut self.unauthenticated, &mut self.authenticated] {
             if groups.since.is_some_and(|since| since + every <= now) {
                 due.extend(groups.take());
             }
         }
         let logins = self.logins.values().map(|login| login.due);
-        let groups = [&self.strangers, &self.known].into_iter().filter_map(|groups| groups.since);
+        let groups = [&self.unauthenticated, &self.authenticated].into_iter().filter_map(|groups| groups.since);
         let next = logins.chain(groups.map(|since| since + every)).min();
         (due, next)
     }
 
-    /// Whatever there is, at the end.
+    /// All entries that are left, for the end of the process.
     pub(super) fn all(&mut self) -> Vec<AccessEntry> {
-        let logins = std::mem::take(&mut self.logins).into_iter().filter(|(_, login)| login.untold > 0);
-        let logins = logins.map(|((who, from), login)| AccessEntry::Login { who, from, count: login.untold });
-        logins.chain(self.strangers.take()).chain(self.known.take()).collect()
+        let logins = std::mem::take(&mut self.logins).into_iter().filter(|(_, login)| login.unwritten > 0);
+        let logins = logins.map(|((who, from), login)| AccessEntry::Login { who, from, count: login.unwritten });
+        logins.chain(self.unauthenticated.take()).chain(self.authenticated.take()).collect()
     }
 
-    /// Takes back what could not be written.
+    /// Takes back entries that could not be written.
     pub(super) fn give_back(&mut self, entries: Vec<AccessEntry>, now: Instant) {
         for entry in entries {
             match entry {
@@ -160,7 +160,7 @@ mod tests {
         let all = counters.all();
         assert!(all.len() <= GROUPS + 2);
         let named = AccessEntry::Refused(refused(Some("operator/anna"), "192.0.2.7", 1));
-        assert!(all.contains(&named), "strangers do not hide who is known");
+        assert!(all.contains(&named), "unauthenticated peers do not hide an authenticated caller");
         let count = |entry: &AccessEntry| if let AccessEntry::Refused(refused) = entry { refused.count } else { 0 };
         assert_eq!(all.iter().map(count).sum::<u64>(), 100_001);
     }

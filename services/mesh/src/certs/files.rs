@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all.
+//! Writes files whole or not at all.
 
 use std::{
     fs, io,
@@ -19,7 +19,7 @@ pub(super) fn read(path: &Path) -> Result<String, CertsError> {
     fs::read_to_string(path).map_err(|error| CertsError::File { path: path.into(), error })
 }
 
-/// Makes the folder too.
+/// Writes a file, and creates its folder where missing.
 pub(super) fn write(path: &Path, text: &str, mode: u32, overwrite: Overwrite) -> Result<(), CertsError> {
     if overwrite == Overwrite::Refuse && path.exists() {
         return Err(CertsError::Exists(path.into()));
@@ -28,7 +28,8 @@ pub(super) fn write(path: &Path, text: &str, mode: u32, overwrite: Overwrite) ->
     made.map_err(|error| CertsError::File { path: path.into(), error })
 }
 
-/// Written beside, synced, and renamed over: a reader sees the old content or the new one.
+/// Replaces a file: writes a new one beside it, syncs it and renames it, so that a reader sees the old or the new
+/// content.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let beside = beside(path);
     let written = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).and_then(|mut file| {

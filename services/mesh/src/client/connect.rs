@@ -1,4 +1,4 @@
-//! One connection to one of a role's addresses, and why there is none, in words.
+//! Connects to one of a role's addresses, and says in plain words why it could not.
 
 use std::{
     error::Error as StdError,
@@ -22,7 +22,7 @@ use tonic::Status;
 
 use crate::identity::{ALPN_H2, TlsIdentity};
 
-/// A role and where it can be.
+/// A role and the addresses at which it may be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleAddress {
     role: &'static str,
@@ -30,8 +30,8 @@ pub struct RoleAddress {
 }
 
 impl RoleAddress {
-    /// `role` must stand in the server's certificate; `addresses` are `host:port`, each name resolved anew at each
-    /// connection, and tried in turn.
+    /// The server's certificate must name `role`. `addresses` are `host:port`; names are resolved at each connection,
+    /// and the addresses are tried in turn.
     pub fn new<A: Into<String>>(role: &'static str, addresses: impl IntoIterator<Item = A>) -> Self {
         Self { role, addresses: addresses.into_iter().map(Into::into).collect() }
     }
@@ -41,11 +41,11 @@ impl RoleAddress {
     }
 }
 
-/// An address of a role as a setting gives it, for `#[arg(value_parser = mesh::client::host_and_port)]`. Whether the
-/// name resolves is found at each connection.
+/// Parses a `host:port` setting, for `#[arg(value_parser = mesh::client::host_and_port)]`. The name is resolved later,
+/// at each connection.
 ///
 /// # Errors
-/// Says how one looks.
+/// A sentence that shows what an address looks like.
 pub fn host_and_port(text: &str) -> Result<String, String> {
     let text = text.trim();
     match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
@@ -54,10 +54,10 @@ pub fn host_and_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// The same, where a URL with nothing behind the port may stand too.
+/// As [`host_and_port`], but also accepts an `https://` URL without a path.
 ///
 /// # Errors
-/// Says how one looks.
+/// A sentence that shows what an address looks like.
 pub fn https_address(text: &str) -> Result<String, String> {
     let host = text.trim().trim_start_matches("https://").trim_end_matches('/');
     host_and_port(host).map(|_| text.trim().to_owned())
@@ -78,7 +78,7 @@ pub struct ConnectError {
     tries: Vec<String>,
 }
 
-/// What the caller of a channel is told of an error that is no answer.
+/// The status that a caller gets for an error that is not a server's response.
 pub(super) fn in_words(target: &RoleAddress, error: &(dyn StdError + 'static)) -> Status {
     let chain = || causes(error);
     if let Some(status) = chain().find_map(|error| error.downcast_ref::<Status>()) {
@@ -97,24 +97,24 @@ pub(super) fn in_words(target: &RoleAddress, error: &(dyn StdError + 'static)) -
     }
 }
 
-/// The error, its cause, the cause of that.
+/// The chain of an error and its causes.
 pub(super) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> + Clone {
     std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| StdError::source(*error))
 }
 
-/// Makes the connections of one channel.
+/// Opens the connections of one channel.
 #[derive(Clone)]
 pub(super) struct Connector {
     identity: TlsIdentity,
     target: RoleAddress,
     timeout: Duration,
-    /// Begins with another address each time, so that the clients of a role spread over its replicas.
+    /// Index of the address to try first, different each time, so that clients spread over the replicas of a role.
     turn: Arc<AtomicUsize>,
 }
 
-/// Buffered because it was peeked into, see [`Connector::secure`].
+/// Buffered, because [`Connector::secure`] reads ahead.
 type BufferedTls = TokioIo<BufReader<TlsStream<TcpStream>>>;
 
 impl Connector {
@@ -139,7 +139,7 @@ impl Connector {
         Err(io::Error::other(ConnectError { role: self.target.role, tries }))
     }
 
-    /// A name may stand for several hosts.
+    /// Connects to one address, whose name may resolve to several hosts.
     async fn address(&self, address: &str) -> Result<BufferedTls, String> {
         let resolved = tokio::net::lookup_host(address).await;
         let mut hosts: Vec<_> = resolved.map_err(|error| format!("the name does not resolve ({error})"))?.collect();
@@ -166,8 +166,9 @@ impl Connector {
         if tls.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
             return Err(io::Error::other("it does not speak gRPC there"));
         }
-        // In TLS 1.3 the client is done before the server has judged its certificate. A server that accepts it speaks
-        // first (HTTP/2 SETTINGS); one that does not sends an alert, which says why and would be lost in a later call.
+        // In TLS 1.3 the client's handshake ends before the server has verified the client's certificate. A server that
+        // accepts it sends first (HTTP/2 SETTINGS); otherwise it sends an alert, whose reason would be lost in a later
+        // call.
         let mut stream = BufReader::new(tls);
         if stream.fill_buf().await?.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -188,7 +189,7 @@ pub(super) fn handshake_in_words(error: &io::Error, role: &str) -> String {
         if let Some(tls) = inner.downcast_ref() {
             return tls_in_words(tls, role);
         }
-        // Each layer of a client wraps it once more.
+        // Each layer of a client wraps the error once more.
         if let Some(inner) = inner.downcast_ref() {
             return handshake_in_words(inner, role);
         }

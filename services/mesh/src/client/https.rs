@@ -1,4 +1,4 @@
-//! HTTPS with the mesh's roots, for those who have no certificate of the mesh: Registry's door.
+//! HTTPS client that trusts the mesh's roots, for processes without a certificate of the mesh; used to reach Registry.
 
 use std::net::SocketAddr;
 
@@ -21,18 +21,18 @@ pub struct Https {
     base: String,
 }
 
-/// A client of `role`, whose name must stand in the certificate, at `address` (`host:port`, resolved anew at each
-/// connection); trusts `roots_pem` alone.
+/// A client of `role` at `address` (`host:port`, resolved at each connection). The server's certificate must name
+/// `role`; only `roots_pem` is trusted.
 ///
 /// # Errors
-/// Where the address or the roots cannot be understood.
+/// Where the address or the roots are invalid.
 pub fn https(role: &'static str, address: &str, roots_pem: &str, settings: &ClientConfig) -> anyhow::Result<Https> {
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     let port = port.with_context(|| format!("{address:?} is no address: host:port"))?;
     let mut tls = anonymous_client(roots_pem)?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let client = Client::builder()
-        // Never the system's roots, of which a bare host has none.
+        // Never the system's roots.
         .tls_backend_preconfigured(tls)
         .https_only(true)
         .no_proxy()
@@ -75,7 +75,7 @@ pub fn explain(error: &reqwest::Error) -> String {
     causes.last().map(ToString::to_string).unwrap_or_default()
 }
 
-/// Whatever the name, the host that was given: the name is for the certificate.
+/// Resolves every name to the configured address: the name in the URL is only for verifying the certificate.
 struct Always(String);
 
 impl Resolve for Always {

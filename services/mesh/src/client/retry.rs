@@ -1,5 +1,5 @@
-//! Repeats a call that brought no answer, only where the contract calls the method idempotent, and only within the
-//! call's deadline and the channel's budget.
+//! Repeats unanswered calls, only where the contract marks the method as idempotent, and only within the call's
+//! deadline and the channel's retry budget.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::server::grpc_timeout;
 const ATTEMPTS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// One call that is no stream.
+/// One unary call.
 pub(super) struct RetriedCall<'a> {
     pub(super) channel: &'a Channel,
     pub(super) idempotent: bool,
@@ -29,7 +29,7 @@ impl RetriedCall<'_> {
         if !self.idempotent {
             return self.channel.attempt(http::Request::from_parts(parts, body)).await;
         }
-        // Ours, and a single message: as long as the caller made it.
+        // The caller made this body, a single message, so its size needs no limit.
         let body = body.collect().await?.to_bytes();
         let shared = &self.channel.shared;
         shared.budget.deposit();
@@ -50,7 +50,7 @@ fn whole(bytes: Bytes) -> Body {
     Body::new(Full::new(bytes))
 }
 
-/// Nothing came back, or the server says that it cannot now.
+/// Whether there was no answer, or the server is unavailable.
 fn unanswered(result: &Result<http::Response<Body>, Status>) -> bool {
     let status = match result {
         Ok(response) => Status::from_header_map(response.headers()).map(|status| status.code()),
@@ -59,8 +59,8 @@ fn unanswered(result: &Result<http::Response<Body>, Status>) -> bool {
     status == Some(Code::Unavailable)
 }
 
-/// Twice as long each time, from half to all of it by chance, so that those who lost one server together do not come
-/// back together.
+/// Doubles with each attempt; between half and all of it at random, so that clients that lost a server together do not
+/// return together.
 fn pause(attempt: u32) -> Duration {
     let full = FIRST_PAUSE * 2u32.pow(attempt - 1);
     full.mul_f64(0.5 + rand::random::<f64>() / 2.0)

@@ -1,4 +1,4 @@
-//! What the three files of an identity become: checked against each other, then the TLS configurations made of them.
+//! Checks the three files of an identity against each other and makes the TLS configurations of them.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -86,7 +86,7 @@ fn pair(dir: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey,
     CertifiedKey::from_der(chain, key, &provider()).map_err(|_| TlsIdentityError::Mismatch { dir: dir.into() })
 }
 
-/// What a peer would check as well: better said here, in words, than there.
+/// Checks what a peer would check as well, so that the error is reported here and names the file.
 fn check(path: &Path, pair: &CertifiedKey, roots: &RootCertStore, now: i64) -> Result<Validity, TlsIdentityError> {
     let path = path.to_owned();
     let foreign = || TlsIdentityError::Foreign { path: path.clone() };
@@ -137,7 +137,7 @@ fn open_door(pair: &Arc<CertifiedKey>) -> Result<ServerConfig, rustls::Error> {
     Ok(fresh(config, &[ALPN_H2, b"http/1.1"]))
 }
 
-/// Never resumed: see the module.
+/// Without session resumption; see the module.
 fn fresh(mut config: ServerConfig, alpn: &[&[u8]]) -> ServerConfig {
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -155,7 +155,7 @@ fn client(pair: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>) -> Result<Client
     Ok(config)
 }
 
-/// For those who have no identity of the mesh and know its roots: charging points and drivers.
+/// The configuration of a client that has no identity of the mesh but knows its roots: charging points and drivers.
 pub(crate) fn anonymous_client(roots_pem: &str) -> Result<ClientConfig, TlsIdentityError> {
     let roots = root_store(Path::new("the roots given"), roots_pem)?;
     let mut config = ClientConfig::builder_with_provider(provider())

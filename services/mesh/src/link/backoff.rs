@@ -1,9 +1,9 @@
-//! When to try again: waits that double up to a cap, jittered so that thousands of peers that lost Central at one
-//! instant do not come back at one instant.
+//! Exponential back-off with jitter, so that thousands of peers that lost Central at the same instant do not return at
+//! the same instant.
 
 use std::time::Duration;
 
-/// Pure: chance is an argument.
+/// Pure: random numbers are arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     floor: Duration,
@@ -18,15 +18,15 @@ impl Backoff {
         Self { floor, cap, next: floor }
     }
 
-    /// The next wait: between half and all of the present step. `chance` is any random number.
+    /// The next wait: between half and all of the current step. `chance` is any random number.
     pub fn wait(&mut self, chance: u32) -> Duration {
         let wait = jittered(self.next, chance);
         self.next = self.next.saturating_mul(2).min(self.cap);
         wait
     }
 
-    /// The wait after a busy answer: the time it names, which the link has capped (SPEC 4.2), and up to half of it
-    /// more. The steps of [`Self::wait`] are left as they are.
+    /// The wait after a Busy answer: the time that it names, which the link has capped (SPEC 4.2), and up to half of it
+    /// more. Does not change the next [`Self::wait`].
     pub fn after_busy(&self, retry_after: Duration, chance: u32) -> Duration {
         let asked = retry_after.max(self.floor);
         asked + jittered(asked, chance) - asked / 2

@@ -1,48 +1,48 @@
-//! What each end of a link can be told: a flag and an environment variable each (SPEC 1.7), the same at every role.
+//! The settings of a link as flags and environment variables (SPEC 1.7), the same for every role.
 
 use std::time::Duration;
 
-/// The numbers of the conversation.
+/// Times and bounds of a link.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Link")]
 #[group(skip)]
 pub struct Config {
-    /// Signs of life that a peer may miss before it is taken for lost
+    /// Number of life-sign intervals without traffic after which a peer is considered lost
     #[arg(long, env = "CHARGEMESH_MISSES", value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub misses: u32,
-    /// A frame that is not acknowledged for this long is sent again
+    /// Time after which an unacknowledged frame is sent again
     #[arg(long, env = "CHARGEMESH_ACK_TIMEOUT", value_name = "DURATION", default_value = "2s",
           value_parser = crate::duration::parse_some)]
     pub ack_timeout: Duration,
-    /// How often a frame is sent, the first time included, before the link is given up
+    /// How many times a frame is sent, the first time included, before the link is closed
     #[arg(long, env = "CHARGEMESH_TRIES", value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub tries: u32,
-    /// Frames sent and not yet acknowledged
+    /// Maximum number of frames sent and not yet acknowledged
     #[arg(long, env = "CHARGEMESH_WINDOW", value_name = "N", default_value_t = 32,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=127))]
     pub window: usize,
-    /// Messages that may wait for the window, those in it included
+    /// Maximum number of messages waiting to be acknowledged, including those in the window
     #[arg(long, env = "CHARGEMESH_LINK_QUEUE", value_name = "N", default_value_t = 64,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub link_queue: usize,
-    /// Longest body of a frame in bytes; both ends of a link must be told the same
+    /// Maximum length of a frame's body in bytes; must be the same at both ends of a link
     #[arg(long, env = "CHARGEMESH_MAX_FRAME", value_name = "BYTES", default_value_t = 1 << 20,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(512..=1 << 26))]
     pub max_frame: usize,
-    /// How long a handshake may take
+    /// Time limit of a link's handshake
     #[arg(long, env = "CHARGEMESH_LINK_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s",
           value_parser = crate::duration::parse_some)]
     pub link_handshake_timeout: Duration,
-    /// Longest wait that an overloaded Central may ask for
+    /// Maximum wait that an overloaded Central can request
     #[arg(long, env = "CHARGEMESH_LONGEST_RETRY", value_name = "DURATION", default_value = "60s",
           value_parser = crate::duration::parse_some)]
     pub longest_retry: Duration,
 }
 
 impl Config {
-    /// With the interval of the signs of life, which is a profile's own.
+    /// The settings with this life-sign interval, which depends on the profile.
     pub fn wire(&self, life_sign: Duration) -> wire::LinkSettings {
         wire::LinkSettings {
             life_sign,

@@ -1,4 +1,4 @@
-//! Moves bytes between a stream and its link, through buffers that belong to the thread and not to the connection.
+//! Moves bytes between a stream and its link, through buffers that belong to the thread, so that a connection has none.
 
 use std::{
     cell::Cell,
@@ -17,10 +17,10 @@ use wire::{Closed, Link};
 
 use crate::clock::Clock;
 
-/// Read at once. A larger portion does not make it faster; frames longer than this are put together by the link.
+/// Size of a read. A larger one is not faster; the link assembles longer frames.
 const PORTION: usize = 16 * 1024;
-/// How long a farewell may take, and how long a peer that was refused may take to hear it.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time limit for sending `EOT`, and for a refused peer to read it.
+const SEND_EOT: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(250);
 
 thread_local! {
@@ -31,7 +31,7 @@ thread_local! {
 pub(super) struct Pump<S> {
     stream: S,
     pub(super) link: Link,
-    /// What the peer's window did not take; empty nearly always.
+    /// Bytes that the stream did not accept; nearly always empty.
     unsent: Vec<u8>,
 }
 
@@ -40,7 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         Self { stream, link, unsent: Vec::new() }
     }
 
-    /// Writes what there is, then reads once. Ready when the link has been given something.
+    /// Writes what the link has to send, then reads once. Ready when the link has received something.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, clock: Clock) -> Poll<()> {
         if let Poll::Ready(Err(error)) = self.poll_send(cx, clock) {
             self.end(&error);
@@ -55,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     }
 
     fn end(&mut self, error: &io::Error) {
-        tracing::debug!(%error, "a link's connection broke");
+        tracing::debug!(%error, "the connection of a link broke");
         self.link.handle_end();
     }
 
@@ -99,21 +99,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         polled.map_ok(|()| more)
     }
 
-    /// Sends the farewell. Whoever was turned away is given a moment to hear it: a stream that is closed over unread
-    /// bytes is reset, and a busy answer would be lost with it. A peer that is lost is not waited for, since the owner
-    /// must know of it at once (SPEC 2.4).
+    /// Sends `EOT`. A refused peer gets a moment to read it: closing a stream with unread bytes resets it, and a Busy
+    /// answer would be lost. A lost peer is not waited for, since the owner must know at once (SPEC 2.4).
     pub(super) async fn finish(mut self, why: Closed, clock: Clock) {
-        if !turned_away(why) {
+        if !was_refused(why) {
             let attempt = poll_fn(|cx| Poll::Ready(self.poll_send(cx, clock))).await;
-            return tracing::trace!(?attempt, "said farewell");
+            return tracing::trace!(?attempt, "sent EOT");
         }
-        let said = timeout(FAREWELL, async {
+        let sent = timeout(SEND_EOT, async {
             poll_fn(|cx| self.poll_send(cx, clock)).await?;
             self.stream.shutdown().await
         });
-        if let Ok(Ok(())) = said.await {
-            let heard = timeout(LINGER, async { while let Ok(true) = poll_fn(|cx| self.poll_discard(cx)).await {} });
-            drop(heard.await);
+        if let Ok(Ok(())) = sent.await {
+            let drained = timeout(LINGER, async { while let Ok(true) = poll_fn(|cx| self.poll_discard(cx)).await {} });
+            drop(drained.await);
         }
     }
 
@@ -128,8 +127,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     }
 }
 
-/// Whether this end closed a connection whose other end listens.
-fn turned_away(why: Closed) -> bool {
+/// Whether this end closed the connection and the peer still reads.
+fn was_refused(why: Closed) -> bool {
     match why {
         Closed::ByUs | Closed::HandshakeFailed | Closed::Busy | Closed::UnknownKey => true,
         Closed::Version(_) | Closed::Protocol(_) => true,

@@ -1,5 +1,5 @@
-//! The bounded queue between whoever has something to say and the task that owns the link. A channel of tokio's would
-//! do, but holds a block of 32 places per connection; this one is empty when it is empty.
+//! The bounded queue of messages to the task that owns a link. Unlike a channel of tokio, which allocates a block of 32
+//! messages per connection, it has no memory while it is empty.
 
 use std::{
     collections::VecDeque,
@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 
-/// Bytes that may wait for a peer that acknowledges nothing. With the one message that always fits they are as much as
-/// two of the largest frames; beyond that lie only answers that nobody takes.
+/// Maximum number of bytes queued for a peer that acknowledges nothing. An empty queue accepts a message of any size,
+/// so two of the largest frames fit.
 const BYTES: usize = 1 << 20;
 
 /// A queue of at most `capacity` messages, and of at most [`BYTES`] where it holds more than one.
@@ -28,10 +28,10 @@ pub struct SendQueue(Arc<SharedQueue>);
 #[derive(Debug)]
 pub struct QueuedMessages(Arc<SharedQueue>);
 
-/// A message that was not taken.
+/// Why a message was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendQueueError {
-    #[error("the link takes messages too slowly: its send_queue is full")]
+    #[error("the link takes messages too slowly: its send queue is full")]
     Full,
     #[error("the link is closed")]
     Closed,
@@ -49,19 +49,19 @@ struct QueueState {
     messages: VecDeque<Bytes>,
     bytes: usize,
     closed: bool,
-    /// A drill that the link has not taken up yet.
+    /// A drill that the link has not started or ended yet.
     drill: Option<bool>,
 }
 
 impl SharedQueue {
     fn queue(&self) -> MutexGuard<'_, QueueState> {
-        // Nothing panics while the queue is held, and a half-made change is not possible.
+        // No code panics while it holds the lock, so a poisoned lock is impossible.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl SendQueue {
-    /// The message in clear; it is sealed when the link takes it. Never waits.
+    /// Queues a message in clear, which the link seals later. Never waits.
     pub fn try_send(&self, message: Bytes) -> Result<(), SendQueueError> {
         let mut queue = self.0.queue();
         if queue.closed {
@@ -78,19 +78,19 @@ impl SendQueue {
         Ok(())
     }
 
-    /// Closes the link in order, behind what was sent before.
+    /// Closes the link in order, after the messages queued so far.
     pub fn close(&self) {
         self.0.queue().closed = true;
         self.0.waker.wake();
     }
 
-    /// A drill (SPEC 4.8): `on` spoils the keys of the link, off repairs them.
+    /// A drill (SPEC 4.8): `on` spoils the keys of the link, otherwise repairs them.
     pub fn spoil(&self, on: bool) {
         self.0.queue().drill = Some(on);
         self.0.waker.wake();
     }
 
-    /// Whether the link ended, or was told to.
+    /// Whether the link has ended or was told to close.
     pub fn is_closed(&self) -> bool {
         self.0.queue().closed
     }
@@ -116,19 +116,19 @@ impl QueuedMessages {
         self.0.queue().drill.take()
     }
 
-    /// Told to close, with or without messages left.
+    /// Whether the link was told to close.
     pub(super) fn closing(&self) -> bool {
         self.0.queue().closed
     }
 
-    /// Told to close, and nothing is left.
+    /// Whether the link was told to close and no message is left.
     pub(super) fn drained(&self) -> bool {
         let queue = self.0.queue();
         queue.closed && queue.messages.is_empty()
     }
 
-    /// Ready when there is something to do for a link that has `room` for a message: one to take, a drill, or the order
-    /// to close, which a link that is not `open` follows at once and an open one behind the last message.
+    /// Ready when the link has something to do: a message to take if it has `room`, a drill, or the order to close,
+    /// which a link that is not `open` follows at once and an open one after the last message.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, room: bool, open: bool) -> Poll<()> {
         self.0.waker.register(cx.waker());
         let queue = self.0.queue();
@@ -139,7 +139,7 @@ impl QueuedMessages {
 }
 
 impl Drop for QueuedMessages {
-    /// Whoever still sends learns that nobody reads.
+    /// Senders get an error from now on.
     fn drop(&mut self) {
         let mut queue = self.0.queue();
         *queue = QueueState { closed: true, ..QueueState::default() };

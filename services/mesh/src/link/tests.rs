@@ -1,4 +1,4 @@
-//! The rim over real and paused streams.
+//! Links over real and in-memory streams, with real and paused time.
 
 use std::{
     io,
@@ -37,7 +37,7 @@ fn initiator() -> Link {
     Link::initiator(LinkSettings::default(), Part::Engine, "CP-1", proof, Clock::system().mono())
 }
 
-/// Tells everything it sees, and answers `echo …`.
+/// Records every event, and answers `echo …`.
 struct Teller(mpsc::UnboundedSender<Event>);
 
 impl LinkOwner for Teller {
@@ -49,7 +49,7 @@ impl LinkOwner for Teller {
             Event::Message(_) | Event::Open | Event::Busy { .. } | Event::UnknownKey => {}
             Event::Unintelligible(_) | Event::Closed(_) => {}
         }
-        // A test that has ended listens no more.
+        // The test may have ended.
         drop(self.0.send(event));
     }
 }
@@ -142,12 +142,12 @@ async fn a_thousand_messages_each_way_arrive_in_order() {
             assert_eq!(running.event().await, Event::Message(Bytes::copy_from_slice(&number.to_be_bytes())));
         }
     };
-    let outboxes = (near.send_queue.clone(), far.send_queue.clone());
-    tokio::join!(send(outboxes.0), send(outboxes.1), receive(&mut near), receive(&mut far));
+    let queues = (near.send_queue.clone(), far.send_queue.clone());
+    tokio::join!(send(queues.0), send(queues.1), receive(&mut near), receive(&mut far));
 }
 
 #[tokio::test]
-async fn an_end_that_vanishes_is_noticed_as_cut_and_its_outbox_closes() {
+async fn an_end_that_vanishes_is_noticed_as_cut_and_its_send_queue_closes() {
     let (near, far) = over_tcp().await;
     near.ended.abort();
     let send_queue = far.send_queue.clone();
@@ -176,7 +176,7 @@ async fn an_idle_link_lives_and_a_half_open_one_is_found_within_two_seconds_spec
     proxy.abort();
 }
 
-/// Carries bytes both ways until told to swallow them and keep both connections open.
+/// Carries bytes both ways until told to discard them while both connections stay open.
 fn half_open(mut one: DuplexStream, mut other: DuplexStream) -> (Arc<tokio::sync::Notify>, JoinHandle<()>) {
     let cut = Arc::new(tokio::sync::Notify::new());
     let told = Arc::clone(&cut);
@@ -199,7 +199,7 @@ fn half_open(mut one: DuplexStream, mut other: DuplexStream) -> (Arc<tokio::sync
     (cut, proxy)
 }
 
-/// A stream that always has a byte to read and takes everything.
+/// A stream that always has a byte to read and accepts every write.
 struct Flood;
 
 impl AsyncRead for Flood {
@@ -229,10 +229,10 @@ async fn a_stranger_who_floods_does_not_outlast_the_time_limit_of_the_handshake(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_nothing_fills_the_outbox_and_no_more_memory_and_ends() {
+async fn a_peer_that_reads_nothing_fills_the_send_queue_and_no_more_memory_and_ends() {
     let (near, far) = duplex(1024);
     let near = spawn(near, initiator());
-    // Answers the handshake, then never reads again.
+    // The peer answers the handshake, then never reads again.
     let mut stalled = Link::responder(LinkSettings::default(), Clock::system().mono());
     let mut far = far;
     let mut buffer = [0; 1024];

@@ -1,6 +1,5 @@
-//! Accepts connections and brings their TLS handshakes to an end, each in a task of its own, under a time limit and
-//! within its network's share: a slow or silent stranger holds up nobody. What is open then is shared out among those
-//! whom it is for.
+//! Accepts connections. Each TLS handshake runs in a task of its own, within a time limit and its network's share of
+//! handshakes, so that a slow or silent peer delays no other. Established connections are limited per holder.
 
 use std::{
     io,
@@ -27,10 +26,10 @@ use crate::{
     process::Context,
 };
 
-/// At most one line a listener in this time about refused strangers; the metric counts them all.
+/// Minimum time between two log lines of a listener about refused connections; the metric counts them all.
 const SAY_EVERY_MS: i64 = 10_000;
 
-/// What a listener takes at most.
+/// Limits of a listener.
 #[derive(Clone, Debug)]
 pub(crate) struct Caps {
     pub(crate) connections: usize,
@@ -50,9 +49,9 @@ pub(crate) struct Acceptor {
     shared: Arc<ListenerState>,
     handshakes: Arc<ConnectionLimiter<IpAddr>>,
     tasks: TaskTracker,
-    /// No new connections.
+    /// Cancelled: accept no new connections.
     stop: CancellationToken,
-    /// Live connections are dropped.
+    /// Cancelled: drop all connections.
     hard: CancellationToken,
     drain: Duration,
 }
@@ -61,7 +60,7 @@ struct ListenerState {
     name: &'static str,
     clock: Clock,
     timeout: Duration,
-    /// Those whose handshake is done, by holder.
+    /// Permits of established connections, by holder.
     connections: Arc<ConnectionLimiter<String>>,
     open: Gauge,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
@@ -96,14 +95,14 @@ impl Acceptor {
             tasks: TaskTracker::new(),
             stop: ctx.stop.clone(),
             hard: CancellationToken::new(),
-            // Done before the process is, so that it ends in order.
+            // Shorter than the process's grace time, so that it ends in order.
             drain: ctx.grace.mul_f32(0.8),
         }
     }
 
-    /// Until the process stops and every connection has ended, or was dropped after most of the grace time.
-    /// `config` is asked for each connection, so that a rotated identity is in use at once; `holder` says in whose share
-    /// a connection is.
+    /// Accepts until the process stops, then waits for every connection to end and drops those that are left after most
+    /// of the grace time. `config` is called for each connection, so that a rotated identity is in use at once;
+    /// `holder` names whose share a connection counts against.
     pub(crate) async fn run<C, W, H, F>(self, config: C, holder: W, handle: H)
     where
         C: Fn() -> Result<Arc<ServerConfig>, TlsIdentityError>,
@@ -115,7 +114,7 @@ impl Acceptor {
             match accepted {
                 Ok((tcp, address)) => self.take(tcp, address, &config, holder.clone(), handle.clone()),
                 Err(error) => {
-                    // Out of descriptors, mostly: those that end free some.
+                    // Mostly out of file descriptors: wait until other connections end.
                     self.shared.refuse("accept", &error);
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -124,7 +123,11 @@ impl Acceptor {
         drop(self.socket);
         self.tasks.close();
         if tokio::time::timeout(self.drain, self.tasks.wait()).await.is_err() {
-            tracing::warn!(listener = self.shared.name, connections = self.tasks.len(), "dropping what did not end");
+            tracing::warn!(
+                listener = self.shared.name,
+                connections = self.tasks.len(),
+                "dropping connections that did not end"
+            );
             self.hard.cancel();
             self.tasks.wait().await;
         }
@@ -176,13 +179,13 @@ fn reason_of(error: &io::Error) -> &'static str {
 }
 
 async fn shake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
-    // Small answers must not wait for the ACK of the one before.
+    // Nagle's algorithm off, so that a small response is sent at once.
     tcp.set_nodelay(true)?;
     TlsAcceptor::from(config).accept(tcp).await
 }
 
 impl ListenerState {
-    /// One handshake, to its end or until its permit is needed.
+    /// Runs one handshake, until it ends or its permit is evicted.
     async fn shake(
         &self,
         tcp: TcpStream,
@@ -206,7 +209,7 @@ impl ListenerState {
         None
     }
 
-    /// A connection, to its end or until its permit is needed.
+    /// Runs one connection, until it ends or its permit is evicted.
     async fn keep<W, H, F>(&self, tls: TlsStream<TcpStream>, address: SocketAddr, holder: W, handle: H)
     where
         W: Fn(&TlsStream<TcpStream>, SocketAddr) -> String,

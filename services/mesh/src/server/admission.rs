@@ -1,5 +1,5 @@
-//! Load shed and concurrency limit: a call gets a place or an answer at once, never a queue. A stream gives its place
-//! back as soon as it flows.
+//! Load shedding and concurrency limit: a call is admitted or refused at once and never queued. A stream returns its
+//! permit as soon as it has begun.
 
 use std::sync::Arc;
 

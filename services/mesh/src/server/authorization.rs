@@ -1,5 +1,5 @@
-//! Who may call: the certificate's principal against the method's policy, default deny, and against the list of
-//! removed operators. A call under way ends when its caller is removed. Refusals are told to the audit (SPEC 8.1).
+//! Authorization: checks the caller's principal against the method's policy (default deny) and against the list of
+//! removed operators. A running call ends when its caller is removed. Refusals are reported to the audit (SPEC 8.1).
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) async fn authorize(mut request: Request<Body>, next: Next) -> Respons
 fn allowed(connection: &ServerConnection, path: &str) -> Result<Principal, Status> {
     let principal = connection.principal.clone().map_err(Status::unauthenticated)?;
     let rule = policy::rule(path);
-    // Only methods that we know stand in the audit: whoever calls must not choose what it says.
+    // Only known methods go to the audit by name, so that callers cannot choose its content.
     let what = rule.map_or("unknown method", |rule| rule.path);
     if connection.removed.is_cancelled() {
         connection.access_log.authenticated(what, Reason::Removed.code(), &principal);

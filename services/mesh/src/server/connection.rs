@@ -1,5 +1,5 @@
-//! One connection of the mesh: who it is, once; then HTTP/2 until it ends, the process stops, or its operator is
-//! removed.
+//! One connection of the mesh: determines the caller once, then serves HTTP/2 until the connection ends, the process
+//! stops, or the operator is removed.
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -14,13 +14,13 @@ use tower::Service as _;
 use super::Acceptor;
 use crate::{access_log::AccessLog, identity::TlsIdentity, policy::DenyList, principal::Principal, x509};
 
-/// From the removal of an operator, whose streams end by themselves, to the end of his connection.
+/// Time from the removal of an operator, which ends the operator's streams, to the end of the connection.
 const REMOVED_GRACE: Duration = Duration::from_secs(1);
 
-/// In the extensions of every request of a connection.
+/// Stored in the extensions of every request of a connection.
 #[derive(Debug)]
 pub(super) struct ServerConnection {
-    /// Or why the certificate names nobody.
+    /// The caller, or why the certificate names none.
     pub(super) principal: Result<Principal, String>,
     /// Cancelled when the operator at the other end is removed.
     pub(super) removed: CancellationToken,
@@ -36,7 +36,7 @@ pub(super) struct Connections {
     pub(super) denied: DenyList,
     pub(super) access_log: AccessLog,
     pub(super) streams: u32,
-    /// A peer that answers no ping is gone (SPEC 9, network cut).
+    /// A peer that answers no ping is considered gone (SPEC 9, network cut).
     pub(super) ping_interval: Duration,
     pub(super) stop: CancellationToken,
 }
@@ -75,7 +75,7 @@ impl Connections {
             () = self.stop.cancelled() => {}
             () = denied => {
                 http.as_mut().graceful_shutdown();
-                // Refused calls are still answered, so that he learns why; then the connection goes.
+                // Calls are still refused with a reason for a while; then the connection is closed.
                 drop(tokio::time::timeout(REMOVED_GRACE, http).await);
                 return;
             }
@@ -94,18 +94,18 @@ impl Connections {
                 self.login(principal);
             }
             Err(error) => {
-                tracing::warn!(%address, error, "connected with a certificate that names nobody");
+                tracing::warn!(%address, error, "connected with a certificate that names no known caller");
                 self.access_log.unauthenticated("grpc", "CERTIFICATE_NAMES_NOBODY", Some(address.ip()));
             }
         }
         principal
     }
 
-    /// Only persons log in: a role's connections are its own affair.
+    /// Counts logins of persons; roles do not log in.
     fn login(&self, principal: &Principal) {
         match &principal.name {
             Some(name) if !self.denied.contains(name) => self.access_log.login(principal),
-            // Each of his calls is refused, and counted there.
+            // Every call of a removed operator is refused and counted there.
             Some(_) | None => {}
         }
     }
@@ -122,7 +122,7 @@ impl Connections {
     }
 }
 
-/// Whoever the certificate names: no network's affair, for it was proven.
+/// The holder of a connection: what the certificate names.
 fn holder(tls: &TlsStream<TcpStream>, _: SocketAddr) -> String {
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     certificate.map(x509::uris).unwrap_or_default().join(" ")

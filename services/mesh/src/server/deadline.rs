@@ -1,6 +1,6 @@
-//! The deadline of a call: what the caller asks for (`grpc-timeout`), at most the server's own limit, or the server's
-//! default. It is kept a little before the caller's own, so that the caller hears what was too slow and does not just
-//! give up. A stream is over its deadline's reach as soon as it flows.
+//! The deadline of a call: the caller's (`grpc-timeout`), at most the server's limit, or the server's default. The
+//! server ends a call slightly before the caller's own deadline, so that the caller receives what was too slow. A
+//! deadline does not apply to a stream once it has begun.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use tonic::Code;
 use crate::{clock::Clock, policy, status::with_reason};
 
 const HEADER: &str = "grpc-timeout";
-/// One part in so many of the caller's time is for the answer's way back, and no more than the longest margin.
+/// This fraction of the caller's time, up to the maximum margin, is left for the response to travel back.
 const MARGIN: u32 = 20;
 const MAX_MARGIN: Duration = Duration::from_millis(200);
 
-/// When the answer is due, in the extensions of a request that has a deadline.
+/// When the response is due; in the extensions of a request with a deadline.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
@@ -50,11 +50,11 @@ pub(super) async fn keep(State(deadlines): State<Deadlines>, mut request: Reques
     }
 }
 
-/// As `grpc-timeout` says it.
+/// Parses `grpc-timeout`.
 pub(crate) fn parse_grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(HEADER)?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    // The protocol allows eight digits.
+    // The protocol allows at most eight digits.
     let number: u64 = Some(number).filter(|number| number.len() <= 8)?.parse().ok()?;
     match unit {
         "H" => Some(Duration::from_secs(number * 3600)),
@@ -67,7 +67,7 @@ pub(crate) fn parse_grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// Tells `limit` to the server.
+/// Sets `grpc-timeout` to `limit`.
 pub(crate) fn grpc_timeout(headers: &mut HeaderMap, limit: Duration) {
     let ms = limit.as_millis().clamp(1, 99_999_999);
     if let Ok(value) = http::HeaderValue::try_from(format!("{ms}m")) {

@@ -1,5 +1,6 @@
-//! Ends streams with a status: when the operator at the other end is removed, at once; when the process stops, as soon
-//! as a stream has nothing more to say. Without it one watcher would hold up every shutdown until the grace is over.
+//! Ends streams with a status: at once when the operator at the other end is removed; when the process stops, as soon
+//! as a stream has nothing more to send. Without it one watcher would delay every shutdown until the grace time is
+//! over.
 
 use std::{
     future::Future,

@@ -1,5 +1,5 @@
-//! Rate, errors and duration of every method, and the server's time on every answer, from which its callers learn
-//! whether their clocks agree (SPEC 10.8).
+//! Metrics of rate, errors and duration of every method, and the server's time in every response, by which callers
+//! check their clocks (SPEC 10.8).
 
 use std::{
     pin::Pin,
@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 
 use crate::{clock::Clock, metrics::seconds, policy, process::Context};
 
-/// Milliseconds since 1970 when the answer began.
+/// The server's time when the response began, milliseconds since 1970.
 pub(crate) const TIME_HEADER: &str = "chargemesh-time-ms";
 
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl Meters {
 }
 
 pub(super) async fn measure(State(meters): State<Meters>, request: Request<Body>, next: Next) -> Response {
-    // Only paths that we know become labels: a stranger must not choose them.
+    // Only known paths become labels: callers must not be able to create labels.
     let rule = policy::rule(request.uri().path());
     let method = rule.map_or("unknown", |rule| rule.path);
     let streaming = rule.is_some_and(|rule| rule.streaming);
@@ -56,7 +56,7 @@ pub(super) async fn measure(State(meters): State<Meters>, request: Request<Body>
     })
 }
 
-/// Counted when it is dropped, so that a call that its caller gave up counts too.
+/// Counted when dropped, so that a call that its caller cancelled counts too.
 struct MeasuredCall {
     meters: Meters,
     method: &'static str,
@@ -66,7 +66,7 @@ struct MeasuredCall {
 }
 
 impl MeasuredCall {
-    /// Nothing where the headers carry no status.
+    /// The status code in the headers, if there is one.
     fn ended(&mut self, headers: &HeaderMap) {
         self.code = self.code.or_else(|| Status::from_header_map(headers).map(|status| status.code()));
     }

@@ -1,5 +1,5 @@
-//! A method whose policy demands a request id does not run without one, so no handler can forget to ask. The id is
-//! found in the request's bytes by the field number that the contract gives it.
+//! Refuses requests without a request id where the method's policy requires one, so that no service has to check. The
+//! id is found in the encoded request by its field number.
 
 use axum::{body::Body, http::Request, middleware::Next, response::Response};
 use bytes::{Buf as _, Bytes};
@@ -10,9 +10,9 @@ use tonic::Status;
 
 use crate::{policy, status::refuse};
 
-/// tonic's own limit of a message, and the frame around it.
+/// tonic's limit for a message, plus its frame.
 const MAX_BODY: usize = 4 * 1024 * 1024 + 5;
-/// Of an id; it is stored.
+/// Maximum length of an id, in bytes, since it is stored.
 const MAX_ID: usize = 128;
 
 pub(super) async fn require(request: Request<Body>, next: Next) -> Response {
@@ -29,7 +29,7 @@ pub(super) async fn require(request: Request<Body>, next: Next) -> Response {
 async fn check(body: Body, field: u32) -> Result<Bytes, Status> {
     let whole = Limited::new(body, MAX_BODY).collect().await;
     let whole = whole.map_err(|error| Status::cancelled(format!("the request ended early: {error}")))?.to_bytes();
-    // One message: not compressed (no service of ours accepts that), its length, itself.
+    // One message: an uncompressed flag (no service accepts compression), its length, and the message.
     let message = whole.get(5..).filter(|_| whole.first() == Some(&0)).unwrap_or_default();
     match text_field(message, field) {
         None => Err(refuse(Reason::RequestIdMissing, "choose one, such as a UUID, and keep it when you try again")),
@@ -40,7 +40,8 @@ async fn check(body: Body, field: u32) -> Result<Bytes, Status> {
     }
 }
 
-/// The length of the text in field `number`, if it is there and not empty. Bytes that are no message have none.
+/// The length of the text in field `number`, if it is present and not empty; `None` also for bytes that are not a
+/// message.
 fn text_field(mut message: &[u8], number: u32) -> Option<usize> {
     let mut found = None;
     while message.has_remaining() {
@@ -48,7 +49,7 @@ fn text_field(mut message: &[u8], number: u32) -> Option<usize> {
         if key == number && wire_type == WireType::LengthDelimited {
             let length = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
             message = message.get(length..)?;
-            // The last one counts, as in every reader of protobuf.
+            // As in every protobuf decoder, the last occurrence counts.
             found = Some(length);
         } else {
             skip_field(wire_type, key, &mut message, DecodeContext::default()).ok()?;

@@ -1,4 +1,4 @@
-//! What the audit is told of those who come.
+//! What the access log records of connections and calls.
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ async fn who_shows_no_good_certificate_is_counted_by_its_fault_spec_8_1() {
 
     let reasons = ["CERTIFICATE_EXPIRED", "CERTIFICATE_FOREIGN", "CERTIFICATE_MISSING", "HANDSHAKE_FAILED"];
     let told = central.told().await;
-    // A client tries more than once, so the counts are its own affair.
+    // A client tries more than once, so the counts vary.
     let all = told.iter().filter_map(|entry| match entry {
         AccessEntry::Refused(refused) => Some((refused.what, refused.reason, refused.from.as_str())),
         AccessEntry::Login { .. } => None,

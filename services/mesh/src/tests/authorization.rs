@@ -1,4 +1,4 @@
-//! Who may call whom.
+//! Which caller may call which method.
 
 use std::{path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A role that waits for its database behind open doors.
+//! A role that listens while it waits for its database.
 
 use std::{
     sync::{

@@ -140,9 +140,9 @@ async fn the_https_door_takes_those_without_a_certificate_who_know_our_roots() {
         .route("/v1/me", get(async |ConnectInfo(me): ConnectInfo<SocketAddr>| me.ip().to_string()));
     let identity = network.identity(Caller::Registry);
     let limits = Limits { default_deadline: Duration::from_millis(300), ..Limits::default() };
-    let patience = crate::http::Patience::default();
+    let timeouts = crate::http::HttpsTimeouts::default();
     let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
-    let settings = crate::http::HttpsSettings { limits, patience, access_log };
+    let settings = crate::http::HttpsSettings { limits, timeouts, access_log };
     let address = LOCAL.parse().unwrap();
     let address = crate::http::start(&ctx, &identity, settings, "https", address, app).await.unwrap();
     let (address, settings) = (address.to_string(), ClientConfig::default());

@@ -1,4 +1,4 @@
-//! What strangers, and one of the known, can hold of a door.
+//! Limits on the connections of unauthenticated peers and of a single caller.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use tonic::Code;
 use super::network::{LOCAL, MeshNetwork, READ, call, counting, until};
 use crate::{
     access_log::AccessLog,
-    http::{HttpsSettings, Patience},
+    http::{HttpsSettings, HttpsTimeouts},
     process::Context,
     server::Limits,
 };
@@ -76,7 +76,7 @@ impl HttpsServer {
             Router::new().route("/short", get(async || "short")).route("/long", get(async || "x".repeat(64 << 20)));
         let limits = Limits { default_deadline: Duration::from_millis(200), tls_timeout: LONG, ..Limits::default() };
         let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
-        let settings = HttpsSettings { limits, patience: Patience { https_idle, https_max_age }, access_log };
+        let settings = HttpsSettings { limits, timeouts: HttpsTimeouts { https_idle, https_max_age }, access_log };
         let (identity, address) = (network.identity(Caller::Registry), LOCAL.parse().unwrap());
         let address = crate::http::start(&ctx, &identity, settings, "https", address, app).await.unwrap();
         Self { network, ctx, address }
@@ -142,7 +142,7 @@ async fn one_network_holds_no_more_than_its_share_of_https_connections() {
     let ctx = Context::detached("registry");
     let limits = Limits { max_connections: 32, ..Limits::default() };
     let access_log = AccessLog::new(ctx.clock, limits.access_log_interval);
-    let settings = HttpsSettings { limits, patience: Patience::default(), access_log };
+    let settings = HttpsSettings { limits, timeouts: HttpsTimeouts::default(), access_log };
     let (identity, app) = (network.identity(Caller::Registry), Router::new().route("/short", get(async || "short")));
     let address = crate::http::start(&ctx, &identity, settings, "https", LOCAL.parse().unwrap(), app).await.unwrap();
     let door = HttpsServer { network, ctx, address };
