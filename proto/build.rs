@@ -1,5 +1,8 @@
 //! Compiles the contracts without `protoc`, keeps their descriptors for reflection, and turns the policy option of
-//! every method into a table.
+//! every method and the class of every reason into tables.
+
+#[path = "build/reasons.rs"]
+mod reasons;
 
 use std::{env, fmt::Write as _, fs, path::PathBuf};
 
@@ -10,6 +13,7 @@ const ROOT: &str = "chargemesh";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={ROOT}");
+    println!("cargo:rerun-if-changed=build");
     let mut files = Vec::new();
     find(ROOT.into(), &mut files)?;
     files.sort();
@@ -20,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // With the extensions, which a decoded FileDescriptorSet of prost's would lose.
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("policy.rs"), policies(&compiler.descriptor_pool())?)?;
+    fs::write(out.join("reasons.rs"), reasons::table(&compiler.descriptor_pool())?)?;
 
     let services = env::var_os("CARGO_FEATURE_SERVICES").is_some();
     tonic_prost_build::configure()

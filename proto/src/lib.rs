@@ -15,6 +15,7 @@ mod reason;
 
 pub use id::{ChargingPointId, DriverId, IdError, OperatorName, PeerId};
 pub use quantity::{Currency, CurrencyError, Energy, Money, Price, PriceError};
+pub use reason::Retry;
 
 /// Messages of the link and of the pairing between engine and monitor, and the types that all services share.
 pub mod link {

@@ -1,79 +1,104 @@
-//! [`Reason`] in words, for people and for `google.rpc.ErrorInfo`.
+//! What a [`Reason`] means to whoever is given it. All of it stands on the reason's value in `reason.proto`; nothing in
+//! the code sorts reasons by a list of its own.
 
 use crate::link::v1::Reason;
 
+/// Whether a refused request may be made again, under its request id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It was decided: repeated, it gets the same answer.
+    Never,
+    /// Nothing was decided: repeat it after a pause.
+    SameIdLater,
+    /// It is refused until a person has done something about it.
+    AfterAPersonActs,
+}
+
+/// The option `reason_class` of one reason.
+struct ReasonClass {
+    words: &'static str,
+    #[cfg_attr(not(feature = "services"), expect(dead_code, reason = "gRPC comes with `services`"))]
+    grpc_code: i32,
+    http_status: u16,
+    retry: Retry,
+    ends_a_supply: bool,
+    ends_an_enrolment: bool,
+    counts_as_wrong_try: bool,
+}
+
+include!(concat!(env!("OUT_DIR"), "/reasons.rs"));
+
 impl Reason {
-    /// The name without its prefix, as `ErrorInfo.reason` and the audit carry it: `DRIVER_BUSY`.
+    /// The name without its prefix, as `ErrorInfo.reason`, HTTP refusals and the audit carry it: `DRIVER_BUSY`.
     pub fn code(self) -> &'static str {
         if self == Self::Unspecified { "NONE" } else { self.as_str_name().trim_start_matches("REASON_") }
     }
 
+    /// The reason with this [`Reason::code`], if this build knows it.
+    pub fn of_code(code: &str) -> Option<Self> {
+        Self::from_str_name(&format!("REASON_{code}"))
+    }
+
+    /// The reason with this number, as a message carries it. One that this build does not know is a refusal all the
+    /// same, where the accessors of prost would take it for none.
+    pub fn received(number: i32) -> Self {
+        Self::try_from(number).unwrap_or(Self::Unrecognised)
+    }
+
     /// What a person is told, as the end of a sentence: "refused: …".
     pub fn in_words(self) -> &'static str {
-        match self {
-            Self::Unspecified => "done",
-            Self::UnknownChargingPoint => "there is no such charging point",
-            Self::UnknownDriver => "there is no such driver",
-            Self::Disconnected => "the charging point is disconnected",
-            Self::Broken => "the charging point is broken",
-            Self::OutOfOrder => "the charging point is out of order",
-            Self::Occupied => "the charging point is supplying somebody else",
-            Self::Reserved => "the charging point is reserved",
-            Self::DriverBusy => "the driver has a supply already",
-            Self::RefusedByChargingPoint => "the charging point itself refused",
-            Self::NotConfirmed => "the driver did not confirm",
-            Self::Unavailable => "it cannot be made durable now; try again",
-            Self::Overloaded => "Central is overloaded; try again later",
-            Self::Invalid => "the request is not valid",
-            Self::NotFound => "there is no such thing",
-            Self::NoAnswer => "the charging point did not answer in time",
-            Self::Fenced => "another Central owns the charging point now",
-            Self::Unplugged => "unplugged at the charging point",
-            Self::StoppedByDriver => "stopped by the driver",
-            Self::EnergyReached => "the requested energy was reached",
-            Self::StoppedByOperator => "stopped by an operator",
-            Self::Fault => "a fault of the charging point",
-            Self::Frost => "frost",
-            Self::KeyRenewed => "the charging point's key was renewed",
-            Self::KeyRevoked => "the charging point's key was revoked",
-            Self::ReservationExpired => "the reservation expired",
-            Self::SettledWithoutReport => "the charging point never reported the end; settled at the last known value",
-            Self::TimeReached => "the charging time is over",
-            Self::Removed => "the identity was removed",
-            Self::NotEnrolled => "not enrolled",
-            Self::WrongCredential => "the credential is wrong",
-            Self::CredentialVoid => "the credential is void",
-            Self::NoKey => "there is no valid key",
-            Self::TooManyAttempts => "too many attempts; wait",
-            Self::AlreadyEnrolled => "already enrolled; show the old credential or a one-use token for this id",
-            Self::TokenInvalid => "the enrolment token is not valid for this",
-            Self::TokenExpired => "the enrolment token has expired",
-            Self::TokenSpent => "the enrolment token has no uses left",
-            Self::NotReadmitted => "the id was removed; an operator must readmit it",
-            Self::Quarantined => "quarantined after repeated takeovers, until an operator releases it",
-            Self::RegistryUnreachable => "Registry cannot be reached; try again",
-            Self::NotAllowed => "the caller may not do this",
-            Self::ExpectationFailed => "the order would reach another number of charging points than expected",
-            Self::RequestIdMissing => "the request needs a request_id",
-        }
+        self.class().words
+    }
+
+    /// The code of a gRPC status with this reason.
+    #[cfg(feature = "services")]
+    pub fn grpc_code(self) -> tonic::Code {
+        tonic::Code::from_i32(self.class().grpc_code)
+    }
+
+    /// The status of an HTTP response with this reason.
+    pub fn http_status(self) -> u16 {
+        self.class().http_status
+    }
+
+    /// Whether the same request may be made again.
+    pub fn retry(self) -> Retry {
+        self.class().retry
+    }
+
+    /// Whether nothing was decided, so that the same request is to be repeated after a pause.
+    pub fn is_undecided(self) -> bool {
+        self.retry() == Retry::SameIdLater
     }
 
     /// Whether a supply can end with it (SPEC 3.5), so that it may stand on a ticket.
     pub fn ends_a_supply(self) -> bool {
-        matches!(
-            self,
-            Self::Unplugged
-                | Self::StoppedByDriver
-                | Self::EnergyReached
-                | Self::StoppedByOperator
-                | Self::Fault
-                | Self::Frost
-                | Self::KeyRenewed
-                | Self::KeyRevoked
-                | Self::SettledWithoutReport
-                | Self::TimeReached
-                | Self::Removed
-        )
+        self.class().ends_a_supply
+    }
+
+    /// Whether whoever is told so has no enrolment any more.
+    pub fn ends_an_enrolment(self) -> bool {
+        self.class().ends_an_enrolment
+    }
+
+    /// Whether a wrong secret was shown, so that it counts against the caller's address.
+    pub fn counts_as_wrong_try(self) -> bool {
+        self.class().counts_as_wrong_try
+    }
+}
+
+impl Retry {
+    /// By the code of a gRPC status, where it has no reason that this build knows.
+    #[cfg(feature = "services")]
+    pub fn of_grpc_code(code: tonic::Code) -> Self {
+        use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
+        let undecided = matches!(code, Aborted | Cancelled | DeadlineExceeded | ResourceExhausted | Unavailable);
+        if undecided { Self::SameIdLater } else { Self::Never }
+    }
+
+    /// By the status of an HTTP response, where it has no reason that this build knows.
+    pub fn of_http_status(status: u16) -> Self {
+        if matches!(status, 408 | 429 | 502 | 503 | 504) { Self::SameIdLater } else { Self::Never }
     }
 }
 
@@ -81,9 +106,39 @@ impl Reason {
 mod tests {
     use super::*;
 
+    fn all() -> impl Iterator<Item = Reason> {
+        (0..200).filter_map(|number| Reason::try_from(number).ok())
+    }
+
     #[test]
     fn a_reason_has_a_code_without_its_prefix() {
         assert_eq!(Reason::DriverBusy.code(), "DRIVER_BUSY");
         assert_eq!(Reason::Unspecified.code(), "NONE");
+        assert!(all().skip(1).all(|reason| Reason::of_code(reason.code()) == Some(reason)));
+        assert_eq!(Reason::of_code("NEWER_THAN_THIS"), None);
+    }
+
+    #[test]
+    fn a_reason_that_this_build_does_not_know_is_a_refusal_that_ends_the_request() {
+        assert_eq!(Reason::received(9_999), Reason::Unrecognised);
+        assert_eq!(Reason::Unrecognised.retry(), Retry::Never);
+        assert_eq!(Reason::received(Reason::Unspecified.into()), Reason::Unspecified);
+    }
+
+    #[test]
+    fn who_does_not_know_a_reason_repeats_by_its_http_status_as_who_does() {
+        for reason in all() {
+            let by_status = Retry::of_http_status(reason.http_status());
+            assert_eq!(by_status == Retry::SameIdLater, reason.is_undecided(), "{reason:?}");
+        }
+    }
+
+    #[cfg(feature = "services")]
+    #[test]
+    fn who_does_not_know_a_reason_repeats_by_its_grpc_code_as_who_does() {
+        for reason in all() {
+            let by_code = Retry::of_grpc_code(reason.grpc_code());
+            assert_eq!(by_code == Retry::SameIdLater, reason.is_undecided(), "{reason:?}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::PeerKind;
+use crate::{Retry, link::v1::Reason};
 
 /// A credential or a token inside JSON.
 #[derive(Clone, Default, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -131,8 +132,20 @@ pub struct Enrolled {
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalBody {
-    /// A [`crate::link::v1::Reason`] by its code, such as `TOKEN_EXPIRED`.
+    /// A [`Reason`] by its code, such as `TOKEN_EXPIRED`.
     pub reason: String,
     /// One sentence for a person.
     pub message: String,
+}
+
+impl RefusalBody {
+    pub fn reason(&self) -> Reason {
+        Reason::of_code(&self.reason).unwrap_or(Reason::Unrecognised)
+    }
+
+    /// Whether nothing was decided, so that the same request is to be repeated after a pause: by its reason, or where
+    /// this build does not know that, by the `status` of the response.
+    pub fn is_undecided(&self, status: u16) -> bool {
+        Reason::of_code(&self.reason).map_or_else(|| Retry::of_http_status(status), Reason::retry) == Retry::SameIdLater
+    }
 }

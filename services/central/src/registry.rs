@@ -6,7 +6,10 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use mesh::{client::Channel, clock::Now, health::Component, link::Backoff, policy::DenyList, process::Context};
+use mesh::{
+    client::Channel, clock::Now, health::Component, link::Backoff, policy::DenyList, process::Context,
+    status::reason_of,
+};
 use proto::{
     PeerId,
     link::v1::{KeyState, Reason},
@@ -48,7 +51,20 @@ pub(crate) enum CredentialVerdict {
         void: bool,
     },
     Refused(Reason),
-    Unreachable(String),
+    /// Nobody could judge it now, and why: it may be shown again later.
+    Undecided(Reason, String),
+}
+
+impl CredentialVerdict {
+    fn unreachable(why: impl Into<String>) -> Self {
+        Self::Undecided(Reason::RegistryUnreachable, why.into())
+    }
+
+    /// Registry may say itself that it cannot now; what else goes wrong on the way to it is the way's fault.
+    fn of_failure(status: &Status) -> Self {
+        let reason = reason_of(status).filter(|reason| reason.is_undecided());
+        Self::Undecided(reason.unwrap_or(Reason::RegistryUnreachable), status.message().to_owned())
+    }
 }
 
 /// Cheap to clone.
@@ -67,9 +83,7 @@ impl Verifier {
     }
 
     pub(crate) async fn verify(&self, peer: &PeerId, credential: &[u8], address: IpAddr) -> CredentialVerdict {
-        let Ok(_place) = self.at_once.acquire().await else {
-            return CredentialVerdict::Unreachable("stopping".to_owned());
-        };
+        let Ok(_place) = self.at_once.acquire().await else { return CredentialVerdict::unreachable("stopping") };
         let request = VerifyRequest {
             kind: kind(peer).into(),
             id: peer.as_str().to_owned(),
@@ -78,9 +92,9 @@ impl Verifier {
         };
         let answer = match self.client.clone().verify(request).await {
             Ok(answer) => answer.into_inner(),
-            Err(status) => return CredentialVerdict::Unreachable(status.message().to_owned()),
+            Err(status) => return CredentialVerdict::of_failure(&status),
         };
-        let reason = answer.reason();
+        let reason = Reason::received(answer.reason);
         if !matches!(reason, Reason::Unspecified | Reason::CredentialVoid) {
             return CredentialVerdict::Refused(reason);
         }
@@ -91,9 +105,9 @@ impl Verifier {
                 Ok(Mirrored::Taken) => {}
                 Ok(Mirrored::Late) => {
                     let why = "its identity has changed at Registry while it was asked; try again";
-                    return CredentialVerdict::Unreachable(why.to_owned());
+                    return CredentialVerdict::unreachable(why);
                 }
-                Err(why) => return CredentialVerdict::Unreachable(why),
+                Err(why) => return CredentialVerdict::unreachable(why),
             },
         }
         CredentialVerdict::Verified { void: reason == Reason::CredentialVoid }

@@ -1,52 +1,43 @@
 //! How a failed command ends: with one message on standard error and an exit code, never with a backtrace.
 //!
-//! 1: it failed (something cannot be reached, or is broken). 2: wrong usage or invalid input, which the caller can correct.
-//! 3: it was understood and refused, with the reason.
+//! 1: it failed (something cannot be reached, is broken, or cannot be done now). 2: wrong usage or invalid input, which
+//! the caller can correct. 3: it was understood and refused, with the reason.
 
 use std::process::ExitCode;
 
-use mesh::process::Misuse;
-use proto::link::v1::Reason;
+use mesh::{
+    process::Misuse,
+    status::{reason_of, retry_of},
+};
+use proto::{Retry, link::v1::Reason};
 use tonic::{Code, Status};
 
 use crate::output::{ReaderGone, note};
 
 /// The server understood the command and refused it: exit code 3.
 #[derive(Debug, thiserror::Error)]
-#[error("refused ({}): {text}", reason.map_or("NOT_ALLOWED", |r| r.code()))]
+#[error("refused ({}): {text}", reason.code())]
 pub(crate) struct CommandRefused {
-    reason: Option<Reason>,
+    reason: Reason,
     text: String,
 }
 
 impl CommandRefused {
     pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Self {
-        Self { reason: Some(reason), text: text.into() }
+        Self { reason, text: text.into() }
     }
 }
 
 /// A gRPC error as a failure, a misuse or a refusal, which have different exit codes.
 pub(crate) fn of_status(status: &Status) -> anyhow::Error {
     let text = crate::output::escaped(status.message());
-    let reason = mesh::status::reason_of(status);
-    match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unknown | Code::Cancelled => {
-            anyhow::anyhow!("{} ({:?})", if text.is_empty() { "no answer" } else { &text }, status.code())
-        }
-        Code::InvalidArgument => Misuse::new(text).into(),
-        Code::Unimplemented => {
+    match (status.code(), reason_of(status)) {
+        (Code::InvalidArgument, _) => Misuse::new(text).into(),
+        (Code::Unimplemented, _) => {
             anyhow::anyhow!("the server is of another version and does not have this method: {text}")
         }
-        Code::Ok
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::DataLoss
-        | Code::Unauthenticated => CommandRefused { reason, text }.into(),
+        (_, Some(reason)) if retry_of(status) != Retry::SameIdLater => CommandRefused::new(reason, text).into(),
+        (code, _) => anyhow::anyhow!("{} ({code:?})", if text.is_empty() { "no answer" } else { &text }),
     }
 }
 

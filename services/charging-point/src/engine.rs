@@ -338,12 +338,10 @@ impl Engine {
 
     /// A running supply stops and settles (SPEC 4.7); what it has to report waits for the next key.
     fn key_withdrawn(&mut self, withdrawn: KeyWithdrawn, now: Now) {
-        let reason = match (withdrawn.reason(), withdrawn.key_state()) {
-            (reason @ (Reason::KeyRenewed | Reason::KeyRevoked | Reason::Removed), _) => reason,
-            (_, KeyState::Revoked) => Reason::KeyRevoked,
-            (_, KeyState::Unspecified | KeyState::Active | KeyState::Deleted | KeyState::Rotating) => {
-                Reason::KeyRenewed
-            }
+        let reason = match withdrawn.reason() {
+            reason if reason.ends_a_supply() => reason,
+            _ if withdrawn.key_state() == KeyState::Revoked => Reason::KeyRevoked,
+            _ => Reason::KeyRenewed,
         };
         self.end_session(reason, now);
         self.uplink.disconnect(now.mono);

@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use mesh::link::Backoff;
-use proto::link::v1::{AuthStatus, KeyState, Reason};
+use proto::{
+    Retry,
+    link::v1::{AuthStatus, KeyState, Reason},
+};
 
 /// What the next contact proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +117,10 @@ impl Contact {
     /// Sealed: the key is deleted or revoked, or the credential was refused or could not be checked.
     pub(crate) fn auth_status(&mut self, auth_status: &AuthStatus, chance: u32) -> Stands {
         let asked = Duration::from_millis(auth_status.retry_after_ms.into()).min(self.rules.longest_retry);
-        if could_not_be_checked(auth_status.reason()) {
-            // That says nothing of the key: it is tried next, where there is one (SPEC 9, Registry).
+        let reason = Reason::received(auth_status.reason);
+        if reason.is_undecided() {
+            // Nobody has judged the credential, which says nothing of the key: it is tried next, where there is one
+            // (SPEC 9, Registry).
             self.first = false;
             let again = self.lost(chance);
             let again = if self.has_key { again } else { again.max(Again::After(asked)) };
@@ -123,7 +128,7 @@ impl Contact {
         }
         self.has_key = false;
         self.refusals += 1;
-        let void = auth_status.key_state() == KeyState::Revoked || auth_status.reason() == Reason::CredentialVoid;
+        let void = auth_status.key_state() == KeyState::Revoked || reason.retry() == Retry::AfterAPersonActs;
         self.ended = void || self.refusals >= self.rules.refusals;
         let wait = asked.max(self.rules.authenticate_again);
         let again = if self.ended { Again::WhenTold } else { Again::After(wait) };
@@ -140,11 +145,6 @@ impl Contact {
         self.backoff.reset();
         Again::After(Duration::ZERO)
     }
-}
-
-/// Nobody has judged the credential. Too many attempts may be those of somebody else, who guesses for this id.
-fn could_not_be_checked(reason: Reason) -> bool {
-    matches!(reason, Reason::RegistryUnreachable | Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use mesh::{
 use proto::{
     DriverId,
     enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, PeerKind, RefusalBody, SecretText, TextError},
+    link::v1::Reason,
 };
 
 use crate::data_dir::{DataDir, DataDirError, DriverEnrolment};
@@ -37,8 +38,8 @@ pub enum EnrolError {
     Token(#[from] TextError),
     #[error("{address:?} is no address of Registry ({why}): give https://host:port")]
     Address { address: String, why: String },
-    #[error("Registry refused to enrol {driver} ({reason}): {message}")]
-    Refused { driver: DriverId, reason: String, message: String },
+    #[error("Registry refused to enrol {driver} ({}): {message}", reason.code())]
+    Refused { driver: DriverId, reason: Reason, message: String },
     #[error("cannot reach Registry at {address}: {why}")]
     Unreachable { address: String, why: String },
     #[error(transparent)]
@@ -207,10 +208,11 @@ impl Door {
             return serde_json::from_slice(&text).map_err(|error| unreachable(format!("its answer is none: {error}")));
         }
         match serde_json::from_slice::<RefusalBody>(&text) {
-            Ok(refusal) if !status.is_server_error() && status != reqwest::StatusCode::TOO_MANY_REQUESTS => {
-                Err(EnrolError::Refused { driver: driver.clone(), reason: refusal.reason, message: refusal.message })
+            Ok(refusal) if refusal.is_undecided(status.as_u16()) => Err(unreachable(refusal.message)),
+            Ok(refusal) => {
+                let (driver, reason) = (driver.clone(), refusal.reason());
+                Err(EnrolError::Refused { driver, reason, message: refusal.message })
             }
-            Ok(refusal) => Err(unreachable(refusal.message)),
             Err(_) => Err(unreachable(format!("it answered {status}"))),
         }
     }

@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use futures::future::Either;
 use proto::link::v1::Reason;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, body::Body, server::NamedService};
+use tonic::{body::Body, server::NamedService};
 use tower::Service;
 
 use crate::{
@@ -143,7 +143,7 @@ where
         match self.awaited.get() {
             Ok(behind) => Either::Left((self.of)(behind).call(request)),
             Err(why) => {
-                let refusal = with_reason(Code::Unavailable, Reason::Unavailable, why);
+                let refusal = with_reason(Reason::Unavailable, why);
                 Either::Right(ready(Ok(refusal.into_http())))
             }
         }

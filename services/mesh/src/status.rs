@@ -1,9 +1,9 @@
-//! The one table from [`Reason`] to gRPC code (SPEC 13: an error carries a code and a reason, never prose alone).
+//! A [`Reason`] as a gRPC status and back (SPEC 13: an error carries a code and a reason, never prose alone).
 
 use std::{collections::HashMap, fmt::Display};
 
-use proto::link::v1::Reason;
-use tonic::{Code, Status};
+use proto::{Retry, link::v1::Reason};
+use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// Of every `google.rpc.ErrorInfo` of ours.
@@ -14,66 +14,31 @@ pub fn refuse(reason: Reason, detail: impl Display) -> Status {
     let detail = detail.to_string();
     let text =
         if detail.is_empty() { reason.in_words().to_owned() } else { format!("{}: {detail}", reason.in_words()) };
-    with_reason(code_of(reason), reason, text)
+    with_reason(reason, text)
 }
 
-/// As [`refuse`], where the code does not follow from the reason.
-pub(crate) fn with_reason(code: Code, reason: Reason, text: impl Into<String>) -> Status {
+/// As [`refuse`], with all of its text given.
+pub(crate) fn with_reason(reason: Reason, text: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(reason.code(), DOMAIN, HashMap::new());
-    Status::with_error_details(code, text, details)
+    Status::with_error_details(reason.grpc_code(), text, details)
 }
 
 /// The reason that a status of ours carries.
 pub fn reason_of(status: &Status) -> Option<Reason> {
     let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
-    Reason::from_str_name(&format!("REASON_{}", info.reason))
+    Some(Reason::of_code(&info.reason).unwrap_or(Reason::Unrecognised))
 }
 
-/// The gRPC code under which a refusal with this reason travels.
-pub fn code_of(reason: Reason) -> Code {
-    match reason {
-        Reason::Unspecified => Code::Unknown,
-        Reason::UnknownChargingPoint | Reason::UnknownDriver | Reason::NotFound | Reason::NotEnrolled => Code::NotFound,
-        Reason::Invalid | Reason::RequestIdMissing => Code::InvalidArgument,
-        Reason::AlreadyEnrolled => Code::AlreadyExists,
-        Reason::WrongCredential | Reason::CredentialVoid | Reason::NoKey => Code::Unauthenticated,
-        Reason::NotAllowed
-        | Reason::TokenInvalid
-        | Reason::TokenExpired
-        | Reason::TokenSpent
-        | Reason::NotReadmitted
-        | Reason::Removed => Code::PermissionDenied,
-        Reason::Overloaded | Reason::TooManyAttempts => Code::ResourceExhausted,
-        Reason::Unavailable | Reason::RegistryUnreachable => Code::Unavailable,
-        Reason::NoAnswer => Code::DeadlineExceeded,
-        Reason::Fenced => Code::Aborted,
-        // The thing is there and the caller may ask, but its state forbids it now.
-        Reason::Disconnected
-        | Reason::Broken
-        | Reason::OutOfOrder
-        | Reason::Occupied
-        | Reason::Reserved
-        | Reason::DriverBusy
-        | Reason::RefusedByChargingPoint
-        | Reason::NotConfirmed
-        | Reason::Quarantined
-        | Reason::ExpectationFailed
-        | Reason::Unplugged
-        | Reason::StoppedByDriver
-        | Reason::EnergyReached
-        | Reason::StoppedByOperator
-        | Reason::Fault
-        | Reason::Frost
-        | Reason::KeyRenewed
-        | Reason::KeyRevoked
-        | Reason::ReservationExpired
-        | Reason::SettledWithoutReport
-        | Reason::TimeReached => Code::FailedPrecondition,
-    }
+/// Whether the call may be made again: by its reason, or where this build does not know that, by its code.
+pub fn retry_of(status: &Status) -> Retry {
+    let known = reason_of(status).filter(|reason| *reason != Reason::Unrecognised);
+    known.map_or_else(|| Retry::of_grpc_code(status.code()), Reason::retry)
 }
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     #[test]
@@ -90,5 +55,16 @@ mod tests {
         for reason in (0..200).filter_map(|n| Reason::try_from(n).ok()).filter(|r| *r != Reason::Unspecified) {
             assert_eq!(reason_of(&refuse(reason, "")), Some(reason));
         }
+    }
+    #[test]
+    fn a_call_is_repeated_by_its_reason_or_where_that_is_not_known_by_its_code() {
+        assert_eq!(retry_of(&refuse(Reason::NotReadmitted, "")), Retry::AfterAPersonActs);
+        let newer = |code| {
+            let details = ErrorDetails::with_error_info("NEWER_THAN_THIS", DOMAIN, HashMap::new());
+            Status::with_error_details(code, "", details)
+        };
+        assert_eq!(retry_of(&newer(Code::Unavailable)), Retry::SameIdLater);
+        assert_eq!(retry_of(&newer(Code::Internal)), Retry::Never);
+        assert_eq!(retry_of(&Status::unavailable("no connection")), Retry::SameIdLater);
     }
 }

@@ -226,11 +226,12 @@ pub(crate) fn readmit(known: Option<&IdentityRecord>, id: &str) -> IdentityChang
         }
         Some((_, EnrolmentState::Readmitted)) => Ok(None),
         Some((_, EnrolmentState::Enrolled | EnrolmentState::Void)) => {
-            Err(refuse(Reason::AlreadyEnrolled, format!("{id} is enrolled; only a removed id can be readmitted")))
+            Err(refuse(Reason::WrongState, format!("{id} is enrolled; only a removed id can be readmitted")))
         }
-        None => {
-            Err(refuse(Reason::NotFound, format!("{id} was never enrolled; it can be enrolled without a readmission")))
-        }
+        None => Err(refuse(
+            Reason::NotEnrolled,
+            format!("{id} was never enrolled; it can be enrolled without a readmission"),
+        )),
     }
 }
 

@@ -8,13 +8,17 @@
 
 use std::time::Duration;
 
-use proto::central::v1::{AppendAuditRequest, AuditEntry, audit_client::AuditClient};
+use mesh::status::retry_of;
+use proto::{
+    Retry,
+    central::v1::{AppendAuditRequest, AuditEntry, audit_client::AuditClient},
+};
 use store::{
     Abort, Conn, StoreError,
     registry::{AuditRow, ForwardingRow, last_number},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::{chain::WRITER, error::Error, identity_service::IdentityService};
 
@@ -76,10 +80,8 @@ impl From<StoreError> for BatchError {
 
 impl From<Status> for BatchError {
     fn from(status: Status) -> Self {
-        use Code::{Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
         let why = status.message().to_owned();
-        let passes = matches!(status.code(), Cancelled | DeadlineExceeded | ResourceExhausted | Unavailable);
-        if passes { Self::Away(why) } else { Self::Refused(why) }
+        if retry_of(&status) == Retry::SameIdLater { Self::Away(why) } else { Self::Refused(why) }
     }
 }
 

@@ -107,7 +107,7 @@ impl Identities for Grpc {
                 let reason = verified.worth.err().map_or(Reason::Unspecified, |why| why.reason);
                 (reason, Some(rows::told(&verified.identity)))
             }
-            Err(why) if matches!(why.reason, Reason::Overloaded | Reason::Unavailable) => return Err(status(why)),
+            Err(why) if why.reason.is_undecided() => return Err(status(why)),
             Err(why) => (why.reason, None),
         };
         self.service.metrics().verified(reason);

@@ -211,26 +211,9 @@ impl ErrorResponse {
 
 impl std::convert::From<Error> for ErrorResponse {
     fn from(refusal: Error) -> Self {
-        Self(status_of(refusal.reason), refusal)
-    }
-}
-
-/// The HTTP status of each reason. A reason that Registry never gives is an internal error.
-#[expect(clippy::wildcard_enum_match_arm, reason = "reasons of supplies and keys never come from Registry")]
-fn status_of(reason: Reason) -> StatusCode {
-    match reason {
-        Reason::Invalid | Reason::RequestIdMissing => StatusCode::BAD_REQUEST,
-        Reason::WrongCredential => StatusCode::UNAUTHORIZED,
-        Reason::CredentialVoid
-        | Reason::TokenInvalid
-        | Reason::TokenExpired
-        | Reason::TokenSpent
-        | Reason::NotReadmitted => StatusCode::FORBIDDEN,
-        Reason::NotEnrolled | Reason::NotFound => StatusCode::NOT_FOUND,
-        Reason::AlreadyEnrolled => StatusCode::CONFLICT,
-        Reason::TooManyAttempts => StatusCode::TOO_MANY_REQUESTS,
-        Reason::Overloaded | Reason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
+        // The build refuses a status outside 400 to 599.
+        let status = StatusCode::from_u16(refusal.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self(status, refusal)
     }
 }
 

@@ -70,7 +70,7 @@ impl ChargingPointsService {
         let point = point.ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
         let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
         if key_state != KeyState::Revoked {
-            return Err(refuse(Reason::NotAllowed, format!("{id} is not revoked, so there is nothing to restore")));
+            return Err(refuse(Reason::WrongState, format!("{id} is not revoked, so there is nothing to restore")));
         }
         let (token_id, restored) = self.reissued(by, &request_id, id.clone()).await?;
         let now = self.shared.clock.now();

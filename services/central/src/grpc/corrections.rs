@@ -139,7 +139,7 @@ fn settlement(ticket: &TicketRow, before: &[CorrectionRow], owed_wh: u64) -> Res
     let open = ticket.disputed_wh.saturating_sub(sum(|row| row.settled_wh));
     let owed = i64::try_from(owed_wh).unwrap_or(i64::MAX);
     if open <= 0 {
-        return Err((Reason::NotFound, "nothing of this ticket is in dispute".to_owned()));
+        return Err((Reason::WrongState, "nothing of this ticket is in dispute".to_owned()));
     }
     if owed > open {
         return Err((Reason::Invalid, format!("{owed} Wh are more than the {open} Wh in dispute")));

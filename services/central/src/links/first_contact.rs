@@ -67,11 +67,13 @@ impl FirstContact {
                 links.event_loop.send(Message::Verified { peer, link, send_queue, from, to, void }).await;
             }
             CredentialVerdict::Refused(reason) => {
-                links.attempts().refused(*address, self.peer.as_str(), now);
+                if reason.counts_as_wrong_try() {
+                    links.attempts().refused(*address, self.peer.as_str(), now);
+                }
                 links.refuse(reason.code(), *address);
                 self.stand(to, reason, "", self.retry_ms());
             }
-            CredentialVerdict::Unreachable(why) => self.stand(to, Reason::RegistryUnreachable, &why, self.retry_ms()),
+            CredentialVerdict::Undecided(reason, why) => self.stand(to, reason, &why, self.retry_ms()),
         }
     }
 

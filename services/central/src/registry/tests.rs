@@ -14,7 +14,7 @@ use mesh::{
 };
 use proto::{
     Caller, ChargingPointId,
-    link::v1::Part,
+    link::v1::{Part, Reason},
     registry::v1::{self as contract, identities_server, identities_server::IdentitiesServer, *},
 };
 use tonic::{Request, Response};
@@ -210,7 +210,7 @@ async fn a_verification_that_comes_after_a_removal_is_worth_nothing_spec_7_4() {
     removed.set_state(IdentityState::Removed);
     told(&central, vec![IdentityEvent { revision: 7, event: Some(Event::Identity(removed)) }]).await;
     let verdict = verifier.verify(&PeerId::ChargingPoint(id.clone()), b"", "192.0.2.1".parse().unwrap()).await;
-    assert!(matches!(verdict, CredentialVerdict::Unreachable(_)), "{verdict:?}");
+    assert!(matches!(verdict, CredentialVerdict::Undecided(Reason::RegistryUnreachable, _)), "{verdict:?}");
     let read = move |conn: &mut store::Conn| MirroredIdentityRow::find(conn, Kind::ChargingPoint.into(), id.as_str());
     let mirrored = central.shared.store.read("test", read).await.unwrap().unwrap();
     assert_eq!(mirrored.state, i32::from(IdentityState::Removed));

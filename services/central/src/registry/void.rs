@@ -3,14 +3,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mesh::{process::Context, status::reason_of};
+use mesh::{
+    process::Context,
+    status::{reason_of, retry_of},
+};
 use proto::{
-    ChargingPointId, PeerId,
+    ChargingPointId, PeerId, Retry,
     link::v1::{KeyState, Reason},
     registry::v1::{IdentityState, Kind, ReissueRequest, TokenCreated, VoidRequest},
 };
 use store::central::{ChargingPointRow, MirroredIdentityRow};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{Verifier, kind};
 use crate::event_loop::Message;
@@ -100,7 +103,7 @@ async fn void_all(verifier: &Verifier, waiting: &BTreeMap<ChargingPointId, u64>)
     let mut failed = None;
     for (id, incarnation) in waiting {
         let Err(status) = verifier.void(id, *incarnation).await else { continue };
-        let is_away = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+        let is_away = retry_of(&status) == Retry::SameIdLater;
         failed.get_or_insert((id, status));
         if is_away {
             break;

@@ -44,11 +44,7 @@ impl Drive {
                 self.dial_at = Some(now.mono);
                 Ok(())
             }
-            Err(EnrolError::Refused { reason, .. })
-                if [Reason::NotEnrolled, Reason::Removed, Reason::NotFound].iter().any(|r| r.code() == reason) =>
-            {
-                self.is_gone(now).await
-            }
+            Err(EnrolError::Refused { reason, .. }) if reason.ends_an_enrolment() => self.is_gone(now).await,
             // Tried again at the next first contact.
             Err(error) => {
                 self.cannot_reach(&format!("Central does not know this driver, and {error}")).await;

@@ -18,7 +18,7 @@ impl Trips {
     pub(super) fn handle_message(&mut self, down: Down, now: Now) {
         match down.body {
             Some(down::Body::Answer(answer)) => {
-                let reason = answer.reason();
+                let reason = Reason::received(answer.reason);
                 self.handle_answer(answer.to, reason, answer.detail, now);
             }
             Some(down::Body::Unsupported(unsupported)) => {
@@ -55,8 +55,8 @@ impl Trips {
 
     pub(super) fn handle_answer(&mut self, to: u64, reason: Reason, detail: String, now: Now) {
         let Some(unanswered) = self.unanswered.get_mut(&to) else { return };
-        if matches!(reason, Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts) {
-            // Central has stored nothing, so the request is repeated with the same id.
+        if reason.is_undecided() {
+            // Central has decided nothing, so the request is repeated with the same id.
             unanswered.again_at = now.mono + self.settings.repeat;
             return self
                 .notify(Notification::Waiting { reason: reason.code(), detail: format::reason(reason, &detail) });
@@ -84,8 +84,8 @@ impl Trips {
 
     pub(super) fn handle_step(&mut self, step: Step) {
         let progress = step.progress();
-        let reason = step.reason();
-        if progress == Progress::Refused && matches!(reason, Reason::Unavailable | Reason::Overloaded) {
+        let reason = Reason::received(step.reason);
+        if progress == Progress::Refused && reason.is_undecided() {
             return; // the answer says so too, and the request is repeated
         }
         self.learn_session(&step);

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use axum::{body::Body, extract::State, http::Request, middleware::Next, response::Response};
 use http::HeaderMap;
 use proto::link::v1::Reason;
-use tonic::Code;
 
 use crate::{clock::Clock, policy, status::with_reason};
 
@@ -45,7 +44,7 @@ pub(super) async fn keep(State(deadlines): State<Deadlines>, mut request: Reques
         Ok(response) => response,
         Err(_) => {
             let text = format!("{path} took longer than {} ms", limit.as_millis());
-            with_reason(Code::DeadlineExceeded, Reason::NoAnswer, text).into_http()
+            with_reason(Reason::DeadlineExceeded, text).into_http()
         }
     }
 }

@@ -159,7 +159,7 @@ fn somebody_stays(all: &[OperatorRow], removed: &OperatorName, actor: &str) -> R
         return Ok(());
     };
     Err(refuse(
-        Reason::NotAllowed,
+        Reason::WrongState,
         format!(
             "{why}; let another operator do it, or force it: then only one with a new operator's certificate \
              (`chargemesh certs issue operator NAME`) can add {removed} again"
@@ -195,7 +195,7 @@ mod tests {
         ];
         let stays = |name: &str, actor: &str| somebody_stays(&all, &name.parse().unwrap(), actor);
         let refused = stays("anna", "operator/anna").unwrap_err();
-        assert_eq!(refused.reason, Reason::NotAllowed);
+        assert_eq!(refused.reason, Reason::WrongState);
         assert!(
             refused.detail.contains("is the caller") && refused.detail.contains("certs issue operator"),
             "{refused}"

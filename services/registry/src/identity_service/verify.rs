@@ -91,13 +91,13 @@ impl IdentityService {
         Err(self.count_unauthenticated(action, Some(address), refuse(Reason::TooManyAttempts, detail)))
     }
 
-    /// An attempt that could not be judged for a reason on our side does not count.
+    /// An attempt counts only where the secret was judged wrong.
     fn conclude<T>(&self, key: Option<AttemptKey>, result: &Result<T, Error>) {
         let Some(key) = key else { return };
         match result.as_ref().map_err(|why| why.reason) {
             Ok(_) => self.attempts().succeeded(&key),
-            Err(Reason::Overloaded | Reason::Unavailable) => self.attempts().returned(&key),
-            Err(_) => {}
+            Err(reason) if reason.counts_as_wrong_try() => {}
+            Err(_) => self.attempts().returned(&key),
         }
     }
 }

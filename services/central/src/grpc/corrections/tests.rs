@@ -34,7 +34,7 @@ fn a_correction_changes_something_and_leaves_nothing_negative_spec_3_8() {
 fn what_is_not_in_dispute_is_told_from_a_wrong_number_spec_3_8() {
     let reason = |ticket: &TicketRow, wh| settlement(ticket, &[], wh).unwrap_err().0;
     assert_eq!(reason(&ticket(), 501), Reason::Invalid);
-    assert_eq!(reason(&TicketRow { disputed_wh: 0, ..ticket() }, 1), Reason::NotFound);
+    assert_eq!(reason(&TicketRow { disputed_wh: 0, ..ticket() }, 1), Reason::WrongState);
 }
 
 fn kept(asked: &Asked) -> OrderRow {

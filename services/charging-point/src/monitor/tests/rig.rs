@@ -296,7 +296,7 @@ pub(super) fn standing(state: CredentialState, trust: Trust) -> EnrolmentStatus 
 }
 
 pub(super) fn refused(reason: Reason) -> RegistryError {
-    RegistryError::Refused { reason: reason.code().to_owned(), message: reason.in_words().to_owned() }
+    RegistryError::Refused { reason, message: reason.in_words().to_owned() }
 }
 
 pub(super) fn unreachable() -> RegistryError {
