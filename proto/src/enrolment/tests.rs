@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::link::v1::Reason;
 
 fn kind() -> impl Strategy<Value = PeerKind> {
     prop_oneof![Just(PeerKind::ChargingPoint), Just(PeerKind::Driver)]
@@ -61,4 +62,15 @@ fn roots_are_given_as_pem_with_lines_of_64() {
         EnrolmentToken { id: "t".into(), secret: Secret::from_bytes([0; 32]), roots: vec![vec![0; 60]], pins: vec![] };
     let body = format!("{}\n{}\n", "A".repeat(64), "A".repeat(16));
     assert_eq!(token.roots_pem(), format!("-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"));
+}
+
+#[test]
+fn a_refusal_for_a_reason_newer_than_this_build_is_repeated_as_its_status_says() {
+    let refusal = |reason: &str| RefusalBody { reason: reason.to_owned(), message: String::new() };
+    assert!(refusal("TOO_MANY_ATTEMPTS").is_undecided(429));
+    assert!(!refusal("TOKEN_SPENT").is_undecided(403));
+    for (status, undecided) in [(503, true), (429, true), (500, false), (403, false), (410, false)] {
+        assert_eq!(refusal("NEWER_THAN_THIS").is_undecided(status), undecided, "{status}");
+    }
+    assert_eq!(refusal("NEWER_THAN_THIS").reason(), Reason::Unrecognised);
 }

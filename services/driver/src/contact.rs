@@ -239,8 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn a_void_credential_is_not_shown_again_spec_4_7() {
-        assert_eq!(contact(true).auth_status(&stands(Reason::CredentialVoid, 0), 0).again, Again::WhenTold);
+    fn a_credential_that_only_a_person_can_mend_is_not_shown_again_spec_4_7() {
+        for reason in [Reason::CredentialVoid, Reason::NotReadmitted] {
+            assert_eq!(contact(true).auth_status(&stands(reason, 0), 0).again, Again::WhenTold, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_for_a_reason_newer_than_this_build_is_one_of_the_three_spec_4_7() {
+        let newer = AuthStatus { reason: 9_999, ..AuthStatus::default() };
+        let stands = contact(true).auth_status(&newer, 0);
+        assert_eq!(stands, Stands { key_is_void: true, again: Again::After(Duration::from_secs(5)) });
     }
 
     #[test]

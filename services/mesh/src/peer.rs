@@ -324,7 +324,7 @@ impl Peer {
         match down.body {
             Some(down::Body::Answer(answer)) => {
                 self.incoming.is_not_read = false;
-                self.answered(answer.to, answer.reason(), answer.detail);
+                self.answered(answer.to, Reason::received(answer.reason), answer.detail);
             }
             Some(down::Body::Clock(clock)) => self.incoming.clock.told(clock.to, clock.at_ms, now),
             Some(down::Body::Unsupported(Unsupported { to: 0 })) => self.incoming.is_not_read = true,
@@ -343,7 +343,7 @@ impl Peer {
 
     fn answered(&mut self, to: u64, reason: Reason, detail: String) {
         // What Central could not do now is asked again later (SPEC 9, database).
-        let deferred = can_be_done_later(reason);
+        let deferred = reason.is_undecided();
         let Some(body) = self.outgoing.answered(to, !deferred).map(Box::new) else { return };
         let event = if deferred {
             PeerEvent::Deferred { body, reason, detail }
@@ -381,12 +381,4 @@ impl Peer {
         let reachable = [self.outgoing.due(), self.incoming.clock.due()].into_iter().flatten();
         self.session.due().into_iter().chain(reachable.filter(|_| self.is_reachable())).min()
     }
-}
-
-/// Nothing was decided: the same message may be accepted later.
-fn can_be_done_later(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Unavailable | Reason::Overloaded | Reason::TooManyAttempts | Reason::Fenced | Reason::NoAnswer
-    )
 }

@@ -193,6 +193,22 @@ fn a_central_that_cannot_make_it_durable_is_asked_again_and_has_refused_nothing_
         "{commands:?}"
     );
     assert_eq!(sent(&rig.at(5000).handle(TripInput::Timeout)).len(), 1);
+    let moved = Answer { to, reason: Reason::Fenced.into(), ..Answer::default() };
+    let commands = rig.down(down::Body::Answer(moved));
+    assert!(
+        matches!(commands[..], [TripCommand::Notify(Notification::Waiting { reason: "FENCED", .. })]),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn a_refusal_for_a_reason_newer_than_this_driver_ends_the_request() {
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let commands = rig.handle(TripInput::Order(DriverOrder::Request(request("r1", None))));
+    let to = sent(&commands)[0].id;
+    let commands = rig.down(down::Body::Answer(Answer { to, reason: 9_999, ..Answer::default() }));
+    assert!(matches!(outcome(&commands), Some(RequestOutcome::Refused { reason: "UNRECOGNISED", .. })), "{commands:?}");
 }
 
 #[test]

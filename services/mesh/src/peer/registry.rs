@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::{
+    Retry,
     enrolment::{EnrolBody, Enrolled, EnrolmentStatus, EnrolmentToken, PeerKind, RefusalBody, SecretText, Trust},
     link::v1::Reason,
 };
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Method, RequestBuilder};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
@@ -22,28 +23,21 @@ pub enum RegistryError {
     #[error("cannot reach Registry: {0}")]
     Unreachable(String),
     #[error("{message}")]
-    Refused {
-        /// By its code.
-        reason: String,
-        message: String,
-    },
+    Refused { reason: Reason, message: String },
 }
 
 impl RegistryError {
-    pub fn is(&self, reason: Reason) -> bool {
-        matches!(self, Self::Refused { reason: code, .. } if code == reason.code())
-    }
-
     /// Registry does not know the identity.
     pub(super) fn is_unknown(&self) -> bool {
-        [Reason::NotEnrolled, Reason::Removed, Reason::NotFound].into_iter().any(|reason| self.is(reason))
+        matches!(self, Self::Refused { reason, .. } if reason.ends_an_enrolment())
     }
 
     /// Whether the same token may be accepted later.
     pub(super) fn may_pass(&self) -> bool {
-        [Reason::NotReadmitted, Reason::TooManyAttempts, Reason::Overloaded, Reason::Unavailable]
-            .into_iter()
-            .any(|reason| self.is(reason))
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Refused { reason, .. } => reason.retry() != Retry::Never,
+        }
     }
 }
 
@@ -110,10 +104,11 @@ impl RegistryClient {
     }
 
     async fn enrol(&self, body: &EnrolBody) -> Result<Enrolled, RegistryError> {
-        let token: EnrolmentToken = body.token.expose().parse().map_err(|error| RegistryError::Refused {
-            reason: Reason::TokenInvalid.code().to_owned(),
-            message: format!("{error}"),
-        })?;
+        let token: EnrolmentToken = body
+            .token
+            .expose()
+            .parse()
+            .map_err(|error| RegistryError::Refused { reason: Reason::TokenInvalid, message: format!("{error}") })?;
         let path = format!("/v1/{}", self.kind.collection());
         self.send(token.roots_pem(), Method::POST, &path, |request| request.json(body)).await
     }
@@ -143,10 +138,8 @@ impl RegistryClient {
         }
         match serde_json::from_slice::<RefusalBody>(&text) {
             // That it cannot now says nothing of the token or the credential.
-            Ok(refusal) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(unreachable(refusal.message))
-            }
-            Ok(refusal) => Err(RegistryError::Refused { reason: refusal.reason, message: refusal.message }),
+            Ok(refusal) if refusal.is_undecided(status.as_u16()) => Err(unreachable(refusal.message)),
+            Ok(refusal) => Err(RegistryError::Refused { reason: refusal.reason(), message: refusal.message }),
             Err(_) => Err(unreachable(format!("it answered {status}"))),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use proto::{
+    Retry,
     enrolment::Blob,
     link::v1::{AuthStatus, KeyGrant, KeyState, Part, Reason},
 };
@@ -10,7 +11,7 @@ use proto::{
 use super::{Enrollee, EnrolleeEvent};
 use crate::{
     clock::Now,
-    peer::{LinkTarget, StoredKey, can_be_done_later, public_keys},
+    peer::{LinkTarget, StoredKey, public_keys},
 };
 
 /// What is known beside the keys themselves, which are in the stored identity.
@@ -204,18 +205,18 @@ impl Enrollee {
 
     /// Central's word that there is no valid key, or that the credential was not accepted (SPEC 4.7).
     pub(super) fn not_authenticated(&mut self, status: AuthStatus, now: Now) {
-        let reason = status.reason();
+        let reason = Reason::received(status.reason);
         if status.key_state() == KeyState::Active && reason == Reason::Unspecified {
             return;
         }
         self.events.push_back(EnrolleeEvent::NotAuthenticated(status.clone()));
-        if is_unknown_identity(reason) {
+        if reason.ends_an_enrolment() {
             return self.is_unknown_to_registry(status, now);
         }
         let mut wait = self.settings.authenticate_again;
         // Nobody has judged the credential, and that says nothing of a key. Too many attempts may be those of somebody
         // else, who guesses for this id.
-        let is_unchecked = reason == Reason::RegistryUnreachable || can_be_done_later(reason);
+        let is_unchecked = reason.is_undecided();
         let is_revoked = is_revoked(&status);
         if !is_unchecked || self.stored.keys.is_empty() {
             // Central may ask for more time, but not for ever.
@@ -226,7 +227,7 @@ impl Enrollee {
         // Keys that were not known are tried again before the credential is.
         self.authentication.proof = 0;
         self.authentication.again_at = None;
-        if reason == Reason::WrongCredential {
+        if reason.counts_as_wrong_try() {
             self.authentication.refusals += 1;
             self.authentication.has_given_up = self.authentication.refusals >= self.settings.refusals;
         }
@@ -259,17 +260,5 @@ impl Enrollee {
 }
 
 fn is_revoked(status: &AuthStatus) -> bool {
-    status.key_state() == KeyState::Revoked || status.reason() == Reason::CredentialVoid
-}
-
-/// Registry has no such identity any more.
-fn is_unknown_identity(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::NotEnrolled
-            | Reason::Removed
-            | Reason::NotReadmitted
-            | Reason::UnknownChargingPoint
-            | Reason::UnknownDriver
-    )
+    status.key_state() == KeyState::Revoked || status.reason().retry() == Retry::AfterAPersonActs
 }

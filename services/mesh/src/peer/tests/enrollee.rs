@@ -263,7 +263,7 @@ fn one_that_registry_has_removed_waits_for_a_token_and_comes_back_when_readmitte
     let status = Box::new(registered(CredentialState::Removed, 9));
     bench.input(EnrolleeInput::Registry(RegistryAnswer::Status(Ok(status))));
     assert!(bench.disk.credential.is_none() && bench.disk.keys.is_empty());
-    let reason = Reason::NotReadmitted.code().to_owned();
+    let reason = Reason::NotReadmitted;
     let refused = RegistryError::Refused { reason, message: "not readmitted".to_owned() };
     bench.input(EnrolleeInput::Registry(RegistryAnswer::Enrolled(Err(refused))));
     bench.wait(S(31));
