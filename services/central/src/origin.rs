@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-/// One connection of the link, numbered by this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkNo(pub u64);
+pub use mesh::link::LinkNo;
 
 /// Who is behind an input, from which address, and why (SPEC 8.1).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use crate::{
     journal,
     meter::{Battery, Speed},
     monitor::MonitorSettings,
-    pairing::Place,
+    pairing::PairingAddress,
 };
 
 /// An engine's settings.
@@ -107,7 +107,7 @@ pub struct PairingConfig {
     /// Where the engine connects to the monitor: the path of a Unix socket on one host, or host:port between two hosts;
     /// default: pairing.sock in the data folder
     #[arg(long, env = "CHARGEMESH_PAIRING", value_name = "PLACE")]
-    pub pairing: Option<Place>,
+    pub pairing: Option<PairingAddress>,
     /// File with the pairing secret, needed where --pairing is host:port; the same text at both ends
     #[arg(long, env = "CHARGEMESH_PAIRING_SECRET_FILE", value_name = "FILE")]
     pub pairing_secret_file: Option<PathBuf>,
@@ -127,8 +127,8 @@ impl PairingConfig {
         wire::LinkSettings { life_sign, misses, handshake_timeout: PAIRING_HANDSHAKE, ..wire::LinkSettings::default() }
     }
 
-    pub(crate) fn place(&self, data: &std::path::Path) -> Place {
-        self.pairing.clone().unwrap_or_else(|| Place::Unix(data.join("pairing.sock")))
+    pub(crate) fn place(&self, data: &std::path::Path) -> PairingAddress {
+        self.pairing.clone().unwrap_or_else(|| PairingAddress::Unix(data.join("pairing.sock")))
     }
 }
 

@@ -86,7 +86,7 @@ struct Parts {
 
 /// How many are what.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Tally {
+pub struct FleetStatus {
     pub charging_points: usize,
     pub enrolled: usize,
     pub central_reachable: usize,
@@ -98,7 +98,7 @@ pub struct Tally {
 }
 
 /// A gauge and its figure.
-type Shows = (Gauge, fn(&Tally) -> usize);
+type FleetGauge = (Gauge, fn(&FleetStatus) -> usize);
 
 impl Fleet {
     /// Takes the folder; members are added in the background, as many a second as configured.
@@ -200,28 +200,28 @@ impl Fleet {
     }
 
     /// Asks every one how it is.
-    pub async fn tally(&self) -> Tally {
-        let mut tally = Tally::default();
+    pub async fn status(&self) -> FleetStatus {
+        let mut status = FleetStatus::default();
         for member in self.all() {
             let (Some(engine), Some(monitor)) = (member.engine.status().await, member.monitor.status().await) else {
                 continue;
             };
-            tally.charging_points += 1;
-            tally.enrolled += usize::from(monitor.enrolment == "ENROLLED");
-            tally.central_reachable += usize::from(engine.central.reachable && monitor.central.reachable);
+            status.charging_points += 1;
+            status.enrolled += usize::from(monitor.enrolment == "ENROLLED");
+            status.central_reachable += usize::from(engine.central.reachable && monitor.central.reachable);
             let session = engine.session.as_ref().map(|s| s.state);
-            tally.supplying += usize::from(session == Some("SUPPLYING"));
-            tally.reserved += usize::from(session == Some("RESERVED"));
-            tally.unsettled += engine.unsettled;
-            tally.warnings += usize::from(!engine.warnings.is_empty() || !monitor.warnings.is_empty());
+            status.supplying += usize::from(session == Some("SUPPLYING"));
+            status.reserved += usize::from(session == Some("RESERVED"));
+            status.unsettled += engine.unsettled;
+            status.warnings += usize::from(!engine.warnings.is_empty() || !monitor.warnings.is_empty());
         }
-        tally
+        status
     }
 
     /// Says from time to time how the fleet is, until the process stops.
     pub(crate) async fn watch(&self, ctx: &Context) -> anyhow::Result<()> {
         let gauge = |name: &str, help: &str| ctx.metrics.register(name, help, Gauge::default());
-        let figures: [Shows; 5] = [
+        let figures: [FleetGauge; 5] = [
             (gauge("charging_points", "Charging points of this fleet"), |t| t.charging_points),
             (gauge("charging_points_enrolled", "Those that are enrolled"), |t| t.enrolled),
             (gauge("charging_points_linked", "Those with both links to Central"), |t| t.central_reachable),
@@ -231,19 +231,19 @@ impl Fleet {
         let mut before = String::new();
         let mut every = tokio::time::interval(Duration::from_secs(5));
         while ctx.stop.run_until_cancelled(every.tick()).await.is_some() {
-            let tally = self.tally().await;
+            let status = self.status().await;
             for (gauge, figure) in &figures {
-                gauge.set(i64::try_from(figure(&tally)).unwrap_or(i64::MAX));
+                gauge.set(i64::try_from(figure(&status)).unwrap_or(i64::MAX));
             }
-            let line = serde_json::to_string(&tally)?;
+            let line = serde_json::to_string(&status)?;
             if line != before {
                 tracing::info!(
-                    charging_points = tally.charging_points,
-                    enrolled = tally.enrolled,
-                    central_reachable = tally.central_reachable,
-                    reserved = tally.reserved,
-                    supplying = tally.supplying,
-                    unsettled = tally.unsettled,
+                    charging_points = status.charging_points,
+                    enrolled = status.enrolled,
+                    central_reachable = status.central_reachable,
+                    reserved = status.reserved,
+                    supplying = status.supplying,
+                    unsettled = status.unsettled,
                     "fleet"
                 );
                 before = line;
@@ -258,7 +258,7 @@ impl Fleet {
 pub(crate) async fn answer(fleet: Fleet, request: ControlRequest) -> Result<Value, ControlRefusal> {
     let args = Args(&request.args);
     match request.command.as_str() {
-        "status" => serde_json::to_value(fleet.tally().await).map_err(|error| error.to_string().into()),
+        "status" => serde_json::to_value(fleet.status().await).map_err(|error| error.to_string().into()),
         "list" => Ok(fleet.all().iter().map(|m| Value::from(m.id.as_str())).collect()),
         "engine" | "monitor" => {
             let id = args.get("id", 0);

@@ -4,7 +4,7 @@ use mesh::link::SendQueue;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use crate::pairing::{self, Heard};
+use crate::pairing::{self, PairingEvent};
 
 /// What comes from the other part.
 #[derive(Debug)]
@@ -24,16 +24,16 @@ pub(crate) enum OtherPart<E> {
 impl<E> OtherPart<E> {
     /// What the pairing means for the part. A second pairing takes the place of the first, and the late end of one that
     /// was replaced says nothing of the present one.
-    pub(crate) fn paired<M>(&mut self, heard: Heard<M>) -> Option<FromOther<M>> {
+    pub(crate) fn paired<M>(&mut self, heard: PairingEvent<M>) -> Option<FromOther<M>> {
         match heard {
-            Heard::Paired(outbox) => {
+            PairingEvent::Paired(outbox) => {
                 if let Self::Pairing(Some(old)) = std::mem::replace(self, Self::Pairing(Some(outbox))) {
                     old.close();
                 }
                 Some(FromOther::Paired)
             }
-            Heard::Message(message) => Some(FromOther::Message(message)),
-            Heard::Ended(which, why) => {
+            PairingEvent::Message(message) => Some(FromOther::Message(message)),
+            PairingEvent::Ended(which, why) => {
                 if let (Self::Pairing(Some(present)), Some(gone)) = (&*self, &which)
                     && !present.same_link(gone)
                 {

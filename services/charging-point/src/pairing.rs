@@ -41,14 +41,14 @@ const SHORTEST_SECRET: usize = 20;
 
 /// Where engine and monitor meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PairingAddress {
     /// On one host: a path.
     Unix(PathBuf),
     /// On two: `host:port`.
     Tcp(String),
 }
 
-impl FromStr for Place {
+impl FromStr for PairingAddress {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
@@ -66,7 +66,7 @@ impl FromStr for Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PairingAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "{}", path.display()),
@@ -76,11 +76,11 @@ impl fmt::Display for Place {
 }
 
 /// The secret of a pairing: none on a Unix socket, the text of a file over TCP.
-pub fn secret(place: &Place, file: Option<&Path>) -> anyhow::Result<PairingSecret> {
+pub fn secret(place: &PairingAddress, file: Option<&Path>) -> anyhow::Result<PairingSecret> {
     let Some(file) = file else {
         return match place {
-            Place::Unix(_) => Ok(PairingSecret::of_local_socket()),
-            Place::Tcp(address) => Err(Misuse::new(format!(
+            PairingAddress::Unix(_) => Ok(PairingSecret::of_local_socket()),
+            PairingAddress::Tcp(address) => Err(Misuse::new(format!(
                 "a pairing over the network ({address}) needs a secret: put the same one, {SHORTEST_SECRET} characters \
                  or more, in a file on both hosts and name it with --pairing-secret-file"
             ))
@@ -102,7 +102,7 @@ pub fn secret(place: &Place, file: Option<&Path>) -> anyhow::Result<PairingSecre
 
 /// What the pairing says to either end.
 #[derive(Debug)]
-pub(crate) enum Heard<M> {
+pub(crate) enum PairingEvent<M> {
     /// Proven; what is sent there reaches the other end. A second one takes the place of the first.
     Paired(SendQueue),
     Message(Box<M>),
@@ -113,29 +113,30 @@ pub(crate) enum Heard<M> {
 /// The engine's end: pairs, and pairs again, until the process stops.
 pub(crate) async fn seek<I: Send + 'static>(
     ctx: Context,
-    place: Place,
+    place: PairingAddress,
     secret: PairingSecret,
     settings: wire::LinkSettings,
     back: mpsc::Sender<I>,
-    wrap: fn(Heard<FromMonitor>) -> I,
+    wrap: fn(PairingEvent<FromMonitor>) -> I,
 ) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
         let proof = Proof::Pairing(secret.clone());
         let link = Link::initiator(settings, Part::Pairing, "", proof, ctx.clock.mono());
         let (sender, queued) = send_queue(SEND_QUEUE);
-        let mut ears = Ears { send_queue: sender.clone(), paired: false, secret: None, back: back.clone(), wrap };
+        let mut forwarder =
+            PairingForwarder { send_queue: sender.clone(), paired: false, secret: None, back: back.clone(), wrap };
         let why = tokio::select! {
-            why = meet(&place, link, queued, &mut ears, ctx.clock) => why,
+            why = meet(&place, link, queued, &mut forwarder, ctx.clock) => why,
             () = ctx.stop.cancelled() => {
                 sender.close();
                 return Ok(());
             }
         };
-        if ears.paired {
+        if forwarder.paired {
             backoff.reset();
         }
-        if back.send(wrap(Heard::Ended(None, why))).await.is_err() {
+        if back.send(wrap(PairingEvent::Ended(None, why))).await.is_err() {
             return Ok(());
         }
         let wait = backoff.wait(rand::random());
@@ -146,20 +147,20 @@ pub(crate) async fn seek<I: Send + 'static>(
 }
 
 async fn meet<I: Send>(
-    place: &Place,
+    place: &PairingAddress,
     link: Link,
     queued: mesh::link::QueuedMessages,
-    ears: &mut Ears<FromMonitor, I>,
+    forwarder: &mut PairingForwarder<FromMonitor, I>,
     clock: Clock,
 ) -> String {
     let nobody = |error: io::Error| format!("nobody answers at {place}: {error}");
     match place {
-        Place::Unix(path) => match UnixStream::connect(path).await {
-            Ok(stream) => mesh::link::run(stream, link, queued, ears, clock).await.to_string(),
+        PairingAddress::Unix(path) => match UnixStream::connect(path).await {
+            Ok(stream) => mesh::link::run(stream, link, queued, forwarder, clock).await.to_string(),
             Err(error) => nobody(error),
         },
-        Place::Tcp(address) => match mesh::link::connect(address, CONNECT).await {
-            Ok(stream) => mesh::link::run(stream, link, queued, ears, clock).await.to_string(),
+        PairingAddress::Tcp(address) => match mesh::link::connect(address, CONNECT).await {
+            Ok(stream) => mesh::link::run(stream, link, queued, forwarder, clock).await.to_string(),
             Err(error) => nobody(error),
         },
     }
@@ -168,15 +169,15 @@ async fn meet<I: Send>(
 /// The monitor's end: binds, then takes whoever proves the pairing; the newest counts.
 pub(crate) async fn listen<I: Send + 'static>(
     ctx: &Context,
-    place: &Place,
+    place: &PairingAddress,
     secret: PairingSecret,
     settings: wire::LinkSettings,
     back: mpsc::Sender<I>,
-    wrap: fn(Heard<FromEngine>) -> I,
+    wrap: fn(PairingEvent<FromEngine>) -> I,
 ) -> anyhow::Result<()> {
-    let door = Arc::new(Door { secret, settings, clock: ctx.clock, stop: ctx.stop.clone(), back, wrap });
+    let pairing = Arc::new(PairingListener { secret, settings, clock: ctx.clock, stop: ctx.stop.clone(), back, wrap });
     match place {
-        Place::Unix(path) => {
+        PairingAddress::Unix(path) => {
             if UnixStream::connect(path).await.is_ok() {
                 let text = format!("another monitor answers at {}; give another --pairing", path.display());
                 return Err(Misuse::new(text).into());
@@ -185,38 +186,38 @@ pub(crate) async fn listen<I: Send + 'static>(
                 Misuse::new(format!("cannot make the pairing socket {} (--pairing): {error}", path.display()))
             })?;
             ctx.listening("pairing", path.display())?;
-            ctx.spawn("pairing", accept_unix(ctx.clone(), listener, door, path.clone()));
+            ctx.spawn("pairing", accept_unix(ctx.clone(), listener, pairing, path.clone()));
         }
-        Place::Tcp(address) => {
+        PairingAddress::Tcp(address) => {
             let listener = TcpListener::bind(address).await.map_err(|error| {
                 Misuse::new(format!("cannot listen for the engine on {address}: {error}; give another --pairing"))
             })?;
             ctx.listening("pairing", listener.local_addr()?)?;
-            ctx.spawn("pairing", accept_tcp(ctx.clone(), listener, door));
+            ctx.spawn("pairing", accept_tcp(ctx.clone(), listener, pairing));
         }
     }
     Ok(())
 }
 
-struct Door<I> {
+struct PairingListener<I> {
     secret: PairingSecret,
     settings: wire::LinkSettings,
     clock: Clock,
     stop: CancellationToken,
     back: mpsc::Sender<I>,
-    wrap: fn(Heard<FromEngine>) -> I,
+    wrap: fn(PairingEvent<FromEngine>) -> I,
 }
 
 async fn accept_unix<I: Send + 'static>(
     ctx: Context,
     listener: UnixListener,
-    door: Arc<Door<I>>,
+    pairing: Arc<PairingListener<I>>,
     path: PathBuf,
 ) -> anyhow::Result<()> {
     let slots = Arc::new(Semaphore::new(UNPROVEN));
     while let Some(accepted) = ctx.stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => door.clone().take(stream, &slots),
+            Ok((stream, _)) => pairing.clone().take(stream, &slots),
             Err(error) => cannot_accept(&error).await,
         }
     }
@@ -224,14 +225,18 @@ async fn accept_unix<I: Send + 'static>(
     Ok(())
 }
 
-async fn accept_tcp<I: Send + 'static>(ctx: Context, listener: TcpListener, door: Arc<Door<I>>) -> anyhow::Result<()> {
+async fn accept_tcp<I: Send + 'static>(
+    ctx: Context,
+    listener: TcpListener,
+    pairing: Arc<PairingListener<I>>,
+) -> anyhow::Result<()> {
     let slots = Arc::new(Semaphore::new(UNPROVEN));
     while let Some(accepted) = ctx.stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
                 // Only its delay suffers without.
                 drop(stream.set_nodelay(true));
-                door.clone().take(stream, &slots);
+                pairing.clone().take(stream, &slots);
             }
             Err(error) => cannot_accept(&error).await,
         }
@@ -244,7 +249,7 @@ async fn cannot_accept(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(200)).await;
 }
 
-impl<I: Send + 'static> Door<I> {
+impl<I: Send + 'static> PairingListener<I> {
     /// Strangers beyond the bound are cut off: the engine tries again.
     fn take<S>(self: Arc<Self>, stream: S, slots: &Arc<Semaphore>)
     where
@@ -254,16 +259,16 @@ impl<I: Send + 'static> Door<I> {
         tokio::spawn(async move {
             let link = Link::responder(self.settings, self.clock.mono());
             let (sender, queued) = send_queue(SEND_QUEUE);
-            let ears = Ears {
+            let forwarder = PairingForwarder {
                 send_queue: sender.clone(),
                 paired: false,
                 secret: Some(self.secret.clone()),
                 back: self.back.clone(),
                 wrap: self.wrap,
             };
-            let mut guest = Guest { ears, slot: Some(slot) };
+            let mut connection = PairingConnection { forwarder, slot: Some(slot) };
             let why = {
-                let mut running = std::pin::pin!(mesh::link::run(stream, link, queued, &mut guest, self.clock));
+                let mut running = std::pin::pin!(mesh::link::run(stream, link, queued, &mut connection, self.clock));
                 tokio::select! {
                     why = &mut running => why,
                     () = self.stop.cancelled() => {
@@ -272,26 +277,26 @@ impl<I: Send + 'static> Door<I> {
                     }
                 }
             };
-            if guest.ears.paired {
-                drop(self.back.send((self.wrap)(Heard::Ended(Some(sender), why.to_string()))).await);
+            if connection.forwarder.paired {
+                drop(self.back.send((self.wrap)(PairingEvent::Ended(Some(sender), why.to_string()))).await);
             }
         });
     }
 }
 
-/// One end's ears. An initiator is paired when the link opens; a responder when the first message has opened, because
-/// the handshake's first message could be replayed.
-struct Ears<M, I> {
+/// Forwards what happens on one end of the pairing. An initiator is paired when the link opens; a responder when the first
+/// message has opened, because the handshake's first message could be replayed.
+struct PairingForwarder<M, I> {
     send_queue: SendQueue,
     paired: bool,
     /// The responder's.
     secret: Option<PairingSecret>,
     back: mpsc::Sender<I>,
-    wrap: fn(Heard<M>) -> I,
+    wrap: fn(PairingEvent<M>) -> I,
 }
 
-impl<M: Message + Default + Send, I: Send> Ears<M, I> {
-    async fn hear(&mut self, heard: Heard<M>, link: &mut Link, now: Now) {
+impl<M: Message + Default + Send, I: Send> PairingForwarder<M, I> {
+    async fn hear(&mut self, heard: PairingEvent<M>, link: &mut Link, now: Now) {
         if self.back.send((self.wrap)(heard)).await.is_err() {
             link.close(now.mono);
         }
@@ -301,20 +306,20 @@ impl<M: Message + Default + Send, I: Send> Ears<M, I> {
         if !self.paired {
             self.paired = true;
             let send_queue = self.send_queue.clone();
-            self.hear(Heard::Paired(send_queue), link, now).await;
+            self.hear(PairingEvent::Paired(send_queue), link, now).await;
         }
     }
 
     async fn message(&mut self, bytes: Bytes, link: &mut Link, now: Now) {
         self.pair(link, now).await;
         match M::decode(bytes) {
-            Ok(message) => self.hear(Heard::Message(Box::new(message)), link, now).await,
+            Ok(message) => self.hear(PairingEvent::Message(Box::new(message)), link, now).await,
             Err(error) => tracing::warn!(%error, "a message of the pairing is not one"),
         }
     }
 }
 
-impl<M: Message + Default + Send, I: Send> LinkOwner for Ears<M, I> {
+impl<M: Message + Default + Send, I: Send> LinkOwner for PairingForwarder<M, I> {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         match event {
             Event::Hello(hello) => match &self.secret {
@@ -330,15 +335,15 @@ impl<M: Message + Default + Send, I: Send> LinkOwner for Ears<M, I> {
 }
 
 /// A connection to the monitor, which holds a place among the unproven until it has proven the pairing.
-struct Guest<M, I> {
-    ears: Ears<M, I>,
+struct PairingConnection<M, I> {
+    forwarder: PairingForwarder<M, I>,
     slot: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
-impl<M: Message + Default + Send, I: Send> LinkOwner for Guest<M, I> {
+impl<M: Message + Default + Send, I: Send> LinkOwner for PairingConnection<M, I> {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
-        self.ears.handle(event, link, now).await;
-        if self.ears.paired {
+        self.forwarder.handle(event, link, now).await;
+        if self.forwarder.paired {
             self.slot = None;
         }
     }

@@ -37,6 +37,10 @@ pub use self::{
 use crate::clock::{Alarm, Clock, Now};
 use pump::Pump;
 
+/// One connection of the link, numbered by its owner's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkNo(pub u64);
+
 /// Handles the events of one link.
 pub trait LinkOwner: Send {
     /// Called with every event but [`Event::Closed`], which [`run`] returns. May call the link itself (`admit`, `send`,

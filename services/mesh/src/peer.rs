@@ -1,14 +1,14 @@
 //! One client end of a link to Central (SPEC 4), the same for monitors, engines and drivers.
 //!
 //! ```text
-//!  role ─▶ [`Peer`]: session (which link) + outgoing (what is owed) ─▶ [`LinkCommand`] ─▶ [`Connections`] ─▶ Central
+//!  role ─▶ [`Peer`]: session (which link) + outgoing (what is owed) ─▶ [`LinkCommand`] ─▶ [`PeerConnections`] ─▶ Central
 //!  role ◀─ [`PeerEvent`] ◀─ session, incoming ◀────────────────────── [`LinkEvent`] ◀──────┘
 //! ```
 //!
 //! [`Enrollee`] is a peer with an identity of its own: it enrols at Registry and authenticates to Central. An engine
 //! has none, and is given its monitor's key. [`run`] is the event loop of all of them.
 //!
-//! All but [`Connections`], [`RegistryClient`], [`EnrolleeIo`] and [`run`] is pure: inputs and the time go in, commands
+//! All but [`PeerConnections`], [`RegistryClient`], [`EnrolleeIo`] and [`run`] is pure: inputs and the time go in, commands
 //! come out, and chance is seeded by the caller.
 //!
 //! Guarantees: what must be learnt is repeated until it is answered (4.2); what comes from an older epoch than the
@@ -33,16 +33,17 @@ use proto::link::v1::{Part, ReadClock, Reason, Unsupported, down, up};
 use rand::rngs::StdRng;
 
 pub use self::{
-    connections::Connections,
+    connections::PeerConnections,
     enrollee::{Enrollee, EnrolleeCommand, EnrolleeEvent, EnrolleeInput, EnrolleeSettings, Membership},
-    event_loop::{Role, run},
+    event_loop::{PeerRole, run},
     identity::{StoredIdentity, StoredIdentityError, StoredKey, public_keys},
     io::EnrolleeIo,
     outgoing::Slot,
     registry::{RegistryAnswer, RegistryCall, RegistryClient, RegistryError},
-    session::{Dial, LinkCommand, LinkError, LinkEvent, LinkNo, LinkTarget},
+    session::{Dial, LinkCommand, LinkError, LinkEvent, LinkTarget},
 };
-use self::{incoming::Incoming, outgoing::Outgoing, session::Session};
+use self::{incoming::CentralSignals, outgoing::OwedMessages, session::LinkSession};
+pub use crate::link::LinkNo;
 use crate::{clock::Now, skew};
 
 /// Times of one end of a link, each a setting.
@@ -114,9 +115,9 @@ pub enum PeerEvent {
 /// The client end of one link.
 #[derive(Debug)]
 pub struct Peer {
-    session: Session,
-    outgoing: Outgoing,
-    incoming: Incoming,
+    session: LinkSession,
+    outgoing: OwedMessages,
+    incoming: CentralSignals,
 }
 
 impl Peer {
@@ -124,9 +125,9 @@ impl Peer {
     pub fn new(part: Part, settings: &PeerSettings, highest_epoch: u64, rng: StdRng, now: Now) -> Self {
         let first_id = u64::try_from(now.wall_ms).unwrap_or(0) << 12;
         Self {
-            session: Session::new(part, settings, rng),
-            outgoing: Outgoing::new(part, settings.repeat, first_id),
-            incoming: Incoming::new(settings.clock, highest_epoch),
+            session: LinkSession::new(part, settings, rng),
+            outgoing: OwedMessages::new(part, settings.repeat, first_id),
+            incoming: CentralSignals::new(settings.clock, highest_epoch),
         }
     }
 

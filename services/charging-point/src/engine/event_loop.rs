@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use mesh::{
     clock::Clock,
     health::Component,
-    peer::{Connections, LinkEvent, LinkNo, Role},
+    peer::{LinkEvent, LinkNo, PeerConnections, PeerRole},
     process::Context,
 };
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,14 +21,14 @@ use crate::{
     journal_state::JournalRecord,
     monitor::event_loop::MonitorEvent,
     other_part::{FromOther, OtherPart},
-    pairing::Heard,
+    pairing::PairingEvent,
 };
 
 /// What the loop takes.
 #[derive(Debug)]
 pub(crate) enum EngineEvent {
     Link(LinkNo, LinkEvent),
-    Pairing(Heard<FromMonitor>),
+    Pairing(PairingEvent<FromMonitor>),
     Monitor(FromOther<FromMonitor>),
     /// The journal back from a write, up to this number.
     Written(Journal, u64, Result<(), String>),
@@ -72,7 +72,7 @@ pub(crate) struct EngineLoop {
     disk: Disk,
     journal: Option<Journal>,
     writing: Option<JoinHandle<EngineEvent>>,
-    connections: Connections<EngineEvent>,
+    connections: PeerConnections<EngineEvent>,
     monitor: OtherPart<MonitorEvent>,
     /// Shown only where one engine is alone in its process.
     display: Option<EngineDisplay>,
@@ -87,7 +87,7 @@ impl EngineLoop {
         events: mpsc::Sender<EngineEvent>,
         monitor: OtherPart<MonitorEvent>,
     ) -> Self {
-        let connections = Connections::new(clock, events, EngineEvent::Link);
+        let connections = PeerConnections::new(clock, events, EngineEvent::Link);
         Self { core, clock, disk, journal: Some(journal), writing: None, connections, monitor, display: None }
     }
 
@@ -125,7 +125,7 @@ impl EngineLoop {
     }
 }
 
-impl Role for EngineLoop {
+impl PeerRole for EngineLoop {
     type Event = EngineEvent;
 
     fn handle(&mut self, event: EngineEvent) {

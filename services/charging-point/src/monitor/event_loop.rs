@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use mesh::{
     clock::Clock,
     health::Component,
-    peer::{EnrolleeInput, EnrolleeIo, RegistryClient, Role},
+    peer::{EnrolleeInput, EnrolleeIo, PeerRole, RegistryClient},
     process::Context,
 };
 use prometheus_client::metrics::gauge::Gauge;
@@ -19,14 +19,14 @@ use super::{Monitor, MonitorAction, MonitorCommand, MonitorInput, MonitorStatus}
 use crate::{
     engine::event_loop::EngineEvent,
     other_part::{FromOther, OtherPart},
-    pairing::Heard,
+    pairing::PairingEvent,
 };
 
 /// What the loop takes.
 #[derive(Debug)]
 pub(crate) enum MonitorEvent {
     Enrollee(EnrolleeInput),
-    Pairing(Heard<FromEngine>),
+    Pairing(PairingEvent<FromEngine>),
     Engine(FromOther<FromEngine>),
     Act(MonitorAction, oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<MonitorStatus>),
@@ -97,7 +97,7 @@ impl MonitorLoop {
     }
 }
 
-impl Role for MonitorLoop {
+impl PeerRole for MonitorLoop {
     type Event = MonitorEvent;
 
     fn handle(&mut self, event: MonitorEvent) {

@@ -21,14 +21,14 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The connections of a role whose event loop takes `E`.
 #[derive(Debug)]
-pub struct Connections<E> {
+pub struct PeerConnections<E> {
     clock: Clock,
     events: mpsc::Sender<E>,
     wrap: fn(LinkNo, LinkEvent) -> E,
     open: Vec<(LinkNo, SendQueue, JoinHandle<()>)>,
 }
 
-impl<E: Send + 'static> Connections<E> {
+impl<E: Send + 'static> PeerConnections<E> {
     pub fn new(clock: Clock, events: mpsc::Sender<E>, wrap: fn(LinkNo, LinkEvent) -> E) -> Self {
         Self { clock, events, wrap, open: Vec::new() }
     }

@@ -100,7 +100,7 @@ pub enum Membership {
 
 /// What Registry was asked, and what came of it.
 #[derive(Debug, Default)]
-struct Registry {
+struct RegistryQuestions {
     asking: bool,
     ask_at: Option<Instant>,
     trouble: Option<String>,
@@ -130,7 +130,7 @@ pub struct Enrollee {
     /// Its link to Central.
     pub peer: Peer,
     rng: StdRng,
-    registry: Registry,
+    registry: RegistryQuestions,
     saving: Saving,
     events: VecDeque<EnrolleeEvent>,
     commands: VecDeque<EnrolleeCommand>,
@@ -145,7 +145,7 @@ impl Enrollee {
             membership: Membership::NotEnrolled("no token was given yet".to_owned()),
             authentication: Authentication::default(),
             rng,
-            registry: Registry::default(),
+            registry: RegistryQuestions::default(),
             saving: Saving::default(),
             events: VecDeque::new(),
             commands: VecDeque::new(),

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 const PERSIST: Duration = Duration::from_secs(3);
 
 /// A core with the I/O that carries out its commands.
-pub trait Role: Send {
+pub trait PeerRole: Send {
     /// What the loop takes: one bounded channel, so that everything is in order.
     type Event: Send;
 
@@ -46,7 +46,7 @@ pub trait Role: Send {
 ///
 /// # Errors
 /// Where a command could not be carried out and the role cannot go on without it.
-pub async fn run<R: Role>(
+pub async fn run<R: PeerRole>(
     mut role: R,
     mut events: mpsc::Receiver<R::Event>,
     stop: CancellationToken,
@@ -82,7 +82,7 @@ pub async fn run<R: Role>(
     Ok(())
 }
 
-async fn step<R: Role>(role: &mut R, events: &mut mpsc::Receiver<R::Event>, clock: Clock) {
+async fn step<R: PeerRole>(role: &mut R, events: &mut mpsc::Receiver<R::Event>, clock: Clock) {
     let due = role.poll_timeout();
     let event = tokio::select! {
         biased;

@@ -9,7 +9,7 @@ use super::LinkNo;
 use crate::skew::{ClockReader, SkewSettings};
 
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct CentralSignals {
     pub(super) highest_epoch: u64,
     pub(super) unintelligible: u64,
     pub(super) cannot_read: bool,
@@ -20,7 +20,7 @@ pub(super) struct Incoming {
     pub(super) link: Option<LinkNo>,
 }
 
-impl Incoming {
+impl CentralSignals {
     pub(super) fn new(clock: SkewSettings, highest_epoch: u64) -> Self {
         let clock = ClockReader::new(clock);
         Self { highest_epoch, unintelligible: 0, cannot_read: false, is_not_read: false, clock, link: None }

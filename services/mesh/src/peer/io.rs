@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Connections, EnrolleeCommand, EnrolleeInput, RegistryCall, RegistryClient, StoredIdentity};
+use super::{EnrolleeCommand, EnrolleeInput, PeerConnections, RegistryCall, RegistryClient, StoredIdentity};
 use crate::clock::Clock;
 
 /// For a role whose event loop takes `E`.
 #[derive(Debug)]
 pub struct EnrolleeIo<E> {
-    connections: Connections<E>,
+    connections: PeerConnections<E>,
     registry: RegistryClient,
     /// Of the identity.
     path: PathBuf,
@@ -24,7 +24,7 @@ impl<E: From<EnrolleeInput> + Send + 'static> EnrolleeIo<E> {
     /// `path`: of the identity.
     pub fn new(registry: RegistryClient, path: PathBuf, clock: Clock, events: mpsc::Sender<E>) -> Self {
         let weak = events.downgrade();
-        let connections = Connections::new(clock, events, |link, event| EnrolleeInput::Link(link, event).into());
+        let connections = PeerConnections::new(clock, events, |link, event| EnrolleeInput::Link(link, event).into());
         Self { connections, registry, path, events: weak, saving: None }
     }
 

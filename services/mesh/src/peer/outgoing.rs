@@ -54,14 +54,14 @@ struct Request {
 pub(super) type Numbered = (u64, Bytes);
 
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(super) struct OwedMessages {
     repeat: Duration,
     last_id: u64,
     states: Vec<State>,
     requests: VecDeque<Request>,
 }
 
-impl Outgoing {
+impl OwedMessages {
     pub(super) fn new(part: Part, repeat: Duration, first_id: u64) -> Self {
         let states = Slot::of(part).iter().map(|slot| State { slot: *slot, due: None, sent: None }).collect();
         Self { repeat, last_id: first_id.max(1), states, requests: VecDeque::new() }

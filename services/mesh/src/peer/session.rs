@@ -14,11 +14,7 @@ use rand::{Rng as _, rngs::StdRng};
 use wire::{Closed, LinkKey, Proof, PublicKey, Unintelligible};
 
 use super::{PeerEvent, PeerSettings};
-use crate::link::Backoff;
-
-/// A connection's number, unique in this process for its peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkNo(pub u64);
+use crate::link::{Backoff, LinkNo};
 
 /// Where to connect, and with which identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +78,7 @@ struct Attempt {
     address: String,
     /// 0: a first contact.
     key_no: u64,
-    /// Which [`Session::connect_to`] it serves.
+    /// Which [`LinkSession::connect_to`] it serves.
     target_no: u64,
     open: bool,
     /// Central has spoken on it.
@@ -90,7 +86,7 @@ struct Attempt {
 }
 
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct LinkSession {
     part: Part,
     wire: wire::LinkSettings,
     rng: StdRng,
@@ -114,7 +110,7 @@ struct Dialing {
     trouble: Option<String>,
 }
 
-impl Session {
+impl LinkSession {
     pub(super) fn new(part: Part, settings: &PeerSettings, rng: StdRng) -> Self {
         let backoff = Backoff::new(settings.retry_min, settings.retry_max);
         Self {
