@@ -27,11 +27,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("reasons.rs"), reasons::table(&compiler.descriptor_pool())?)?;
 
     let services = env::var_os("CARGO_FEATURE_SERVICES").is_some();
+    let mut config = tonic_prost_build::Config::new();
+    // So that a message finds its descriptor, which its JSON follows from.
+    config.enable_type_names();
     tonic_prost_build::configure()
         .build_client(services)
         .build_server(services)
         .bytes(".chargemesh.link.v1.SealedReading.ciphertext")
-        .compile_fds(prost_types(&compiler.encode_file_descriptor_set())?)?;
+        .compile_fds_with_config(prost_types(&compiler.encode_file_descriptor_set())?, config)?;
     Ok(())
 }
 

@@ -3,21 +3,25 @@
 //!
 //! * [`link::v1`] travels encrypted between charging points, drivers and Central; `wire` specifies how it becomes
 //!   bytes.
-//! * [`central::v1`], [`registry::v1`] are gRPC services on mTLS.
+//! * [`central::v1`], [`registry::v1`] are gRPC services on mTLS, with messages of their own: the public API.
 //! * [`POLICIES`] lists the policy option of every method; the build fails for a method without one.
 //!
 //! Architecture invariant: depends on no other crate of the workspace, and on tonic only with the feature `services`.
 
 pub mod enrolment;
 mod id;
+mod public;
 mod quantity;
 mod reason;
 
 pub use id::{ChargingPointId, DriverId, IdError, OperatorName, PeerId};
+/// The well-known types that the public packages use.
+pub use prost_types::{Duration, Struct, Timestamp};
+pub use public::{json_of, millis, struct_of, timestamp};
 pub use quantity::{Currency, CurrencyError, Energy, Money, Price, PriceError};
 pub use reason::Retry;
 
-/// Messages of the link and of the pairing between engine and monitor, and the types that all services share.
+/// Messages of the link and of the pairing between engine and monitor, and the one list of reasons.
 pub mod link {
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/chargemesh.link.v1.rs"));

@@ -5,13 +5,14 @@ mod audit;
 mod charging_points;
 mod convert;
 mod corrections;
+mod ordered;
 mod orders;
 mod sessions;
 
 pub(crate) use self::{
     audit::AuditService, charging_points::ChargingPointsService, orders::Orders, sessions::SessionsService,
 };
-pub(crate) use convert::{session, tickets};
+pub(crate) use convert::{charging_point, reading, session, tickets};
 
 use mesh::{
     principal::Principal,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proto::{
     ChargingPointId,
-    central::v1::{Order as Answer, OrderFailure, Selector, selector::Which},
+    central::v1::{Order as Answer, OrderFailure, OrderState},
     link::v1::Reason,
 };
 use serde::{Deserialize, Serialize};
@@ -24,14 +24,33 @@ const LONGEST_NAME: usize = 200;
 pub enum OrderKind {
     Stop,
     Resume,
-    Maintenance { on: bool },
+    Maintenance {
+        on: bool,
+    },
     Rotate,
     Renew,
     Revoke,
     Release,
-    SetPrice { price_e4: u32 },
-    SetRatedPower { rated_power_w: u32 },
-    Move { city: String, place: String },
+    SetPrice {
+        price_e4: u32,
+    },
+    SetRatedPower {
+        rated_power_w: u32,
+    },
+    /// Without a place: it stays as it was.
+    Move {
+        city: String,
+        place: Option<String>,
+    },
+}
+
+/// Which charging points are meant, as it is kept with the order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    Ids(BTreeSet<ChargingPointId>),
+    City(String),
+    All,
 }
 
 /// Of all kinds.
@@ -85,35 +104,31 @@ pub struct Selected {
     pub unknown: Vec<String>,
 }
 
-/// Why an order is not accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Objection {
-    Invalid(String),
-    Expectation { matched: usize, expected: u32 },
+/// An order that would reach another number of charging points than it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unexpected {
+    pub matched: usize,
+    pub expected: Option<u32>,
 }
 
 /// A reason is shown on every tile it concerns.
 ///
 /// # Errors
-/// Where it is too long for that.
-pub fn check_reason(reason: &str) -> Result<(), Objection> {
+/// Says that it is too long for that.
+pub fn check_reason(reason: &str) -> Result<(), String> {
     let length = reason.chars().count();
-    if length > LONGEST {
-        return Err(Objection::Invalid(format!("a reason of {length} characters; at most {LONGEST}")));
-    }
-    Ok(())
+    if length > LONGEST { Err(format!("it has {length} characters; at most {LONGEST}")) } else { Ok(()) }
 }
 
 /// What an order is about, in the words of the audit: whoever asks what concerns a charging point finds it by its id.
-pub fn object(selector: Option<&Selector>) -> String {
-    match selector.and_then(|selector| selector.which.as_ref()) {
-        Some(Which::Ids(wanted)) => match wanted.ids.as_slice() {
-            [id] => format!("charging-point/{}", clipped(id)),
-            ids => format!("{} charging points", ids.len()),
+pub fn object(scope: &Scope) -> String {
+    match scope {
+        Scope::Ids(ids) => match ids.first() {
+            Some(id) if ids.len() == 1 => format!("charging-point/{id}"),
+            _ => format!("{} charging points", ids.len()),
         },
-        Some(Which::City(city)) => format!("city/{}", clipped(city)),
-        Some(Which::All(true)) => "all charging points".to_owned(),
-        Some(Which::All(false)) | None => "no charging point".to_owned(),
+        Scope::City(city) => format!("city/{}", clipped(city)),
+        Scope::All => "all charging points".to_owned(),
     }
 }
 
@@ -122,49 +137,33 @@ pub fn clipped(text: &str) -> String {
     text.chars().take(LONGEST).collect()
 }
 
-/// Where a charging point is moved to: names of one line, as at its enrolment.
+/// The name of a city or a place: of one line, as at an enrolment.
 ///
 /// # Errors
-/// Says which name cannot be.
-pub fn check_move(city: &str, place: &str) -> Result<(), String> {
-    if city.is_empty() {
-        return Err("say to which city".to_owned());
-    }
-    for (what, name) in [("city", city), ("place", place)] {
-        if name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
-            return Err(format!("the {what} must be one line of at most {LONGEST_NAME} bytes"));
-        }
+/// Says what it must be.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
+        return Err(format!("it must be one line of at most {LONGEST_NAME} bytes"));
     }
     Ok(())
 }
 
-/// Looks the selector's charging points up among `all` (id and city).
-///
-/// # Errors
-/// Where it selects nothing by its form.
-pub fn select(selector: Option<&Selector>, all: &[(ChargingPointId, String)]) -> Result<Selected, Objection> {
-    let nothing = || Objection::Invalid("say which charging points: ids, a city, or all".to_owned());
-    match selector.and_then(|selector| selector.which.as_ref()).ok_or_else(nothing)? {
-        Which::All(true) => Ok(Selected { ids: all.iter().map(|(id, _)| id.clone()).collect(), unknown: Vec::new() }),
-        Which::All(false) => Err(nothing()),
-        Which::City(city) => {
-            let ids: Vec<_> = all.iter().filter(|(_, of)| of == city).map(|(id, _)| id.clone()).collect();
-            Ok(Selected { ids, unknown: Vec::new() })
-        }
-        Which::Ids(wanted) => {
-            if wanted.ids.is_empty() {
-                return Err(nothing());
+/// Looks charging points up among `all` (id and city, in order of id).
+pub fn select(scope: &Scope, all: &[(ChargingPointId, String)]) -> Selected {
+    let ids = |matches: &dyn Fn(&str) -> bool| {
+        let ids = all.iter().filter(|(_, city)| matches(city)).map(|(id, _)| id.clone()).collect();
+        Selected { ids, unknown: Vec::new() }
+    };
+    match scope {
+        Scope::All => ids(&|_| true),
+        Scope::City(wanted) => ids(&|city| city == wanted),
+        Scope::Ids(wanted) => {
+            let is_known = |id: &&ChargingPointId| all.binary_search_by(|(other, _)| other.cmp(id)).is_ok();
+            let (known, unknown): (Vec<_>, Vec<_>) = wanted.iter().partition(is_known);
+            Selected {
+                ids: known.into_iter().cloned().collect(),
+                unknown: unknown.into_iter().map(ToString::to_string).collect(),
             }
-            let mut selected = Selected::default();
-            for text in wanted.ids.iter().collect::<BTreeSet<_>>() {
-                let id: ChargingPointId =
-                    text.parse().map_err(|error: proto::IdError| Objection::Invalid(error.to_string()))?;
-                match all.binary_search_by(|(other, _)| other.cmp(&id)) {
-                    Ok(_) => selected.ids.push(id),
-                    Err(_) => selected.unknown.push(id.to_string()),
-                }
-            }
-            Ok(selected)
         }
     }
 }
@@ -173,12 +172,12 @@ pub fn select(selector: Option<&Selector>, all: &[(ChargingPointId, String)]) ->
 ///
 /// # Errors
 /// Where it does not, or is wrong.
-pub fn check_expectation(matched: usize, expected: u32, many: usize) -> Result<(), Objection> {
-    let stated = expected != 0 || matched > many;
-    if stated && usize::try_from(expected).ok() != Some(matched) {
-        return Err(Objection::Expectation { matched, expected });
-    }
-    Ok(())
+pub fn check_expectation(matched: usize, expected: Option<u32>, many: usize) -> Result<(), Unexpected> {
+    let is_right = match expected {
+        Some(expected) => usize::try_from(expected).ok() == Some(matched),
+        None => matched <= many,
+    };
+    if is_right { Ok(()) } else { Err(Unexpected { matched, expected }) }
 }
 
 /// How far an order has come.
@@ -217,7 +216,7 @@ impl OrderProgress {
 
     /// The next ones to reach; none when it is done or cancelled.
     pub fn portion(&mut self, size: usize) -> Vec<ChargingPointId> {
-        if self.answer.cancelled {
+        if self.is_cancelled() {
             return Vec::new();
         }
         let size = size.min(self.remaining.len());
@@ -228,7 +227,7 @@ impl OrderProgress {
 
     /// Nobody is to be asked any more, and whoever was has answered.
     pub fn is_over(&self) -> bool {
-        self.asked.is_empty() && (self.answer.cancelled || self.remaining.is_empty())
+        self.asked.is_empty() && (self.is_cancelled() || self.remaining.is_empty())
     }
 
     pub fn reached(&mut self, id: &ChargingPointId, outcome: &OrderOutcome) {
@@ -248,27 +247,33 @@ impl OrderProgress {
 
     /// Whether there is something to be left as it was.
     pub fn is_cancellable(&self) -> bool {
-        !self.answer.cancelled && !self.remaining.is_empty()
+        !self.is_cancelled() && !self.remaining.is_empty()
     }
 
     /// What has not been reached yet stays as it was.
     pub fn cancel(&mut self) {
-        self.answer.cancelled = true;
+        self.answer.set_state(OrderState::Cancelled);
         self.remaining.clear();
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.answer.state() == OrderState::Cancelled
     }
 
     fn fail(&mut self, id: String, reason: Reason, detail: &str) {
         self.answer.failed += 1;
         if self.answer.failures.len() < FAILURES {
-            self.answer.failures.push(OrderFailure { id, reason: reason.into(), detail: detail.to_owned() });
+            self.answer.failures.push(OrderFailure {
+                id,
+                reason_code: reason.public_code(),
+                detail: detail.to_owned(),
+            });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::central::v1::Ids;
-
     use super::*;
 
     fn all(count: usize) -> Vec<(ChargingPointId, String)> {
@@ -276,29 +281,30 @@ mod tests {
         (0..count).map(|n| (format!("CP{n:04}").parse().unwrap(), city(n).to_owned())).collect()
     }
 
-    fn selector(which: Which) -> Selector {
-        Selector { which: Some(which) }
+    fn ids(ids: &[&str]) -> Scope {
+        Scope::Ids(ids.iter().map(|id| id.parse().unwrap()).collect())
     }
 
     #[test]
     fn an_order_reaches_ids_a_city_or_all_spec_7_1() {
         let all = all(10);
-        let matched = |which| select(Some(&selector(which)), &all).map(|s| (s.ids.len(), s.unknown.len()));
-        assert_eq!(matched(Which::All(true)), Ok((10, 0)));
-        assert_eq!(matched(Which::City("Elche".into())), Ok((5, 0)));
-        let ids = Ids { ids: vec!["CP0001".into(), "CP0001".into(), "nobody".into()] };
-        assert_eq!(matched(Which::Ids(ids)), Ok((1, 1)));
-        assert!(matched(Which::Ids(Ids::default())).is_err() && matched(Which::All(false)).is_err());
-        assert!(select(None, &all).is_err(), "an empty selector is not everything");
+        let matched = |scope| {
+            let selected = select(&scope, &all);
+            (selected.ids.len(), selected.unknown.len())
+        };
+        assert_eq!(matched(Scope::All), (10, 0));
+        assert_eq!(matched(Scope::City("Elche".into())), (5, 0));
+        assert_eq!(matched(ids(&["CP0001", "CP0001", "nobody"])), (1, 1));
     }
 
     #[test]
     fn an_order_over_more_than_fifty_states_how_many_it_expects_spec_7_3() {
-        assert_eq!(check_expectation(50, 0, 50), Ok(()));
-        assert_eq!(check_expectation(51, 51, 50), Ok(()));
-        assert_eq!(check_expectation(51, 0, 50), Err(Objection::Expectation { matched: 51, expected: 0 }));
-        assert_eq!(check_expectation(3, 4, 50), Err(Objection::Expectation { matched: 3, expected: 4 }));
-        assert_eq!(check_expectation(51, 0, 51), Ok(()), "how many are many is a setting");
+        assert_eq!(check_expectation(50, None, 50), Ok(()));
+        assert_eq!(check_expectation(51, Some(51), 50), Ok(()));
+        assert_eq!(check_expectation(51, None, 50), Err(Unexpected { matched: 51, expected: None }));
+        assert_eq!(check_expectation(3, Some(4), 50), Err(Unexpected { matched: 3, expected: Some(4) }));
+        assert!(check_expectation(3, Some(0), 50).is_err(), "none expected is not the same as not said");
+        assert_eq!(check_expectation(51, None, 51), Ok(()), "how many are many is a setting");
     }
 
     #[test]
@@ -313,7 +319,7 @@ mod tests {
             OrderKind::Release,
             OrderKind::SetPrice { price_e4: 1 },
             OrderKind::SetRatedPower { rated_power_w: 1 },
-            OrderKind::Move { city: String::new(), place: String::new() },
+            OrderKind::Move { city: String::new(), place: None },
         ];
         assert_eq!(kinds.map(|kind| kind.method()), METHODS);
     }
@@ -326,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_a_cancelled_order_has_not_reached_stays_as_it_was_spec_7_3() {
-        let selected = select(Some(&selector(Which::All(true))), &all(100)).unwrap();
+        let selected = select(&Scope::All, &all(100));
         let mut progress = OrderProgress::new("o1".into(), selected);
         for id in progress.portion(30) {
             progress.reached(&id, &OrderOutcome::Done);
@@ -334,12 +340,12 @@ mod tests {
         progress.cancel();
         assert!(progress.portion(30).is_empty());
         let answer = progress.answer();
-        assert_eq!((answer.matched, answer.done, answer.left, answer.cancelled), (100, 30, 70, true));
+        assert_eq!((answer.matched, answer.done, answer.left, answer.state()), (100, 30, 70, OrderState::Cancelled));
     }
 
     #[test]
     fn what_has_been_asked_and_has_not_answered_is_reached_again_after_a_restart_spec_7_3() {
-        let selected = select(Some(&selector(Which::All(true))), &all(3)).unwrap();
+        let selected = select(&Scope::All, &all(3));
         let ids = selected.ids.clone();
         let mut progress = OrderProgress::new("o1".into(), selected);
         progress.portion(2);
@@ -353,11 +359,10 @@ mod tests {
 
     #[test]
     fn a_charging_point_moves_to_a_name_of_one_line_spec_7_1() {
-        assert!(check_move("Elche", "").is_ok() && check_move(&"x".repeat(200), &"y".repeat(200)).is_ok());
-        for (city, place, says) in [("", "", "which city"), ("a\nb", "", "city"), ("Elche", "a\u{1b}[2J", "place")] {
-            assert!(check_move(city, place).unwrap_err().contains(says));
+        assert!(check_name("Elche").is_ok() && check_name(&"x".repeat(200)).is_ok());
+        for name in ["a\nb", "a\u{1b}[2J", &"x".repeat(201)] {
+            assert!(check_name(name).unwrap_err().contains("at most 200 bytes"), "{name:?}");
         }
-        assert!(check_move(&"x".repeat(201), "").unwrap_err().contains("at most 200 bytes"));
     }
 
     #[test]
@@ -369,19 +374,19 @@ mod tests {
 
     #[test]
     fn what_an_order_was_about_is_said_in_its_refusal_spec_8_1() {
-        let of = |which| object(Some(&selector(which)));
-        assert_eq!(of(Which::Ids(Ids { ids: vec!["CP1".into()] })), "charging-point/CP1");
-        assert_eq!(of(Which::Ids(Ids { ids: vec!["CP1".into(), "CP2".into()] })), "2 charging points");
+        assert_eq!(object(&ids(&["CP1"])), "charging-point/CP1");
+        assert_eq!(object(&ids(&["CP1", "CP2"])), "2 charging points");
         assert_eq!(
-            (of(Which::City("Elche".into())), of(Which::All(true))),
+            (object(&Scope::City("Elche".into())), object(&Scope::All)),
             ("city/Elche".into(), "all charging points".into())
         );
-        assert_eq!(of(Which::City("x".repeat(9_999))).len(), "city/".len() + LONGEST, "nobody fills the audit with it");
+        let city = Scope::City("x".repeat(9_999));
+        assert_eq!(object(&city).len(), "city/".len() + LONGEST, "nobody fills the audit with it");
     }
 
     #[test]
     fn a_reason_fits_on_a_tile_spec_7_1() {
-        assert_eq!(check_reason(&"é".repeat(LONGEST)), Ok(()));
+        assert!(check_reason(&"é".repeat(LONGEST)).is_ok());
         assert!(check_reason(&"é".repeat(LONGEST + 1)).is_err());
     }
 }

@@ -13,6 +13,7 @@ use mesh::{
 use proto::{
     PeerId,
     link::v1::{KeyState, Reason},
+    millis,
     registry::v1::{
         IdentityEvent, IdentityState, Kind, PinsRequest, VerifyRequest, WatchRequest,
         identities_client::IdentitiesClient, identity_event::Event,
@@ -94,7 +95,11 @@ impl Verifier {
             Ok(answer) => answer.into_inner(),
             Err(status) => return CredentialVerdict::of_failure(&status),
         };
-        let reason = Reason::received(answer.reason);
+        // A code that this build does not know is a refusal all the same.
+        let reason = match answer.reason_code.as_str() {
+            "" => Reason::Unspecified,
+            code => Reason::of_code(code).unwrap_or(Reason::Unrecognised),
+        };
         if !matches!(reason, Reason::Unspecified | Reason::CredentialVoid) {
             return CredentialVerdict::Refused(reason);
         }
@@ -308,8 +313,8 @@ fn row_of(identity: proto::registry::v1::Identity, revision: i64) -> MirroredIde
         state: identity.state,
         city: identity.city,
         place: identity.place,
-        price_e4: i64::from(identity.price_e4),
-        enrolled_at_ms: identity.enrolled_at_ms,
+        price_e4: i64::from(identity.price_e4.unwrap_or_default()),
+        enrolled_at_ms: millis(identity.enrol_time.as_ref()),
         incarnation: crate::rows::signed(identity.incarnation),
         revision,
     }

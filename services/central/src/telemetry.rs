@@ -150,16 +150,16 @@ impl Telemetry {
     }
 
     /// Counts and the last reading, as operators see them.
-    pub(crate) fn shown(&self, id: &ChargingPointId) -> Option<contract::Telemetry> {
+    pub(crate) fn shown(&self, id: &ChargingPointId) -> Option<contract::TelemetryCounts> {
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()?;
         let state = streams.lock();
         let counts = state.opener.counts();
-        Some(contract::Telemetry {
+        Some(contract::TelemetryCounts {
             readings: counts.opened,
             duplicates: counts.duplicates,
             gaps: counts.missing,
             unreadable: counts.unintelligible + state.keyless,
-            last: state.latest.back().cloned(),
+            last: state.latest.back().map(crate::grpc::reading),
             reordered: counts.late,
         })
     }

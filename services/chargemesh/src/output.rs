@@ -65,7 +65,7 @@ impl Output {
         if self.json {
             return self.json_line(item);
         }
-        line(item.cells().iter().filter(|cell| !cell.is_empty()).cloned().collect::<Vec<_>>().join("  ").as_str())
+        line(&one_line(item))
     }
 
     /// Prints a sentence, or a JSON object with the same content.
@@ -76,6 +76,11 @@ impl Output {
     fn json_line<T: Serialize>(self, item: &T) -> anyhow::Result<()> {
         line(&serde_json::to_string(item)?)
     }
+}
+
+/// The cells of an item that are not empty, on one line.
+pub(crate) fn one_line<T: Columns>(item: &T) -> String {
+    item.cells().iter().filter(|cell| !cell.is_empty()).cloned().collect::<Vec<_>>().join("  ")
 }
 
 /// Prints a line to standard output. A closed pipe (`| head`) ends the program without an error message.

@@ -9,6 +9,7 @@
 //! * [`server`] and [`client`]: the one gRPC server stack and the one client stack. [`policy`] says who may call what.
 //!   [`http`]: the HTTPS server. [`status`]: the one table from reasons to gRPC codes. [`access_log`]: logins and
 //!   refused callers, counted for the audit.
+//! * [`field_checks`] and [`paging`]: what is wrong with a request, field by field, and the pages of a list.
 //! * [`awaited`]: a dependency that a role may have to wait for while it already listens.
 //! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all. [`screen`]: makes text from
 //!   outside safe to display.
@@ -23,6 +24,7 @@ pub mod client;
 pub mod clock;
 pub mod control;
 pub mod duration;
+pub mod field_checks;
 pub mod health;
 pub mod http;
 pub mod identity;
@@ -30,6 +32,7 @@ pub mod limiter;
 pub mod link;
 pub mod logging;
 pub mod metrics;
+pub mod paging;
 pub mod peer;
 pub mod policy;
 pub mod principal;

@@ -12,6 +12,7 @@ use mesh::status::retry_of;
 use proto::{
     Retry,
     central::v1::{AppendAuditRequest, AuditEntry, audit_client::AuditClient},
+    struct_of, timestamp,
 };
 use store::{
     Abort, Conn, StoreError,
@@ -130,12 +131,12 @@ fn told(row: AuditRow) -> AuditEntry {
     AuditEntry {
         writer: row.writer,
         number: u64::try_from(row.number).unwrap_or(0),
-        at_ms: row.at_ms,
+        time: timestamp(row.at_ms),
         actor: row.actor,
         address: row.address.unwrap_or_default(),
         action: row.action,
         object: row.object,
-        parameters: row.parameters,
+        parameters: Some(struct_of(&row.parameters)),
         outcome: row.outcome,
     }
 }

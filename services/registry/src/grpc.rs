@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use mesh::principal::Principal;
+use mesh::{field_checks::FieldChecks, paging::AskedPage, principal::Principal};
 use prost::Message;
 use proto::{
-    OperatorName, PeerId,
+    Duration, OperatorName, PeerId,
     link::v1::Reason,
     registry::v1::{self as contract, identities_server::Identities, operators_server::Operators, *},
 };
@@ -16,10 +16,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     audit::Actor,
-    error::{Error, refuse},
+    error::Error,
     identity_service::{Enroller, IdempotentCall, IdentityService},
     rows,
-    token::TokenLimits,
+    token::{MAX_LIFETIME_S, TokenLimits},
 };
 
 /// Both services of the contract.
@@ -39,14 +39,62 @@ fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {
     Ok(Actor { name: principal.to_string(), address: Some(principal.address.ip()) })
 }
 
+/// Whom a request names; nothing where it names nobody.
+fn named(checks: &mut FieldChecks, kind: i32, id: &str) -> Option<PeerId> {
+    checks.specified::<contract::Kind>("kind", kind);
+    checks.not_empty("id", id);
+    match rows::kind_of(kind).filter(|_| !id.is_empty())?.peer(id) {
+        Ok(peer) => Some(peer),
+        Err(error) => {
+            checks.wrong("id", error);
+            None
+        }
+    }
+}
+
 fn peer(kind: i32, id: &str) -> Result<PeerId, Status> {
-    let kind = rows::kind_of(kind)
-        .ok_or_else(|| mesh::status::refuse(Reason::Invalid, "say whether it is a charging point or a driver"))?;
-    kind.peer(id).map_err(|error| mesh::status::refuse(Reason::Invalid, error))
+    let mut checks = FieldChecks::default();
+    let peer = named(&mut checks, kind, id);
+    checks.finish()?;
+    peer.ok_or_else(|| mesh::status::refuse(Reason::Invalid, id))
 }
 
 fn name(text: &str) -> Result<OperatorName, Status> {
-    text.parse().map_err(|error| mesh::status::refuse(Reason::Invalid, error))
+    let mut checks = FieldChecks::default();
+    let name = checks.parsed("name", text);
+    checks.finish()?;
+    name.ok_or_else(|| mesh::status::refuse(Reason::Invalid, text))
+}
+
+/// Nothing is taken for granted: what may be enrolled with a token, how often and for how long is said.
+fn limits(request: &CreateTokenRequest) -> Result<TokenLimits, Status> {
+    let mut checks = FieldChecks::default();
+    let kinds: Vec<_> = request.kinds.iter().filter_map(|kind| rows::kind_of(*kind)).collect();
+    if request.kinds.is_empty() {
+        checks.wrong("kinds", "it is missing, and nothing is taken for granted");
+    }
+    for (n, kind) in request.kinds.iter().enumerate() {
+        checks.specified::<contract::Kind>(&format!("kinds[{n}]"), *kind);
+    }
+    checks.not_empty("id_pattern", &request.id_pattern);
+    let uses = checks.required("uses", request.uses);
+    if request.uses == Some(0) {
+        checks.wrong("uses", "it is at least 1");
+    }
+    let lifetime_s = lifetime_s(&mut checks, request.lifetime.as_ref());
+    checks.finish()?;
+    let is_one = kinds.iter().all(|kind| Some(kind) == kinds.first());
+    let kind = kinds.first().copied().filter(|_| is_one);
+    Ok(TokenLimits { kind, pattern: request.id_pattern.clone(), city: request.city.clone(), uses, lifetime_s })
+}
+
+fn lifetime_s(checks: &mut FieldChecks, lifetime: Option<&Duration>) -> u32 {
+    let asked = checks.required("lifetime", lifetime.copied());
+    let seconds = u32::try_from(asked.seconds).unwrap_or_default();
+    if lifetime.is_some() && (!(1..=MAX_LIFETIME_S).contains(&seconds) || asked.nanos != 0) {
+        checks.wrong("lifetime", format!("it is from 1 to {MAX_LIFETIME_S} whole seconds"));
+    }
+    seconds
 }
 
 impl Grpc {
@@ -71,6 +119,15 @@ fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
 impl Identities for Grpc {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
         let enroller = Enroller::Operator(actor(&request)?);
+        let mut checks = FieldChecks::default();
+        named(&mut checks, request.get_ref().kind, &request.get_ref().id);
+        if request.get_ref().price_e4 == Some(0) {
+            checks.wrong("price_e4", "it is at least 1; energy is made free of charge by SetPrice");
+        }
+        if !request.get_ref().token.is_empty() && !request.get_ref().old_credential.is_empty() {
+            checks.wrong("old_credential", "show either a token or the old credential, not both");
+        }
+        checks.finish()?;
         let enrolled = self.service.enrol(enroller, request.into_inner()).await.map_err(status)?;
         Ok(Response::new(EnrolResponse {
             credential: enrolled.credential.to_string(),
@@ -86,7 +143,13 @@ impl Identities for Grpc {
     }
 
     async fn list(&self, request: Request<ListIdentitiesRequest>) -> Result<Response<ListIdentitiesResponse>, Status> {
-        answer(self.service.list(request.into_inner()).await)
+        let (mut wanted, mut checks) = (request.into_inner(), FieldChecks::default());
+        let page = AskedPage::of(&mut wanted, &mut checks);
+        checks.known::<contract::Kind>("kind", wanted.kind);
+        checks.finish()?;
+        let read = async |size, after: String| self.service.list(wanted.kind, size, &after).await.map_err(status);
+        let (identities, next_page_token) = page.read(read).await?;
+        Ok(Response::new(ListIdentitiesResponse { identities, next_page_token }))
     }
 
     type WatchStream = ReceiverStream<Result<IdentityEvent, Status>>;
@@ -111,7 +174,7 @@ impl Identities for Grpc {
             Err(why) => (why.reason, None),
         };
         self.service.metrics().verified(reason);
-        Ok(Response::new(VerifyResponse { reason: reason as i32, identity }))
+        Ok(Response::new(VerifyResponse { reason_code: reason.public_code(), identity }))
     }
 
     async fn reissue(&self, request: Request<ReissueRequest>) -> Result<Response<TokenCreated>, Status> {
@@ -128,16 +191,18 @@ impl Identities for Grpc {
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<TokenCreated>, Status> {
         let call = self.idempotent_call(&request, "CreateToken", "tokens", |r| &r.request_id)?;
-        let CreateTokenRequest { kind, id_pattern, city, uses, lifetime_s, .. } = request.into_inner();
-        if kind != contract::Kind::Unspecified as i32 && rows::kind_of(kind).is_none() {
-            return Err(status(refuse(Reason::Invalid, format!("{kind} is no kind of identity"))));
-        }
-        let limits = TokenLimits { kind: rows::kind_of(kind), pattern: id_pattern, city, uses, lifetime_s };
+        let limits = limits(request.get_ref())?;
         answer(self.service.create_token(call, limits).await)
     }
 
-    async fn list_tokens(&self, _: Request<ListTokensRequest>) -> Result<Response<ListTokensResponse>, Status> {
-        answer(self.service.list_tokens().await)
+    async fn list_tokens(&self, request: Request<ListTokensRequest>) -> Result<Response<ListTokensResponse>, Status> {
+        let mut checks = FieldChecks::default();
+        let page = AskedPage::of(&mut request.into_inner(), &mut checks);
+        checks.finish()?;
+        let all = self.service.list_tokens().await.map_err(status)?.into_iter();
+        let following = all.filter(|(place, _)| page.after().is_none_or(|after| place.as_str() > after));
+        let (tokens, next_page_token) = page.cut(following);
+        Ok(Response::new(ListTokensResponse { tokens, next_page_token }))
     }
 
     async fn revoke_token(
@@ -164,7 +229,9 @@ impl Identities for Grpc {
 impl Operators for Grpc {
     async fn add(&self, request: Request<AddOperatorRequest>) -> Result<Response<contract::Operator>, Status> {
         let name = name(&request.get_ref().name)?;
-        let role = request.get_ref().role();
+        let mut checks = FieldChecks::default();
+        let role = checks.specified("role", request.get_ref().role);
+        checks.finish()?;
         let call = self.idempotent_call(&request, "AddOperator", format!("operator/{name}"), |r| &r.request_id)?;
         answer(self.service.add_operator(call, name, role).await)
     }
@@ -178,7 +245,13 @@ impl Operators for Grpc {
         answer(self.service.remove_operator(call, name, force).await)
     }
 
-    async fn list(&self, _: Request<ListOperatorsRequest>) -> Result<Response<ListOperatorsResponse>, Status> {
-        answer(self.service.list_operators().await)
+    async fn list(&self, request: Request<ListOperatorsRequest>) -> Result<Response<ListOperatorsResponse>, Status> {
+        let mut checks = FieldChecks::default();
+        let page = AskedPage::of(&mut request.into_inner(), &mut checks);
+        checks.finish()?;
+        let all = self.service.list_operators().await.map_err(status)?.into_iter();
+        let following = all.filter(|operator| page.after().is_none_or(|after| operator.name.as_str() > after));
+        let (operators, next_page_token) = page.cut(following.map(|operator| (operator.name.clone(), operator)));
+        Ok(Response::new(ListOperatorsResponse { operators, next_page_token }))
     }
 }

@@ -18,6 +18,7 @@ use proto::{
         Blob, CredentialState, EnrolBody, Enrolled, EnrolmentStatus, PeerKind, RefusalBody, SecretText, Trust,
     },
     link::v1::Reason,
+    millis,
     registry::v1::{self as contract, EnrolRequest, IdentityState},
 };
 use serde::Serialize;
@@ -79,7 +80,7 @@ async fn enrol(
         id: body.id,
         city: body.city,
         place: body.place,
-        price_e4: body.price_e4,
+        price_e4: Some(body.price_e4).filter(|price| *price > 0),
         old_credential: body.old_credential.expose().to_owned(),
     };
     let enrolled = service.enrol(Enroller::Bearer(Some(address(from))), request).await?;
@@ -184,8 +185,8 @@ fn told(service: &IdentityService, kind: PeerKind, identity: &contract::Identity
         state,
         city: identity.city.clone(),
         place: identity.place.clone(),
-        price_e4: identity.price_e4,
-        enrolled_at_ms: identity.enrolled_at_ms,
+        price_e4: identity.price_e4.unwrap_or_default(),
+        enrolled_at_ms: millis(identity.enrol_time.as_ref()),
         incarnation: identity.incarnation,
         trust,
     }

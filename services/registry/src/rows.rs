@@ -1,6 +1,6 @@
 //! Converts between the store's rows, the records that decisions are made on, and the messages of the API.
 
-use proto::{enrolment::PeerKind, registry::v1 as contract};
+use proto::{enrolment::PeerKind, registry::v1 as contract, timestamp};
 use store::{
     StoreError,
     registry::{IdentityRow, TokenRow},
@@ -147,8 +147,8 @@ pub(crate) fn told(identity: &IdentityRecord) -> contract::Identity {
         state: state as i32,
         city: identity.city.clone(),
         place: identity.place.clone(),
-        price_e4: identity.price_e4,
-        enrolled_at_ms: identity.enrolled_at_ms,
+        price_e4: Some(identity.price_e4).filter(|price| *price > 0),
+        enrol_time: timestamp(identity.enrolled_at_ms),
         incarnation: identity.incarnation,
         may_enrol: identity.state == EnrolmentState::Readmitted,
     }

@@ -159,7 +159,7 @@ impl RegistryNetwork {
 
     /// A token for any charging point, as often as wished.
     async fn token(&self, uses: u32) -> String {
-        let request = CreateTokenRequest { request_id: request_id(), uses, ..Default::default() };
+        let request = CreateTokenRequest { uses: Some(uses), ..token_request() };
         self.operator().create_token(request).await.unwrap().into_inner().token
     }
 
@@ -193,8 +193,20 @@ fn enrol_request(id: &str) -> EnrolRequest {
         id: id.into(),
         city: "Oslo".into(),
         place: "Quay 1".into(),
-        price_e4: 3950,
+        price_e4: Some(3950),
         ..Default::default()
+    }
+}
+
+/// For any identity, once, for an hour.
+fn token_request() -> CreateTokenRequest {
+    CreateTokenRequest {
+        request_id: request_id(),
+        kinds: vec![Kind::ChargingPoint as i32, Kind::Driver as i32],
+        id_pattern: "*".into(),
+        city: String::new(),
+        uses: Some(1),
+        lifetime: Some(proto::Duration { seconds: 3_600, nanos: 0 }),
     }
 }
 

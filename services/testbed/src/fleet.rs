@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use proto::{
-    central::v1::{ChargingPoint, ListChargingPointsRequest},
-    link::v1::State,
-};
+use proto::central::v1::{ChargingPoint, ChargingPointState};
 
 use crate::{
     network::Network,
@@ -50,8 +47,7 @@ pub async fn until_available(network: &Network, count: usize, wanted: usize) -> 
     let limit = Duration::from_secs(300);
     until(format_args!("{wanted} of {count} charging points to be available"), limit, async || {
         let all = list(network).await.map_err(|error| format!("{error:#}"))?;
-        let available =
-            all.values().filter(|cp| cp.view.as_ref().is_some_and(|view| view.state() == State::Available)).count();
+        let available = all.values().filter(|cp| cp.state() == ChargingPointState::Available).count();
         if available >= wanted { Ok(()) } else { Err(format!("{available}")) }
     })
     .await
@@ -59,7 +55,6 @@ pub async fn until_available(network: &Network, count: usize, wanted: usize) -> 
 
 /// Every charging point that Central lists, by id.
 pub async fn list(network: &Network) -> anyhow::Result<BTreeMap<String, ChargingPoint>> {
-    let request = ListChargingPointsRequest { page_size: 10_000, ..Default::default() };
-    let answer = network.operator.charging_points.clone().list(request).await?.into_inner();
-    Ok(answer.charging_points.into_iter().map(|cp| (cp.id.clone(), cp)).collect())
+    let all = network.operator.all_charging_points().await?;
+    Ok(all.into_iter().map(|cp| (cp.id.clone(), cp)).collect())
 }

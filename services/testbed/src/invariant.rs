@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::ensure;
-use proto::{
-    central::v1::{ChargingPoint, ListChargingPointsRequest},
-    link::v1::{Cause, SessionState, State},
-};
+use proto::central::v1::{Cause, ChargingPoint, ChargingPointState, SessionState};
 
 use crate::{network::PATIENCE, operator::Operator, wait::until};
 
@@ -78,8 +75,7 @@ pub async fn check(operator: &Operator, meters: &BTreeMap<String, u64>) -> anyho
             tickets.iter().filter(|ticket| &ticket.charging_point_id == id).collect::<Vec<_>>(),
         );
     }
-    let request = ListChargingPointsRequest { page_size: 10_000, ..Default::default() };
-    for cp in operator.charging_points.clone().list(request).await?.into_inner().charging_points {
+    for cp in operator.all_charging_points().await? {
         ensure!(has_its_cause(&cp), "a state without its cause, or a cause without its state: {cp:?}");
     }
     Ok(totals)
@@ -87,8 +83,7 @@ pub async fn check(operator: &Operator, meters: &BTreeMap<String, u64>) -> anyho
 
 /// Whether the shown state has a cause or needs none (SPEC 2.1, 2.2).
 pub fn has_its_cause(cp: &ChargingPoint) -> bool {
-    let Some(view) = &cp.view else { return false };
-    let causes: Vec<Cause> = view.causes().collect();
+    let causes: Vec<Cause> = cp.causes().collect();
     let out_of_order = causes.iter().any(|cause| {
         matches!(
             cause,
@@ -100,12 +95,12 @@ pub fn has_its_cause(cp: &ChargingPoint) -> bool {
                 | Cause::Quarantined
         )
     });
-    match view.state() {
-        State::Unspecified => false,
-        State::Disconnected => causes.contains(&Cause::MonitorLost),
-        State::Broken => causes.contains(&Cause::EngineBroken),
-        State::OutOfOrder => out_of_order,
-        State::Supplying | State::Reserved => !view.session_id.is_empty(),
-        State::Available => causes.is_empty() && view.session_id.is_empty(),
+    match cp.state() {
+        ChargingPointState::Unspecified => false,
+        ChargingPointState::Disconnected => causes.contains(&Cause::MonitorLost),
+        ChargingPointState::Broken => causes.contains(&Cause::EngineBroken),
+        ChargingPointState::OutOfOrder => out_of_order,
+        ChargingPointState::Supplying | ChargingPointState::Reserved => cp.session.is_some(),
+        ChargingPointState::Available => causes.is_empty() && cp.session.is_none(),
     }
 }

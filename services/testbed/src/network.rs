@@ -15,8 +15,7 @@ use mesh::{
 };
 use proto::{
     Caller,
-    central::v1::ChargingPoint,
-    link::v1::{State, Ticket},
+    central::v1::{ChargingPoint, ChargingPointState, Ticket},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -153,7 +152,7 @@ impl Network {
         monitor: &[&str],
     ) -> anyhow::Result<TestPoint> {
         let point = self.start_charging_point(id, central, engine, monitor).await?;
-        self.until_state(id, State::Available).await?;
+        self.until_state(id, ChargingPointState::Available).await?;
         Ok(point)
     }
 
@@ -266,11 +265,8 @@ impl Network {
     }
 
     /// Waits until Central shows this state.
-    pub async fn until_state(&self, id: &str, state: State) -> anyhow::Result<ChargingPoint> {
-        self.until_shown(id, format!("{state:?}"), PATIENCE, |cp| {
-            cp.view.as_ref().is_some_and(|view| view.state() == state)
-        })
-        .await
+    pub async fn until_state(&self, id: &str, state: ChargingPointState) -> anyhow::Result<ChargingPoint> {
+        self.until_shown(id, format!("{state:?}"), PATIENCE, |cp| cp.state() == state).await
     }
 
     /// Waits until what Central shows is as wanted, at most for the time that a rule allows.
@@ -284,7 +280,7 @@ impl Network {
         until(format_args!("{id} to be shown as {what}"), limit, async || {
             match self.operator.charging_point(id).await {
                 Ok(cp) if wanted(&cp) => Ok(cp),
-                Ok(cp) => Err(format!("{:?}", cp.view)),
+                Ok(cp) => Err(format!("{cp:?}")),
                 Err(status) => Err(status.to_string()),
             }
         })

@@ -8,11 +8,12 @@ use mesh::{
 };
 use proto::{
     central::v1::{
-        AuditEntry, AuditFilter, ChargingPoint, GetChargingPointRequest, Ids, ListAuditRequest, ListSessionsRequest,
-        ListTicketsRequest, OrderRequest, Selector, Session, audit_client::AuditClient,
-        charging_points_client::ChargingPointsClient, selector::Which, sessions_client::SessionsClient,
+        AuditEntry, AuditFilter, ChargingPoint, ChargingPointKey, GetChargingPointRequest, Ids, KeyState,
+        ListAuditRequest, ListChargingPointsRequest, ListSessionsRequest, ListTicketsRequest, OrderRequest, Selector,
+        Session, Ticket, audit_client::AuditClient, charging_points_client::ChargingPointsClient, selector::Which,
+        sessions_client::SessionsClient,
     },
-    link::v1::Ticket,
+    link::v1::Reason,
     registry::v1::{CreateTokenRequest, Kind, identities_client::IdentitiesClient, operators_client::OperatorsClient},
 };
 
@@ -45,14 +46,27 @@ impl Operator {
 
     /// Creates an enrolment token for `uses` identities of any kind and id.
     pub async fn token(&self, uses: u32) -> anyhow::Result<String> {
-        let request =
-            CreateTokenRequest { request_id: fresh_id(), kind: Kind::Unspecified.into(), uses, ..Default::default() };
+        let request = CreateTokenRequest { uses: Some(uses), ..any_token() };
         Ok(self.identities.clone().create_token(request).await?.into_inner().token)
     }
 
     pub async fn charging_point(&self, id: &str) -> Result<ChargingPoint, tonic::Status> {
         let request = GetChargingPointRequest { id: id.to_owned() };
         Ok(self.charging_points.clone().get(request).await?.into_inner())
+    }
+
+    /// Every charging point.
+    pub async fn all_charging_points(&self) -> anyhow::Result<Vec<ChargingPoint>> {
+        let (mut all, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = ListChargingPointsRequest { page_size: 10_000, page_token, ..Default::default() };
+            let page = self.charging_points.clone().list(request).await?.into_inner();
+            all.extend(page.charging_points);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(all);
+            }
+        }
     }
 
     /// Every session.
@@ -104,6 +118,47 @@ pub fn order(ids: &[&str]) -> OrderRequest {
 
 pub fn select(ids: &[&str]) -> Selector {
     Selector { which: Some(Which::Ids(Ids { ids: ids.iter().map(|&id| id.to_owned()).collect() })) }
+}
+
+/// A token for one identity of any kind and id, for a day.
+pub fn any_token() -> CreateTokenRequest {
+    CreateTokenRequest {
+        request_id: fresh_id(),
+        kinds: vec![Kind::ChargingPoint.into(), Kind::Driver.into()],
+        id_pattern: "*".into(),
+        city: String::new(),
+        uses: Some(1),
+        lifetime: Some(proto::Duration { seconds: 86_400, nanos: 0 }),
+    }
+}
+
+/// The number of its key; 0: it has none.
+pub fn key_no(cp: &ChargingPoint) -> u64 {
+    cp.key.as_ref().and_then(|key| key.number).unwrap_or_default()
+}
+
+pub fn key_state(cp: &ChargingPoint) -> KeyState {
+    cp.key.as_ref().map(ChargingPointKey::state).unwrap_or_default()
+}
+
+/// What it has supplied in its session; 0 without one.
+pub fn energy_wh(cp: &ChargingPoint) -> u64 {
+    cp.session.as_ref().map(|session| session.energy_wh).unwrap_or_default()
+}
+
+/// Its session's; empty without one.
+pub fn active_session(cp: &ChargingPoint) -> String {
+    cp.session.as_ref().map(|session| session.session_id.clone()).unwrap_or_default()
+}
+
+/// Why the supply ended.
+pub fn ended_by(ticket: &Ticket) -> Reason {
+    Reason::of_code(&ticket.reason_code).unwrap_or_default()
+}
+
+/// As a JSON object.
+pub fn parameters(entry: &AuditEntry) -> serde_json::Value {
+    entry.parameters.as_ref().map(proto::json_of).unwrap_or_default()
 }
 
 /// A request id that was never used before.

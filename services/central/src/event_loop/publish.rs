@@ -218,31 +218,19 @@ impl EventLoop {
         }
         let point = &self.points[number];
         let told = greet || epoch_changed || before.as_ref().is_none_or(|before| !same_but_running(before, &view));
-        self.shared.points.put(point.core.record.id.clone(), self.contract(number, view.clone()));
+        self.shared.points.put(point.core.record.id.clone(), self.contract(number, &view));
         if told {
             self.perform(Some(number), Effect::Monitor(down::Body::View(view.clone())));
             self.perform(Some(number), Effect::Engine(down::Body::View(view)));
         }
     }
 
-    fn contract(&self, number: usize, view: View) -> contract::ChargingPoint {
+    fn contract(&self, number: usize, view: &View) -> contract::ChargingPoint {
         let point = &self.points[number];
-        let record = &point.core.record;
-        let key = record.keys.active();
         contract::ChargingPoint {
-            id: record.id.to_string(),
-            city: record.city.as_ref().to_owned(),
-            place: record.place.as_ref().to_owned(),
-            view: Some(view),
-            rated_power_w: record.rated_power_w,
-            epoch: record.epoch,
-            version: record.version,
-            since_ms: point.since_ms,
-            key_no: key.map(|key| key.no).unwrap_or_default(),
-            key_expires_at_ms: key.map(|key| key.expires_at).unwrap_or_default(),
-            unintelligible: point.core.live.unintelligible,
-            telemetry: None,
-            unread: point.core.is_unread(),
+            unintelligible_messages: point.core.live.unintelligible,
+            unintelligible: point.core.is_unread(),
+            ..crate::grpc::charging_point(&point.core.record, view, point.since_ms)
         }
     }
 

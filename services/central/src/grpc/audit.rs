@@ -3,11 +3,12 @@
 use std::{path::PathBuf, sync::Arc};
 
 use futures::stream::BoxStream;
-use mesh::{principal::Principal, status::refuse};
+use mesh::{field_checks::FieldChecks, paging::AskedPage, principal::Principal, status::refuse};
 use prost::Message as _;
 use proto::{
     central::v1::{audit_server::Audit, *},
     link::v1::Reason,
+    millis,
 };
 use store::central::{
     AuditEntry as Unnumbered, AuditFilter as Filter, AuditOrder, AuditRow, CommitRefusal, OrderRow, OrderState,
@@ -32,26 +33,39 @@ const ENTRIES: usize = 1_000;
 /// Of each text of an entry that another role writes.
 const LONGEST: usize = 4_096;
 
-fn filter(wanted: Option<AuditFilter>) -> Filter {
-    let AuditFilter { from_ms, until_ms, actor, action, object } = wanted.unwrap_or_default();
+fn filter(checks: &mut FieldChecks, wanted: Option<AuditFilter>) -> Filter {
+    let AuditFilter { from_time, until_time, actor, action, object } = wanted.unwrap_or_default();
+    let fields = ["filter.from_time", "filter.until_time"];
+    let (from_ms, until_ms) = checks.span(fields, [from_time.as_ref(), until_time.as_ref()]);
     Filter { from_ms, until_ms, actor, action, object }
+}
+
+impl AuditService {
+    async fn entries(&self, filter: Filter, page: PageRequest) -> Result<(Vec<AuditEntry>, String), Status> {
+        let read = move |conn: &mut store::Conn| AuditRow::list(conn, &filter, AuditOrder::NewestFirst, &page);
+        let page = self.shared.store.read("audit", read).await.map_err(unread)?;
+        Ok((page.rows.iter().map(convert::audit_entry).collect(), page.next))
+    }
 }
 
 #[tonic::async_trait]
 impl Audit for AuditService {
     async fn list(&self, request: Request<ListAuditRequest>) -> Result<Response<ListAuditResponse>, Status> {
-        let wanted = request.into_inner();
-        let (filter, page) = (filter(wanted.filter), PageRequest { size: wanted.page_size, token: wanted.page_token });
-        let read = move |conn: &mut store::Conn| AuditRow::list(conn, &filter, AuditOrder::NewestFirst, &page);
-        let page = self.shared.store.read("audit", read).await.map_err(unread)?;
-        let entries = page.rows.iter().map(convert::audit_entry).collect();
-        Ok(Response::new(ListAuditResponse { entries, next_page_token: page.next }))
+        let (mut wanted, mut checks) = (request.into_inner(), FieldChecks::default());
+        let page = AskedPage::of(&mut wanted, &mut checks);
+        let filter = filter(&mut checks, wanted.filter);
+        checks.finish()?;
+        let read = |size, token| self.entries(filter.clone(), PageRequest { size, token });
+        let (entries, next_page_token) = page.read(read).await?;
+        Ok(Response::new(ListAuditResponse { entries, next_page_token }))
     }
 
     type WatchStream = BoxStream<'static, Result<AuditEntry, Status>>;
 
     async fn watch(&self, request: Request<WatchAuditRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let filter = filter(request.into_inner().filter);
+        let mut checks = FieldChecks::default();
+        let filter = filter(&mut checks, request.into_inner().filter);
+        checks.finish()?;
         let entries = futures::stream::unfold((self.shared.store.follow(), filter), |(mut from, filter)| async {
             loop {
                 match from.recv().await {
@@ -74,27 +88,31 @@ impl Audit for AuditService {
     async fn verify(&self, _: Request<VerifyAuditRequest>) -> Result<Response<VerifyAuditResponse>, Status> {
         let found = audit::verify(&self.shared.store.database, &self.checkpoints, &self.trusted).await;
         let found = found.map_err(|error| refuse(Reason::Unavailable, error))?;
-        let bad = found.first_bad.clone().unwrap_or(audit::BadEntry {
-            writer: String::new(),
-            number: 0,
-            detail: String::new(),
-        });
         Ok(Response::new(VerifyAuditResponse {
             intact: found.first_bad.is_none(),
             entries: crate::rows::unsigned(found.entries),
             uncovered: crate::rows::unsigned(found.uncovered),
-            writer: bad.writer,
-            number: crate::rows::unsigned(bad.number),
-            detail: bad.detail,
+            first_bad: found.first_bad.map(|bad| BadAuditEntry {
+                writer: bad.writer,
+                number: crate::rows::unsigned(bad.number),
+                detail: bad.detail,
+            }),
         }))
     }
 
     async fn append(&self, request: Request<AppendAuditRequest>) -> Result<Response<AppendAuditResponse>, Status> {
         let caller = Principal::of(&request)?.to_string();
         let AppendAuditRequest { request_id, entries } = request.into_inner();
+        let mut checks = FieldChecks::default();
         if entries.len() > ENTRIES {
-            return Err(refuse(Reason::Invalid, format!("{} entries at once; at most {ENTRIES}", entries.len())));
+            checks.wrong("entries", format!("{} at once; at most {ENTRIES}", entries.len()));
         }
+        for (n, entry) in entries.iter().enumerate() {
+            if entry.time.is_none() {
+                checks.wrong(format!("entries[{n}].time"), "it is missing");
+            }
+        }
+        checks.finish()?;
         let (now, content) = (self.shared.clock.now(), digest(&entries));
         let order = OrderRow {
             order_id: fresh_id(),
@@ -133,10 +151,10 @@ fn digest(entries: &[AuditEntry]) -> String {
 /// Another role's entry: it may name whom it acted for, never that Central did it.
 fn theirs(entry: AuditEntry, caller: &str) -> Unnumbered {
     let cut = |text: String| text.chars().take(LONGEST).collect::<String>();
+    let parameters = convert::parameters(&entry, LONGEST);
     let actor = if entry.actor.is_empty() || entry.actor == "central" { caller.to_owned() } else { cut(entry.actor) };
-    let parameters = if entry.parameters.is_empty() { "{}".to_owned() } else { cut(entry.parameters) };
     Unnumbered {
-        at_ms: entry.at_ms,
+        at_ms: millis(entry.time.as_ref()),
         actor,
         address: cut(entry.address),
         action: cut(entry.action),

@@ -3,16 +3,21 @@
 use std::{collections::HashSet, sync::Arc};
 
 use futures::stream::BoxStream;
-use mesh::status::refuse;
+use mesh::{
+    field_checks::{FieldChecks, with_metadata, wrong_field},
+    paging::AskedPage,
+    status::refuse,
+};
 use proto::{
     ChargingPointId, PeerId,
     central::v1::{charging_points_server::ChargingPoints, *},
-    link::v1::{KeyState, Reason, State},
+    link::v1::Reason,
+    registry::v1::TokenCreated,
 };
-use store::central::{CommitRefusal, OrderRow, OrderState, PageRequest, RowWrite};
+use store::central::{CommitRefusal, OrderRow, OrderState as StoredOrderState, PageRequest, RowWrite};
 use tonic::{Request, Response, Status};
 
-use super::{Orders, digest, given_before, orders::fresh_id, origin, refused, same_request, unwritten};
+use super::{Orders, digest, given_before, ordered, orders::fresh_id, origin, refused, same_request, unwritten};
 use crate::{
     audit::{AuditAction, AuditRecord},
     order::{self, OrderKind},
@@ -31,8 +36,15 @@ pub(crate) struct ChargingPointsService {
 }
 
 const RESTORE: &str = "Restore";
-const PAGE: usize = 1_000;
-const LONGEST_PAGE: usize = 10_000;
+
+/// An order as its request says it.
+struct OrderAsked<'a> {
+    request_id: &'a str,
+    selector: Option<&'a Selector>,
+    expected: Option<u32>,
+    reason: &'a str,
+    kind: OrderKind,
+}
 
 impl ChargingPointsService {
     /// As the board has it, with its telemetry.
@@ -44,17 +56,25 @@ impl ChargingPointsService {
     async fn give<T>(
         &self,
         request: &Request<T>,
-        (request_id, selector, expected): (&str, Option<&Selector>, u32),
-        (kind, reason): (OrderKind, &str),
+        mut checks: FieldChecks,
+        asked: OrderAsked<'_>,
     ) -> Result<Response<Order>, Status> {
+        let OrderAsked { request_id, selector, expected, reason, kind } = asked;
         let by = origin(request)?.because(reason);
-        let given = self.orders.give(request_id.to_owned(), selector.cloned(), expected, kind, by).await?;
-        Ok(Response::new(given))
+        let scope = ordered::scope(&mut checks, selector);
+        if let Err(why) = order::check_reason(reason) {
+            checks.wrong("reason", why);
+        }
+        if let Err(status) = checks.finish() {
+            return Err(refused(&self.shared, &by, kind.method(), &ordered::object(selector), status).await);
+        }
+        self.orders.give(request_id.to_owned(), scope, expected, kind, by).await.map(Response::new)
     }
 
     async fn order(&self, request: Request<OrderRequest>, kind: OrderKind) -> Result<Response<Order>, Status> {
         let OrderRequest { request_id, selector, expected, reason } = request.get_ref();
-        self.give(&request, (request_id, selector.as_ref(), *expected), (kind, reason)).await
+        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason, kind };
+        self.give(&request, FieldChecks::default(), asked).await
     }
 
     /// A one-use token for a new enrolment of what was revoked (SPEC 4.7). Registry answers one that it made as long as
@@ -67,9 +87,8 @@ impl ChargingPointsService {
             same_request(&first, RESTORE, id.as_str())?;
             return self.reissued(by, &request_id, id).await.map(|(_, restored)| restored);
         }
-        let point = point.ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
-        let key_state = point.view.as_ref().map(|view| view.key_state()).unwrap_or_default();
-        if key_state != KeyState::Revoked {
+        let point = point.ok_or_else(|| unknown(&id))?;
+        if point.key.as_ref().map(ChargingPointKey::state).unwrap_or_default() != KeyState::Revoked {
             return Err(refuse(Reason::WrongState, format!("{id} is not revoked, so there is nothing to restore")));
         }
         let (token_id, restored) = self.reissued(by, &request_id, id.clone()).await?;
@@ -82,7 +101,7 @@ impl ChargingPointsService {
             request_id,
             method: RESTORE.to_owned(),
             at_ms: now.wall_ms,
-            state: OrderState::Done.into(),
+            state: StoredOrderState::Done.into(),
             body: id.to_string(),
             ..OrderRow::default()
         };
@@ -103,8 +122,8 @@ impl ChargingPointsService {
         // At Registry all are Central's requests, whoever's they are here.
         let request_id = format!("restore/{}", digest([by.actor.as_bytes().to_vec(), request_id.as_bytes().to_vec()]));
         let token = self.registry.reissue(request_id, &PeerId::ChargingPoint(id)).await?;
-        let (enrolment_token, expires_at_ms) = (token.token, token.expires_at_ms);
-        Ok((token.token_id, RestoreResponse { enrolment_token, expires_at_ms }))
+        let TokenCreated { token_id, token: enrolment_token, expire_time } = token;
+        Ok((token_id, RestoreResponse { enrolment_token, expire_time }))
     }
 }
 
@@ -145,30 +164,24 @@ impl ChargingPoints for ChargingPointsService {
         &self,
         request: Request<ListChargingPointsRequest>,
     ) -> Result<Response<ListChargingPointsResponse>, Status> {
-        let wanted = request.into_inner();
-        let size = if wanted.page_size == 0 { PAGE } else { (wanted.page_size as usize).min(LONGEST_PAGE) };
+        let (mut wanted, mut checks) = (request.into_inner(), FieldChecks::default());
+        let page = AskedPage::of(&mut wanted, &mut checks);
+        let state: ChargingPointState = checks.known("state", wanted.state);
+        checks.finish()?;
         let matches = |point: &ChargingPoint| {
-            let state = point.view.as_ref().map(|view| view.state()).unwrap_or_default();
             (wanted.city.is_empty() || point.city == wanted.city)
-                && (wanted.state() == State::Unspecified || state == wanted.state())
+                && (state == ChargingPointState::Unspecified || point.state() == state)
         };
-        // By id, so that the last id of a page is its token.
-        let all = self.shared.points.all();
-        let after = all.into_iter().filter(|(id, _)| id.as_str() > wanted.page_token.as_str());
-        let mut page: Vec<_> = after.filter(|(_, point)| matches(point)).take(size + 1).collect();
-        let more = page.len() > size;
-        page.truncate(size);
-        let next = page.last().filter(|_| more).map(|(id, _)| id.to_string());
-        Ok(Response::new(ListChargingPointsResponse {
-            charging_points: page.iter().map(|(_, point)| self.shown(point)).collect(),
-            next_page_token: next.unwrap_or_default(),
-        }))
+        let all = self.shared.points.all().into_iter();
+        let following =
+            all.filter(|(id, point)| page.after().is_none_or(|after| id.as_str() > after) && matches(point));
+        let (charging_points, next_page_token) = page.cut(following.map(|(id, point)| (id.into(), self.shown(&point))));
+        Ok(Response::new(ListChargingPointsResponse { charging_points, next_page_token }))
     }
 
     async fn get(&self, request: Request<GetChargingPointRequest>) -> Result<Response<ChargingPoint>, Status> {
         let id = parse(&request.get_ref().id)?;
-        let point = self.shared.points.get(&id);
-        let point = point.ok_or_else(|| refuse(Reason::UnknownChargingPoint, &id))?;
+        let point = self.shared.points.get(&id).ok_or_else(|| unknown(&id))?;
         Ok(Response::new(self.shown(&point)))
     }
 
@@ -214,8 +227,10 @@ impl ChargingPoints for ChargingPointsService {
 
     async fn set_maintenance(&self, request: Request<SetMaintenanceRequest>) -> Result<Response<Order>, Status> {
         let SetMaintenanceRequest { request_id, selector, expected, on, reason } = request.get_ref();
-        let kind = OrderKind::Maintenance { on: *on };
-        self.give(&request, (request_id, selector.as_ref(), *expected), (kind, reason)).await
+        let mut checks = FieldChecks::default();
+        let kind = OrderKind::Maintenance { on: checks.required("on", *on) };
+        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason, kind };
+        self.give(&request, checks, asked).await
     }
 
     async fn rotate(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
@@ -246,26 +261,34 @@ impl ChargingPoints for ChargingPointsService {
 
     async fn set_price(&self, request: Request<SetPriceRequest>) -> Result<Response<Order>, Status> {
         let SetPriceRequest { request_id, selector, expected, price_e4 } = request.get_ref();
-        let kind = OrderKind::SetPrice { price_e4: *price_e4 };
-        self.give(&request, (request_id, selector.as_ref(), *expected), (kind, "")).await
+        let mut checks = FieldChecks::default();
+        let kind = OrderKind::SetPrice { price_e4: checks.required("price_e4", *price_e4) };
+        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason: "", kind };
+        self.give(&request, checks, asked).await
     }
 
     async fn set_rated_power(&self, request: Request<SetRatedPowerRequest>) -> Result<Response<Order>, Status> {
         let SetRatedPowerRequest { request_id, selector, expected, rated_power_w } = request.get_ref();
-        let kind = OrderKind::SetRatedPower { rated_power_w: *rated_power_w };
-        self.give(&request, (request_id, selector.as_ref(), *expected), (kind, "")).await
+        let mut checks = FieldChecks::default();
+        let kind = OrderKind::SetRatedPower { rated_power_w: checks.required("rated_power_w", *rated_power_w) };
+        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason: "", kind };
+        self.give(&request, checks, asked).await
     }
 
     async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<Order>, Status> {
         let MoveRequest { request_id, id, city, place } = request.get_ref();
-        if let Err(why) = order::check_move(city, place) {
-            let (by, object) = (origin(&request)?, format!("charging-point/{}", order::clipped(id)));
-            let status = refuse(Reason::Invalid, why);
-            return Err(refused(&self.shared, &by, "Move", &object, status).await);
+        let (mut checks, reason) = (FieldChecks::default(), "");
+        checks.not_empty("city", city);
+        for (field, name) in [("city", Some(city)), ("place", place.as_ref())] {
+            if let Some(Err(why)) = name.map(|name| order::check_name(name)) {
+                checks.wrong(field, why);
+            }
         }
-        let which = Some(selector::Which::Ids(Ids { ids: vec![id.clone()] }));
         let kind = OrderKind::Move { city: city.clone(), place: place.clone() };
-        self.give(&request, (request_id, Some(&Selector { which }), 0), (kind, "")).await
+        let id = checks.parsed::<ChargingPointId>("id", id).map_or_else(|| order::clipped(id), String::from);
+        let selector = Selector { which: Some(selector::Which::Ids(Ids { ids: vec![id] })) };
+        let asked = OrderAsked { request_id, selector: Some(&selector), expected: None, reason, kind };
+        self.give(&request, checks, asked).await
     }
 
     async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<Order>, Status> {
@@ -273,8 +296,10 @@ impl ChargingPoints for ChargingPointsService {
     }
 
     async fn list_orders(&self, request: Request<ListOrdersRequest>) -> Result<Response<ListOrdersResponse>, Status> {
-        let ListOrdersRequest { page_size, page_token } = request.into_inner();
-        let (orders, next_page_token) = self.orders.list(PageRequest { size: page_size, token: page_token }).await?;
+        let (mut wanted, mut checks) = (request.into_inner(), FieldChecks::default());
+        let page = AskedPage::of(&mut wanted, &mut checks);
+        checks.finish()?;
+        let (orders, next_page_token) = page.read(|size, token| self.orders.list(PageRequest { size, token })).await?;
         Ok(Response::new(ListOrdersResponse { orders, next_page_token }))
     }
 
@@ -292,11 +317,18 @@ impl ChargingPoints for ChargingPointsService {
 }
 
 pub(super) fn parse(id: &str) -> Result<ChargingPointId, Status> {
-    id.parse().map_err(|error| refuse(Reason::Invalid, error))
+    let (mut checks, field) = (FieldChecks::default(), "id");
+    let parsed = checks.parsed(field, id);
+    checks.finish()?;
+    parsed.ok_or_else(|| wrong_field(field, "it is missing"))
+}
+
+fn unknown(id: &ChargingPointId) -> Status {
+    with_metadata(&refuse(Reason::UnknownChargingPoint, id), [("id", id.to_string())])
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use mesh::{
@@ -319,13 +351,17 @@ mod tests {
         channel(&TlsIdentity::load(&central).unwrap(), RoleAddress::new("registry", ["127.0.0.1:1"]), &settings)
     }
 
+    pub(in crate::grpc) fn service(rim: &TestCentral) -> ChargingPointsService {
+        let (shared, orders) = (Arc::clone(&rim.shared), rim.orders.clone());
+        let registry = Verifier::new(nowhere(), Arc::clone(&rim.shared), rim.event_loop.clone());
+        ChargingPointsService { shared, orders, registry }
+    }
+
     #[tokio::test]
     async fn a_restore_that_is_said_again_is_registrys_to_answer_and_no_other_entry_spec_7_3() {
         let central = TestCentral::new(crate::settings::CentralSettings::default(), 10).await;
         central.charging_points(2).await;
-        let (shared, orders) = (Arc::clone(&central.shared), central.orders.clone());
-        let registry = Verifier::new(nowhere(), Arc::clone(&central.shared), central.event_loop.clone());
-        let service = ChargingPointsService { shared, orders, registry };
+        let service = service(&central);
         let restore = |request_id: &str, id: &str| {
             let request = RestoreRequest { request_id: request_id.into(), id: id.into() };
             service.restore(asked_by_ana(request))
@@ -334,7 +370,7 @@ mod tests {
         assert!(refused.message().contains("is not revoked"), "{}", refused.message());
         // As the restore of what was revoked then left it.
         let (operator, method, body) = ("operator/ana".into(), RESTORE.into(), "CP001".into());
-        let (request_id, state) = ("r1".into(), OrderState::Done.into());
+        let (request_id, state) = ("r1".into(), StoredOrderState::Done.into());
         let row = OrderRow { operator, request_id, method, body, state, ..OrderRow::default() };
         central.write(vec![RowWrite::Order(row)]).await;
         let again = restore("r1", "CP001").await.unwrap_err();

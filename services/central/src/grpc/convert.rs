@@ -1,4 +1,4 @@
-//! Rows and nouns as the contract shows them.
+//! Rows, nouns of the core and messages of the link as the public contract shows them.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -6,17 +6,134 @@ use futures::{StreamExt as _, stream::BoxStream};
 
 use proto::{
     central::v1 as contract,
-    link::v1::{Correction, SessionState, Ticket},
+    json_of,
+    link::v1::{self as link, Correction, SessionState, Ticket},
+    struct_of, timestamp,
 };
 use store::central::{AuditRow, CorrectionRow, SessionRow, StatisticRow, TicketRow};
 
 use tonic::Status;
 
 use crate::{
-    charge_point, rows,
+    charge_point::{self, Record},
+    rows,
     session::Session,
     watch::{BoardChange, Watcher},
 };
+
+/// A charging point as its record and its view say, without its telemetry.
+pub(crate) fn charging_point(record: &Record, view: &link::View, since_ms: i64) -> contract::ChargingPoint {
+    let key = record.keys.active();
+    contract::ChargingPoint {
+        id: record.id.to_string(),
+        city: record.city.as_ref().to_owned(),
+        place: record.place.as_ref().to_owned(),
+        state: state(view.state()).into(),
+        state_time: timestamp(since_ms),
+        causes: view.causes().map(|shown| cause(shown).into()).collect(),
+        detail: view.detail.clone(),
+        price_e4: view.price_e4,
+        currency: view.currency.clone(),
+        rated_power_w: Some(record.rated_power_w).filter(|watts| *watts > 0),
+        session: (!view.session_id.is_empty()).then(|| contract::ActiveSession {
+            session_id: view.session_id.clone(),
+            driver_id: view.driver_id.clone(),
+            energy_wh: view.energy_wh,
+            amount_minor: view.amount_minor,
+            power_w: view.power_w,
+        }),
+        key: Some(contract::ChargingPointKey {
+            state: key_state(view.key_state()).into(),
+            number: key.map(|key| key.no),
+            expire_time: key.and_then(|key| timestamp(key.expires_at)),
+        }),
+        version: Some(version(record.epoch, record.version)),
+        ..contract::ChargingPoint::default()
+    }
+}
+
+/// The generation is in the upper 32 bits of an epoch.
+fn version(epoch: u64, version: u64) -> contract::RecordVersion {
+    let part = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or_default();
+    contract::RecordVersion { generation: part(epoch >> 32), epoch: part(epoch), version }
+}
+
+fn state(state: link::State) -> contract::ChargingPointState {
+    use contract::ChargingPointState as Public;
+    match state {
+        link::State::Unspecified => Public::Unspecified,
+        link::State::Disconnected => Public::Disconnected,
+        link::State::Broken => Public::Broken,
+        link::State::OutOfOrder => Public::OutOfOrder,
+        link::State::Supplying => Public::Supplying,
+        link::State::Reserved => Public::Reserved,
+        link::State::Available => Public::Available,
+    }
+}
+
+fn cause(cause: link::Cause) -> contract::Cause {
+    use contract::Cause as Public;
+    match cause {
+        link::Cause::Unspecified => Public::Unspecified,
+        link::Cause::OperatorStop => Public::OperatorStop,
+        link::Cause::Maintenance => Public::Maintenance,
+        link::Cause::Weather => Public::Weather,
+        link::Cause::NoKey => Public::NoKey,
+        link::Cause::KeyRevoked => Public::KeyRevoked,
+        link::Cause::Quarantined => Public::Quarantined,
+        link::Cause::MonitorLost => Public::MonitorLost,
+        link::Cause::EngineBroken => Public::EngineBroken,
+    }
+}
+
+fn key_state(state: link::KeyState) -> contract::KeyState {
+    use contract::KeyState as Public;
+    match state {
+        link::KeyState::Unspecified => Public::Unspecified,
+        link::KeyState::Active => Public::Active,
+        link::KeyState::Deleted => Public::Deleted,
+        link::KeyState::Revoked => Public::Revoked,
+        link::KeyState::Rotating => Public::Rotating,
+    }
+}
+
+fn session_state(state: SessionState) -> contract::SessionState {
+    use contract::SessionState as Public;
+    match state {
+        SessionState::Unspecified => Public::Unspecified,
+        SessionState::Reserved => Public::Reserved,
+        SessionState::Supplying => Public::Supplying,
+        SessionState::Settling => Public::Settling,
+        SessionState::Billed => Public::Billed,
+        SessionState::Released => Public::Released,
+    }
+}
+
+/// The state that rows have for a public one.
+pub(super) fn stored_state(state: contract::SessionState) -> SessionState {
+    match state {
+        contract::SessionState::Unspecified => SessionState::Unspecified,
+        contract::SessionState::Reserved => SessionState::Reserved,
+        contract::SessionState::Supplying => SessionState::Supplying,
+        contract::SessionState::Settling => SessionState::Settling,
+        contract::SessionState::Billed => SessionState::Billed,
+        contract::SessionState::Released => SessionState::Released,
+    }
+}
+
+pub(crate) fn reading(reading: &link::Reading) -> contract::Reading {
+    contract::Reading {
+        sequence: reading.sequence,
+        time: timestamp(reading.at_ms),
+        session_id: reading.session_id.clone(),
+        meter_wh: reading.meter_wh,
+        power_w: reading.power_w,
+        current_ma: reading.current_ma,
+        voltage_mv: reading.voltage_mv,
+        state_of_charge_permille: reading.state_of_charge_permille,
+        temperature_dc: reading.temperature_dc,
+    }
+}
 
 /// A session with its latest value.
 pub(crate) fn session(session: &Session, power_w: u32) -> contract::Session {
@@ -25,16 +142,16 @@ pub(crate) fn session(session: &Session, power_w: u32) -> contract::Session {
         id: session.id.to_string(),
         charging_point_id: session.charging_point.to_string(),
         driver_id: session.driver.as_ref().map(ToString::to_string).unwrap_or_default(),
-        state: session.state.into(),
+        state: session_state(session.state).into(),
         price_e4: session.price.e4(),
         currency: session.currency.to_string(),
-        requested_wh: session.requested.wh(),
+        requested_wh: Some(session.requested.wh()).filter(|wh| *wh > 0),
         meter_start_wh: session.meter_start.wh(),
         meter_last_wh: session.meter_last.wh(),
-        reserved_at_ms: session.reserved_at,
-        started_at_ms: session.started_at.unwrap_or_default(),
-        ended_at_ms: session.ended_at.unwrap_or_default(),
-        reason: session.reason.into(),
+        reserve_time: timestamp(session.reserved_at),
+        start_time: session.started_at.and_then(timestamp),
+        end_time: session.ended_at.and_then(timestamp),
+        reason_code: session.reason.public_code(),
         request_id: session.request_id.as_ref().to_owned(),
         discrepancy_wh: session.discrepancy,
         disputed_wh: session.disputed.wh(),
@@ -52,7 +169,7 @@ pub(super) fn session_row(row: &SessionRow, shared: &crate::shared::SharedState)
     rows::session(row, &shared.settings, shared.clock.now()).ok().map(|s| session(&s, 0))
 }
 
-/// Tickets with their corrections, in the order of `rows`.
+/// Tickets with their corrections, in the order of `rows`, as drivers get them.
 pub(crate) fn tickets(rows: &[TicketRow], corrections: &[CorrectionRow]) -> Vec<Ticket> {
     let mut of: HashMap<&str, Vec<Correction>> = HashMap::new();
     for row in corrections {
@@ -74,6 +191,39 @@ pub(crate) fn tickets(rows: &[TicketRow], corrections: &[CorrectionRow]) -> Vec<
         .collect()
 }
 
+/// A ticket in public.
+pub(super) fn ticket(ticket: Ticket) -> contract::Ticket {
+    contract::Ticket {
+        reason_code: ticket.reason().public_code(),
+        session_id: ticket.session_id,
+        driver_id: ticket.driver_id,
+        charging_point_id: ticket.charging_point_id,
+        place: ticket.place,
+        start_time: timestamp(ticket.started_at_ms),
+        end_time: timestamp(ticket.ended_at_ms),
+        energy_wh: ticket.energy_wh,
+        price_e4: ticket.price_e4,
+        amount_minor: ticket.amount_minor,
+        currency: ticket.currency,
+        disputed_wh: ticket.disputed_wh,
+        meter_start_wh: ticket.meter_start_wh,
+        meter_end_wh: ticket.meter_end_wh,
+        corrections: ticket.corrections.into_iter().map(correction).collect(),
+    }
+}
+
+fn correction(correction: Correction) -> contract::Correction {
+    contract::Correction {
+        number: correction.number,
+        create_time: timestamp(correction.at_ms),
+        operator: correction.operator,
+        reason: correction.reason,
+        energy_delta_wh: correction.energy_delta_wh,
+        amount_delta_minor: correction.amount_delta_minor,
+        settled_wh: correction.settled_wh,
+    }
+}
+
 pub(super) fn statistic(row: StatisticRow) -> contract::Statistic {
     contract::Statistic {
         id: row.id,
@@ -90,13 +240,23 @@ pub(super) fn audit_entry(row: &AuditRow) -> contract::AuditEntry {
     contract::AuditEntry {
         writer: row.writer.clone(),
         number: rows::unsigned(row.number),
-        at_ms: row.at_ms,
+        time: timestamp(row.at_ms),
         actor: row.actor.clone(),
         address: row.address.clone().unwrap_or_default(),
         action: row.action.clone(),
         object: row.object.clone(),
-        parameters: row.parameters.clone(),
+        parameters: Some(struct_of(&row.parameters)),
         outcome: row.outcome.clone(),
+    }
+}
+
+/// The parameters of an entry as its row has them: a JSON object. Of one with more than `longest` characters the beginning
+/// is kept, as a text.
+pub(super) fn parameters(entry: &contract::AuditEntry, longest: usize) -> String {
+    let whole = entry.parameters.as_ref().map_or_else(|| "{}".to_owned(), |parameters| json_of(parameters).to_string());
+    match whole.char_indices().nth(longest) {
+        Some((end, _)) => serde_json::json!({ "cut_off": whole.get(..end) }).to_string(),
+        None => whole,
     }
 }
 

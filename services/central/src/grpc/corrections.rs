@@ -7,11 +7,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use mesh::status::refuse;
+use mesh::{field_checks::FieldChecks, status::refuse};
 use proto::{
     Energy, Price,
-    central::v1::{CorrectTicketRequest, SettleDisputeRequest},
-    link::v1::{Reason, Ticket},
+    central::v1::{CorrectTicketRequest, SettleDisputeRequest, Ticket},
+    link::v1::Reason,
 };
 use serde::Serialize;
 use store::central::{CommitRefusal, CorrectionRow, OrderRow, OrderState, RowWrite, TicketRow};
@@ -20,7 +20,7 @@ use tonic::Status;
 use super::{convert, given_before, orders::fresh_id, same_request, unread, unwritten};
 use crate::{
     audit::{AuditAction, AuditRecord},
-    order::LONGEST,
+    order::check_reason,
     origin::Origin,
     rows,
     shared::SharedState,
@@ -85,15 +85,13 @@ impl Asked {
     }
 }
 
-fn check_reason(reason: &str) -> Result<(), Status> {
-    if reason.trim().is_empty() {
-        return Err(refuse(Reason::Invalid, "say why: a correction of a ticket and a settlement need a reason"));
+/// Both name a ticket and say why.
+fn check(checks: &mut FieldChecks, session_id: &str, reason: &str) {
+    checks.not_empty("session_id", session_id);
+    checks.not_empty("reason", reason);
+    if let Err(why) = check_reason(reason) {
+        checks.wrong("reason", why);
     }
-    let length = reason.chars().count();
-    if length > LONGEST {
-        return Err(refuse(Reason::Invalid, format!("a reason of {length} characters; at most {LONGEST}")));
-    }
-    Ok(())
 }
 
 /// What is to be appended, decided upon what was seen of a ticket.
@@ -159,19 +157,28 @@ impl Corrections {
         let (row, corrections) = self.find(session_id).await?;
         convert::tickets(&[row], &corrections)
             .pop()
+            .map(convert::ticket)
             .ok_or_else(|| refuse(Reason::NotFound, format!("no ticket of session {session_id}")))
     }
 
     pub(super) async fn correct(&self, wanted: CorrectTicketRequest, by: Origin) -> Result<Ticket, Status> {
-        check_reason(&wanted.reason)?;
         let CorrectTicketRequest { request_id, session_id, energy_delta_wh, amount_delta_minor, reason } = wanted;
+        let mut checks = FieldChecks::default();
+        check(&mut checks, &session_id, &reason);
+        if energy_delta_wh == 0 && amount_delta_minor == 0 {
+            checks.wrong("amount_delta_minor", "neither it nor energy_delta_wh changes anything");
+        }
+        checks.finish()?;
         let asked = Asked::Correct { session_id, energy_delta_wh, amount_delta_minor, reason };
         self.append(&asked, &request_id, &by).await
     }
 
     pub(super) async fn settle(&self, wanted: SettleDisputeRequest, by: Origin) -> Result<Ticket, Status> {
-        check_reason(&wanted.reason)?;
         let SettleDisputeRequest { request_id, session_id, owed_wh, reason } = wanted;
+        let mut checks = FieldChecks::default();
+        check(&mut checks, &session_id, &reason);
+        let owed_wh = checks.required("owed_wh", owed_wh);
+        checks.finish()?;
         self.append(&Asked::Settle { session_id, owed_wh, reason }, &request_id, &by).await
     }
 

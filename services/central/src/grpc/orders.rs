@@ -16,10 +16,10 @@ use std::{
     time::Duration,
 };
 
-use mesh::{process::Context, status::refuse};
+use mesh::{field_checks::with_metadata, process::Context, status::refuse};
 use proto::{
     ChargingPointId, Price,
-    central::v1::{Order as Answer, Selector},
+    central::v1::{self as contract, Order as Answer},
     link::v1::Reason,
 };
 use store::central::{CommitRefusal, OrderRow, OrderState, PageRequest, RowWrite};
@@ -33,7 +33,7 @@ use crate::{
     audit::{AuditAction, AuditRecord},
     charge_point::{OrderOutcome, PointOrder},
     event_loop::{LoopHandle, Message},
-    order::{self, Objection, OrderKind, OrderProgress, Selected},
+    order::{self, OrderKind, OrderProgress, Scope, Selected, Unexpected},
     origin::Origin,
     rows, secrets,
     shared::SharedState,
@@ -57,11 +57,12 @@ struct Inner {
     under_way: Mutex<HashMap<String, Arc<UnderWay>>>,
 }
 
-/// What was asked for, past the charging points.
+/// What was asked for.
 #[derive(Debug)]
 struct Given {
     request_id: String,
     kind: OrderKind,
+    scope: Scope,
     content: String,
 }
 
@@ -121,13 +122,13 @@ impl Orders {
     pub(crate) async fn give(
         &self,
         request_id: String,
-        selector: Option<Selector>,
-        expected: u32,
+        scope: Scope,
+        expected: Option<u32>,
         kind: OrderKind,
         by: Origin,
     ) -> Result<Answer, Status> {
-        let (method, object, who) = (kind.method(), order::object(selector.as_ref()), by.clone());
-        match self.accept(request_id, selector, expected, kind, by).await {
+        let (method, object, who) = (kind.method(), order::object(&scope), by.clone());
+        match self.accept(request_id, scope, expected, kind, by).await {
             Ok(given) => Ok(given),
             Err(status) => Err(refused(&self.0.shared, &who, method, &object, status).await),
         }
@@ -136,27 +137,25 @@ impl Orders {
     async fn accept(
         &self,
         request_id: String,
-        selector: Option<Selector>,
-        expected: u32,
+        scope: Scope,
+        expected: Option<u32>,
         kind: OrderKind,
         by: Origin,
     ) -> Result<Answer, Status> {
-        order::check_reason(&by.reason).map_err(|objection| objected(&objection))?;
-        let content = at_rest::content(&kind, selector.as_ref(), expected, &by.reason);
+        let content = at_rest::content(&kind, &scope, expected, &by.reason);
         let asked = (kind.method(), content.as_str());
         // Before its request is looked for: who is enrolled meanwhile makes no other order of one that was given.
         let all: Vec<_> = self.0.shared.points.all().into_iter().map(|(id, point)| (id, point.city.clone())).collect();
         if let Some(first) = given_before(&self.0.shared, &by, &request_id).await? {
             return self.answer_to(first, asked).await;
         }
-        let selected = order::select(selector.as_ref(), &all).and_then(|selected| {
-            order::check_expectation(selected.ids.len(), expected, self.many()).map(|()| selected)
-        });
-        let selected = selected.map_err(|objection| match self.is_being_taken_up(&by, &request_id) {
-            true => refuse(Reason::Unavailable, "this order is being taken up; say it again in a moment"),
-            false => objected(&objection),
+        let selected = order::select(&scope, &all);
+        let is_expected = order::check_expectation(selected.ids.len(), expected, self.many());
+        is_expected.map_err(|unexpected| match self.is_being_taken_up(&by, &request_id) {
+            true => refuse(Reason::Unavailable, "an order with this request id is being saved; retry shortly"),
+            false => objected(unexpected),
         })?;
-        let given = Given { request_id, kind: kind.clone(), content: content.clone() };
+        let given = Given { request_id, kind: kind.clone(), scope, content: content.clone() };
         match self.begin(given, selected, &by).await {
             Ok(under_way) => Ok(self.answer_of(&under_way).await),
             Err(CommitRefusal::RepeatedOrder(first)) => self.answer_to(*first, asked).await,
@@ -210,6 +209,7 @@ impl Orders {
         let ids = progress.remaining().into_iter().filter(|_| !overtaken.is_empty());
         let body = Body {
             kind: given.kind.clone(),
+            scope: given.scope.clone(),
             address: by.address.to_string(),
             reason: by.reason.to_string(),
             content: given.content.clone(),
@@ -238,7 +238,8 @@ impl Orders {
             .by(by, self.0.shared.clock.now());
         let order = [RowWrite::Order(under_way.row.clone()), RowWrite::Audit(rows::audit(&entry))];
         let unknown = answer.failures.iter().filter_map(|failure| {
-            let outcome = OrderOutcome::Failed(failure.reason(), failure.detail.clone());
+            let reason = Reason::of_code(&failure.reason_code).unwrap_or_default();
+            let outcome = OrderOutcome::Failed(reason, failure.detail.clone());
             self.reached(under_way, &failure.id, &outcome)
         });
         order.into_iter().chain(unknown).collect()
@@ -371,10 +372,10 @@ impl UnderWay {
 
     fn answer(&self) -> Answer {
         let answer = self.lock().answer().clone();
-        let state = match (*self.done.borrow(), answer.cancelled) {
-            (_, true) => OrderState::Cancelled,
-            (false, false) => OrderState::Running,
-            (true, false) => OrderState::Done,
+        let state = match (*self.done.borrow(), answer.state()) {
+            (_, contract::OrderState::Cancelled) => OrderState::Cancelled,
+            (false, _) => OrderState::Running,
+            (true, _) => OrderState::Done,
         };
         described(&self.row, state.into(), answer)
     }
@@ -414,10 +415,9 @@ impl OrderKind {
             Self::Release => PointOrder::Release,
             Self::SetPrice { price_e4 } => PointOrder::SetPrice(Price::from_e4(*price_e4)),
             Self::SetRatedPower { rated_power_w } => PointOrder::SetRatedPower(*rated_power_w),
-            Self::Move { city, place } => PointOrder::Move {
-                city: city.as_str().into(),
-                place: (!place.is_empty()).then(|| place.as_str().into()),
-            },
+            Self::Move { city, place } => {
+                PointOrder::Move { city: city.as_str().into(), place: place.as_deref().map(Into::into) }
+            }
         }
     }
 }
@@ -430,15 +430,12 @@ pub(super) fn fresh_id() -> String {
     format!("o-{:024x}", rand::random::<u128>() >> 32)
 }
 
-fn objected(objection: &Objection) -> Status {
-    match objection {
-        Objection::Invalid(text) => refuse(Reason::Invalid, text),
-        Objection::Expectation { matched, expected: 0 } => refuse(
-            Reason::ExpectationFailed,
-            format!("it would reach {matched} charging points: say expected = {matched} if that is meant"),
-        ),
-        Objection::Expectation { matched, expected } => {
-            refuse(Reason::ExpectationFailed, format!("it would reach {matched} charging points and not {expected}"))
-        }
-    }
+fn objected(Unexpected { matched, expected }: Unexpected) -> Status {
+    let text = match expected {
+        None => format!("it would reach {matched} charging points: say expected = {matched} if that is meant"),
+        Some(expected) => format!("it would reach {matched} charging points and not {expected}"),
+    };
+    let expected = expected.map_or_else(String::new, |expected| expected.to_string());
+    let metadata = [("matched", matched.to_string()), ("expected", expected)];
+    with_metadata(&refuse(Reason::ExpectationFailed, text), metadata)
 }

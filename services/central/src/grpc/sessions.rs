@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
-use mesh::status::refuse;
+use mesh::{
+    field_checks::{FieldChecks, with_metadata},
+    paging::AskedPage,
+    status::refuse,
+};
 use proto::{
     central::v1::{sessions_server::Sessions, *},
-    link::v1::{Reason, SessionState, Ticket},
+    link::v1::Reason,
 };
 use store::central::{
     CorrectionRow, PageRequest, SessionFilter, SessionRow, StatisticRow, StatisticsBy, TicketFilter, TicketRow,
@@ -23,6 +27,9 @@ use crate::{
     watch,
 };
 
+/// The fields of a time span.
+pub(super) const SPAN: [&str; 2] = ["from_time", "until_time"];
+
 #[derive(Debug)]
 pub(crate) struct SessionsService {
     pub shared: Arc<SharedState>,
@@ -37,11 +44,34 @@ impl SessionsService {
         let wanted = id.to_owned();
         let row =
             self.shared.store.read("session", move |conn| SessionRow::find(conn, &wanted)).await.map_err(unread)?;
-        row.and_then(|row| convert::session_row(&row, &self.shared))
-            .ok_or_else(|| refuse(Reason::NotFound, format!("no session {id}")))
+        row.and_then(|row| convert::session_row(&row, &self.shared)).ok_or_else(|| missing(id))
+    }
+
+    async fn sessions(&self, filter: SessionFilter, page: PageRequest) -> Result<(Vec<Session>, String), Status> {
+        let read = move |conn: &mut store::Conn| SessionRow::list(conn, &filter, &page);
+        let page = self.shared.store.read("sessions", read).await.map_err(unread)?;
+        let latest = |row: &SessionRow| {
+            // A running one has a newer value in memory.
+            let shown = self.shared.sessions.get(&SessionId::new(&row.session_id));
+            shown.map_or_else(|| convert::session_row(row, &self.shared), |session| Some((*session).clone()))
+        };
+        Ok((page.rows.iter().filter_map(latest).collect(), page.next))
+    }
+
+    async fn tickets(&self, filter: TicketFilter, page: PageRequest) -> Result<(Vec<Ticket>, String), Status> {
+        let read = move |conn: &mut store::Conn| {
+            let page = TicketRow::list(conn, &filter, &page)?;
+            let ids: Vec<_> = page.rows.iter().map(|row| row.session_id.as_str()).collect();
+            let corrections = CorrectionRow::of(conn, &ids)?;
+            Ok((page, corrections))
+        };
+        let (page, corrections) = self.shared.store.read("tickets", read).await.map_err(unread)?;
+        let tickets = convert::tickets(&page.rows, &corrections).into_iter().map(convert::ticket).collect();
+        Ok((tickets, page.next))
     }
 
     async fn ended(&self, id: &str, by: &Origin) -> Result<Session, Status> {
+        required("session_id", id)?;
         let session = self.find(id).await?;
         let at = super::charging_points::parse(&session.charging_point_id)?;
         // Said twice it ends nothing twice: a session that is over is answered as it is.
@@ -61,25 +91,31 @@ impl SessionsService {
     }
 }
 
+fn required(field: &str, text: &str) -> Result<(), Status> {
+    let mut checks = FieldChecks::default();
+    checks.not_empty(field, text);
+    checks.finish()
+}
+
+fn missing(id: &str) -> Status {
+    with_metadata(&refuse(Reason::NotFound, format!("no session {id}")), [("session_id", order::clipped(id))])
+}
+
 #[tonic::async_trait]
 impl Sessions for SessionsService {
     async fn list(&self, request: Request<ListSessionsRequest>) -> Result<Response<ListSessionsResponse>, Status> {
-        let wanted = request.into_inner();
-        let filter =
-            SessionFilter { cp_id: wanted.charging_point_id, driver_id: wanted.driver_id, state: wanted.state };
-        let page = PageRequest { size: wanted.page_size, token: wanted.page_token };
-        let read = move |conn: &mut store::Conn| SessionRow::list(conn, &filter, &page);
-        let page = self.shared.store.read("sessions", read).await.map_err(unread)?;
-        let latest = |row: &SessionRow| {
-            // A running one has a newer value in memory.
-            let shown = self.shared.sessions.get(&SessionId::new(&row.session_id));
-            shown.map_or_else(|| convert::session_row(row, &self.shared), |session| Some((*session).clone()))
-        };
-        let sessions = page.rows.iter().filter_map(latest).collect();
-        Ok(Response::new(ListSessionsResponse { sessions, next_page_token: page.next }))
+        let (mut wanted, mut checks) = (request.into_inner(), FieldChecks::default());
+        let page = AskedPage::of(&mut wanted, &mut checks);
+        let state = convert::stored_state(checks.known("state", wanted.state)).into();
+        checks.finish()?;
+        let filter = SessionFilter { cp_id: wanted.charging_point_id, driver_id: wanted.driver_id, state };
+        let read = |size, token| self.sessions(filter.clone(), PageRequest { size, token });
+        let (sessions, next_page_token) = page.read(read).await?;
+        Ok(Response::new(ListSessionsResponse { sessions, next_page_token }))
     }
 
     async fn get(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
+        required("id", &request.get_ref().id)?;
         Ok(Response::new(self.find(&request.get_ref().id).await?))
     }
 
@@ -118,39 +154,39 @@ impl Sessions for SessionsService {
         &self,
         request: Request<ListTicketsRequest>,
     ) -> Result<Response<ListTicketsResponse>, Status> {
-        let wanted = request.into_inner();
-        let filter = TicketFilter {
-            cp_id: wanted.charging_point_id,
-            driver_id: wanted.driver_id,
-            from_ms: wanted.from_ms,
-            until_ms: wanted.until_ms,
-        };
-        let page = PageRequest { size: wanted.page_size, token: wanted.page_token };
-        let read = move |conn: &mut store::Conn| {
-            let page = TicketRow::list(conn, &filter, &page)?;
-            let ids: Vec<_> = page.rows.iter().map(|row| row.session_id.as_str()).collect();
-            let corrections = CorrectionRow::of(conn, &ids)?;
-            Ok((page, corrections))
-        };
-        let (page, corrections) = self.shared.store.read("tickets", read).await.map_err(unread)?;
-        let tickets = convert::tickets(&page.rows, &corrections);
-        Ok(Response::new(ListTicketsResponse { tickets, next_page_token: page.next }))
+        let (mut wanted, mut checks) = (request.into_inner(), FieldChecks::default());
+        let page = AskedPage::of(&mut wanted, &mut checks);
+        let (from_ms, until_ms) = checks.span(SPAN, [wanted.from_time.as_ref(), wanted.until_time.as_ref()]);
+        checks.finish()?;
+        let (cp_id, driver_id) = (wanted.charging_point_id, wanted.driver_id);
+        let filter = TicketFilter { cp_id, driver_id, from_ms, until_ms };
+        let read = |size, token| self.tickets(filter.clone(), PageRequest { size, token });
+        let (tickets, next_page_token) = page.read(read).await?;
+        Ok(Response::new(ListTicketsResponse { tickets, next_page_token }))
     }
 
     async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<Ticket>, Status> {
-        Ok(Response::new(self.corrections().ticket(&request.get_ref().session_id).await?))
+        let id = &request.get_ref().session_id;
+        required("session_id", id)?;
+        Ok(Response::new(self.corrections().ticket(id).await?))
     }
 
     async fn statistics(&self, request: Request<StatisticsRequest>) -> Result<Response<StatisticsResponse>, Status> {
-        let wanted = request.into_inner();
-        let by = match wanted.by() {
+        let (mut wanted, mut checks) = (request.into_inner(), FieldChecks::default());
+        let page = AskedPage::of(&mut wanted, &mut checks);
+        let by = match checks.specified("by", wanted.by) {
             statistics_request::By::Driver => StatisticsBy::Driver,
             statistics_request::By::Unspecified | statistics_request::By::ChargingPoint => StatisticsBy::ChargingPoint,
         };
-        let read = move |conn: &mut store::Conn| StatisticRow::list(conn, by, wanted.from_ms, wanted.until_ms);
+        let (from_ms, until_ms) = checks.span(SPAN, [wanted.from_time.as_ref(), wanted.until_time.as_ref()]);
+        checks.finish()?;
+        let read = move |conn: &mut store::Conn| StatisticRow::list(conn, by, from_ms, until_ms);
         let rows = self.shared.store.read("statistics", read).await.map_err(unread)?;
-        let statistics = rows.into_iter().map(convert::statistic).collect();
-        Ok(Response::new(StatisticsResponse { statistics }))
+        // No id and no currency has the sign between them.
+        let placed = rows.into_iter().map(|row| (format!("{}\n{}", row.id, row.currency), convert::statistic(row)));
+        let following = placed.filter(|(place, _)| page.after().is_none_or(|after| place.as_str() > after));
+        let (statistics, next_page_token) = page.cut(following);
+        Ok(Response::new(StatisticsResponse { statistics, next_page_token }))
     }
 
     async fn end(&self, request: Request<EndSessionRequest>) -> Result<Response<Session>, Status> {

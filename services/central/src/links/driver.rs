@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::{
     DriverId, Energy, PeerId,
+    central::v1::{ChargingPoint, ChargingPointState},
     link::v1::{self as wire_messages, Down, Reason, SessionState, State, down, up},
 };
 use store::central::{CorrectionRow, PageRequest, RowWrite, SessionRow, TicketFilter, TicketRow, TicketTotals};
@@ -189,9 +190,9 @@ impl Responder {
 
     /// Charging points that are available now (SPEC 3.11).
     fn available(&self) -> wire_messages::ChargingPointList {
-        let is_available = |point: &proto::central::v1::ChargingPoint| {
+        let is_available = |point: &ChargingPoint| {
             // Where something is under way, the detail says so.
-            point.view.as_ref().is_some_and(|view| view.state() == State::Available && view.detail.is_empty())
+            point.state() == ChargingPointState::Available && point.detail.is_empty()
         };
         let mut offers: Vec<_> = self
             .links
@@ -199,15 +200,12 @@ impl Responder {
             .points
             .some(OFFERS, is_available)
             .into_iter()
-            .map(|point| {
-                let view = point.view.clone().unwrap_or_default();
-                wire_messages::Offer {
-                    id: point.id.clone(),
-                    place: point.place.clone(),
-                    price_e4: view.price_e4,
-                    currency: view.currency,
-                    state: view.state,
-                }
+            .map(|point| wire_messages::Offer {
+                id: point.id.clone(),
+                place: point.place.clone(),
+                price_e4: point.price_e4,
+                currency: point.currency.clone(),
+                state: State::Available.into(),
             })
             .collect();
         offers.sort_by(|a, b| a.id.cmp(&b.id));

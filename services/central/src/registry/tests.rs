@@ -14,6 +14,7 @@ use mesh::{
 };
 use proto::{
     Caller, ChargingPointId,
+    central::v1::KeyState,
     link::v1::{Part, Reason},
     registry::v1::{self as contract, identities_server, identities_server::IdentitiesServer, *},
 };
@@ -98,7 +99,7 @@ impl identities_server::Identities for Registry {
     }
 
     async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
-        Ok(Response::new(VerifyResponse { reason: Reason::Unspecified.into(), identity: Some(self.now()) }))
+        Ok(Response::new(VerifyResponse { reason_code: String::new(), identity: Some(self.now()) }))
     }
 
     async fn enrol(&self, _: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
@@ -155,7 +156,7 @@ async fn revocable() -> (TestCentral, ChargingPointId, Registry, Verifier) {
 }
 
 fn detail(central: &TestCentral, id: &ChargingPointId) -> String {
-    central.shown(id).view.unwrap_or_default().detail
+    central.shown(id).detail
 }
 
 async fn told(central: &TestCentral, events: Vec<IdentityEvent>) {

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use proto::{
-    PeerId,
-    link::v1::{KeyState, Part},
-};
+use proto::{PeerId, central::v1::KeyState, link::v1::Part};
 
 use super::{TestCentral, ana};
 use crate::{charge_point::PointOrder, settings::CentralSettings};

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use mesh::link::SendQueue;
-use proto::{
-    ChargingPointId, PeerId,
-    link::v1::{Cause, Part},
-};
+use proto::{ChargingPointId, PeerId, central::v1::Cause, link::v1::Part};
 
 use super::{TestCentral, ana};
 use crate::{charge_point::PointOrder, event_loop::Message, settings::CentralSettings};
@@ -28,10 +25,8 @@ async fn a_quarantined_charging_point_is_counted_until_it_is_released_spec_4_9()
             .send(Message::Left { link, answered: true, detail: "closed in order by this end".into() })
             .await;
     }
-    central
-        .until(|| central.shown(&id).view.is_some_and(|view| view.causes().any(|cause| cause == Cause::Quarantined)))
-        .await;
-    assert!(quarantined() && central.shown(&id).view.unwrap_or_default().detail.starts_with("ALARM"));
+    central.until(|| central.shown(&id).causes().any(|cause| cause == Cause::Quarantined)).await;
+    assert!(quarantined() && central.shown(&id).detail.starts_with("ALARM"));
     central.orders.one(&id, PointOrder::Release, ana()).await;
     central.until(|| !quarantined()).await;
 }
@@ -89,5 +84,7 @@ async fn who_answers_beside_the_loop_knows_the_epoch_as_soon_as_it_is_told_spec_
     let before = epoch.get();
     central.authenticate(PeerId::ChargingPoint(id.clone())).await;
     central.both_parts(&id, 1).await;
-    assert!(epoch.get() > before && epoch.get() == central.shown(&id).epoch);
+    let shown = central.shown(&id).version.unwrap_or_default();
+    let shown = (u64::from(shown.generation) << 32) | u64::from(shown.epoch);
+    assert!(epoch.get() > before && epoch.get() == shown);
 }

@@ -9,8 +9,8 @@ use mesh::{
 };
 use proto::{
     ChargingPointId, DriverId, PeerId,
-    central::v1 as contract,
-    link::v1::{KeyState, Part},
+    central::v1::{self as contract, KeyState},
+    link::v1::Part,
     registry::v1::{IdentityState, Kind},
 };
 use store::{
@@ -161,7 +161,7 @@ impl TestCentral {
         let observation = Observation::Health { link, healthy: true, detail: "".into() };
         self.event_loop.send(Message::Observation { at: id.clone(), observation }).await;
         self.arrive(peer, Part::Engine, key_no).await;
-        self.until(|| self.shown(id).key_no == key_no).await;
+        self.until(|| self.shown(id).key.and_then(|key| key.number) == Some(key_no)).await;
     }
 
     pub(crate) async fn driver(&self, id: &str) -> DriverId {
@@ -174,7 +174,7 @@ impl TestCentral {
     }
 
     pub(crate) fn key_state(&self, id: &ChargingPointId) -> KeyState {
-        self.shown(id).view.map(|view| view.key_state()).unwrap_or_default()
+        self.shown(id).key.map(|key| key.state()).unwrap_or_default()
     }
 
     /// Entries of this action, oldest first; of all where it is empty.

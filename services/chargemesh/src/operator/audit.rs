@@ -11,13 +11,17 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
-use proto::central::v1::{AuditEntry, AuditFilter, ListAuditRequest, WatchAuditRequest};
+use proto::{
+    central::v1::{AuditEntry, AuditFilter, ListAuditRequest, WatchAuditRequest},
+    json_of, timestamp,
+};
 
 use super::{
     connection::Connection,
+    shown::{Shown, shown},
     since,
+    tables::{entry_time, parameters_text},
     tickets::{Format, spreadsheet_safe},
-    view::AuditView,
 };
 use crate::{
     failure::of_status,
@@ -98,8 +102,8 @@ fn actions() -> PossibleValuesParser {
 impl From<Filter> for AuditFilter {
     fn from(f: Filter) -> Self {
         Self {
-            from_ms: f.since.unwrap_or_default(),
-            until_ms: f.until.unwrap_or_default(),
+            from_time: f.since.and_then(timestamp),
+            until_time: f.until.and_then(timestamp),
             actor: f.actor,
             action: f.action.unwrap_or_default().to_uppercase(),
             object: f.charging_point.map_or(f.object, |id| format!("charging-point/{id}")),
@@ -114,11 +118,11 @@ impl Audit {
             What::List(filter) => {
                 let mut all = Vec::new();
                 pages(&self.connection, filter, |entry| {
-                    all.push(AuditView::from(entry));
+                    all.push(entry);
                     Ok(())
                 })
                 .await?;
-                output.list(&all)
+                output.list(&shown(all))
             }
             What::Watch { filter, follow_into } => watch(&self.connection, filter, follow_into, output).await,
             What::Verify(of_registry) => verify::verify(&self.connection, &of_registry, output).await,
@@ -162,23 +166,22 @@ async fn watch(
     let mut client = connection.audit()?;
     let mut entries = client.watch(request).await.map_err(|s| of_status(&s))?.into_inner();
     while let Some(entry) = entries.message().await.map_err(|s| of_status(&s))? {
-        let entry = AuditView::from(entry);
         if let Some(file) = &mut file {
             writeln!(file, "{}", plain(&entry)).context("cannot follow the audit into the file")?;
         }
-        output.item(&entry)?;
+        output.item(&Shown(entry))?;
     }
     anyhow::bail!("Central ended the stream; run it again")
 }
 
 /// `time | address | who | ACTION | k=v, …` (SPEC 8.3), as Central's own file has it.
-fn plain(entry: &AuditView) -> String {
-    let said = [format!("object={}", escaped(&entry.object)), entry.parameters_text()];
+fn plain(entry: &AuditEntry) -> String {
+    let said = [format!("object={}", escaped(&entry.object)), parameters_text(entry)];
     let said = said.into_iter().chain([format!("outcome={}", escaped(&entry.outcome))]);
     let said = said.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
     let address = if entry.address.is_empty() { "-" } else { &entry.address };
     let [address, actor, action] = [address, &entry.actor, &entry.action].map(escaped);
-    format!("{} | {address} | {actor} | {action} | {said}", entry.time())
+    format!("{} | {address} | {actor} | {action} | {said}", entry_time(entry))
 }
 
 async fn export(connection: &Connection, filter: Filter, format: Format, file: Option<&Path>) -> anyhow::Result<()> {
@@ -188,7 +191,7 @@ async fn export(connection: &Connection, filter: Filter, format: Format, file: O
         Format::Jsonl => {
             pages(connection, filter, |entry| {
                 count += 1;
-                serde_json::to_writer(&mut text, &AuditView::from(entry))?;
+                serde_json::to_writer(&mut text, &Shown(entry))?;
                 text.push(b'\n');
                 Ok(())
             })
@@ -199,7 +202,7 @@ async fn export(connection: &Connection, filter: Filter, format: Format, file: O
             csv.write_record([
                 "writer",
                 "number",
-                "at_ms",
+                "time",
                 "actor",
                 "address",
                 "action",
@@ -209,17 +212,17 @@ async fn export(connection: &Connection, filter: Filter, format: Format, file: O
             ])?;
             pages(connection, filter, |entry| {
                 count += 1;
-                let e = AuditView::from(entry);
+                let e = entry;
                 let safe = |text: &str| spreadsheet_safe(text);
                 csv.write_record([
                     &e.writer,
                     &e.number.to_string(),
-                    &e.at_ms.to_string(),
+                    &entry_time(&e),
                     &safe(&e.actor),
                     &e.address,
                     &e.action,
                     &safe(&e.object),
-                    &safe(&e.parameters.to_string()),
+                    &safe(&e.parameters.as_ref().map(json_of).unwrap_or_default().to_string()),
                     &safe(&e.outcome),
                 ])?;
                 Ok(())
@@ -247,16 +250,16 @@ mod tests {
 
     #[test]
     fn an_entry_followed_into_a_file_is_one_plain_line_spec_8_3() {
-        let entry = AuditView::from(AuditEntry {
-            at_ms: 1_551_421_200_007,
+        let entry = AuditEntry {
+            time: timestamp(1_551_421_200_007),
             address: "10.0.0.7".into(),
             actor: "driver/ann".into(),
             action: "REQUEST".into(),
             object: "CP-1".into(),
-            parameters: r#"{"energy_wh":7500,"note":"a\nb"}"#.into(),
+            parameters: Some(proto::struct_of(r#"{"energy_wh":7500,"note":"a\nb"}"#)),
             outcome: "granted".into(),
             ..AuditEntry::default()
-        });
+        };
         assert_eq!(
             plain(&entry),
             "2019-03-01T06:20:00.007Z | 10.0.0.7 | driver/ann | REQUEST | object=CP-1, energy_wh=7500, note=a\\nb, outcome=granted"

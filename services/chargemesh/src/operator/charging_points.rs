@@ -3,23 +3,23 @@
 use clap::{Args, Subcommand};
 use proto::{
     central::v1::{
-        ChargingPointEvent, GetChargingPointRequest, ListChargingPointsRequest, MoveRequest, Order, OrderRequest,
-        RestoreRequest, SetMaintenanceRequest, SetPriceRequest, SetRatedPowerRequest, WatchChargingPointsRequest,
-        charging_point_event::Event,
+        ChargingPoint, ChargingPointEvent, ChargingPointState, GetChargingPointRequest, ListChargingPointsRequest,
+        MoveRequest, Order, OrderRequest, RestoreRequest, SetMaintenanceRequest, SetPriceRequest, SetRatedPowerRequest,
+        WatchChargingPointsRequest, charging_point_event::Event,
     },
-    link::v1::{Reason, State},
+    link::v1::Reason,
 };
-use serde_json::json;
 
 use super::{
     Which,
     connection::Connection,
     price, request_id,
-    view::{ChargingPointRecord, ChargingPointView, OrderView},
+    shown::{Shown, at, shown},
+    tables::{ChargingPointRecord, sentence},
 };
 use crate::{
     failure::{CommandRefused, of_status},
-    output::{Output, note},
+    output::{Output, note, one_line},
 };
 
 /// See the charging points and order them about
@@ -48,7 +48,7 @@ enum What {
         city: Option<String>,
         /// Only those in this state
         #[arg(long, value_parser = state)]
-        state: Option<State>,
+        state: Option<ChargingPointState>,
     },
     /// Everything about one
     Get { id: String },
@@ -88,8 +88,8 @@ enum What {
         #[command(flatten)]
         which: Which,
         /// How many are meant; needed for more than 50
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        expected: u32,
+        #[arg(long, value_name = "N")]
+        expected: Option<u32>,
     },
     /// Set the rated power; energy beyond it is disputed and not billed
     RatedPower {
@@ -99,8 +99,8 @@ enum What {
         #[command(flatten)]
         which: Which,
         /// How many are meant; needed for more than 50
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        expected: u32,
+        #[arg(long, value_name = "N")]
+        expected: Option<u32>,
     },
     /// Move to another city
     Move {
@@ -108,8 +108,8 @@ enum What {
         #[arg(long)]
         city: String,
         /// New place; unchanged if not given
-        #[arg(long, default_value = "")]
-        place: String,
+        #[arg(long)]
+        place: Option<String>,
     },
 }
 
@@ -118,8 +118,8 @@ struct Ordered {
     #[command(flatten)]
     which: Which,
     /// How many are meant; needed for more than 50
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    expected: u32,
+    #[arg(long, value_name = "N")]
+    expected: Option<u32>,
     /// Why; shown on the tile and in the audit
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
@@ -136,9 +136,9 @@ impl Ordered {
     }
 }
 
-fn state(text: &str) -> Result<State, String> {
-    let name = format!("STATE_{}", text.to_ascii_uppercase().replace(['-', ' '], "_"));
-    State::from_str_name(&name).filter(|s| *s != State::Unspecified).ok_or_else(|| {
+fn state(text: &str) -> Result<ChargingPointState, String> {
+    let name = format!("CHARGING_POINT_STATE_{}", text.to_ascii_uppercase().replace(['-', ' '], "_"));
+    ChargingPointState::from_str_name(&name).filter(|s| *s != ChargingPointState::Unspecified).ok_or_else(|| {
         format!("{text:?} is no state: disconnected, broken, out-of-order, supplying, reserved or available")
     })
 }
@@ -151,29 +151,28 @@ impl ChargingPoints {
         let order = match self.what {
             What::List { city, state } => {
                 let all = list(&self.connection, city.unwrap_or_default(), state).await?;
-                return output.list(&all.into_iter().map(ChargingPointView::from).collect::<Vec<_>>());
+                return output.list(&shown(all));
             }
             What::Get { id } => {
                 let request = GetChargingPointRequest { id };
                 let found = client.get(request).await.map_err(|s| of_status(&s))?.into_inner();
-                return output.one(&ChargingPointRecord(found.into()));
+                return output.one(&ChargingPointRecord(Shown(found)));
             }
             What::Watch { city } => return watch(&self.connection, city.unwrap_or_default(), output).await,
             What::Restore { id } => {
                 let request = RestoreRequest { request_id: request_id(), id };
                 let restored = client.restore(request).await.map_err(|s| of_status(&s))?.into_inner();
-                let until = driver::utc(restored.expires_at_ms);
+                let until = at(restored.expire_time.as_ref());
                 note(&format!("a one-use token, shown once, good until {until}:"));
-                return output.sentence(
-                    &restored.enrolment_token,
-                    &json!({ "enrolment_token": restored.enrolment_token, "expires_at_ms": restored.expires_at_ms }),
-                );
+                return output.sentence(&restored.enrolment_token.clone(), &Shown(restored));
             }
             What::Stop(order) => client.stop(order.request()).await,
             What::Resume(order) => client.resume(order.request()).await,
             What::Maintenance { order, off } => {
                 let OrderRequest { request_id, selector, expected, reason } = order.request();
-                client.set_maintenance(SetMaintenanceRequest { request_id, selector, expected, on: !off, reason }).await
+                client
+                    .set_maintenance(SetMaintenanceRequest { request_id, selector, expected, on: Some(!off), reason })
+                    .await
             }
             What::Rotate(order) => client.rotate(order.request()).await,
             What::Renew(order) => client.renew(order.request()).await,
@@ -181,14 +180,13 @@ impl ChargingPoints {
             What::Release(order) => client.release(order.request()).await,
             What::Price { price, which, expected } => {
                 let selector = which.selector();
-                let request = SetPriceRequest { request_id: request_id(), selector, expected, price_e4: price };
+                let request = SetPriceRequest { request_id: request_id(), selector, expected, price_e4: Some(price) };
                 client.set_price(request).await
             }
             What::RatedPower { watts, which, expected } => {
                 let selector = which.selector();
-                let request =
-                    SetRatedPowerRequest { request_id: request_id(), selector, expected, rated_power_w: watts };
-                client.set_rated_power(request).await
+                let (request_id, rated_power_w) = (request_id(), Some(watts));
+                client.set_rated_power(SetRatedPowerRequest { request_id, selector, expected, rated_power_w }).await
             }
             What::Move { id, city, place } => {
                 client.r#move(MoveRequest { request_id: request_id(), id, city, place }).await
@@ -196,8 +194,7 @@ impl ChargingPoints {
         };
         let order = order.map_err(|s| of_status(&s))?.into_inner();
         let (verdict, kept) = (verdict(&order), reasoned && order.unchanged > 0);
-        let order = OrderView::from(order);
-        output.sentence(&order.sentence(), &order)?;
+        output.sentence(&sentence(&order), &Shown(order))?;
         if kept {
             note("what was so already keeps the reason that was given then");
         }
@@ -231,8 +228,8 @@ impl What {
 pub(crate) async fn list(
     connection: &Connection,
     city: String,
-    state: Option<State>,
-) -> anyhow::Result<Vec<proto::central::v1::ChargingPoint>> {
+    state: Option<ChargingPointState>,
+) -> anyhow::Result<Vec<ChargingPoint>> {
     let mut client = connection.charging_points()?;
     let mut request = ListChargingPointsRequest {
         city,
@@ -254,16 +251,16 @@ pub(crate) async fn list(
 async fn watch(connection: &Connection, city: String, output: Output) -> anyhow::Result<()> {
     let mut client = connection.charging_points()?;
     let mut changes = client.watch(WatchChargingPointsRequest { city }).await.map_err(|s| of_status(&s))?.into_inner();
-    while let Some(ChargingPointEvent { event }) = changes.message().await.map_err(|s| of_status(&s))? {
-        match event {
-            Some(Event::Changed(changed)) => output.item(&ChargingPointView::from(changed))?,
-            Some(Event::Removed(id)) => output.sentence(&format!("{id}  removed"), &json!({ "removed": id }))?,
-            Some(Event::Synchronised(_)) => {
-                output.sentence("-- that is all; changes follow", &json!({ "synchronised": true }))?
-            }
-            Some(Event::Restarted(_)) => output.sentence("-- anew", &json!({ "restarted": true }))?,
-            None => {}
-        }
+    while let Some(step) = changes.message().await.map_err(|s| of_status(&s))? {
+        let ChargingPointEvent { event } = &step;
+        let said = match event {
+            Some(Event::Changed(changed)) => one_line(&Shown(changed.clone())),
+            Some(Event::Removed(id)) => format!("{id}  removed"),
+            Some(Event::Synchronised(_)) => "-- that is all; changes follow".to_owned(),
+            Some(Event::Restarted(_)) => "-- anew".to_owned(),
+            None => continue,
+        };
+        output.sentence(&said, &Shown(step))?;
     }
     anyhow::bail!("Central ended the stream; run it again")
 }
@@ -273,7 +270,8 @@ fn verdict(order: &Order) -> anyhow::Result<()> {
     if order.matched == 0 {
         return Err(CommandRefused::new(Reason::UnknownChargingPoint, "no charging point matches").into());
     }
-    let unknown = order.failures.iter().filter(|failure| failure.reason() == Reason::UnknownChargingPoint).count();
+    let is_unknown = |code: &str| Reason::of_code(code) == Some(Reason::UnknownChargingPoint);
+    let unknown = order.failures.iter().filter(|failure| is_unknown(&failure.reason_code)).count();
     let meant = usize::try_from(order.matched).unwrap_or(usize::MAX).saturating_add(unknown);
     match order.failures.len() {
         0 => Ok(()),
@@ -293,7 +291,7 @@ mod tests {
     fn ended(matched: u32, failures: &[(&str, Reason)]) -> (u8, String) {
         let failure = |(id, reason): &(&str, Reason)| OrderFailure {
             id: (*id).to_owned(),
-            reason: (*reason).into(),
+            reason_code: reason.public_code(),
             detail: String::new(),
         };
         let order = Order { matched, failures: failures.iter().map(failure).collect(), ..Order::default() };

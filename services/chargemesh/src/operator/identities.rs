@@ -8,12 +8,11 @@ use proto::registry::v1::{
     ListTokensRequest, OperatorRole, PinsRequest, ReadmitRequest, ReissueRequest, RemoveOperatorRequest,
     RemoveOperatorResponse, RemoveRequest, RevokeTokenRequest, TokenCreated,
 };
-use serde_json::json;
 
 use super::{
     connection::Connection,
     request_id,
-    view::{IdentityView, OperatorView, TokenView},
+    shown::{Shown, at, shown},
 };
 use crate::{
     failure::of_status,
@@ -26,6 +25,9 @@ pub(crate) enum KindArg {
     ChargingPoint,
     Driver,
 }
+
+/// Every kind.
+const BOTH: [Kind; 2] = [Kind::ChargingPoint, Kind::Driver];
 
 impl From<KindArg> for Kind {
     fn from(kind: KindArg) -> Self {
@@ -91,14 +93,14 @@ impl Identities {
         match self.what {
             What::List { kind } => {
                 let all = list(&self.connection, kind.map_or(Kind::Unspecified, Kind::from)).await?;
-                output.list(&all.into_iter().map(IdentityView::from).collect::<Vec<_>>())
+                output.list(&shown(all))
             }
             What::Enrol(enrol) => enrol.run(&mut client, output).await,
             What::Remove { kind, id } => {
                 let request = RemoveRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
-                let changed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
-                let sentence = if changed { format!("{id} is removed") } else { format!("{id} was removed before") };
-                output.sentence(&sentence, &json!({ "id": id, "changed": changed }))
+                let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
+                let how = if removed.changed { "is removed" } else { "was removed before" };
+                output.sentence(&format!("{id} {how}"), &Shown(removed))
             }
             What::Reissue { kind, id } => {
                 let request = ReissueRequest { request_id: request_id(), kind: Kind::from(kind).into(), id };
@@ -107,18 +109,14 @@ impl Identities {
             What::Readmit { kind, id } => {
                 let request =
                     ReadmitRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
-                let changed = client.readmit(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
-                let sentence = if changed {
-                    format!("{id} may be enrolled again")
-                } else {
-                    format!("{id} may be enrolled already")
-                };
-                output.sentence(&sentence, &json!({ "id": id, "changed": changed }))
+                let readmitted = client.readmit(request).await.map_err(|s| of_status(&s))?.into_inner();
+                let how = if readmitted.changed { "again" } else { "already" };
+                output.sentence(&format!("{id} may be enrolled {how}"), &Shown(readmitted))
             }
             What::Pins => {
-                let pins = client.pins(PinsRequest {}).await.map_err(|s| of_status(&s))?.into_inner().pins;
-                let pins: Vec<String> = pins.iter().map(|pin| hex(pin)).collect();
-                output.sentence(&pins.join("\n"), &json!({ "pins": pins }))
+                let answer = client.pins(PinsRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
+                let pins: Vec<String> = answer.pins.iter().map(|pin| hex(pin)).collect();
+                output.sentence(&pins.join("\n"), &Shown(answer))
             }
         }
     }
@@ -144,14 +142,9 @@ pub(crate) async fn list(connection: &Connection, kind: Kind) -> anyhow::Result<
 }
 
 fn show_token(created: &TokenCreated, output: Output) -> anyhow::Result<()> {
-    let until = driver::utc(created.expires_at_ms);
+    let until = at(created.expire_time.as_ref());
     note(&format!("token {}, shown once, good until {until}:", created.token_id));
-    output.sentence(
-        &created.token,
-        &json!({
-            "token_id": created.token_id, "token": created.token, "expires_at_ms": created.expires_at_ms
-        }),
-    )
+    output.sentence(&created.token, &Shown(created.clone()))
 }
 
 /// Make, see and revoke enrolment tokens
@@ -213,23 +206,30 @@ impl Tokens {
             TokensWhat::Create { kind, ids, city, uses, lifetime } => {
                 let request = CreateTokenRequest {
                     request_id: request_id(),
-                    kind: kind.map_or(Kind::Unspecified, Kind::from).into(),
+                    kinds: kind.map_or(BOTH.to_vec(), |kind| vec![kind.into()]).into_iter().map(i32::from).collect(),
                     id_pattern: ids,
                     city,
-                    uses,
-                    lifetime_s: u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX),
+                    uses: Some(uses),
+                    lifetime: proto::Duration::try_from(lifetime).ok(),
                 };
                 show_token(&client.create_token(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
             }
             TokensWhat::List => {
-                let all = client.list_tokens(ListTokensRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
-                output.list(&all.tokens.into_iter().map(TokenView::from).collect::<Vec<_>>())
+                let (mut request, mut all) = (ListTokensRequest::default(), Vec::new());
+                loop {
+                    let page = client.list_tokens(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
+                    all.extend(page.tokens);
+                    if page.next_page_token.is_empty() {
+                        return output.list(&shown(all));
+                    }
+                    request.page_token = page.next_page_token;
+                }
             }
             TokensWhat::Revoke { token_id } => {
                 let request = RevokeTokenRequest { request_id: request_id(), token_id: token_id.clone() };
-                let changed = client.revoke_token(request).await.map_err(|s| of_status(&s))?.into_inner().changed;
-                let how = if changed { "is revoked" } else { "was revoked before" };
-                output.sentence(&format!("{token_id} {how}"), &json!({ "token_id": token_id, "changed": changed }))
+                let revoked = client.revoke_token(request).await.map_err(|s| of_status(&s))?.into_inner();
+                let how = if revoked.changed { "is revoked" } else { "was revoked before" };
+                output.sentence(&format!("{token_id} {how}"), &Shown(revoked))
             }
         }
     }
@@ -280,21 +280,25 @@ impl Operators {
         let mut client = self.connection.operators()?;
         match self.what {
             OperatorsWhat::List => {
-                let all = client.list(ListOperatorsRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
-                output.list(&all.operators.into_iter().map(OperatorView::from).collect::<Vec<_>>())
+                let (mut request, mut all) = (ListOperatorsRequest::default(), Vec::new());
+                loop {
+                    let page = client.list(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
+                    all.extend(page.operators);
+                    if page.next_page_token.is_empty() {
+                        return output.list(&shown(all));
+                    }
+                    request.page_token = page.next_page_token;
+                }
             }
             OperatorsWhat::Add { name, role } => {
                 let request =
                     AddOperatorRequest { request_id: request_id(), name, role: OperatorRole::from(role).into() };
-                output.one(&OperatorView::from(client.add(request).await.map_err(|s| of_status(&s))?.into_inner()))
+                output.one(&Shown(client.add(request).await.map_err(|s| of_status(&s))?.into_inner()))
             }
             OperatorsWhat::Remove { name, force } => {
                 let request = RemoveOperatorRequest { request_id: request_id(), name: name.clone(), force };
                 let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
-                output.sentence(
-                    &removal(&name, removed),
-                    &json!({ "name": name, "changed": removed.changed, "unknown": removed.unknown }),
-                )
+                output.sentence(&removal(&name, removed), &Shown(removed))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What operators order and look at (SPEC 7): every method of Central's and Registry's gRPC as a subcommand.
 //!
-//! One request is one call; lists page by themselves. `--json` prints objects with the contract's field names.
+//! One request is one call; lists page by themselves. `--json` prints the messages of the public API as protobuf's JSON.
 
 pub(crate) mod audit;
 pub(crate) mod charging_points;
@@ -8,9 +8,10 @@ pub(crate) mod connection;
 pub(crate) mod identities;
 pub(crate) mod orders;
 pub(crate) mod sessions;
+pub(crate) mod shown;
 pub(crate) mod status;
+mod tables;
 pub(crate) mod tickets;
-pub(crate) mod view;
 
 use proto::{Price, central::v1::Ids, central::v1::Selector, central::v1::selector};
 

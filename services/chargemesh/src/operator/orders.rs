@@ -3,7 +3,11 @@
 use clap::{Args, Subcommand};
 use proto::central::v1::{CancelOrderRequest, GetOrderRequest, ListOrdersRequest};
 
-use super::{connection::Connection, view::OrderView};
+use super::{
+    connection::Connection,
+    shown::{Shown, shown},
+    tables::sentence,
+};
 use crate::{failure::of_status, output::Output};
 
 /// See orders over many charging points, and cancel them
@@ -42,13 +46,12 @@ impl Orders {
             What::List { last } => {
                 let request = ListOrdersRequest { page_size: last, page_token: String::new() };
                 let page = client.list_orders(request).await.map_err(|s| of_status(&s))?.into_inner();
-                let orders: Vec<_> = page.orders.into_iter().map(OrderView::from).collect();
-                return self.output.list(&orders);
+                return self.output.list(&shown(page.orders));
             }
             What::Get { order_id } => client.get_order(GetOrderRequest { order_id }).await,
             What::Cancel { order_id } => client.cancel_order(CancelOrderRequest { order_id }).await,
         };
-        let order = OrderView::from(order.map_err(|s| of_status(&s))?.into_inner());
-        self.output.sentence(&order.sentence(), &order)
+        let order = order.map_err(|s| of_status(&s))?.into_inner();
+        self.output.sentence(&sentence(&order), &Shown(order))
     }
 }

@@ -3,19 +3,22 @@
 use clap::{Args, Subcommand, ValueEnum};
 use proto::{
     central::v1::{
-        EndSessionRequest, GetSessionRequest, ListSessionsRequest, Session, SessionEvent, StatisticsRequest,
-        WatchSessionsRequest, session_event::Event, statistics_request::By,
+        EndSessionRequest, GetSessionRequest, ListSessionsRequest, Session, SessionEvent, SessionState,
+        StatisticsRequest, WatchSessionsRequest, session_event::Event, statistics_request::By,
     },
-    link::v1::SessionState,
+    timestamp,
 };
-use serde_json::json;
 
 use super::{
     connection::Connection,
-    request_id, since,
-    view::{SessionView, StatisticView},
+    request_id,
+    shown::{Shown, shown},
+    since,
 };
-use crate::{failure::of_status, output::Output};
+use crate::{
+    failure::of_status,
+    output::{Output, one_line},
+};
 
 /// See the sessions, or end one
 #[derive(Debug, Args)]
@@ -73,19 +76,19 @@ impl Sessions {
         match self.what {
             What::List { of, state } => {
                 let all = list(&self.connection, of, state).await?;
-                output.list(&all.into_iter().map(SessionView::from).collect::<Vec<_>>())
+                output.list(&shown(all))
             }
             What::Get { id } => {
                 let mut client = self.connection.sessions()?;
                 let found = client.get(GetSessionRequest { id }).await.map_err(|s| of_status(&s))?.into_inner();
-                output.one(&SessionView::from(found))
+                output.one(&Shown(found))
             }
             What::Watch { of } => watch(&self.connection, of, output).await,
             What::End { id } => {
                 let request = EndSessionRequest { request_id: request_id(), session_id: id };
                 let mut client = self.connection.sessions()?;
                 let session = client.end(request).await.map_err(|s| of_status(&s))?.into_inner();
-                output.one(&SessionView::from(session))
+                output.one(&Shown(session))
             }
         }
     }
@@ -116,15 +119,15 @@ async fn watch(connection: &Connection, of: Of, output: Output) -> anyhow::Resul
     let mut client = connection.sessions()?;
     let request = WatchSessionsRequest { charging_point_id: of.charging_point, driver_id: of.driver };
     let mut changes = client.watch(request).await.map_err(|s| of_status(&s))?.into_inner();
-    while let Some(SessionEvent { event }) = changes.message().await.map_err(|s| of_status(&s))? {
-        match event {
-            Some(Event::Changed(changed)) => output.item(&SessionView::from(changed))?,
-            Some(Event::Synchronised(_)) => {
-                output.sentence("-- that is all; changes follow", &json!({ "synchronised": true }))?
-            }
-            Some(Event::Restarted(_)) => output.sentence("-- anew", &json!({ "restarted": true }))?,
-            None => {}
-        }
+    while let Some(step) = changes.message().await.map_err(|s| of_status(&s))? {
+        let SessionEvent { event } = &step;
+        let said = match event {
+            Some(Event::Changed(changed)) => one_line(&Shown(changed.clone())),
+            Some(Event::Synchronised(_)) => "-- that is all; changes follow".to_owned(),
+            Some(Event::Restarted(_)) => "-- anew".to_owned(),
+            None => continue,
+        };
+        output.sentence(&said, &Shown(step))?;
     }
     anyhow::bail!("Central ended the stream; run it again")
 }
@@ -162,13 +165,21 @@ impl Statistics {
             Per::ChargingPoint => By::ChargingPoint,
             Per::Driver => By::Driver,
         };
-        let request = StatisticsRequest {
+        let mut request = StatisticsRequest {
             by: by.into(),
-            from_ms: self.since.unwrap_or_default(),
-            until_ms: self.until.unwrap_or_default(),
+            from_time: self.since.and_then(timestamp),
+            until_time: self.until.and_then(timestamp),
+            ..StatisticsRequest::default()
         };
         let mut client = self.connection.sessions()?;
-        let answer = client.statistics(request).await.map_err(|s| of_status(&s))?.into_inner();
-        self.output.list(&answer.statistics.into_iter().map(StatisticView::from).collect::<Vec<_>>())
+        let mut all = Vec::new();
+        loop {
+            let page = client.statistics(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
+            all.extend(page.statistics);
+            if page.next_page_token.is_empty() {
+                return self.output.list(&shown(all));
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 }

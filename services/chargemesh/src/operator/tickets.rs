@@ -4,13 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use driver::TicketText;
 use proto::{
-    central::v1::{CorrectTicketRequest, GetTicketRequest, ListTicketsRequest, SettleDisputeRequest},
-    link::v1::Ticket,
+    central::v1::{CorrectTicketRequest, GetTicketRequest, ListTicketsRequest, SettleDisputeRequest, Ticket},
+    timestamp,
 };
 
-use super::{connection::Connection, request_id, sessions::Of, since, view::TicketView};
+use super::{
+    connection::Connection,
+    request_id,
+    sessions::Of,
+    shown::{Shown, shown},
+    since,
+    tables::ticket_text,
+};
 use crate::{
     failure::of_status,
     output::{Output, line, note},
@@ -97,10 +103,10 @@ impl Tickets {
         let ticket: Ticket = match self.what {
             What::List(filter) => {
                 let all = list(&self.connection, filter).await?;
-                return output.list(&all.into_iter().map(|t| TicketView(t.into())).collect::<Vec<_>>());
+                return output.list(&shown(all));
             }
             What::Export { filter, format, file } => {
-                let all = list(&self.connection, filter).await?.into_iter().map(TicketText::from).collect::<Vec<_>>();
+                let all = list(&self.connection, filter).await?;
                 let text = export(&all, format)?;
                 return match file {
                     Some(path) => {
@@ -126,12 +132,16 @@ impl Tickets {
                 client.correct_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
             What::SettleDispute { session, owed_wh, reason } => {
-                let request = SettleDisputeRequest { request_id: request_id(), session_id: session, owed_wh, reason };
+                let request = SettleDisputeRequest {
+                    request_id: request_id(),
+                    session_id: session,
+                    owed_wh: Some(owed_wh),
+                    reason,
+                };
                 client.settle_dispute(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
         };
-        let text = TicketText::from(ticket);
-        output.sentence(&text.to_string(), &text)
+        output.sentence(&ticket_text(ticket.clone()).to_string(), &Shown(ticket))
     }
 }
 
@@ -141,8 +151,8 @@ pub(crate) async fn list(connection: &Connection, filter: Filter) -> anyhow::Res
     let mut request = ListTicketsRequest {
         charging_point_id: filter.of.charging_point,
         driver_id: filter.of.driver,
-        from_ms: filter.since.unwrap_or_default(),
-        until_ms: filter.until.unwrap_or_default(),
+        from_time: filter.since.and_then(timestamp),
+        until_time: filter.until.and_then(timestamp),
         page_size: 1000,
         page_token: String::new(),
     };
@@ -157,10 +167,11 @@ pub(crate) async fn list(connection: &Connection, filter: Filter) -> anyhow::Res
     }
 }
 
-fn export(tickets: &[TicketText], format: Format) -> anyhow::Result<String> {
+fn export(tickets: &[Ticket], format: Format) -> anyhow::Result<String> {
     match format {
         Format::Jsonl => {
-            let lines = tickets.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+            let lines = tickets.iter().map(|ticket| serde_json::to_string(&Shown(ticket.clone())));
+            let lines = lines.collect::<Result<Vec<_>, _>>()?;
             Ok(lines.iter().map(|line| format!("{line}\n")).collect())
         }
         Format::Csv => {
@@ -183,7 +194,7 @@ fn export(tickets: &[TicketText], format: Format) -> anyhow::Result<String> {
                 "meter_end_wh",
                 "owed_minor",
             ])?;
-            for t in tickets {
+            for t in tickets.iter().cloned().map(ticket_text) {
                 csv.write_record([
                     &t.session,
                     &t.driver,
@@ -219,12 +230,8 @@ mod tests {
 
     #[test]
     fn an_export_has_a_line_a_ticket_and_no_formula_from_outside() {
-        let ticket = TicketText::from(Ticket {
-            session_id: "s1".into(),
-            place: "=1+1, \"north\"".into(),
-            energy_wh: 7,
-            ..Ticket::default()
-        });
+        let ticket =
+            Ticket { session_id: "s1".into(), place: "=1+1, \"north\"".into(), energy_wh: 7, ..Ticket::default() };
         let csv = export(std::slice::from_ref(&ticket), Format::Csv).unwrap();
         assert_eq!(csv.lines().count(), 2);
         assert!(csv.contains("\"'=1+1, \"\"north\"\"\""), "{csv}");

@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     Energy, Money,
-    central::v1::Session,
-    link::v1::{SessionState, Ticket},
+    central::v1::{Session, SessionState, Ticket},
 };
 use serde::Serialize;
 

@@ -29,7 +29,11 @@ use clap::{Args, Parser};
 use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh::process::{self, Context, Misuse};
-use proto::{enrolment::SecretText, link::v1::State, registry::v1::Kind};
+use proto::{
+    central::v1::{ChargingPoint, ChargingPointState},
+    enrolment::SecretText,
+    registry::v1::Kind,
+};
 
 pub(crate) use self::progress::is_replay;
 use self::{
@@ -359,10 +363,11 @@ async fn wait_until_available(network: &LocalNetwork, stations: &[ReplayStation]
     let all = async {
         loop {
             let points = charging_points::list(&network.connection, String::new(), None).await?;
-            let state = |id: &str| points.iter().find(|p| p.id == id).and_then(|p| p.view.as_ref()).map(|v| v.state());
+            let state = |id: &str| points.iter().find(|p| p.id == id).map(ChargingPoint::state);
             // A charging point may still finish a supply of an interrupted run.
             let there = |s: &&ReplayStation| {
-                matches!(state(s.id.as_str()), Some(State::Available | State::Supplying | State::Reserved))
+                use ChargingPointState::{Available, Reserved, Supplying};
+                matches!(state(s.id.as_str()), Some(Available | Supplying | Reserved))
             };
             let missing = stations.len() - stations.iter().filter(there).count();
             if missing == 0 {

@@ -6,10 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::{
-    central::v1::{ChargingPoint, Session},
-    link::v1::{Cause, SessionState, State, Ticket},
-};
+use proto::central::v1::{ActiveSession, Cause, ChargingPoint, ChargingPointState, Session, SessionState, Ticket};
 use serde::Serialize;
 
 /// A settled network as its operator sees it, with the meter registers of its engines.
@@ -97,28 +94,24 @@ fn energy(seen: &NetworkSnapshot, findings: &mut Findings) {
 
 /// How the state of this charging point breaks the rule that each state has a cause.
 fn state(point: &ChargingPoint) -> Option<String> {
-    let view = point.view.clone().unwrap_or_default();
-    let caused = view.causes().any(|cause| cause != Cause::Unspecified);
-    let session = !view.session_id.is_empty();
-    let holds = match view.state() {
-        State::Available => !caused && !session,
-        State::Supplying | State::Reserved => session,
-        State::OutOfOrder => caused,
-        State::Disconnected | State::Broken | State::Unspecified => false,
+    let caused = point.causes().any(|cause| cause != Cause::Unspecified);
+    let session = point.session.as_ref().map(|session: &ActiveSession| session.session_id.as_str());
+    let holds = match point.state() {
+        ChargingPointState::Available => !caused && session.is_none(),
+        ChargingPointState::Supplying | ChargingPointState::Reserved => session.is_some(),
+        ChargingPointState::OutOfOrder => caused,
+        ChargingPointState::Disconnected | ChargingPointState::Broken | ChargingPointState::Unspecified => false,
     };
-    let name = view.state().as_str_name().trim_start_matches("STATE_");
-    if matches!(view.state(), State::Disconnected | State::Broken) {
-        return Some(format!("{} has not reconnected: it is {name} (causes {:?})", point.id, view.causes));
+    let name = point.state().as_str_name().trim_start_matches("CHARGING_POINT_STATE_");
+    let causes: Vec<_> = point.causes().map(|cause| cause.as_str_name()).collect();
+    if matches!(point.state(), ChargingPointState::Disconnected | ChargingPointState::Broken) {
+        return Some(format!("{} has not reconnected: it is {name} (causes {causes:?})", point.id));
     }
-    (!holds).then(|| {
-        format!("{} is {name} without a cause (causes {:?}, session {:?})", point.id, view.causes, view.session_id)
-    })
+    (!holds).then(|| format!("{} is {name} without a cause (causes {causes:?}, session {session:?})", point.id))
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::link::v1::View;
-
     use super::*;
 
     fn session(id: &str, state: SessionState, discrepancy_wh: i64) -> Session {
@@ -168,25 +161,23 @@ mod tests {
 
     #[test]
     fn a_state_without_its_cause_is_found_spec_9_2() {
-        let point = |state: State, causes: Vec<Cause>, session: &str| ChargingPoint {
-            view: Some(View {
-                state: state.into(),
-                causes: causes.into_iter().map(Into::into).collect(),
-                session_id: session.into(),
-                ..View::default()
-            }),
+        let point = |state: ChargingPointState, causes: Vec<Cause>, session: &str| ChargingPoint {
+            state: state.into(),
+            causes: causes.into_iter().map(Into::into).collect(),
+            session: (!session.is_empty())
+                .then(|| ActiveSession { session_id: session.into(), ..ActiveSession::default() }),
             ..ChargingPoint::default()
         };
         for (good, point) in [
-            (true, point(State::Available, vec![], "")),
-            (false, point(State::Available, vec![Cause::OperatorStop], "")),
-            (false, point(State::OutOfOrder, vec![], "")),
-            (true, point(State::OutOfOrder, vec![Cause::NoKey], "")),
-            (false, point(State::Supplying, vec![], "")),
-            (true, point(State::Reserved, vec![], "s")),
+            (true, point(ChargingPointState::Available, vec![], "")),
+            (false, point(ChargingPointState::Available, vec![Cause::OperatorStop], "")),
+            (false, point(ChargingPointState::OutOfOrder, vec![], "")),
+            (true, point(ChargingPointState::OutOfOrder, vec![Cause::NoKey], "")),
+            (false, point(ChargingPointState::Supplying, vec![], "")),
+            (true, point(ChargingPointState::Reserved, vec![], "s")),
             // In a settled network every process runs and every connection is open.
-            (false, point(State::Disconnected, vec![Cause::MonitorLost], "")),
-            (false, point(State::Broken, vec![Cause::EngineBroken], "")),
+            (false, point(ChargingPointState::Disconnected, vec![Cause::MonitorLost], "")),
+            (false, point(ChargingPointState::Broken, vec![Cause::EngineBroken], "")),
         ] {
             assert_eq!(state(&point).is_none(), good, "{point:?}");
         }

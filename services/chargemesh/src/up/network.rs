@@ -268,11 +268,11 @@ impl LocalNetwork {
         } else {
             let request = CreateTokenRequest {
                 request_id: request_id(),
-                kind,
+                kinds: vec![kind],
                 id_pattern: id,
-                uses: 1,
-                lifetime_s: 3600,
-                ..CreateTokenRequest::default()
+                city: String::new(),
+                uses: Some(1),
+                lifetime: Some(proto::Duration { seconds: 3_600, nanos: 0 }),
             };
             client.create_token(request).await
         };
@@ -283,11 +283,11 @@ impl LocalNetwork {
     pub(crate) async fn token_for_many(&self, kind: Kind, uses: u32) -> anyhow::Result<String> {
         let request = CreateTokenRequest {
             request_id: request_id(),
-            kind: kind.into(),
+            kinds: vec![kind.into()],
             id_pattern: "*".to_owned(),
-            uses,
-            lifetime_s: 86_400,
-            ..CreateTokenRequest::default()
+            city: String::new(),
+            uses: Some(uses),
+            lifetime: Some(proto::Duration { seconds: 86_400, nanos: 0 }),
         };
         let mut client = self.connection.identities()?;
         Ok(client.create_token(request).await.map_err(|s| of_status(&s))?.into_inner().token)

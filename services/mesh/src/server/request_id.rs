@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_request_id_is_found_in_the_bytes_wherever_it_stands() {
-        let of = |id: &str| SetPriceRequest { request_id: id.into(), price_e4: 3950, ..Default::default() };
+        let of = |id: &str| SetPriceRequest { request_id: id.into(), price_e4: Some(3950), ..Default::default() };
         assert_eq!(text_field(&of("r-1").encode_to_vec(), 1), Some(3));
         assert_eq!(text_field(&of("").encode_to_vec(), 1), None);
         assert_eq!(text_field(&MoveRequest { city: "Bern".into(), ..Default::default() }.encode_to_vec(), 1), None);

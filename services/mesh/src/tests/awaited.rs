@@ -59,7 +59,7 @@ async fn while_a_role_waits_who_may_call_hears_why_and_nobody_else_anything_spec
     let channel = network.channel(Caller::Operator, address);
     let mut operators = OperatorsClient::new(channel.clone());
     until("it has looked once", async || awaited.get().is_err_and(|why| why.contains("nobody listens"))).await;
-    let refused = operators.list(ListOperatorsRequest {}).await.unwrap_err();
+    let refused = operators.list(ListOperatorsRequest::default()).await.unwrap_err();
     assert_eq!((refused.code(), reason_of(&refused)), (Code::Unavailable, Some(Reason::Unavailable)));
     assert_eq!(refused.message(), "the database cannot be used yet: nobody listens at db:5432");
 

@@ -70,7 +70,7 @@ impl IdentityService {
             peer: peer.clone(),
             city: request.city.trim().to_owned(),
             place: request.place.trim().to_owned(),
-            price_e4: request.price_e4,
+            price_e4: request.price_e4.unwrap_or_default(),
         };
         let proof = match self.prove(&enroller, presented, &peer).await {
             Ok(proof) => proof,

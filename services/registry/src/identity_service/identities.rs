@@ -13,9 +13,6 @@ use crate::{
     rows,
 };
 
-const MAX_PAGE: u32 = 10_000;
-const PAGE: u32 = 1_000;
-
 impl IdentityService {
     pub(crate) async fn remove(&self, call: IdempotentCall, peer: PeerId) -> Result<contract::RemoveResponse, Error> {
         let changed = self.change(call, peer, RegistryAction::Removed, enrolment::remove).await?;
@@ -82,24 +79,22 @@ impl IdentityService {
         to_the_end(leaving).await
     }
 
-    /// The page in order of kind and id; `page_token` names the last identity of the page before.
+    /// At most `size` identities of a kind, or of both for 0, in order of kind and id, from the one after `after` on; and
+    /// the last of them where more may follow, named as `after` names it.
     pub(crate) async fn list(
         &self,
-        request: contract::ListIdentitiesRequest,
-    ) -> Result<contract::ListIdentitiesResponse, Error> {
-        let size = if request.page_size == 0 { PAGE } else { request.page_size.min(MAX_PAGE) };
-        let after = request.page_token.split_once('/').and_then(|(kind, id)| Some((kind.parse().ok()?, id.to_owned())));
+        kind: i32,
+        size: u32,
+        after: &str,
+    ) -> Result<(Vec<contract::Identity>, String), Error> {
+        let after = after.split_once('/').and_then(|(kind, id)| Some((kind.parse().ok()?, id.to_owned())));
         let (after_kind, after_id) = after.unwrap_or_default();
         let page = self.read("identities", move |conn| {
-            let rows = IdentityRow::page(conn, request.kind, (after_kind, &after_id), i64::from(size))?;
+            let rows = IdentityRow::page(conn, kind, (after_kind, &after_id), i64::from(size))?;
             let next = rows.last().map(|row| format!("{}/{}", row.kind, row.id)).unwrap_or_default();
             let full = rows.len() == usize::try_from(size).unwrap_or(usize::MAX);
             let identities = rows.iter().map(|row| Ok(rows::told(&rows::identity(row)?))).collect::<Result<_, _>>();
-            let identities = identities.map_err(Abort::Store)?;
-            Ok(contract::ListIdentitiesResponse {
-                identities,
-                next_page_token: if full { next } else { String::new() },
-            })
+            Ok((identities.map_err(Abort::Store)?, if full { next } else { String::new() }))
         });
         page.await
     }

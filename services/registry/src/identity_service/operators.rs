@@ -107,9 +107,10 @@ impl IdentityService {
         to_the_end(work).await
     }
 
-    pub(crate) async fn list_operators(&self) -> Result<contract::ListOperatorsResponse, Error> {
+    /// All of them, in order of their names.
+    pub(crate) async fn list_operators(&self) -> Result<Vec<contract::Operator>, Error> {
         let rows = self.read("operators", |conn| Ok(OperatorRow::all(conn)?)).await?;
-        Ok(contract::ListOperatorsResponse { operators: rows.into_iter().map(told).collect() })
+        Ok(rows.into_iter().map(told).collect())
     }
 
     /// Reads the list of removed operators, unless a later version of it was read already.

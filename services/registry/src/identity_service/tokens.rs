@@ -6,6 +6,7 @@ use proto::{
     enrolment::{EnrolmentToken, PeerKind},
     link::v1::Reason,
     registry::v1::{self as contract, TokenCreated},
+    timestamp,
 };
 use store::{Abort, Conn, registry::TokenRow};
 
@@ -18,8 +19,6 @@ use crate::{
     rows,
     token::{Permits, TokenLimits, TokenRecord},
 };
-
-const LISTED: i64 = 1_000;
 
 impl IdentityService {
     pub(crate) async fn create_token(&self, call: IdempotentCall, limits: TokenLimits) -> Result<TokenCreated, Error> {
@@ -64,8 +63,11 @@ impl IdentityService {
             let revoked =
                 former.iter().map(|former| entry(RegistryAction::TokenRevoked, former).with("followed_by", id.clone()));
             let entries = revoked.chain([describe(entry(action, &id), &token)]).collect();
-            let answer =
-                TokenCreated { token_id: id.clone(), token: String::new(), expires_at_ms: token.expires_at_ms };
+            let answer = TokenCreated {
+                token_id: id.clone(),
+                token: String::new(),
+                expire_time: timestamp(token.expires_at_ms),
+            };
             Ok(DecidedAnswer { answer, nonce: Some(nonce), entries })
         });
         self.token_text(answered.await?)
@@ -86,20 +88,11 @@ impl IdentityService {
         Ok(answer)
     }
 
-    /// Newest first.
-    pub(crate) async fn list_tokens(&self) -> Result<contract::ListTokensResponse, Error> {
-        let rows = self.read("tokens", |conn| Ok(TokenRow::list(conn, LISTED)?)).await?;
-        let told = |row: TokenRow| contract::Token {
-            token_id: row.id,
-            kind: row.kind,
-            id_pattern: row.id_pattern,
-            city: row.city,
-            uses_left: u32::try_from(row.uses_left).unwrap_or(0),
-            expires_at_ms: row.expires_at_ms,
-            created_by: row.created_by,
-            revoked: row.revoked,
-        };
-        Ok(contract::ListTokensResponse { tokens: rows.into_iter().map(told).collect() })
+    /// All of them, the newest first, each with a text that says where it stands in this order.
+    pub(crate) async fn list_tokens(&self) -> Result<Vec<(String, contract::Token)>, Error> {
+        let rows = self.read("tokens", |conn| Ok(TokenRow::list(conn, i64::MAX)?)).await?;
+        let place = |row: &TokenRow| format!("{:020}/{}", i64::MAX.saturating_sub(row.created_at_ms), row.id);
+        Ok(rows.into_iter().map(|row| (place(&row), told(row))).collect())
     }
 
     pub(crate) async fn revoke_token(
@@ -118,6 +111,23 @@ impl IdentityService {
             Ok(DecidedAnswer::new(contract::RevokeTokenResponse { changed }, entry))
         });
         Ok(answered.await?.answer)
+    }
+}
+
+fn told(row: TokenRow) -> contract::Token {
+    contract::Token {
+        token_id: row.id,
+        kinds: rows::kind_of(row.kind)
+            .map_or(PeerKind::ALL.to_vec(), |kind| vec![kind])
+            .into_iter()
+            .map(rows::kind_no)
+            .collect(),
+        id_pattern: if row.id_pattern.is_empty() { "*".to_owned() } else { row.id_pattern },
+        city: row.city,
+        uses_left: u32::try_from(row.uses_left).unwrap_or(0),
+        expire_time: timestamp(row.expires_at_ms),
+        created_by: row.created_by,
+        revoked: row.revoked,
     }
 }
 

@@ -24,7 +24,7 @@ async fn while_the_database_is_awaited_both_doors_refuse_in_words_and_then_serve
     let words = refused.message();
     assert!(words.starts_with("the database cannot be used yet: ") && words.contains("chargemesh migrate"), "{words}");
     let viewer = IdentitiesClient::new(network.person(Caller::Viewer, "victor"));
-    let create = CreateTokenRequest { request_id: request_id(), uses: 1, ..Default::default() };
+    let create = token_request();
     let stranger = viewer.clone().create_token(create).await.unwrap_err();
     assert_eq!(stranger.code(), Code::PermissionDenied, "who may not call does not hear why");
 

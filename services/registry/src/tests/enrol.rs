@@ -34,9 +34,9 @@ async fn a_token_and_an_address_are_all_that_a_monitor_needs_to_enrol_spec_7_4()
     assert_eq!(enrolled.status.trust.roots[0].0, token.roots[0]);
 
     let verified = network.verify("CP-1", enrolled.credential.expose()).await.unwrap();
-    assert_eq!(verified.reason(), Reason::Unspecified);
+    assert_eq!(verified.reason_code, Reason::Unspecified.public_code());
     let identity = verified.identity.unwrap();
-    assert_eq!((identity.place.as_str(), identity.price_e4, identity.incarnation), ("Quay 1", 3950, 1));
+    assert_eq!((identity.place.as_str(), identity.price_e4, identity.incarnation), ("Quay 1", Some(3950), 1));
 
     let spent = post(&door, &body("CP-2", &text)).await.unwrap_err();
     assert_eq!(spent.reason, "TOKEN_SPENT");
@@ -62,20 +62,23 @@ async fn a_lost_answer_is_given_again_even_by_a_registry_that_was_restarted() {
     assert!(erased.await.unwrap().unwrap() >= 1);
     let late = post(&network.own_door(), &request).await.unwrap_err();
     assert_eq!(late.reason, "ALREADY_ENROLLED");
-    assert_eq!(network.verify("CP-1", first.credential.expose()).await.unwrap().reason(), Reason::Unspecified);
+    assert_eq!(
+        network.verify("CP-1", first.credential.expose()).await.unwrap().reason_code,
+        Reason::Unspecified.public_code()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_lost_on_the_way_is_shown_again_and_only_one_is_made() {
     let network = RegistryNetwork::start().await;
-    let request = CreateTokenRequest { request_id: "once".into(), uses: 3, ..Default::default() };
+    let request = CreateTokenRequest { request_id: "once".into(), uses: Some(3), ..token_request() };
     let first = network.operator().create_token(request.clone()).await.unwrap().into_inner();
     let again = network.operator().create_token(request.clone()).await.unwrap().into_inner();
     assert_eq!(first, again);
-    let listed = network.operator().list_tokens(ListTokensRequest {}).await.unwrap().into_inner().tokens;
+    let listed = network.operator().list_tokens(ListTokensRequest::default()).await.unwrap().into_inner().tokens;
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].uses_left, listed[0].created_by.as_str()), (3, "operator/anna"));
-    let changed = CreateTokenRequest { uses: 4, ..request };
+    let changed = CreateTokenRequest { uses: Some(4), ..request };
     assert_eq!(reason(&network.operator().create_token(changed).await.unwrap_err()), "INVALID");
 }
 
@@ -84,11 +87,11 @@ async fn a_token_is_limited_in_kind_id_city_and_time_and_can_be_revoked_spec_7_4
     let network = RegistryNetwork::start().await;
     let request = CreateTokenRequest {
         request_id: request_id(),
-        kind: Kind::ChargingPoint as i32,
+        kinds: vec![Kind::ChargingPoint as i32],
         id_pattern: "CP-*".into(),
         city: "Oslo".into(),
-        uses: 10,
-        lifetime_s: 3600,
+        uses: Some(10),
+        lifetime: Some(proto::Duration { seconds: 3600, nanos: 0 }),
     };
     let created = network.operator().create_token(request).await.unwrap().into_inner();
     let door = network.own_door();
@@ -158,7 +161,7 @@ async fn an_id_is_enrolled_twice_only_by_its_credential_or_an_operators_token_fo
     assert_eq!((second.status.incarnation, second.status.place.as_str()), (2, "Quay 1"));
     let again = post(&door, &by_credential).await.unwrap();
     assert_eq!(again.credential.expose(), second.credential.expose(), "the first answer, though the old one is dead");
-    assert_eq!(network.verify("CP-1", &first).await.unwrap().reason(), Reason::WrongCredential);
+    assert_eq!(network.verify("CP-1", &first).await.unwrap().reason_code, Reason::WrongCredential.public_code());
 
     let reissue = ReissueRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
     let one = network.operator().reissue(reissue).await.unwrap().into_inner().token;
@@ -179,7 +182,7 @@ async fn a_revoked_credential_is_void_until_a_one_use_token_restores_it_spec_4_7
     assert_eq!(again.identity.unwrap().state(), IdentityState::Void);
 
     let verified = network.verify("CP-1", &credential).await.unwrap();
-    assert_eq!(verified.reason(), Reason::CredentialVoid);
+    assert_eq!(verified.reason_code, Reason::CredentialVoid.public_code());
     assert_eq!(verified.identity.unwrap().state(), IdentityState::Void);
     let door = network.own_door();
     let by_credential = EnrolBody { old_credential: SecretText::new(&credential), ..body("CP-1", "") };
@@ -192,7 +195,10 @@ async fn a_revoked_credential_is_void_until_a_one_use_token_restores_it_spec_4_7
     assert_eq!(refused.reason, "TOKEN_INVALID", "a second one makes the first void");
     let restored = post(&door, &body("CP-1", &token)).await.unwrap();
     assert_eq!(restored.status.incarnation, 2);
-    assert_eq!(network.verify("CP-1", restored.credential.expose()).await.unwrap().reason(), Reason::Unspecified);
+    assert_eq!(
+        network.verify("CP-1", restored.credential.expose()).await.unwrap().reason_code,
+        Reason::Unspecified.public_code()
+    );
     // Central, which may not have heard the answer, hears what was allowed since, and makes nothing void.
     let now = network.central().void(void).await.unwrap().into_inner().identity.unwrap();
     assert_eq!((now.state(), now.incarnation), (IdentityState::Enrolled, 2));
@@ -207,7 +213,7 @@ async fn a_removed_id_is_enrolled_again_only_when_an_operator_readmits_it_spec_7
     assert!(network.operator().remove(remove).await.unwrap().into_inner().changed);
     let remove = RemoveRequest { request_id: request_id(), kind, id: "CP-1".into() };
     assert!(!network.operator().remove(remove).await.unwrap().into_inner().changed);
-    assert_eq!(network.verify("CP-1", &credential).await.unwrap().reason(), Reason::NotEnrolled);
+    assert_eq!(network.verify("CP-1", &credential).await.unwrap().reason_code, Reason::NotEnrolled.public_code());
 
     let enrol = || EnrolRequest { request_id: request_id(), ..enrol_request("CP-1") };
     assert_eq!(reason(&network.operator().enrol(enrol()).await.unwrap_err()), "NOT_READMITTED");

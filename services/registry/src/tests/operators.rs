@@ -52,8 +52,9 @@ async fn operators_who_are_removed_at_once_are_all_refused_spec_7_3() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_operator_operates_by_his_certificate_and_is_listed_by_a_flag_spec_7_2() {
     let mut network = RegistryNetwork::with(&["--first-operator", "anna"]).await;
-    let listed =
-        async |network: &RegistryNetwork| network.operators().list(ListOperatorsRequest {}).await.unwrap().into_inner();
+    let listed = async |network: &RegistryNetwork| {
+        network.operators().list(ListOperatorsRequest::default()).await.unwrap().into_inner()
+    };
     assert_eq!(listed(&network).await.operators.len(), 1);
     // Known now, he is not added again; removed, no flag lets him in.
     network.restart().await;
@@ -62,7 +63,7 @@ async fn the_first_operator_operates_by_his_certificate_and_is_listed_by_a_flag_
     let remove = RemoveOperatorRequest { request_id: request_id(), name: "anna".into(), force: true };
     assert!(bob.remove(remove).await.unwrap().into_inner().changed);
     network.restart().await;
-    network.operators().list(ListOperatorsRequest {}).await.unwrap_err();
+    network.operators().list(ListOperatorsRequest::default()).await.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,11 +71,11 @@ async fn a_viewer_may_see_the_pins_and_order_nothing_spec_7_2() {
     let network = RegistryNetwork::start().await;
     let mut viewer = IdentitiesClient::new(network.person(Caller::Viewer, "vera"));
     viewer.pins(PinsRequest {}).await.unwrap();
-    let request = CreateTokenRequest { request_id: request_id(), ..Default::default() };
+    let request = token_request();
     assert_eq!(viewer.create_token(request).await.unwrap_err().code(), Code::PermissionDenied);
     let enrol = EnrolRequest { request_id: request_id(), ..enrol_request("CP-1") };
     assert_eq!(viewer.enrol(enrol).await.unwrap_err().code(), Code::PermissionDenied);
-    let request = ListOperatorsRequest {};
+    let request = ListOperatorsRequest::default();
     let mut central = OperatorsClient::new(network.channel("central"));
     assert_eq!(central.list(request).await.unwrap_err().code(), Code::PermissionDenied);
 }

@@ -33,7 +33,7 @@ async fn on_postgresql_a_token_is_used_as_often_as_it_permits_and_every_change_i
     assert!(revisions.is_sorted(), "{revisions:?}");
     let id = credentials[0].trim_start_matches("cmc1.cp-").split('.').next().unwrap();
     let verified = network.verify(id, &credentials[0]).await.unwrap();
-    assert_eq!(verified.reason(), proto::link::v1::Reason::Unspecified);
+    assert_eq!(verified.reason_code, proto::link::v1::Reason::Unspecified.public_code());
     network.stop().await;
 }
 
@@ -62,7 +62,10 @@ async fn without_its_database_registry_says_so_and_goes_on_when_it_is_back_spec_
     let _server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
     let enrolled = network.operator().enrol(request).await.unwrap().into_inner();
     assert_eq!(enrolled.identity.unwrap().incarnation, 1);
-    assert_eq!(network.verify("CP-1", &credential).await.unwrap().reason(), proto::link::v1::Reason::Unspecified);
+    assert_eq!(
+        network.verify("CP-1", &credential).await.unwrap().reason_code,
+        proto::link::v1::Reason::Unspecified.public_code()
+    );
     assert_eq!(network.ctx.health.readiness(), Readiness::Ready);
 }
 

@@ -8,7 +8,7 @@ use proto::registry::v1::{CreateTokenRequest, TokenCreated};
 use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE, ask},
-    operator::fresh_id,
+    operator::any_token,
     process::{self, LaunchSpec, Process},
     wait::until,
 };
@@ -399,12 +399,12 @@ async fn enrol_once(network: &Network, id: &str, token: &str) -> anyhow::Result<
 
 /// A token whose time is over.
 async fn expired_token(network: &Network) -> anyhow::Result<String> {
-    let request = CreateTokenRequest { request_id: fresh_id(), lifetime_s: 1, ..Default::default() };
-    let TokenCreated { token, expires_at_ms, .. } =
+    let request = CreateTokenRequest { lifetime: Some(proto::Duration { seconds: 1, nanos: 0 }), ..any_token() };
+    let TokenCreated { token, expire_time, .. } =
         network.operator.identities.clone().create_token(request).await?.into_inner();
     let clock = mesh::clock::Clock::system();
     until("a token to expire", PATIENCE, async || {
-        if clock.wall_ms() > expires_at_ms { Ok(()) } else { Err("not yet".to_owned()) }
+        if clock.wall_ms() > proto::millis(expire_time.as_ref()) { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await?;
     Ok(token)

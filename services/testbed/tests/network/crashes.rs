@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use proto::link::v1::{Reason, State};
+use proto::{central::v1::ChargingPointState, link::v1::Reason};
 use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE},
+    operator::{ended_by, energy_wh},
     proxy::{Proxy, ProxyFaults},
     wait::until,
 };
@@ -19,14 +20,14 @@ const SHOWN: Duration = Duration::from_secs(2);
 async fn monitor_dies_while_idle_spec_9() -> anyhow::Result<()> {
     let (network, mut point, driver) = one_of_each(&[], &[]).await?;
     point.monitor.kill();
-    network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
+    network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == ChargingPointState::Disconnected).await?;
     driver.ask("request", json!(["CP-1"])).await?;
     until_printed(&driver, "ended", &json!({"outcome": "refused", "reason": "DISCONNECTED"})).await?;
     point.until_engine("that its monitor is gone", PATIENCE, |s| s["monitor"]["reachable"] == json!(false)).await?;
     let refused = point.engine("supply", json!(["0.1"])).await.expect_err("no manual supply without a monitor");
     assert!(refused.to_string().contains("monitor"), "{refused}");
     point.monitor.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -35,17 +36,18 @@ async fn monitor_dies_during_a_supply_which_goes_on_to_its_end_spec_9() -> anyho
     let (network, mut point, driver) = one_of_each(&[], &[]).await?;
     supply(&network, &point, &driver, "").await?;
     point.monitor.kill();
-    let grey = network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
-    let before = grey.view.unwrap_or_default().energy_wh;
+    let grey =
+        network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == ChargingPointState::Disconnected).await?;
+    let before = energy_wh(&grey);
     network
         .until_shown("CP-1", "still supplying on a grey tile", PATIENCE, |cp| {
-            state(cp) == State::Disconnected && cp.view.as_ref().is_some_and(|view| view.energy_wh > before)
+            state(cp) == ChargingPointState::Disconnected && energy_wh(cp) > before
         })
         .await?;
     point.engine("unplug", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::Unplugged);
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::Unplugged);
     point.monitor.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -53,9 +55,9 @@ async fn monitor_dies_during_a_supply_which_goes_on_to_its_end_spec_9() -> anyho
 async fn engine_dies_while_idle_spec_9() -> anyhow::Result<()> {
     let (network, mut point, _driver) = one_of_each(&[], &[]).await?;
     point.engine.kill();
-    network.until_shown("CP-1", "BROKEN", SHOWN, |cp| state(cp) == State::Broken).await?;
+    network.until_shown("CP-1", "BROKEN", SHOWN, |cp| state(cp) == ChargingPointState::Broken).await?;
     point.engine.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -77,7 +79,7 @@ async fn both_die_while_idle_and_come_back_in_any_order_spec_9() -> anyhow::Resu
     for (times, engine_first) in [(1, true), (2, false)] {
         point.engine.kill();
         point.monitor.kill();
-        network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
+        network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == ChargingPointState::Disconnected).await?;
         driver.ask("request", json!(["CP-1"])).await?;
         until("him to be refused", PATIENCE, async || {
             let refused = driver.printed().iter().filter(|line| line["reason"] == json!("DISCONNECTED")).count();
@@ -95,7 +97,7 @@ async fn both_die_while_idle_and_come_back_in_any_order_spec_9() -> anyhow::Resu
             point.until_monitor("that its engine is gone", PATIENCE, |s| s["engine"]["paired"] == json!(false)).await?;
             point.engine.restart()?;
         }
-        network.until_state("CP-1", State::Available).await?;
+        network.until_state("CP-1", ChargingPointState::Available).await?;
     }
     assert_eq!(network.operator.all_sessions().await?, []);
     Ok(())
@@ -108,7 +110,7 @@ async fn both_die_during_a_supply_and_come_back_in_any_order_spec_9() -> anyhow:
         supply(&network, &point, &driver, "").await?;
         point.engine.kill();
         point.monitor.kill();
-        network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
+        network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == ChargingPointState::Disconnected).await?;
         if engine_first {
             point.engine.restart()?;
             point.monitor.restart()?;
@@ -118,7 +120,7 @@ async fn both_die_during_a_supply_and_come_back_in_any_order_spec_9() -> anyhow:
         }
         let ticket = only_ticket(&network, &point).await?;
         assert_eq!(ticket.meter_end_wh, point.meter_wh().await?);
-        network.until_state("CP-1", State::Available).await?;
+        network.until_state("CP-1", ChargingPointState::Available).await?;
     }
     Ok(())
 }
@@ -147,7 +149,7 @@ async fn a_killed_driver_goes_on_with_his_file_at_the_right_line_spec_9_3_10() -
     let mut driver = network.driver("carl", &["--file", &path, "--pause", "200ms", "--exit-when-done"]).await?;
     // In the middle of a supply whose end he does not see; and after one, before the next begins.
     network.until_tickets(&point.id, 1).await?;
-    network.until_state(&point.id, State::Supplying).await?;
+    network.until_state(&point.id, ChargingPointState::Supplying).await?;
     driver.process.kill();
     network.until_tickets(&point.id, 2).await?;
     driver.process.restart()?;
@@ -203,7 +205,7 @@ async fn started_in_any_order_each_waits_for_what_it_needs_and_says_so_spec_1_7(
     })
     .await?;
     network.registry.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     linked(&driver).await?;
     reserve(&network, &point, &driver, "0.1").await?;
     point.engine("plug", Value::Null).await?;
@@ -216,7 +218,7 @@ async fn driver_dies_during_a_supply_which_goes_on_spec_9() -> anyhow::Result<()
     let (network, point, mut driver) = one_of_each(&[], &[]).await?;
     supply(&network, &point, &driver, "0.5").await?;
     driver.process.kill();
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::EnergyReached);
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::EnergyReached);
     driver.process.restart()?;
     until_printed(&driver, "ticket", &json!({})).await?;
     Ok(())
@@ -227,7 +229,7 @@ async fn driver_dies_while_reserved_and_the_reservation_expires_spec_9() -> anyh
     let (network, point, mut driver) = one_of_each(&["--reservation", "2s"], &[]).await?;
     reserve(&network, &point, &driver, "").await?;
     driver.process.kill();
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     assert_eq!(network.operator.all_tickets().await?, []);
     Ok(())
 }
@@ -242,7 +244,7 @@ async fn central_dies_while_idle_and_everybody_says_so_spec_9() -> anyhow::Resul
     let refused = point.engine("supply", json!(["0.1"])).await.expect_err("nothing new without Central");
     assert!(refused.to_string().contains("Central"), "{refused}");
     network.restart_central().await?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     linked(&driver).await?;
     Ok(())
 }
@@ -256,7 +258,7 @@ async fn central_dies_during_a_supply_and_bills_it_once_when_back_spec_9() -> an
     point.engine("unplug", Value::Null).await?;
     network.restart_central().await?;
     let ticket = only_ticket(&network, &point).await?;
-    assert_eq!(ticket.reason(), Reason::Unplugged);
+    assert_eq!(ended_by(&ticket), Reason::Unplugged);
     assert_eq!(ticket.meter_end_wh, point.meter_wh().await?);
     until_printed(&driver, "ticket", &json!({})).await?;
     Ok(())
@@ -267,7 +269,7 @@ async fn central_comes_back_during_a_supply_and_sees_it_go_on_spec_9() -> anyhow
     let (mut network, point, driver) = one_of_each(&[], &[]).await?;
     supply(&network, &point, &driver, "").await?;
     network.restart_central().await?;
-    network.until_state("CP-1", State::Supplying).await?;
+    network.until_state("CP-1", ChargingPointState::Supplying).await?;
     point.engine("unplug", Value::Null).await?;
     let ticket = only_ticket(&network, &point).await?;
     assert_eq!(ticket.meter_end_wh, point.meter_wh().await?);
@@ -280,17 +282,17 @@ async fn registry_dies_and_whoever_holds_a_key_goes_on_working_and_reconnecting_
     network.registry.kill();
     point.monitor.kill();
     point.engine.kill();
-    network.until_state("CP-1", State::Disconnected).await?;
+    network.until_state("CP-1", ChargingPointState::Disconnected).await?;
     point.monitor.restart()?;
     point.engine.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     reserve(&network, &point, &driver, "0.1").await?;
     point.engine("plug", Value::Null).await?;
     only_ticket(&network, &point).await?;
 
     // Central restarted without Registry: keys are proven all the same.
     network.central.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -308,7 +310,7 @@ async fn enrolment_says_why_it_fails_while_registry_is_away_and_succeeds_by_itse
         .await?;
     assert!(status.to_string().contains(&network.registry_https.port().to_string()), "it names the address: {status}");
     network.registry.restart()?;
-    network.until_state("CP-9", State::Available).await?;
+    network.until_state("CP-9", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -321,10 +323,10 @@ async fn a_network_cut_and_a_half_open_network_are_found_by_missed_signs_of_life
         [ProxyFaults { silent: true, ..ProxyFaults::default() }, ProxyFaults { cut: true, ..ProxyFaults::default() }]
     {
         proxy.set(fault);
-        network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
+        network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == ChargingPointState::Disconnected).await?;
         point.until_monitor("cannot reach Central", SHOWN, |s| s["central"]["reachable"] == json!(false)).await?;
         proxy.set(ProxyFaults::default());
-        network.until_state("CP-1", State::Available).await?;
+        network.until_state("CP-1", ChargingPointState::Available).await?;
     }
     Ok(())
 }
@@ -339,10 +341,10 @@ async fn a_cut_during_a_supply_neither_stops_nor_loses_it_spec_9() -> anyhow::Re
     supply(&network, &point, &driver, "").await?;
     let before = point.meter_wh().await?;
     proxy.set(ProxyFaults { cut: true, ..ProxyFaults::default() });
-    network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == State::Disconnected).await?;
+    network.until_shown("CP-1", "DISCONNECTED", SHOWN, |cp| state(cp) == ChargingPointState::Disconnected).await?;
     point.until_engine("more energy all the same", PATIENCE, |s| s["meter_wh"].as_u64() > Some(before)).await?;
     proxy.set(ProxyFaults::default());
-    network.until_state("CP-1", State::Supplying).await?;
+    network.until_state("CP-1", ChargingPointState::Supplying).await?;
     point.engine("unplug", Value::Null).await?;
     assert_eq!(only_ticket(&network, &point).await?.meter_end_wh, point.meter_wh().await?);
     Ok(())
@@ -364,11 +366,11 @@ async fn loss_delay_splits_and_corruption_cost_time_and_nothing_else_spec_4_1_4_
         ..ProxyFaults::default()
     });
     for _ in 0..3 {
-        network.until_state("CP-1", State::Available).await?;
+        network.until_state("CP-1", ChargingPointState::Available).await?;
         driver.ask("request", json!(["CP-1", "0.3"])).await?;
-        network.until_state("CP-1", State::Reserved).await?;
+        network.until_state("CP-1", ChargingPointState::Reserved).await?;
         plug(&network, &point).await?;
-        network.until_shown("CP-1", "over", PATIENCE, |cp| state(cp) != State::Supplying).await?;
+        network.until_shown("CP-1", "over", PATIENCE, |cp| state(cp) != ChargingPointState::Supplying).await?;
         point.engine("unplug", Value::Null).await?;
     }
     proxy.set(ProxyFaults::default());
@@ -387,6 +389,6 @@ async fn loss_delay_splits_and_corruption_cost_time_and_nothing_else_spec_4_1_4_
     Ok(())
 }
 
-fn state(cp: &proto::central::v1::ChargingPoint) -> State {
-    cp.view.as_ref().map_or(State::Unspecified, |view| view.state())
+fn state(cp: &proto::central::v1::ChargingPoint) -> ChargingPointState {
+    cp.state()
 }

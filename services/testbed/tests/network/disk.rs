@@ -5,13 +5,14 @@
 
 use anyhow::Context as _;
 use proto::{
-    link::v1::{Reason, State},
+    central::v1::ChargingPointState,
+    link::v1::Reason,
     registry::v1::{EnrolRequest, Kind},
 };
 use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE, fill, on_its_disk, on_small_disk},
-    operator::{fresh_id, order},
+    operator::{ended_by, fresh_id, key_no, order},
     wait::until,
 };
 
@@ -46,7 +47,7 @@ async fn central_with_a_full_disk_refuses_what_it_cannot_make_durable_and_says_s
     let ticket = only_ticket(&network, &point).await?;
     assert_eq!(ticket.meter_end_wh, point.meter_wh().await?);
     // What the driver kept asking for meanwhile is granted now.
-    network.until_state("CP-1", State::Reserved).await?;
+    network.until_state("CP-1", ChargingPointState::Reserved).await?;
     Ok(())
 }
 
@@ -61,9 +62,9 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     let folder = network.path("CP-1/engine");
     on_small_disk(&mut point.engine, &folder, 1);
     point.engine.kill();
-    network.until_state("CP-1", State::Broken).await?;
+    network.until_state("CP-1", ChargingPointState::Broken).await?;
     point.engine.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
 
     let full = fill(&point.engine, &folder).await?;
     reserve(&network, &point, &driver, "").await?;
@@ -72,7 +73,7 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     point.engine("unplug", Value::Null).await.ok();
     let refused = point.engine("supply", json!(["0.1"])).await.expect_err("nothing new on a full disk").to_string();
     assert!(refused.contains("the journal cannot be written") && refused.contains("No space left"), "{refused}");
-    network.until_state("CP-1", State::Broken).await?;
+    network.until_state("CP-1", ChargingPointState::Broken).await?;
     let other = network.driver("bea", &[]).await?;
     linked(&other).await?;
     other.ask("request", json!(["CP-1"])).await?;
@@ -82,7 +83,7 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
     let ticket = only_ticket(&network, &point).await?;
     assert_eq!(ticket.energy_wh, point.meter_wh().await?);
     point.until_engine("no trouble any more", PATIENCE, |status| status["journal_trouble"].is_null()).await?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -99,21 +100,21 @@ async fn a_monitor_with_a_full_disk_says_so_and_rotates_all_the_same_spec_9_4_6(
     point.monitor.kill();
     on_small_disk(&mut point.monitor, &folder, 1);
     point.engine.kill();
-    network.until_state("CP-1", State::Disconnected).await?;
+    network.until_state("CP-1", ChargingPointState::Disconnected).await?;
     point.monitor.restart()?;
     point.engine.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     supply(&network, &point, &driver, "").await?;
-    let before = network.shown("CP-1").await?.key_no;
+    let before = key_no(&network.shown("CP-1").await?);
     let full = fill(&point.monitor, &folder).await?;
 
     network.operator.charging_points.clone().rotate(order(&["CP-1"])).await?;
     let full_says = |status: &Value| status["warnings"].to_string().contains("the identity cannot be stored");
     let said = point.until_monitor("that its identity cannot be stored", PATIENCE, full_says).await?;
     assert!(said["warnings"].to_string().contains("No space left"), "{said}");
-    let rotated = network.until_shown("CP-1", "under a new key", PATIENCE, |cp| cp.key_no > before).await?;
-    assert_eq!(rotated.view.map(|view| view.state()), Some(State::Supplying));
-    point.until_engine("the new key", PATIENCE, |status| status["key_no"] == json!(rotated.key_no)).await?;
+    let rotated = network.until_shown("CP-1", "under a new key", PATIENCE, |cp| key_no(cp) > before).await?;
+    assert_eq!(rotated.state(), ChargingPointState::Supplying);
+    point.until_engine("the new key", PATIENCE, |status| status["key_no"] == json!(key_no(&rotated))).await?;
     let identity = on_its_disk(&point.monitor, &point.identity())?;
     let kept = |identity: &std::path::Path| -> anyhow::Result<Value> {
         Ok(serde_json::from_slice(&std::fs::read(identity).context("no identity")?)?)
@@ -122,13 +123,13 @@ async fn a_monitor_with_a_full_disk_says_so_and_rotates_all_the_same_spec_9_4_6(
 
     drop(full);
     point.until_monitor("no trouble any more", PATIENCE, |status| !full_says(status)).await?;
-    assert_eq!(kept(&identity)?["keys"][0]["key_no"], json!(rotated.key_no), "kept by itself once there is room");
+    assert_eq!(kept(&identity)?["keys"][0]["key_no"], json!(key_no(&rotated)), "kept by itself once there is room");
     point.engine("unplug", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::Unplugged);
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::Unplugged);
 
     // It comes back with the folder as it was before: with a key that is no longer in force.
     point.monitor.restart()?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -195,7 +196,7 @@ async fn registry_with_a_full_disk_refuses_an_enrolment_in_words_and_takes_it_la
     only_ticket(&network, &point).await?;
 
     drop(full);
-    network.until_state("CP-2", State::Available).await?;
+    network.until_state("CP-2", ChargingPointState::Available).await?;
     let again = EnrolRequest {
         request_id: fresh_id(),
         kind: Kind::Driver.into(),

@@ -20,12 +20,13 @@ use std::{
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use proto::{
-    link::v1::{KeyGrant, Opened, Part, State, down, up},
+    central::v1::ChargingPointState,
+    link::v1::{KeyGrant, Opened, Part, down, up},
     registry::v1::{EnrolRequest, Kind},
 };
 use testbed::{
     network::{Network, PATIENCE},
-    operator::fresh_id,
+    operator::{fresh_id, parameters},
     peer::LinkPeer,
     wait::until,
 };
@@ -155,15 +156,15 @@ async fn honest(network: &Network) -> anyhow::Result<testbed::network::TestPoint
 /// Checks that Central lives and that no honest peer has lost its link.
 async fn unharmed(network: &Network) -> anyhow::Result<()> {
     let shown = network.shown("HONEST").await?;
-    let state = shown.view.map(|view| view.state());
-    ensure!(state == Some(State::Available), "the honest charging point is shown as {state:?}");
+    let state = shown.state();
+    ensure!(state == ChargingPointState::Available, "the honest charging point is shown as {state:?}");
     no_link_lost(network, "HONEST").await
 }
 
 /// Checks that no authenticated link has ended.
 async fn no_link_lost(network: &Network, id: &str) -> anyhow::Result<()> {
     let mut lost = network.operator.audited("LINK_DOWN", &format!("charging-point/{id}")).await?;
-    lost.retain(|entry| !entry.parameters.contains(r#""key_no":"0""#));
+    lost.retain(|entry| !parameters(entry).to_string().contains(r#""key_no":"0""#));
     ensure!(lost.is_empty(), "an honest link was lost: {lost:?}");
     Ok(())
 }
@@ -179,7 +180,7 @@ async fn counted(network: &mut Network) -> anyhow::Result<BTreeMap<String, u64>>
     let entries = network.operator.audited("UNAUTHENTICATED_REFUSED", "link").await?;
     let mut counts: BTreeMap<String, (u64, usize)> = BTreeMap::new();
     for entry in entries {
-        let parameters: serde_json::Value = serde_json::from_str(&entry.parameters)?;
+        let parameters: serde_json::Value = parameters(&entry);
         if parameters["from"] != serde_json::json!("127.66.0.0/24") {
             continue;
         }

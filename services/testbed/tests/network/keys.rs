@@ -5,17 +5,17 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use proto::{
     central::v1::{
-        ChargingPoint, ChargingPointEvent, OrderRequest, RestoreRequest, Selector, WatchChargingPointsRequest,
-        charging_point_event::Event, selector::Which,
+        Cause, ChargingPoint, ChargingPointEvent, ChargingPointState, KeyState, OrderRequest, RestoreRequest, Selector,
+        WatchChargingPointsRequest, charging_point_event::Event, selector::Which,
     },
-    link::v1::{Cause, KeyState, Reason, State},
+    link::v1::Reason,
     registry::v1::{EnrolRequest, Kind},
 };
 use serde_json::{Value, json};
 use testbed::{
     fleet,
     network::{Network, PATIENCE, TestPoint},
-    operator::{fresh_id, order},
+    operator::{fresh_id, key_no, key_state, order},
     wait::until,
 };
 use tokio::time::{Instant, timeout};
@@ -36,15 +36,15 @@ async fn spoil_and_repair_are_seen_everywhere_within_two_seconds_and_heal_withou
     point.engine("spoil-key", Value::Null).await?;
     let unheard = |engine: &Value| said(engine).contains("unintelligible messages from Central");
     let told = |monitor: &Value| said(monitor).contains("the engine and Central cannot read each other");
-    spoiled.until(unheard, told, |cp| cp.unread && cp.unintelligible > 0).await?;
+    spoiled.until(unheard, told, |cp| cp.unintelligible).await?;
     let refused = point.engine("spoil-key", Value::Null).await.expect_err("once is enough");
     assert!(refused.to_string().contains("spoiled already"), "{refused}");
 
     let mut repaired = Screens::before(&network, &point, "INTELLIGIBLE").await?;
     point.engine("repair-key", Value::Null).await?;
     let quiet = |status: &Value| status["warnings"] == json!([]);
-    repaired.until(quiet, quiet, |cp| !cp.unread).await?;
-    network.until_state("CP-1", State::Available).await?;
+    repaired.until(quiet, quiet, |cp| !cp.unintelligible).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     reserve(&network, &point, &driver, "0.1").await?;
     point.engine("plug", Value::Null).await?;
     only_ticket(&network, &point).await?;
@@ -63,11 +63,11 @@ async fn spoiling_needs_drills_spec_4_8() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn rotate_is_seen_everywhere_within_two_seconds_spec_4_6_4_7() -> anyhow::Result<()> {
     let (network, point, _driver) = one_of_each(&[], &[]).await?;
-    let before = network.shown("CP-1").await?.key_no;
+    let before = key_no(&network.shown("CP-1").await?);
     let newer = |status: &Value| status["key_no"].as_u64() > Some(before) && status["key_state"] == json!("ACTIVE");
     let mut rotated = Screens::before(&network, &point, "KEY_ROTATED").await?;
     network.operator.charging_points.clone().rotate(order(&["CP-1"])).await?;
-    rotated.until(newer, newer, |cp| cp.key_no > before).await?;
+    rotated.until(newer, newer, |cp| key_no(cp) > before).await?;
     let ordered = network.operator.audited("KEY_ROTATION_ORDERED", "charging-point/CP-1").await?;
     assert!(ordered.len() == 1 && ordered[0].actor.contains("olga"), "by whom: {ordered:?}");
     Ok(())
@@ -76,7 +76,7 @@ async fn rotate_is_seen_everywhere_within_two_seconds_spec_4_6_4_7() -> anyhow::
 #[tokio::test(flavor = "multi_thread")]
 async fn renew_is_seen_everywhere_within_two_seconds_and_heals_by_itself_after_five_spec_4_7() -> anyhow::Result<()> {
     let (network, point, _driver) = one_of_each(&[], &[]).await?;
-    let before = network.shown("CP-1").await?.key_no;
+    let before = key_no(&network.shown("CP-1").await?);
     let deleted = |status: &Value| status["key_state"] == json!("DELETED");
     let mut renewed = Screens::before(&network, &point, "KEY_RENEWED").await?;
     let ordered = Instant::now();
@@ -84,9 +84,9 @@ async fn renew_is_seen_everywhere_within_two_seconds_and_heals_by_itself_after_f
     renewed.until(deleted, deleted, |cp| shows(cp, Cause::NoKey)).await?;
     let audited = network.operator.audited("KEY_RENEWED", "charging-point/CP-1").await?;
     assert!(audited.len() == 1 && audited[0].actor.contains("olga"), "by whom: {audited:?}");
-    let healed = network.until_state("CP-1", State::Available).await?;
+    let healed = network.until_state("CP-1", ChargingPointState::Available).await?;
     assert!(ordered.elapsed() >= Duration::from_secs(5), "it waits five seconds: {:?}", ordered.elapsed());
-    assert!(healed.key_no > before, "a new key");
+    assert!(key_no(&healed) > before, "a new key");
     Ok(())
 }
 
@@ -106,7 +106,7 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
     point.monitor("authenticate", Value::Null).await.ok();
     network
         .until_shown("CP-1", "OUT OF ORDER, revoked", PATIENCE, |cp| {
-            shows(cp, Cause::KeyRevoked) && cp.view.as_ref().is_some_and(|view| view.state() == State::OutOfOrder)
+            shows(cp, Cause::KeyRevoked) && cp.state() == ChargingPointState::OutOfOrder
         })
         .await?;
     point.until_engine("revoked, after the monitor's restart", PATIENCE, is_revoked).await?;
@@ -117,7 +117,7 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
     let token = network.operator.charging_points.clone().restore(request).await?.into_inner().enrolment_token;
     point.monitor("enrol", json!([token])).await?;
     restored.until(active, active, |cp| !shows(cp, Cause::KeyRevoked) && !shows(cp, Cause::NoKey)).await?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
 
     // One use only, and for nobody else.
     let kept = || -> anyhow::Result<(Value, Value)> {
@@ -143,7 +143,7 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
         })
         .await?;
     assert_eq!(kept()?, before, "credential and keys are as they were");
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -151,16 +151,15 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
 async fn rotate_leaves_no_gap_spec_4_6() -> anyhow::Result<()> {
     let (network, point, driver) = one_of_each(&[], &[]).await?;
     crate::support::supply(&network, &point, &driver, "").await?;
-    let before = network.shown("CP-1").await?.key_no;
+    let before = key_no(&network.shown("CP-1").await?);
     network.operator.charging_points.clone().rotate(order(&["CP-1"])).await?;
     let after = network
         .until_shown("CP-1", "under a new key", PATIENCE, |cp| {
-            let view = cp.view.as_ref();
-            assert_eq!(view.map(|view| view.state()), Some(State::Supplying), "never anything else meanwhile");
-            cp.key_no > before && view.is_some_and(|view| view.key_state() == KeyState::Active)
+            assert_eq!(cp.state(), ChargingPointState::Supplying, "never anything else meanwhile");
+            key_no(cp) > before && key_state(cp) == KeyState::Active
         })
         .await?;
-    point.until_engine("the new key", PATIENCE, |s| s["key_no"] == json!(after.key_no)).await?;
+    point.until_engine("the new key", PATIENCE, |s| s["key_no"] == json!(key_no(&after))).await?;
     let telemetry = after.telemetry.unwrap_or_default();
     assert_eq!((telemetry.gaps, telemetry.unreadable), (0, 0));
     point.engine("unplug", Value::Null).await?;
@@ -171,16 +170,16 @@ async fn rotate_leaves_no_gap_spec_4_6() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_rotate_by_age_without_an_order_and_with_no_gap_spec_4_6() -> anyhow::Result<()> {
     let (network, point, driver) = one_of_each(&["--key-lifetime", "9s"], &["--idle-reading-every", "200ms"]).await?;
-    let (mut stream, before) = (watching(&network).await?, network.shown("CP-1").await?.key_no);
+    let (mut stream, before) = (watching(&network).await?, key_no(&network.shown("CP-1").await?));
     let key_of = |status: &Value| status["key_no"].as_u64().unwrap_or(0);
     let drivers = key_of(&driver.until("a key", PATIENCE, |status| key_of(status) > 0).await?);
     let twice = async {
         loop {
             let Some(Event::Changed(cp)) = stream.message().await?.context("the stream ended")?.event else { continue };
-            let state = cp.view.as_ref().map(|view| view.state());
-            ensure!(cp.id != "CP-1" || state == Some(State::Available), "{state:?} under key {}", cp.key_no);
-            if cp.key_no >= before + 2 {
-                return anyhow::Ok(cp.key_no);
+            let (state, key) = (cp.state(), key_no(&cp));
+            ensure!(cp.id != "CP-1" || state == ChargingPointState::Available, "{state:?} under key {key}");
+            if key >= before + 2 {
+                return anyhow::Ok(key);
             }
         }
     };
@@ -218,14 +217,14 @@ async fn rotating_the_keys_of_a_thousand_charging_points_loses_no_reading_spec_4
     let request = OrderRequest {
         request_id: fresh_id(),
         selector: Some(everything),
-        expected: u32::try_from(COUNT)?,
+        expected: Some(u32::try_from(COUNT)?),
         ..Default::default()
     };
     network.operator.charging_points.clone().rotate(request).await?;
     until("every charging point to be under a new key", PATIENCE * 3, async || {
         let now = fleet::list(&network).await.map_err(|error| format!("{error:#}"))?;
-        let rotated = now.values().filter(|cp| before.get(&cp.id).is_some_and(|was| cp.key_no > was.key_no));
-        let active = rotated.filter(|cp| cp.view.as_ref().is_some_and(|view| view.key_state() == KeyState::Active));
+        let rotated = now.values().filter(|cp| before.get(&cp.id).is_some_and(|was| key_no(cp) > key_no(was)));
+        let active = rotated.filter(|cp| key_state(cp) == KeyState::Active);
         let count = active.count();
         if count == COUNT { Ok(()) } else { Err(format!("{count}")) }
     })
@@ -307,5 +306,5 @@ async fn watching(network: &Network) -> anyhow::Result<Streaming<ChargingPointEv
 }
 
 fn shows(cp: &ChargingPoint, cause: Cause) -> bool {
-    cp.view.as_ref().is_some_and(|view| view.causes().any(|one| one == cause))
+    cp.causes().any(|one| one == cause)
 }

@@ -94,7 +94,7 @@ impl DetachedNetwork {
     async fn until_available(&self, count: usize) -> anyhow::Result<()> {
         until(format_args!("{count} charging points that work"), PATIENCE, async || {
             let all = self.list("charging-points").await.map_err(|error| format!("{error:#}"))?;
-            let works = |cp: &&Value| matches!(cp["state"].as_str(), Some("available" | "reserved" | "supplying"));
+            let works = |cp: &&Value| ["AVAILABLE", "RESERVED", "SUPPLYING"].iter().any(|state| is_in(cp, state));
             if all.iter().filter(works).count() == count { Ok(()) } else { Err(format!("{all:?}")) }
         })
         .await
@@ -104,7 +104,7 @@ impl DetachedNetwork {
     async fn until_state(&self, state: &str) -> anyhow::Result<()> {
         until(format_args!("a charging point that is {state}"), PATIENCE, async || {
             let all = self.list("charging-points").await.map_err(|error| format!("{error:#}"))?;
-            if all.iter().all(|cp| cp["state"] == json!(state)) { Ok(()) } else { Err(format!("{all:?}")) }
+            if all.iter().all(|cp| is_in(cp, state)) { Ok(()) } else { Err(format!("{all:?}")) }
         })
         .await
     }
@@ -239,7 +239,7 @@ async fn a_network_recovers_from_connections_cut_and_disks_filled_by_commands_sp
     up.until_available(1).await?;
     for fault in ["cut", "silence"] {
         up.ctl(&[fault, "CP-1/engine"]).await?;
-        up.until_state("disconnected").await?;
+        up.until_state("DISCONNECTED").await?;
         up.ctl(&["mend", "CP-1/engine"]).await?;
         up.until_available(1).await?;
     }
@@ -253,7 +253,7 @@ async fn a_network_recovers_from_connections_cut_and_disks_filled_by_commands_sp
     up.ctl(&["free-disk", "central"]).await?;
     let stopped = chargemesh(&stop).await?;
     assert!(stopped.status.success(), "{}", stopped.err);
-    up.until_state("out-of-order").await?;
+    up.until_state("OUT_OF_ORDER").await?;
     assert_eq!(up.process("central").await?["pid"], central["pid"], "a full disk is nobody's death");
     up.down().await
 }
@@ -363,6 +363,11 @@ async fn a_replay_and_a_network_of_up_never_share_a_folder() -> anyhow::Result<(
     Ok(())
 }
 
+/// Whether a charging point is shown in this state.
+fn is_in(cp: &Value, state: &str) -> bool {
+    cp["state"] == json!(format!("CHARGING_POINT_STATE_{state}"))
+}
+
 /// As soon as somebody is being supplied.
 async fn kill_central(data: &Path) -> anyhow::Result<()> {
     until_supplied(data).await?;
@@ -376,7 +381,11 @@ async fn until_supplied(data: &Path) -> anyhow::Result<()> {
     let list = ["sessions", "list", "--json", "--data", data.to_str().unwrap_or_default()];
     until("a first session", PATIENCE, async || {
         let said = chargemesh(&list).await.map_err(|error| format!("{error:#}"))?;
-        if said.lines().iter().any(|s| s["state"] == json!("supplying")) { Ok(()) } else { Err(said.out + &said.err) }
+        if said.lines().iter().any(|s| s["state"] == json!("SESSION_STATE_SUPPLYING")) {
+            Ok(())
+        } else {
+            Err(said.out + &said.err)
+        }
     })
     .await
 }

@@ -153,6 +153,18 @@ fn value(field: &FieldDescriptor, object: &str) -> Option<Value> {
         ("session_id" | "order_id" | "token_id", _) => text("none"),
         ("page_size", _) => Some(Value::U32(10)),
         ("price_e4", _) => Some(Value::U32(4_200)),
+        ("rated_power_w", _) => Some(Value::U32(22_000)),
+        ("uses", _) => Some(Value::U32(1)),
+        ("owed_wh", _) => Some(Value::U64(0)),
+        ("amount_delta_minor", _) => Some(Value::I64(-1)),
+        ("on", _) => Some(Value::Bool(true)),
+        ("id_pattern" | "city", _) if field.containing_oneof().is_none() => text("Valencia"),
+        ("kinds", _) => Some(Value::List(vec![Value::EnumNumber(1)])),
+        ("lifetime", Kind::Message(inner)) => {
+            let mut lifetime = DynamicMessage::new(inner);
+            lifetime.set_field_by_name("seconds", Value::I64(60));
+            Some(Value::Message(lifetime))
+        }
         // One of several: `ids` is chosen above.
         _ if field.containing_oneof().is_some() && field.name() != "ids" => None,
         ("selector" | "ids" | "filter", Kind::Message(inner)) => Some(Value::Message(example(&inner, object))),

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use proto::{
-    link::v1::{Reason, State},
+    central::v1::ChargingPointState,
+    link::v1::Reason,
     registry::v1::{EnrolRequest, Kind, ReadmitRequest, RemoveRequest},
 };
 use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE},
-    operator::fresh_id,
+    operator::{fresh_id, parameters},
     wait::until,
 };
 use tokio::time::Instant;
@@ -28,7 +29,7 @@ async fn a_removed_charging_point_is_out_at_once_and_waits_until_an_operator_rea
     std::fs::write(&file, network.operator.token(3).await?)?;
     let mut point =
         network.start_charging_point_with(&id, network.central_link, &file, QUICK, &["--registry-again", "200ms"])?;
-    network.until_state(&id, State::Available).await?;
+    network.until_state(&id, ChargingPointState::Available).await?;
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
 
@@ -37,7 +38,8 @@ async fn a_removed_charging_point_is_out_at_once_and_waits_until_an_operator_rea
     network.operator.identities.clone().remove(request).await?;
     until("both links to be down", PATIENCE, async || {
         let down = network.operator.audited("LINK_DOWN", "charging-point/CP-1").await.map_err(|why| why.to_string())?;
-        let parts: Vec<_> = down.iter().filter(|entry| entry.parameters.contains(r#""key_no":"1""#)).collect();
+        let parts: Vec<_> =
+            down.iter().filter(|entry| parameters(entry).to_string().contains(r#""key_no":"1""#)).collect();
         if parts.len() == 2 { Ok(()) } else { Err(format!("{down:?}")) }
     })
     .await?;
@@ -66,7 +68,7 @@ async fn a_removed_charging_point_is_out_at_once_and_waits_until_an_operator_rea
 
     let request = ReadmitRequest { request_id: fresh_id(), kind, id: id.clone() };
     network.operator.identities.clone().readmit(request).await?;
-    network.until_state(&id, State::Available).await?;
+    network.until_state(&id, ChargingPointState::Available).await?;
     reserve(&network, &point, &driver, "0.1").await?;
     point.engine("plug", Value::Null).await?;
     only_ticket(&network, &point).await.context("it works as before")?;

@@ -10,9 +10,7 @@ use mesh::{
     status::reason_of,
 };
 use proto::{
-    enrolment::RefusalBody,
-    link::v1::{Reason, State},
-    registry::v1::ListTokensRequest,
+    central::v1::ChargingPointState, enrolment::RefusalBody, link::v1::Reason, registry::v1::ListTokensRequest,
 };
 use testbed::{
     network::{Network, PATIENCE},
@@ -38,7 +36,7 @@ async fn each_door_refuses_in_words_while_nobody_has_migrated_and_serves_as_soon
         assert_eq!(report.status, Readiness::Degraded, "{role} stays in its Service: {report:?}");
     }
     says_why(&network.operator.charging_point("CP-1").await.expect_err("no database"));
-    let tokens = network.operator.identities.clone().list_tokens(ListTokensRequest {}).await;
+    let tokens = network.operator.identities.clone().list_tokens(ListTokensRequest::default()).await;
     says_why(&tokens.expect_err("no database"));
     for (role, address) in [("central", network.central_grpc), ("registry", network.registry_grpc)] {
         let heard = stranger(&network, role, &address.to_string())?.get("/").send().await;
@@ -61,7 +59,7 @@ async fn each_door_refuses_in_words_while_nobody_has_migrated_and_serves_as_soon
     }
     network.until_ready().await?;
     let point = network.charging_point("CP-1").await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     assert_eq!((network.central.pid(), network.registry.pid()), before, "neither was started again");
     Ok(())
 }

@@ -2,13 +2,16 @@
 
 use anyhow::Context as _;
 use proto::{
-    central::v1::{CorrectTicketRequest, EndSessionRequest, SetRatedPowerRequest, SettleDisputeRequest},
-    link::v1::{Reason, SessionState, State},
+    central::v1::{
+        ChargingPointState, CorrectTicketRequest, EndSessionRequest, SessionState, SetRatedPowerRequest,
+        SettleDisputeRequest,
+    },
+    link::v1::Reason,
 };
 use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE},
-    operator::{fresh_id, order, select},
+    operator::{active_session, ended_by, energy_wh, fresh_id, order, parameters, select},
     proxy::{Proxy, ProxyFaults},
     wait::until,
 };
@@ -24,11 +27,11 @@ async fn unplugging_ends_a_supply_with_one_ticket_spec_3_5() -> anyhow::Result<(
     supply(&network, &point, &driver, "").await?;
     point.engine("unplug", Value::Null).await?;
     let ticket = only_ticket(&network, &point).await?;
-    assert_eq!(ticket.reason(), Reason::Unplugged);
+    assert_eq!(ended_by(&ticket), Reason::Unplugged);
     assert_eq!(ticket.meter_end_wh, point.meter_wh().await?, "the bill ends where the register stands");
     assert_eq!((ticket.driver_id.as_str(), ticket.place.as_str()), ("ana", "Place of CP-1"));
     until_printed(&driver, "ticket", &json!({})).await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -37,7 +40,7 @@ async fn the_driver_ends_his_supply_with_one_ticket_spec_3_5() -> anyhow::Result
     let (network, point, driver) = one_of_each(&[], &[]).await?;
     supply(&network, &point, &driver, "").await?;
     driver.ask("stop", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::StoppedByDriver);
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::StoppedByDriver);
     Ok(())
 }
 
@@ -47,7 +50,7 @@ async fn the_requested_energy_ends_a_supply_with_exactly_that_energy_spec_3_5() 
     reserve(&network, &point, &driver, "0.25").await?;
     point.engine("plug", Value::Null).await?;
     let ticket = only_ticket(&network, &point).await?;
-    assert_eq!((ticket.reason(), ticket.energy_wh), (Reason::EnergyReached, 250));
+    assert_eq!((ended_by(&ticket), ticket.energy_wh), (Reason::EnergyReached, 250));
     Ok(())
 }
 
@@ -58,12 +61,12 @@ async fn an_operators_stop_ends_the_supply_now_and_resume_makes_it_available_aga
     supply(&network, &point, &driver, "").await?;
     let mut orders = network.operator.charging_points.clone();
     orders.stop(order(&["CP-1"])).await?;
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::StoppedByOperator);
-    let shown = network.until_state(&point.id, State::OutOfOrder).await?;
-    let detail = shown.view.context("no view")?.detail;
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::StoppedByOperator);
+    let shown = network.until_state(&point.id, ChargingPointState::OutOfOrder).await?;
+    let detail = shown.detail;
     assert!(detail.contains("olga"), "who stopped it is shown: {detail:?}");
     orders.resume(order(&["CP-1"])).await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -73,8 +76,8 @@ async fn an_operator_ends_one_session_and_the_charging_point_stays_in_service_sp
     let session_id = supply(&network, &point, &driver, "").await?;
     let request = EndSessionRequest { request_id: fresh_id(), session_id };
     network.operator.sessions.clone().end(request).await?;
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::StoppedByOperator);
-    network.until_state(&point.id, State::Available).await?;
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::StoppedByOperator);
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -83,11 +86,11 @@ async fn a_fault_ends_the_supply_and_shows_broken_until_repaired_spec_3_5() -> a
     let (network, point, driver) = one_of_each(&[], &[]).await?;
     supply(&network, &point, &driver, "").await?;
     point.engine("break", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::Fault);
-    network.until_state(&point.id, State::Broken).await?;
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::Fault);
+    network.until_state(&point.id, ChargingPointState::Broken).await?;
     point.engine("repair", Value::Null).await?;
     point.engine("unplug", Value::Null).await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -96,12 +99,12 @@ async fn maintenance_waits_for_the_end_of_a_supply_spec_3_5() -> anyhow::Result<
     let (network, point, driver) = one_of_each(&[], &[]).await?;
     supply(&network, &point, &driver, "").await?;
     point.monitor("maintenance", json!(["on"])).await?;
-    network.until_state(&point.id, State::Supplying).await?;
+    network.until_state(&point.id, ChargingPointState::Supplying).await?;
     point.engine("unplug", Value::Null).await?;
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::Unplugged);
-    network.until_state(&point.id, State::OutOfOrder).await?;
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::Unplugged);
+    network.until_state(&point.id, ChargingPointState::OutOfOrder).await?;
     point.monitor("maintenance", json!(["off"])).await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -110,15 +113,15 @@ async fn renewal_and_revocation_of_the_key_end_the_supply_with_one_ticket_each_s
     let (network, point, driver) = one_of_each(&["--settle-after", "12s"], &[]).await?;
     supply(&network, &point, &driver, "").await?;
     network.operator.charging_points.clone().renew(order(&["CP-1"])).await?;
-    assert_eq!(only_ticket(&network, &point).await?.reason(), Reason::KeyRenewed);
+    assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::KeyRenewed);
     point.engine("unplug", Value::Null).await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
 
     // A revoked charging point can report nothing any more: its session is settled at the last accepted value.
     supply(&network, &point, &driver, "").await?;
     network.operator.charging_points.clone().revoke(order(&["CP-1"])).await?;
     let tickets = network.until_tickets(&point.id, 2).await?;
-    assert!(tickets.iter().any(|ticket| ticket.reason() == Reason::KeyRevoked), "{tickets:?}");
+    assert!(tickets.iter().any(|ticket| ended_by(&ticket) == Reason::KeyRevoked), "{tickets:?}");
     Ok(())
 }
 
@@ -127,7 +130,7 @@ async fn a_reservation_that_expires_is_released_without_a_ticket_spec_2_2_3_2() 
     let (network, point, driver) = one_of_each(&["--reservation", "1s"], &[]).await?;
     driver.ask("request", json!([point.id])).await?;
     until_printed(&driver, "ended", &json!({"outcome": "released", "reason": "RESERVATION_EXPIRED"})).await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     assert_eq!(network.operator.all_tickets().await?, []);
     Ok(())
 }
@@ -137,16 +140,16 @@ async fn a_manual_supply_for_a_named_driver_waits_for_his_word_spec_3_1() -> any
     let (network, point, driver) = one_of_each(&[], &[]).await?;
     // For himself it needs nobody.
     point.engine("supply", json!(["0.1"])).await?;
-    network.until_state(&point.id, State::Reserved).await?;
+    network.until_state(&point.id, ChargingPointState::Reserved).await?;
     point.engine("plug", Value::Null).await?;
     let ticket = only_ticket(&network, &point).await?;
     assert_eq!(ticket.driver_id, "", "billed to the charging point's own account");
     point.engine("unplug", Value::Null).await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
 
     point.engine("supply", json!(["ana", "0.1"])).await?;
     driver.until("asked to confirm", PATIENCE, |status| status["to_confirm"] != json!([])).await?;
-    network.until_state(&point.id, State::Available).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     driver.ask("refuse", Value::Null).await?;
     driver.until("nothing to confirm", PATIENCE, |status| status["to_confirm"] == json!([])).await?;
 
@@ -154,7 +157,7 @@ async fn a_manual_supply_for_a_named_driver_waits_for_his_word_spec_3_1() -> any
     point.engine("supply", json!(["ana", "0.1"])).await?;
     driver.until("asked to confirm", PATIENCE, |status| status["to_confirm"] != json!([])).await?;
     driver.ask("confirm", Value::Null).await?;
-    network.until_state(&point.id, State::Reserved).await?;
+    network.until_state(&point.id, ChargingPointState::Reserved).await?;
     point.engine("plug", Value::Null).await?;
     let tickets = network.until_tickets(&point.id, 2).await?;
     assert_eq!(tickets.iter().filter(|ticket| ticket.driver_id == "ana").count(), 1, "{tickets:?}");
@@ -167,7 +170,7 @@ async fn energy_past_the_rated_power_is_disputed_until_an_operator_settles_it_sp
     let request = SetRatedPowerRequest {
         request_id: fresh_id(),
         selector: Some(select(&["CP-1"])),
-        rated_power_w: 1_000,
+        rated_power_w: Some(1_000),
         ..Default::default()
     };
     network.operator.charging_points.clone().set_rated_power(request).await?;
@@ -178,7 +181,7 @@ async fn energy_past_the_rated_power_is_disputed_until_an_operator_settles_it_sp
     let request = SettleDisputeRequest {
         request_id: fresh_id(),
         session_id: ticket.session_id.clone(),
-        owed_wh: 100,
+        owed_wh: Some(100),
         reason: "the meter was replaced".into(),
     };
     let settled = network.operator.sessions.clone().settle_dispute(request.clone()).await?.into_inner();
@@ -232,19 +235,19 @@ async fn a_refused_request_says_why_spec_3_2() -> anyhow::Result<()> {
     driver.ask("request", json!([second.id])).await?;
     until_printed(&driver, "ended", &refused("DRIVER_BUSY")).await?;
     network.operator.charging_points.clone().stop(order(&["CP-2"])).await?;
-    network.until_state("CP-2", State::OutOfOrder).await?;
+    network.until_state("CP-2", ChargingPointState::OutOfOrder).await?;
     other.ask("request", json!([second.id])).await?;
     until_printed(&other, "ended", &refused("OUT_OF_ORDER")).await?;
 
     let third = network.charging_point("CP-3").await?;
     third.engine("break", Value::Null).await?;
-    network.until_state("CP-3", State::Broken).await?;
+    network.until_state("CP-3", ChargingPointState::Broken).await?;
     other.ask("request", json!([third.id])).await?;
     until_printed(&other, "ended", &refused("BROKEN")).await?;
 
     let mut fourth = network.charging_point("CP-4").await?;
     fourth.monitor.kill();
-    network.until_state("CP-4", State::Disconnected).await?;
+    network.until_state("CP-4", ChargingPointState::Disconnected).await?;
     other.ask("request", json!([fourth.id])).await?;
     until_printed(&other, "ended", &refused("DISCONNECTED")).await?;
     Ok(())
@@ -260,7 +263,7 @@ async fn the_charging_point_itself_may_refuse_a_request_before_it_is_reserved_sp
     linked(&driver).await?;
     point.monitor.freeze()?;
     point.until_engine("that its monitor is gone", PATIENCE, |s| s["monitor"]["reachable"] == json!(false)).await?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     driver.ask("request", json!(["CP-1"])).await?;
     let over = until_printed(&driver, "ended", &json!({"reason": "REFUSED_BY_CHARGING_POINT"})).await?;
     assert!(over["detail"].to_string().contains("the monitor is gone"), "in the engine's words: {over}");
@@ -298,7 +301,7 @@ async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3
     network.until_tickets(&point.id, 1).await?;
     let supplying = network
         .until_shown(&point.id, "supplying the long one", PATIENCE, |cp| {
-            cp.view.as_ref().is_some_and(|view| view.state() == State::Supplying && view.energy_wh > 0)
+            cp.state() == ChargingPointState::Supplying && energy_wh(cp) > 0
         })
         .await?;
     point.engine("break", Value::Null).await?;
@@ -323,9 +326,9 @@ async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3
     assert_eq!(over, wanted);
     let tickets = network.operator.all_tickets().await?;
     assert_eq!(tickets.len(), 3, "{tickets:?}");
-    let session = supplying.view.context("no view")?.session_id;
+    let session = active_session(&supplying);
     let broken_off = tickets.iter().find(|ticket| ticket.session_id == session).context("no ticket of the fault")?;
-    assert_eq!(broken_off.reason(), Reason::Fault);
+    assert_eq!(ended_by(&broken_off), Reason::Fault);
     let mut whole: Vec<u64> =
         tickets.iter().filter(|ticket| ticket.session_id != session).map(|ticket| ticket.energy_wh).collect();
     whole.sort_unstable();
@@ -352,11 +355,9 @@ async fn an_engine_that_never_returns_is_settled_and_a_late_value_is_a_discrepan
     // What is supplied behind a cut is known to the engine's disk alone.
     proxy.set(ProxyFaults { cut: true, ..ProxyFaults::default() });
     let cut = network
-        .until_shown(&point.id, "DISCONNECTED", PATIENCE, |cp| {
-            cp.view.as_ref().is_some_and(|view| view.state() == State::Disconnected)
-        })
+        .until_shown(&point.id, "DISCONNECTED", PATIENCE, |cp| cp.state() == ChargingPointState::Disconnected)
         .await?;
-    let accepted = cut.view.context("no view")?.energy_wh;
+    let accepted = energy_wh(&cut);
     point
         .until_engine("more energy than Central knows of", PATIENCE, |status| {
             status["meter_wh"].as_u64() > Some(accepted + 50)
@@ -366,7 +367,7 @@ async fn an_engine_that_never_returns_is_settled_and_a_late_value_is_a_discrepan
     proxy.set(ProxyFaults::default());
     until_session(&network, &session, SessionState::Settling, PATIENCE).await?;
     let ticket = only_ticket(&network, &point).await?;
-    assert_eq!((ticket.reason(), ticket.energy_wh), (Reason::SettledWithoutReport, accepted));
+    assert_eq!((ended_by(&ticket), ticket.energy_wh), (Reason::SettledWithoutReport, accepted));
 
     point.engine.restart()?;
     let audited = until("the discrepancy to be audited", PATIENCE, async || {
@@ -377,7 +378,7 @@ async fn an_engine_that_never_returns_is_settled_and_a_late_value_is_a_discrepan
     point.until_engine("that Central has settled it", PATIENCE, |status| status["unsettled"] == json!(0)).await?;
     let beyond = point.meter_wh().await? - ticket.meter_end_wh;
     assert!(beyond > 0, "the engine came back with no more than was billed: {ticket:?}");
-    let parameters: Value = serde_json::from_str(&audited[0].parameters)?;
+    let parameters: Value = parameters(&audited[0]);
     assert_eq!((audited.len(), &parameters["discrepancy_wh"]), (1, &json!(beyond.to_string())), "{audited:?}");
     let sessions = network.operator.all_sessions().await?;
     let found = sessions.iter().find(|one| one.id == session).context("the session is gone")?;

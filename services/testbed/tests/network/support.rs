@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use proto::link::v1::{SessionState, State, Ticket};
+use proto::central::v1::{ChargingPointState, SessionState, Ticket};
 use serde_json::{Value, json};
 use testbed::{
     network::{Network, PATIENCE, TestDriver, TestPoint},
+    operator::{active_session, energy_wh},
     wait::until,
 };
 
@@ -37,7 +38,7 @@ pub(crate) async fn reserve(
 ) -> anyhow::Result<()> {
     let wish = if kwh.is_empty() { json!([point.id]) } else { json!([point.id, kwh]) };
     driver.ask("request", wish).await?;
-    network.until_state(&point.id, State::Reserved).await?;
+    network.until_state(&point.id, ChargingPointState::Reserved).await?;
     Ok(())
 }
 
@@ -57,10 +58,10 @@ pub(crate) async fn plug(network: &Network, point: &TestPoint) -> anyhow::Result
     point.engine("plug", Value::Null).await?;
     let cp = network
         .until_shown(&point.id, "SUPPLYING with energy", PATIENCE, |cp| {
-            cp.view.as_ref().is_some_and(|view| view.state() == State::Supplying && view.energy_wh > 0)
+            cp.state() == ChargingPointState::Supplying && energy_wh(cp) > 0
         })
         .await?;
-    Ok(cp.view.context("no view")?.session_id)
+    Ok(active_session(&cp))
 }
 
 /// The one ticket of a charging point that had one session, checked against its session and its meter.

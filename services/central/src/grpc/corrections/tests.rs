@@ -61,8 +61,13 @@ fn another_use_of_a_request_id_is_an_error_and_loses_no_correction_spec_7_3() {
 
 #[test]
 fn corrections_and_settlements_need_a_reason_spec_3_8() {
-    assert!(check_reason(" ").is_err());
-    assert!(check_reason("meter fault").is_ok());
+    let checked = |reason: &str| {
+        let mut checks = FieldChecks::default();
+        check(&mut checks, "s-1", reason);
+        checks.finish()
+    };
+    assert!(checked(" ").is_err() && checked(&"x".repeat(501)).is_err());
+    assert!(checked("meter fault").is_ok());
 }
 
 #[test]
@@ -101,7 +106,7 @@ async fn central() -> TestCentral {
 /// Half a kilowatt-hour is owed.
 async fn settle(corrections: &Corrections, request_id: String) -> Result<Ticket, Status> {
     let (session_id, reason) = ("s-1".into(), "meter fault".into());
-    corrections.settle(SettleDisputeRequest { request_id, session_id, owed_wh: 500, reason }, ana()).await
+    corrections.settle(SettleDisputeRequest { request_id, session_id, owed_wh: Some(500), reason }, ana()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use prost::Message as _;
 use proto::{
     ChargingPointId,
-    central::v1::{Order as Answer, OrderFailure, Selector},
+    central::v1::{self as contract, Order as Answer, OrderFailure},
+    timestamp,
 };
 use serde::{Deserialize, Serialize};
 use store::{
@@ -13,7 +13,10 @@ use store::{
     central::{OrderRow, OrderState},
 };
 
-use crate::{grpc::digest, order::OrderKind};
+use crate::{
+    grpc::{digest, ordered},
+    order::{OrderKind, Scope},
+};
 
 /// What an answer looks like at rest.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -22,7 +25,7 @@ struct Kept {
     done: u32,
     unchanged: u32,
     cancelled: bool,
-    failures: Vec<(String, i32, String)>,
+    failures: Vec<(String, String, String)>,
     #[serde(default)]
     failed: u32,
     #[serde(default)]
@@ -33,6 +36,7 @@ struct Kept {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Body {
     pub(super) kind: OrderKind,
+    pub(super) scope: Scope,
     pub(super) address: String,
     /// Why, as the operator said it.
     #[serde(default)]
@@ -71,9 +75,8 @@ pub(super) fn begun(row: &OrderRow) -> Option<(Body, Vec<ChargingPointId>)> {
 }
 
 /// Of what was asked for, as it was asked.
-pub(super) fn content(kind: &OrderKind, selector: Option<&Selector>, expected: u32, reason: &str) -> String {
-    let selector = selector.map(Selector::encode_to_vec).unwrap_or_default();
-    digest([json(kind).into_bytes(), selector, expected.to_be_bytes().to_vec(), reason.as_bytes().to_vec()])
+pub(super) fn content(kind: &OrderKind, scope: &Scope, expected: Option<u32>, reason: &str) -> String {
+    digest([json(kind), json(scope), json(&expected), reason.to_owned()].map(String::into_bytes))
 }
 
 /// Whether an order was given by these words; of one from a former version nobody knows.
@@ -87,37 +90,42 @@ pub(super) fn json(value: &impl Serialize) -> String {
 }
 
 pub(super) fn kept(answer: &Answer) -> String {
-    let failures = answer.failures.iter().map(|f| (f.id.clone(), f.reason, f.detail.clone())).collect();
-    let Answer { matched, done, unchanged, cancelled, failed, left, .. } = *answer;
+    let failures = answer.failures.iter().map(|f| (f.id.clone(), f.reason_code.clone(), f.detail.clone())).collect();
+    let cancelled = answer.state() == contract::OrderState::Cancelled;
+    let Answer { matched, done, unchanged, failed, left, .. } = *answer;
     json(&Kept { matched, done, unchanged, cancelled, failures, failed, left })
 }
 
 pub(super) fn answer_of(row: &OrderRow) -> Answer {
     let kept: Kept = serde_json::from_str(&row.answer).unwrap_or_default();
-    let failure = |(id, reason, detail)| OrderFailure { id, reason, detail };
+    let failure = |(id, reason_code, detail)| OrderFailure { id, reason_code, detail };
+    let cancelled = kept.cancelled || row.state == i32::from(OrderState::Cancelled);
     let answer = Answer {
         matched: kept.matched,
         done: kept.done,
         unchanged: kept.unchanged,
-        cancelled: kept.cancelled || row.state == i32::from(OrderState::Cancelled),
         failures: kept.failures.into_iter().map(failure).collect(),
         failed: kept.failed,
         left: kept.left,
         ..Answer::default()
     };
-    described(row, row.state, answer)
+    described(row, if cancelled { OrderState::Cancelled.into() } else { row.state }, answer)
 }
 
-/// With what was ordered, by whom and why. The states of rows are those of the contract.
+/// With what was ordered, of whom, by whom and why. The states of rows are those of the contract.
 pub(super) fn described(row: &OrderRow, state: i32, answer: Answer) -> Answer {
-    let reason = serde_json::from_str::<Body>(&row.body).map(|body| body.reason).unwrap_or_default();
+    let body: Option<Body> = serde_json::from_str(&row.body).ok();
+    let (ordered, selector, reason) = body.map_or_else(Default::default, |body| {
+        (Some(ordered::ordered(body.kind)), Some(ordered::selector(&body.scope)), body.reason)
+    });
     Answer {
         order_id: row.order_id.clone(),
         state,
-        method: row.method.clone(),
+        ordered,
+        selector,
         operator: row.operator.clone(),
         request_id: row.request_id.clone(),
-        at_ms: row.at_ms,
+        create_time: timestamp(row.at_ms),
         reason,
         ..answer
     }

@@ -145,7 +145,7 @@ impl Orders {
         let _writing = under_way.writing.lock().await;
         let row = {
             let progress = under_way.lock();
-            let state = match (is_end, progress.answer().cancelled) {
+            let state = match (is_end, progress.is_cancelled()) {
                 (false, _) => OrderState::Running,
                 (true, true) => OrderState::Cancelled,
                 (true, false) => OrderState::Done,

@@ -1,7 +1,11 @@
 //! Orders against the real loop and store.
 
 use proto::central::v1::{
-    CorrectTicketRequest, EndSessionRequest, Ids, SettleDisputeRequest, selector::Which, sessions_server::Sessions as _,
+    CorrectTicketRequest, EndSessionRequest, Ids, OrderRequest, Selector, SettleDisputeRequest,
+    charging_points_server::ChargingPoints as _,
+    order::{Ordered, Stop},
+    selector::Which,
+    sessions_server::Sessions as _,
 };
 use proto::{
     central::v1::OrderState::{Cancelled, Done, Running},
@@ -11,15 +15,17 @@ use store::central::{SessionRow, TicketRow};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::*;
-use crate::testing::{TestCentral, ana, asked_by_ana};
+use crate::{
+    grpc::charging_points::tests::service,
+    testing::{TestCentral, ana, asked_by_ana},
+};
 
-fn these(ids: &[&str]) -> Option<Selector> {
-    let ids = ids.iter().map(ToString::to_string).collect();
-    Some(Selector { which: Some(Which::Ids(Ids { ids })) })
+fn these(ids: &[&str]) -> Scope {
+    Scope::Ids(ids.iter().map(|id| id.parse().unwrap()).collect())
 }
 
-fn all() -> Option<Selector> {
-    Some(Selector { which: Some(Which::All(true)) })
+fn all() -> Scope {
+    Scope::All
 }
 
 fn billed(session_id: &str) -> RowWrite {
@@ -65,12 +71,18 @@ async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
     let central = central(51).await;
     let (give, entry) =
         (&central.orders, |object: &str, method: &str, code: &str| (object.into(), method.into(), code.into()));
-    let refused = give.give("r1".into(), all(), 0, OrderKind::Renew, ana()).await.unwrap_err();
+    let refused = give.give("r1".into(), all(), None, OrderKind::Renew, ana()).await.unwrap_err();
     assert!(refused.message().contains("expected = 51"), "{}", refused.message());
-    give.give("r2".into(), None, 0, OrderKind::Stop, ana()).await.unwrap_err();
-    give.give("r3".into(), these(&["no id"]), 0, OrderKind::Resume, ana()).await.unwrap_err();
-    give.give("r4".into(), these(&["CP001"]), 0, OrderKind::Stop, ana()).await.unwrap();
-    give.give("r4".into(), these(&["CP001"]), 0, OrderKind::Resume, ana()).await.unwrap_err();
+    let service = service(&central);
+    let said = |ids: Option<&str>| {
+        let which = ids.map(|id| Which::Ids(Ids { ids: vec![id.into()] }));
+        let selector = which.map(|which| Selector { which: Some(which) });
+        asked_by_ana(OrderRequest { request_id: "r2".into(), selector, reason: "works".into(), ..Default::default() })
+    };
+    service.stop(said(None)).await.unwrap_err();
+    service.resume(said(Some("no id"))).await.unwrap_err();
+    give.give("r4".into(), these(&["CP001"]), None, OrderKind::Stop, ana()).await.unwrap();
+    give.give("r4".into(), these(&["CP001"]), None, OrderKind::Resume, ana()).await.unwrap_err();
     assert_eq!(
         refusals(&central).await,
         [
@@ -85,7 +97,7 @@ async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
 #[tokio::test]
 async fn an_order_that_is_said_again_before_it_is_done_is_answered_with_what_it_did_spec_7_3() {
     let central = central(1).await;
-    let give = || central.orders.give("r1".into(), these(&["CP001"]), 0, OrderKind::Maintenance { on: true }, ana());
+    let give = || central.orders.give("r1".into(), these(&["CP001"]), None, OrderKind::Maintenance { on: true }, ana());
     let answers = futures::future::join_all((0..20).map(|_| give())).await;
     for answer in answers {
         let answer = answer.unwrap();
@@ -97,7 +109,7 @@ async fn an_order_that_is_said_again_before_it_is_done_is_answered_with_what_it_
 async fn each_charging_point_at_which_an_order_failed_is_an_entry_spec_8_1() {
     let central = central(1).await;
     let given =
-        central.orders.give("r1".into(), these(&["CP001", "CP999"]), 0, OrderKind::Rotate, ana()).await.unwrap();
+        central.orders.give("r1".into(), these(&["CP001", "CP999"]), None, OrderKind::Rotate, ana()).await.unwrap();
     assert_eq!((given.matched, given.done, given.failures.len()), (1, 0, 2));
     let entry = |object: &str, code: &str| (object.into(), "Rotate".into(), code.into());
     let expected = [entry("charging-point/CP999", "UNKNOWN_CHARGING_POINT"), entry("charging-point/CP001", "NO_KEY")];
@@ -107,10 +119,10 @@ async fn each_charging_point_at_which_an_order_failed_is_an_entry_spec_8_1() {
 #[tokio::test]
 async fn who_asks_for_a_charging_point_finds_every_order_and_correction_that_concerned_it_spec_8_3() {
     let central = central(3).await;
-    let city = || Some(Selector { which: Some(Which::City("Alicante".into())) });
-    let stopped = central.orders.give("r1".into(), city(), 0, OrderKind::Stop, ana()).await.unwrap();
-    let again = central.orders.give("r2".into(), city(), 0, OrderKind::Stop, ana()).await.unwrap();
-    let failed = central.orders.give("r3".into(), all(), 0, OrderKind::Rotate, ana()).await.unwrap();
+    let city = || Scope::City("Alicante".into());
+    let stopped = central.orders.give("r1".into(), city(), None, OrderKind::Stop, ana()).await.unwrap();
+    let again = central.orders.give("r2".into(), city(), None, OrderKind::Stop, ana()).await.unwrap();
+    let failed = central.orders.give("r3".into(), all(), None, OrderKind::Rotate, ana()).await.unwrap();
     central.write(vec![billed("s-1"), ticket("s-1")]).await;
     let (session_id, reason) = ("s-1".to_owned(), "meter fault".to_owned());
     let correct = CorrectTicketRequest { session_id, reason, amount_delta_minor: -1, ..Default::default() };
@@ -139,7 +151,8 @@ async fn who_asks_for_a_charging_point_finds_every_order_and_correction_that_con
 #[tokio::test]
 async fn how_far_a_staggered_order_has_come_is_seen_without_cancelling_it_spec_7_3() {
     let central = central(60).await;
-    let given = central.orders.give("r1".into(), all(), 60, OrderKind::Maintenance { on: true }, ana()).await.unwrap();
+    let given =
+        central.orders.give("r1".into(), all(), Some(60), OrderKind::Maintenance { on: true }, ana()).await.unwrap();
     assert_eq!((given.state(), given.matched), (Running, 60));
     let seen = central.orders.get(&given.order_id).await.unwrap();
     assert_eq!((seen.state(), seen.done + seen.left), (Running, 60), "ten a second: {seen:?}");
@@ -147,9 +160,11 @@ async fn how_far_a_staggered_order_has_come_is_seen_without_cancelling_it_spec_7
     let cancelled = central.orders.get(&given.order_id).await.unwrap();
     assert!(cancelled.state() == Cancelled && cancelled.left > 0, "{cancelled:?}");
 
-    let few = central.orders.give("r2".into(), these(&["CP001"]), 0, OrderKind::Stop, ana()).await.unwrap();
-    let said = (few.state(), few.done, few.left, few.method.as_str(), few.reason.as_str(), few.request_id.as_str());
-    assert_eq!(said, (Done, 1, 0, "Stop", "works", "r2"));
+    let few = central.orders.give("r2".into(), these(&["CP001"]), None, OrderKind::Stop, ana()).await.unwrap();
+    let said = (few.state(), few.done, few.left, few.reason.as_str(), few.request_id.as_str());
+    assert_eq!(said, (Done, 1, 0, "works", "r2"));
+    let which = Some(Which::Ids(Ids { ids: vec!["CP001".into()] }));
+    assert_eq!((few.ordered.clone(), few.selector.clone()), (Some(Ordered::Stop(Stop {})), Some(Selector { which })));
     let page = |size, token: &str| central.orders.list(PageRequest { size, token: token.to_owned() });
     let (first, next) = page(1, "").await.unwrap();
     let (second, end) = page(1, &next).await.unwrap();
@@ -164,7 +179,7 @@ async fn corrections_and_ends_that_are_refused_are_entries_spec_8_1() {
     let end = EndSessionRequest { session_id: session_id.clone(), ..Default::default() };
     assert_eq!(central.sessions.end(asked_by_ana(end)).await.unwrap_err().code(), tonic::Code::NotFound);
     let reason = "meter fault".to_owned();
-    let correct = CorrectTicketRequest { session_id, reason, ..Default::default() };
+    let correct = CorrectTicketRequest { session_id, reason, amount_delta_minor: -1, ..Default::default() };
     assert_eq!(central.sessions.correct_ticket(asked_by_ana(correct)).await.unwrap_err().code(), tonic::Code::NotFound);
     let objects: Vec<_> = central.audited("ORDER_REFUSED").await.into_iter().map(|row| row.object).collect();
     assert_eq!(objects, ["session/s-none", "ticket/s-none"]);
@@ -174,7 +189,7 @@ async fn corrections_and_ends_that_are_refused_are_entries_spec_8_1() {
 async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_spec_7_3() {
     let central = central(1).await;
     central.write(vec![billed("s-1"), billed("s-2"), ticket("s-1"), ticket("s-2")]).await;
-    central.orders.give("used".into(), all(), 0, OrderKind::Resume, ana()).await.unwrap();
+    central.orders.give("used".into(), all(), None, OrderKind::Resume, ana()).await.unwrap();
     let correct = |request_id: &str, session_id: &str, amount_delta_minor| {
         let (request_id, session_id, reason) = (request_id.into(), session_id.into(), "meter fault".into());
         let energy_delta_wh = 0;
@@ -193,7 +208,7 @@ async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_s
         central.sessions.settle_dispute(asked_by_ana(SettleDisputeRequest {
             request_id,
             session_id,
-            owed_wh: 500,
+            owed_wh: Some(500),
             reason,
         }))
     };
@@ -270,7 +285,7 @@ fn p(price_e4: u32) -> OrderKind {
 async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_3() {
     let central = central(3).await;
     let mut before = Slow::new(&central);
-    let given = before.orders.give("r1".into(), all(), 0, p(1), ana()).await.unwrap();
+    let given = before.orders.give("r1".into(), all(), None, p(1), ana()).await.unwrap();
     assert_eq!((given.state(), given.left), (Running, 3), "nobody has answered, which is no failure");
     let mut asked = before.these(3).await;
     asked.remove(0).2.send(OrderOutcome::Done).unwrap();
@@ -295,7 +310,7 @@ async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_
 async fn a_stop_keeps_what_was_asked_before_and_asks_nobody_else_spec_7_3() {
     let central = central(60).await;
     let mut before = Slow::new(&central);
-    let given = before.orders.give("r1".into(), all(), 60, p(1), ana()).await.unwrap();
+    let given = before.orders.give("r1".into(), all(), Some(60), p(1), ana()).await.unwrap();
     let asked = before.these(10).await;
     central.ctx.stop.cancel();
     // The loop ends with its turns in flight: nine are done, the tenth was not taken up.
@@ -321,9 +336,9 @@ async fn a_stop_keeps_what_was_asked_before_and_asks_nobody_else_spec_7_3() {
 async fn a_restart_sets_no_older_price_over_a_newer_one_spec_7_3() {
     let central = central(3).await;
     let mut before = Slow::new(&central);
-    let older = before.orders.give("r1".into(), all(), 0, p(1), ana()).await.unwrap();
+    let older = before.orders.give("r1".into(), all(), None, p(1), ana()).await.unwrap();
     let _of_older = before.these(3).await;
-    let newer = before.orders.give("r2".into(), these(&["CP001"]), 0, p(2), ana()).await.unwrap();
+    let newer = before.orders.give("r2".into(), these(&["CP001"]), None, p(2), ana()).await.unwrap();
     let (at, order, answer) = before.next().await;
     assert_eq!((at.as_str(), price(&order)), ("CP001", 2));
     answer.send(OrderOutcome::Done).unwrap();
@@ -347,9 +362,9 @@ async fn a_restart_sets_no_older_price_over_a_newer_one_spec_7_3() {
 async fn a_staggered_order_leaves_to_a_later_one_whom_it_has_not_reached_spec_7_3() {
     let central = central(60).await;
     let mut slow = Slow::new(&central);
-    slow.orders.give("r1".into(), all(), 60, OrderKind::Resume, ana()).await.unwrap();
+    slow.orders.give("r1".into(), all(), Some(60), OrderKind::Resume, ana()).await.unwrap();
     let first = slow.these(10).await;
-    slow.orders.give("r2".into(), these(&["CP060"]), 0, OrderKind::Stop, ana()).await.unwrap();
+    slow.orders.give("r2".into(), these(&["CP060"]), None, OrderKind::Stop, ana()).await.unwrap();
     let (at, order, answer) = slow.next().await;
     assert!(at.as_str() == "CP060" && matches!(order, PointOrder::Stop), "{at}: {order:?}");
     answer.send(OrderOutcome::Done).unwrap();
@@ -368,7 +383,7 @@ async fn one_that_takes_long_is_under_way_and_holds_up_nobody_spec_7_3() {
     let central = central(2).await;
     let mut slow = Slow::new(&central);
     let orders = slow.orders.clone();
-    let give = || orders.give("r1".into(), all(), 0, OrderKind::Renew, ana());
+    let give = || orders.give("r1".into(), all(), None, OrderKind::Renew, ana());
     let answered = async {
         let mut asked = slow.these(2).await;
         asked.remove(0).2.send(OrderOutcome::Done).unwrap();
@@ -387,15 +402,21 @@ async fn one_that_takes_long_is_under_way_and_holds_up_nobody_spec_7_3() {
 async fn another_order_under_a_request_id_that_was_used_is_refused_spec_7_3() {
     let central = central(2).await;
     let one = || these(&["CP001"]);
-    central.orders.give("r1".into(), one(), 1, p(1_234), ana()).await.unwrap();
-    let again = central.orders.give("r1".into(), one(), 1, p(1_234), ana()).await.unwrap();
+    central.orders.give("r1".into(), one(), Some(1), p(1_234), ana()).await.unwrap();
+    let again = central.orders.give("r1".into(), one(), Some(1), p(1_234), ana()).await.unwrap();
     assert_eq!((again.state(), again.done), (Done, 1));
-    let other = [(one(), 1, p(5_678)), (all(), 1, p(1_234)), (one(), 0, p(1_234)), (one(), 1, OrderKind::Stop)];
+    let (expected, not_said) = (Some(1), None);
+    let other = [
+        (one(), expected, p(5_678)),
+        (all(), expected, p(1_234)),
+        (one(), not_said, p(1_234)),
+        (one(), expected, OrderKind::Stop),
+    ];
     for (selector, expected, kind) in other {
         let refused = central.orders.give("r1".into(), selector, expected, kind, ana()).await.unwrap_err();
         assert!(refused.message().contains("was used for SetPrice"), "{}", refused.message());
     }
-    let why = central.orders.give("r1".into(), one(), 1, p(1_234), ana().because("other")).await.unwrap_err();
+    let why = central.orders.give("r1".into(), one(), Some(1), p(1_234), ana().because("other")).await.unwrap_err();
     assert!(why.message().contains("with other content"), "{}", why.message());
 }
 
@@ -403,7 +424,7 @@ async fn another_order_under_a_request_id_that_was_used_is_refused_spec_7_3() {
 async fn an_order_is_cancelled_with_its_entry_or_not_at_all_spec_8_1() {
     let central = central(60).await;
     let mut before = Slow::new(&central);
-    let given = before.orders.give("r1".into(), all(), 60, OrderKind::Rotate, ana()).await.unwrap();
+    let given = before.orders.give("r1".into(), all(), Some(60), OrderKind::Rotate, ana()).await.unwrap();
     let _asked = before.these(10).await;
     before.orders.cancel(&given.order_id, &ana()).await.unwrap();
     before.orders.cancel(&given.order_id, &ana()).await.unwrap();
@@ -418,7 +439,7 @@ async fn an_order_is_cancelled_with_its_entry_or_not_at_all_spec_8_1() {
 #[tokio::test]
 async fn the_entry_of_an_order_says_why_it_was_given_spec_8_1() {
     let central = central(2).await;
-    central.orders.give("r1".into(), all(), 0, OrderKind::Renew, ana()).await.unwrap();
+    central.orders.give("r1".into(), all(), None, OrderKind::Renew, ana()).await.unwrap();
     let given = &central.audited("ORDER_GIVEN").await[0];
     assert!(given.parameters.contains(r#""reason":"works""#), "{}", given.parameters);
 }

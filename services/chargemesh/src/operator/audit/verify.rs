@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mesh::process::Misuse;
-use proto::central::v1::{VerifyAuditRequest, VerifyAuditResponse};
-use serde_json::{Value, json};
+use proto::central::v1::{BadAuditEntry, VerifyAuditRequest, VerifyAuditResponse};
+use serde::Serialize;
 use store::{
     Database,
     audit::{AuditKey, Verification, verify as read_and_verify},
     registry::SCHEMA,
 };
 
-use super::Connection;
+use super::{Connection, Shown};
 use crate::{
     failure::of_status,
     output::{Output, escaped, note},
@@ -30,36 +30,39 @@ pub(super) struct OfRegistry {
 }
 
 /// What is said of one audit.
-struct Verdict {
+struct AuditVerdict {
     whose: &'static str,
     answer: VerifyAuditResponse,
 }
 
-impl Verdict {
-    fn sentence(&self) -> String {
-        let VerifyAuditResponse { intact, entries, uncovered, writer, number, detail } = &self.answer;
-        let whose = self.whose;
-        if *intact {
-            format!("{whose}'s audit is intact: {entries} entries, {uncovered} of them not covered by a checkpoint yet")
-        } else {
-            let detail = escaped(detail);
-            format!("{whose}'s audit is NOT intact: entry {number} of {writer} is the first bad one: {detail}")
-        }
-    }
+/// Both audits, as programs read it.
+#[derive(Debug, Serialize)]
+struct BothAudits {
+    central: Shown<VerifyAuditResponse>,
+    /// Nothing where it was not read.
+    registry: Option<Shown<VerifyAuditResponse>>,
+}
 
-    fn json(&self) -> Value {
-        let VerifyAuditResponse { intact, entries, uncovered, writer, number, detail } = &self.answer;
-        json!({
-            "intact": intact, "entries": entries, "uncovered": uncovered,
-            "writer": writer, "number": number, "detail": detail,
-        })
+impl AuditVerdict {
+    fn sentence(&self) -> String {
+        let VerifyAuditResponse { entries, uncovered, first_bad, .. } = &self.answer;
+        let whose = self.whose;
+        match first_bad {
+            None => format!(
+                "{whose}'s audit is intact: {entries} entries, {uncovered} of them not covered by a checkpoint yet"
+            ),
+            Some(BadAuditEntry { writer, number, detail }) => {
+                let detail = escaped(detail);
+                format!("{whose}'s audit is NOT intact: entry {number} of {writer} is the first bad one: {detail}")
+            }
+        }
     }
 }
 
 pub(super) async fn verify(connection: &Connection, of_registry: &OfRegistry, output: Output) -> anyhow::Result<()> {
     let mut client = connection.audit()?;
     let answer = client.verify(VerifyAuditRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
-    let central = Verdict { whose: "Central", answer };
+    let central = AuditVerdict { whose: "Central", answer };
     let registry = match of_registry.data(connection) {
         Some(data) => Some(of_registry.verify(&data).await?),
         None => {
@@ -67,13 +70,12 @@ pub(super) async fn verify(connection: &Connection, of_registry: &OfRegistry, ou
             None
         }
     };
-    // Central's stand at the top; so it was before Registry's were read too.
-    let mut object = central.json();
-    object["registry"] = registry.as_ref().map_or(Value::Null, Verdict::json);
-    let all: Vec<&Verdict> = [Some(&central), registry.as_ref()].into_iter().flatten().collect();
+    let all: Vec<&AuditVerdict> = [Some(&central), registry.as_ref()].into_iter().flatten().collect();
     let sentences: Vec<String> = all.iter().map(|verdict| verdict.sentence()).collect();
-    output.sentence(&sentences.join("\n"), &object)?;
-    anyhow::ensure!(all.iter().all(|verdict| verdict.answer.intact), "the audit is not intact");
+    let intact = all.iter().all(|verdict| verdict.answer.intact);
+    let registry = registry.map(|verdict| Shown(verdict.answer));
+    output.sentence(&sentences.join("\n"), &BothAudits { central: Shown(central.answer), registry })?;
+    anyhow::ensure!(intact, "the audit is not intact");
     Ok(())
 }
 
@@ -84,13 +86,13 @@ impl OfRegistry {
         self.registry_data.clone().or_else(|| of_network().filter(|data| data.join(KEYS.1).exists()))
     }
 
-    async fn verify(&self, data: &Path) -> anyhow::Result<Verdict> {
+    async fn verify(&self, data: &Path) -> anyhow::Result<AuditVerdict> {
         let trusted = trusted(data)?;
         let url = self.registry_database.clone();
         let url = url.unwrap_or_else(|| format!("sqlite:{}", data.join("registry.db").display()));
         let database = Database::open(&url, SCHEMA).await.map_err(|error| Misuse::new(error.to_string()))?;
         let found = read_and_verify(&database, &data.join("audit.checkpoints"), &trusted).await?;
-        Ok(Verdict { whose: "Registry", answer: answer(found) })
+        Ok(AuditVerdict { whose: "Registry", answer: answer(found) })
     }
 }
 
@@ -111,14 +113,15 @@ fn trusted(data: &Path) -> anyhow::Result<Vec<String>> {
 
 fn answer(found: Verification) -> VerifyAuditResponse {
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
-    let bad = found.first_bad;
     VerifyAuditResponse {
-        intact: bad.is_none(),
+        intact: found.first_bad.is_none(),
         entries: count(found.entries),
         uncovered: count(found.uncovered),
-        writer: bad.as_ref().map(|bad| bad.writer.clone()).unwrap_or_default(),
-        number: bad.as_ref().map_or(0, |bad| count(bad.number)),
-        detail: bad.map(|bad| bad.detail).unwrap_or_default(),
+        first_bad: found.first_bad.map(|bad| BadAuditEntry {
+            writer: bad.writer,
+            number: count(bad.number),
+            detail: bad.detail,
+        }),
     }
 }
 
@@ -129,14 +132,14 @@ mod tests {
     #[test]
     fn each_audit_is_named_in_the_answer_spec_8_2() {
         let answer = VerifyAuditResponse { intact: true, entries: 12, uncovered: 2, ..VerifyAuditResponse::default() };
-        let central = Verdict { whose: "Central", answer };
+        let central = AuditVerdict { whose: "Central", answer };
         assert_eq!(
             central.sentence(),
             "Central's audit is intact: 12 entries, 2 of them not covered by a checkpoint yet"
         );
         let bad = store::audit::BadEntry { writer: "registry".into(), number: 3, detail: "its hash is wrong".into() };
         let found = Verification { entries: 5, first_bad: Some(bad), ..Verification::default() };
-        let registry = Verdict { whose: "Registry", answer: super::answer(found) };
+        let registry = AuditVerdict { whose: "Registry", answer: super::answer(found) };
         assert_eq!(
             registry.sentence(),
             "Registry's audit is NOT intact: entry 3 of registry is the first bad one: its hash is wrong"

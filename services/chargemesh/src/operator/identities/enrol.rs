@@ -13,11 +13,13 @@ use clap::Args;
 use mesh::{client::Channel, process::Misuse};
 use proto::{
     enrolment::PeerKind,
-    registry::v1::{EnrolRequest, EnrolResponse, Kind, identities_client::IdentitiesClient},
+    registry::v1::{EnrolRequest, Kind, identities_client::IdentitiesClient},
 };
-use serde_json::json;
 
-use super::{super::price, KindArg, hex, request_id};
+use super::{
+    super::{price, shown::Shown},
+    KindArg, request_id,
+};
 use crate::{
     failure::of_status,
     output::{Output, note},
@@ -35,8 +37,8 @@ pub(super) struct Enrol {
     #[arg(long, default_value = "")]
     place: String,
     /// Currency units per kWh, at most four decimal places; Central's usual price if not given
-    #[arg(long, value_name = "PRICE", value_parser = price, default_value = "0")]
-    price: u32,
+    #[arg(long, value_name = "PRICE", value_parser = price)]
+    price: Option<u32>,
     #[command(flatten)]
     to: Destination,
 }
@@ -70,25 +72,18 @@ impl Enrol {
             price_e4: self.price,
             ..EnrolRequest::default()
         };
-        let EnrolResponse { credential, pins, .. } =
-            client.enrol(request).await.map_err(|s| of_status(&s))?.into_inner();
-        let credential = zeroize::Zeroizing::new(credential);
-        let pins: Vec<String> = pins.iter().map(|pin| hex(pin)).collect();
+        let mut enrolled = client.enrol(request).await.map_err(|s| of_status(&s))?.into_inner();
         let Some(place) = file else {
             note(&format!("{peer} is enrolled; its credential, shown once:"));
-            return output.sentence(
-                &credential,
-                &json!({ "id": peer.as_str(), "credential": credential.as_str(), "pins": pins }),
-            );
+            return output.sentence(&enrolled.credential.clone(), &Shown(enrolled));
         };
+        // Into the file alone.
+        let credential = zeroize::Zeroizing::new(std::mem::take(&mut enrolled.credential));
         let path = place.path.to_owned();
         place.keep(&credential).with_context(|| {
             format!("{peer} is enrolled, but its credential could not be kept; get another with `identities reissue`")
         })?;
-        output.sentence(
-            &format!("{peer} is enrolled; its credential is in {}", path.display()),
-            &json!({ "id": peer.as_str(), "credential_file": path, "pins": pins }),
-        )
+        output.sentence(&format!("{peer} is enrolled; its credential is in {}", path.display()), &Shown(enrolled))
     }
 }
 

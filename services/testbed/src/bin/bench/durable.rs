@@ -92,7 +92,8 @@ fn network_orders(network: &Network) -> PriceClient {
 /// Sets ever higher prices; an order without an answer is sent again with its request id.
 async fn set_prices(orders: PriceClient, id: String, progress: PriceProgress, answers: Arc<AtomicU64>) {
     for price_e4 in 1.. {
-        let request = SetPriceRequest { request_id: fresh_id(), selector: Some(select(&[&id])), expected: 0, price_e4 };
+        let (request_id, selector) = (fresh_id(), Some(select(&[&id])));
+        let request = SetPriceRequest { request_id, selector, expected: None, price_e4: Some(price_e4) };
         progress.sent.store(price_e4, Ordering::SeqCst);
         while orders.clone().set_price(request.clone()).await.is_err() {
             sleep(Duration::from_millis(5)).await;
@@ -104,8 +105,7 @@ async fn set_prices(orders: PriceClient, id: String, progress: PriceProgress, an
 
 async fn price(network: &Network, id: &str) -> anyhow::Result<u32> {
     until(format_args!("the price of {id}"), Duration::from_secs(30), async || {
-        let found = network.operator.charging_point(id).await.map_err(|status| status.to_string())?;
-        found.view.map(|view| view.price_e4).ok_or_else(|| "no view".to_owned())
+        network.operator.charging_point(id).await.map(|found| found.price_e4).map_err(|status| status.to_string())
     })
     .await
 }

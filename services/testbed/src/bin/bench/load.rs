@@ -9,7 +9,7 @@ use proto::{
 };
 use testbed::{
     network::Network,
-    operator::fresh_id,
+    operator::{any_token, fresh_id},
     peer::{LinkPeer, PATIENCE},
     wait::until,
 };
@@ -26,12 +26,7 @@ pub(crate) struct KeyedPeer {
 /// Enrols `count` charging points or drivers, and gets a key for each.
 pub(crate) async fn keyed(network: &Network, kind: Kind, count: usize) -> anyhow::Result<Vec<KeyedPeer>> {
     let operator = &network.operator;
-    let token = CreateTokenRequest {
-        request_id: fresh_id(),
-        kind: kind.into(),
-        uses: u32::try_from(count)?,
-        ..CreateTokenRequest::default()
-    };
+    let token = CreateTokenRequest { kinds: vec![kind.into()], uses: Some(u32::try_from(count)?), ..any_token() };
     let token = operator.identities.clone().create_token(token).await?.into_inner().token;
     let (part, prefix) = if kind == Kind::Driver { (Part::Driver, "driver") } else { (Part::Monitor, "BENCH") };
     let mut all = Vec::with_capacity(count);

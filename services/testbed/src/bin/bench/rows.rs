@@ -8,7 +8,13 @@ use proto::{
     link::v1::Part,
     registry::v1::Kind,
 };
-use testbed::{fleet, network::Network, operator::fresh_id, peer::LinkPeer, wait::until};
+use testbed::{
+    fleet,
+    network::Network,
+    operator::{fresh_id, key_no},
+    peer::LinkPeer,
+    wait::until,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -276,14 +282,14 @@ async fn rotate(size: Size) -> anyhow::Result<BenchRow> {
     let request = OrderRequest {
         request_id: fresh_id(),
         selector: Some(Selector { which: Some(Which::All(true)) }),
-        expected: u32::try_from(count)?,
+        expected: Some(u32::try_from(count)?),
         reason: "bench".into(),
     };
     let started = Instant::now();
     network.operator.charging_points.clone().rotate(request).await?;
     let after = until("every key to be a new one", Duration::from_secs(300), async || {
         let now = fleet::list(&network).await.map_err(|error| format!("{error:#}"))?;
-        let old = now.values().filter(|cp| before.get(&cp.id).is_some_and(|was| was.key_no >= cp.key_no)).count();
+        let old = now.values().filter(|cp| before.get(&cp.id).is_some_and(|was| key_no(was) >= key_no(cp))).count();
         if old == 0 { Ok(now) } else { Err(format!("{old} old keys")) }
     })
     .await?;

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use proto::link::v1::{
-    AskAnswer, Authenticate, Cause, ConfirmSupply, EngineHealth, JournalReport, JournalSession, KeyInstalled,
-    ListHistory, ManualSupply, MeterValue, Part, Progress, ReadClock, Reason, RequestSupply, SealedReading,
-    SessionState, SetMaintenance, State, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, Unsupported, down, up,
+use proto::{
+    central::v1::{Cause, ChargingPointState},
+    link::v1::{
+        AskAnswer, Authenticate, ConfirmSupply, EngineHealth, JournalReport, JournalSession, KeyInstalled, ListHistory,
+        ManualSupply, MeterValue, Part, Progress, ReadClock, Reason, RequestSupply, SealedReading, SessionState,
+        SetMaintenance, StopSupply, SupplyEnded, SupplyStarted, TicketReceived, Unsupported, down, up,
+    },
 };
 use testbed::{
     network::{Network, PATIENCE},
-    operator::{fresh_id, order},
+    operator::{energy_wh, fresh_id, order, parameters},
     wait::until,
 };
 use tokio::time::{Instant, sleep};
@@ -31,27 +34,24 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
     for _ in 0..2 {
         links.push(monitor(&network, &station.keyed).await?);
         links[links.len() - 2].closed(PATIENCE).await?;
-        network.until_state("CLONED", State::Available).await?;
+        network.until_state("CLONED", ChargingPointState::Available).await?;
     }
     links.push(monitor(&network, &station.keyed).await?);
     let quarantined = |cp: &proto::central::v1::ChargingPoint| {
-        let view = cp.view.as_ref();
-        view.is_some_and(|view| {
-            view.state() == State::OutOfOrder && view.causes().any(|cause| cause == Cause::Quarantined)
-        })
+        cp.state() == ChargingPointState::OutOfOrder && cp.causes().any(|cause| cause == Cause::Quarantined)
     };
     let shown = network.until_shown("CLONED", "OUT OF ORDER, quarantined", PATIENCE, quarantined).await?;
-    ensure!(shown.view.is_some_and(|view| view.detail.contains("cloned")), "it says why");
+    ensure!(shown.detail.contains("cloned"), "it says why");
     let audited = network.operator.audited("QUARANTINED", "charging-point/CLONED").await?;
-    ensure!(audited.len() == 1 && audited[0].parameters.contains("\"3\""), "{audited:?}");
+    ensure!(audited.len() == 1 && parameters(&audited[0]).to_string().contains("\"3\""), "{audited:?}");
     ensure!(network.operator.audited("LINK_TAKEN_OVER", "charging-point/CLONED").await?.len() == 3);
     ensure!(network.central.log().contains("cloned"), "an alarm is raised");
     let request = RequestSupply { request_id: fresh_id(), charging_point_id: "CLONED".into(), energy_wh: 0 };
     ensure!(ana.ask(up::Body::RequestSupply(request)).await? == MessageOutcome::Answer(Reason::OutOfOrder));
 
     network.operator.charging_points.clone().release(order(&["CLONED"])).await?;
-    network.until_state("CLONED", State::Available).await?;
-    stays(&network, "CLONED", State::Available).await?;
+    network.until_state("CLONED", ChargingPointState::Available).await?;
+    stays(&network, "CLONED", ChargingPointState::Available).await?;
     let released = network.operator.audited("QUARANTINE_RELEASED", "charging-point/CLONED").await?;
     ensure!(released.len() == 1 && released[0].actor.contains("olga"), "{released:?}");
 
@@ -65,7 +65,7 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
     let (_monitor, _engine) = (monitor(&network, &station.keyed).await?, engine(&network, &station.keyed).await?);
     network.until_shown("CLONED", "quarantined after the restart", PATIENCE, quarantined).await?;
     network.operator.charging_points.clone().release(order(&["CLONED"])).await?;
-    network.until_state("CLONED", State::Available).await?;
+    network.until_state("CLONED", ChargingPointState::Available).await?;
     Ok(())
 }
 
@@ -82,7 +82,7 @@ async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Res
     station.engine.closed(PATIENCE).await?;
     station.monitor = monitor(&network, &station.keyed).await?;
     station.engine = engine(&network, &station.keyed).await?;
-    network.until_state("ZOMBIE", State::Available).await?;
+    network.until_state("ZOMBIE", ChargingPointState::Available).await?;
     let session_id = station.supply(&mut ana, 1_000).await?;
     let before = network.operator.audited("LINK_DOWN", "charging-point/ZOMBIE").await?.len();
     // It may be closed by now: then its words were not heard either.
@@ -97,7 +97,7 @@ async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Res
     };
     let _unheard = old_engine.notify(up::Body::SupplyEnded(ended)).await;
     drop((old_monitor, old_engine));
-    stays(&network, "ZOMBIE", State::Supplying).await?;
+    stays(&network, "ZOMBIE", ChargingPointState::Supplying).await?;
     ensure!(network.operator.audited("LINK_DOWN", "charging-point/ZOMBIE").await?.len() == before);
     ensure!(network.operator.all_tickets().await?.is_empty(), "a zombie has billed");
     ensure!(station.monitor.is_open() && station.engine.is_open());
@@ -153,8 +153,8 @@ async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_
             ensure!(told == MessageOutcome::Unsupported, "{who} said {said} and was told {told:?}");
         }
     }
-    let shown = network.shown("CP-1").await?.view.context("no view")?;
-    ensure!((shown.state(), shown.energy_wh) == (State::Supplying, 0), "{shown:?}");
+    let shown = network.shown("CP-1").await?;
+    ensure!((shown.state(), energy_wh(&shown)) == (ChargingPointState::Supplying, 0), "{shown:?}");
     ensure!(network.operator.audited("MAINTENANCE_ON", "").await?.is_empty());
     ensure!(network.operator.all_tickets().await?.is_empty());
     unharmed(&network).await
@@ -224,8 +224,8 @@ async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> an
     ] {
         ensure!(bea.ask(body).await? == MessageOutcome::Answer(Reason::NotFound));
     }
-    let shown = network.shown("VICTIM").await?.view.context("no view")?;
-    ensure!((shown.state(), shown.energy_wh) == (State::Supplying, 400), "{shown:?}");
+    let shown = network.shown("VICTIM").await?;
+    ensure!((shown.state(), energy_wh(&shown)) == (ChargingPointState::Supplying, 400), "{shown:?}");
     let ended = SupplyEnded {
         session_id: session_id.clone(),
         meter_start_wh: 1_000,
@@ -285,11 +285,11 @@ async fn a_charging_point_never_spends_a_drivers_money_by_itself_spec_3_1() -> a
 }
 
 /// Shown so, and never otherwise, for longer than Central takes to decide anything again.
-async fn stays(network: &Network, id: &str, state: State) -> anyhow::Result<()> {
+async fn stays(network: &Network, id: &str, state: ChargingPointState) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_millis(2_500);
     while Instant::now() < until {
-        let shown = network.shown(id).await?.view;
-        ensure!(shown.as_ref().is_some_and(|view| view.state() == state), "{id} does not stay {state:?}: {shown:?}");
+        let shown = network.shown(id).await?;
+        ensure!(shown.state() == state, "{id} does not stay {state:?}: {shown:?}");
         sleep(Duration::from_millis(50)).await;
     }
     Ok(())

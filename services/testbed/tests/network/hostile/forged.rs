@@ -8,9 +8,13 @@ use std::{
 
 use anyhow::ensure;
 use prost::Message as _;
-use proto::link::v1::{Busy, Part, State, UnknownKey};
+use proto::{
+    central::v1::ChargingPointState,
+    link::v1::{Busy, Part, UnknownKey},
+};
 use testbed::{
     network::{Network, PATIENCE},
+    operator::key_no,
     peer::LinkPeer,
     wait::until,
 };
@@ -137,7 +141,7 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     let _post = honest(&network).await?;
     let between = ManInTheMiddle::start(network.central_link).await?;
     let point = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
-    let (logins, key) = (logins(&network).await?, network.shown("CP-1").await?.key_no);
+    let (logins, key) = (logins(&network).await?, key_no(&network.shown("CP-1").await?));
     between.set(Forgery::Busy(u32::try_from(ASKED.as_millis())?));
     // Monitor and engine.
     until("both to be told that Central is busy", PATIENCE, async || match between.forged().len() {
@@ -147,15 +151,15 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     .await?;
     let passed = between.passed().len();
     between.set(Forgery::Pass);
-    network.until_state("CP-1", State::Disconnected).await?;
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Disconnected).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     // Its own back-off may come upon what was asked and half as much again.
     let (told, back) = (between.forged(), between.passed()[passed..].to_vec());
     let waited = back.first().zip(told.first()).map(|(back, told)| back.duration_since(*told)).unwrap_or_default();
     ensure!(waited >= ASKED, "it came back after {waited:?}");
     ensure!(waited < ASKED * 3 / 2 + Duration::from_secs(5), "it waited {waited:?}");
     ensure!(told.len() <= 4, "it did not wait: {} calls", told.len());
-    ensure!(logins == super::forged::logins(&network).await? && key == network.shown("CP-1").await?.key_no);
+    ensure!(logins == super::forged::logins(&network).await? && key == key_no(&network.shown("CP-1").await?));
     drop(point);
 
     // Whatever it asks for, no link waits longer than a minute, and half of one as jitter.
@@ -181,7 +185,7 @@ async fn a_forged_unknown_key_costs_at_most_one_first_contact_spec_4_3() -> anyh
     })
     .await?;
     between.set(Forgery::Pass);
-    network.until_state("CP-1", State::Available).await?;
+    network.until_state("CP-1", ChargingPointState::Available).await?;
     let more = logins(&network).await? - before;
     ensure!(more <= 1, "{more} first contacts");
     // It is the same charging point, without anybody's help, and does its work.
@@ -217,7 +221,7 @@ async fn clear_frames_forged_into_an_open_link_change_nothing_spec_4_3() -> anyh
     let _post = honest(&network).await?;
     let between = ManInTheMiddle::start(network.central_link).await?;
     let _cp = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
-    let (logins, key) = (logins(&network).await?, network.shown("CP-1").await?.key_no);
+    let (logins, key) = (logins(&network).await?, key_no(&network.shown("CP-1").await?));
     let passed = between.passed().len();
     let mut bytes = Vec::new();
     for counter in 0..=255 {
@@ -229,10 +233,10 @@ async fn clear_frames_forged_into_an_open_link_change_nothing_spec_4_3() -> anyh
     // Its links go on: an order reaches it as before.
     let order = testbed::operator::order(&["CP-1"]);
     network.operator.charging_points.clone().stop(order.clone()).await?;
-    network.until_state("CP-1", State::OutOfOrder).await?;
+    network.until_state("CP-1", ChargingPointState::OutOfOrder).await?;
     network.operator.charging_points.clone().resume(testbed::operator::order(&["CP-1"])).await?;
-    network.until_state("CP-1", State::Available).await?;
-    ensure!(logins == super::forged::logins(&network).await? && key == network.shown("CP-1").await?.key_no);
+    network.until_state("CP-1", ChargingPointState::Available).await?;
+    ensure!(logins == super::forged::logins(&network).await? && key == key_no(&network.shown("CP-1").await?));
     ensure!(between.passed().len() <= passed + 2, "it dials again and again");
     unharmed(&network).await
 }

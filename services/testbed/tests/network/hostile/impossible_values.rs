@@ -2,14 +2,16 @@
 
 use anyhow::{Context as _, ensure};
 use proto::{
-    central::v1::{StatisticsRequest, statistics_request::By},
+    central::v1::{ChargingPointState, StatisticsRequest, Ticket, statistics_request::By},
     link::v1::{
-        EngineHealth, JournalReport, JournalSession, ListHistory, MeterValue, Reason, SetMaintenance, State,
-        SupplyEnded, SupplyStarted, down, up,
+        EngineHealth, JournalReport, JournalSession, ListHistory, MeterValue, Reason, SetMaintenance, SupplyEnded,
+        SupplyStarted, down, up,
     },
+    millis,
 };
 use testbed::{
     network::{Network, PATIENCE},
+    operator::{active_session, energy_wh, parameters},
     wait::until,
 };
 
@@ -30,11 +32,7 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
         |meter_wh| up::Body::MeterValue(MeterValue { session_id: session_id.clone(), meter_wh, power_w: u32::MAX });
     for (value, shown) in [(5_000, 4_000), (u64::MAX, 4_000), (6_000, 5_000), (1 << 63, 5_000), (7_000, 6_000)] {
         station.engine.ask(say(value)).await?;
-        network
-            .until_shown("LIAR", format!("{shown} Wh after {value}"), PATIENCE, |cp| {
-                cp.view.as_ref().is_some_and(|view| view.energy_wh == shown)
-            })
-            .await?;
+        network.until_shown("LIAR", format!("{shown} Wh after {value}"), PATIENCE, |cp| energy_wh(cp) == shown).await?;
     }
     for n in 0..500 {
         station.engine.notify(say(n)).await?;
@@ -60,7 +58,7 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
         (0, u64::MAX, 1, i64::MAX),
         (0, 1 << 62, -1, 0),
     ] {
-        let running = network.shown("LIAR").await?.view.context("no view")?.session_id;
+        let running = active_session(&network.shown("LIAR").await?);
         let session_id = if running.is_empty() { station.reserve(&mut ana).await? } else { running };
         let started = SupplyStarted { session_id: session_id.clone(), meter_start_wh: start, at_ms: at };
         station.engine.ask(up::Body::SupplyStarted(started)).await?;
@@ -77,14 +75,16 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
         // Said again, and otherwise.
         station.engine.ask(up::Body::SupplyEnded(SupplyEnded { meter_end_wh: 0, ..ended.clone() })).await?;
         station.engine.ask(up::Body::SupplyEnded(SupplyEnded { meter_end_wh: u64::MAX, ..ended })).await?;
-        network.until_state("LIAR", State::Available).await?;
+        network.until_state("LIAR", ChargingPointState::Available).await?;
     }
     let tickets = network.until_tickets("LIAR", 4).await?;
     let first = tickets.iter().find(|ticket| ticket.session_id == session_id).context("no first ticket")?;
     ensure!(first.energy_wh == 6_000, "what the meter had shown is billed: {first:?}");
     ensure!(tickets.iter().all(|ticket| ticket.energy_wh <= 6_000 && ticket.amount_minor >= 0), "{tickets:?}");
-    let plausible =
-        |ticket: &proto::link::v1::Ticket| 0 < ticket.started_at_ms && ticket.started_at_ms <= ticket.ended_at_ms;
+    let plausible = |ticket: &Ticket| {
+        let [start, end] = [&ticket.start_time, &ticket.end_time].map(|time| millis(time.as_ref()));
+        0 < start && start <= end
+    };
     ensure!(tickets.iter().all(plausible), "{tickets:?}");
     ensure!(!network.operator.audited("DISCREPANCY", "charging-point/LIAR").await?.is_empty());
     for by in [By::ChargingPoint, By::Driver] {
@@ -124,12 +124,12 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
         let healthy = EngineHealth { healthy: true, detail: String::new() };
         station.monitor.ask(up::Body::EngineHealth(healthy)).await.map_err(|error| error.to_string())?;
         match network.shown("ODD").await.map_err(|error| error.to_string())? {
-            cp if cp.unintelligible == TIMES => Ok(()),
-            cp => Err(format!("{}", cp.unintelligible)),
+            cp if cp.unintelligible_messages == TIMES => Ok(()),
+            cp => Err(format!("{}", cp.unintelligible_messages)),
         }
     })
     .await?;
-    network.until_state("ODD", State::Available).await?;
+    network.until_state("ODD", ChargingPointState::Available).await?;
     let audited = network.operator.audited("UNINTELLIGIBLE", "charging-point/ODD").await?;
     ensure!(audited.len() == 1, "repeats are counted, not repeated: {audited:?}");
     // A kind of message that Central does not know.
@@ -162,8 +162,13 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
     station.engine.raw(longer).await?;
     let told = station.monitor.ask(up::Body::SetMaintenance(SetMaintenance { on: true })).await?;
     ensure!(told == MessageOutcome::Answer(Reason::Unspecified), "{told:?}");
-    let longest =
-        network.operator.audited("", "charging-point/ODD").await?.into_iter().map(|e| e.parameters.len()).max();
+    let longest = network
+        .operator
+        .audited("", "charging-point/ODD")
+        .await?
+        .into_iter()
+        .map(|e| parameters(&e).to_string().len())
+        .max();
     ensure!(longest < Some(2_000), "an entry of {longest:?} bytes");
     let mut again: HostileLink = engine(&network, &station.keyed).await?;
     ensure!(

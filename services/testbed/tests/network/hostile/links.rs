@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use prost::Message as _;
-use proto::link::v1::{
-    AskAnswer, EngineHealth, JournalReport, ListChargingPoints, Part, Progress, Reason, RequestSupply, State,
-    SupplyStarted, Up, down, up,
+use proto::{
+    central::v1::ChargingPointState,
+    link::v1::{
+        AskAnswer, EngineHealth, JournalReport, ListChargingPoints, Part, Progress, Reason, RequestSupply,
+        SupplyStarted, Up, down, up,
+    },
 };
 use testbed::{network::Network, operator::fresh_id, peer::LinkPeer};
 use tokio::{
@@ -141,7 +144,7 @@ impl HostilePoint {
         let keyed = keyed(network, Part::Monitor, id).await?;
         let engine = engine(network, &keyed).await?;
         let monitor = monitor(network, &keyed).await?;
-        network.until_state(id, State::Available).await?;
+        network.until_state(id, ChargingPointState::Available).await?;
         Ok(Self { keyed, monitor, engine })
     }
 

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use proto::link::v1::{EngineHealth, Part, SetMaintenance, State, down, up};
+use proto::{
+    central::v1::ChargingPointState,
+    link::v1::{EngineHealth, Part, SetMaintenance, down, up},
+};
 use testbed::{network::Network, network::PATIENCE, peer::LinkPeer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -45,7 +48,7 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
     // The honest engine and monitor have reconnected since the recording.
     let (_monitor, _engine) =
         (monitor(&network, &station.keyed).await?, super::links::engine(&network, &station.keyed).await?);
-    network.until_state("KNOWN", State::Available).await?;
+    network.until_state("KNOWN", ChargingPointState::Available).await?;
     let before = settled(&network).await?;
     let replay = async |bytes: &[u8], step_by_step: bool| {
         let mut stream = attack_from(ATTACKER, &network).await?;
@@ -67,7 +70,7 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
     futures::future::try_join_all(replays).await?;
     let after = settled(&network).await?;
     ensure!(after == before, "the replay left {after:?} after {before:?}");
-    network.until_state("KNOWN", State::Available).await?;
+    network.until_state("KNOWN", ChargingPointState::Available).await?;
     unharmed(&network).await?;
     let counted = counted(&mut network).await?;
     let of = |reason: &str| counted.get(reason).copied().unwrap_or_default();
@@ -93,7 +96,7 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
         // A switch that follows within a second is refused, and a repetition's would be for that alone.
         peer.idle(SWITCHED_EVERY).await?;
     }
-    network.until_state("KNOWN", State::Available).await?;
+    network.until_state("KNOWN", ChargingPointState::Available).await?;
     let sealed: Vec<Vec<u8>> =
         frames(peer.sent_bytes())[before..].iter().filter(|body| body[1] == kind::SEALED).cloned().collect();
     let maintenance = sealed.iter().max_by_key(|body| body.len()).cloned().unwrap_or_default();
@@ -126,7 +129,7 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
     }
     let (mut successor, mut elsewhere) = (HostileLink::of(successor), HostileLink::of(elsewhere));
     for id in ["KNOWN", "OTHER"] {
-        network.until_shown(id, "unintelligible", PATIENCE, |cp| cp.unintelligible > 0).await?;
+        network.until_shown(id, "unintelligible", PATIENCE, |cp| cp.unintelligible_messages > 0).await?;
     }
     ensure!(on().await?.len() == 1, "a message of another link was handled");
     // What follows is not broken by it.

@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use proto::{
-    central::v1::{WatchChargingPointsRequest, charging_point_event::Event},
-    link::v1::{Authenticate, EngineHealth, Opened, Part, Progress, State, StopSupply, up},
+    central::v1::{ChargingPointState, WatchChargingPointsRequest, charging_point_event::Event},
+    link::v1::{Authenticate, EngineHealth, Opened, Part, Progress, StopSupply, up},
 };
 use testbed::{network::Network, peer::LinkPeer};
 use tokio::{
@@ -130,7 +130,7 @@ async fn watch(network: &Network) -> anyhow::Result<Arc<AtomicU64>> {
         while let Ok(Some(event)) = stream.message().await {
             if let Some(Event::Changed(cp)) = event.event
                 && (cp.id.starts_with("HONEST") || cp.id.starts_with("STATION"))
-                && cp.view.is_some_and(|view| view.state() == State::Disconnected)
+                && cp.state() == ChargingPointState::Disconnected
             {
                 count.fetch_add(1, Ordering::Relaxed);
             }

@@ -19,7 +19,7 @@ use proto::{
 };
 use testbed::{
     network::PATIENCE,
-    operator::{Operator, fresh_id, select},
+    operator::{Operator, any_token, fresh_id, parameters, select},
 };
 use tokio::{
     task::JoinHandle,
@@ -124,7 +124,12 @@ impl PriceOrders {
                     break;
                 }
                 let selector = Some(select(&[id]));
-                let request = SetPriceRequest { request_id: fresh_id(), selector, price_e4, ..Default::default() };
+                let request = SetPriceRequest {
+                    request_id: fresh_id(),
+                    selector,
+                    price_e4: Some(price_e4),
+                    ..Default::default()
+                };
                 let order = || {
                     let (mut client, request) = (operator.charging_points.clone(), request.clone());
                     async move { client.set_price(request).await }
@@ -143,11 +148,11 @@ impl PriceOrders {
     /// Checks that each answered order is in the audit once, and no other.
     pub(crate) async fn check(self, operator: &Operator, id: &str) -> anyhow::Result<usize> {
         let set = self.task.await??;
-        let shown = operator.charging_point(id).await?.view.context("no view")?.price_e4;
+        let shown = operator.charging_point(id).await?.price_e4;
         ensure!(Some(&shown) == set.last(), "the price is {shown}, last set to {:?}", set.last());
         let mut audited: Vec<u32> = Vec::new();
         for entry in super::all_audited(operator, "PRICE_SET").await? {
-            let parameters: serde_json::Value = serde_json::from_str(&entry.parameters)?;
+            let parameters: serde_json::Value = parameters(&entry);
             let price: Price = parameters["price"].as_str().context("no price")?.parse()?;
             audited.push(price.e4());
         }
@@ -167,11 +172,10 @@ pub(crate) struct EnrolmentOrders {
 impl EnrolmentOrders {
     pub(crate) async fn start(operator: &Operator) -> anyhow::Result<Self> {
         let request = CreateTokenRequest {
-            request_id: fresh_id(),
-            kind: Kind::Driver.into(),
-            uses: USES,
+            kinds: vec![Kind::Driver.into()],
+            uses: Some(USES),
             id_pattern: "extra-*".into(),
-            ..Default::default()
+            ..any_token()
         };
         let token = operator.identities.clone().create_token(request).await?.into_inner();
         let (seen, operator, secret) = (Arc::new(OutstandingOrders::default()), operator.clone(), token.token);
@@ -212,7 +216,7 @@ impl EnrolmentOrders {
         }
         found.sort_unstable();
         ensure!(found == wanted, "answered {wanted:?}, found {found:?}");
-        let tokens = operator.identities.clone().list_tokens(ListTokensRequest {}).await?.into_inner().tokens;
+        let tokens = operator.identities.clone().list_tokens(ListTokensRequest::default()).await?.into_inner().tokens;
         let token = tokens.iter().find(|token| token.token_id == self.token_id).context("the token is gone")?;
         let used = usize::try_from(USES - token.uses_left)?;
         ensure!(used == wanted.len(), "{used} uses of the token, {} enrolled", wanted.len());

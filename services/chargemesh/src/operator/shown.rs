@@ -1,0 +1,92 @@
+//! Messages of the public API as the command line prints them: for programs as the JSON that protobuf defines for them
+//! (`--json`), for people as a table whose columns stand in `tables`.
+
+use std::sync::LazyLock;
+
+use prost::{Message, Name};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use proto::{Energy, Money, Timestamp, millis};
+use serde::{Serialize, Serializer, ser::Error as _};
+
+static CONTRACT: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).ok());
+
+/// Serializes as protobuf's JSON, fields without a value included unless their absence means something.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Shown<M>(pub(crate) M);
+
+impl<M: Message + Name> Serialize for Shown<M> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let descriptor = CONTRACT.as_ref().and_then(|pool| pool.get_message_by_name(&M::full_name()));
+        let descriptor = descriptor.ok_or_else(|| S::Error::custom(format!("{} has no descriptor", M::full_name())))?;
+        let mut dynamic = DynamicMessage::new(descriptor);
+        dynamic.transcode_from(&self.0).map_err(S::Error::custom)?;
+        dynamic.serialize_with_options(serializer, &SerializeOptions::new().skip_default_fields(false))
+    }
+}
+
+/// Each of them, to be printed.
+pub(crate) fn shown<M>(all: impl IntoIterator<Item = M>) -> Vec<Shown<M>> {
+    all.into_iter().map(Shown).collect()
+}
+
+/// A value of an enumeration as people read it: `STATE_OUT_OF_ORDER` is `out-of-order`.
+pub(crate) fn name(full: &str, prefix: &str) -> String {
+    full.trim_start_matches(prefix).to_ascii_lowercase().replace('_', "-")
+}
+
+pub(crate) fn money(minor: i64, currency: &str) -> String {
+    Money { minor, currency: currency.parse().unwrap_or_default() }.to_string()
+}
+
+pub(crate) fn wh(wh: u64) -> String {
+    Energy::from_wh(wh).to_string()
+}
+
+pub(crate) fn at(time: Option<&Timestamp>) -> String {
+    time.map(|time| driver::utc(millis(Some(time)))).unwrap_or_default()
+}
+
+/// Whose account it is.
+pub(crate) fn payer(driver: &str) -> String {
+    if driver.is_empty() { "(own account)".into() } else { driver.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{
+        central::v1::{AuditEntry, ChargingPoint, ChargingPointState, RecordVersion, Session},
+        struct_of, timestamp,
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn json_of<M: Message + Name>(message: M) -> Value {
+        serde_json::to_value(Shown(message)).unwrap()
+    }
+
+    #[test]
+    fn json_is_that_of_protobuf_spec_7_2() {
+        let point = ChargingPoint {
+            id: "CP-1".into(),
+            state: ChargingPointState::OutOfOrder.into(),
+            state_time: timestamp(1_551_421_200_007),
+            version: Some(RecordVersion { generation: 1, epoch: 2, version: u64::MAX }),
+            ..ChargingPoint::default()
+        };
+        let said = json_of(point);
+        assert_eq!(said["state"], json!("CHARGING_POINT_STATE_OUT_OF_ORDER"));
+        assert_eq!(said["stateTime"], json!("2019-03-01T06:20:00.007Z"));
+        assert_eq!(said["version"], json!({ "generation": 1, "epoch": 2, "version": "18446744073709551615" }));
+        assert_eq!((&said["causes"], &said["priceE4"]), (&json!([]), &json!(0)), "a default value is a value");
+        assert_eq!((said.get("ratedPowerW"), said.get("session")), (None, None), "what is absent is left out");
+        assert_eq!(json_of(Session { requested_wh: Some(0), ..Session::default() })["requestedWh"], json!("0"));
+    }
+
+    #[test]
+    fn parameters_of_the_audit_are_an_object() {
+        let parameters = Some(struct_of(r#"{"energy_wh":7500,"note":"x"}"#));
+        let said = json_of(AuditEntry { parameters, ..AuditEntry::default() });
+        assert_eq!(said["parameters"], json!({ "energy_wh": 7500.0, "note": "x" }));
+    }
+}
