@@ -12,6 +12,7 @@
 mod audit_throttle;
 mod deadline;
 mod decision;
+mod desired;
 mod input;
 mod messages;
 mod observe;
@@ -155,10 +156,6 @@ pub struct LiveState {
     pub pace: Throttle,
     /// The open reservation as its engine says that it has begun, until the store knows.
     pub begun: Option<Session>,
-    /// On which of its links.
-    pub begun_on: Option<LinkNo>,
-    /// The engine's link on which it has said what its journal holds.
-    pub accounted: Option<LinkNo>,
     /// The supply whose driver was told of a fault.
     pub fault_told: Option<SessionId>,
     pub engine_lost_at: Option<Instant>,
@@ -191,6 +188,10 @@ pub struct PartLink {
     pub from: Arc<str>,
     /// The highest epoch its part had seen.
     pub highest_epoch: u64,
+    /// Its engine has reported on it what its journal holds.
+    pub journal_reported: bool,
+    /// Its engine has reported on it that a supply has begun.
+    pub begun_reported: bool,
 }
 
 /// The monitor's verdict on its engine (SPEC 1.4).
@@ -208,6 +209,12 @@ pub struct ChargePoint {
     pub record: Record,
     pub pending: Pending,
     pub live: LiveState,
+}
+
+impl PartLink {
+    pub fn new(link: LinkNo, key_no: u64, from: Arc<str>, highest_epoch: u64) -> Self {
+        Self { link, key_no, from, highest_epoch, journal_reported: false, begun_reported: false }
+    }
 }
 
 impl ChargePoint {
@@ -254,10 +261,9 @@ impl ChargePoint {
         self.live.begun.as_ref().filter(|begun| begun.id == open.id)
     }
 
-    /// It has begun, and the engine that says so has not been replaced since.
+    /// It has begun, and the engine that reported so has not been replaced since.
     fn has_begun_on_this_link(&self) -> bool {
-        let present = self.live.engine.as_ref().map(|engine| engine.link);
-        self.begun().is_some() && present.is_some() && self.live.begun_on == present
+        self.begun().is_some() && self.live.engine.as_ref().is_some_and(|engine| engine.begun_reported)
     }
 
     /// The driver who is to be told of this charging point.

@@ -4,7 +4,6 @@
 //! turn; nothing that a decision made durable is told before the store has it; the work per message does not depend on
 //! how many charging points there are. It decides nothing itself.
 
-mod audit_queue;
 mod drivers;
 mod inputs;
 mod links;
@@ -25,11 +24,11 @@ use std::{
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh::{clock::Alarm, link::SendQueue, process::Context};
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
-use proto::{ChargingPointId, DriverId, PeerId};
+use proto::{ChargingPointId, DriverId, PeerId, link::v1::View};
 use store::central::{CommitRefusal, Committed, Turn};
 use tokio::sync::{mpsc, oneshot};
 
-use self::{audit_queue::AuditQueue, drivers::DriverEntry, points::Point, tickets::TicketDelivery};
+use self::{drivers::DriverEntry, points::Point, tickets::TicketDelivery};
 use crate::{
     charge_point::{Effect, OrderOutcome, PointInput, Reply},
     origin::LinkNo,
@@ -81,7 +80,6 @@ enum Completion {
     /// A session that was not at hand, as the input it belongs to; or whom to tell why it could not be read.
     Fetched(usize, Box<Result<PointInput, (Reply, String)>>),
     Driver(DriverId, Result<Committed, CommitRefusal>),
-    AuditQueue(Result<Committed, CommitRefusal>),
     /// Tickets that are due to a driver.
     Tickets(DriverId, Box<tickets::DueTickets>),
     /// An answer about what does not exist: told when it is durable, or not.
@@ -99,6 +97,8 @@ enum TimerKey {
 struct OpenLink {
     send_queue: SendQueue,
     peer: PeerId,
+    /// The view that was last sent on it, and under which epoch.
+    view: Option<(u64, Arc<View>)>,
 }
 
 pub(crate) struct EventLoop {
@@ -115,7 +115,6 @@ pub(crate) struct EventLoop {
     timers: BinaryHeap<Reverse<(Instant, TimerKey)>>,
     dirty: Vec<usize>,
     turns: FuturesUnordered<BoxFuture<'static, Completion>>,
-    audit_queue: AuditQueue,
     tickets: TicketDelivery,
     next_sweep: Instant,
     /// Closed sessions that are still on the board, oldest first.
@@ -161,7 +160,6 @@ impl EventLoop {
             }
             self.ring();
             self.show_all();
-            self.flush_audit_queue();
             // Links that are ready as well speak first: what they say is then taken at once, and not one by one.
             tokio::task::yield_now().await;
         }
@@ -174,8 +172,8 @@ impl EventLoop {
         while let Some(done) = self.turns.next().await {
             self.done(done);
             self.show_all();
-            self.flush_audit_queue();
         }
+        self.shared.write_queue.flush(&self.shared.store).await;
     }
 
     fn take(&mut self, message: Message) {
@@ -209,7 +207,6 @@ impl EventLoop {
             Completion::Reloaded(point, record) => self.reloaded(point, record),
             Completion::Fetched(point, fetched) => self.fetched(point, *fetched),
             Completion::Driver(driver, result) => self.driver_done(&driver, result),
-            Completion::AuditQueue(result) => self.audit_queue_done(result),
             Completion::Tickets(driver, read) => self.due_tickets_read(&driver, *read),
             Completion::Stray(effects) => effects.into_iter().for_each(|effect| self.perform(None, effect)),
         }
@@ -226,8 +223,7 @@ impl EventLoop {
 
     fn next_wake(&self) -> Instant {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let queued = [self.audit_queue.again_at(), self.tickets.again_at()];
-        [Some(self.next_sweep), timer].into_iter().chain(queued).flatten().min().unwrap_or(self.next_sweep)
+        [Some(self.next_sweep), timer, self.tickets.again_at()].into_iter().flatten().min().unwrap_or(self.next_sweep)
     }
 
     /// What is due by now.

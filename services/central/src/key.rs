@@ -72,6 +72,15 @@ pub struct Keyring {
     keys: Vec<KeyEntry>,
 }
 
+/// What the age of a key calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyDue {
+    /// A new key is staged beside it.
+    Rotation,
+    /// It opens nothing any more.
+    Expired,
+}
+
 /// Why Central changes a key by itself.
 pub const AGE: &str = "its age";
 pub const EXPIRED: &str = "its life is over";
@@ -217,9 +226,19 @@ impl Keyring {
         self.end(KeyStage::Revoked, |_| true)
     }
 
+    /// What the age of the active key calls for now.
+    pub fn due(&self, settings: &CentralSettings, stagger: u16, now: Now) -> Option<KeyDue> {
+        let is_past = |at: i64| at <= now.wall_ms;
+        if self.active().is_some_and(|key| is_past(key.expires_at)) {
+            return Some(KeyDue::Expired);
+        }
+        let rotates = self.rotation_due_at(settings, stagger).is_some_and(is_past) && self.state() == KeyState::Active;
+        rotates.then_some(KeyDue::Rotation)
+    }
+
     /// When the active key should be replaced: a third of its life is left, or as much less as `stagger` (0..1,000)
     /// says, so that keys granted together do not rotate together.
-    pub fn rotation_due_at(&self, settings: &CentralSettings, stagger: u16) -> Option<i64> {
+    fn rotation_due_at(&self, settings: &CentralSettings, stagger: u16) -> Option<i64> {
         let active = self.active().filter(|_| self.staged().is_none())?;
         let third = i64::try_from(settings.key_lifetime.as_millis() / 3).unwrap_or(i64::MAX / 4);
         let late = third / 2 / 1_000 * i64::from(stagger.min(1_000));

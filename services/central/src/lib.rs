@@ -44,6 +44,7 @@ pub mod token_bucket;
 mod turns;
 mod upkeep;
 mod watch;
+mod write_queue;
 
 use std::sync::Arc;
 
@@ -68,6 +69,7 @@ use self::{
     origin::Origin,
     secrets::Secrets,
     shared::SharedState,
+    write_queue::WriteQueue,
 };
 
 /// Builds, connects and spawns, in the order in which data flows; behind open doors, since the database may be awaited.
@@ -95,6 +97,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         sessions: Arc::default(),
         telemetry: telemetry::Telemetry::new(&ctx.metrics),
         access_log: doors.access_log.clone(),
+        write_queue: WriteQueue::default(),
         pins: secrets.pins(),
         link_keys: secrets.link,
         key_encryption: Arc::new(secrets.key_encryption),
@@ -105,6 +108,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     }
     note_role(&shared, AuditAction::RoleStarted).await;
 
+    let (of_writes, stop) = (Arc::clone(&shared), ctx.stop.clone());
+    spawn(&ctx, "writes", async move { of_writes.write_queue.run(&of_writes.store, stop).await });
     let (event_loop, inbox) = event_loop::channel();
     registry::load_denied(&shared, &doors.denied).await?;
     let running = event_loop::EventLoop::load(Arc::clone(&shared), &ctx).await?;

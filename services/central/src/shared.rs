@@ -12,11 +12,12 @@ use std::{
 
 use mesh::{access_log::AccessLog, clock::Clock};
 use proto::{ChargingPointId, PeerId, central::v1 as contract};
-use store::central::KeyRow;
+use store::central::{KeyRow, RowWrite};
 use tokio::sync::watch;
 use wire::{LinkKey, PublicKey, StaticKey};
 
 use crate::{
+    audit::AuditRecord,
     database::Store,
     key::{KeyStage, Keyring},
     rows,
@@ -24,6 +25,7 @@ use crate::{
     settings::CentralSettings,
     telemetry::{Look, Streams, Telemetry},
     watch::Board,
+    write_queue::WriteQueue,
 };
 
 /// Charging points as they are shown.
@@ -42,11 +44,19 @@ pub(crate) struct SharedState {
     pub telemetry: Telemetry,
     /// Counts refusals for the audit.
     pub access_log: AccessLog,
+    pub write_queue: WriteQueue,
     pub link_keys: Vec<StaticKey>,
     pub pins: Vec<PublicKey>,
     pub key_encryption: Arc<store::central::KeyEncryption>,
     /// The name under which this process owns charging points.
     pub owner: String,
+}
+
+impl SharedState {
+    /// Queues an audit entry that nobody waits for; without a peer it is about a part of the system.
+    pub(crate) fn audit(&self, about: Option<PeerId>, entry: &AuditRecord) {
+        self.write_queue.push(about, RowWrite::Audit(rows::audit(entry)));
+    }
 }
 
 /// Who holds which keys, found in O(1).

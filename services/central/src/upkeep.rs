@@ -3,11 +3,7 @@
 
 mod audit_file;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh::{
     health::{Component, ComponentState},
@@ -15,7 +11,7 @@ use mesh::{
 };
 use store::{
     Abort, Conn, StoreError,
-    central::{KeyRow, OnceRow, OrderRow, OutboxRow, RowWrite, audit},
+    central::{KeyRow, OnceRow, OrderRow, OutboxRow, audit},
 };
 
 pub(crate) use self::audit_file::AuditFile;
@@ -23,14 +19,11 @@ use crate::{
     audit::{AuditAction, AuditRecord},
     config::Retention,
     origin::Origin,
-    rows,
     shared::SharedState,
 };
 
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Entries about components that may wait for the database.
-const UNWRITTEN: usize = 100;
 
 /// Writes checkpoints until the process stops, and one at the end, when nobody else writes any more. An address may only
 /// go once a checkpoint says so, so they go here.
@@ -80,22 +73,16 @@ pub(crate) fn follow_audit(file: AuditFile, shared: &Arc<SharedState>, ctx: &Con
 
 /// Audits each component's failures and recoveries (SPEC 8.1), its database's too, as soon as that takes entries again.
 pub(crate) async fn components(shared: Arc<SharedState>, ctx: Context) {
-    let (mut known, mut unwritten) = (BTreeMap::new(), VecDeque::new());
+    let mut known = BTreeMap::new();
     while ctx.stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         let now = shared.clock.now();
         let present = ctx.health.report().components;
         for (name, state) in &present {
-            if unwritten.len() < UNWRITTEN
-                && let Some(entry) = changed(name, known.get(name), state)
-            {
-                unwritten.push_back(RowWrite::Audit(rows::audit(&entry.by(&Origin::central(), now))));
+            if let Some(entry) = changed(name, known.get(name), state) {
+                shared.audit(None, &entry.by(&Origin::central(), now));
             }
         }
         known = present;
-        if !unwritten.is_empty() && shared.store.write("components", unwritten.iter().cloned().collect()).await.is_ok()
-        {
-            unwritten.clear();
-        }
     }
 }
 

@@ -70,13 +70,13 @@ impl ChargePoint {
     /// 3.8), so it is waited for, as long as for lost links.
     fn expires_at(&self, settings: &CentralSettings) -> Option<Instant> {
         let reserved = self.record.open.as_ref().filter(|open| open.state == SessionState::Reserved)?;
-        let wait = if self.is_accounted() { Duration::ZERO } else { settings.links_lost };
+        let wait = if self.has_reported() { Duration::ZERO } else { settings.links_lost };
         reserved.due.filter(|_| self.begun().is_none()).map(|due| due + wait)
     }
 
     /// The engine is there, and what it has begun is known.
-    fn is_accounted(&self) -> bool {
-        self.live.engine.as_ref().is_some_and(|engine| self.live.accounted == Some(engine.link))
+    fn has_reported(&self) -> bool {
+        self.live.engine.as_ref().is_some_and(|engine| engine.journal_reported)
     }
 
     /// A running value that the store does not know, or the time left of a settling session.
@@ -203,7 +203,7 @@ impl DecisionBuilder<'_> {
                 self.settle(&open, Reason::Fault, &detail);
             }
         } else if self.point.expires_at(self.settings).is_some_and(|at| self.is_past(at)) {
-            if self.point.is_accounted() {
+            if self.point.has_reported() {
                 self.release(&open, Reason::ReservationExpired);
             } else {
                 self.settle(&open, Reason::Fault, "its engine cannot say whether it has begun");

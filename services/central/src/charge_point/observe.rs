@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use mesh::clock::Now;
 use proto::{
     Energy,
-    link::v1::{Part, Progress, Reason, SessionState},
+    link::v1::{Part, Progress, Reason, SessionState, down},
 };
 
 use super::{AskStage, ChargePoint, Effect, EngineVerdict, Observation, PartLink, PointChange, PointInput, messages};
@@ -40,7 +40,7 @@ impl ChargePoint {
         let mut reaction = Reaction::default();
         match observation {
             Observation::LinkUp { link, part, key_no, from, highest_epoch } => {
-                let linked = PartLink { link, key_no, from, highest_epoch };
+                let linked = PartLink::new(link, key_no, from, highest_epoch);
                 match part {
                     Part::Monitor => self.monitor_up(linked, settings, now, &mut reaction),
                     Part::Engine => self.engine_up(linked, settings, now, &mut reaction),
@@ -48,7 +48,7 @@ impl ChargePoint {
                 }
             }
             Observation::StatusLinkUp { link, from } => {
-                let status = PartLink { link, key_no: 0, from, highest_epoch: 0 };
+                let status = PartLink::new(link, 0, from, 0);
                 self.status_up(status, now, &mut reaction);
             }
             Observation::LinkDown { link, answered, detail } => {
@@ -94,7 +94,7 @@ impl ChargePoint {
         } else if let PointInput::Ended { session, last, .. } = input {
             self.observe_start(session, last.start, last.started_at, now);
         } else if let PointInput::JournalReport { .. } = input {
-            self.live.accounted = self.live.engine.as_ref().map(|engine| engine.link);
+            self.live.engine.iter_mut().for_each(|engine| engine.journal_reported = true);
         }
     }
 
@@ -104,7 +104,7 @@ impl ChargePoint {
             && let Some(open) = self.record.open.as_ref().filter(reserved)
         {
             self.live.begun = Some(open.start(meter, at, now));
-            self.live.begun_on = self.live.engine.as_ref().map(|engine| engine.link);
+            self.live.engine.iter_mut().for_each(|engine| engine.begun_reported = true);
         }
     }
 
@@ -198,12 +198,14 @@ impl ChargePoint {
         if self.live.monitor.is_none() && self.live.engine.is_none() {
             self.live.both_lost_at = Some(now.mono);
         }
-        reaction.effects.extend(self.link_lost());
+        if let Some((driver, lost)) = self.driver().cloned().zip(self.link_lost()) {
+            reaction.effects.push(Effect::Driver(driver, lost));
+        }
         reaction.due = true;
     }
 
     /// What the driver being served is told while a link is lost: at once, whatever the disk does (SPEC 2.4, 9).
-    pub fn link_lost(&self) -> Option<Effect> {
+    pub fn link_lost(&self) -> Option<down::Body> {
         let open = self.running()?;
         let part = match (&self.live.monitor, &self.live.engine) {
             (Some(_), Some(_)) => return None,
@@ -213,8 +215,7 @@ impl ChargePoint {
         };
         let goes_on = if open.state == SessionState::Supplying { "supply goes on there" } else { "reservation stands" };
         let detail = format!("Central does not hear its {part}; the {goes_on}");
-        let step = messages::step_of(&open, Progress::LinkLost, Reason::Unspecified, &detail);
-        Some(Effect::Driver(open.driver?, step))
+        Some(messages::step_of(&open, Progress::LinkLost, Reason::Unspecified, &detail))
     }
 
     fn tell_heard_again(&self, part: &str, reaction: &mut Reaction) {

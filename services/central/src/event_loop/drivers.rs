@@ -3,16 +3,16 @@
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use mesh::clock::Now;
-use proto::{DriverId, PeerId, link::v1::Progress};
+use proto::{DriverId, PeerId};
 use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
 use wire::LinkKey;
 
-use super::{Completion, EventLoop, TimerKey, audit_queue::Subject};
+use super::{Completion, EventLoop, TimerKey};
 use crate::{
     audit::{AuditAction, AuditRecord},
-    charge_point::{self, AskStage, StoreRefusal},
+    charge_point::{self, StoreRefusal},
     driver::{DriverAccount, DriverChange, DriverDecision, DriverEffect, DriverInput},
-    key::Keyring,
+    key::{KeyDue, Keyring},
     origin::{LinkNo, Origin},
     rows, secrets,
     tally::Tally,
@@ -72,41 +72,16 @@ impl EventLoop {
             // A rotation that he has not heard of, or has lost.
             self.perform_for_driver(driver, DriverEffect::Grant { link: Some(link), key_no });
         }
-        self.tell_how_things_stand(driver);
+        self.send_what_is_under_way(driver);
     }
 
     /// What a driver who was away needs to know of what is under way (SPEC 9).
-    fn tell_how_things_stand(&mut self, driver: &DriverId) {
+    fn send_what_is_under_way(&mut self, driver: &DriverId) {
         let now = self.now();
-        let points = self.drivers.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
+        let points = self.drivers.get(driver).map(|entry| entry.points.clone()).unwrap_or_default();
         for number in points {
-            let core = &self.points[number].core;
-            let mut told = Vec::new();
-            for session in core.running().iter().chain(&core.record.settling) {
-                if session.driver.as_ref() == Some(driver) {
-                    let progress = match session.state {
-                        proto::link::v1::SessionState::Reserved => Progress::Authorised,
-                        proto::link::v1::SessionState::Supplying => Progress::Supplying,
-                        proto::link::v1::SessionState::Unspecified
-                        | proto::link::v1::SessionState::Settling
-                        | proto::link::v1::SessionState::Billed
-                        | proto::link::v1::SessionState::Released => Progress::Settling,
-                    };
-                    told.push(charge_point::step_of(session, progress, session.reason, ""));
-                }
-            }
-            let ask = core.pending.ask.as_ref().filter(|ask| ask.request.driver.as_ref() == Some(driver));
-            if let Some(ask) = ask.filter(|ask| ask.stage == AskStage::Confirming) {
-                let left = ask.due.saturating_duration_since(now.mono).as_millis();
-                let left = u32::try_from(left).unwrap_or(u32::MAX);
-                told.push(charge_point::confirm_request(&ask.request, &core.record, left, &self.shared.settings));
-            }
-            let lost = core.link_lost().filter(|_| core.driver() == Some(driver));
-            for body in told {
+            for body in self.points[number].core.desired_by(driver, &self.shared.settings, now) {
                 self.perform(None, charge_point::Effect::Driver(driver.clone(), body));
-            }
-            if let Some(lost) = lost {
-                self.perform(None, lost);
             }
         }
     }
@@ -228,29 +203,27 @@ impl EventLoop {
             let settings = self.shared.settings.clone();
             let holder = self.driver(driver);
             let unnoted = holder.unnoted.flush(now.mono);
-            let keys = &holder.account.keys;
-            let expired = keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);
-            let rotate = keys.rotation_due_at(&settings, stagger).is_some_and(|at| at <= now.wall_ms);
+            let due = holder.account.keys.due(&settings, stagger, now);
             holder.account.keys.end_overlap(now);
             let (peer, keys) = (holder.account.peer(), holder.account.keys.clone());
             self.shared.directory.publish(&peer, &keys);
             if let Some(count) = unnoted {
                 self.audit_unintelligible(driver, count, now);
             }
-            if expired {
-                self.offer_to_driver(driver, DriverInput::Expire);
-            } else if rotate {
-                self.offer_to_driver(driver, DriverInput::Rotate { material: fresh_key() });
+            match due {
+                Some(KeyDue::Expired) => self.offer_to_driver(driver, DriverInput::Expire),
+                Some(KeyDue::Rotation) => self.offer_to_driver(driver, DriverInput::Rotate { material: fresh_key() }),
+                None => {}
             }
         }
     }
 
     fn audit_unintelligible(&mut self, driver: &DriverId, count: u64, now: Now) {
-        let who = PeerId::Driver(driver.clone()).to_string();
+        let peer = PeerId::Driver(driver.clone());
         let from = self.driver(driver).unnoted_from.clone();
-        let entry = AuditRecord::new(AuditAction::Unintelligible, &who).with("messages", count);
-        let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(who, from), now)));
-        self.audit_queue.add(Subject::Driver(driver.clone()), write);
+        let entry = AuditRecord::new(AuditAction::Unintelligible, &peer).with("messages", count);
+        let entry = entry.by(&Origin::new(peer.to_string(), from), now);
+        self.shared.audit(Some(peer), &entry);
     }
 }
 

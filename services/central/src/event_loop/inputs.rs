@@ -12,20 +12,13 @@ use crate::{
     charge_point::{self, FirstAnswer, OrderOutcome, PointInput, PointOrder, Reply, SupplyRequest},
     origin::{LinkNo, Origin},
     rows,
-    session::{Session, SessionId},
+    session::SessionId,
 };
 
 impl EventLoop {
     pub(super) fn part_says(&mut self, at: &ChargingPointId, link: LinkNo, inputs: Vec<PointInput>) {
         let Some(number) = self.index.get(at).copied() else { return };
-        let core = &self.points[number].core;
-        // A late word of an older link, or of one that proved no key, is not heard (SPEC 4.9, 4.7).
-        let proven = |linked: &Option<charge_point::PartLink>| {
-            let key = |linked: &charge_point::PartLink| core.record.keys.granted(linked.key_no).is_some();
-            linked.as_ref().is_some_and(|linked| linked.link == link && key(linked))
-        };
-        let key_installed = matches!(inputs[..], [PointInput::KeyInstalled { .. }]);
-        if proven(&core.live.engine) || proven(&core.live.monitor) || (key_installed && core.is_monitor(link)) {
+        if self.points[number].core.accepts(link, &inputs) {
             self.offer_own(number, inputs);
         }
     }
@@ -62,11 +55,7 @@ impl EventLoop {
     ) {
         let reply = Reply::Link { link, to };
         let engaged = self.drivers.get(driver).map(|holder| holder.points.clone()).unwrap_or_default();
-        let concerned = engaged.into_iter().find(|number| {
-            let core = &self.points[*number].core;
-            let asked = core.pending.ask.as_ref().map(|ask| &ask.request.session);
-            asked == Some(session) || core.record.open.as_ref().map(|open| &open.id) == Some(session)
-        });
+        let concerned = engaged.into_iter().find(|number| self.points[*number].core.is_under_way(session));
         let Some(number) = concerned else {
             // Nothing is written of it, so it is counted (SPEC 8.1).
             if let Ok(address) = from.parse::<SocketAddr>() {
@@ -129,10 +118,7 @@ impl EventLoop {
     }
 
     fn is_busy(&self, driver: &DriverId) -> bool {
-        let Some(holder) = self.drivers.get(driver) else { return false };
-        holder.points.iter().any(|number| {
-            let open: Option<&Session> = self.points[*number].core.record.open.as_ref();
-            open.is_some_and(|open| open.driver.as_ref() == Some(driver))
-        })
+        let entry = self.drivers.get(driver);
+        entry.is_some_and(|entry| entry.points.iter().any(|number| self.points[*number].core.serves(driver)))
     }
 }

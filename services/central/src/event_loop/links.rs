@@ -8,9 +8,9 @@ use proto::{
     link::v1::{self as link, KeyState, Reason, down},
     registry::v1::{IdentityState, Kind},
 };
-use store::central::{MirroredIdentityRow, RowWrite};
+use store::central::MirroredIdentityRow;
 
-use super::{Arrival, EventLoop, OpenLink, audit_queue::Subject, drivers::fresh_key};
+use super::{Arrival, EventLoop, OpenLink, drivers::fresh_key};
 use crate::{
     audit::{AuditAction, AuditRecord},
     charge_point::{self, IdentityChange, Observation, OrderOutcome, PointInput, PointOrder, Reply},
@@ -27,11 +27,10 @@ impl EventLoop {
         if send_queue.is_closed() || self.shared.directory.usable(&peer, key_no).is_none() {
             return send_queue.close();
         }
-        self.links.insert(link, OpenLink { send_queue, peer: peer.clone() });
+        self.links.insert(link, OpenLink { send_queue, peer: peer.clone(), view: None });
         match peer {
             PeerId::ChargingPoint(id) => {
                 let Some(number) = self.index.get(&id).copied() else { return self.close(link) };
-                self.points[number].greet = true;
                 self.observe(number, Observation::LinkUp { link, part, key_no, from, highest_epoch });
             }
             PeerId::Driver(id) => {
@@ -54,7 +53,7 @@ impl EventLoop {
         if send_queue.is_closed() {
             return;
         }
-        self.links.insert(link, OpenLink { send_queue, peer: peer.clone() });
+        self.links.insert(link, OpenLink { send_queue, peer: peer.clone(), view: None });
         // One of each peer: whoever shows his credential again and again holds no more of Central's connections.
         if let Some(older) = self.contacts.insert(peer.clone(), link) {
             self.close(older);
@@ -67,7 +66,6 @@ impl EventLoop {
                 let Some(number) = self.index.get(&id).copied() else {
                     return self.refuse_contact(link, Reason::NotEnrolled);
                 };
-                self.points[number].greet = true;
                 self.observe(number, Observation::StatusLinkUp { link, from });
                 if !self.points[number].core.is_monitor(link) {
                     self.close_later(link, self.shared.settings.contact_ends);
@@ -236,8 +234,7 @@ impl EventLoop {
         if void {
             entry = entry.outcome(Reason::CredentialVoid, "");
         }
-        let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from.clone()), now)));
-        self.audit_queue.add(self.about(peer), write);
+        self.shared.audit(Some(peer.clone()), &entry.by(&Origin::new(peer.to_string(), from.clone()), now));
     }
 
     fn audit_link(&mut self, action: AuditAction, peer: &PeerId, from: &str, detail: &str) {
@@ -246,15 +243,7 @@ impl EventLoop {
         if !detail.is_empty() {
             entry = entry.with("detail", detail);
         }
-        let write = RowWrite::Audit(rows::audit(&entry.by(&Origin::new(peer.to_string(), from), now)));
-        self.audit_queue.add(self.about(peer), write);
-    }
-
-    fn about(&self, peer: &PeerId) -> Subject {
-        match peer {
-            PeerId::ChargingPoint(id) => self.index.get(id).map_or(Subject::Unknown, |number| Subject::Point(*number)),
-            PeerId::Driver(id) => Subject::Driver(id.clone()),
-        }
+        self.shared.audit(Some(peer.clone()), &entry.by(&Origin::new(peer.to_string(), from), now));
     }
 }
 

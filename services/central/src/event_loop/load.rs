@@ -13,7 +13,7 @@ use store::{
     central::{ChargingPointRow, KeyRow, MirroredIdentityRow, SessionRow},
 };
 
-use super::{EventLoop, audit_queue::AuditQueue, drivers::DriverEntry};
+use super::{EventLoop, drivers::DriverEntry};
 use crate::{
     charge_point::{ChargePoint, Record},
     driver::DriverAccount,
@@ -80,7 +80,6 @@ impl EventLoop {
             timers: Default::default(),
             dirty: Vec::new(),
             turns: Default::default(),
-            audit_queue: AuditQueue::default(),
             tickets: Default::default(),
             ending: false,
             next_sweep: now.mono + shared.settings.sweep_every(),

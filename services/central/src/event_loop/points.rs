@@ -1,21 +1,18 @@
 //! Charging points in the loop: one turn in flight each, what waits behind it, and their timers.
 
-use std::{cmp::Reverse, time::Instant};
+use std::{cmp::Reverse, sync::Arc, time::Instant};
 
 use mesh::clock::Now;
-use proto::{
-    DriverId,
-    link::v1::{KeyState, View},
-};
+use proto::{DriverId, PeerId, link::v1::View};
 use store::central::{CommitRefusal, Committed, Guard, SessionRow, Turn, TurnId};
 
-use super::{Completion, EventLoop, TimerKey, audit_queue::Subject, publish::EventThrottle};
+use super::{Completion, EventLoop, TimerKey, publish::EventThrottle};
 use crate::{
     charge_point::{
         self, ChargePoint, Decision, Observation, OrderOutcome, PointChange, PointInput, PointOrder, Reaction, Record,
         Reply, RowVersion, StoreRefusal, Takeover,
     },
-    key,
+    key::{self, KeyDue},
     origin::Origin,
     rows,
     session::{Final, SessionId},
@@ -32,11 +29,8 @@ pub(super) struct Point {
     timer: Option<Instant>,
     not_before: Instant,
     pub(super) dirty: bool,
-    /// Links that have not been shown anything yet.
-    pub(super) greet: bool,
-    pub(super) shown: Option<View>,
+    pub(super) shown: Option<Arc<View>>,
     pub(super) announced: EventThrottle,
-    pub(super) shown_epoch: u64,
     pub(super) engaged: Vec<DriverId>,
     pub(super) since_ms: i64,
 }
@@ -51,10 +45,8 @@ impl Point {
             timer: None,
             not_before: now.mono,
             dirty: false,
-            greet: false,
             shown: None,
             announced: EventThrottle::default(),
-            shown_epoch: 0,
             engaged: Vec::new(),
             since_ms,
         }
@@ -110,7 +102,8 @@ impl EventLoop {
     pub(super) fn queue_audit(&mut self, number: usize, changes: &[PointChange], now: Now) {
         let record = &self.points[number].core.record;
         let writes = rows::writes(changes, record, 0, &self.shared.key_encryption, now);
-        writes.into_iter().for_each(|write| self.audit_queue.add(Subject::Point(number), write));
+        let about = Some(PeerId::ChargingPoint(record.id.clone()));
+        writes.into_iter().for_each(|write| self.shared.write_queue.push(about.clone(), write));
     }
 
     /// Gives an input its turn, or room behind the one in flight.
@@ -259,9 +252,7 @@ impl EventLoop {
     fn reload(&mut self, number: usize) {
         let record = &self.points[number].core.record;
         tracing::warn!(cp.id = %record.id, key.epoch = record.epoch, "fenced: another Central wrote this charging point");
-        let live = &self.points[number].core.live;
-        let links: Vec<_> = [&live.monitor, &live.engine].into_iter().flatten().map(|linked| linked.link).collect();
-        links.into_iter().for_each(|link| self.close(link));
+        self.points[number].core.links().for_each(|link| self.close(link));
         self.points[number].turns.reload();
         let (shared, id) = (self.shared.clone(), self.points[number].core.record.id.clone());
         self.turns.push(Box::pin(async move {
@@ -365,13 +356,10 @@ impl EventLoop {
             }
             let record = &self.points[number].core.record;
             let stagger = u16::try_from(number % 1_000).unwrap_or_default();
-            let expired = record.keys.active().is_some_and(|key| key.expires_at <= now.wall_ms);
-            let rotate =
-                record.keys.rotation_due_at(&self.shared.settings, stagger).is_some_and(|at| at <= now.wall_ms);
-            let (order, why) = match (expired, rotate && record.keys.state() == KeyState::Active) {
-                (true, _) => (PointOrder::Renew, key::EXPIRED),
-                (false, true) => (PointOrder::Rotate { material: super::drivers::fresh_key() }, key::AGE),
-                (false, false) => continue,
+            let (order, why) = match record.keys.due(&self.shared.settings, stagger, now) {
+                Some(KeyDue::Expired) => (PointOrder::Renew, key::EXPIRED),
+                Some(KeyDue::Rotation) => (PointOrder::Rotate { material: super::drivers::fresh_key() }, key::AGE),
+                None => continue,
             };
             self.offer(number, PointInput::Order { order, by: Origin::central().because(why), reply: Reply::None });
         }

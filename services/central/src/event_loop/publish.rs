@@ -1,6 +1,9 @@
 //! What goes out: answers and messages to links, and what is shown of charging points and sessions after each change.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -10,7 +13,7 @@ use proto::{
     link::v1::{self as link, Down, SessionState, View, down},
 };
 
-use super::{EventLoop, audit_queue::Subject};
+use super::EventLoop;
 use crate::{
     charge_point::{Effect, OrderOutcome, Reply},
     event::DomainEvent,
@@ -195,11 +198,9 @@ impl EventLoop {
             }
             return;
         }
-        let view = point.core.view(&self.shared.settings, now);
-        let before = point.shown.replace(view.clone());
-        let greet = std::mem::take(&mut point.greet);
-        let epoch_changed = std::mem::replace(&mut point.shown_epoch, record.epoch) != record.epoch;
-        self.quarantined.inc_by(is_quarantined(Some(&view)) - is_quarantined(before.as_ref()));
+        let view = Arc::new(point.core.view(&self.shared.settings, now));
+        let before = point.shown.replace(Arc::clone(&view));
+        self.quarantined.inc_by(is_quarantined(Some(&view)) - is_quarantined(before.as_deref()));
         let state_before = before.as_ref().map(|before| before.state);
         if state_before != Some(view.state) {
             if let Some(before) = state_before {
@@ -214,14 +215,24 @@ impl EventLoop {
             let event = DomainEvent::state(record.id.as_str(), state, &causes, now);
             tracing::debug!(cp.id = %record.id, state, "state");
             let write = store::central::RowWrite::Event(rows::event_row(&event, record.id.as_str()));
-            self.audit_queue.add(Subject::Point(number), write);
+            self.shared.write_queue.push(Some(PeerId::ChargingPoint(record.id.clone())), write);
         }
         let point = &self.points[number];
-        let told = greet || epoch_changed || before.as_ref().is_none_or(|before| !same_but_running(before, &view));
         self.shared.points.put(point.core.record.id.clone(), self.contract(number, &view));
-        if told {
-            self.perform(Some(number), Effect::Monitor(down::Body::View(view.clone())));
-            self.perform(Some(number), Effect::Engine(down::Body::View(view)));
+        self.send_view(number, &view);
+    }
+
+    /// Sends it on each link of the charging point on which another view, or one under another epoch, was sent last.
+    fn send_view(&mut self, number: usize, view: &Arc<View>) {
+        let core = &self.points[number].core;
+        let (epoch, links) = (core.record.epoch, core.links().collect::<Vec<_>>());
+        for link in links {
+            let Some(linked) = self.links.get_mut(&link) else { continue };
+            let is_sent = |(at, sent): &(u64, Arc<View>)| *at == epoch && same_but_running(sent, view);
+            if !linked.view.as_ref().is_some_and(is_sent) {
+                linked.view = Some((epoch, Arc::clone(view)));
+                self.send(link, epoch, down::Body::View((**view).clone()));
+            }
         }
     }
 
@@ -249,13 +260,7 @@ impl EventLoop {
 
     /// Which drivers this charging point concerns: they are told when they come.
     fn engage(&mut self, number: usize) {
-        let core = &self.points[number].core;
-        let asked = core.pending.ask.as_ref().and_then(|ask| ask.request.driver.clone());
-        let mut engaged: Vec<_> =
-            core.record.open.iter().chain(&core.record.settling).filter_map(|s| s.driver.clone()).collect();
-        engaged.extend(asked);
-        engaged.sort();
-        engaged.dedup();
+        let engaged = self.points[number].core.concerned_drivers();
         if engaged == self.points[number].engaged {
             return;
         }

@@ -33,6 +33,7 @@ use crate::{
     settings::CentralSettings,
     shared::{Directory, SharedState},
     telemetry::Telemetry,
+    write_queue::WriteQueue,
 };
 
 pub(crate) struct TestCentral {
@@ -70,11 +71,14 @@ impl TestCentral {
             sessions: Arc::default(),
             telemetry: Telemetry::new(&ctx.metrics),
             access_log: AccessLog::new(ctx.clock, Duration::from_millis(10)),
+            write_queue: WriteQueue::default(),
             pins: secrets.pins(),
             link_keys: secrets.link,
             key_encryption: Arc::new(secrets.key_encryption),
             owner: secrets.writer,
         });
+        let (of_writes, stop) = (Arc::clone(&shared), ctx.stop.clone());
+        tokio::spawn(async move { of_writes.write_queue.run(&of_writes.store, stop).await });
         let (event_loop, inbox) = event_loop::channel();
         let running = EventLoop::load(Arc::clone(&shared), &ctx).await.unwrap();
         tokio::spawn(running.run(inbox, ctx.clone()));
