@@ -1,12 +1,12 @@
 //! A charging point: what is known of it, and every decision about it (SPEC 2, 3, 4.6 to 4.9).
 //!
-//! Three parts change at three moments. [`Record`] is durable: only [`ChargePoint::decide`] makes a next one, and it
-//! takes effect when the store has it. [`LiveState`] are sensed: [`ChargePoint::sense`] changes them at once, since a link
-//! that is gone is gone whatever the disk does. [`Pending`] are intentions that a crash may forget: they change with
-//! the decision that made them.
+//! Three parts change at three moments. [`Record`] is durable: only a decision makes a next one, and it takes effect when
+//! the store has it. [`LiveState`] is observed: [`ChargePoint::observe`] changes it at once, since a link that is gone is
+//! gone whatever the disk does. [`Pending`] are intentions that a crash may forget: they change with the decision that
+//! made them.
 //!
 //! Guarantees: the state shown is derived from causes, never stored; at most one session is open; a session is billed
-//! at most once or released; nothing durable is told before it is durable; nothing here touches a clock, chance, a
+//! at most once or released; nothing that must be durable is sent before it is; nothing here touches a clock, chance, a
 //! socket or a database.
 
 mod audit_throttle;
@@ -85,7 +85,7 @@ pub struct Record {
     pub open: Option<Session>,
     pub settling: Vec<Session>,
     /// Whose epoch this is: the monitor's link that claimed it, in this process.
-    pub claim: Option<LinkNo>,
+    pub claimed_by: Option<LinkNo>,
     /// This process has claimed it, so that no other may write.
     pub owned: bool,
 }
@@ -143,7 +143,7 @@ pub enum AskStage {
     Asking,
 }
 
-/// What is sensed.
+/// What is observed, and never durable.
 #[derive(Clone, Debug, Default)]
 pub struct LiveState {
     pub monitor: Option<PartLink>,
@@ -152,11 +152,11 @@ pub struct LiveState {
     /// Latest value of the running session, not yet durable.
     pub meter: Option<(SessionId, Energy)>,
     pub power_w: u32,
-    /// How often the running values are told.
+    /// Throttles the running values.
     pub pace: Throttle,
     /// The open reservation as its engine says that it has begun, until the store knows.
     pub begun: Option<Session>,
-    /// The supply whose driver was told of a fault.
+    /// The supply whose driver was sent a fault.
     pub fault_told: Option<SessionId>,
     pub engine_lost_at: Option<Instant>,
     pub both_lost_at: Option<Instant>,
@@ -245,7 +245,7 @@ impl ChargePoint {
         }
     }
 
-    /// The open session with its start and the latest value that were sensed.
+    /// The open session with the start and the latest value that were observed.
     pub fn running(&self) -> Option<Session> {
         let mut session = self.begun().or(self.record.open.as_ref())?.clone();
         if let Some((_, meter)) = self.live.meter.as_ref().filter(|(id, _)| *id == session.id) {
@@ -266,7 +266,7 @@ impl ChargePoint {
         self.begun().is_some() && self.live.engine.as_ref().is_some_and(|engine| engine.begun_reported)
     }
 
-    /// The driver who is to be told of this charging point.
+    /// The driver with an open session here.
     pub fn driver(&self) -> Option<&DriverId> {
         self.record.open.as_ref().and_then(|s| s.driver.as_ref())
     }

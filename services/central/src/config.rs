@@ -1,4 +1,4 @@
-//! All that Central can be told: each field a flag and an environment variable.
+//! Central's configuration: each field a flag and an environment variable.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The way to the disk: the store's committer, with the database's state told to health (SPEC 9.1:
+//! The way to the disk: the store's committer, with the database's state reported to health (SPEC 9.1:
 //! down is degraded, and it recovers by itself).
 
 use std::{
@@ -68,7 +68,7 @@ impl Store {
         self.clone().submit(Turn { id: TurnId::random(), name, guard: None, writes }).await
     }
 
-    /// Queries, with the database's state told to health.
+    /// Runs queries, and reports to health whether the database answers.
     pub(crate) async fn read<T, F>(&self, name: &'static str, queries: F) -> Result<T, StoreError>
     where
         T: Send + 'static,

@@ -116,7 +116,7 @@ impl Core for DriverAccount {
     fn decide(&self, input: &DriverInput, settings: &CentralSettings, now: Now) -> DriverDecision {
         let mut decision = DriverDecision { next: self.clone(), changes: Vec::new(), after_commit: Vec::new() };
         match input {
-            // Verified before he was removed, or enrolled again a moment ago: Registry is asked once more.
+            // Verified before the removal, or enrolled again a moment ago: Registry must be asked once more.
             DriverInput::Grant { link, .. } if self.removed => {
                 decision.after_commit.push(DriverEffect::Refuse { link: *link, reason: Reason::Unavailable });
             }
@@ -160,7 +160,7 @@ impl Core for DriverAccount {
         decision
     }
 
-    /// Who waits for a key is told to come again.
+    /// A driver who waits for a key is told to come again.
     fn refused(&self, input: &DriverInput, _: &StoreRefusal, _: &CentralSettings, _: Now) -> DriverDecision {
         let refuse = |link| DriverEffect::Refuse { link, reason: Reason::Unavailable };
         let after_commit = match input {

@@ -1,7 +1,7 @@
-//! The one event loop: feeds inputs to the cores, submits what they decide to the store, and effects when it is durable.
+//! The one event loop: feeds inputs to the cores, submits what they decide to the store, and answers when it is durable.
 //!
-//! Guarantees: one turn in flight per charging point, and a bounded queue behind it; what is sensed never waits for a
-//! turn; nothing that a decision made durable is told before the store has it; the work per message does not depend on
+//! Guarantees: one turn in flight per charging point, and a bounded queue behind it; what is observed never waits for
+//! a turn; nothing that a decision made durable is sent before the store has it; the work per message does not depend on
 //! how many charging points there are. It decides nothing itself.
 
 mod drivers;
@@ -38,7 +38,7 @@ use crate::{
 
 pub(crate) use message::{Arrival, DriverCommand, Message};
 
-/// Messages that may wait for the loop; whoever sends more waits, which holds its peer back.
+/// Messages that may wait for the loop. A sender of more waits, which holds its peer back.
 pub(crate) const INBOX: usize = 8192;
 /// Taken at once.
 const BATCH: usize = 256;
@@ -67,7 +67,7 @@ impl LoopHandle {
         }
     }
 
-    /// Whether so much waits that newcomers are better told to come later (SPEC 4.2).
+    /// Whether so much waits that new links are told to come later (SPEC 4.2).
     pub(crate) fn is_overloaded(&self) -> bool {
         self.0.capacity() < INBOX / 4
     }
@@ -77,12 +77,12 @@ impl LoopHandle {
 enum Completion {
     Point(usize, Result<Committed, CommitRefusal>),
     Reloaded(usize, Option<Box<crate::charge_point::Record>>),
-    /// A session that was not at hand, as the input it belongs to; or whom to tell why it could not be read.
+    /// A session that was not at hand, as the input it belongs to; or who is answered why it could not be read.
     Fetched(usize, Box<Result<PointInput, (Reply, String)>>),
     Driver(DriverId, Result<Committed, CommitRefusal>),
     /// Tickets that are due to a driver.
     Tickets(DriverId, Box<tickets::DueTickets>),
-    /// An answer about what does not exist: told when it is durable, or not.
+    /// Effects of a refusal about a charging point that does not exist: carried out whether or not it is durable.
     Stray(Vec<Effect>),
 }
 
@@ -107,7 +107,7 @@ pub(crate) struct EventLoop {
     index: HashMap<ChargingPointId, usize>,
     drivers: HashMap<DriverId, DriverEntry>,
     links: HashMap<LinkNo, OpenLink>,
-    /// Of each peer the newest on which it has shown its credential.
+    /// The newest link of each peer on which it has shown its credential.
     contacts: HashMap<PeerId, LinkNo>,
     /// Operators' orders that wait for their answer.
     waiting: HashMap<u64, oneshot::Sender<OrderOutcome>>,

@@ -4,14 +4,14 @@
 //! ```text
 //!  monitors, engines, drivers ─▶ links.rs ─┐                                    ┌─▶ database.rs ─▶ store: one transaction a turn
 //!  operators ──────────────────▶ grpc.rs ──┤ event_loop.rs ▶ charge_point.rs ▶ ... ──┼─▶ links: the charging point, the driver
-//!  Registry's word ────────▶ registry.rs ──┤            (pure)                  ├─▶ watch.rs ─▶ grpc.rs: answers, streams
+//!  Registry ───────────────▶ registry.rs ──┤            (pure)                  ├─▶ watch.rs ─▶ grpc.rs: answers, streams
 //!  time ───────────────────────────────────┘                                    └─▶ outbox in the store
 //!  readings ───────────▶ telemetry.rs: opened, counted, shown; decide nothing
 //! ```
 //!
-//! * `charge_point`, `session`, `key`, `takeover`, `account`, `order` decide, and touch no clock, socket or database.
-//! * `event_loop` is the one loop: store first, then tell.
-//! * `shared` is what the loop publishes to the rims.
+//! * `charge_point`, `session`, `key`, `takeover`, `driver`, `order` decide, and touch no clock, socket or database.
+//! * `turns` gives each of them one turn at a time; `event_loop` is the one loop: store first, then send.
+//! * `shared` is what the loop publishes to links and gRPC.
 
 mod access_log;
 pub mod audit;
@@ -72,7 +72,8 @@ use self::{
     write_queue::WriteQueue,
 };
 
-/// Builds, connects and spawns, in the order in which data flows; behind open doors, since the database may be awaited.
+/// Builds, connects and spawns, in the order in which data flows. The listeners open first, since the database may be
+/// awaited.
 ///
 /// # Errors
 /// A sentence that names what cannot be used.

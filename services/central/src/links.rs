@@ -1,7 +1,7 @@
 //! The link (SPEC 4): admits those who name a key or ask for a first contact, and hands what proven peers say to the
 //! loop.
 //!
-//! Guarantees: until a peer's first sealed message has opened, nothing is owned, stored or told; unknown ids and wrong
+//! Guarantees: until a peer's first sealed message has opened, nothing is owned, stored or sent; unknown ids and wrong
 //! keys get the same answer after the same work; a link that takes or sends too slowly holds up itself alone; none stops
 //! acknowledging because the database is slow.
 
@@ -47,9 +47,10 @@ use crate::{event_loop::LoopHandle, origin::LinkNo, registry::Verifier, shared::
 
 pub(crate) use self::{limiter::LinkBounds, port::Port};
 
-/// Messages to a peer that may wait; one that takes them slower is closed, and told how things stand when it is back.
+/// Messages to a peer that may wait. A link that takes them too slowly is closed; when the peer reconnects it is sent the
+/// present state.
 const SEND_QUEUE: usize = 256;
-/// What a peer is told when Central is overloaded.
+/// After how long a peer is told to come again when Central is overloaded.
 const BUSY: Duration = Duration::from_secs(2);
 
 /// An accepted connection and what drives it.

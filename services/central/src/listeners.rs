@@ -1,4 +1,5 @@
-//! Central's doors: open from the start, so that whoever knocks while the database is awaited hears so (SPEC 9.1).
+//! Central's listeners, gRPC and link: open from the start, so that callers are told while the database is awaited (SPEC
+//! 9.1).
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::{
     links::{Links, Port},
 };
 
-/// What stands behind the doors.
+/// What the listeners serve once the database is there.
 pub(crate) struct CentralServices {
     pub(crate) charging_points: ChargingPointsServer<ChargingPointsService>,
     pub(crate) sessions: SessionsServer<SessionsService>,
@@ -21,7 +22,7 @@ pub(crate) struct CentralServices {
     pub(crate) links: Arc<Links>,
 }
 
-/// Both doors, and what the rest of Central has to do with them.
+/// Both listeners, and what the rest of Central shares with them.
 pub(crate) struct Listeners {
     pub(crate) awaited: Awaited<CentralServices>,
     pub(crate) port: Arc<Port>,

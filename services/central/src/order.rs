@@ -120,7 +120,7 @@ pub fn check_reason(reason: &str) -> Result<(), String> {
     if length > LONGEST { Err(format!("it has {length} characters; at most {LONGEST}")) } else { Ok(()) }
 }
 
-/// What an order is about, in the words of the audit: whoever asks what concerns a charging point finds it by its id.
+/// What an order is about, as the audit names it, so that a search for a charging point's id finds it.
 pub fn object(scope: &Scope) -> String {
     match scope {
         Scope::Ids(ids) => match ids.first() {
@@ -225,7 +225,7 @@ impl OrderProgress {
         portion
     }
 
-    /// Nobody is to be asked any more, and whoever was has answered.
+    /// Every charging point that was asked has answered, and none is left to be asked.
     pub fn is_over(&self) -> bool {
         self.asked.is_empty() && (self.is_cancelled() || self.remaining.is_empty())
     }

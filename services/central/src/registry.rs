@@ -103,7 +103,7 @@ impl Verifier {
         if !matches!(reason, Reason::Unspecified | Reason::CredentialVoid) {
             return CredentialVerdict::Refused(reason);
         }
-        // Its enrolment may be so young that the stream has not told of it.
+        // Its enrolment may be so young that the stream has not reported it.
         match answer.identity {
             None => {}
             Some(identity) => match self.mirror(identity).await {

@@ -101,7 +101,7 @@ pub(crate) fn record(row: &ChargingPointRow, keys: Keyring, sessions: Vec<Sessio
         keys,
         open: open.into_iter().next(),
         settling,
-        claim: None,
+        claimed_by: None,
         owned: false,
     })
 }
@@ -199,7 +199,7 @@ fn ticket_row(ticket: &Ticket, now: Now) -> TicketRow {
     }
 }
 
-/// The answer is the step that the requester is told.
+/// The answer is the step that the requester is sent.
 pub(crate) fn once(first: &FirstAnswer, now: Now) -> OnceRow {
     let method = match first.requester {
         PeerId::Driver(_) => "RequestSupply",

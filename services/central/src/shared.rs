@@ -1,4 +1,5 @@
-//! What the loop publishes and the rims read without asking it: keys by holder, what is shown, who is enrolled.
+//! What the event loop publishes, and links and gRPC read without asking it: keys by holder, what is shown, who is
+//! enrolled.
 //!
 //! Written by the loop alone, after the store has it; each lock is held for one look-up.
 
@@ -111,7 +112,7 @@ impl Directory {
         epochs.get(id).cloned().unwrap_or_default()
     }
 
-    /// Before anything is told under it: who answers beside the loop must not fall behind.
+    /// Before anything is sent under it, since links also answer without the event loop.
     pub(crate) fn publish_epoch(&self, id: &ChargingPointId, epoch: u64) {
         let known = self.epochs.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         let shared = known.unwrap_or_else(|| {

@@ -12,13 +12,13 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts `more`; how many to note now, if it is time.
+    /// Counts `more`. The number to report now, if it is time.
     pub fn count(&mut self, more: u64, now: Instant) -> Option<u64> {
         self.unnoted = self.unnoted.saturating_add(more);
         self.flush(now)
     }
 
-    /// How many came since the last note, if a minute has passed since.
+    /// The number that came since the last report, if a minute has passed since.
     pub fn flush(&mut self, now: Instant) -> Option<u64> {
         let early = self.noted_at.is_some_and(|at| now.saturating_duration_since(at) < EVERY);
         if early || self.unnoted == 0 {

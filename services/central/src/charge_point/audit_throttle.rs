@@ -1,5 +1,5 @@
-//! Entries about links that come and go and verdicts that change. They are noted one by one as far as a charging point
-//! in trouble makes them; what goes beyond that is counted, and noted once a minute (SPEC 8.2). Pure.
+//! Throttles audit entries about links that come and go and verdicts that change: as many as a charging point in trouble
+//! makes are written one by one; those beyond are counted, and the count is written once a minute (SPEC 8.2). Pure.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What is due: claims and faults that were sensed, and deadlines (SPEC 3.8, 4.6, 4.9). [`DecisionBuilder::due`] may be repeated
-//! at any time; it finds out by itself what there is to do.
+//! What is due: takeovers and faults that were observed, and deadlines (SPEC 3.8, 4.6, 4.9). [`DecisionBuilder::due`] may
+//! be repeated at any time; it finds out by itself what there is to do.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ impl ChargePoint {
             record.keys.overlap_ends(),
             self.save_due(settings),
             live.pace.due(RUNNING_EVERY),
-            // What was sensed and could not be decided durably is tried again.
+            // What was observed and could not be decided durably is tried again.
             self.is_undecided().then(|| now.mono + UNDECIDED),
         ]
         .into_iter()
@@ -41,11 +41,11 @@ impl ChargePoint {
         .min()
     }
 
-    /// Something that was sensed calls for a decision that is not durable yet.
+    /// Something that was observed calls for a decision that is not durable yet.
     fn is_undecided(&self) -> bool {
         let (record, live) = (&self.record, &self.live);
         let proven = |linked: &Option<PartLink>| linked.as_ref().filter(|l| l.key_no != 0).map(|l| (l.link, l.key_no));
-        let unclaimed = proven(&live.monitor).is_some_and(|(link, _)| record.claim != Some(link));
+        let unclaimed = proven(&live.monitor).is_some_and(|(link, _)| record.claimed_by != Some(link));
         let staged = record.keys.staged().map(|key| key.no);
         let unproven = [&live.monitor, &live.engine]
             .into_iter()
@@ -96,7 +96,7 @@ impl ChargePoint {
 
 impl DecisionBuilder<'_> {
     pub(super) fn due(&mut self) {
-        self.claim();
+        self.take_over();
         self.quarantine();
         self.prove_keys();
         self.retire();
@@ -128,13 +128,13 @@ impl DecisionBuilder<'_> {
     }
 
     /// The newest proven monitor link owns the charging point: epochs rise with each (SPEC 4.9).
-    fn claim(&mut self) {
+    fn take_over(&mut self) {
         let Some(monitor) = self.point.live.monitor.as_ref().filter(|m| m.key_no != 0) else { return };
-        if self.point.record.claim == Some(monitor.link) {
+        if self.point.record.claimed_by == Some(monitor.link) {
             return;
         }
-        self.decision.next.claim = Some(monitor.link);
-        self.decision.claim = Some(Takeover::Monitor);
+        self.decision.next.claimed_by = Some(monitor.link);
+        self.decision.takeover = Some(Takeover::Monitor);
         if monitor.highest_epoch > self.point.record.epoch {
             let (id, seen, ours) = (&self.point.record.id, monitor.highest_epoch, self.point.record.epoch);
             self.after_commit(Effect::Alarm(format!(
@@ -166,7 +166,7 @@ impl DecisionBuilder<'_> {
             self.audit_by_central(entry);
             let id = &self.point.record.id;
             self.after_commit(Effect::Alarm(format!(
-                "{id} is held: its link was taken over repeatedly; is its key cloned?"
+                "{id} is quarantined: its link was taken over repeatedly; is its key cloned?"
             )));
         }
     }
@@ -196,7 +196,7 @@ impl DecisionBuilder<'_> {
         };
         let reserved = open.state == SessionState::Reserved;
         if let Some(detail) = fault {
-            // Told at once, whatever the disk does (SPEC 9); what it means for the session follows.
+            // Sent at once, whatever the disk does (SPEC 9); what it means for the session follows.
             if reserved {
                 self.release(&open, Reason::Fault);
             } else {

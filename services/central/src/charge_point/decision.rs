@@ -30,7 +30,7 @@ impl<'a> DecisionBuilder<'a> {
             next,
             pending,
             changes: Vec::new(),
-            claim: None,
+            takeover: None,
             queued: Vec::new(),
             before_commit: Vec::new(),
             after_commit: Vec::new(),
@@ -41,10 +41,10 @@ impl<'a> DecisionBuilder<'a> {
     pub(super) fn into_decision(mut self) -> Decision {
         // The first write of this process claims the row where no monitor's link has done so (DESIGN 3).
         let guarded = self.decision.changes.iter().any(|c| !matches!(c, PointChange::Audit(_) | PointChange::Event(_)));
-        if guarded && !self.decision.next.owned && self.decision.claim.is_none() {
-            self.decision.claim = Some(Takeover::Unowned);
+        if guarded && !self.decision.next.owned && self.decision.takeover.is_none() {
+            self.decision.takeover = Some(Takeover::Unowned);
         }
-        if self.decision.claim.is_some() {
+        if self.decision.takeover.is_some() {
             self.decision.next.owned = true;
             self.change_point();
         }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl ChargePoint {
-    /// What a driver who comes back has to know of his sessions, and of a supply that waits for his word (SPEC 9).
+    /// What a driver who reconnects has to know: his sessions, and a supply that waits for his confirmation (SPEC 9).
     pub fn desired_by(&self, driver: &DriverId, settings: &CentralSettings, now: Now) -> Vec<down::Body> {
         let his = |session: &&Session| session.driver.as_ref() == Some(driver);
         let running = self.running();

@@ -145,7 +145,7 @@ impl PointHarness {
         match self.store.take(&decision.changes) {
             Ok(()) => {
                 let record = &self.points[point].record;
-                let epoch = record.epoch + u64::from(decision.claim.is_some());
+                let epoch = record.epoch + u64::from(decision.takeover.is_some());
                 let hold = (!decision.changes.is_empty()).then(|| RowVersion { epoch, version: record.version + 1 });
                 self.points[point].apply(decision.next, decision.pending, hold);
                 decision.after_commit.into_iter().for_each(|effect| self.perform(point, effect));
@@ -218,7 +218,7 @@ fn record(n: usize, now: Now, settings: &CentralSettings) -> Record {
         keys,
         open: None,
         settling: Vec::new(),
-        claim: None,
+        claimed_by: None,
         owned: false,
     }
 }

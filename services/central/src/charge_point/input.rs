@@ -32,7 +32,7 @@ pub enum Reply {
     None,
 }
 
-/// What is sensed at once and never waits for the disk (DESIGN 3).
+/// What takes effect at once and never waits for the disk (DESIGN 3).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observation {
     /// A monitor or engine opened a link and proved key `key_no`.
@@ -50,7 +50,7 @@ pub enum Observation {
     },
     LinkDown {
         link: LinkNo,
-        /// This end closed it, and the peer acknowledged all that it was told before.
+        /// Central closed it, and the peer acknowledged all messages sent before.
         answered: bool,
         detail: Arc<str>,
     },
@@ -77,10 +77,10 @@ pub enum Observation {
     },
 }
 
-/// What is decided, made durable, and only then told.
+/// What is decided, made durable, and only then answered.
 #[derive(Clone, Debug)]
 pub enum PointInput {
-    /// Something that was sensed, or the passing of time, may call for a decision. Says nothing itself, so that it may
+    /// Something that was observed, or the passing of time, may call for a decision. Says nothing itself, so that it may
     /// be repeated and lost without harm.
     Due,
     Request(SupplyRequest),
@@ -89,7 +89,7 @@ pub enum PointInput {
         accepted: bool,
         detail: Arc<str>,
     },
-    /// The driver's word on a manual supply that names him.
+    /// The driver confirms or declines a manual supply in his name.
     Confirmed {
         session: SessionId,
         driver: DriverId,
@@ -155,7 +155,7 @@ pub struct SupplyRequest {
     pub driver: Option<DriverId>,
     pub request_id: Arc<str>,
     pub energy: Energy,
-    /// Drawn by the central; becomes the session's if it comes to one.
+    /// Drawn by the I/O layer; becomes the session's if it comes to one.
     pub session: SessionId,
     /// At the charging point itself (SPEC 3.1): the engine need not be asked, a named driver must confirm.
     pub manual: bool,
@@ -216,7 +216,7 @@ pub enum OrderOutcome {
     Failed(Reason, String),
 }
 
-/// What goes to a peer, a caller or the central.
+/// What goes to a peer, a caller or the event loop.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     Monitor(down::Body),
@@ -224,14 +224,14 @@ pub enum Effect {
     Driver(DriverId, down::Body),
     /// To one link, whatever it is now.
     Link(LinkNo, down::Body),
-    /// To whoever waits for it.
+    /// To the peer or the caller that waits for it.
     Answer(Reply, OrderOutcome),
     /// The key `key_no` of the charging point's ring, to a link of its monitor: without one to that which it has then.
     Grant {
         link: Option<LinkNo>,
         key_no: u64,
     },
-    /// In order: what was told before goes out first.
+    /// In order: what was sent before goes out first.
     Close(LinkNo),
     /// Another link under the same key has taken its place: it is told, so that its end shows whether it was alive.
     CloseTakenOver(LinkNo),
@@ -282,7 +282,7 @@ pub struct FirstAnswer {
     pub detail: String,
 }
 
-/// What an input leads to. `next` takes effect, and `tell_after` is told, when `changes` are durable; with no changes,
+/// What an input leads to. `next` takes effect, and `after_commit` is carried out, when `changes` are durable; with no changes,
 /// at once.
 #[derive(Clone, Debug)]
 pub struct Decision {
@@ -290,7 +290,7 @@ pub struct Decision {
     pub pending: Pending,
     pub changes: Vec<PointChange>,
     /// With these changes the charging point is taken over, under the next epoch.
-    pub claim: Option<Takeover>,
+    pub takeover: Option<Takeover>,
     /// Entries that nothing waits for: queued to the disk.
     pub queued: Vec<PointChange>,
     pub before_commit: Vec<Effect>,

@@ -293,7 +293,7 @@ impl PointModel {
             let record = Record {
                 open: of_this.iter().find(|s| s.is_open()).cloned(),
                 settling: of_this.into_iter().filter(|s| s.state == SessionState::Settling).collect(),
-                claim: None,
+                claimed_by: None,
                 owned: false,
                 ..self.harness.record(point).clone()
             };

@@ -1,5 +1,5 @@
-//! What is sensed changes at once and never waits for the disk (DESIGN 3); what must be decided about it follows by
-//! `PointInput::Due`. Only the newest proven link of a part speaks for it: a late word or close of an older one does nothing
+//! What is observed takes effect at once and never waits for the disk (DESIGN 3); what must be decided about it follows by
+//! `PointInput::Due`. Only the newest proven link of a part speaks for it: a late message or close of an older one does nothing
 //! (SPEC 4.9).
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +18,7 @@ use crate::{
     settings::CentralSettings,
 };
 
-/// Running values that come more often are not told one by one.
+/// Running values are sent at most this often.
 pub(super) const RUNNING_EVERY: Duration = Duration::from_millis(500);
 
 /// What a sign leads to at once.
@@ -118,7 +118,7 @@ impl ChargePoint {
 
     fn monitor_up(&mut self, new: PartLink, settings: &CentralSettings, now: Now, reaction: &mut Reaction) {
         if let Some(staged) = self.record.keys.staged().filter(|staged| staged.no != new.key_no) {
-            // A rotation that this monitor has not heard of, or has lost.
+            // A rotation whose grant this monitor has not received, or has lost.
             reaction.effects.push(Effect::Grant { link: Some(new.link), key_no: staged.no });
         }
         self.audit_link(AuditAction::LinkUp, "monitor", &new, "", now, reaction);
@@ -204,7 +204,7 @@ impl ChargePoint {
         reaction.due = true;
     }
 
-    /// What the driver being served is told while a link is lost: at once, whatever the disk does (SPEC 2.4, 9).
+    /// What the driver being served is sent while a link is lost: at once, whatever the disk does (SPEC 2.4, 9).
     pub fn link_lost(&self) -> Option<down::Body> {
         let open = self.running()?;
         let part = match (&self.live.monitor, &self.live.engine) {
@@ -247,7 +247,7 @@ impl ChargePoint {
         }
         self.live.health = health;
         if !healthy && let Some(open) = self.record.open.as_ref().filter(|o| o.state == SessionState::Supplying) {
-            // The driver is told at once, whatever the disk does (SPEC 9).
+            // Sent to the driver at once, whatever the disk does (SPEC 9).
             let told = self.live.fault_told.replace(open.id.clone()).is_some_and(|told| told == open.id);
             if let Some(driver) = open.driver.clone().filter(|_| !told) {
                 let step = messages::step_of(open, Progress::Fault, Reason::Fault, &detail);
@@ -299,7 +299,7 @@ impl ChargePoint {
         reaction.running = Some(running);
     }
 
-    /// Time has passed: the latest of the values that came too often to be told one by one.
+    /// Time has passed: sends the latest of the values that were throttled.
     pub fn timer_fired(&mut self, now: Now) -> Reaction {
         let mut reaction = Reaction::default();
         let due = self.live.pace.due(RUNNING_EVERY).is_some_and(|due| due <= now.mono);
@@ -344,7 +344,7 @@ impl ChargePoint {
         PointChange::Audit(entry.by(&Origin::new(self.object(), from.unwrap_or_default()), now))
     }
 
-    /// As seldom in the audit as what it ends.
+    /// Rate-limited like the entry it closes.
     fn intelligible(&mut self, link: LinkNo, now: Now, reaction: &mut Reaction) {
         if self.live.unread.take_if(|unread| *unread == link).is_none() {
             reaction.again = true;

@@ -137,7 +137,7 @@ impl DecisionBuilder<'_> {
         OrderOutcome::Done
     }
 
-    /// A new key beside the active one, told on the old link (SPEC 4.6).
+    /// A new key beside the active one, granted on the old link (SPEC 4.6).
     fn rotate(&mut self, material: &Arc<LinkKey>, by: &Origin) -> OrderOutcome {
         match self.point.record.keys.state() {
             KeyState::Rotating => return OrderOutcome::Unchanged,

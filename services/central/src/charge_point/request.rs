@@ -1,5 +1,5 @@
 //! From a request to a reservation (SPEC 3.1 to 3.3): the causes are checked, the charging point or the named driver is
-//! asked, the reservation and the answer are made durable together, and only then is anybody told.
+//! asked, the reservation and the answer are made durable together, and only then is anybody answered.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ impl DecisionBuilder<'_> {
         }
     }
 
-    /// Time is up for whoever was asked.
+    /// Time is up for the engine or the driver that was asked.
     pub(super) fn ask_expired(&mut self, ask: &PendingAsk) {
         match ask.stage {
             AskStage::Confirming => self.refuse(&ask.request, Reason::NotConfirmed, "no answer in time"),

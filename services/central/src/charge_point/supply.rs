@@ -100,7 +100,7 @@ impl DecisionBuilder<'_> {
         }
     }
 
-    /// What is open here and not in the engine's journal: a reservation it never heard of is told again; a supply it
+    /// What is open here and not in the engine's journal: a reservation it does not know is sent again; a supply it
     /// has lost settles.
     pub(super) fn journal_report(&mut self, sessions: &[SessionId], reply: Reply) {
         if std::mem::take(&mut self.decision.pending.report_refused) {

@@ -66,7 +66,7 @@ impl ChargePoint {
         let session = self.running();
         let amount = session.as_ref().map(Session::amount).unwrap_or_default();
         View {
-            // Not as it is sensed: that a supply has begun is shown when it is durable.
+            // Not as it is observed: that a supply has begun is shown when it is durable.
             state: state_of(&causes, self.record.open.as_ref().map(|open| open.state)).into(),
             detail: self.detail(&causes),
             causes: causes.into_iter().map(i32::from).collect(),

@@ -69,7 +69,7 @@ impl EventLoop {
         let from = Origin::new(PeerId::Driver(driver.clone()).to_string(), from);
         self.offer_to_driver(driver, DriverInput::Proven { key_no, from });
         if let Some(key_no) = staged {
-            // A rotation that he has not heard of, or has lost.
+            // A rotation whose grant the driver has not received, or has lost.
             self.perform_for_driver(driver, DriverEffect::Grant { link: Some(link), key_no });
         }
         self.send_what_is_under_way(driver);

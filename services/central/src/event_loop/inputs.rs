@@ -1,4 +1,4 @@
-//! What the rims hand in for charging points, as inputs of their cores.
+//! What links and gRPC hand in for charging points, as inputs of their cores.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -85,7 +85,7 @@ impl EventLoop {
     ) {
         let Some(number) = self.index.get(at).copied().filter(|n| !self.points[*n].is_gone()) else {
             let failed = OrderOutcome::Failed(Reason::UnknownChargingPoint, at.to_string());
-            // Whoever asked may have gone.
+            // The caller may have gone.
             return drop(answer.send(failed));
         };
         self.next_order += 1;

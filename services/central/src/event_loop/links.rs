@@ -54,7 +54,7 @@ impl EventLoop {
             return;
         }
         self.links.insert(link, OpenLink { send_queue, peer: peer.clone(), view: None });
-        // One of each peer: whoever shows his credential again and again holds no more of Central's connections.
+        // One link of each peer, so that repeated first contacts take up no more of Central's connections.
         if let Some(older) = self.contacts.insert(peer.clone(), link) {
             self.close(older);
         }
@@ -122,7 +122,7 @@ impl EventLoop {
         self.send(to, 0, down::Body::AuthStatus(auth_status));
     }
 
-    /// Whom Registry removed is out before anything of it is durable: a supply is told to stop, its links end, none is
+    /// Shuts out a removed identity before its removal is durable: a supply is told to stop, its links end, none is
     /// opened by a key of that enrolment, and it is not shown. Harmless to repeat (SPEC 7.4).
     pub(super) fn shut_out(&mut self, row: &MirroredIdentityRow) {
         let Some(peer) = rows::peer(row) else { return };
@@ -161,7 +161,7 @@ impl EventLoop {
         }
     }
 
-    /// Registry's word about an identity, already in the mirror. Taken again without harm.
+    /// Takes what Registry reports about an identity, which is in the mirror already. May be repeated.
     pub(super) fn identity(&mut self, row: &MirroredIdentityRow) {
         let incarnation = rows::unsigned(row.incarnation);
         let identity = match IdentityState::try_from(row.state) {

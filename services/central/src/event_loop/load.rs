@@ -51,7 +51,7 @@ fn read(conn: &mut Conn) -> Result<Loaded, StoreError> {
 }
 
 impl EventLoop {
-    /// Loads it and lets the mirror's word count, in case a crash came between the two.
+    /// Loads all that is durable and applies what the mirror says of identities, in case a crash came between the two.
     ///
     /// # Errors
     /// Where the database cannot be read.

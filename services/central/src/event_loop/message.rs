@@ -1,4 +1,4 @@
-//! What the rims hand to the loop.
+//! What the I/O layer hands to the event loop.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub(crate) enum Message {
     },
     Left {
         link: LinkNo,
-        /// Central closed it, and the peer acknowledged all that it was told before.
+        /// Central closed it, and the peer acknowledged all messages sent before.
         answered: bool,
         detail: Arc<str>,
     },

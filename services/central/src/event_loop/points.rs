@@ -98,7 +98,7 @@ impl EventLoop {
         }
     }
 
-    /// Entries and events of what was sensed.
+    /// Queues audit entries and events about what was observed.
     pub(super) fn queue_audit(&mut self, number: usize, changes: &[PointChange], now: Now) {
         let record = &self.points[number].core.record;
         let writes = rows::writes(changes, record, 0, &self.shared.key_encryption, now);
@@ -170,7 +170,7 @@ impl EventLoop {
         let point = &self.points[number];
         let record = &point.core.record;
         let cp_id = record.id.to_string();
-        let guard = match decision.claim {
+        let guard = match decision.takeover {
             Some(claim) => Guard::Takeover {
                 cp_id,
                 owner: self.shared.owner.clone(),
@@ -212,7 +212,7 @@ impl EventLoop {
 
     fn committed(&mut self, number: usize, mut decision: Decision, committed: &Committed) {
         let now = self.now();
-        // Noted while this was on its way to the disk.
+        // A refusal that came while this turn was in flight.
         decision.pending.report_refused |= self.points[number].core.pending.report_refused;
         let guarded = committed.version > 0;
         let hold = guarded
@@ -228,7 +228,7 @@ impl EventLoop {
         if keys_changed {
             self.publish_keys(number);
         }
-        // First what is shown, so that the epoch of what is told is the new one.
+        // After the epoch is published, so that what is sent carries the new one.
         decision.after_commit.into_iter().for_each(|effect| self.perform(Some(number), effect));
         self.touch(number);
         self.arm(number, now);

@@ -25,13 +25,13 @@ use crate::{
 
 /// How long a part has to close a link that one under a newer key has succeeded.
 const SUCCEEDED: Duration = Duration::from_secs(5);
-/// Ended sessions that are still shown to whoever watches.
+/// Ended sessions that watchers are still shown.
 const CLOSED: usize = 1_000;
 
 /// Events about one charging point's state: sixty at once, and then one after another, the last one in the end.
 const EVENTS: Limit = Limit { burst: 60, every: Duration::from_secs(5) };
 
-/// Which state the last event told.
+/// Throttles the events about one charging point's state.
 #[derive(Debug, Default)]
 pub(super) struct EventThrottle {
     allowance: TokenBucket,
@@ -41,7 +41,7 @@ pub(super) struct EventThrottle {
 }
 
 impl EventThrottle {
-    /// Whether an event effects of this state now.
+    /// Whether an event reports this state now.
     fn may_announce(&mut self, state: i32, now: Instant) -> bool {
         self.owed = self.state != Some(state);
         let now = self.owed && self.allowance.take(EVENTS, now);
@@ -53,7 +53,7 @@ impl EventThrottle {
 }
 
 impl EventLoop {
-    /// Carries out what a core wants told, on behalf of charging point `number`.
+    /// Carries out an effect that a core decided on, on behalf of charging point `number`.
     pub(super) fn perform(&mut self, number: Option<usize>, effect: Effect) {
         let point = number.map(|number| &self.points[number].core);
         let epoch = point.map(|core| core.record.epoch).unwrap_or_default();
@@ -126,7 +126,7 @@ impl EventLoop {
             }
             Reply::Order(number) => {
                 if let Some(waiting) = self.waiting.remove(&number) {
-                    // Whoever ordered may have gone; what was done is done.
+                    // The caller may have gone; what was done is done.
                     drop(waiting.send(outcome.clone()));
                 }
             }
@@ -148,7 +148,7 @@ impl EventLoop {
         // The next one says more than one that finds no room.
         let is_droppable = matches!(body, down::Body::Running(_));
         if linked.send_queue.try_send(encoded(epoch, body)) == Err(mesh::link::SendQueueError::Full) && !is_droppable {
-            // It takes too slowly; it comes back and is told how things stand then.
+            // It takes messages too slowly. When it reconnects it is sent the present state.
             tracing::warn!(peer = %linked.peer, "closing a link that does not take its messages");
             linked.send_queue.close();
         }
@@ -258,7 +258,7 @@ impl EventLoop {
         }
     }
 
-    /// Which drivers this charging point concerns: they are told when they come.
+    /// Keeps the index of the drivers whom this charging point concerns.
     fn engage(&mut self, number: usize) {
         let engaged = self.points[number].core.concerned_drivers();
         if engaged == self.points[number].engaged {

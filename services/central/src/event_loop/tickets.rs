@@ -1,4 +1,4 @@
-//! Tickets that a linked driver may not have on his disk yet (SPEC 3.9): he is sent some, the next when he has
+//! Tickets that a linked driver may not have on disk yet (SPEC 3.9): some are sent, the next when the driver has
 //! acknowledged those, and all that is due again every so often, since a disk may be full and a message lost.
 //!
 //! Guarantees: what is billed once the loop knows his link is told to him or read; the store is asked for a driver one
@@ -18,7 +18,7 @@ use store::{
 use super::{Completion, EventLoop};
 use crate::grpc;
 
-/// Sent to a driver before he has acknowledged any of them: half of what he keeps unanswered.
+/// Tickets sent to a driver before any of them is acknowledged: half of what a driver keeps unanswered.
 const AT_ONCE: usize = 32;
 
 /// Tickets, and what was said about them later.
@@ -71,7 +71,7 @@ impl TicketDelivery {
         }
     }
 
-    /// He was sent `session`'s ticket as it was billed.
+    /// `session`'s ticket was sent as it was billed.
     pub(super) fn sent(&mut self, driver: &DriverId, session: &str, again_at: Instant) {
         let owed = self.owed.entry(driver.clone()).or_insert_with(|| {
             self.again.insert((again_at, driver.clone()));
@@ -103,7 +103,7 @@ impl TicketDelivery {
         anew
     }
 
-    /// `session`'s ticket is on his disk. Whether the store is to be asked for more.
+    /// `session`'s ticket is on the driver's disk. True: the store is to be asked for more.
     fn acknowledged(&mut self, driver: &DriverId, session: &str) -> bool {
         let Some(owed) = self.owed.get_mut(driver) else { return false };
         let last = owed.sent.remove(session) && owed.sent.is_empty();
@@ -115,7 +115,7 @@ impl TicketDelivery {
         false
     }
 
-    /// He has no link: with the next one he is asked for anew.
+    /// The driver has no link any more. The store is asked again when the next one comes.
     pub(super) fn left(&mut self, driver: &DriverId) {
         if let Some(InFlight { state: QueryState::Until(at), .. }) = self.owed.remove(driver) {
             self.again.remove(&(at, driver.clone()));

@@ -48,7 +48,7 @@ enum ConnectionStage {
     Driver(driver::DriverConversation),
 }
 
-/// Messages that did not open, not yet told to the loop.
+/// Messages that did not open and are not yet reported to the event loop.
 #[derive(Debug, Default)]
 struct UnopenedMessages {
     count: u64,
@@ -248,7 +248,7 @@ impl Connection {
         self.say(down::Body::Unsupported(wire_messages::Unsupported { to }));
     }
 
-    /// Something could not be opened: counted at once, told to the loop once a second (SPEC 4.8).
+    /// Something could not be opened: counted at once, reported to the event loop once a second (SPEC 4.8).
     async fn not_understood(&mut self, count: u64, now: Now) {
         self.unintelligible.count += count;
         self.unintelligible.unread = true;
@@ -259,7 +259,7 @@ impl Connection {
         }
     }
 
-    /// A message has opened. What did not open before it is told first, so that the last word is the true one.
+    /// A message has opened. What did not open before it is reported first, so that the latest report is the true one.
     async fn understood(&mut self) {
         if !std::mem::take(&mut self.unintelligible.unread) {
             return;
@@ -317,7 +317,7 @@ impl Connection {
         }
     }
 
-    /// Whether the loop has been told of it, or may be.
+    /// Whether the event loop knows of this connection, or may.
     fn is_told(&self) -> bool {
         !matches!(self.stage, ConnectionStage::New | ConnectionStage::Claiming { .. })
     }
@@ -333,7 +333,7 @@ impl Drop for Connection {
     }
 }
 
-/// How a stranger's end is counted; nothing for those who were answered, or went in order.
+/// How the end of an unauthenticated connection is counted; none for one that was answered or closed in order.
 fn failure(closed: Option<Closed>) -> Option<&'static str> {
     Some(match closed {
         None => "EVICTED",

@@ -107,7 +107,7 @@ impl Responder {
     fn say_list(&self, body: down::Body, under_way: Arc<()>) {
         let message = Down { epoch: 0, body: Some(body) }.encode_to_vec();
         let listed = ListMessage { message, _under_way: under_way };
-        // Full or closed: whoever does not listen is told when he comes back.
+        // Full or closed: a driver who reconnects asks again.
         let _told = self.send_queue.try_send(Bytes::from_owner(listed));
     }
 

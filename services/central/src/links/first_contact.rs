@@ -90,7 +90,7 @@ impl FirstContact {
         responder.send_queue.close();
     }
 
-    /// An epoch is told to whoever authenticated alone: it is nothing for strangers.
+    /// Only an authenticated peer is told the epoch.
     pub(super) fn responder(&self) -> Responder {
         let epoch = match &self.peer {
             PeerId::ChargingPoint(id) if self.permit.is_proven() => {

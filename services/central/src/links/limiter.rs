@@ -1,5 +1,5 @@
-//! Who may knock: unproven connections are bounded in number, per network and in time, and handshakes in their share of
-//! the CPU, so that strangers cost honest peers nothing (DESIGN 4).
+//! Admits connections: unauthenticated ones are bounded in number, per network and in time, and handshakes in their share
+//! of the CPU, so that strangers cost honest peers nothing (DESIGN 4).
 
 use std::{
     net::IpAddr,

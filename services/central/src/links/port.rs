@@ -1,5 +1,5 @@
-//! The port of the link, open from the start of the process to its end. Whoever comes before there is anybody to hear
-//! him, or when there is too much to do, is told to come later (SPEC 4.2, 9.1).
+//! The port of the link, open from the start of the process to its end. A peer that connects before the database is there,
+//! or when Central is overloaded, is told to come later (SPEC 4.2, 9.1).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,10 +22,10 @@ use wire::{Admit, Event, Link};
 
 use super::{BUSY, Links};
 
-/// Who is told to come later at the same time; whoever comes beyond them is cut off without a word, since each holds a
-/// descriptor of Central's for as long as he says nothing.
+/// Peers that are told to come later at the same time. Those beyond are cut off at once, since each holds one of
+/// Central's descriptors for as long as it is silent.
 const TOLD: usize = 256;
-/// How long it may take to tell him.
+/// How long telling a peer to come later may take.
 const TELLING: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Port {
         open.wait().await;
     }
 
-    /// Says when to come again; nothing else that he says is heard.
+    /// Tells the peer when to come again, and ignores all that it sends.
     pub(super) async fn turn_away(self: Arc<Self>, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
         self.refuse("BUSY", address.ip());
         let Ok(_place) = self.telling.try_acquire() else { return };
@@ -118,7 +118,7 @@ impl Port {
         self.access_log.unauthenticated("link", reason, Some(address));
     }
 
-    /// Somebody who proved his key.
+    /// Counts a refusal of a peer that proved its key.
     pub(super) fn refuse_peer(&self, reason: &'static str, peer: String, address: IpAddr) {
         self.count(reason);
         self.access_log.peer("request", reason, peer, address);

@@ -48,7 +48,7 @@ pub(super) struct Responder {
 impl Responder {
     pub(super) fn say(&self, body: down::Body) {
         let epoch = self.epoch.as_ref().map(Epoch::get).unwrap_or_default();
-        // Full or closed: whoever does not listen is told when he comes back.
+        // Full or closed: a peer that reconnects is sent the present state.
         let _told = self.send_queue.try_send(Down { epoch, body: Some(body) }.encode_to_vec().into());
     }
 
@@ -63,7 +63,7 @@ impl Responder {
         self.say(down::Body::Unsupported(Unsupported { to }));
     }
 
-    /// Whether it may ask for something that costs a row or much work; it is told where not.
+    /// Whether the peer may ask for something that costs a row or much work; otherwise it is answered so.
     pub(super) fn may_ask(&self, peer: &PeerId, to: u64) -> bool {
         let may = self.links.may_ask(peer, self.address);
         if !may {
@@ -110,7 +110,7 @@ impl SerialTasks {
         let (turns, send_queue) = (Arc::clone(turns), responder.send_queue.clone());
         tokio::spawn(async move {
             let turn = turns.acquire().await;
-            // Whoever has gone asks again when he is back.
+            // A peer that has gone asks again when it is back.
             if turn.is_ok() && !send_queue.is_closed() {
                 work.await;
             }

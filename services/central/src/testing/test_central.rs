@@ -1,4 +1,4 @@
-//! Test-only: Central without its network. The real loop, store and services in one process; links are outboxes.
+//! Test-only: Central without its network. The real loop, store and services in one process; links are send queues.
 
 use std::{sync::Arc, time::Duration};
 
@@ -134,7 +134,7 @@ impl TestCentral {
         self.event_loop.send(Message::Identities(vec![removed])).await;
     }
 
-    /// A link as the central hands it to the loop.
+    /// A link as the I/O layer hands it to the loop.
     pub(crate) fn link(&self) -> (LinkNo, SendQueue) {
         let (sender, queued) = send_queue(100_000);
         self.ends.lock().unwrap().push(queued);

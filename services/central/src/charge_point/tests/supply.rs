@@ -70,7 +70,7 @@ fn a_stop_unanswered_settles_spec_3_8() {
 fn a_stop_that_a_restart_came_between_is_waited_for_anew_spec_3_8() {
     let mut harness = PointHarness::supplying();
     harness.order(PointOrder::EndSession(SessionId::new("s1")));
-    let restarted = Record { claim: None, owned: false, ..harness.record(0).clone() };
+    let restarted = Record { claimed_by: None, owned: false, ..harness.record(0).clone() };
     harness.points[0] = ChargePoint::new(restarted, harness.now);
     harness.monitor_up(LinkNo(8), 1);
     harness.healthy(true);
