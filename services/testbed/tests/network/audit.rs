@@ -33,7 +33,7 @@ async fn the_audit_tells_a_supply_from_request_to_end_and_names_the_first_bad_en
     let verdict = network.operator.audit.clone().verify(VerifyAuditRequest {}).await?.into_inner();
     assert!(verdict.intact, "{verdict:?}");
 
-    // One byte of one entry, behind Central's back.
+    // Changes one byte of an entry directly in the database.
     network.central.kill();
     let url = format!("sqlite:{}", network.path("central/central.db").display());
     let change = "UPDATE audit SET outcome = outcome || ' ' WHERE number = 3";
@@ -50,12 +50,12 @@ async fn the_audit_tells_a_supply_from_request_to_end_and_names_the_first_bad_en
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_is_followed_into_plain_files_one_line_an_entry_spec_8_3() -> anyhow::Result<()> {
-    // Outside the network's own folder, which is not there before it starts.
+    // Not in the network's folder, which does not exist before the network starts.
     let folder = tempfile::Builder::new().prefix("chargemesh-audit-").tempdir()?;
     let (by_central, by_command) = (folder.path().join("central.log"), folder.path().join("command.log"));
     let (mut network, _post, driver) = one_of_each(&["--audit-file", &by_central.display().to_string()], &[]).await?;
     let following = follow_into(&network, &by_command)?;
-    // The command follows from the moment at which its stream is open.
+    // The command gets entries from the moment at which its stream is open.
     until("the command to follow", PATIENCE, async || {
         let request = json!(["CP-404"]);
         driver.ask("request", request).await.map_err(|error| format!("{error:#}"))?;
@@ -72,7 +72,7 @@ async fn the_audit_is_followed_into_plain_files_one_line_an_entry_spec_8_3() -> 
         lines(file).iter().try_for_each(|line| fields(line).map(drop))?;
     }
 
-    // Central's own has every entry, once, over its lives; what came before the command began is not in the other.
+    // Central's own file has every entry once, over its restarts; that of the command lacks entries from before its start.
     network.restart_central().await?;
     line_of(&by_central, "ROLE_STARTED").await?;
     network.operator.charging_points.clone().resume(order(&["CP-1"])).await?;
@@ -88,7 +88,7 @@ async fn the_audit_is_followed_into_plain_files_one_line_an_entry_spec_8_3() -> 
     Ok(())
 }
 
-/// `chargemesh audit watch --follow-into`, running.
+/// A running `chargemesh audit watch --follow-into`.
 fn follow_into(network: &Network, file: &Path) -> anyhow::Result<Process> {
     let mut args = words(&["audit", "watch", "--follow-into", &file.display().to_string()]);
     args.extend(connection(network));
@@ -120,7 +120,7 @@ fn fields(line: &str) -> anyhow::Result<[&str; 5]> {
     Ok(fields)
 }
 
-/// Every entry, by the command's own export.
+/// Every entry, by `chargemesh audit export`.
 async fn all(network: &Network) -> anyhow::Result<Vec<Value>> {
     let (code, out, error) = command(network, &["audit", "export"]).await?;
     anyhow::ensure!(code == 0, "{error}");
@@ -138,7 +138,7 @@ async fn command(network: &Network, words: &[&str]) -> anyhow::Result<(i32, Stri
     process::run(&args, &[]).await
 }
 
-/// As somebody who may look.
+/// Arguments for a command of a viewer.
 fn connection(network: &Network) -> Vec<String> {
     let identity = network.identity("victor").display().to_string();
     let (central, registry) = (network.central_grpc.to_string(), network.registry_grpc.to_string());

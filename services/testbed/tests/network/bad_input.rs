@@ -124,7 +124,7 @@ async fn a_flag_or_variable_with_a_bad_value_is_named_with_it_spec_1_7() -> anyh
     ] {
         faults.note(RefusedCommand::variable(role, variable, value).says(&[flag, value]).refused(2).await);
     }
-    // What is found only when it is used.
+    // Values that are found to be wrong only when they are used.
     for (role, flag, value) in [
         (central, "--database", "mysql://central"),
         (registry.clone(), "--secret-file", "/none/secret"),
@@ -156,7 +156,7 @@ async fn a_bad_line_of_a_recording_is_reported_with_its_number() -> anyhow::Resu
     let text = format!(
         "{header}\na,A,2019-03-01 06:00,2019-03-01 07:00,1\nb,A,2019-03-01 08:00,2019-03-01 09:00,much\nc,A b,x,y,1\n"
     );
-    let says = ["line 3", "\"much\" is not an energy", "line 4", "2 bad lines", "--skip-bad-lines"];
+    let says = ["line 3", "\"much\" is not an energy", "line 4", "2 invalid lines", "--skip-bad-lines"];
     faults.note(replay(&text)?.says(&says).refused(2).await);
     faults.note(replay("when,what\n1,2\n")?.says(&["recording.csv", "no column \"session\""]).refused(2).await);
     faults.note(replay(header)?.says(&["recording.csv", "no sessions"]).refused(2).await);
@@ -189,7 +189,7 @@ async fn an_expired_a_foreign_and_a_broken_certificate_are_named_spec_5() -> any
         RefusedCommand::flag(command(), "--identity", "/none").says(&["/none", "chargemesh certs"]).refused(2).await,
     );
 
-    // An operator whom none of the servers' roots vouches for, and whose servers his own do not.
+    // An operator and servers with different authorities: neither side trusts the other.
     let network = Network::start(&[]).await?;
     let central = network.central_grpc.to_string();
     faults.note(
@@ -253,7 +253,7 @@ async fn a_role_without_its_tables_waits_and_says_what_to_do_spec_1_7() -> anyho
         anyhow::ensure!(code == 0, "{out}{error}");
         until(format_args!("{name} to go on by itself"), PATIENCE, async || {
             let said = status().await?["health"].clone();
-            // What else it misses (the other role) makes it degraded, not unready.
+            // The other role is missing too, which makes it degraded, not unready.
             if said["status"] == json!("degraded") { Ok(()) } else { Err(said.to_string()) }
         })
         .await?;
@@ -278,7 +278,7 @@ async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow:
     let good = network.operator.token(1).await?;
     let cut = good.get(..good.len() / 2).context("a token has a half")?;
     for garbage in ["hunter2", "cmt1.", cut] {
-        // The value is a secret, so what it should look like is said instead.
+        // The value is a secret, so the message describes the expected form instead.
         faults.note(driver("ann", garbage).says(&["token"]).silent(&["hunter2", cut]).refused(2).await);
         faults.note(monitor(garbage).says(&["token"]).silent(&["hunter2", cut]).refused(2).await);
     }
@@ -290,7 +290,7 @@ async fn a_token_that_is_garbage_expired_or_spent_is_named_spec_7_4() -> anyhow:
     let expired = expired_token(&network).await?;
     faults.note(driver("fourth", &expired).says(&["fourth", "TOKEN_EXPIRED"]).refused(2).await);
 
-    // A monitor waits and says so: an operator may come with another token (SPEC 7.4).
+    // A monitor waits and reports it, since an operator may give it another token (SPEC 7.4).
     let socket = network.path("waits.sock");
     let file = network.path("spent.token");
     std::fs::write(&file, &spent)?;
@@ -372,7 +372,7 @@ async fn bad_lines_of_a_drivers_file_and_ids_that_are_none_are_named_spec_2_5_3_
     faults.none()
 }
 
-/// A driver that enrols and ends, since its file has nothing to do.
+/// A driver that enrols and ends, since its file has no requests.
 async fn enrol_once(network: &Network, id: &str, token: &str) -> anyhow::Result<(i32, String, String)> {
     let file = network.path("nothing.txt");
     std::fs::write(&file, "# nothing\n")?;
@@ -397,7 +397,7 @@ async fn enrol_once(network: &Network, id: &str, token: &str) -> anyhow::Result<
     timeout(PATIENCE, process::run(&args, &[])).await?
 }
 
-/// A token whose time is over.
+/// An expired token.
 async fn expired_token(network: &Network) -> anyhow::Result<String> {
     let request = CreateTokenRequest { lifetime: Some(proto::Duration { seconds: 1, nanos: 0 }), ..any_token() };
     let TokenCreated { token, expire_time, .. } =

@@ -13,7 +13,7 @@ use testbed::{
 
 use crate::support::{QUICK, linked, one_of_each, only_ticket, plug, reserve, supply, until_printed};
 
-/// What SPEC 2.4 and 9 give a change until it is shown.
+/// The time within which a change must be shown (SPEC 2.4, 9).
 const SHOWN: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +126,7 @@ async fn both_die_during_a_supply_and_come_back_in_any_order_spec_9() -> anyhow:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn driver_dies_while_idle_and_nobody_else_notices_spec_9() -> anyhow::Result<()> {
+async fn driver_dies_while_idle_without_effect_on_others_spec_9() -> anyhow::Result<()> {
     let (network, point, mut driver) = one_of_each(&[], &[]).await?;
     driver.process.kill();
     let other = network.driver("bea", &[]).await?;
@@ -141,13 +141,13 @@ async fn driver_dies_while_idle_and_nobody_else_notices_spec_9() -> anyhow::Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_driver_goes_on_with_his_file_at_the_right_line_spec_9_3_10() -> anyhow::Result<()> {
+async fn a_killed_driver_continues_its_file_at_the_right_line_spec_9_3_10() -> anyhow::Result<()> {
     let (network, point, _) = one_of_each(&[], &["--unattended", "--plug-in-after", "100ms"]).await?;
     let file = network.path("requests.txt");
     std::fs::write(&file, "CP-1,0.1\n# and\nCP-1,0.4\nCP-1,0.2\nCP-404\nCP-1,0.3\n")?;
     let path = file.display().to_string();
     let mut driver = network.driver("carl", &["--file", &path, "--pause", "200ms", "--exit-when-done"]).await?;
-    // In the middle of a supply whose end he does not see; and after one, before the next begins.
+    // Killed during a supply, whose end it does not see; then between two supplies.
     network.until_tickets(&point.id, 1).await?;
     network.until_state(&point.id, ChargingPointState::Supplying).await?;
     driver.process.kill();
@@ -177,7 +177,7 @@ async fn started_in_any_order_each_waits_for_what_it_needs_and_says_so_spec_1_7(
     network.central.kill();
     network.registry.kill();
 
-    // The driver first, then a charging point that has never been enrolled, its engine before its monitor.
+    // First the driver, then a charging point that was never enrolled, its engine before its monitor.
     let driver = network.driver_with("ana", network.central_link, token, &[])?;
     let mut point = network.start_charging_point_with(
         "CP-1",
@@ -197,7 +197,7 @@ async fn started_in_any_order_each_waits_for_what_it_needs_and_says_so_spec_1_7(
     let said = driver.until("that he waits", PATIENCE, |s| s["linked"] == json!(false)).await?;
     assert!(said.to_string().contains("Registry"), "{said}");
 
-    // Central, which waits for Registry; Registry last.
+    // Then Central, which waits for Registry, and Registry last.
     network.central.restart()?;
     until("Central to answer", PATIENCE, async || match network.operator.charging_point("CP-1").await {
         Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
@@ -235,7 +235,7 @@ async fn driver_dies_while_reserved_and_the_reservation_expires_spec_9() -> anyh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn central_dies_while_idle_and_everybody_says_so_spec_9() -> anyhow::Result<()> {
+async fn central_dies_while_idle_and_every_peer_reports_it_spec_9() -> anyhow::Result<()> {
     let (mut network, point, driver) = one_of_each(&[], &[]).await?;
     network.central.kill();
     point.until_engine("cannot reach Central", PATIENCE, |s| s["central"]["reachable"] == json!(false)).await?;
@@ -277,7 +277,7 @@ async fn central_comes_back_during_a_supply_and_sees_it_go_on_spec_9() -> anyhow
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registry_dies_and_whoever_holds_a_key_goes_on_working_and_reconnecting_spec_9() -> anyhow::Result<()> {
+async fn registry_dies_and_peers_with_a_key_go_on_working_and_reconnecting_spec_9() -> anyhow::Result<()> {
     let (mut network, mut point, driver) = one_of_each(&[], &[]).await?;
     network.registry.kill();
     point.monitor.kill();
@@ -290,7 +290,7 @@ async fn registry_dies_and_whoever_holds_a_key_goes_on_working_and_reconnecting_
     point.engine("plug", Value::Null).await?;
     only_ticket(&network, &point).await?;
 
-    // Central restarted without Registry: keys are proven all the same.
+    // Central is restarted without Registry and still accepts keys.
     network.central.restart()?;
     network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
@@ -378,7 +378,7 @@ async fn loss_delay_splits_and_corruption_cost_time_and_nothing_else_spec_4_1_4_
     assert_eq!(tickets.iter().map(|ticket| ticket.energy_wh).sum::<u64>(), point.meter_wh().await?);
     assert_eq!(tickets.len(), 3);
 
-    // And nothing of it in clear: no id but in the Hello, no place, no session, no credential.
+    // Nothing was sent in clear text except the id in the Hello: no place, no session, no credential.
     let seen = proxy.seen();
     for secret in ["Place of", "cmc1.", tickets.first().map_or("", |ticket| ticket.session_id.as_str())] {
         assert!(

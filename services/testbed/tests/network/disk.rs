@@ -30,7 +30,7 @@ async fn central_with_a_full_disk_refuses_what_it_cannot_make_durable_and_says_s
     supply(&network, &point, &driver, "").await?;
 
     let full = fill(&network.central, &network.path("central")).await?;
-    // The supply goes on and ends; its end waits until it can be made durable.
+    // The running supply goes on; its end waits until it can be written.
     point.engine("unplug", Value::Null).await?;
     point
         .until_engine("an end that Central has not settled", PATIENCE, |status| status["unsettled"] == json!(1))
@@ -46,7 +46,7 @@ async fn central_with_a_full_disk_refuses_what_it_cannot_make_durable_and_says_s
     drop(full);
     let ticket = only_ticket(&network, &point).await?;
     assert_eq!(ticket.meter_end_wh, point.meter_wh().await?);
-    // What the driver kept asking for meanwhile is granted now.
+    // The request that the driver has repeated meanwhile is granted now.
     network.until_state("CP-1", ChargingPointState::Reserved).await?;
     Ok(())
 }
@@ -54,7 +54,7 @@ async fn central_with_a_full_disk_refuses_what_it_cannot_make_durable_and_says_s
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
-    // So many records that what is left of the journal's last page is soon used up.
+    // Enough records to use up the rest of the journal's last page.
     let engine: Vec<&str> = QUICK.iter().chain(&["--tick", "10ms", "--register-every", "10ms"]).copied().collect();
     let mut point = network.charging_point_at("CP-1", network.central_link, &engine, &[]).await?;
     let driver = network.driver("ana", &[]).await?;
@@ -90,7 +90,7 @@ async fn an_engine_with_a_full_disk_accepts_nothing_new_and_says_so_spec_9() -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monitor_with_a_full_disk_says_so_and_rotates_all_the_same_spec_9_4_6() -> anyhow::Result<()> {
     let (network, mut point, driver) = one_of_each(&[], &[]).await?;
-    // Where the engine finds it: the monitor's folder is soon one that only the monitor sees.
+    // The pairing file has to be where the engine can read it: the monitor's folder will be visible to the monitor only.
     let pairing = network.path("CP-1/pairing.sock").display().to_string();
     for process in [&mut point.engine, &mut point.monitor] {
         let args = std::mem::take(&mut process.spec_mut().args);
@@ -127,7 +127,7 @@ async fn a_monitor_with_a_full_disk_says_so_and_rotates_all_the_same_spec_9_4_6(
     point.engine("unplug", Value::Null).await?;
     assert_eq!(ended_by(&only_ticket(&network, &point).await?), Reason::Unplugged);
 
-    // It comes back with the folder as it was before: with a key that is no longer in force.
+    // After a restart the folder has its earlier content, with a key that is no longer valid.
     point.monitor.restart()?;
     network.until_state("CP-1", ChargingPointState::Available).await?;
     Ok(())
@@ -144,7 +144,7 @@ async fn a_driver_with_a_full_disk_asks_for_nothing_that_he_cannot_keep_and_says
     let full = fill(&driver.process, &folder).await?;
     let refused = driver.ask("request", json!(["CP-1"])).await.expect_err("it cannot be kept").to_string();
     assert!(refused.contains("No space left"), "{refused}");
-    // What is asked for afterwards has its answer, so nothing was on its way before it.
+    // A later request has been answered, so no earlier one is under way.
     driver.ask("list", Value::Null).await?;
     assert_eq!(network.operator.audited("SUPPLY_REQUESTED", "").await?, []);
     assert_eq!(network.operator.all_sessions().await?, []);
@@ -168,7 +168,7 @@ async fn registry_with_a_full_disk_refuses_an_enrolment_in_words_and_takes_it_la
     network.registry.restart()?;
     network.until_ready().await?;
     let full = fill(&network.registry, &folder).await?;
-    // What is left of the last page of its journal is soon used up.
+    // Enough writes to use up the rest of the last page of its journal.
     let mut enrolled = 0;
     let refused = until("an enrolment to be refused", PATIENCE, async || {
         let (request_id, id) = (fresh_id(), format!("extra-{enrolled}"));
@@ -190,7 +190,7 @@ async fn registry_with_a_full_disk_refuses_an_enrolment_in_words_and_takes_it_la
         network.start_charging_point_with("CP-2", network.central_link, &file, &[], &["--registry-again", "200ms"])?;
     let said = late.until_monitor("why it is not enrolled", PATIENCE, |s| s["enrolment_detail"] != json!("")).await?;
     assert!(said["enrolment_detail"].to_string().contains("database cannot be used now"), "{said}");
-    // Nothing else is taken away.
+    // Registry's other data is untouched.
     reserve(&network, &point, &driver, "0.1").await?;
     plug(&network, &point).await?;
     only_ticket(&network, &point).await?;

@@ -23,7 +23,7 @@ use tonic::Streaming;
 
 use crate::support::{one_of_each, only_ticket, reserve};
 
-/// From the order to each screen (SPEC 4.7).
+/// Longest time from an order until each screen shows it (SPEC 4.7).
 const VISIBLE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +100,7 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
     let audited = network.operator.audited("KEY_REVOKED", "charging-point/CP-1").await?;
     assert!(audited.len() == 1 && audited[0].actor.contains("olga"), "by whom: {audited:?}");
 
-    // Neither a restart nor its own authentication brings it back; it shows OUT OF ORDER and not DISCONNECTED.
+    // Neither a restart nor its credential restores it; it is shown as OUT OF ORDER, not as DISCONNECTED.
     point.monitor.restart()?;
     point.until_monitor("revoked, after the restart", PATIENCE, is_revoked).await?;
     point.monitor("authenticate", Value::Null).await.ok();
@@ -119,7 +119,7 @@ async fn revoke_stays_until_restored_with_a_new_enrolment_at_the_monitor_spec_4_
     restored.until(active, active, |cp| !shows(cp, Cause::KeyRevoked) && !shows(cp, Cause::NoKey)).await?;
     network.until_state("CP-1", ChargingPointState::Available).await?;
 
-    // One use only, and for nobody else.
+    // The token is for one use and for this id only.
     let kept = || -> anyhow::Result<(Value, Value)> {
         let file: Value = serde_json::from_slice(&std::fs::read(network.path("CP-1/data/identity.json"))?)?;
         Ok((file["credential"].clone(), file["keys"].clone()))
@@ -192,7 +192,7 @@ async fn keys_rotate_by_age_without_an_order_and_with_no_gap_spec_4_6() -> anyho
     let telemetry = network.shown("CP-1").await?.telemetry.unwrap_or_default();
     assert!(telemetry.readings > 20 && telemetry.gaps == 0 && telemetry.unreadable == 0, "{telemetry:?}");
     for object in ["charging-point/CP-1", "driver/ana"] {
-        // A key counts as the new one a moment before its entry is durable.
+        // A new key is in use a moment before its audit entry is durable.
         until(format_args!("two rotations of {object} in the audit"), PATIENCE, async || {
             let rotated =
                 network.operator.audited("KEY_ROTATED", object).await.map_err(|error| format!("{error:#}"))?;
@@ -229,7 +229,7 @@ async fn rotating_the_keys_of_a_thousand_charging_points_loses_no_reading_spec_4
         if count == COUNT { Ok(()) } else { Err(format!("{count}")) }
     })
     .await?;
-    // Two more readings of each under the new key, and not one missing before them.
+    // Two more readings of each charging point under its new key, and none missing before.
     let rotated = fleet::list(&network).await?;
     let readings = |cp: &ChargingPoint| cp.telemetry.as_ref().map_or(0, |telemetry| telemetry.readings);
     let after = until("readings under the new keys", PATIENCE, async || {
@@ -246,7 +246,7 @@ async fn rotating_the_keys_of_a_thousand_charging_points_loses_no_reading_spec_4
     Ok(())
 }
 
-/// The four screens on which an order about a key must show, looked at from before it is given.
+/// The four places where a key order must be shown: engine, monitor, watch stream and audit. Made before the order.
 struct Screens<'a> {
     network: &'a Network,
     point: &'a TestPoint,
@@ -257,14 +257,14 @@ struct Screens<'a> {
 }
 
 impl<'a> Screens<'a> {
-    /// To be called right before the order, which the audit is to show as `action`.
+    /// Call it right before the order; `action` is the order's audit action.
     async fn before(network: &'a Network, point: &'a TestPoint, action: &'a str) -> anyhow::Result<Self> {
         let stream = watching(network).await?;
         let audited = network.operator.audited(action, &format!("charging-point/{}", point.id)).await?.len();
         Ok(Self { network, point, stream, action, audited, ordered: Instant::now() })
     }
 
-    /// Each shows it, and each within the time that the rule gives it.
+    /// Waits until each place shows the order, each within its time limit.
     async fn until(
         &mut self,
         engine: impl Fn(&Value) -> bool,
@@ -297,7 +297,7 @@ impl<'a> Screens<'a> {
     }
 }
 
-/// A watch stream that has told all there is.
+/// A watch stream whose snapshot has been read.
 async fn watching(network: &Network) -> anyhow::Result<Streaming<ChargingPointEvent>> {
     let mut client = network.operator.charging_points.clone();
     let mut stream = client.watch(WatchChargingPointsRequest::default()).await?.into_inner();

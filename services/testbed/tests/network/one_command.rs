@@ -65,7 +65,7 @@ impl DetachedNetwork {
         Ok(())
     }
 
-    /// An operator's list, as JSON.
+    /// The output of an operator's `list` command.
     async fn list(&self, what: &str) -> anyhow::Result<Vec<Value>> {
         let said = chargemesh(&[what, "list", "--json", "--data", self.data()]).await?;
         anyhow::ensure!(said.status.success(), "{}", said.err);
@@ -100,7 +100,7 @@ impl DetachedNetwork {
         .await
     }
 
-    /// Of its only charging point.
+    /// Waits for a state of the only charging point.
     async fn until_state(&self, state: &str) -> anyhow::Result<()> {
         until(format_args!("a charging point that is {state}"), PATIENCE, async || {
             let all = self.list("charging-points").await.map_err(|error| format!("{error:#}"))?;
@@ -131,7 +131,7 @@ impl DetachedNetwork {
 
 impl Drop for DetachedNetwork {
     fn drop(&mut self) {
-        // Its processes end when it does.
+        // Its processes end when the supervisor does.
         if let (Ok(pid), Ok(text)) = (self.pid(), std::fs::read_to_string(self.data.path().join("up.json")))
             && !text.contains("\"processes\": []")
         {
@@ -159,7 +159,7 @@ async fn a_network_is_started_by_one_command_and_continues_at_the_next_start_spe
     assert_eq!(second.status.code(), Some(2), "{}", second.err);
     assert!(second.err.contains("another network runs in"), "{}", second.err);
 
-    // Only the dead process is started again, by itself.
+    // Only the dead process is restarted.
     let (central, registry) = (pid_of(&up.process("central").await?)?, pid_of(&up.process("registry").await?)?);
     kill(Pid::from_raw(central), Signal::SIGKILL)?;
     until("another Central", PATIENCE, async || {
@@ -171,7 +171,7 @@ async fn a_network_is_started_by_one_command_and_continues_at_the_next_start_spe
     assert_eq!(pid_of(&up.process("registry").await?)?, registry);
     up.until_available(2).await?;
 
-    // In the middle of the run, by one command (SPEC 1.8).
+    // While it runs, by one command (SPEC 1.8).
     up.ctl(&["add-charging-point", "id=NEW-1", "city=Paris"]).await?;
     up.ctl(&["add-driver"]).await?;
     up.until_available(3).await?;
@@ -258,7 +258,7 @@ async fn a_network_recovers_from_connections_cut_and_disks_filled_by_commands_sp
     up.down().await
 }
 
-/// Two stations, eight rows, two weeks in a few seconds.
+/// Two stations and eight rows; two weeks are replayed in a few seconds.
 const RECORDING: &str = "\
 session,station,plug_in,plug_out,kwh
 S1,A-1,2019-03-01T06:00:00,2019-03-01T07:30:00,4.216
@@ -312,7 +312,7 @@ async fn a_replay_that_is_killed_in_the_middle_is_finished_by_the_next_run_spec_
          L3,A-1,2019-03-02T08:00:00,2019-03-02T09:00:00,2.5\n",
     )?;
     let (file, path) = (file.to_str().unwrap_or_default(), data.to_str().unwrap_or_default());
-    // The longest row takes a quarter of a minute.
+    // The longest row takes 15 s.
     let args = ["replay", file, "--data", path, "--speed", "5760", "--json"];
     let mut first = tokio::process::Command::new(binary()?)
         .args(args)
@@ -368,7 +368,7 @@ fn is_in(cp: &Value, state: &str) -> bool {
     cp["state"] == json!(format!("CHARGING_POINT_STATE_{state}"))
 }
 
-/// As soon as somebody is being supplied.
+/// Waits until a driver is being supplied.
 async fn kill_central(data: &Path) -> anyhow::Result<()> {
     until_supplied(data).await?;
     let status: Value = serde_json::from_slice(&std::fs::read(data.join("up.json"))?)?;

@@ -34,7 +34,7 @@ use tonic::{Code, Status};
 
 use crate::reflection::{Described, call, callers, describe, example, path};
 
-/// SPEC 7.3: at once. The news goes from Registry to Central by a stream.
+/// Longest time until a removal is in force (SPEC 7.3: at once); Central learns of it by Registry's stream.
 const AT_ONCE: Duration = Duration::from_secs(2);
 const OPERATOR: &str = "CALLER_OPERATOR";
 const VIEWER: &str = "CALLER_VIEWER";
@@ -63,10 +63,10 @@ async fn reflection_lists_and_describes_all_and_an_operator_can_call_every_metho
             told.insert(path(&method), callers);
         }
     }
-    // What reflection says is what the contract says.
+    // Reflection describes the same methods as the proto files.
     let contract = proto::POLICIES.iter().map(|policy| (policy.path.to_owned(), names(policy.callers)));
     assert_eq!(told, contract.collect());
-    // Where there is something to be done, it was done.
+    // Calls that can succeed have succeeded.
     for order in ["Stop", "Resume", "SetMaintenance", "Rotate", "Renew", "Revoke", "Restore", "Release", "SetPrice"] {
         assert!(done.contains(&format!("/chargemesh.central.v1.ChargingPoints/{order}")), "{order}: {done:?}");
     }
@@ -100,7 +100,7 @@ async fn without_a_certificate_or_with_a_foreign_one_no_call_is_answered_spec_7_
     let roots = std::fs::read_to_string(network.identity("olga").join("ca.pem"))?;
     let stranger = stranger(&network, &roots)?;
     let foreign: BTreeMap<&str, Channel> = servers(&network, &stranger)?.into_iter().collect();
-    // That it is for want of a certificate: where none is asked for, the same client is answered.
+    // The missing certificate is the reason: the HTTPS server, which needs none, answers the same client.
     let door = client::https("registry", &network.registry_https.to_string(), &roots, &ClientConfig::default())?;
     assert_eq!(door.get("/nobody").send().await?.status().as_u16(), 404);
     for (role, address) in [("central", network.central_grpc), ("registry", network.registry_grpc)] {
@@ -109,7 +109,7 @@ async fn without_a_certificate_or_with_a_foreign_one_no_call_is_answered_spec_7_
         let ours = proto::POLICIES.iter().filter(own).map(|policy| policy.path);
         for path in ours.chain(["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]) {
             let call = bare.post(path).header("content-type", "application/grpc").header("te", "trailers");
-            // In which words depends on whether the alert or the end of the connection is seen first.
+            // The error depends on whether the alert or the end of the connection is seen first.
             call.body(vec![0; 5]).send().await.expect_err(path);
         }
         let error = describe(&foreign[role]).await.expect_err("a foreign certificate");
@@ -170,7 +170,7 @@ async fn an_order_asked_again_gets_its_first_answer_and_does_nothing_spec_7_3() 
     network.until_state("CP-1", ChargingPointState::Available).await?;
 
     assert_eq!(client.stop(stop.clone()).await?.into_inner(), first);
-    // A restart of Central forgets nothing of it.
+    // The first answer is remembered over a restart of Central.
     let mut network = network;
     network.restart_central().await?;
     network.until_state("CP-1", ChargingPointState::Available).await?;
@@ -265,7 +265,7 @@ async fn the_command_line_orders_with_json_and_its_exit_codes_tell_apart_spec_7_
     Ok(())
 }
 
-/// A channel to each service, with the certificate in `folder`.
+/// A channel to each service with the identity in `folder`.
 fn servers(network: &Network, folder: &Path) -> anyhow::Result<[(&'static str, Channel); 2]> {
     let identity = TlsIdentity::load(folder)?;
     let channel = |role, address: std::net::SocketAddr| {
@@ -274,7 +274,7 @@ fn servers(network: &Network, folder: &Path) -> anyhow::Result<[(&'static str, C
     Ok([channel("central", network.central_grpc), channel("registry", network.registry_grpc)])
 }
 
-/// An operator of another authority, of the same trust domain and name, who trusts this network's servers.
+/// An identity of another authority with the same trust domain and name, which trusts this network's servers.
 fn stranger(network: &Network, roots: &str) -> anyhow::Result<std::path::PathBuf> {
     let (folder, day) = (network.path("foreign/olga"), Duration::from_secs(80_000));
     let foreign = Authority::create(&network.path("foreign/authority"), "chargemesh.test", day)?;
@@ -283,7 +283,7 @@ fn stranger(network: &Network, roots: &str) -> anyhow::Result<std::path::PathBuf
     Ok(folder)
 }
 
-/// About whom a method is called: removals are of nobody, so that what follows has somebody.
+/// The object of a call: removals name an object that does not exist, so that later calls still have theirs.
 fn subject(method: &str) -> &'static str {
     if method == "Remove" { "CP-404" } else { "CP-1" }
 }
@@ -302,7 +302,7 @@ fn assert_services(role: &str, described: &Described) {
     assert_eq!(own, all, "every method has its policy");
 }
 
-/// A success, or a refusal that is about what was asked, and says so.
+/// Whether the call succeeded or was refused with a reason about its parameters.
 fn assert_answered(path: &str, error: Option<&Status>) {
     let Some(status) = error else { return };
     assert!(
@@ -334,7 +334,7 @@ fn names(callers: &[Caller]) -> BTreeSet<String> {
     callers.iter().map(|caller| format!("CALLER_{}", format!("{caller:?}").to_uppercase())).collect()
 }
 
-/// Asks both services something.
+/// Makes a call to each service.
 async fn allowed(who: &Operator) -> Result<(), Status> {
     who.charging_points.clone().list(ListChargingPointsRequest::default()).await?;
     who.identities.clone().list(ListIdentitiesRequest::default()).await.map(drop)
@@ -352,7 +352,7 @@ async fn refused_as_removed(who: &Operator) -> Result<(), String> {
     Ok(())
 }
 
-/// Charging points in one process; waited for until all are AVAILABLE.
+/// Starts charging points in one process and waits until all are AVAILABLE.
 async fn fleet(network: &Network, count: u32) -> anyhow::Result<Process> {
     let token = network.path("fleet.token");
     std::fs::write(&token, network.operator.token(count).await?)?;
@@ -388,7 +388,7 @@ fn to_all(expected: Option<u32>) -> OrderRequest {
     OrderRequest { request_id: fresh_id(), selector, expected, reason: String::new() }
 }
 
-/// One command of `who` with `--json`: exit code, the object printed, and what is said beside it.
+/// Runs a command as `who` with `--json`; answers exit code, the printed object, and standard error.
 async fn command(network: &Network, who: &str, words: &[&str]) -> anyhow::Result<(i32, Value, String)> {
     let (central, registry) = (network.central_grpc.to_string(), network.registry_grpc.to_string());
     let identity = network.identity(who).display().to_string();

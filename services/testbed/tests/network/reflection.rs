@@ -15,11 +15,11 @@ use tonic::{
     codegen::http::uri::PathAndQuery,
 };
 
-/// A stream that has nothing to say answers with its headers; so long is waited for a first message.
+/// How long to wait for the first message of a stream, which may have none.
 const SILENCE: Duration = Duration::from_millis(300);
 const POLICY: &str = "chargemesh.policy.v1.policy";
 
-/// The two versions of the reflection service differ in their package alone.
+/// The two versions of the reflection service differ in their package only.
 macro_rules! reflection {
     ($version:ident) => {
         pub(crate) mod $version {
@@ -47,7 +47,7 @@ macro_rules! reflection {
                 }
             }
 
-            /// The encoded file that says what `symbol` is.
+            /// The encoded descriptor of the file that defines `symbol`.
             pub(crate) async fn file_of(channel: &Channel, symbol: &str) -> anyhow::Result<Vec<u8>> {
                 file(channel, MessageRequest::FileContainingSymbol(symbol.to_owned())).await
             }
@@ -71,14 +71,14 @@ macro_rules! reflection {
 reflection!(v1);
 reflection!(v1alpha);
 
-/// All that a server says of itself.
+/// What a server describes by reflection.
 #[derive(Debug)]
 pub(crate) struct Described {
     pub(crate) services: BTreeSet<String>,
     pub(crate) pool: DescriptorPool,
 }
 
-/// Asks in both versions of reflection, which must say the same.
+/// Calls both versions of reflection, which must answer the same.
 pub(crate) async fn describe(channel: &Channel) -> anyhow::Result<Described> {
     let services: BTreeSet<String> = v1::services(channel).await?.into_iter().collect();
     let alpha: BTreeSet<String> = v1alpha::services(channel).await?.into_iter().collect();
@@ -98,7 +98,7 @@ pub(crate) async fn describe(channel: &Channel) -> anyhow::Result<Described> {
             }
         }
     }
-    // As they came: decoded and encoded again they would have lost the options that prost does not know.
+    // As received: decoded and encoded again they would have lost the options that prost does not know.
     let mut set = Vec::new();
     files.values().for_each(|file| prost::encoding::bytes::encode(1, file, &mut set));
     Ok(Described { services, pool: DescriptorPool::decode(&*set)? })
@@ -112,7 +112,7 @@ impl Described {
     }
 }
 
-/// Those who may call, as the descriptor's own option says; nothing where it has none.
+/// The roles that may call a method by its option; `None` where it has none.
 pub(crate) fn callers(method: &MethodDescriptor) -> Option<BTreeSet<String>> {
     let extension = method.parent_pool().get_extension_by_name(POLICY)?;
     let options = method.options();
@@ -131,7 +131,7 @@ pub(crate) fn path(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
 }
 
-/// A request with something in every field that a caller would fill in: about `object`, where it is about one.
+/// A request with a value in every field, about `object` where it has a field for one.
 pub(crate) fn example(message: &MessageDescriptor, object: &str) -> DynamicMessage {
     let mut example = DynamicMessage::new(message.clone());
     for field in message.fields() {
@@ -165,7 +165,7 @@ fn value(field: &FieldDescriptor, object: &str) -> Option<Value> {
             lifetime.set_field_by_name("seconds", Value::I64(60));
             Some(Value::Message(lifetime))
         }
-        // One of several: `ids` is chosen above.
+        // Another field of this oneof (`ids`) is set above.
         _ if field.containing_oneof().is_some() && field.name() != "ids" => None,
         ("selector" | "ids" | "filter", Kind::Message(inner)) => Some(Value::Message(example(&inner, object))),
         (_, Kind::Enum(_)) if !field.is_list() && field.name() != "state" => Some(Value::EnumNumber(1)),
@@ -173,7 +173,7 @@ fn value(field: &FieldDescriptor, object: &str) -> Option<Value> {
     }
 }
 
-/// The first answer to one call; nothing from a stream that has nothing to say yet.
+/// The first message that answers a call; `None` from a stream that sends none yet.
 pub(crate) async fn call(
     channel: &Channel,
     method: &MethodDescriptor,
@@ -183,7 +183,7 @@ pub(crate) async fn call(
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await?;
     let request = Request::new(tokio_stream::once(request));
-    // On the wire a call with one message is the same, whatever the contract calls it.
+    // On the wire, a unary call and a server stream are the same.
     let mut answers = client.streaming(request, path, Dynamic(method.output())).await?.into_inner();
     if method.is_server_streaming() {
         return timeout(SILENCE, answers.message()).await.unwrap_or(Ok(None));
@@ -192,7 +192,7 @@ pub(crate) async fn call(
     timeout(PATIENCE, answers.message()).await.unwrap_or_else(silent)
 }
 
-/// Messages of types that were read from a descriptor.
+/// A codec for messages of types that were read from a descriptor.
 #[derive(Clone, Debug)]
 struct Dynamic(MessageDescriptor);
 

@@ -51,7 +51,7 @@ async fn a_removed_charging_point_is_out_at_once_and_waits_until_an_operator_rea
     crate::support::until_printed(&driver, "ended", &refused).await?;
     point.until_engine("that it cannot offer anything", PATIENCE, |status| status["key_no"].is_null()).await?;
 
-    // It waits and says so, over a restart too, and keeps asking with the token that it was given.
+    // It waits and reports it, also after a restart, and keeps trying to enrol with its token.
     let says = |status: &Value| status["warnings"].to_string().contains("not enrolled");
     point.until_monitor("that it is not enrolled", PATIENCE, says).await?;
     let readmit = Reason::NotReadmitted.in_words();

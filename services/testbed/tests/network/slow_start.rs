@@ -28,8 +28,7 @@ use crate::refused::{Failures, RefusedCommand, StoppedNetwork, with};
 const ROLES: [&str; 2] = ["central", "registry"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_door_refuses_in_words_while_nobody_has_migrated_and_serves_as_soon_as_somebody_has_spec_9_1()
--> anyhow::Result<()> {
+async fn each_server_refuses_with_a_reason_before_the_migration_and_serves_after_it_spec_9_1() -> anyhow::Result<()> {
     let network = waiting().await?;
     for role in ROLES {
         let report = until_it_waits(&network, role).await?;
@@ -65,7 +64,7 @@ async fn each_door_refuses_in_words_while_nobody_has_migrated_and_serves_as_soon
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_for_a_database_ends_in_order_when_he_is_told_to_spec_9() -> anyhow::Result<()> {
+async fn a_role_that_waits_for_its_database_ends_in_order_spec_9() -> anyhow::Result<()> {
     let mut network = waiting().await?;
     for role in ROLES {
         until_it_waits(&network, role).await?;
@@ -93,8 +92,8 @@ async fn a_port_in_use_is_named_although_the_database_is_awaited_spec_1_7() -> a
     faults.none()
 }
 
-/// A network whose Central and Registry have lost all they had, databases included, and were started again: Central's
-/// is a file without tables, Registry's is no file.
+/// A network whose Central and Registry were restarted without their data: Central's database has no tables, Registry's
+/// does not exist.
 async fn waiting() -> anyhow::Result<Network> {
     let mut network = Network::start(&[]).await?;
     std::fs::create_dir(network.path(fresh("central")))?;
@@ -113,7 +112,7 @@ fn fresh(role: &str) -> String {
     format!("{role}-fresh")
 }
 
-/// Until its admin port says that its database is awaited, and why.
+/// Waits until its readiness report says that the database is awaited, and why.
 async fn until_it_waits(network: &Network, role: &str) -> anyhow::Result<Report> {
     until(format_args!("{role} to say that it waits"), PATIENCE, async || {
         let file = std::fs::read(network.path(format!("{role}.json"))).map_err(|error| error.to_string())?;
@@ -132,13 +131,13 @@ fn says_why(refused: &Status) {
     assert!(words.starts_with("the database cannot be used yet: ") && words.contains("chargemesh migrate"), "{words}");
 }
 
-/// Somebody who knows the mesh's roots and has no certificate of it.
+/// An HTTPS client that trusts the mesh's roots and has no certificate.
 fn stranger(network: &Network, role: &'static str, address: &str) -> anyhow::Result<Https> {
     let roots = TlsIdentity::load(&network.identity("olga"))?.roots_pem()?;
     https(role, address, &roots, &ClientConfig::default())
 }
 
-/// All that a caller at the link hears until it is closed.
+/// All bytes that a caller at the link receives until the connection is closed.
 async fn enquire(network: &Network) -> anyhow::Result<Vec<u8>> {
     let (mut stream, mut heard) = (TcpStream::connect(network.central_link).await?, Vec::new());
     stream.write_all(&[0x05]).await?;

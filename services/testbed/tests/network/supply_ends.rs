@@ -18,7 +18,7 @@ use testbed::{
 
 use crate::support::{QUICK, linked, one_of_each, only_ticket, plug, reserve, supply, until_printed, until_session};
 
-/// A car that plugs in by itself.
+/// A car that plugs in without a command.
 const UNATTENDED: &[&str] = &["--unattended", "--plug-in-after", "100ms"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +117,7 @@ async fn renewal_and_revocation_of_the_key_end_the_supply_with_one_ticket_each_s
     point.engine("unplug", Value::Null).await?;
     network.until_state(&point.id, ChargingPointState::Available).await?;
 
-    // A revoked charging point can report nothing any more: its session is settled at the last accepted value.
+    // A revoked charging point can report nothing, so its session is settled at the last accepted value.
     supply(&network, &point, &driver, "").await?;
     network.operator.charging_points.clone().revoke(order(&["CP-1"])).await?;
     let tickets = network.until_tickets(&point.id, 2).await?;
@@ -136,9 +136,9 @@ async fn a_reservation_that_expires_is_released_without_a_ticket_spec_2_2_3_2() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manual_supply_for_a_named_driver_waits_for_his_word_spec_3_1() -> anyhow::Result<()> {
+async fn a_manual_supply_for_a_named_driver_waits_for_the_drivers_confirmation_spec_3_1() -> anyhow::Result<()> {
     let (network, point, driver) = one_of_each(&[], &[]).await?;
-    // For himself it needs nobody.
+    // A supply on the charging point's own account needs no driver.
     point.engine("supply", json!(["0.1"])).await?;
     network.until_state(&point.id, ChargingPointState::Reserved).await?;
     point.engine("plug", Value::Null).await?;
@@ -256,7 +256,7 @@ async fn a_refused_request_says_why_spec_3_2() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_charging_point_itself_may_refuse_a_request_before_it_is_reserved_spec_3_2() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
-    // Central hears of this monitor so seldom that it does not miss it yet; the engine does within two seconds.
+    // This monitor's life signs are so rare that Central does not miss them yet; the engine does within two seconds.
     let slow = ["--life-sign", "20s"];
     let point = network.charging_point_at("CP-1", network.central_link, QUICK, &slow).await?;
     let driver = network.driver("ana", &[]).await?;
@@ -289,12 +289,12 @@ async fn a_driver_who_was_away_gets_his_ticket_when_back_spec_3_9() -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3_10() -> anyhow::Result<()> {
+async fn a_file_continues_after_a_refusal_and_a_fault_and_reports_invalid_lines_spec_3_10() -> anyhow::Result<()> {
     let (network, point, _) = one_of_each(&[], UNATTENDED).await?;
     let engine: Vec<&str> = QUICK.iter().chain(UNATTENDED).copied().collect();
     let _second = network.charging_point_at("CP-2", network.central_link, &engine, &[]).await?;
     let file = network.path("requests.txt");
-    // The long supply on line 6 is broken off; line 7 finds the charging point broken.
+    // The long supply of line 6 is interrupted; line 7 finds the charging point BROKEN.
     std::fs::write(&file, "# a plan\nCP-404\nCP-1,0.1\nnot a line at all\nCP-1,much\nCP-1,100\nCP-1,0.2\nCP-2,0.3\n")?;
     let path = file.display().to_string();
     let mut driver = network.driver("carl", &["--file", &path, "--pause", "200ms", "--exit-when-done"]).await?;
@@ -307,7 +307,7 @@ async fn a_file_goes_on_after_a_refusal_and_a_fault_and_reports_bad_lines_spec_3
     point.engine("break", Value::Null).await?;
     assert_eq!(driver.process.exit_code(PATIENCE * 2).await?, 0);
 
-    // Told of the fault at once; whether its ticket is there before the next line is asked is as it comes.
+    // The fault is reported at once; the ticket may come before or after the next request.
     until_printed(&driver, "step", &json!({"progress": "fault"})).await?;
     let over: Vec<_> = driver
         .printed()
@@ -352,7 +352,7 @@ async fn an_engine_that_never_returns_is_settled_and_a_late_value_is_a_discrepan
     let driver = network.driver("ana", &[]).await?;
     linked(&driver).await?;
     let session = supply(&network, &point, &driver, "").await?;
-    // What is supplied behind a cut is known to the engine's disk alone.
+    // Energy that is supplied while the connection is cut is known only to the engine's journal.
     proxy.set(ProxyFaults { cut: true, ..ProxyFaults::default() });
     let cut = network
         .until_shown(&point.id, "DISCONNECTED", PATIENCE, |cp| cp.state() == ChargingPointState::Disconnected)

@@ -70,12 +70,12 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Result<()> {
+async fn late_messages_and_a_late_close_of_a_replaced_link_do_nothing_spec_4_9() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
     let mut station = HostilePoint::start(&network, "ZOMBIE").await?;
     let mut ana = driver(&network, "ana").await?;
-    // Neither reads: what Central has told them is not acknowledged, so it cannot close them at once.
+    // Neither reads, so Central's messages stay unacknowledged and it cannot close the links at once.
     let mut old_monitor = station.keyed.open(&network, Part::Monitor).await?;
     station.monitor.closed(PATIENCE).await?;
     let mut old_engine = station.keyed.open(&network, Part::Engine).await?;
@@ -85,7 +85,7 @@ async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Res
     network.until_state("ZOMBIE", ChargingPointState::Available).await?;
     let session_id = station.supply(&mut ana, 1_000).await?;
     let before = network.operator.audited("LINK_DOWN", "charging-point/ZOMBIE").await?.len();
-    // It may be closed by now: then its words were not heard either.
+    // It may be closed by now; then its messages were not processed either.
     let ill = EngineHealth { healthy: false, detail: "a zombie's word".into() };
     let _unheard = old_monitor.notify(up::Body::EngineHealth(ill)).await;
     let ended = SupplyEnded {
@@ -105,7 +105,7 @@ async fn a_zombies_late_word_and_late_close_do_nothing_spec_4_9() -> anyhow::Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_3() -> anyhow::Result<()> {
+async fn messages_of_another_part_are_unsupported_and_never_processed_spec_4_3() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
     let mut station = HostilePoint::start(&network, "CP-1").await?;
@@ -161,7 +161,7 @@ async fn what_belongs_to_another_part_is_unsupported_and_never_processed_spec_4_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn central_says_what_time_it_is_and_notes_who_does_not_know_a_message_spec_4_3_and_10_8() -> anyhow::Result<()> {
+async fn central_sends_the_time_and_audits_who_does_not_know_a_message_spec_4_3_and_10_8() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
     let (mut station, mut ana) = (HostilePoint::start(&network, "CP-1").await?, driver(&network, "ana").await?);
@@ -185,7 +185,7 @@ async fn central_says_what_time_it_is_and_notes_who_does_not_know_a_message_spec
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> anyhow::Result<()> {
+async fn a_session_belongs_to_its_charging_point_and_its_driver_alone_spec_3_7() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
     let (mut victim, mut thief) =
@@ -238,7 +238,7 @@ async fn a_session_is_its_own_charging_points_and_drivers_alone_spec_3_7() -> an
     let tickets = network.operator.all_tickets().await?;
     ensure!(tickets.len() == 1 && tickets[0].energy_wh == 500 && tickets[0].driver_id == "ana", "{tickets:?}");
     ensure!(network.operator.audited("DISCREPANCY", "").await?.is_empty());
-    // His ticket is still due to him, whoever else says to have it.
+    // The ticket is still due to its driver, although another one has acknowledged it.
     unharmed(&network).await
 }
 
@@ -255,7 +255,7 @@ async fn a_charging_point_never_spends_a_drivers_money_by_itself_spec_3_1() -> a
         _ => None,
     };
     let session_id = ana.until(confirm).await?;
-    // It answers in his place, and starts.
+    // The charging point answers in the driver's place, and starts.
     for body in [
         up::Body::AskAnswer(AskAnswer { session_id: session_id.clone(), accepted: true, detail: String::new() }),
         up::Body::SupplyStarted(SupplyStarted { session_id: session_id.clone(), ..Default::default() }),
@@ -284,7 +284,7 @@ async fn a_charging_point_never_spends_a_drivers_money_by_itself_spec_3_1() -> a
     unharmed(&network).await
 }
 
-/// Shown so, and never otherwise, for longer than Central takes to decide anything again.
+/// Checks that the state is shown without a change, for longer than Central needs to decide again.
 async fn stays(network: &Network, id: &str, state: ChargingPointState) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_millis(2_500);
     while Instant::now() < until {

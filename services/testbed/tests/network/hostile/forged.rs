@@ -143,7 +143,7 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     let point = network.charging_point_at("CP-1", between.address, &[], &[]).await?;
     let (logins, key) = (logins(&network).await?, key_no(&network.shown("CP-1").await?));
     between.set(Forgery::Busy(u32::try_from(ASKED.as_millis())?));
-    // Monitor and engine.
+    // One connection of the monitor, one of the engine.
     until("both to be told that Central is busy", PATIENCE, async || match between.forged().len() {
         0 | 1 => Err("not yet".to_owned()),
         _ => Ok(()),
@@ -153,7 +153,7 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     between.set(Forgery::Pass);
     network.until_state("CP-1", ChargingPointState::Disconnected).await?;
     network.until_state("CP-1", ChargingPointState::Available).await?;
-    // Its own back-off may come upon what was asked and half as much again.
+    // The wait is what was asked, up to half as much as jitter, and its own back-off.
     let (told, back) = (between.forged(), between.passed()[passed..].to_vec());
     let waited = back.first().zip(told.first()).map(|(back, told)| back.duration_since(*told)).unwrap_or_default();
     ensure!(waited >= ASKED, "it came back after {waited:?}");
@@ -162,7 +162,7 @@ async fn a_forged_busy_frame_costs_no_more_than_the_capped_jittered_wait_spec_4_
     ensure!(logins == super::forged::logins(&network).await? && key == key_no(&network.shown("CP-1").await?));
     drop(point);
 
-    // Whatever it asks for, no link waits longer than a minute, and half of one as jitter.
+    // A link waits at most for a minute and half a minute of jitter, whatever the busy frame asks for.
     let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
     between.set(Forgery::Busy(u32::MAX));
     let told = LinkPeer::connect(between.address, Part::Monitor, "KNOWN", cp.key()).await.map(drop);
@@ -188,13 +188,13 @@ async fn a_forged_unknown_key_costs_at_most_one_first_contact_spec_4_3() -> anyh
     network.until_state("CP-1", ChargingPointState::Available).await?;
     let more = logins(&network).await? - before;
     ensure!(more <= 1, "{more} first contacts");
-    // It is the same charging point, without anybody's help, and does its work.
+    // The charging point has recovered by itself and works.
     point.until_monitor("its key", PATIENCE, |status| status["key_state"] == serde_json::json!("ACTIVE")).await?;
     unharmed(&network).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_unknown_key_takes_no_driver_his_key_while_registry_is_away_spec_4_3_9() -> anyhow::Result<()> {
+async fn a_driver_keeps_its_key_after_a_forged_unknown_key_while_registry_is_away_spec_4_3_9() -> anyhow::Result<()> {
     let mut network = Network::start(&[]).await?;
     let point = honest(&network).await?;
     let between = ManInTheMiddle::start(network.central_link).await?;
@@ -230,7 +230,7 @@ async fn clear_frames_forged_into_an_open_link_change_nothing_spec_4_3() -> anyh
         bytes.extend(framed(&[counter, kind::UNKNOWN_KEY]));
     }
     between.inject.send_replace(bytes);
-    // Its links go on: an order reaches it as before.
+    // Its links are still open: an order reaches it.
     let order = testbed::operator::order(&["CP-1"]);
     network.operator.charging_points.clone().stop(order.clone()).await?;
     network.until_state("CP-1", ChargingPointState::OutOfOrder).await?;

@@ -25,7 +25,7 @@ use super::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_charging_point_that_says_all_it_can_is_stopped_and_removed_all_the_same_spec_7_4() -> anyhow::Result<()> {
+async fn a_charging_point_that_floods_central_can_still_be_stopped_and_removed_spec_7_4() -> anyhow::Result<()> {
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
     let HostilePoint { monitor, engine, .. } = HostilePoint::start(&network, "GREEDY").await?;
@@ -71,7 +71,7 @@ async fn a_charging_point_that_says_all_it_can_is_stopped_and_removed_all_the_sa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn meter_values_in_bulk_cut_off_no_driver_and_he_sees_the_last_one_spec_3_4() -> anyhow::Result<()> {
+async fn a_flood_of_meter_values_disconnects_no_driver_and_the_last_one_is_shown_spec_3_4() -> anyhow::Result<()> {
     const VALUES: u64 = 20_000;
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
@@ -92,7 +92,7 @@ async fn meter_values_in_bulk_cut_off_no_driver_and_he_sees_the_last_one_spec_3_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_in_bulk_are_refused_without_a_row_or_an_entry_spec_8_2() -> anyhow::Result<()> {
+async fn a_flood_of_requests_is_refused_without_rows_and_audit_entries_spec_8_2() -> anyhow::Result<()> {
     const REQUESTS: usize = 200;
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
@@ -108,7 +108,7 @@ async fn requests_in_bulk_are_refused_without_a_row_or_an_entry_spec_8_2() -> an
         }
     }
     let most = 32 + 4 * (usize::try_from(begun.elapsed().as_secs())? + 1);
-    // He has asked for a list before.
+    // One request was used for the list of charging points before.
     ensure!((31..=most).contains(&unknown) && unknown + too_many == REQUESTS, "{unknown} were answered");
     let refused = network.operator.audited("SUPPLY_REFUSED", "charging-point/NOWHERE").await?;
     ensure!(refused.len() == unknown, "{} entries", refused.len());

@@ -51,7 +51,7 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
     })
     .await?;
 
-    // Ends that no clock and no register can have shown, twice, so that sums would overflow.
+    // Impossible end values, twice, so that sums would overflow.
     for (start, end, at, until_ms) in [
         (1_000, u64::MAX, i64::MIN, i64::MAX),
         (u64::MAX, u64::MAX, i64::MAX, i64::MIN),
@@ -72,7 +72,7 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
         };
         let told = station.engine.ask(up::Body::SupplyEnded(ended.clone())).await?;
         ensure!(told == MessageOutcome::Answer(Reason::Unspecified), "{told:?}");
-        // Said again, and otherwise.
+        // Repeated with another value.
         station.engine.ask(up::Body::SupplyEnded(SupplyEnded { meter_end_wh: 0, ..ended.clone() })).await?;
         station.engine.ask(up::Body::SupplyEnded(SupplyEnded { meter_end_wh: u64::MAX, ..ended })).await?;
         network.until_state("LIAR", ChargingPointState::Available).await?;
@@ -105,13 +105,13 @@ async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_spec_4_8() -> anyhow::Result<()> {
+async fn malformed_and_oversized_messages_are_counted_and_later_ones_are_processed_spec_4_8() -> anyhow::Result<()> {
     const TIMES: u64 = 300;
     let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
     let mut station = HostilePoint::start(&network, "ODD").await?;
     for n in 0..TIMES {
-        // A length that runs past the end, a field of another type, an invalid text.
+        // A length past the end, a field of the wrong type, invalid UTF-8.
         let odd: &[u8] = match n % 3 {
             0 => b"\x92\x01\xff\xff\xff\xff\x0f",
             1 => b"\x55\x01\x02",
@@ -120,7 +120,7 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
         station.monitor.bytes(odd.to_vec()).await?;
     }
     until("all to be counted", PATIENCE, async || {
-        // Counts are told with the next message, at most once a second.
+        // Counts are written with the next message, at most once a second.
         let healthy = EngineHealth { healthy: true, detail: String::new() };
         station.monitor.ask(up::Body::EngineHealth(healthy)).await.map_err(|error| error.to_string())?;
         match network.shown("ODD").await.map_err(|error| error.to_string())? {
@@ -132,7 +132,7 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
     network.until_state("ODD", ChargingPointState::Available).await?;
     let audited = network.operator.audited("UNINTELLIGIBLE", "charging-point/ODD").await?;
     ensure!(audited.len() == 1, "repeats are counted, not repeated: {audited:?}");
-    // A kind of message that Central does not know.
+    // A message type that Central does not know.
     let id = 77;
     station.monitor.bytes(vec![0x08, id, 0xa2, 0x3f, 0x00]).await?;
     let unsupported = |body: &down::Body| match body {
@@ -141,7 +141,7 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
     };
     station.monitor.until(unsupported).await?;
 
-    // As long as a frame may be, and then longer than that.
+    // As long as a frame may be, and then longer.
     let detail = "\u{1f600}x".repeat(190_000);
     for healthy in [false, true, false, true] {
         station.monitor.notify(up::Body::EngineHealth(EngineHealth { healthy, detail: detail.clone() })).await?;
@@ -153,7 +153,7 @@ async fn malformed_and_oversized_messages_are_counted_and_what_follows_is_heard_
         meter_start_wh: 5,
         ..JournalSession::default()
     });
-    // Twenty thousand answers are more than its link may keep waiting: it is closed, or was told that it is too much.
+    // Twenty thousand answers exceed the link's queue: it is closed, or the message is refused.
     let held = station.engine.ask(up::Body::JournalReport(JournalReport { sessions: sessions.collect() })).await;
     ensure!(matches!(held, Ok(MessageOutcome::Answer(_)) | Err(_)), "{held:?}");
     station.engine = engine(&network, &station.keyed).await?;

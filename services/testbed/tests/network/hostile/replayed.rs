@@ -21,11 +21,11 @@ use super::{
     unharmed, until_closed,
 };
 
-/// A charging point switches its maintenance once a second.
+/// A charging point may switch its maintenance once a second.
 const SWITCHED_EVERY: Duration = Duration::from_millis(1_100);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() -> anyhow::Result<()> {
+async fn a_replayed_handshake_takes_over_nothing_and_gets_no_message_spec_4_9() -> anyhow::Result<()> {
     let mut network = Network::start(&["--link-handshake-timeout", "2s"]).await?;
     let _post = honest(&network).await?;
     let station = HostilePoint::start(&network, "KNOWN").await?;
@@ -52,7 +52,7 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
     let before = settled(&network).await?;
     let replay = async |bytes: &[u8], step_by_step: bool| {
         let mut stream = attack_from(ATTACKER, &network).await?;
-        // All at once, or as the conversation goes: what is sealed comes third, once the channel is open.
+        // All at once, or step by step: the sealed frame comes third, once the channel is open.
         let third = bytes.iter().enumerate().filter(|(_, byte)| **byte == frame::STX).nth(2).map(|(at, _)| at);
         let (opening, sealed) = bytes.split_at(third.context("no third frame")?);
         stream.write_all(opening).await?;
@@ -61,7 +61,7 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
         }
         stream.write_all(sealed).await?;
         let said = until_closed(&mut stream, PATIENCE).await?;
-        // A handshake that anybody may begin, an acknowledgement, and never a message.
+        // The replay gets a handshake answer and an acknowledgement, but never a message.
         let told: Vec<u8> = frames(&said).iter().map(|body| body[1]).collect();
         ensure!(told.iter().all(|kind| *kind == kind::HANDSHAKE), "it was told something: {said:02x?}");
         Ok(())
@@ -74,7 +74,7 @@ async fn a_replayed_handshake_takes_over_nothing_and_is_told_nothing_spec_4_9() 
     unharmed(&network).await?;
     let counted = counted(&mut network).await?;
     let of = |reason: &str| counted.get(reason).copied().unwrap_or_default();
-    // A sealed frame that comes before the channel is open is out of place.
+    // A sealed frame before the channel is open is a protocol error.
     ensure!(of("UNINTELLIGIBLE") >= 30 && of("UNINTELLIGIBLE") + of("GARBAGE") == 60, "{counted:?}");
     ensure!(of("UNINTELLIGIBLE") == of("UNFINISHED"), "{counted:?}");
     Ok(())
@@ -93,7 +93,7 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
     for on in [true, false] {
         let id = peer.send(up::Body::SetMaintenance(SetMaintenance { on })).await?;
         until_answered(&mut peer, id).await?;
-        // A switch that follows within a second is refused, and a repetition's would be for that alone.
+        // A switch within a second would be refused for its rate, which would hide the refusal of the repetition.
         peer.idle(SWITCHED_EVERY).await?;
     }
     network.until_state("KNOWN", ChargingPointState::Available).await?;
@@ -103,7 +103,7 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
     let on = async || network.operator.audited("MAINTENANCE_ON", "charging-point/KNOWN").await;
     ensure!(on().await?.len() == 1, "it was said once");
 
-    // Again within its link: as it was, and in the place of the frame that comes next.
+    // Repeated on its own link: unchanged, and with the counter of the next frame.
     for _ in 0..20 {
         for body in &sealed {
             peer.raw(&framed(body)).await?;
@@ -115,7 +115,7 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
     }
     ensure!(on().await?.len() == 1, "a repeated message was handled again");
 
-    // On the next link of the same key, and on another charging point's.
+    // Repeated on the next link of the same key, and on a link of another charging point.
     let (mut successor, mut elsewhere) =
         (station.keyed.open(&network, Part::Monitor).await?, other.keyed.open(&network, Part::Monitor).await?);
     for peer in [&mut successor, &mut elsewhere] {
@@ -132,7 +132,7 @@ async fn a_recorded_message_is_handled_once_on_its_link_and_never_on_another_spe
         network.until_shown(id, "unintelligible", PATIENCE, |cp| cp.unintelligible_messages > 0).await?;
     }
     ensure!(on().await?.len() == 1, "a message of another link was handled");
-    // What follows is not broken by it.
+    // Later messages are processed.
     let told = successor.ask(up::Body::SetMaintenance(SetMaintenance { on: true })).await?;
     ensure!(told == MessageOutcome::Answer(Default::default()), "{told:?}");
     ensure!(on().await?.len() == 2);
@@ -153,7 +153,7 @@ async fn a_key_opens_no_link_of_another_charging_point_spec_4_4() -> anyhow::Res
         let refused = LinkPeer::connect(network.central_link, part, "KNOWN", thief.key()).await;
         ensure!(refused.is_err_and(|why| why.to_string().contains("UnknownKey")), "a link under another's key");
     }
-    // And its credential gets no key for another id.
+    // Its credential gets no key for another id either.
     let (_, told) =
         LinkPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", thief.central, &thief.credential).await?;
     ensure!(!format!("{told:?}").contains("KeyGrant"), "{told:?}");
@@ -162,7 +162,7 @@ async fn a_key_opens_no_link_of_another_charging_point_spec_4_4() -> anyhow::Res
     unharmed(&network).await
 }
 
-/// The body under the counter that this end's next frame will bear.
+/// A body with the counter of this end's next frame.
 fn in_the_next_place(peer: &LinkPeer, body: &[u8]) -> Vec<u8> {
     let last = frames(peer.sent_bytes()).last().map(|body| body[0]).unwrap_or_default();
     [&[last.wrapping_add(1)], &body[1..]].concat()
@@ -176,7 +176,7 @@ async fn until_answered(peer: &mut LinkPeer, id: u64) -> anyhow::Result<()> {
     peer.receive_until(PATIENCE, answered).await
 }
 
-/// Whether this byte is among those that come next.
+/// Whether this byte is among the next ones.
 async fn stream_says(stream: &mut TcpStream, byte: u8) -> anyhow::Result<bool> {
     let mut buffer = [0; 512];
     let read = timeout(PATIENCE, stream.read(&mut buffer)).await??;
@@ -184,7 +184,7 @@ async fn stream_says(stream: &mut TcpStream, byte: u8) -> anyhow::Result<bool> {
     Ok(buffer[..read].contains(&byte))
 }
 
-/// What is noted of links is written a little later than it is seen.
+/// Audit entries about links are written a little later than the event.
 async fn settled(network: &Network) -> anyhow::Result<Vec<usize>> {
     let mut last = footprints(network).await?;
     loop {
@@ -197,7 +197,7 @@ async fn settled(network: &Network) -> anyhow::Result<Vec<usize>> {
     }
 }
 
-/// Entries that a link, a login or a grant of this charging point leaves.
+/// The number of audit entries about links and keys of this charging point.
 async fn footprints(network: &Network) -> anyhow::Result<Vec<usize>> {
     let mut all = Vec::new();
     for action in ["LINK_UP", "LINK_DOWN", "LINK_TAKEN_OVER", "LOGIN", "KEY_GRANTED", "KEY_PROVEN"] {

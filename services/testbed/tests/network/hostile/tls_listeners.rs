@@ -8,18 +8,18 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 
 use super::{ATTACKER, attack_at, honest};
 
-/// More than all unfinished handshakes that one network may have.
+/// More than the limit of unfinished handshakes of one network.
 const STRANGERS: usize = 300;
 /// Longest time of an operator's call while they are open.
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_strangers_at_every_tls_door_keep_no_operator_and_no_charging_point_out_spec_4_1() -> anyhow::Result<()>
-{
-    // Longer than the test: no stranger's time runs out.
+async fn silent_connections_to_every_tls_listener_keep_no_operator_and_no_charging_point_out_spec_4_1()
+-> anyhow::Result<()> {
+    // Longer than the test, so that no silent connection times out.
     let network = Network::start(&["--tls-timeout", "5m"]).await?;
     let _post = honest(&network).await?;
-    // From elsewhere, and from the address of the honest ones.
+    // From another address, and from that of the honest peers.
     for from in [ATTACKER, Ipv4Addr::LOCALHOST] {
         let mut silent = Vec::new();
         for door in [network.central_grpc, network.registry_grpc, network.registry_https] {
@@ -34,7 +34,7 @@ async fn silent_strangers_at_every_tls_door_keep_no_operator_and_no_charging_poi
             let (code, out, error) = timeout(SOON, process::run(&[&list[..], &to[..]].concat(), &[])).await??;
             ensure!(code == 0 && out.contains("HONEST"), "from {from}: {out}{error}");
         }
-        // He enrols through HTTPS, and Central asks Registry about him.
+        // The driver enrols by HTTPS, and Central verifies its credential at Registry.
         let newcomer = format!("CP-NEW-{}", from.octets()[1]);
         let _newcomer = network.charging_point(&newcomer).await?;
         ensure!(closed(&mut silent[0]).await, "from {from}: the oldest stranger still holds his place");

@@ -18,9 +18,9 @@ use super::{
     ATTACKER, EnrolledIdentity, attack_from, counted, framed, frames, honest, keyed, opening, unharmed, until_closed,
 };
 
-/// Shorter than the default of ten seconds, so that the tests are short.
+/// Handshake time limit; shorter than the default of ten seconds, so that the tests are short.
 const HANDSHAKE: &[&str] = &["--link-handshake-timeout", "2s"];
-/// In which a connection must be gone: the time of a handshake, and a farewell.
+/// Time within which a connection must be closed: that of a handshake, and some for closing.
 const GONE: Duration = Duration::from_secs(6);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,11 +32,11 @@ async fn garbage_of_every_kind_is_refused_and_counted_spec_4_1_8_2() -> anyhow::
         |rng| noise(rng, 2000),
         |rng| [vec![frame::ENQ], noise(rng, 2000)].concat(),
         |_| b"GET / HTTP/1.1\r\nHost: central\r\n\r\n".to_vec(),
-        // A Hello that cannot be read, one of another version, one of no part.
+        // A malformed Hello, one of another version, one without a part.
         |rng| called(&[vec![1, kind::HELLO], noise(rng, 60)].concat()),
         |_| called(&hello(&Hello { version: 9, part: Part::Monitor.into(), ..Hello::default() })),
         |_| called(&hello(&Hello { version: 1, id: "x".repeat(3000), ..Hello::default() })),
-        // Frames that have no place before a Hello.
+        // Frames that are not allowed before a Hello.
         |rng| called(&[vec![1, kind::HANDSHAKE], noise(rng, 48)].concat()),
         |rng| called(&[vec![1, kind::SEALED], noise(rng, 300)].concat()),
         |rng| called(&[vec![1, rng.random()], Vec::new()].concat()),
@@ -44,7 +44,7 @@ async fn garbage_of_every_kind_is_refused_and_counted_spec_4_1_8_2() -> anyhow::
     for round in 0..20 {
         for (number, kind) in kinds.iter().enumerate() {
             let mut stream = attack_from(ATTACKER, &network).await?;
-            // Cut short by Central's own farewell, perhaps.
+            // Writing may fail because Central has closed the connection.
             let _written = stream.write_all(&kind(&mut rng)).await;
             let said = until_closed(&mut stream, GONE).await.map_err(|why| why.context(format!("{round}/{number}")))?;
             ensure!(frames(&said).is_empty(), "garbage {number} was answered: {said:02x?}");
@@ -59,7 +59,7 @@ async fn garbage_of_every_kind_is_refused_and_counted_spec_4_1_8_2() -> anyhow::
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_largest_and_endless_frames_of_strangers_cost_no_memory_spec_4_1() -> anyhow::Result<()> {
+async fn the_largest_and_endless_frames_of_unauthenticated_peers_cost_no_memory_spec_4_1() -> anyhow::Result<()> {
     let network = Network::start(HANDSHAKE).await?;
     let _post = honest(&network).await?;
     let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
@@ -72,7 +72,7 @@ async fn the_largest_and_endless_frames_of_strangers_cost_no_memory_spec_4_1() -
         ensure!(poured.is_ok(), "an endless frame is still taken after {GONE:?}");
         Ok(0)
     };
-    // A stranger's channel opens without any proof, and earns him no larger frames.
+    // An unauthenticated channel is open, but allows no larger frames.
     let largest = async || {
         let mut peer = first_contact(&network, &cp).await?;
         peer.send(up::Body::Authenticate(Authenticate { credential: vec![0; 1000] })).await?;
@@ -151,7 +151,7 @@ async fn hundreds_of_unfinished_handshakes_are_capped_per_address_and_closed_in_
     let mut held = Vec::new();
     for number in 0..600 {
         let mut stream = attack_from(ATTACKER, &network).await?;
-        // Nothing at all, a call, a Hello, a whole handshake with a known key, one with none.
+        // Silence, ENQ, a Hello, a whole handshake with a known key, one without a key.
         let whole = match number % 5 {
             0 => Vec::new(),
             1 => vec![frame::ENQ],
@@ -167,7 +167,7 @@ async fn hundreds_of_unfinished_handshakes_are_capped_per_address_and_closed_in_
         open => Err(format!("{open} are open")),
     })
     .await?;
-    // Whoever is honest at the same address still gets in: the oldest goes for him.
+    // An honest peer at the same address still gets in: the oldest unauthenticated connection is closed for it.
     let stream = attack_from(ATTACKER, &network).await?;
     let mut neighbour = LinkPeer::over(stream, Part::Monitor, "KNOWN", cp.key()).await?;
     neighbour.send(up::Body::Opened(proto::link::v1::Opened::default())).await?;
@@ -185,7 +185,7 @@ async fn hundreds_of_unfinished_handshakes_are_capped_per_address_and_closed_in_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_channel_of_a_stranger_carries_nothing_but_his_credential_spec_4_4() -> anyhow::Result<()> {
+async fn an_unauthenticated_channel_carries_nothing_but_a_credential_spec_4_4() -> anyhow::Result<()> {
     let mut network = Network::start(HANDSHAKE).await?;
     let _post = honest(&network).await?;
     let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
@@ -200,7 +200,7 @@ async fn a_channel_of_a_stranger_carries_nothing_but_his_credential_spec_4_4() -
     for message in &said {
         let mut peer = first_contact(&network, &cp).await?;
         peer.send_bytes(message).await?;
-        // Signs of life do not keep it: nobody is known to be alive.
+        // Signs of life do not keep an unauthenticated channel open.
         until_ended(&mut peer, GONE).await.map_err(|why| why.context(format!("{message:02x?}")))?;
     }
     let mut silent = first_contact(&network, &cp).await?;
@@ -220,7 +220,7 @@ async fn a_wrong_credential_a_thousand_times_is_limited_and_counted_spec_4_4_8_2
     let cp = keyed(&network, Part::Monitor, "KNOWN").await?;
     let before = entries(&network).await?;
     let guess = async |number: usize| {
-        // Half of them the right form with another secret, half of them anything.
+        // Half of them well-formed with another secret, half of them arbitrary.
         let credential = if number.is_multiple_of(2) { spoiled(&cp.credential) } else { format!("password{number}") };
         let mut peer = first_contact(&network, &cp).await?;
         peer.send(up::Body::Authenticate(Authenticate { credential: credential.into_bytes() })).await?;
@@ -240,7 +240,7 @@ async fn a_wrong_credential_a_thousand_times_is_limited_and_counted_spec_4_4_8_2
     let (wrong, many) = (reasons.get("WRONG_CREDENTIAL").copied(), reasons.get("TOO_MANY_ATTEMPTS").copied());
     ensure!(wrong.unwrap_or(0) + many.unwrap_or(0) == TIMES, "each is refused: {reasons:?}");
     ensure!(wrong.is_some_and(|n| n <= 40) && many > Some(900), "and limited: {reasons:?}");
-    // Limited by address and id: the same id elsewhere, and another id here, are heard.
+    // The limit is by address and id: the same id from another address and another id from here are not limited.
     let contact = LinkPeer::first_contact(network.central_link, Part::Monitor, "KNOWN", cp.central, &cp.credential);
     ensure!(!matches!(contact.await?.1, down::Body::AuthStatus(_)), "the honest one is refused at its own address");
     unharmed(&network).await?;
@@ -265,11 +265,11 @@ async fn an_unknown_id_gets_the_same_answer_as_a_wrong_key_spec_4_4() -> anyhow:
         opening(Part::Monitor, "NOBODY", key(central, 1, [9; 32])),
         opening(Part::Monitor, "KNOWN", key(central, known, [9; 32])),
         opening(Part::Monitor, "KNOWN", key(central, 77, [9; 32])),
-        // Its key under another id, and under another part.
+        // Its key with another id, and as another part.
         opening(Part::Monitor, "KNOWN", other.key()),
         opening(Part::Driver, "KNOWN", cp.key()),
         opening(Part::Monitor, "not an id!", key(central, 1, [9; 32])),
-        // Another Central's key.
+        // The public key of another Central.
         opening(Part::Monitor, "KNOWN", key(elsewhere, known, [9; 32])),
         // An engine has no first contact.
         opening(Part::Engine, "KNOWN", cp.first_contact()),
@@ -283,7 +283,7 @@ async fn an_unknown_id_gets_the_same_answer_as_a_wrong_key_spec_4_4() -> anyhow:
     ensure!(answers.len() == 1, "they can be told apart: {answers:02x?}");
     let answer = answers.first().map(|answer| frames(answer)).unwrap_or_default();
     ensure!(answer == [[1, kind::UNKNOWN_KEY]], "{answer:02x?}");
-    // Inside a channel too: a known and an unknown id are refused in the same words.
+    // Inside a channel too, a known and an unknown id get the same answer.
     let mut refusals = std::collections::BTreeSet::new();
     for id in ["KNOWN", "NOBODY"] {
         let stream = attack_from(ATTACKER, &network).await?;
@@ -320,7 +320,7 @@ async fn until_ended(peer: &mut LinkPeer, limit: Duration) -> anyhow::Result<()>
     anyhow::bail!("not closed within {limit:?}")
 }
 
-/// How many Central has not closed.
+/// The number of connections that Central has not closed.
 fn open(held: &mut Vec<TcpStream>) -> usize {
     held.retain(|stream| {
         let mut buffer = [0; 512];
@@ -339,7 +339,7 @@ fn noise(rng: &mut StdRng, length: usize) -> Vec<u8> {
     (0..length).map(|_| rng.random()).collect()
 }
 
-/// A body as the first frame of a call.
+/// A body as the first frame after ENQ.
 fn called(body: &[u8]) -> Vec<u8> {
     [vec![frame::ENQ], framed(body)].concat()
 }
@@ -353,7 +353,7 @@ fn known_hello(cp: &EnrolledIdentity) -> Hello {
     Hello { version: 1, part: Part::Monitor.into(), id: cp.id.clone(), key_no: cp.grant.key_no, pin }
 }
 
-/// The same form and tag, another secret.
+/// A credential of the same form and tag with another secret.
 fn spoiled(credential: &str) -> String {
     let mut parts: Vec<String> = credential.split('.').map(str::to_owned).collect();
     let secret = &mut parts[2];
@@ -361,7 +361,7 @@ fn spoiled(credential: &str) -> String {
     parts.join(".")
 }
 
-/// KiB that Central holds.
+/// Central's resident memory in KiB.
 fn resident(network: &Network) -> anyhow::Result<usize> {
     let pid = network.central.pid().unwrap_or_default();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -369,7 +369,7 @@ fn resident(network: &Network) -> anyhow::Result<usize> {
     Ok(line.split_whitespace().next().unwrap_or_default().parse()?)
 }
 
-/// How many entries the audit has, up to a thousand.
+/// The number of audit entries, up to a thousand.
 async fn entries(network: &Network) -> anyhow::Result<usize> {
     Ok(network.operator.audited("", "").await?.len())
 }

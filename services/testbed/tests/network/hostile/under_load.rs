@@ -27,16 +27,16 @@ use super::{
     no_link_lost, opening,
 };
 
-/// A quiet round and a hostile one, again and again: what else the machine does falls upon both of a pair, or decides
-/// one pair of many. An odd number, for a median.
+/// Pairs of a quiet and a hostile round: other load of the machine affects both rounds of a pair, or only some pairs. An
+/// odd number, for the median.
 const ROUNDS: usize = 9;
 const ROUND: Duration = Duration::from_millis(2_500);
-/// Fewer samples of all rounds make no p99.
+/// A p99 needs at least so many samples over all rounds.
 const ENOUGH: usize = 400;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn honest_signs_and_authorisations_go_on_under_attack_spec_2_4() -> anyhow::Result<()> {
-    // Two drivers who ask as fast as they can, for the sake of samples.
+    // Two drivers that request as fast as they can, for many samples.
     let unbound = ["--requests-at-once", "10000", "--requests-per-second", "10000"];
     let network = Network::start(&[&["--link-handshake-timeout", "3s"], &unbound[..]].concat()).await?;
     let honest = [network.charging_point("HONEST").await?, network.charging_point("HONEST-2").await?];
@@ -54,7 +54,7 @@ async fn honest_signs_and_authorisations_go_on_under_attack_spec_2_4() -> anyhow
     let attackers = {
         let switch = Switch { going: Arc::clone(&going), over: Arc::clone(&over), attempts: Arc::clone(&attempts) };
         let (central, victim, cloned) = (network.central_link, victim.clone(), cloned.keyed.clone());
-        // Of their own thread, so that what they compute delays nobody's clock here.
+        // On a thread of their own, so that their computing does not delay measurements here.
         std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(attack(central, &victim, &cloned, &switch));
@@ -89,7 +89,7 @@ async fn honest_signs_and_authorisations_go_on_under_attack_spec_2_4() -> anyhow
     Ok(())
 }
 
-/// Request to authorisation, again and again; each is stopped before it is plugged in.
+/// Measures the time from request to authorisation repeatedly; each session is stopped before the plug-in.
 async fn authorise(pairs: &mut [(HostilePoint, HostileLink)], time: Duration) -> anyhow::Result<Vec<Duration>> {
     let until = Instant::now() + time;
     let each = pairs.iter_mut().map(|(station, driver)| async move {
@@ -106,7 +106,7 @@ async fn authorise(pairs: &mut [(HostilePoint, HostileLink)], time: Duration) ->
     Ok(futures::future::try_join_all(each).await?.into_iter().flatten().collect())
 }
 
-/// How many times the quiet p99 the hostile one is: the median of all rounds.
+/// The p99 of hostile rounds divided by that of quiet rounds: the median of all pairs.
 fn slowed_down(rounds: &[(Duration, Duration)]) -> f64 {
     let mut times: Vec<f64> =
         rounds.iter().map(|(quiet, hostile)| hostile.as_secs_f64() / quiet.as_secs_f64()).collect();
@@ -119,7 +119,7 @@ fn p99(took: &mut [Duration]) -> Duration {
     took.get(took.len() * 99 / 100).copied().unwrap_or_default()
 }
 
-/// How often an honest charging point is shown as DISCONNECTED from now on.
+/// Counts how often an honest charging point is shown as DISCONNECTED from now on.
 async fn watch(network: &Network) -> anyhow::Result<Arc<AtomicU64>> {
     let mut stream =
         network.operator.charging_points.clone().watch(WatchChargingPointsRequest::default()).await?.into_inner();
@@ -139,7 +139,7 @@ async fn watch(network: &Network) -> anyhow::Result<Arc<AtomicU64>> {
     Ok(seen)
 }
 
-/// When to attack.
+/// Switches the attacks on and off.
 struct Switch {
     going: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
@@ -147,7 +147,7 @@ struct Switch {
 }
 
 impl Switch {
-    /// Until the next attempt; false when it is all over.
+    /// Waits for the next attempt; false when the test is over.
     async fn turn(&self, pause: Duration) -> bool {
         sleep(pause).await;
         while !self.going.load(Ordering::Relaxed) && !self.over.load(Ordering::Relaxed) {
@@ -171,7 +171,7 @@ async fn attack(central: std::net::SocketAddr, victim: &EnrolledIdentity, cloned
             }
         }
     };
-    // Held open, several hundred of them.
+    // Several hundred connections that are held open.
     let unfinished = async {
         let mut held = std::collections::VecDeque::new();
         while switch.turn(ms(8)).await {
@@ -209,7 +209,7 @@ async fn attack(central: std::net::SocketAddr, victim: &EnrolledIdentity, cloned
             }
         }
     };
-    // Proven, and full of noise and other links' frames.
+    // Authenticated links with noise and with frames of other links.
     let spliced = async {
         let foreign: Vec<u8> =
             (0..=255).flat_map(|n| framed(&[&[n, wire::kind::SEALED][..], &[7; 60]].concat())).collect();
@@ -225,7 +225,7 @@ async fn attack(central: std::net::SocketAddr, victim: &EnrolledIdentity, cloned
             }
         }
     };
-    // A cloned key that takes over again and again, and changes its mind.
+    // A cloned key that takes over the link again and again.
     let clone = async {
         while switch.turn(ms(50)).await {
             let Ok(stream) = connect().await else { continue };
