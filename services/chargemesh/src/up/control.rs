@@ -21,8 +21,7 @@ pause PROCESS                              SIGSTOP
 continue PROCESS                           SIGCONT
 fill-disk PROCESS [BYTES]                  its writes fail past so many bytes of each file (default 0)
 free-disk PROCESS                          undoes fill-disk
-cut PROCESS                                closes its connections to Central and Registry and refuses
-                                           new ones; of central: every connection (needs --drills)
+cut PROCESS                                closes its connections, of central all, and refuses new ones (needs --drills)
 silence PROCESS                            its connections stay open but carry nothing (needs --drills)
 mend PROCESS                               undoes cut and silence
 stop                                       ends the whole network in order";
