@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use syn::{Attribute, Item};
+use syn::{Attribute, Expr, ExprLit, Item, Lit};
 
 /// One parsed source file.
 pub(crate) struct SourceFile {
@@ -135,10 +135,32 @@ fn load_children(
             load_children(workspace, &format!("{folder}/{name}"), &place, inner, files);
             continue;
         }
-        let file = [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")];
-        let file = file.iter().find(|file| workspace.join(file).exists());
-        load(workspace, file.unwrap_or_else(|| panic!("no file of module {name} in {folder}")), &place, files);
+        let named = path_of(&module.attrs).map(|path| normal(&format!("{folder}/{path}")));
+        let candidates = [named, Some(format!("{folder}/{name}.rs")), Some(format!("{folder}/{name}/mod.rs"))];
+        let file = candidates.into_iter().flatten().find(|file| workspace.join(file).exists());
+        load(workspace, &file.unwrap_or_else(|| panic!("no file of module {name} in {folder}")), &place, files);
     }
+}
+
+/// The value of `#[path = "…"]`.
+fn path_of(attributes: &[Attribute]) -> Option<String> {
+    let named =
+        attributes.iter().find(|attribute| attribute.path().is_ident("path"))?.meta.require_name_value().ok()?;
+    let Expr::Lit(ExprLit { lit: Lit::Str(path), .. }) = &named.value else { return None };
+    Some(path.value())
+}
+
+/// The same path without `..`.
+fn normal(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    parts.join("/")
 }
 
 /// `#[cfg(test)]`, or of the feature with which other crates' tests build it.
