@@ -31,7 +31,10 @@ mod tests;
 
 use std::{sync::Arc, time::Instant};
 
-use mesh::clock::Now;
+use mesh::{
+    clock::Now,
+    rate::{Tally, Throttle},
+};
 use proto::{
     ChargingPointId, DriverId, Energy, Price,
     link::v1::{Part, SessionState},
@@ -54,8 +57,6 @@ use crate::{
     origin::LinkNo,
     session::{Session, SessionId},
     takeover::Takeovers,
-    tally::Tally,
-    throttle::Throttle,
 };
 
 /// Both parts of a charging point hold one key.

@@ -5,10 +5,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use mesh::{
     duration::{parse, parse_some},
     identity::IdentityConfig,
+    rate::RateLimit,
 };
 use proto::{Currency, Price};
 
-use crate::{links::LinkBounds, settings::CentralSettings, token_bucket::Limit};
+use crate::{links::LinkBounds, settings::CentralSettings};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -210,7 +211,7 @@ impl Config {
             key_lifetime: keys.key_lifetime,
             takeovers: keys.takeovers,
             takeover_window: keys.takeover_window,
-            requests: Limit {
+            requests: RateLimit {
                 burst: self.link.requests_at_once,
                 every: Duration::from_secs(1) / self.link.requests_per_second,
             },

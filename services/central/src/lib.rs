@@ -35,12 +35,9 @@ pub mod session;
 pub mod settings;
 mod shared;
 pub mod takeover;
-pub mod tally;
 mod telemetry;
 #[cfg(test)]
 mod testing;
-pub mod throttle;
-pub mod token_bucket;
 mod turns;
 mod upkeep;
 mod watch;

@@ -5,13 +5,11 @@
 //! keys get the same answer after the same work; a link that takes or sends too slowly holds up itself alone; none stops
 //! acknowledging because the database is slow.
 
-mod attempts;
 mod connection;
 mod driver;
 mod first_contact;
 mod limiter;
 mod part;
-mod peer_buckets;
 mod port;
 mod responder;
 #[cfg(test)]
@@ -29,6 +27,7 @@ use std::{
 use mesh::{
     link::{QueuedMessages, SendQueue, send_queue},
     process::Context,
+    rate::{KeyedBuckets, RateLimit},
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use proto::{PeerId, link::v1::Reason};
@@ -37,10 +36,8 @@ use tokio_util::sync::CancellationToken;
 use wire::Link;
 
 use self::{
-    attempts::CredentialAttempts,
     connection::Connection,
     limiter::{LinkLimiter, LinkPermit},
-    peer_buckets::PeerBuckets,
     responder::Responder,
 };
 use crate::{event_loop::LoopHandle, origin::LinkNo, registry::Verifier, shared::SharedState};
@@ -50,6 +47,11 @@ pub(crate) use self::{limiter::LinkBounds, port::Port};
 /// Messages to a peer that may wait. A link that takes them too slowly is closed; when the peer reconnects it is sent the
 /// present state.
 const SEND_QUEUE: usize = 256;
+/// Refused credentials of one address and id before it must wait.
+const ATTEMPTS: RateLimit = RateLimit { burst: 5, every: Duration::from_secs(12) };
+/// Pairs of address and id, and proven peers, that are remembered.
+const PAIRS: usize = 10_000;
+const PEERS: usize = 100_000;
 /// After how long a peer is told to come again when Central is overloaded.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -70,8 +72,10 @@ pub(crate) struct Links {
     verifier: Verifier,
     port: Arc<Port>,
     limiter: Arc<LinkLimiter>,
-    attempts: Mutex<CredentialAttempts>,
-    buckets: Mutex<PeerBuckets>,
+    /// Refused credentials of each address and id.
+    attempts: Mutex<KeyedBuckets<(IpAddr, String)>>,
+    /// What each proven peer, on whatever link, asks for that costs a row or an entry.
+    requests: Mutex<KeyedBuckets<PeerId>>,
     next: AtomicU64,
     open: Gauge,
     /// Messages that peers said they do not know.
@@ -87,14 +91,15 @@ impl Links {
         port: Arc<Port>,
         ctx: &Context,
     ) -> Arc<Self> {
+        let requests = KeyedBuckets::new(shared.settings.requests, PEERS);
         Arc::new(Self {
             shared,
             event_loop,
             verifier,
             port,
             limiter: LinkLimiter::new(bounds),
-            attempts: Mutex::default(),
-            buckets: Mutex::default(),
+            attempts: Mutex::new(KeyedBuckets::new(ATTEMPTS, PAIRS)),
+            requests: Mutex::new(requests),
             next: AtomicU64::new(1),
             open: ctx.metrics.register("links", "Open connections of the link", Gauge::default()),
             not_known: ctx.metrics.register(
@@ -155,15 +160,15 @@ impl Links {
 
     /// Whether `peer` may ask for something that costs a row; what is beyond its allowance is counted in the audit.
     fn may_ask(&self, peer: &PeerId, address: IpAddr) -> bool {
-        let (limit, now) = (self.shared.settings.requests, self.shared.clock.mono());
-        let may = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(peer, limit, now);
+        let now = self.shared.clock.mono();
+        let may = self.requests.lock().unwrap_or_else(PoisonError::into_inner).take(peer, now);
         if !may {
             self.port.refuse_peer(Reason::TooManyAttempts.code(), peer.to_string(), address);
         }
         may
     }
 
-    fn attempts(&self) -> std::sync::MutexGuard<'_, CredentialAttempts> {
+    fn attempts(&self) -> std::sync::MutexGuard<'_, KeyedBuckets<(IpAddr, String)>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
+use mesh::rate::RateLimit;
 use proto::{Currency, Price};
-
-use crate::token_bucket::Limit;
 
 /// Defaults are those of the specification.
 #[derive(Clone, Debug)]
@@ -44,7 +43,7 @@ pub struct CentralSettings {
     pub takeovers: usize,
     pub takeover_window: Duration,
     /// What one peer may ask for that costs a row: requests, stops, confirmations, its maintenance.
-    pub requests: Limit,
+    pub requests: RateLimit,
     /// Tickets that a linked driver has not acknowledged are sent again after this.
     pub tickets_again: Duration,
     /// An order over more charging points than this states how many it expects, and is staggered (SPEC 7.3).
@@ -81,7 +80,7 @@ impl Default for CentralSettings {
             key_lifetime: Duration::from_secs(30 * 24 * 3600),
             takeovers: 3,
             takeover_window: Duration::from_secs(5 * 60),
-            requests: Limit { burst: 32, every: Duration::from_millis(250) },
+            requests: RateLimit { burst: 32, every: Duration::from_millis(250) },
             tickets_again: Duration::from_secs(10),
             many: 50,
             price: Price::from_e4(3950),

@@ -86,7 +86,7 @@ impl AccessLog {
 
     pub(crate) fn login(&self, principal: &Principal) {
         let from = principal.address.ip().to_canonical();
-        self.counters().login(principal.to_string(), from, 1, self.0.clock.mono());
+        self.counters().login(principal.to_string(), from, 1);
         self.0.reported.notify_one();
     }
 

@@ -7,11 +7,12 @@
 //! * [`identity`]: certificate, key and roots from files, read per connection; [`certs`] makes them for development;
 //!   [`principal`] is the authenticated caller of a connection.
 //! * [`server`] and [`client`]: the one gRPC server stack and the one client stack. [`policy`] says who may call what.
-//!   [`http`]: the HTTPS server. [`status`]: the one table from reasons to gRPC codes. [`access_log`]: logins and
+//!   [`http`]: the HTTPS server. [`status`]: a refusal's reason as a gRPC status. [`access_log`]: logins and
 //!   refused callers, counted for the audit.
 //! * [`field_checks`] and [`paging`]: what is wrong with a request, field by field, and the pages of a list.
 //! * [`awaited`]: a dependency that a role may have to wait for while it already listens.
-//! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all. [`screen`]: makes text from
+//! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all; [`rate`]: how often something may
+//!   happen. [`screen`]: makes text from
 //!   outside safe to display.
 //!
 //! Architecture invariant: depends on no role and not on `store`; only the admin port is in plain text.
@@ -37,6 +38,7 @@ pub mod peer;
 pub mod policy;
 pub mod principal;
 pub mod process;
+pub mod rate;
 pub mod screen;
 pub mod server;
 pub mod skew;

@@ -9,7 +9,7 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mesh::{
@@ -17,6 +17,7 @@ use mesh::{
     clock::{Clock, Now},
     health::Health,
     policy::DenyList,
+    rate::{KeyedBuckets, RateLimit},
 };
 use proto::{PeerId, enrolment::PeerKind, link::v1::Reason};
 use store::{
@@ -26,7 +27,6 @@ use store::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    attempts::AttemptLimiter,
     audit::RegistryEntry,
     credential::SecretIssuer,
     enrolment::IdentityRecord,
@@ -58,14 +58,23 @@ const REMEMBERED: usize = 20_000;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Credentials")]
 pub struct AttemptConfig {
-    /// Maximum number of wrong credentials or tokens per address and id within the window
+    /// Maximum number of wrong credentials or tokens per address and id at once
     #[arg(long, env = "CHARGEMESH_REGISTRY_ATTEMPTS", value_name = "N", default_value_t = 10)]
     pub attempts: u32,
-    /// Window over which failed attempts are counted
+    /// Time after which all attempts are available again; they come back one by one
     #[arg(long, env = "CHARGEMESH_REGISTRY_ATTEMPTS_WINDOW", value_name = "DURATION", default_value = "1m",
           value_parser = mesh::duration::parse)]
     pub attempts_window: Duration,
 }
+
+impl AttemptConfig {
+    fn limit(&self) -> RateLimit {
+        RateLimit { burst: self.attempts, every: self.attempts_window / self.attempts.max(1) }
+    }
+}
+
+/// The address of a caller, and the id that it claims.
+type AttemptKey = (IpAddr, String);
 
 /// Returns the current root certificates (DER) that Registry's HTTPS certificate descends from.
 pub(crate) type Roots = Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>;
@@ -92,8 +101,7 @@ pub(crate) struct IdentityService(Arc<ServiceState>);
 
 struct ServiceState {
     parts: Dependencies,
-    started: Instant,
-    attempts: Mutex<AttemptLimiter>,
+    attempts: Mutex<KeyedBuckets<AttemptKey>>,
     /// The revision of the last change made by this process.
     head: watch::Sender<i64>,
     pins: watch::Sender<Vec<LinkPin>>,
@@ -115,10 +123,9 @@ impl IdentityService {
     /// # Errors
     /// If the database cannot be read.
     pub(crate) async fn open(parts: Dependencies) -> Result<Self, StoreError> {
-        let attempts = AttemptLimiter::new(parts.attempts.attempts, parts.attempts.attempts_window, REMEMBERED);
+        let attempts = KeyedBuckets::new(parts.attempts.limit(), REMEMBERED);
         let head = parts.database.read("head", head).await?;
         let service = Self(Arc::new(ServiceState {
-            started: parts.clock.mono(),
             attempts: Mutex::new(attempts),
             head: watch::channel(head).0,
             pins: watch::channel(Vec::new()).0,
@@ -164,7 +171,7 @@ impl IdentityService {
         &self.0.parts.hashing
     }
 
-    fn attempts(&self) -> MutexGuard<'_, AttemptLimiter> {
+    fn attempts(&self) -> MutexGuard<'_, KeyedBuckets<AttemptKey>> {
         self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -10,7 +10,7 @@
 //!  audit in the store ─▶ forward.rs ─▶ Central's audit
 //! ```
 //!
-//! * `enrolment`, `token` and `attempts` decide, without clock and store.
+//! * `enrolment` and `token` decide, without clock and store.
 //! * `credential` derives secrets and recognises its own; `hashing` limits what checking them costs.
 //! * `identity_service` makes decisions durable, then announces them.
 //!
@@ -33,7 +33,6 @@ use proto::{
     registry::v1::{identities_server::IdentitiesServer, operators_server::OperatorsServer},
 };
 
-mod attempts;
 mod audit;
 mod chain;
 mod checkpoints;

@@ -3,14 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use mesh::rate::{RateLimit, TokenBucket};
+
 use super::PointChange;
-use crate::{
-    audit::AuditAction,
-    token_bucket::{Limit, TokenBucket},
-};
+use crate::audit::AuditAction;
 
 /// Ten losses and returns of both links at once, and then one entry after another.
-const LIMIT: Limit = Limit { burst: 60, every: Duration::from_secs(5) };
+const LIMIT: RateLimit = RateLimit { burst: 60, every: Duration::from_secs(5) };
 const COUNTED_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Default)]

@@ -287,7 +287,7 @@ impl ChargePoint {
         self.live.meter = Some((open.id.clone(), meter));
         reaction.due =
             self.pending.saved_at.is_none_or(|at| now.mono.saturating_duration_since(at) >= settings.meter_saved_every);
-        if self.live.pace.may_tell(RUNNING_EVERY, now.mono) {
+        if self.live.pace.may_send(RUNNING_EVERY, now.mono) {
             self.tell_running(open, reaction);
         }
     }
@@ -304,7 +304,7 @@ impl ChargePoint {
         let mut reaction = Reaction::default();
         let due = self.live.pace.due(RUNNING_EVERY).is_some_and(|due| due <= now.mono);
         if due
-            && self.live.pace.may_tell(RUNNING_EVERY, now.mono)
+            && self.live.pace.may_send(RUNNING_EVERY, now.mono)
             && let Some(running) = self.running().filter(|open| open.state == SessionState::Supplying)
         {
             self.tell_running(running, &mut reaction);

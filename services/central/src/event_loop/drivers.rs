@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
-use mesh::clock::Now;
+use mesh::{clock::Now, rate::Tally};
 use proto::{DriverId, PeerId};
 use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
 use wire::LinkKey;
@@ -15,7 +15,6 @@ use crate::{
     key::{KeyDue, Keyring},
     origin::{LinkNo, Origin},
     rows, secrets,
-    tally::Tally,
     turns::{self, Core as _, Decided, Turns},
 };
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use mesh::rate::{RateLimit, TokenBucket};
 use prost::Message as _;
 use proto::{
     PeerId,
@@ -20,7 +21,6 @@ use crate::{
     origin::LinkNo,
     rows,
     session::Session,
-    token_bucket::{Limit, TokenBucket},
 };
 
 /// How long a part has to close a link that one under a newer key has succeeded.
@@ -29,7 +29,7 @@ const SUCCEEDED: Duration = Duration::from_secs(5);
 const CLOSED: usize = 1_000;
 
 /// Events about one charging point's state: sixty at once, and then one after another, the last one in the end.
-const EVENTS: Limit = Limit { burst: 60, every: Duration::from_secs(5) };
+const EVENTS: RateLimit = RateLimit { burst: 60, every: Duration::from_secs(5) };
 
 /// Throttles the events about one charging point's state.
 #[derive(Debug, Default)]

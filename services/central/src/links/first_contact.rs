@@ -48,8 +48,9 @@ impl FirstContact {
     async fn judge(&self, credential: &[u8], to: u64) {
         let Responder { links, address, .. } = &self.responder;
         let now = links.shared.clock.mono();
-        let wait = links.attempts().must_wait(*address, self.peer.as_str(), now);
-        if let Some(wait) = wait {
+        let pair = (address.to_canonical(), self.peer.as_str().to_owned());
+        let wait = links.attempts().wait(&pair, now);
+        if !wait.is_zero() {
             links.refuse(Reason::TooManyAttempts.code(), *address);
             let ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1_000);
             return self.stand(to, Reason::TooManyAttempts, "", ms);
@@ -68,7 +69,7 @@ impl FirstContact {
             }
             CredentialVerdict::Refused(reason) => {
                 if reason.counts_as_wrong_try() {
-                    links.attempts().refused(*address, self.peer.as_str(), now);
+                    links.attempts().take(&pair, now);
                 }
                 links.refuse(reason.code(), *address);
                 self.stand(to, reason, "", self.retry_ms());

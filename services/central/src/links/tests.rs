@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use wire::{Event, LinkKey, Proof};
 
 use super::*;
-use crate::{settings::CentralSettings, testing::TestCentral, token_bucket::Limit};
+use crate::{settings::CentralSettings, testing::TestCentral};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// For a handler that would wait for ever, however busy the machine is.
@@ -265,7 +265,7 @@ async fn a_link_goes_on_while_the_database_keeps_its_questions_waiting_spec_9() 
 
 #[tokio::test]
 async fn lists_are_under_the_allowance_of_whoever_asks_for_them_spec_8_2() {
-    let requests = Limit { burst: 2, every: Duration::from_secs(3600) };
+    let requests = mesh::rate::RateLimit { burst: 2, every: Duration::from_secs(3600) };
     let network = TestLinks::new(CentralSettings { requests, ..CentralSettings::default() }).await;
     let mut driver = network.driver("D1").await;
     for expected in [Reason::Unspecified, Reason::Unspecified, Reason::TooManyAttempts] {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{AccessEntry, RefusedAccess};
+use crate::rate::Tally;
 
 /// Maximum number of groups, for unauthenticated and for authenticated callers each; the rest is counted together.
 const GROUPS: usize = 256;
@@ -16,7 +17,8 @@ pub(super) struct Counters {
     every: Duration,
     unauthenticated: Groups,
     authenticated: Groups,
-    logins: HashMap<(String, IpAddr), Login>,
+    /// A person's connections from one address.
+    logins: HashMap<(String, IpAddr), Tally>,
 }
 
 #[derive(Debug, Default)]
@@ -24,15 +26,6 @@ struct Groups {
     counts: BTreeMap<(&'static str, &'static str, Option<String>, String), u64>,
     /// When the first of them was counted.
     since: Option<Instant>,
-}
-
-/// A person's connections from one address.
-#[derive(Debug)]
-struct Login {
-    /// Connections that no entry contains yet.
-    unwritten: u64,
-    /// When the next entry is due.
-    due: Instant,
 }
 
 impl Groups {
@@ -68,38 +61,34 @@ impl Counters {
     }
 
     /// Counts a login. The first is due at once; those within `every` after it when that time is over.
-    pub(super) fn login(&mut self, who: String, from: IpAddr, count: u64, now: Instant) {
+    pub(super) fn login(&mut self, who: String, from: IpAddr, count: u64) {
         let key = (who, from);
         let key = if self.logins.len() < GROUPS || self.logins.contains_key(&key) {
             key
         } else {
             ("several persons".to_owned(), IpAddr::V4(Ipv4Addr::UNSPECIFIED))
         };
-        self.logins.entry(key).or_insert(Login { unwritten: 0, due: now }).unwritten += count;
+        let every = self.every;
+        self.logins.entry(key).or_insert_with(|| Tally::new(every)).add(count);
     }
 
     /// The entries to write now, and when the next are due.
     pub(super) fn due(&mut self, now: Instant) -> (Vec<AccessEntry>, Option<Instant>) {
         let mut due = Vec::new();
         let every = self.every;
-        self.logins.retain(|(who, from), login| {
-            if login.due > now {
-                return true;
+        self.logins.retain(|(who, from), tally| match tally.flush(now) {
+            Some(count) => {
+                due.push(AccessEntry::Login { who: who.clone(), from: *from, count });
+                true
             }
-            if login.unwritten == 0 {
-                return false;
-            }
-            let count = std::mem::take(&mut login.unwritten);
-            due.push(AccessEntry::Login { who: who.clone(), from: *from, count });
-            login.due = now + every;
-            true
+            None => tally.due().is_some_and(|at| at > now),
         });
         for groups in [&mut self.unauthenticated, &mut self.authenticated] {
             if groups.since.is_some_and(|since| since + every <= now) {
                 due.extend(groups.take());
             }
         }
-        let logins = self.logins.values().map(|login| login.due);
+        let logins = self.logins.values().filter_map(Tally::due);
         let groups = [&self.unauthenticated, &self.authenticated].into_iter().filter_map(|groups| groups.since);
         let next = logins.chain(groups.map(|since| since + every)).min();
         (due, next)
@@ -107,8 +96,8 @@ impl Counters {
 
     /// All entries that are left, for the end of the process.
     pub(super) fn all(&mut self) -> Vec<AccessEntry> {
-        let logins = std::mem::take(&mut self.logins).into_iter().filter(|(_, login)| login.unwritten > 0);
-        let logins = logins.map(|((who, from), login)| AccessEntry::Login { who, from, count: login.unwritten });
+        let logins = std::mem::take(&mut self.logins).into_iter().filter(|(_, tally)| tally.unreported() > 0);
+        let logins = logins.map(|((who, from), tally)| AccessEntry::Login { who, from, count: tally.unreported() });
         logins.chain(self.unauthenticated.take()).chain(self.authenticated.take()).collect()
     }
 
@@ -116,7 +105,7 @@ impl Counters {
     pub(super) fn give_back(&mut self, entries: Vec<AccessEntry>, now: Instant) {
         for entry in entries {
             match entry {
-                AccessEntry::Login { who, from, count } => self.login(who, from, count, now),
+                AccessEntry::Login { who, from, count } => self.login(who, from, count),
                 AccessEntry::Refused(refused) => self.refused(refused, now),
             }
         }
@@ -169,17 +158,17 @@ mod tests {
     fn a_login_is_told_at_once_and_those_within_the_minute_as_a_count_spec_8_1() {
         let (mut counters, start) = counters();
         let (who, from) = ("operator/anna", IpAddr::from([192, 0, 2, 7]));
-        let mut login = |second| counters.login(who.to_owned(), from, 1, start + Duration::from_secs(second));
+        let mut login = || counters.login(who.to_owned(), from, 1);
         let entry = |count| vec![AccessEntry::Login { who: who.to_owned(), from, count }];
-        login(0);
+        login();
         assert_eq!(counters.due(start).0, entry(1));
-        for second in 1..=30 {
-            counters.login(who.to_owned(), from, 1, start + Duration::from_secs(second));
+        for _ in 1..=30 {
+            counters.login(who.to_owned(), from, 1);
         }
         assert_eq!(counters.due(start + Duration::from_secs(30)), (Vec::new(), Some(start + MINUTE)));
         assert_eq!(counters.due(start + MINUTE).0, entry(30));
         assert_eq!(counters.due(start + 2 * MINUTE), (Vec::new(), None));
-        counters.login(who.to_owned(), from, 1, start + 3 * MINUTE);
+        counters.login(who.to_owned(), from, 1);
         assert_eq!(counters.due(start + 3 * MINUTE).0, entry(1));
     }
 
@@ -187,7 +176,7 @@ mod tests {
     fn logins_from_very_many_addresses_are_bounded_spec_8_2() {
         let (mut counters, start) = counters();
         for n in 0..100_000u32 {
-            counters.login("operator/anna".to_owned(), IpAddr::from(n.to_be_bytes()), 1, start);
+            counters.login("operator/anna".to_owned(), IpAddr::from(n.to_be_bytes()), 1);
         }
         let (due, _) = counters.due(start);
         assert!(due.len() <= GROUPS + 1);
@@ -199,7 +188,7 @@ mod tests {
     fn what_could_not_be_written_is_kept_with_its_count() {
         let (mut counters, start) = counters();
         counters.refused(refused(None, "192.0.2.0/24", 3), start);
-        counters.login("operator/anna".to_owned(), IpAddr::from([192, 0, 2, 7]), 1, start);
+        counters.login("operator/anna".to_owned(), IpAddr::from([192, 0, 2, 7]), 1);
         let all = counters.all();
         counters.give_back(all.clone(), start);
         assert_eq!(counters.all(), all);

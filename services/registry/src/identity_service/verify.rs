@@ -10,9 +10,8 @@ use proto::{
 };
 use store::{Abort, registry::TokenRow};
 
-use super::IdentityService;
+use super::{AttemptKey, IdentityService};
 use crate::{
-    attempts::AttemptKey,
     credential::{same, token_hash},
     enrolment::{IdentityRecord, verified, wrong_credential},
     error::{Error, refuse},
@@ -79,12 +78,11 @@ impl IdentityService {
         result.map_err(|why| self.count_unauthenticated("ENROL", address, why))
     }
 
-    /// Begins an attempt, which counts until it succeeds. Without an address only the tag protects against guessing.
+    /// Begins an attempt, which counts from now on, so that a thousand at once cannot pass before the first has failed. Without an address only the tag protects against guessing.
     fn attempt(&self, action: &'static str, id: &str, address: Option<IpAddr>) -> Result<Option<AttemptKey>, Error> {
         let Some(address) = address else { return Ok(None) };
         let key = (address.to_canonical(), id.to_owned());
-        let since = self.now().mono.saturating_duration_since(self.0.started);
-        if self.attempts().begin(&key, since) {
+        if self.attempts().take(&key, self.now().mono) {
             return Ok(Some(key));
         }
         let detail = format!("too many wrong credentials or tokens for {id} from {address}; try again in a minute");
@@ -95,9 +93,9 @@ impl IdentityService {
     fn conclude<T>(&self, key: Option<AttemptKey>, result: &Result<T, Error>) {
         let Some(key) = key else { return };
         match result.as_ref().map_err(|why| why.reason) {
-            Ok(_) => self.attempts().succeeded(&key),
+            Ok(_) => self.attempts().refill(&key),
             Err(reason) if reason.counts_as_wrong_try() => {}
-            Err(_) => self.attempts().returned(&key),
+            Err(_) => self.attempts().give_back(&key),
         }
     }
 }

@@ -72,7 +72,17 @@ async fn what_is_no_wish_to_enrol_is_refused_in_words_and_without_echo() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_wrong_tokens_are_refused_and_counted_and_none_is_hashed_spec_8_2() {
-    let network = RegistryNetwork::with(&["--attempts", "5", "--hashes-at-once", "1", "--hashes-waiting", "0"]).await;
+    let network = RegistryNetwork::with(&[
+        "--attempts",
+        "5",
+        "--attempts-window",
+        "1h",
+        "--hashes-at-once",
+        "1",
+        "--hashes-waiting",
+        "0",
+    ])
+    .await;
     let door = network.own_door();
     let token: proto::enrolment::EnrolmentToken = network.token(1).await.parse().unwrap();
     let secret = proto::enrolment::Secret::from_bytes([0; 32]);
