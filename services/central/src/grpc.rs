@@ -8,6 +8,8 @@ mod corrections;
 mod ordered;
 mod orders;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::{
     audit::AuditService, charging_points::ChargingPointsService, orders::Orders, sessions::SessionsService,

@@ -25,6 +25,7 @@ mod enrol;
 mod https;
 mod operators;
 mod postgresql;
+mod requests;
 mod verify;
 mod watch;
 

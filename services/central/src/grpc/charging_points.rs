@@ -89,7 +89,8 @@ impl ChargingPointsService {
         }
         let point = point.ok_or_else(|| unknown(&id))?;
         if point.key.as_ref().map(ChargingPointKey::state).unwrap_or_default() != KeyState::Revoked {
-            return Err(refuse(Reason::WrongState, format!("{id} is not revoked, so there is nothing to restore")));
+            let status = refuse(Reason::WrongState, format!("{id} is not revoked, so there is nothing to restore"));
+            return Err(with_metadata(&status, [("id", id.to_string())]));
         }
         let (token_id, restored) = self.reissued(by, &request_id, id.clone()).await?;
         let now = self.shared.clock.now();
@@ -292,7 +293,9 @@ impl ChargingPoints for ChargingPointsService {
     }
 
     async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<Order>, Status> {
-        Ok(Response::new(self.orders.get(&request.get_ref().order_id).await?))
+        let id = &request.get_ref().order_id;
+        named("order_id", id)?;
+        Ok(Response::new(self.orders.get(id).await?))
     }
 
     async fn list_orders(&self, request: Request<ListOrdersRequest>) -> Result<Response<ListOrdersResponse>, Status> {
@@ -306,6 +309,7 @@ impl ChargingPoints for ChargingPointsService {
     async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<Order>, Status> {
         let by = origin(&request)?;
         let id = &request.get_ref().order_id;
+        named("order_id", id)?;
         match self.orders.cancel(id, &by).await {
             Ok(order) => Ok(Response::new(order)),
             Err(status) => {
@@ -321,6 +325,13 @@ pub(super) fn parse(id: &str) -> Result<ChargingPointId, Status> {
     let parsed = checks.parsed(field, id);
     checks.finish()?;
     parsed.ok_or_else(|| wrong_field(field, "it is missing"))
+}
+
+/// A text that names what the request is about.
+pub(super) fn named(field: &str, text: &str) -> Result<(), Status> {
+    let mut checks = FieldChecks::default();
+    checks.not_empty(field, text);
+    checks.finish()
 }
 
 fn unknown(id: &ChargingPointId) -> Status {

@@ -39,12 +39,12 @@ pub(super) struct Corrections {
 /// What was asked for, as it is kept to be told from another use of its request id.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Asked {
+enum TicketChange {
     Correct { session_id: String, energy_delta_wh: i64, amount_delta_minor: i64, reason: String },
     Settle { session_id: String, owed_wh: u64, reason: String },
 }
 
-impl Asked {
+impl TicketChange {
     fn method(&self) -> &'static str {
         match self {
             Self::Correct { .. } => "CorrectTicket",
@@ -71,7 +71,7 @@ impl Asked {
         }
     }
 
-    fn decide(&self, ticket: &TicketRow, before: &[CorrectionRow]) -> Result<Decided, (Reason, String)> {
+    fn decide(&self, ticket: &TicketRow, before: &[CorrectionRow]) -> Result<TicketDelta, (Reason, String)> {
         match self {
             Self::Correct { energy_delta_wh, amount_delta_minor, .. } => {
                 correction(ticket, before, *energy_delta_wh, *amount_delta_minor).map_err(|why| (Reason::Invalid, why))
@@ -96,7 +96,7 @@ fn check(checks: &mut FieldChecks, session_id: &str, reason: &str) {
 
 /// What is to be appended, decided upon what was seen of a ticket.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Decided {
+struct TicketDelta {
     energy_delta_wh: i64,
     amount_delta_minor: i64,
     settled_wh: i64,
@@ -106,7 +106,7 @@ struct Decided {
 ///
 /// # Errors
 /// Says what would be left of the ticket.
-fn correction(ticket: &TicketRow, before: &[CorrectionRow], wh: i64, minor: i64) -> Result<Decided, String> {
+fn correction(ticket: &TicketRow, before: &[CorrectionRow], wh: i64, minor: i64) -> Result<TicketDelta, String> {
     if wh == 0 && minor == 0 {
         return Err("it changes neither energy nor amount".to_owned());
     }
@@ -125,14 +125,14 @@ fn correction(ticket: &TicketRow, before: &[CorrectionRow], wh: i64, minor: i64)
             return Err(format!("{delta} {unit} are too many: no ticket comes to more than {LARGEST}"));
         }
     }
-    Ok(Decided { energy_delta_wh: wh, amount_delta_minor: minor, settled_wh: 0 })
+    Ok(TicketDelta { energy_delta_wh: wh, amount_delta_minor: minor, settled_wh: 0 })
 }
 
 /// What a settlement owes, in watt-hours and minor units.
 ///
 /// # Errors
 /// Where more is owed than is in dispute, or nothing is.
-fn settlement(ticket: &TicketRow, before: &[CorrectionRow], owed_wh: u64) -> Result<Decided, (Reason, String)> {
+fn settlement(ticket: &TicketRow, before: &[CorrectionRow], owed_wh: u64) -> Result<TicketDelta, (Reason, String)> {
     let sum = |wh: fn(&CorrectionRow) -> i64| before.iter().map(wh).fold(0i64, i64::saturating_add);
     let open = ticket.disputed_wh.saturating_sub(sum(|row| row.settled_wh));
     let owed = i64::try_from(owed_wh).unwrap_or(i64::MAX);
@@ -149,7 +149,7 @@ fn settlement(ticket: &TicketRow, before: &[CorrectionRow], owed_wh: u64) -> Res
     let amount = |wh: i64| price.amount(Energy::from_wh(rows::unsigned(wh)), currency).minor;
     let billed = ticket.energy_wh.saturating_add(owed_so_far);
     let amount_delta_minor = amount(billed.saturating_add(owed)).saturating_sub(amount(billed));
-    Ok(Decided { energy_delta_wh: owed, amount_delta_minor, settled_wh: open })
+    Ok(TicketDelta { energy_delta_wh: owed, amount_delta_minor, settled_wh: open })
 }
 
 impl Corrections {
@@ -169,7 +169,7 @@ impl Corrections {
             checks.wrong("amount_delta_minor", "neither it nor energy_delta_wh changes anything");
         }
         checks.finish()?;
-        let asked = Asked::Correct { session_id, energy_delta_wh, amount_delta_minor, reason };
+        let asked = TicketChange::Correct { session_id, energy_delta_wh, amount_delta_minor, reason };
         self.append(&asked, &request_id, &by).await
     }
 
@@ -179,11 +179,11 @@ impl Corrections {
         check(&mut checks, &session_id, &reason);
         let owed_wh = checks.required("owed_wh", owed_wh);
         checks.finish()?;
-        self.append(&Asked::Settle { session_id, owed_wh, reason }, &request_id, &by).await
+        self.append(&TicketChange::Settle { session_id, owed_wh, reason }, &request_id, &by).await
     }
 
     /// Decides and appends, anew where another came between the two: both were decided upon the same ticket.
-    async fn append(&self, asked: &Asked, request_id: &str, by: &Origin) -> Result<Ticket, Status> {
+    async fn append(&self, asked: &TicketChange, request_id: &str, by: &Origin) -> Result<Ticket, Status> {
         for _ in 0..TRIES {
             // The ticket first: under a request id that is unknown after it was read, it was read without that request.
             let (ticket, before) = self.find(asked.session_id()).await?;
@@ -204,13 +204,13 @@ impl Corrections {
 
     fn writes(
         &self,
-        asked: &Asked,
-        (ticket, number, decided): (&TicketRow, i32, Decided),
+        asked: &TicketChange,
+        (ticket, number, decided): (&TicketRow, i32, TicketDelta),
         request_id: &str,
         by: &Origin,
     ) -> Vec<RowWrite> {
         let now = self.shared.clock.now();
-        let Decided { energy_delta_wh, amount_delta_minor, settled_wh } = decided;
+        let TicketDelta { energy_delta_wh, amount_delta_minor, settled_wh } = decided;
         let correction = CorrectionRow {
             session_id: ticket.session_id.clone(),
             number,

@@ -17,7 +17,7 @@ use store::central::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Orders, convert, corrections::Corrections, origin, unread};
+use super::{Orders, charging_points::named, convert, corrections::Corrections, origin, unread};
 use crate::{
     charge_point::{self, OrderOutcome},
     order,
@@ -71,7 +71,7 @@ impl SessionsService {
     }
 
     async fn ended(&self, id: &str, by: &Origin) -> Result<Session, Status> {
-        required("session_id", id)?;
+        named("session_id", id)?;
         let session = self.find(id).await?;
         let at = super::charging_points::parse(&session.charging_point_id)?;
         // Said twice it ends nothing twice: a session that is over is answered as it is.
@@ -89,12 +89,6 @@ impl SessionsService {
     fn corrections(&self) -> Corrections {
         Corrections { shared: Arc::clone(&self.shared) }
     }
-}
-
-fn required(field: &str, text: &str) -> Result<(), Status> {
-    let mut checks = FieldChecks::default();
-    checks.not_empty(field, text);
-    checks.finish()
 }
 
 fn missing(id: &str) -> Status {
@@ -115,7 +109,7 @@ impl Sessions for SessionsService {
     }
 
     async fn get(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
-        required("id", &request.get_ref().id)?;
+        named("id", &request.get_ref().id)?;
         Ok(Response::new(self.find(&request.get_ref().id).await?))
     }
 
@@ -167,7 +161,7 @@ impl Sessions for SessionsService {
 
     async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<Ticket>, Status> {
         let id = &request.get_ref().session_id;
-        required("session_id", id)?;
+        named("session_id", id)?;
         Ok(Response::new(self.corrections().ticket(id).await?))
     }
 

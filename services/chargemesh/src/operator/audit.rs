@@ -17,8 +17,8 @@ use proto::{
 };
 
 use super::{
-    connection::Connection,
-    shown::{Shown, shown},
+    api_message::{ApiMessage, api_messages},
+    connection::OperatorConnection,
     since,
     tables::{entry_time, parameters_text},
     tickets::{Format, spreadsheet_safe},
@@ -36,33 +36,33 @@ use crate::{
   chargemesh audit watch --follow-into audit.log
   chargemesh audit verify
   chargemesh audit export --format csv --file audit.csv")]
-pub(crate) struct Audit {
+pub(crate) struct AuditArgs {
     #[command(subcommand)]
-    what: What,
+    what: AuditCommand,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// What the filter matches, newest first
-    List(Filter),
-    /// What the filter matches from now on
+enum AuditCommand {
+    /// AuditCommand the filter matches, newest first
+    List(AuditFilterArgs),
+    /// AuditCommand the filter matches from now on
     Watch {
         #[command(flatten)]
-        filter: Filter,
+        filter: AuditFilterArgs,
         /// Append it to this file too: time | address | who | ACTION | k=v, …
         #[arg(long, value_name = "FILE")]
         follow_into: Option<PathBuf>,
     },
     /// Whether any entry was changed, dropped or added: names the first bad one, in Central's audit and in Registry's
-    Verify(verify::OfRegistry),
-    /// What the filter matches, as JSON lines or CSV
+    Verify(verify::RegistryAuditArgs),
+    /// AuditCommand the filter matches, as JSON lines or CSV
     Export {
         #[command(flatten)]
-        filter: Filter,
+        filter: AuditFilterArgs,
         #[arg(long, value_enum, default_value_t)]
         format: Format,
         /// File to write; standard output if not given
@@ -72,7 +72,7 @@ enum What {
 }
 
 #[derive(Clone, Debug, Args)]
-struct Filter {
+struct AuditFilterArgs {
     /// From then on: a time ago (7d) or a UTC time
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<i64>,
@@ -82,7 +82,7 @@ struct Filter {
     /// Who did it
     #[arg(long, value_name = "WHO", default_value = "")]
     actor: String,
-    /// What was done, such as SUPPLY_REQUESTED, in any case; a wrong one is answered with the list
+    /// AuditCommand was done, such as SUPPLY_REQUESTED, in any case; a wrong one is answered with the list
     #[arg(long, value_name = "ACTION", value_parser = actions(), ignore_case = true, hide_possible_values = true)]
     action: Option<String>,
     /// To what, such as charging-point/CP-1, driver/ann or central
@@ -99,8 +99,8 @@ fn actions() -> PossibleValuesParser {
     PossibleValuesParser::new(all)
 }
 
-impl From<Filter> for AuditFilter {
-    fn from(f: Filter) -> Self {
+impl From<AuditFilterArgs> for AuditFilter {
+    fn from(f: AuditFilterArgs) -> Self {
         Self {
             from_time: f.since.and_then(timestamp),
             until_time: f.until.and_then(timestamp),
@@ -111,30 +111,32 @@ impl From<Filter> for AuditFilter {
     }
 }
 
-impl Audit {
+impl AuditArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let output = self.output;
         match self.what {
-            What::List(filter) => {
+            AuditCommand::List(filter) => {
                 let mut all = Vec::new();
                 pages(&self.connection, filter, |entry| {
                     all.push(entry);
                     Ok(())
                 })
                 .await?;
-                output.list(&shown(all))
+                output.list(&api_messages(all))
             }
-            What::Watch { filter, follow_into } => watch(&self.connection, filter, follow_into, output).await,
-            What::Verify(of_registry) => verify::verify(&self.connection, &of_registry, output).await,
-            What::Export { filter, format, file } => export(&self.connection, filter, format, file.as_deref()).await,
+            AuditCommand::Watch { filter, follow_into } => watch(&self.connection, filter, follow_into, output).await,
+            AuditCommand::Verify(of_registry) => verify::verify(&self.connection, &of_registry, output).await,
+            AuditCommand::Export { filter, format, file } => {
+                export(&self.connection, filter, format, file.as_deref()).await
+            }
         }
     }
 }
 
 /// Every entry of every page.
 async fn pages(
-    connection: &Connection,
-    filter: Filter,
+    connection: &OperatorConnection,
+    filter: AuditFilterArgs,
     mut each: impl FnMut(AuditEntry) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut client = connection.audit()?;
@@ -150,8 +152,8 @@ async fn pages(
 }
 
 async fn watch(
-    connection: &Connection,
-    filter: Filter,
+    connection: &OperatorConnection,
+    filter: AuditFilterArgs,
     follow_into: Option<PathBuf>,
     output: Output,
 ) -> anyhow::Result<()> {
@@ -169,7 +171,7 @@ async fn watch(
         if let Some(file) = &mut file {
             writeln!(file, "{}", plain(&entry)).context("cannot follow the audit into the file")?;
         }
-        output.item(&Shown(entry))?;
+        output.item(&ApiMessage(entry))?;
     }
     anyhow::bail!("Central ended the stream; run it again")
 }
@@ -184,14 +186,19 @@ fn plain(entry: &AuditEntry) -> String {
     format!("{} | {address} | {actor} | {action} | {said}", entry_time(entry))
 }
 
-async fn export(connection: &Connection, filter: Filter, format: Format, file: Option<&Path>) -> anyhow::Result<()> {
+async fn export(
+    connection: &OperatorConnection,
+    filter: AuditFilterArgs,
+    format: Format,
+    file: Option<&Path>,
+) -> anyhow::Result<()> {
     let mut text = Vec::new();
     let mut count = 0u64;
     match format {
         Format::Jsonl => {
             pages(connection, filter, |entry| {
                 count += 1;
-                serde_json::to_writer(&mut text, &Shown(entry))?;
+                serde_json::to_writer(&mut text, &ApiMessage(entry))?;
                 text.push(b'\n');
                 Ok(())
             })
@@ -269,9 +276,10 @@ mod tests {
     #[test]
     fn an_action_is_named_in_any_case_and_a_wrong_one_is_answered_with_the_list_spec_8_3() {
         let asked = |action: &str| {
-            let command = Filter::augment_args(clap::Command::new("list"));
+            let command = AuditFilterArgs::augment_args(clap::Command::new("list"));
             let matches = command.try_get_matches_from(["list", "--action", action])?;
-            clap::FromArgMatches::from_arg_matches(&matches).map(|filter: Filter| AuditFilter::from(filter).action)
+            clap::FromArgMatches::from_arg_matches(&matches)
+                .map(|filter: AuditFilterArgs| AuditFilter::from(filter).action)
         };
         assert_eq!(asked("supply_Started").unwrap(), "SUPPLY_STARTED");
         assert_eq!(asked("TOKEN_CREATED").unwrap(), "TOKEN_CREATED", "Registry's");

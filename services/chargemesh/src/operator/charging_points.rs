@@ -11,10 +11,10 @@ use proto::{
 };
 
 use super::{
-    Which,
-    connection::Connection,
+    SelectorArgs,
+    api_message::{ApiMessage, api_messages, at},
+    connection::OperatorConnection,
     price, request_id,
-    shown::{Shown, at, shown},
     tables::{ChargingPointRecord, sentence},
 };
 use crate::{
@@ -30,17 +30,17 @@ use crate::{
   chargemesh charging-points stop CP-01 CP-02 --reason 'cable theft'
   chargemesh charging-points stop --all --expected 120
   chargemesh charging-points price CP-01 --to 0.4200")]
-pub(crate) struct ChargingPoints {
+pub(crate) struct ChargingPointsArgs {
     #[command(subcommand)]
-    what: What,
+    what: ChargingPointsCommand,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum ChargingPointsCommand {
     /// All of them, with state, price and running supply
     List {
         /// Only those of this city
@@ -59,34 +59,34 @@ enum What {
         city: Option<String>,
     },
     /// Take out of service at once; a running supply ends
-    Stop(Ordered),
+    Stop(OrderArgs),
     /// Back into service
-    Resume(Ordered),
+    Resume(OrderArgs),
     /// Take out of service when the running supply has ended; --off ends it
     Maintenance {
         #[command(flatten)]
-        order: Ordered,
+        order: OrderArgs,
         /// Maintenance is over
         #[arg(long)]
         off: bool,
     },
     /// A new key, live, with no gap
-    Rotate(Ordered),
+    Rotate(OrderArgs),
     /// Delete the key; the charging point authenticates again by itself
-    Renew(Ordered),
+    Renew(OrderArgs),
     /// Key and credential are void (compromised) until it is restored
-    Revoke(Ordered),
+    Revoke(OrderArgs),
     /// End a revocation: prints a one-use token for a new enrolment at the monitor
     Restore { id: String },
     /// End a quarantine after repeated takeovers
-    Release(Ordered),
+    Release(OrderArgs),
     /// Set the price of a kWh; a running supply keeps its own
     Price {
         /// Currency units per kWh, at most four decimal places
         #[arg(long = "to", value_name = "PRICE", value_parser = price)]
         price: u32,
         #[command(flatten)]
-        which: Which,
+        which: SelectorArgs,
         /// How many are meant; needed for more than 50
         #[arg(long, value_name = "N")]
         expected: Option<u32>,
@@ -97,7 +97,7 @@ enum What {
         #[arg(long = "to", value_name = "WATTS")]
         watts: u32,
         #[command(flatten)]
-        which: Which,
+        which: SelectorArgs,
         /// How many are meant; needed for more than 50
         #[arg(long, value_name = "N")]
         expected: Option<u32>,
@@ -114,9 +114,9 @@ enum What {
 }
 
 #[derive(Debug, Args)]
-struct Ordered {
+struct OrderArgs {
     #[command(flatten)]
-    which: Which,
+    which: SelectorArgs,
     /// How many are meant; needed for more than 50
     #[arg(long, value_name = "N")]
     expected: Option<u32>,
@@ -125,7 +125,7 @@ struct Ordered {
     reason: String,
 }
 
-impl Ordered {
+impl OrderArgs {
     fn request(&self) -> OrderRequest {
         OrderRequest {
             request_id: request_id(),
@@ -143,58 +143,60 @@ fn state(text: &str) -> Result<ChargingPointState, String> {
     })
 }
 
-impl ChargingPoints {
+impl ChargingPointsArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = self.connection.charging_points()?;
         let output = self.output;
         let reasoned = self.what.has_a_reason();
         let order = match self.what {
-            What::List { city, state } => {
+            ChargingPointsCommand::List { city, state } => {
                 let all = list(&self.connection, city.unwrap_or_default(), state).await?;
-                return output.list(&shown(all));
+                return output.list(&api_messages(all));
             }
-            What::Get { id } => {
+            ChargingPointsCommand::Get { id } => {
                 let request = GetChargingPointRequest { id };
                 let found = client.get(request).await.map_err(|s| of_status(&s))?.into_inner();
-                return output.one(&ChargingPointRecord(Shown(found)));
+                return output.one(&ChargingPointRecord(ApiMessage(found)));
             }
-            What::Watch { city } => return watch(&self.connection, city.unwrap_or_default(), output).await,
-            What::Restore { id } => {
+            ChargingPointsCommand::Watch { city } => {
+                return watch(&self.connection, city.unwrap_or_default(), output).await;
+            }
+            ChargingPointsCommand::Restore { id } => {
                 let request = RestoreRequest { request_id: request_id(), id };
                 let restored = client.restore(request).await.map_err(|s| of_status(&s))?.into_inner();
                 let until = at(restored.expire_time.as_ref());
                 note(&format!("a one-use token, shown once, good until {until}:"));
-                return output.sentence(&restored.enrolment_token.clone(), &Shown(restored));
+                return output.sentence(&restored.enrolment_token.clone(), &ApiMessage(restored));
             }
-            What::Stop(order) => client.stop(order.request()).await,
-            What::Resume(order) => client.resume(order.request()).await,
-            What::Maintenance { order, off } => {
+            ChargingPointsCommand::Stop(order) => client.stop(order.request()).await,
+            ChargingPointsCommand::Resume(order) => client.resume(order.request()).await,
+            ChargingPointsCommand::Maintenance { order, off } => {
                 let OrderRequest { request_id, selector, expected, reason } = order.request();
                 client
                     .set_maintenance(SetMaintenanceRequest { request_id, selector, expected, on: Some(!off), reason })
                     .await
             }
-            What::Rotate(order) => client.rotate(order.request()).await,
-            What::Renew(order) => client.renew(order.request()).await,
-            What::Revoke(order) => client.revoke(order.request()).await,
-            What::Release(order) => client.release(order.request()).await,
-            What::Price { price, which, expected } => {
+            ChargingPointsCommand::Rotate(order) => client.rotate(order.request()).await,
+            ChargingPointsCommand::Renew(order) => client.renew(order.request()).await,
+            ChargingPointsCommand::Revoke(order) => client.revoke(order.request()).await,
+            ChargingPointsCommand::Release(order) => client.release(order.request()).await,
+            ChargingPointsCommand::Price { price, which, expected } => {
                 let selector = which.selector();
                 let request = SetPriceRequest { request_id: request_id(), selector, expected, price_e4: Some(price) };
                 client.set_price(request).await
             }
-            What::RatedPower { watts, which, expected } => {
+            ChargingPointsCommand::RatedPower { watts, which, expected } => {
                 let selector = which.selector();
                 let (request_id, rated_power_w) = (request_id(), Some(watts));
                 client.set_rated_power(SetRatedPowerRequest { request_id, selector, expected, rated_power_w }).await
             }
-            What::Move { id, city, place } => {
+            ChargingPointsCommand::Move { id, city, place } => {
                 client.r#move(MoveRequest { request_id: request_id(), id, city, place }).await
             }
         };
         let order = order.map_err(|s| of_status(&s))?.into_inner();
         let (verdict, kept) = (verdict(&order), reasoned && order.unchanged > 0);
-        output.sentence(&sentence(&order), &Shown(order))?;
+        output.sentence(&sentence(&order), &ApiMessage(order))?;
         if kept {
             note("what was so already keeps the reason that was given then");
         }
@@ -202,7 +204,7 @@ impl ChargingPoints {
     }
 }
 
-impl What {
+impl ChargingPointsCommand {
     /// Whether it gives a reason that a tile shows until another order ends it.
     fn has_a_reason(&self) -> bool {
         match self {
@@ -226,7 +228,7 @@ impl What {
 
 /// All pages.
 pub(crate) async fn list(
-    connection: &Connection,
+    connection: &OperatorConnection,
     city: String,
     state: Option<ChargingPointState>,
 ) -> anyhow::Result<Vec<ChargingPoint>> {
@@ -248,19 +250,19 @@ pub(crate) async fn list(
     }
 }
 
-async fn watch(connection: &Connection, city: String, output: Output) -> anyhow::Result<()> {
+async fn watch(connection: &OperatorConnection, city: String, output: Output) -> anyhow::Result<()> {
     let mut client = connection.charging_points()?;
     let mut changes = client.watch(WatchChargingPointsRequest { city }).await.map_err(|s| of_status(&s))?.into_inner();
     while let Some(step) = changes.message().await.map_err(|s| of_status(&s))? {
         let ChargingPointEvent { event } = &step;
         let said = match event {
-            Some(Event::Changed(changed)) => one_line(&Shown(changed.clone())),
+            Some(Event::Changed(changed)) => one_line(&ApiMessage(changed.clone())),
             Some(Event::Removed(id)) => format!("{id}  removed"),
             Some(Event::Synchronised(_)) => "-- that is all; changes follow".to_owned(),
             Some(Event::Restarted(_)) => "-- anew".to_owned(),
             None => continue,
         };
-        output.sentence(&said, &Shown(step))?;
+        output.sentence(&said, &ApiMessage(step))?;
     }
     anyhow::bail!("Central ended the stream; run it again")
 }

@@ -20,8 +20,8 @@ use crate::up::status::{self, NetworkStatus};
 
 /// How to reach a network as an operator.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Connection")]
-pub(crate) struct Connection {
+#[command(next_help_heading = "OperatorConnection")]
+pub(crate) struct OperatorConnection {
     /// Data folder of the network that `chargemesh up` runs: addresses and the operator's identity are found there
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data", global = true)]
     pub(crate) data: PathBuf,
@@ -43,7 +43,7 @@ pub(crate) struct Connection {
     pub(crate) timeout: std::time::Duration,
 }
 
-impl Connection {
+impl OperatorConnection {
     pub(crate) fn charging_points(&self) -> anyhow::Result<ChargingPointsClient<Channel>> {
         Ok(ChargingPointsClient::new(self.to_central()?))
     }

@@ -10,16 +10,16 @@ use proto::registry::v1::{
 };
 
 use super::{
-    connection::Connection,
+    api_message::{ApiMessage, api_messages, at},
+    connection::OperatorConnection,
     request_id,
-    shown::{Shown, at, shown},
 };
 use crate::{
     failure::of_status,
     output::{Output, note},
 };
 
-/// What can be enrolled.
+/// IdentitiesCommand can be enrolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KindArg {
     ChargingPoint,
@@ -45,17 +45,17 @@ impl From<KindArg> for Kind {
   chargemesh identities enrol charging-point CP-01 --city Valencia --price 0.3950 --credential-file cp-01.credential
   chargemesh identities remove driver ann
   chargemesh identities reissue charging-point CP-01")]
-pub(crate) struct Identities {
+pub(crate) struct IdentitiesArgs {
     #[command(subcommand)]
-    what: What,
+    what: IdentitiesCommand,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum IdentitiesCommand {
     /// Charging points and drivers, removed ones included
     List {
         /// Only these
@@ -86,37 +86,37 @@ enum What {
     Pins,
 }
 
-impl Identities {
+impl IdentitiesArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = self.connection.identities()?;
         let output = self.output;
         match self.what {
-            What::List { kind } => {
+            IdentitiesCommand::List { kind } => {
                 let all = list(&self.connection, kind.map_or(Kind::Unspecified, Kind::from)).await?;
-                output.list(&shown(all))
+                output.list(&api_messages(all))
             }
-            What::Enrol(enrol) => enrol.run(&mut client, output).await,
-            What::Remove { kind, id } => {
+            IdentitiesCommand::Enrol(enrol) => enrol.run(&mut client, output).await,
+            IdentitiesCommand::Remove { kind, id } => {
                 let request = RemoveRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
                 let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
                 let how = if removed.changed { "is removed" } else { "was removed before" };
-                output.sentence(&format!("{id} {how}"), &Shown(removed))
+                output.sentence(&format!("{id} {how}"), &ApiMessage(removed))
             }
-            What::Reissue { kind, id } => {
+            IdentitiesCommand::Reissue { kind, id } => {
                 let request = ReissueRequest { request_id: request_id(), kind: Kind::from(kind).into(), id };
                 show_token(&client.reissue(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
             }
-            What::Readmit { kind, id } => {
+            IdentitiesCommand::Readmit { kind, id } => {
                 let request =
                     ReadmitRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
                 let readmitted = client.readmit(request).await.map_err(|s| of_status(&s))?.into_inner();
                 let how = if readmitted.changed { "again" } else { "already" };
-                output.sentence(&format!("{id} may be enrolled {how}"), &Shown(readmitted))
+                output.sentence(&format!("{id} may be enrolled {how}"), &ApiMessage(readmitted))
             }
-            What::Pins => {
+            IdentitiesCommand::Pins => {
                 let answer = client.pins(PinsRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
                 let pins: Vec<String> = answer.pins.iter().map(|pin| hex(pin)).collect();
-                output.sentence(&pins.join("\n"), &Shown(answer))
+                output.sentence(&pins.join("\n"), &ApiMessage(answer))
             }
         }
     }
@@ -127,7 +127,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// All pages.
-pub(crate) async fn list(connection: &Connection, kind: Kind) -> anyhow::Result<Vec<Identity>> {
+pub(crate) async fn list(connection: &OperatorConnection, kind: Kind) -> anyhow::Result<Vec<Identity>> {
     let mut client = connection.identities()?;
     let mut request = ListIdentitiesRequest { kind: kind.into(), page_size: 1000, page_token: String::new() };
     let mut all = Vec::new();
@@ -144,24 +144,24 @@ pub(crate) async fn list(connection: &Connection, kind: Kind) -> anyhow::Result<
 fn show_token(created: &TokenCreated, output: Output) -> anyhow::Result<()> {
     let until = at(created.expire_time.as_ref());
     note(&format!("token {}, shown once, good until {until}:", created.token_id));
-    output.sentence(&created.token, &Shown(created.clone()))
+    output.sentence(&created.token, &ApiMessage(created.clone()))
 }
 
 /// Make, see and revoke enrolment tokens
 #[derive(Debug, Args)]
 #[command(after_help = "Example: one token for twenty charging points of a city
   chargemesh tokens create --kind charging-point --ids 'VLC-*' --city Valencia --uses 20 --lifetime 2h")]
-pub(crate) struct Tokens {
+pub(crate) struct TokensArgs {
     #[command(subcommand)]
-    what: TokensWhat,
+    what: TokensCommand,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
-enum TokensWhat {
+enum TokensCommand {
     /// Print a new token; it is shown once
     Create {
         /// Only for these; both if not given
@@ -198,12 +198,12 @@ fn pattern(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-impl Tokens {
+impl TokensArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = self.connection.identities()?;
         let output = self.output;
         match self.what {
-            TokensWhat::Create { kind, ids, city, uses, lifetime } => {
+            TokensCommand::Create { kind, ids, city, uses, lifetime } => {
                 let request = CreateTokenRequest {
                     request_id: request_id(),
                     kinds: kind.map_or(BOTH.to_vec(), |kind| vec![kind.into()]).into_iter().map(i32::from).collect(),
@@ -214,22 +214,22 @@ impl Tokens {
                 };
                 show_token(&client.create_token(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
             }
-            TokensWhat::List => {
+            TokensCommand::List => {
                 let (mut request, mut all) = (ListTokensRequest::default(), Vec::new());
                 loop {
                     let page = client.list_tokens(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
                     all.extend(page.tokens);
                     if page.next_page_token.is_empty() {
-                        return output.list(&shown(all));
+                        return output.list(&api_messages(all));
                     }
                     request.page_token = page.next_page_token;
                 }
             }
-            TokensWhat::Revoke { token_id } => {
+            TokensCommand::Revoke { token_id } => {
                 let request = RevokeTokenRequest { request_id: request_id(), token_id: token_id.clone() };
                 let revoked = client.revoke_token(request).await.map_err(|s| of_status(&s))?.into_inner();
                 let how = if revoked.changed { "is revoked" } else { "was revoked before" };
-                output.sentence(&format!("{token_id} {how}"), &Shown(revoked))
+                output.sentence(&format!("{token_id} {how}"), &ApiMessage(revoked))
             }
         }
     }
@@ -240,11 +240,11 @@ impl Tokens {
 #[command(after_help = "Examples:
   chargemesh operators add ann
   chargemesh operators remove bob")]
-pub(crate) struct Operators {
+pub(crate) struct OperatorsArgs {
     #[command(subcommand)]
-    what: OperatorsWhat,
+    what: OperatorsCommand,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
@@ -256,7 +256,7 @@ enum RoleArg {
 }
 
 #[derive(Debug, Subcommand)]
-enum OperatorsWhat {
+enum OperatorsCommand {
     /// All of them
     List,
     /// Let this name operate or look; his certificate is made by `chargemesh certs issue`
@@ -274,31 +274,31 @@ enum OperatorsWhat {
     },
 }
 
-impl Operators {
+impl OperatorsArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let output = self.output;
         let mut client = self.connection.operators()?;
         match self.what {
-            OperatorsWhat::List => {
+            OperatorsCommand::List => {
                 let (mut request, mut all) = (ListOperatorsRequest::default(), Vec::new());
                 loop {
                     let page = client.list(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
                     all.extend(page.operators);
                     if page.next_page_token.is_empty() {
-                        return output.list(&shown(all));
+                        return output.list(&api_messages(all));
                     }
                     request.page_token = page.next_page_token;
                 }
             }
-            OperatorsWhat::Add { name, role } => {
+            OperatorsCommand::Add { name, role } => {
                 let request =
                     AddOperatorRequest { request_id: request_id(), name, role: OperatorRole::from(role).into() };
-                output.one(&Shown(client.add(request).await.map_err(|s| of_status(&s))?.into_inner()))
+                output.one(&ApiMessage(client.add(request).await.map_err(|s| of_status(&s))?.into_inner()))
             }
-            OperatorsWhat::Remove { name, force } => {
+            OperatorsCommand::Remove { name, force } => {
                 let request = RemoveOperatorRequest { request_id: request_id(), name: name.clone(), force };
                 let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
-                output.sentence(&removal(&name, removed), &Shown(removed))
+                output.sentence(&removal(&name, removed), &ApiMessage(removed))
             }
         }
     }

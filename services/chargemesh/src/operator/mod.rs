@@ -2,13 +2,13 @@
 //!
 //! One request is one call; lists page by themselves. `--json` prints the messages of the public API as protobuf's JSON.
 
+pub(crate) mod api_message;
 pub(crate) mod audit;
 pub(crate) mod charging_points;
 pub(crate) mod connection;
 pub(crate) mod identities;
 pub(crate) mod orders;
 pub(crate) mod sessions;
-pub(crate) mod shown;
 pub(crate) mod status;
 mod tables;
 pub(crate) mod tickets;
@@ -50,10 +50,10 @@ pub(crate) fn since(text: &str) -> Result<i64, String> {
     }
 }
 
-/// Which charging points an order is for.
+/// SelectorArgs charging points an order is for.
 #[derive(Clone, Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct Which {
+pub(crate) struct SelectorArgs {
     /// Charging points by id
     #[arg(value_name = "CP-ID")]
     ids: Vec<String>,
@@ -65,7 +65,7 @@ pub(crate) struct Which {
     all: bool,
 }
 
-impl Which {
+impl SelectorArgs {
     pub(crate) fn selector(&self) -> Option<Selector> {
         let which = match (&self.city, self.all) {
             (Some(city), _) => selector::Which::City(city.clone()),

@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 use proto::central::v1::{CancelOrderRequest, GetOrderRequest, ListOrdersRequest};
 
 use super::{
-    connection::Connection,
-    shown::{Shown, shown},
+    api_message::{ApiMessage, api_messages},
+    connection::OperatorConnection,
     tables::sentence,
 };
 use crate::{failure::of_status, output::Output};
@@ -16,17 +16,17 @@ use crate::{failure::of_status, output::Output};
   chargemesh orders list
   chargemesh orders get o-5f3c0a91d2e84b67aa10c3d4
   chargemesh orders cancel o-5f3c0a91d2e84b67aa10c3d4")]
-pub(crate) struct Orders {
+pub(crate) struct OrdersArgs {
     #[command(subcommand)]
-    what: What,
+    what: OrdersCommand,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum OrdersCommand {
     /// The latest ones, newest first, with how many are done, failed and left
     List {
         /// How many at most
@@ -35,23 +35,23 @@ enum What {
     },
     /// How far an order has come, and where it failed
     Get { order_id: String },
-    /// What the order has not reached yet stays as it was
+    /// OrdersCommand the order has not reached yet stays as it was
     Cancel { order_id: String },
 }
 
-impl Orders {
+impl OrdersArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = self.connection.charging_points()?;
         let order = match self.what {
-            What::List { last } => {
+            OrdersCommand::List { last } => {
                 let request = ListOrdersRequest { page_size: last, page_token: String::new() };
                 let page = client.list_orders(request).await.map_err(|s| of_status(&s))?.into_inner();
-                return self.output.list(&shown(page.orders));
+                return self.output.list(&api_messages(page.orders));
             }
-            What::Get { order_id } => client.get_order(GetOrderRequest { order_id }).await,
-            What::Cancel { order_id } => client.cancel_order(CancelOrderRequest { order_id }).await,
+            OrdersCommand::Get { order_id } => client.get_order(GetOrderRequest { order_id }).await,
+            OrdersCommand::Cancel { order_id } => client.cancel_order(CancelOrderRequest { order_id }).await,
         };
         let order = order.map_err(|s| of_status(&s))?.into_inner();
-        self.output.sentence(&sentence(&order), &Shown(order))
+        self.output.sentence(&sentence(&order), &ApiMessage(order))
     }
 }

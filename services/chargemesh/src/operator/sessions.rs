@@ -10,10 +10,9 @@ use proto::{
 };
 
 use super::{
-    connection::Connection,
-    request_id,
-    shown::{Shown, shown},
-    since,
+    api_message::{ApiMessage, api_messages},
+    connection::OperatorConnection,
+    request_id, since,
 };
 use crate::{
     failure::of_status,
@@ -22,21 +21,21 @@ use crate::{
 
 /// See the sessions, or end one
 #[derive(Debug, Args)]
-pub(crate) struct Sessions {
+pub(crate) struct SessionsArgs {
     #[command(subcommand)]
-    what: What,
+    what: SessionsCommand,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum SessionsCommand {
     /// All, or of one charging point, driver or state
     List {
         #[command(flatten)]
-        of: Of,
+        of: WhoseArgs,
         /// Only those in this state
         #[arg(long, value_parser = state)]
         state: Option<SessionState>,
@@ -46,7 +45,7 @@ enum What {
     /// The open ones, then every change as it happens
     Watch {
         #[command(flatten)]
-        of: Of,
+        of: WhoseArgs,
     },
     /// End a running supply, or release a reservation
     End { id: String },
@@ -54,7 +53,7 @@ enum What {
 
 /// Whose.
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Of {
+pub(crate) struct WhoseArgs {
     /// Only those at this charging point
     #[arg(long, value_name = "CP-ID", default_value = "")]
     pub(crate) charging_point: String,
@@ -70,32 +69,36 @@ fn state(text: &str) -> Result<SessionState, String> {
         .ok_or_else(|| format!("{text:?} is no state: reserved, supplying, settling, billed or released"))
 }
 
-impl Sessions {
+impl SessionsArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let output = self.output;
         match self.what {
-            What::List { of, state } => {
+            SessionsCommand::List { of, state } => {
                 let all = list(&self.connection, of, state).await?;
-                output.list(&shown(all))
+                output.list(&api_messages(all))
             }
-            What::Get { id } => {
+            SessionsCommand::Get { id } => {
                 let mut client = self.connection.sessions()?;
                 let found = client.get(GetSessionRequest { id }).await.map_err(|s| of_status(&s))?.into_inner();
-                output.one(&Shown(found))
+                output.one(&ApiMessage(found))
             }
-            What::Watch { of } => watch(&self.connection, of, output).await,
-            What::End { id } => {
+            SessionsCommand::Watch { of } => watch(&self.connection, of, output).await,
+            SessionsCommand::End { id } => {
                 let request = EndSessionRequest { request_id: request_id(), session_id: id };
                 let mut client = self.connection.sessions()?;
                 let session = client.end(request).await.map_err(|s| of_status(&s))?.into_inner();
-                output.one(&Shown(session))
+                output.one(&ApiMessage(session))
             }
         }
     }
 }
 
 /// All pages.
-pub(crate) async fn list(connection: &Connection, of: Of, state: Option<SessionState>) -> anyhow::Result<Vec<Session>> {
+pub(crate) async fn list(
+    connection: &OperatorConnection,
+    of: WhoseArgs,
+    state: Option<SessionState>,
+) -> anyhow::Result<Vec<Session>> {
     let mut client = connection.sessions()?;
     let mut request = ListSessionsRequest {
         charging_point_id: of.charging_point,
@@ -115,19 +118,19 @@ pub(crate) async fn list(connection: &Connection, of: Of, state: Option<SessionS
     }
 }
 
-async fn watch(connection: &Connection, of: Of, output: Output) -> anyhow::Result<()> {
+async fn watch(connection: &OperatorConnection, of: WhoseArgs, output: Output) -> anyhow::Result<()> {
     let mut client = connection.sessions()?;
     let request = WatchSessionsRequest { charging_point_id: of.charging_point, driver_id: of.driver };
     let mut changes = client.watch(request).await.map_err(|s| of_status(&s))?.into_inner();
     while let Some(step) = changes.message().await.map_err(|s| of_status(&s))? {
         let SessionEvent { event } = &step;
         let said = match event {
-            Some(Event::Changed(changed)) => one_line(&Shown(changed.clone())),
+            Some(Event::Changed(changed)) => one_line(&ApiMessage(changed.clone())),
             Some(Event::Synchronised(_)) => "-- that is all; changes follow".to_owned(),
             Some(Event::Restarted(_)) => "-- anew".to_owned(),
             None => continue,
         };
-        output.sentence(&said, &Shown(step))?;
+        output.sentence(&said, &ApiMessage(step))?;
     }
     anyhow::bail!("Central ended the stream; run it again")
 }
@@ -136,10 +139,10 @@ async fn watch(connection: &Connection, of: Of, output: Output) -> anyhow::Resul
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   chargemesh statistics --by driver --since 7d")]
-pub(crate) struct Statistics {
-    /// Per what
+pub(crate) struct StatisticsArgs {
+    /// StatisticsGroup what
     #[arg(long, value_enum, default_value_t)]
-    by: Per,
+    by: StatisticsGroup,
     /// Only tickets that ended from then on: a time ago (7d) or a UTC time
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<i64>,
@@ -147,23 +150,23 @@ pub(crate) struct Statistics {
     #[arg(long, value_name = "TIME", value_parser = since)]
     until: Option<i64>,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Per {
+enum StatisticsGroup {
     #[default]
     ChargingPoint,
     Driver,
 }
 
-impl Statistics {
+impl StatisticsArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let by = match self.by {
-            Per::ChargingPoint => By::ChargingPoint,
-            Per::Driver => By::Driver,
+            StatisticsGroup::ChargingPoint => By::ChargingPoint,
+            StatisticsGroup::Driver => By::Driver,
         };
         let mut request = StatisticsRequest {
             by: by.into(),
@@ -177,7 +180,7 @@ impl Statistics {
             let page = client.statistics(request.clone()).await.map_err(|s| of_status(&s))?.into_inner();
             all.extend(page.statistics);
             if page.next_page_token.is_empty() {
-                return self.output.list(&shown(all));
+                return self.output.list(&api_messages(all));
             }
             request.page_token = page.next_page_token;
         }

@@ -16,7 +16,7 @@ use crate::{
 #[command(after_help = "Roles that were started one by one answer themselves:
   chargemesh ctl SOCKET status                 (their --control-socket)
   curl http://127.0.0.1:PORT/readyz            (their --admin-address)")]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     /// Its data folder
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
@@ -24,7 +24,7 @@ pub(crate) struct Status {
     output: Output,
 }
 
-impl Status {
+impl StatusArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let found = network(&self.data)?;
         anyhow::ensure!(

@@ -10,10 +10,10 @@ use proto::{
 };
 
 use super::{
-    connection::Connection,
+    api_message::{ApiMessage, api_messages},
+    connection::OperatorConnection,
     request_id,
-    sessions::Of,
-    shown::{Shown, shown},
+    sessions::WhoseArgs,
     since,
     tables::ticket_text,
 };
@@ -28,19 +28,19 @@ use crate::{
   chargemesh tickets list --driver ann --since 7d
   chargemesh tickets correct SESSION --amount-minor=-120 --reason 'charged twice by mistake'
   chargemesh tickets export --format csv --file tickets.csv")]
-pub(crate) struct Tickets {
+pub(crate) struct TicketsArgs {
     #[command(subcommand)]
-    what: What,
+    what: TicketsCommand,
     #[command(flatten)]
-    connection: Connection,
+    connection: OperatorConnection,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum TicketsCommand {
     /// All, or of one charging point, driver or time
-    List(Filter),
+    List(TicketFilterArgs),
     /// One ticket, to print
     Get { session: String },
     /// A new entry that names the ticket and changes what is owed
@@ -67,7 +67,7 @@ enum What {
     /// All as JSON lines or CSV
     Export {
         #[command(flatten)]
-        filter: Filter,
+        filter: TicketFilterArgs,
         #[arg(long, value_enum, default_value_t)]
         format: Format,
         /// File to write; standard output if not given
@@ -77,9 +77,9 @@ enum What {
 }
 
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Filter {
+pub(crate) struct TicketFilterArgs {
     #[command(flatten)]
-    of: Of,
+    of: WhoseArgs,
     /// Only those that ended from then on: a time ago (7d) or a UTC time
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<i64>,
@@ -96,16 +96,16 @@ pub(crate) enum Format {
     Csv,
 }
 
-impl Tickets {
+impl TicketsArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = self.connection.sessions()?;
         let output = self.output;
         let ticket: Ticket = match self.what {
-            What::List(filter) => {
+            TicketsCommand::List(filter) => {
                 let all = list(&self.connection, filter).await?;
-                return output.list(&shown(all));
+                return output.list(&api_messages(all));
             }
-            What::Export { filter, format, file } => {
+            TicketsCommand::Export { filter, format, file } => {
                 let all = list(&self.connection, filter).await?;
                 let text = export(&all, format)?;
                 return match file {
@@ -117,11 +117,11 @@ impl Tickets {
                     None => line(text.trim_end()),
                 };
             }
-            What::Get { session } => {
+            TicketsCommand::Get { session } => {
                 let request = GetTicketRequest { session_id: session };
                 client.get_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
-            What::Correct { session, energy_wh, amount_minor, reason } => {
+            TicketsCommand::Correct { session, energy_wh, amount_minor, reason } => {
                 let request = CorrectTicketRequest {
                     request_id: request_id(),
                     session_id: session,
@@ -131,7 +131,7 @@ impl Tickets {
                 };
                 client.correct_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
-            What::SettleDispute { session, owed_wh, reason } => {
+            TicketsCommand::SettleDispute { session, owed_wh, reason } => {
                 let request = SettleDisputeRequest {
                     request_id: request_id(),
                     session_id: session,
@@ -141,12 +141,12 @@ impl Tickets {
                 client.settle_dispute(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
         };
-        output.sentence(&ticket_text(ticket.clone()).to_string(), &Shown(ticket))
+        output.sentence(&ticket_text(ticket.clone()).to_string(), &ApiMessage(ticket))
     }
 }
 
 /// All pages.
-pub(crate) async fn list(connection: &Connection, filter: Filter) -> anyhow::Result<Vec<Ticket>> {
+pub(crate) async fn list(connection: &OperatorConnection, filter: TicketFilterArgs) -> anyhow::Result<Vec<Ticket>> {
     let mut client = connection.sessions()?;
     let mut request = ListTicketsRequest {
         charging_point_id: filter.of.charging_point,
@@ -170,7 +170,7 @@ pub(crate) async fn list(connection: &Connection, filter: Filter) -> anyhow::Res
 fn export(tickets: &[Ticket], format: Format) -> anyhow::Result<String> {
     match format {
         Format::Jsonl => {
-            let lines = tickets.iter().map(|ticket| serde_json::to_string(&Shown(ticket.clone())));
+            let lines = tickets.iter().map(|ticket| serde_json::to_string(&ApiMessage(ticket.clone())));
             let lines = lines.collect::<Result<Vec<_>, _>>()?;
             Ok(lines.iter().map(|line| format!("{line}\n")).collect())
         }

@@ -354,8 +354,8 @@ fn report_interrupted(rows: &[&RecordedSession]) {
 }
 
 async fn read_books(network: &LocalNetwork, progress: &ReplayProgress) -> anyhow::Result<Books> {
-    let sessions = sessions::list(&network.connection, sessions::Of::default(), None).await?;
-    let tickets = tickets::list(&network.connection, tickets::Filter::default()).await?;
+    let sessions = sessions::list(&network.connection, sessions::WhoseArgs::default(), None).await?;
+    let tickets = tickets::list(&network.connection, tickets::TicketFilterArgs::default()).await?;
     Ok(Books::new(sessions, tickets, progress.ended()?))
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{books::request_id, recording::RecordedSession};
-use crate::{failure::of_status, operator::connection::Connection};
+use crate::{failure::of_status, operator::connection::OperatorConnection};
 
 /// A refused row is requested again with a new id: a restarted Central refuses until its charging points have reported.
 const MAX_ATTEMPTS: u32 = 30;
@@ -48,7 +48,7 @@ pub(super) struct ReplayStation {
     pub(super) driver: DriverHandle,
     pub(super) rows: Vec<RecordedSession>,
     pub(super) clock: Clock,
-    pub(super) connection: Connection,
+    pub(super) connection: OperatorConnection,
     /// Ids of earlier runs' requests, whose charging point ended with its run.
     pub(super) before: Arc<BTreeSet<String>>,
 }

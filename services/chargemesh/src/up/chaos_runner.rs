@@ -149,8 +149,8 @@ async fn snapshot(running: &RunningNetwork) -> anyhow::Result<NetworkSnapshot> {
     }
     let verified = connection.audit()?.verify(VerifyAuditRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
     Ok(NetworkSnapshot {
-        sessions: sessions::list(connection, sessions::Of::default(), None).await?,
-        tickets: tickets::list(connection, tickets::Filter::default()).await?,
+        sessions: sessions::list(connection, sessions::WhoseArgs::default(), None).await?,
+        tickets: tickets::list(connection, tickets::TicketFilterArgs::default()).await?,
         charging_points: charging_points::list(connection, String::new(), None).await?,
         meters_wh,
         audit_intact: verified.intact,

@@ -32,7 +32,7 @@ use crate::{
     certs::TRUST_DOMAIN,
     failure::of_status,
     migrate::{Service, migrate},
-    operator::{connection::Connection, identities, request_id},
+    operator::{connection::OperatorConnection, identities, request_id},
 };
 
 const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
@@ -49,7 +49,7 @@ pub(crate) struct LocalNetwork {
     pub(crate) addresses: NetworkAddresses,
     pub(crate) fault_proxy: FaultProxy,
     pub(crate) supervisor: Supervisor,
-    pub(crate) connection: Connection,
+    pub(crate) connection: OperatorConnection,
     operator: OperatorName,
     status: watch::Sender<NetworkStatus>,
     status_over: CancellationToken,
@@ -162,7 +162,7 @@ impl LocalNetwork {
     /// # Errors
     /// Where waiting does not help.
     async fn is_ready(&self) -> anyhow::Result<bool> {
-        let connection = Connection { timeout: Duration::from_secs(2), ..self.connection.clone() };
+        let connection = OperatorConnection { timeout: Duration::from_secs(2), ..self.connection.clone() };
         let (Ok(mut identities), Ok(mut points)) = (connection.identities(), connection.charging_points()) else {
             return Ok(false);
         };
@@ -305,8 +305,8 @@ fn identity_folder(operator: &OperatorName) -> String {
     format!("operator-{operator}")
 }
 
-fn connection(layout: &Layout, addresses: &NetworkAddresses, operator: &OperatorName) -> Connection {
-    Connection {
+fn connection(layout: &Layout, addresses: &NetworkAddresses, operator: &OperatorName) -> OperatorConnection {
+    OperatorConnection {
         data: layout.data.clone(),
         central: vec![addresses.central_grpc.to_string()],
         registry: vec![addresses.registry_grpc.to_string()],

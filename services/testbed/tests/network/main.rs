@@ -14,6 +14,7 @@ mod operators;
 mod reflection;
 mod refused;
 mod removal;
+mod requests;
 mod slow_start;
 mod supply_ends;
 mod support;

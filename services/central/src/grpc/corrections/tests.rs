@@ -12,7 +12,7 @@ fn ticket() -> TicketRow {
 #[test]
 fn a_settlement_owes_at_most_what_is_in_dispute_spec_3_8() {
     let settled =
-        |energy_delta_wh, amount_delta_minor| Ok(Decided { energy_delta_wh, amount_delta_minor, settled_wh: 500 });
+        |energy_delta_wh, amount_delta_minor| Ok(TicketDelta { energy_delta_wh, amount_delta_minor, settled_wh: 500 });
     assert_eq!(settlement(&ticket(), &[], 500), settled(500, 20));
     assert_eq!(settlement(&ticket(), &[], 0), settled(0, 0), "the rest is waived");
     assert!(settlement(&ticket(), &[], 501).is_err());
@@ -37,22 +37,22 @@ fn what_is_not_in_dispute_is_told_from_a_wrong_number_spec_3_8() {
     assert_eq!(reason(&TicketRow { disputed_wh: 0, ..ticket() }, 1), Reason::WrongState);
 }
 
-fn kept(asked: &Asked) -> OrderRow {
+fn kept(asked: &TicketChange) -> OrderRow {
     let (method, body) = (asked.method().to_owned(), asked.at_rest());
     OrderRow { method, body, request_id: "r1".into(), ..OrderRow::default() }
 }
 
-fn correct(session_id: &str, amount_delta_minor: i64) -> Asked {
+fn correct(session_id: &str, amount_delta_minor: i64) -> TicketChange {
     let (session_id, reason) = (session_id.into(), "meter fault".into());
-    Asked::Correct { session_id, energy_delta_wh: 0, amount_delta_minor, reason }
+    TicketChange::Correct { session_id, energy_delta_wh: 0, amount_delta_minor, reason }
 }
 
 #[test]
 fn another_use_of_a_request_id_is_an_error_and_loses_no_correction_spec_7_3() {
     let first = kept(&correct("s1", -100));
-    let again = |asked: &Asked| same_request(&first, asked.method(), &asked.at_rest());
+    let again = |asked: &TicketChange| same_request(&first, asked.method(), &asked.at_rest());
     assert!(again(&correct("s1", -100)).is_ok(), "the same again gets the same answer");
-    let settle = Asked::Settle { session_id: "s1".into(), owed_wh: 0, reason: "meter fault".into() };
+    let settle = TicketChange::Settle { session_id: "s1".into(), owed_wh: 0, reason: "meter fault".into() };
     for other in [correct("s1", -200), correct("s2", -100), settle] {
         let refused = again(&other).unwrap_err();
         assert!(refused.message().contains("\"r1\" was used for"), "{}", refused.message());

@@ -224,7 +224,7 @@ struct Slow {
     asked: mpsc::Receiver<Message>,
 }
 
-type Asked = (ChargingPointId, PointOrder, oneshot::Sender<OrderOutcome>);
+type AskedPoint = (ChargingPointId, PointOrder, oneshot::Sender<OrderOutcome>);
 
 impl Slow {
     fn new(central: &TestCentral) -> Self {
@@ -236,7 +236,7 @@ impl Slow {
     }
 
     /// What the next one is asked.
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> AskedPoint {
         loop {
             let next = tokio::time::timeout(Duration::from_secs(60), self.asked.recv()).await.unwrap().unwrap();
             if let Message::Order { at, order, answer, .. } = next {
@@ -245,7 +245,7 @@ impl Slow {
         }
     }
 
-    async fn these(&mut self, count: usize) -> Vec<Asked> {
+    async fn these(&mut self, count: usize) -> Vec<AskedPoint> {
         let mut all = Vec::new();
         while all.len() < count {
             all.push(self.next().await);

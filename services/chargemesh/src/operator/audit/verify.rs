@@ -13,14 +13,14 @@ use store::{
     registry::SCHEMA,
 };
 
-use super::{Connection, Shown};
+use super::{ApiMessage, OperatorConnection};
 use crate::{
     failure::of_status,
     output::{Output, escaped, note},
 };
 
 #[derive(Debug, Args)]
-pub(super) struct OfRegistry {
+pub(super) struct RegistryAuditArgs {
     /// Registry's data folder, with its checkpoints and audit keys; not given: that of the network in the data folder
     #[arg(long, value_name = "DIR")]
     registry_data: Option<PathBuf>,
@@ -38,9 +38,9 @@ struct AuditVerdict {
 /// Both audits, as programs read it.
 #[derive(Debug, Serialize)]
 struct BothAudits {
-    central: Shown<VerifyAuditResponse>,
+    central: ApiMessage<VerifyAuditResponse>,
     /// Nothing where it was not read.
-    registry: Option<Shown<VerifyAuditResponse>>,
+    registry: Option<ApiMessage<VerifyAuditResponse>>,
 }
 
 impl AuditVerdict {
@@ -59,7 +59,11 @@ impl AuditVerdict {
     }
 }
 
-pub(super) async fn verify(connection: &Connection, of_registry: &OfRegistry, output: Output) -> anyhow::Result<()> {
+pub(super) async fn verify(
+    connection: &OperatorConnection,
+    of_registry: &RegistryAuditArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let mut client = connection.audit()?;
     let answer = client.verify(VerifyAuditRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
     let central = AuditVerdict { whose: "Central", answer };
@@ -73,15 +77,15 @@ pub(super) async fn verify(connection: &Connection, of_registry: &OfRegistry, ou
     let all: Vec<&AuditVerdict> = [Some(&central), registry.as_ref()].into_iter().flatten().collect();
     let sentences: Vec<String> = all.iter().map(|verdict| verdict.sentence()).collect();
     let intact = all.iter().all(|verdict| verdict.answer.intact);
-    let registry = registry.map(|verdict| Shown(verdict.answer));
-    output.sentence(&sentences.join("\n"), &BothAudits { central: Shown(central.answer), registry })?;
+    let registry = registry.map(|verdict| ApiMessage(verdict.answer));
+    output.sentence(&sentences.join("\n"), &BothAudits { central: ApiMessage(central.answer), registry })?;
     anyhow::ensure!(intact, "the audit is not intact");
     Ok(())
 }
 
-impl OfRegistry {
+impl RegistryAuditArgs {
     /// The folder that was named, or the one of the network that the command speaks to.
-    fn data(&self, connection: &Connection) -> Option<PathBuf> {
+    fn data(&self, connection: &OperatorConnection) -> Option<PathBuf> {
         let of_network = || connection.folder().map(|folder| folder.join("registry"));
         self.registry_data.clone().or_else(|| of_network().filter(|data| data.join(KEYS.1).exists()))
     }

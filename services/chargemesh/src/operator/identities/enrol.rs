@@ -17,7 +17,7 @@ use proto::{
 };
 
 use super::{
-    super::{price, shown::Shown},
+    super::{api_message::ApiMessage, price},
     KindArg, request_id,
 };
 use crate::{
@@ -33,19 +33,19 @@ pub(super) struct Enrol {
     /// City of a charging point
     #[arg(long, default_value = "")]
     city: String,
-    /// Place of a charging point
+    /// CredentialFile of a charging point
     #[arg(long, default_value = "")]
     place: String,
     /// Currency units per kWh, at most four decimal places; Central's usual price if not given
     #[arg(long, value_name = "PRICE", value_parser = price)]
     price: Option<u32>,
     #[command(flatten)]
-    to: Destination,
+    to: CredentialOutput,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Destination {
+struct CredentialOutput {
     /// New file for the credential, readable by this user alone
     #[arg(long, value_name = "FILE")]
     credential_file: Option<PathBuf>,
@@ -62,7 +62,7 @@ impl Enrol {
         };
         let peer = kind.peer(&self.id).map_err(|error| Misuse::new(error.to_string()))?;
         // Before the id is enrolled: a credential that nobody can keep would be lost.
-        let file = self.to.credential_file.as_deref().map(Place::new).transpose()?;
+        let file = self.to.credential_file.as_deref().map(CredentialFile::new).transpose()?;
         let request = EnrolRequest {
             request_id: request_id(),
             kind: Kind::from(self.kind).into(),
@@ -75,7 +75,7 @@ impl Enrol {
         let mut enrolled = client.enrol(request).await.map_err(|s| of_status(&s))?.into_inner();
         let Some(place) = file else {
             note(&format!("{peer} is enrolled; its credential, shown once:"));
-            return output.sentence(&enrolled.credential.clone(), &Shown(enrolled));
+            return output.sentence(&enrolled.credential.clone(), &ApiMessage(enrolled));
         };
         // Into the file alone.
         let credential = zeroize::Zeroizing::new(std::mem::take(&mut enrolled.credential));
@@ -83,17 +83,17 @@ impl Enrol {
         place.keep(&credential).with_context(|| {
             format!("{peer} is enrolled, but its credential could not be kept; get another with `identities reissue`")
         })?;
-        output.sentence(&format!("{peer} is enrolled; its credential is in {}", path.display()), &Shown(enrolled))
+        output.sentence(&format!("{peer} is enrolled; its credential is in {}", path.display()), &ApiMessage(enrolled))
     }
 }
 
 /// A new file of mode 0600; gone again where nothing came into it.
-struct Place<'a> {
+struct CredentialFile<'a> {
     path: &'a Path,
     file: Option<File>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> CredentialFile<'a> {
     fn new(path: &'a Path) -> Result<Self, Misuse> {
         let opened = File::options().write(true).create_new(true).mode(0o600).open(path);
         let file = opened.map_err(|error| {
@@ -112,7 +112,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for CredentialFile<'_> {
     fn drop(&mut self) {
         if self.file.is_some() {
             drop(std::fs::remove_file(self.path));
@@ -130,10 +130,10 @@ mod tests {
     fn a_credential_is_kept_in_a_new_file_of_mode_0600_spec_7_4() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("credential");
-        Place::new(&path).unwrap().keep("cmc1.CP-1.secret.tag").unwrap();
+        CredentialFile::new(&path).unwrap().keep("cmc1.CP-1.secret.tag").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "cmc1.CP-1.secret.tag\n");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let error = Place::new(&path).err().unwrap().to_string();
+        let error = CredentialFile::new(&path).err().unwrap().to_string();
         assert!(error.contains("give a new file"), "none is overwritten: {error}");
     }
 
@@ -141,7 +141,7 @@ mod tests {
     fn no_file_is_left_where_nothing_was_enrolled() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("credential");
-        drop(Place::new(&path).unwrap());
+        drop(CredentialFile::new(&path).unwrap());
         assert!(!path.exists());
     }
 
@@ -149,11 +149,11 @@ mod tests {
     fn where_the_credential_goes_must_be_said_spec_7_4() {
         use clap::Parser as _;
         #[derive(clap::Parser)]
-        struct Cli {
+        struct EnrolCli {
             #[command(flatten)]
             enrol: Enrol,
         }
-        let parsed = |more: &[&str]| Cli::try_parse_from([&["x", "driver", "ann"], more].concat()).is_ok();
+        let parsed = |more: &[&str]| EnrolCli::try_parse_from([&["x", "driver", "ann"], more].concat()).is_ok();
         assert!(!parsed(&[]) && parsed(&["--print-credential"]) && parsed(&["--credential-file", "f"]));
         assert!(!parsed(&["--print-credential", "--credential-file", "f"]));
     }

@@ -3,7 +3,7 @@
 use proto::{central::v1::AuditEntry, json_of, millis};
 
 use crate::{
-    operator::shown::Shown,
+    operator::api_message::ApiMessage,
     output::{Columns, escaped},
 };
 
@@ -22,7 +22,7 @@ pub(crate) fn parameters_text(entry: &AuditEntry) -> String {
     parameters.iter().map(|(name, value)| escaped(&format!("{name}={}", text(value)))).collect::<Vec<_>>().join(", ")
 }
 
-impl Columns for Shown<AuditEntry> {
+impl Columns for ApiMessage<AuditEntry> {
     const HEADERS: &'static [&'static str] = &["time", "who", "address", "action", "object", "outcome", "parameters"];
     fn cells(&self) -> Vec<String> {
         let entry = &self.0;

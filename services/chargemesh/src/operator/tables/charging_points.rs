@@ -7,7 +7,7 @@ use proto::{
 use serde::Serialize;
 
 use crate::{
-    operator::shown::{Shown, at, money, name, payer, wh},
+    operator::api_message::{ApiMessage, at, money, name, payer, wh},
     output::{Columns, escaped},
 };
 
@@ -47,7 +47,7 @@ fn running(cp: &ChargingPoint) -> [String; 5] {
     [session_id.clone(), payer(driver_id), wh(*energy_wh), amount, format!("{power_w} W")]
 }
 
-impl Columns for Shown<ChargingPoint> {
+impl Columns for ApiMessage<ChargingPoint> {
     const HEADERS: &'static [&'static str] =
         &["id", "state", "city", "place", "price", "driver", "energy", "amount", "power", "key", "why"];
     fn cells(&self) -> Vec<String> {
@@ -72,7 +72,7 @@ impl Columns for Shown<ChargingPoint> {
 /// What `get` shows; as JSON the same as in a list.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-pub(crate) struct ChargingPointRecord(pub(crate) Shown<ChargingPoint>);
+pub(crate) struct ChargingPointRecord(pub(crate) ApiMessage<ChargingPoint>);
 
 impl Columns for ChargingPointRecord {
     const HEADERS: &'static [&'static str] = &[
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn one_charging_point_is_shown_with_everything_that_is_known_of_it() {
-        let record = ChargingPointRecord(Shown(charging_point()));
+        let record = ChargingPointRecord(ApiMessage(charging_point()));
         let cells = record.cells();
         assert_eq!(cells.len(), ChargingPointRecord::HEADERS.len());
         let of = |header: &str| {
@@ -215,7 +215,7 @@ mod tests {
         );
         assert_eq!(of("driver"), "", "nobody is served");
         assert_eq!(of("why"), "operator-stop; unintelligible messages from CP-1 (3)");
-        let cells = Shown(charging_point()).cells();
-        assert_eq!(cells.len(), Shown::<ChargingPoint>::HEADERS.len());
+        let cells = ApiMessage(charging_point()).cells();
+        assert_eq!(cells.len(), ApiMessage::<ChargingPoint>::HEADERS.len());
     }
 }

@@ -11,7 +11,7 @@ use proto::{
 };
 
 use crate::{
-    operator::shown::{Shown, at, name},
+    operator::api_message::{ApiMessage, at, name},
     output::{Columns, escaped},
 };
 
@@ -85,7 +85,7 @@ pub(crate) fn sentence(order: &Order) -> String {
     text
 }
 
-impl Columns for Shown<Order> {
+impl Columns for ApiMessage<Order> {
     const HEADERS: &'static [&'static str] = &[
         "id",
         "given",
@@ -158,8 +158,8 @@ mod tests {
     fn an_order_says_what_it_ordered_and_of_whom_spec_7_3() {
         let which = Some(Which::City("Elche".into()));
         let ordered = Some(Ordered::SetPrice(SetPrice { price_e4: 4_200 }));
-        let cells = Shown(Order { ordered, selector: Some(Selector { which }), ..order() }).cells();
+        let cells = ApiMessage(Order { ordered, selector: Some(Selector { which }), ..order() }).cells();
         assert_eq!((cells[3].as_str(), cells[4].as_str()), ("price 0.4200", "city Elche"));
-        assert_eq!(cells.len(), Shown::<Order>::HEADERS.len());
+        assert_eq!(cells.len(), ApiMessage::<Order>::HEADERS.len());
     }
 }

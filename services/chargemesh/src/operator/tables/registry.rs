@@ -6,7 +6,7 @@ use proto::{
 };
 
 use crate::{
-    operator::shown::{Shown, at, name},
+    operator::api_message::{ApiMessage, at, name},
     output::{Columns, escaped},
 };
 
@@ -14,7 +14,7 @@ fn kind_name(kind: Kind) -> String {
     name(kind.as_str_name(), "KIND_")
 }
 
-impl Columns for Shown<Identity> {
+impl Columns for ApiMessage<Identity> {
     /// Central rules over place and price afterwards, so here they are as they were said to Registry.
     const HEADERS: &'static [&'static str] =
         &["kind", "id", "state", "enrolled city", "enrolled place", "enrolled price", "enrolled at"];
@@ -33,7 +33,7 @@ impl Columns for Shown<Identity> {
     }
 }
 
-impl Columns for Shown<Token> {
+impl Columns for ApiMessage<Token> {
     const HEADERS: &'static [&'static str] =
         &["token", "kind", "ids", "city", "uses left", "expires", "made by", "revoked"];
     fn cells(&self) -> Vec<String> {
@@ -51,7 +51,7 @@ impl Columns for Shown<Token> {
     }
 }
 
-impl Columns for Shown<Operator> {
+impl Columns for ApiMessage<Operator> {
     const HEADERS: &'static [&'static str] = &["name", "role", "removed"];
     fn cells(&self) -> Vec<String> {
         let o = &self.0;
@@ -70,15 +70,15 @@ mod tests {
     fn a_removed_identity_that_may_enrol_again_says_so_and_place_and_price_are_as_enrolled_spec_7_4() {
         let mut identity = Identity { id: "CP-1".into(), price_e4: Some(4_000), ..Identity::default() };
         identity.set_state(IdentityState::Removed);
-        assert_eq!(Shown(identity.clone()).cells()[2], "removed");
-        let cells = Shown(Identity { may_enrol: true, ..identity }).cells();
+        assert_eq!(ApiMessage(identity.clone()).cells()[2], "removed");
+        let cells = ApiMessage(Identity { may_enrol: true, ..identity }).cells();
         assert_eq!(cells[2], "removed, may enrol");
-        assert_eq!((Shown::<Identity>::HEADERS[5], cells[5].as_str()), ("enrolled price", "0.4000"));
+        assert_eq!((ApiMessage::<Identity>::HEADERS[5], cells[5].as_str()), ("enrolled price", "0.4000"));
     }
 
     #[test]
     fn a_token_names_the_kinds_that_it_is_for_spec_7_4() {
         let kinds = vec![Kind::ChargingPoint.into(), Kind::Driver.into()];
-        assert_eq!(Shown(Token { kinds, ..Token::default() }).cells()[1], "charging-point, driver");
+        assert_eq!(ApiMessage(Token { kinds, ..Token::default() }).cells()[1], "charging-point, driver");
     }
 }

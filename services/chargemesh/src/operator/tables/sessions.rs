@@ -3,11 +3,11 @@
 use proto::central::v1::{Session, Statistic};
 
 use crate::{
-    operator::shown::{Shown, at, money, name, payer, wh},
+    operator::api_message::{ApiMessage, at, money, name, payer, wh},
     output::Columns,
 };
 
-impl Columns for Shown<Session> {
+impl Columns for ApiMessage<Session> {
     const HEADERS: &'static [&'static str] = &[
         "id",
         "state",
@@ -41,7 +41,7 @@ impl Columns for Shown<Session> {
     }
 }
 
-impl Columns for Shown<Statistic> {
+impl Columns for ApiMessage<Statistic> {
     const HEADERS: &'static [&'static str] = &["id", "sessions", "energy", "amount", "disputed", "discrepancy"];
     fn cells(&self) -> Vec<String> {
         let s = &self.0;

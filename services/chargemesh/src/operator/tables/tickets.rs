@@ -9,7 +9,7 @@ use proto::{
 };
 
 use crate::{
-    operator::shown::{Shown, at, money, payer, wh},
+    operator::api_message::{ApiMessage, at, money, payer, wh},
     output::{Columns, escaped},
 };
 
@@ -48,7 +48,7 @@ fn correction_text(correction: Correction) -> CorrectionText {
     }
 }
 
-impl Columns for Shown<Ticket> {
+impl Columns for ApiMessage<Ticket> {
     const HEADERS: &'static [&'static str] = &[
         "session",
         "charging point",

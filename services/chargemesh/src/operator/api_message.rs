@@ -12,9 +12,9 @@ static CONTRACT: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorP
 
 /// Serializes as protobuf's JSON, fields without a value included unless their absence means something.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Shown<M>(pub(crate) M);
+pub(crate) struct ApiMessage<M>(pub(crate) M);
 
-impl<M: Message + Name> Serialize for Shown<M> {
+impl<M: Message + Name> Serialize for ApiMessage<M> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let descriptor = CONTRACT.as_ref().and_then(|pool| pool.get_message_by_name(&M::full_name()));
         let descriptor = descriptor.ok_or_else(|| S::Error::custom(format!("{} has no descriptor", M::full_name())))?;
@@ -25,8 +25,8 @@ impl<M: Message + Name> Serialize for Shown<M> {
 }
 
 /// Each of them, to be printed.
-pub(crate) fn shown<M>(all: impl IntoIterator<Item = M>) -> Vec<Shown<M>> {
-    all.into_iter().map(Shown).collect()
+pub(crate) fn api_messages<M>(all: impl IntoIterator<Item = M>) -> Vec<ApiMessage<M>> {
+    all.into_iter().map(ApiMessage).collect()
 }
 
 /// A value of an enumeration as people read it: `STATE_OUT_OF_ORDER` is `out-of-order`.
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn json_of<M: Message + Name>(message: M) -> Value {
-        serde_json::to_value(Shown(message)).unwrap()
+        serde_json::to_value(ApiMessage(message)).unwrap()
     }
 
     #[test]
