@@ -44,7 +44,7 @@ pub use audit_throttle::AuditThrottle;
 #[cfg(test)]
 pub(crate) use harness::charge_point;
 pub use input::{
-    Decision, Effect, FirstAnswer, IdentityChange, Observation, OrderOutcome, PointChange, PointInput, PointOrder,
+    Decision, Effect, EnrolmentChange, FirstAnswer, Observation, OrderOutcome, PointChange, PointInput, PointOrder,
     Reply, StoreRefusal, SupplyRequest, Takeover, reconcile,
 };
 pub use messages::{
@@ -93,7 +93,7 @@ pub struct Record {
 
 /// Under which epoch and version of its row a charging point is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowVersion {
+pub struct PointVersion {
     pub epoch: u64,
     pub version: u64,
 }
@@ -228,9 +228,9 @@ impl ChargePoint {
 
     /// Makes a decision's next state the present one, after its changes became durable under `hold`; none where
     /// nothing was to be written.
-    pub fn apply(&mut self, next: Record, pending: Pending, hold: Option<RowVersion>) {
-        let RowVersion { epoch, version } =
-            hold.unwrap_or(RowVersion { epoch: self.record.epoch, version: self.record.version });
+    pub fn apply(&mut self, next: Record, pending: Pending, hold: Option<PointVersion>) {
+        let PointVersion { epoch, version } =
+            hold.unwrap_or(PointVersion { epoch: self.record.epoch, version: self.record.version });
         self.record = Record { epoch, version, ..next };
         self.pending = pending;
         if self.record.quarantined {

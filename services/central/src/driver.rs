@@ -12,7 +12,7 @@ use wire::LinkKey;
 
 use crate::{
     audit::{AuditAction, AuditRecord},
-    charge_point::{IdentityChange, StoreRefusal},
+    charge_point::{EnrolmentChange, StoreRefusal},
     event::DomainEvent,
     key::{AGE, EXPIRED, KeyEntry, KeyStage, Keyring},
     origin::{LinkNo, Origin},
@@ -49,7 +49,7 @@ pub enum DriverInput {
     },
     /// The key's life is over.
     Expire,
-    Identity(IdentityChange),
+    Identity(EnrolmentChange),
 }
 
 #[derive(Clone, Debug)]
@@ -183,7 +183,7 @@ impl Core for DriverAccount {
 }
 
 impl DriverDecision {
-    fn identity(&mut self, identity: &IdentityChange, now: Now) {
+    fn identity(&mut self, identity: &EnrolmentChange, now: Now) {
         // A crash may have come between the mirror and what it means for keys.
         let left_over = self.next.removed && self.next.keys.usable().next().is_some();
         if !identity.is_news_to(&self.next.keys, self.next.removed && !left_over) {
@@ -191,11 +191,11 @@ impl DriverDecision {
         }
         let (was_removed, keys) = (self.next.removed && !left_over, &mut self.next.keys);
         let (gone, action) = match *identity {
-            IdentityChange::Enrolled { incarnation } => (keys.enrolled(incarnation), AuditAction::Enrolled),
-            IdentityChange::Void { incarnation } => (keys.voided(incarnation), AuditAction::CredentialVoid),
-            IdentityChange::Removed { incarnation } => (keys.removed(incarnation), AuditAction::Removed),
+            EnrolmentChange::Enrolled { incarnation } => (keys.enrolled(incarnation), AuditAction::Enrolled),
+            EnrolmentChange::Void { incarnation } => (keys.voided(incarnation), AuditAction::CredentialVoid),
+            EnrolmentChange::Removed { incarnation } => (keys.removed(incarnation), AuditAction::Removed),
         };
-        self.next.removed = matches!(identity, IdentityChange::Removed { .. });
+        self.next.removed = matches!(identity, EnrolmentChange::Removed { .. });
         if was_removed && self.next.removed {
             return;
         }
@@ -276,11 +276,11 @@ mod tests {
         assert_eq!(decided(&mut account, &rotate), [DriverEffect::Grant { link: None, key_no: 2 }]);
         decided(&mut account, &proven(2));
         assert_eq!(account.keys.usable().map(|(no, _)| no).collect::<Vec<_>>(), [2]);
-        let removed = DriverInput::Identity(IdentityChange::Removed { incarnation: 1 });
+        let removed = DriverInput::Identity(EnrolmentChange::Removed { incarnation: 1 });
         assert_eq!(decided(&mut account, &removed), [DriverEffect::CloseAll]);
         assert!(account.removed && account.keys.usable().next().is_none());
         assert_eq!(decided(&mut account, &removed), [], "the same again changes nothing");
-        for late in [IdentityChange::Enrolled { incarnation: 1 }, IdentityChange::Void { incarnation: 1 }] {
+        for late in [EnrolmentChange::Enrolled { incarnation: 1 }, EnrolmentChange::Void { incarnation: 1 }] {
             assert_eq!(decided(&mut account, &DriverInput::Identity(late)), [], "it was before the removal");
         }
         assert_eq!(
@@ -288,7 +288,7 @@ mod tests {
             [DriverEffect::Refuse { link: LinkNo(1), reason: Reason::Unavailable }]
         );
         assert!(account.removed && account.keys.staged().is_none());
-        decided(&mut account, &DriverInput::Identity(IdentityChange::Enrolled { incarnation: 2 }));
+        decided(&mut account, &DriverInput::Identity(EnrolmentChange::Enrolled { incarnation: 2 }));
         assert_eq!(decided(&mut account, &grant), [DriverEffect::Grant { link: Some(LinkNo(1)), key_no: 3 }]);
     }
 
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn a_void_credential_gets_no_key_spec_4_7() {
         let mut account = DriverAccount::new("D1".parse().unwrap(), Keyring::default(), false);
-        decided(&mut account, &DriverInput::Identity(IdentityChange::Void { incarnation: 0 }));
+        decided(&mut account, &DriverInput::Identity(EnrolmentChange::Void { incarnation: 0 }));
         let grant = DriverInput::Grant { link: LinkNo(1), material: material(), from: Origin::central() };
         assert!(matches!(decided(&mut account, &grant)[..], [DriverEffect::Link(_, down::Body::AuthStatus(_))]));
     }

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use wire::Link;
 
 use self::{
-    connection::Connection,
+    connection::ServedConnection,
     limiter::{LinkLimiter, LinkPermit},
     responder::Responder,
 };
@@ -57,7 +57,7 @@ const BUSY: Duration = Duration::from_secs(2);
 
 /// An accepted connection and what drives it.
 struct Accepted {
-    connection: Connection,
+    connection: ServedConnection,
     evicted: CancellationToken,
     send_queue: SendQueue,
     link: Box<Link>,
@@ -150,7 +150,7 @@ impl Links {
             send_queue: send_queue.clone(),
             epoch: None,
         };
-        let connection = Connection::new(responder, Arc::new(permit));
+        let connection = ServedConnection::new(responder, Arc::new(permit));
         Accepted { connection, evicted, send_queue, link, queued }
     }
 

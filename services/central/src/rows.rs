@@ -10,14 +10,14 @@ use proto::{
     registry::v1::Kind,
 };
 use store::central::{
-    AuditEntry, ChargingPointRow, DiscrepancyRow, KeyEncryption, KeyRow, KeyState as StoredKeyState,
+    AuditEntry, ChargingPointRow, CommitRefusal, DiscrepancyRow, KeyEncryption, KeyRow, KeyState as StoredKeyState,
     MirroredIdentityRow, OnceRow, OutboxEvent, RowWrite, SessionRow, TicketRow,
 };
 use wire::LinkKey;
 
 use crate::{
     audit::AuditRecord,
-    charge_point::{self, FirstAnswer, Notice, PointChange, Record},
+    charge_point::{self, FirstAnswer, Notice, PointChange, Record, StoreRefusal},
     event::DomainEvent,
     key::{KeyEntry, KeyStage, Keyring},
     session::{Session, SessionId, Ticket},
@@ -233,6 +233,26 @@ pub(crate) fn first_answer(row: &OnceRow) -> Option<FirstAnswer> {
         reason: step.reason(),
         detail: step.detail,
     })
+}
+
+/// The store's refusal in the core's terms, and whether what is in memory is out of date.
+pub(crate) fn refusal(refusal: CommitRefusal) -> (StoreRefusal, bool) {
+    match refusal {
+        CommitRefusal::DriverBusy => (StoreRefusal::DriverBusy, false),
+        CommitRefusal::ChargingPointBusy => (StoreRefusal::ChargingPointBusy, true),
+        CommitRefusal::Repeated(row) => match first_answer(&row) {
+            Some(first) => (StoreRefusal::Repeated(first), false),
+            None => (StoreRefusal::Unavailable("its first answer is not readable".to_owned()), false),
+        },
+        CommitRefusal::RequestIdReused(reused) => (StoreRefusal::RequestIdReused(reused.to_string()), false),
+        CommitRefusal::RepeatedOrder(_) | CommitRefusal::CorrectedMeanwhile => {
+            (StoreRefusal::Unavailable("an order in a turn of a charging point".to_owned()), false)
+        }
+        CommitRefusal::AlreadyBilled => (StoreRefusal::AlreadyBilled, true),
+        CommitRefusal::Fenced => (StoreRefusal::Fenced, true),
+        CommitRefusal::Unavailable(why) => (StoreRefusal::Unavailable(why), false),
+        CommitRefusal::Rejected(why) => (StoreRefusal::Unavailable(why), true),
+    }
 }
 
 pub(crate) fn key_row(holder: &PeerId, key: &KeyEntry, kek: &KeyEncryption, now: Now) -> KeyRow {

@@ -6,6 +6,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -15,7 +16,7 @@ use store::{
     Database,
     central::{KeyEncryption, KeyRow, audit::AuditKey},
 };
-use wire::{PublicKey, StaticKey};
+use wire::{LinkKey, PublicKey, StaticKey};
 use zeroize::Zeroizing;
 
 pub(crate) struct Secrets {
@@ -95,6 +96,11 @@ impl Secrets {
     pub(crate) fn pins(&self) -> Vec<PublicKey> {
         self.link.iter().map(StaticKey::public).collect()
     }
+}
+
+/// A fresh key of a link, from the operating system's generator.
+pub(crate) fn fresh_link_key() -> Arc<LinkKey> {
+    Arc::new(LinkKey::generate(random()))
 }
 
 /// 32 bytes of the operating system's generator.

@@ -63,22 +63,22 @@ pub(crate) trait Core {
 }
 
 /// A decision, and what it was made of.
-pub(crate) struct Decided<C: Core> {
+pub(crate) struct DecidedInput<C: Core> {
     pub(crate) input: C::Input,
     pub(crate) decision: C::Decision,
     tries: u8,
 }
 
-enum InFlight<C: Core> {
+enum TurnState<C: Core> {
     /// The store has it since then.
-    Turn(Box<Decided<C>>, Instant),
+    Turn(Box<DecidedInput<C>>, Instant),
     /// What is durable is read again; nothing can be decided meanwhile.
     Reload,
 }
 
 pub(crate) struct Turns<C: Core> {
     mailbox: Mailbox<C::Input>,
-    in_flight: Option<InFlight<C>>,
+    in_flight: Option<TurnState<C>>,
     /// What the store did not take and is never given up, and when it is tried again.
     retries: Vec<C::Input>,
     retry_at: Option<Instant>,
@@ -106,24 +106,24 @@ impl<C: Core> Turns<C> {
     }
 
     /// The next decision, unless one is in flight. To be carried out, or handed back to [`begin`](Self::begin).
-    pub(crate) fn next(&mut self, core: &C, settings: &CentralSettings, now: Now) -> Option<Decided<C>> {
+    pub(crate) fn next(&mut self, core: &C, settings: &CentralSettings, now: Now) -> Option<DecidedInput<C>> {
         if self.in_flight.is_some() {
             return None;
         }
         let input = self.mailbox.pop(self.own_waits, C::speaker)?;
         let decision = core.decide(&input, settings, now);
-        Some(Decided { input, decision, tries: 1 })
+        Some(DecidedInput { input, decision, tries: 1 })
     }
 
     /// The store has the decision's changes now.
-    pub(crate) fn begin(&mut self, decided: Decided<C>, now: Now) {
-        self.in_flight = Some(InFlight::Turn(Box::new(decided), now.mono));
+    pub(crate) fn begin(&mut self, decided: DecidedInput<C>, now: Now) {
+        self.in_flight = Some(TurnState::Turn(Box::new(decided), now.mono));
     }
 
     /// The store has answered.
-    pub(crate) fn end(&mut self) -> Option<Decided<C>> {
+    pub(crate) fn end(&mut self) -> Option<DecidedInput<C>> {
         match self.in_flight.take() {
-            Some(InFlight::Turn(decided, _)) => Some(*decided),
+            Some(TurnState::Turn(decided, _)) => Some(*decided),
             other => {
                 self.in_flight = other;
                 None
@@ -137,7 +137,7 @@ impl<C: Core> Turns<C> {
 
     /// Nothing is decided until [`reloaded`](Self::reloaded): what is durable is read again.
     pub(crate) fn reload(&mut self) {
-        self.in_flight = Some(InFlight::Reload);
+        self.in_flight = Some(TurnState::Reload);
     }
 
     pub(crate) fn reloaded(&mut self) {
@@ -151,14 +151,14 @@ impl<C: Core> Turns<C> {
         (input, tries): (C::Input, u8),
         refusal: &C::Refusal,
         (settings, now): (&CentralSettings, Now),
-    ) -> Option<Decided<C>> {
+    ) -> Option<DecidedInput<C>> {
         if C::speaker(&input) == Speaker::Registry {
             self.retries.push(input);
             self.retry_at = Some(now.mono + RETRY);
             return None;
         }
         let decision = core.refused(&input, refusal, settings, now);
-        (tries < TRIES || !C::is_durable(&decision)).then_some(Decided { input, decision, tries: tries + 1 })
+        (tries < TRIES || !C::is_durable(&decision)).then_some(DecidedInput { input, decision, tries: tries + 1 })
     }
 
     /// An input that finds no room, or has waited in vain: what is decided of that, if it changes nothing.
@@ -168,7 +168,7 @@ impl<C: Core> Turns<C> {
         input: C::Input,
         refusal: &C::Refusal,
         at: (&CentralSettings, Now),
-    ) -> Option<Decided<C>> {
+    ) -> Option<DecidedInput<C>> {
         self.again(core, (input, TRIES), refusal, at)
     }
 
@@ -192,8 +192,8 @@ impl<C: Core> Turns<C> {
 
     fn deadline(&self) -> Option<Instant> {
         match &self.in_flight {
-            Some(InFlight::Turn(_, since)) => Some(*since + DEADLINE),
-            Some(InFlight::Reload) | None => None,
+            Some(TurnState::Turn(_, since)) => Some(*since + DEADLINE),
+            Some(TurnState::Reload) | None => None,
         }
     }
 
@@ -202,7 +202,7 @@ impl<C: Core> Turns<C> {
     }
 }
 
-impl<C: Core> Decided<C> {
+impl<C: Core> DecidedInput<C> {
     /// The input, and how often it has been decided.
     pub(crate) fn into_parts(self) -> ((C::Input, u8), C::Decision) {
         ((self.input, self.tries), self.decision)

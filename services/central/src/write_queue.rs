@@ -25,7 +25,7 @@ const AT_ONCE: usize = 512;
 
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueuedWrites>,
     filled: Notify,
     /// One turn at a time, so that the order stays.
     turn: tokio::sync::Mutex<()>,
@@ -35,7 +35,7 @@ pub(crate) struct WriteQueue {
 type Subject = Option<PeerId>;
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedWrites {
     writes: VecDeque<(Subject, RowWrite)>,
     /// How many of `writes` are about whom.
     shares: HashMap<Subject, usize>,
@@ -86,12 +86,12 @@ impl WriteQueue {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, QueuedWrites> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
+impl QueuedWrites {
     fn push(&mut self, about: Subject, write: RowWrite) {
         let share = self.shares.entry(about.clone()).or_default();
         if *share >= SHARE || self.writes.len() >= WAITING {
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn one_peers_entries_never_take_the_room_of_others_spec_8_2() {
-        let mut waiting = Waiting::default();
+        let mut waiting = QueuedWrites::default();
         (0..1_000_000).for_each(|_| waiting.push(point(1), write()));
         waiting.push(point(2), write());
         waiting.push(None, write());

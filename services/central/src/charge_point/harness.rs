@@ -146,7 +146,7 @@ impl PointHarness {
             Ok(()) => {
                 let record = &self.points[point].record;
                 let epoch = record.epoch + u64::from(decision.takeover.is_some());
-                let hold = (!decision.changes.is_empty()).then(|| RowVersion { epoch, version: record.version + 1 });
+                let hold = (!decision.changes.is_empty()).then(|| PointVersion { epoch, version: record.version + 1 });
                 self.points[point].apply(decision.next, decision.pending, hold);
                 decision.after_commit.into_iter().for_each(|effect| self.perform(point, effect));
             }

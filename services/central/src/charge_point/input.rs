@@ -145,7 +145,7 @@ pub enum PointInput {
         key_no: u64,
         reply: Reply,
     },
-    Identity(IdentityChange),
+    Identity(EnrolmentChange),
 }
 
 /// A supply wished for by a driver, or at the charging point itself.
@@ -195,7 +195,7 @@ pub enum PointOrder {
 
 /// What Registry says of the charging point.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IdentityChange {
+pub enum EnrolmentChange {
     Enrolled {
         incarnation: u64,
     },

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use proto::link::v1::{self as link, KeyState, Reason, down};
 use wire::LinkKey;
 
-use super::{Effect, IdentityChange, Notice, OrderOutcome, PointOrder, Reply, decision::DecisionBuilder};
+use super::{Effect, EnrolmentChange, Notice, OrderOutcome, PointOrder, Reply, decision::DecisionBuilder};
 use crate::{
     audit::AuditAction,
     key::Keyring,
@@ -16,7 +16,7 @@ use crate::{
 /// How often a charging point may switch its own maintenance.
 const SWITCHED_EVERY: Duration = Duration::from_secs(1);
 
-impl IdentityChange {
+impl EnrolmentChange {
     /// Registry's words can come late and twice, beside each other on its stream and with its answers. An enrolment goes
     /// from enrolled to void to removed, so that what came before is told from what comes next.
     pub fn is_news_to(&self, keys: &Keyring, removed: bool) -> bool {
@@ -255,13 +255,13 @@ impl DecisionBuilder<'_> {
         self.answer(reply, outcome);
     }
 
-    pub(super) fn identity(&mut self, identity: &IdentityChange) {
+    pub(super) fn identity(&mut self, identity: &EnrolmentChange) {
         let registry = Origin::new("registry", "");
         if !identity.is_news_to(&self.point.record.keys, self.point.record.removed) {
             return;
         }
         match identity {
-            IdentityChange::Enrolled { incarnation } => {
+            EnrolmentChange::Enrolled { incarnation } => {
                 let void = self.decision.next.keys.enrolled(*incarnation);
                 self.keys_changed(void);
                 self.decision.next.removed = false;
@@ -271,7 +271,7 @@ impl DecisionBuilder<'_> {
                 self.end_for_good(Reason::KeyRevoked);
                 self.close_links();
             }
-            IdentityChange::Void { incarnation } => {
+            EnrolmentChange::Void { incarnation } => {
                 let _idempotent = self.revoke(&registry);
                 let _none_left = self.decision.next.keys.voided(*incarnation);
                 self.decision.next.removed = false;
@@ -279,7 +279,7 @@ impl DecisionBuilder<'_> {
                     self.change_point();
                 }
             }
-            IdentityChange::Removed { incarnation } => {
+            EnrolmentChange::Removed { incarnation } => {
                 let gone = self.decision.next.keys.removed(*incarnation);
                 if self.point.record.removed {
                     return;

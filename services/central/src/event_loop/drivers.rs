@@ -5,7 +5,6 @@ use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 use mesh::{clock::Now, rate::Tally};
 use proto::{DriverId, PeerId};
 use store::central::{CommitRefusal, Committed, RowWrite, Turn, TurnId};
-use wire::LinkKey;
 
 use super::{Completion, EventLoop, TimerKey};
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
     key::{KeyDue, Keyring},
     origin::{LinkNo, Origin},
     rows, secrets,
-    turns::{self, Core as _, Decided, Turns},
+    turns::{self, Core as _, DecidedInput, Turns},
 };
 
 pub(super) struct DriverEntry {
@@ -43,11 +42,6 @@ impl DriverEntry {
             unnoted_from: "".into(),
         }
     }
-}
-
-/// A key from the operating system's generator.
-pub(super) fn fresh_key() -> Arc<LinkKey> {
-    Arc::new(LinkKey::generate(secrets::random()))
 }
 
 impl EventLoop {
@@ -115,7 +109,7 @@ impl EventLoop {
         }
     }
 
-    fn carry_out_for_driver(&mut self, driver: &DriverId, decided: Decided<DriverAccount>) {
+    fn carry_out_for_driver(&mut self, driver: &DriverId, decided: DecidedInput<DriverAccount>) {
         if !DriverAccount::is_durable(&decided.decision) {
             return self.driver_decided(driver, decided.into_parts().1);
         }
@@ -142,7 +136,7 @@ impl EventLoop {
             Ok(_) => self.driver_decided(driver, decision),
             Err(refusal) => {
                 tracing::warn!(driver.id = %driver, error = %refusal, "a driver's key could not be changed");
-                let refusal = super::points::translate(refusal).0;
+                let refusal = rows::refusal(refusal).0;
                 if let Some(decided) = turns.again(account, input, &refusal, (&shared.settings, now)) {
                     self.carry_out_for_driver(driver, decided);
                 }
@@ -211,7 +205,9 @@ impl EventLoop {
             }
             match due {
                 Some(KeyDue::Expired) => self.offer_to_driver(driver, DriverInput::Expire),
-                Some(KeyDue::Rotation) => self.offer_to_driver(driver, DriverInput::Rotate { material: fresh_key() }),
+                Some(KeyDue::Rotation) => {
+                    self.offer_to_driver(driver, DriverInput::Rotate { material: secrets::fresh_link_key() })
+                }
                 None => {}
             }
         }
@@ -267,8 +263,10 @@ mod tests {
         let (mut event_loop, driver) = event_loop(&central).await;
         for _ in 0..2 * DriverAccount::room(turns::Speaker::Own) {
             let (link, _) = central.link();
-            event_loop
-                .offer_to_driver(&driver, DriverInput::Grant { link, material: fresh_key(), from: Origin::central() });
+            event_loop.offer_to_driver(
+                &driver,
+                DriverInput::Grant { link, material: secrets::fresh_link_key(), from: Origin::central() },
+            );
         }
         event_loop.identity(&removed());
         while let Some(done) = event_loop.turns.next().await {

@@ -10,14 +10,14 @@ use proto::{
 };
 use store::central::MirroredIdentityRow;
 
-use super::{Arrival, EventLoop, OpenLink, drivers::fresh_key};
+use super::{Arrival, EventLoop, OpenLink};
 use crate::{
     audit::{AuditAction, AuditRecord},
-    charge_point::{self, IdentityChange, Observation, OrderOutcome, PointInput, PointOrder, Reply},
+    charge_point::{self, EnrolmentChange, Observation, OrderOutcome, PointInput, PointOrder, Reply},
     driver::DriverInput,
     key::Keyring,
     origin::{LinkNo, Origin},
-    rows,
+    rows, secrets,
 };
 
 impl EventLoop {
@@ -73,14 +73,17 @@ impl EventLoop {
                 if void && !self.points[number].core.record.keys.revoked {
                     return self.stand(link, KeyState::Revoked, Reason::CredentialVoid);
                 }
-                self.offer(number, PointInput::Grant { link, material: fresh_key(), from: origin });
+                self.offer(number, PointInput::Grant { link, material: secrets::fresh_link_key(), from: origin });
             }
             PeerId::Driver(id) => {
                 self.close_later(link, self.shared.settings.contact_ends);
                 if void {
                     return self.stand(link, KeyState::Revoked, Reason::CredentialVoid);
                 }
-                self.offer_to_driver(&id, DriverInput::Grant { link, material: fresh_key(), from: origin });
+                self.offer_to_driver(
+                    &id,
+                    DriverInput::Grant { link, material: secrets::fresh_link_key(), from: origin },
+                );
             }
         }
     }
@@ -165,12 +168,12 @@ impl EventLoop {
     pub(super) fn identity(&mut self, row: &MirroredIdentityRow) {
         let incarnation = rows::unsigned(row.incarnation);
         let identity = match IdentityState::try_from(row.state) {
-            Ok(IdentityState::Enrolled) => IdentityChange::Enrolled { incarnation },
-            Ok(IdentityState::Void) => IdentityChange::Void { incarnation },
-            Ok(IdentityState::Removed) => IdentityChange::Removed { incarnation },
+            Ok(IdentityState::Enrolled) => EnrolmentChange::Enrolled { incarnation },
+            Ok(IdentityState::Void) => EnrolmentChange::Void { incarnation },
+            Ok(IdentityState::Removed) => EnrolmentChange::Removed { incarnation },
             Ok(IdentityState::Unspecified) | Err(_) => return,
         };
-        if matches!(identity, IdentityChange::Removed { .. }) {
+        if matches!(identity, EnrolmentChange::Removed { .. }) {
             self.shut_out(row);
         }
         match Kind::try_from(row.kind) {
@@ -183,11 +186,11 @@ impl EventLoop {
         }
     }
 
-    fn charging_point_identity(&mut self, row: &MirroredIdentityRow, identity: IdentityChange) {
+    fn charging_point_identity(&mut self, row: &MirroredIdentityRow, identity: EnrolmentChange) {
         let Ok(id) = row.id.parse() else { return };
         let number = match self.index.get(&id).copied() {
             Some(number) => number,
-            None if matches!(identity, IdentityChange::Removed { .. }) => return,
+            None if matches!(identity, EnrolmentChange::Removed { .. }) => return,
             None => {
                 let now = self.now();
                 let new = crate::registry::new_row(row, &self.shared.settings, now);
@@ -197,10 +200,10 @@ impl EventLoop {
                 self.add_point(charge_point::ChargePoint::new(record, now), now.wall_ms, now)
             }
         };
-        if matches!(identity, IdentityChange::Void { .. }) {
+        if matches!(identity, EnrolmentChange::Void { .. }) {
             self.close_contact(number);
         }
-        let returns = self.points[number].is_gone() && matches!(identity, IdentityChange::Enrolled { .. });
+        let returns = self.points[number].is_gone() && matches!(identity, EnrolmentChange::Enrolled { .. });
         self.offer(number, PointInput::Identity(identity));
         if returns {
             self.settle_anew(number, row);

@@ -9,14 +9,14 @@ use store::central::{CommitRefusal, Committed, Guard, SessionRow, Turn, TurnId};
 use super::{Completion, EventLoop, TimerKey, publish::EventThrottle};
 use crate::{
     charge_point::{
-        self, ChargePoint, Decision, Observation, OrderOutcome, PointChange, PointInput, PointOrder, Reaction, Record,
-        Reply, RowVersion, StoreRefusal, Takeover,
+        self, ChargePoint, Decision, Observation, OrderOutcome, PointChange, PointInput, PointOrder, PointVersion,
+        Reaction, Record, Reply, StoreRefusal, Takeover,
     },
     key::{self, KeyDue},
     origin::Origin,
-    rows,
+    rows, secrets,
     session::{Final, SessionId},
-    turns::{self, Core as _, Decided, RETRY, Turns},
+    turns::{self, Core as _, DecidedInput, RETRY, Turns},
 };
 
 pub(super) struct Point {
@@ -146,7 +146,7 @@ impl EventLoop {
         }
     }
 
-    fn carry_out(&mut self, number: usize, mut decided: Decided<ChargePoint>) {
+    fn carry_out(&mut self, number: usize, mut decided: DecidedInput<ChargePoint>) {
         let now = self.now();
         self.queue_audit(number, &std::mem::take(&mut decided.decision.queued), now);
         let effects = std::mem::take(&mut decided.decision.before_commit);
@@ -166,7 +166,7 @@ impl EventLoop {
         self.arm(number, now);
     }
 
-    fn turn(&self, number: usize, Decided { input, decision, .. }: &Decided<ChargePoint>, now: Now) -> Turn {
+    fn turn(&self, number: usize, DecidedInput { input, decision, .. }: &DecidedInput<ChargePoint>, now: Now) -> Turn {
         let point = &self.points[number];
         let record = &point.core.record;
         let cp_id = record.id.to_string();
@@ -191,7 +191,7 @@ impl EventLoop {
         match result {
             Ok(committed) => self.committed(number, decision, &committed),
             Err(refusal) => {
-                let (refusal, is_stale) = translate(refusal);
+                let (refusal, is_stale) = rows::refusal(refusal);
                 let Point { core, turns, not_before, stale, .. } = &mut self.points[number];
                 *stale |= is_stale;
                 if matches!(refusal, StoreRefusal::Unavailable(_)) {
@@ -215,8 +215,10 @@ impl EventLoop {
         // A refusal that came while this turn was in flight.
         decision.pending.report_refused |= self.points[number].core.pending.report_refused;
         let guarded = committed.version > 0;
-        let hold = guarded
-            .then(|| RowVersion { epoch: rows::unsigned(committed.epoch), version: rows::unsigned(committed.version) });
+        let hold = guarded.then(|| PointVersion {
+            epoch: rows::unsigned(committed.epoch),
+            version: rows::unsigned(committed.version),
+        });
         let keys_changed = decision.changes.iter().any(|change| matches!(change, PointChange::Key(_)));
         for change in &decision.changes {
             if let PointChange::OpenSession(session) | PointChange::UpdateSession(session) = change {
@@ -358,31 +360,11 @@ impl EventLoop {
             let stagger = u16::try_from(number % 1_000).unwrap_or_default();
             let (order, why) = match record.keys.due(&self.shared.settings, stagger, now) {
                 Some(KeyDue::Expired) => (PointOrder::Renew, key::EXPIRED),
-                Some(KeyDue::Rotation) => (PointOrder::Rotate { material: super::drivers::fresh_key() }, key::AGE),
+                Some(KeyDue::Rotation) => (PointOrder::Rotate { material: secrets::fresh_link_key() }, key::AGE),
                 None => continue,
             };
             self.offer(number, PointInput::Order { order, by: Origin::central().because(why), reply: Reply::None });
         }
         self.sweep_drivers(now);
-    }
-}
-
-/// The store's refusal in the core's terms, and whether what is in memory is out of date.
-pub(super) fn translate(refusal: CommitRefusal) -> (StoreRefusal, bool) {
-    match refusal {
-        CommitRefusal::DriverBusy => (StoreRefusal::DriverBusy, false),
-        CommitRefusal::ChargingPointBusy => (StoreRefusal::ChargingPointBusy, true),
-        CommitRefusal::Repeated(row) => match rows::first_answer(&row) {
-            Some(first) => (StoreRefusal::Repeated(first), false),
-            None => (StoreRefusal::Unavailable("its first answer is not readable".to_owned()), false),
-        },
-        CommitRefusal::RequestIdReused(reused) => (StoreRefusal::RequestIdReused(reused.to_string()), false),
-        CommitRefusal::RepeatedOrder(_) | CommitRefusal::CorrectedMeanwhile => {
-            (StoreRefusal::Unavailable("an order in a turn of a charging point".to_owned()), false)
-        }
-        CommitRefusal::AlreadyBilled => (StoreRefusal::AlreadyBilled, true),
-        CommitRefusal::Fenced => (StoreRefusal::Fenced, true),
-        CommitRefusal::Unavailable(why) => (StoreRefusal::Unavailable(why), false),
-        CommitRefusal::Rejected(why) => (StoreRefusal::Unavailable(why), true),
     }
 }

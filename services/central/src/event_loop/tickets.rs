@@ -27,13 +27,13 @@ pub(super) type DueTickets = Result<(Vec<TicketRow>, Vec<CorrectionRow>), StoreE
 /// What the loop knows of it; nothing of a driver who is away, or to whom nothing is due.
 #[derive(Debug, Default)]
 pub(super) struct TicketDelivery {
-    owed: HashMap<DriverId, InFlight>,
+    owed: HashMap<DriverId, UnacknowledgedTickets>,
     /// When the store is asked again.
     again: BTreeSet<(Instant, DriverId)>,
 }
 
 #[derive(Debug, Default)]
-struct InFlight {
+struct UnacknowledgedTickets {
     /// Sent, and not acknowledged.
     sent: BTreeSet<String>,
     /// More is due than was sent.
@@ -55,7 +55,7 @@ impl TicketDelivery {
     /// Whether the store is to be asked now.
     fn ask(&mut self, driver: &DriverId) -> bool {
         let Some(owed) = self.owed.get_mut(driver) else {
-            self.owed.insert(driver.clone(), InFlight::default());
+            self.owed.insert(driver.clone(), UnacknowledgedTickets::default());
             return true;
         };
         match owed.state {
@@ -65,7 +65,7 @@ impl TicketDelivery {
             }
             QueryState::Until(at) => {
                 self.again.remove(&(at, driver.clone()));
-                *owed = InFlight::default();
+                *owed = UnacknowledgedTickets::default();
                 true
             }
         }
@@ -75,7 +75,7 @@ impl TicketDelivery {
     pub(super) fn sent(&mut self, driver: &DriverId, session: &str, again_at: Instant) {
         let owed = self.owed.entry(driver.clone()).or_insert_with(|| {
             self.again.insert((again_at, driver.clone()));
-            InFlight { state: QueryState::Until(again_at), ..InFlight::default() }
+            UnacknowledgedTickets { state: QueryState::Until(again_at), ..UnacknowledgedTickets::default() }
         });
         if owed.sent.len() < AT_ONCE {
             owed.sent.insert(session.to_owned());
@@ -117,7 +117,7 @@ impl TicketDelivery {
 
     /// The driver has no link any more. The store is asked again when the next one comes.
     pub(super) fn left(&mut self, driver: &DriverId) {
-        if let Some(InFlight { state: QueryState::Until(at), .. }) = self.owed.remove(driver) {
+        if let Some(UnacknowledgedTickets { state: QueryState::Until(at), .. }) = self.owed.remove(driver) {
             self.again.remove(&(at, driver.clone()));
         }
     }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, hash::Hash};
 
 use futures::{StreamExt as _, stream::BoxStream};
 
+use mesh::clock::Now;
 use proto::{
     central::v1 as contract,
     json_of,
@@ -18,6 +19,7 @@ use crate::{
     charge_point::{self, Record},
     rows,
     session::Session,
+    settings::CentralSettings,
     watch::{BoardChange, Watcher},
 };
 
@@ -165,8 +167,8 @@ fn amount(session: &Session) -> i64 {
     session.price.amount(session.energy().saturating_sub(session.disputed), session.currency).minor
 }
 
-pub(super) fn session_row(row: &SessionRow, shared: &crate::shared::SharedState) -> Option<contract::Session> {
-    rows::session(row, &shared.settings, shared.clock.now()).ok().map(|s| session(&s, 0))
+pub(super) fn session_row(row: &SessionRow, settings: &CentralSettings, now: Now) -> Option<contract::Session> {
+    rows::session(row, settings, now).ok().map(|s| session(&s, 0))
 }
 
 /// Tickets with their corrections, in the order of `rows`, as drivers get them.

@@ -35,7 +35,7 @@ use crate::{
     event_loop::{LoopHandle, Message},
     order::{self, OrderKind, OrderProgress, Scope, Selected, Unexpected},
     origin::Origin,
-    rows, secrets,
+    rows,
     shared::SharedState,
 };
 
@@ -420,10 +420,6 @@ impl OrderKind {
             }
         }
     }
-}
-
-fn fresh_key() -> Arc<LinkKey> {
-    Arc::new(LinkKey::generate(secrets::random()))
 }
 
 pub(super) fn fresh_id() -> String {

@@ -44,7 +44,8 @@ impl SessionsService {
         let wanted = id.to_owned();
         let row =
             self.shared.store.read("session", move |conn| SessionRow::find(conn, &wanted)).await.map_err(unread)?;
-        row.and_then(|row| convert::session_row(&row, &self.shared)).ok_or_else(|| missing(id))
+        row.and_then(|row| convert::session_row(&row, &self.shared.settings, self.shared.clock.now()))
+            .ok_or_else(|| missing(id))
     }
 
     async fn sessions(&self, filter: SessionFilter, page: PageRequest) -> Result<(Vec<Session>, String), Status> {
@@ -53,7 +54,10 @@ impl SessionsService {
         let latest = |row: &SessionRow| {
             // A running one has a newer value in memory.
             let shown = self.shared.sessions.get(&SessionId::new(&row.session_id));
-            shown.map_or_else(|| convert::session_row(row, &self.shared), |session| Some((*session).clone()))
+            shown.map_or_else(
+                || convert::session_row(row, &self.shared.settings, self.shared.clock.now()),
+                |session| Some((*session).clone()),
+            )
         };
         Ok((page.rows.iter().filter_map(latest).collect(), page.next))
     }

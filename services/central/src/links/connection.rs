@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// One connection, as far as it has come.
-pub(super) struct Connection {
+pub(super) struct ServedConnection {
     responder: Responder,
     permit: Arc<LinkPermit>,
     stage: ConnectionStage,
@@ -57,7 +57,7 @@ struct UnopenedMessages {
     unread: bool,
 }
 
-impl LinkOwner for Connection {
+impl LinkOwner for ServedConnection {
     async fn handle(&mut self, event: Event, link: &mut Link, now: Now) {
         match event {
             Event::Hello(hello) => self.hello(&hello, link).await,
@@ -75,7 +75,7 @@ impl LinkOwner for Connection {
     }
 }
 
-impl Connection {
+impl ServedConnection {
     pub(super) fn new(responder: Responder, permit: Arc<LinkPermit>) -> Self {
         let (stage, unintelligible) = (ConnectionStage::New, UnopenedMessages::default());
         Self { responder, permit, stage, unintelligible, is_old: false, has_left: false }
@@ -324,7 +324,7 @@ impl Connection {
 }
 
 /// Whose task ends by a fault of this program ends for the loop too, which would take it for alive for ever.
-impl Drop for Connection {
+impl Drop for ServedConnection {
     fn drop(&mut self) {
         if !self.has_left && self.is_told() {
             let detail = "its task was cut off by a fault of Central".into();

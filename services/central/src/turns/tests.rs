@@ -4,7 +4,7 @@ use proto::Energy;
 
 use super::*;
 use crate::{
-    charge_point::{ChargePoint, IdentityChange, PointInput, PointOrder, Reply},
+    charge_point::{ChargePoint, EnrolmentChange, PointInput, PointOrder, Reply},
     origin::{LinkNo, Origin},
     session::SessionId,
     testing::at_ms,
@@ -43,9 +43,9 @@ fn a_charging_point_that_floods_keeps_out_neither_its_removal_nor_a_stop_spec_7_
     let mut turns = PointTurns::default();
     while turns.put(order(Reply::Link { link: LinkNo(1), to: 1 })) {}
     assert!(turns.put(stop()) && turns.put(order(Reply::Order(1))));
-    assert!(turns.put(PointInput::Identity(IdentityChange::Removed { incarnation: 1 })));
+    assert!(turns.put(PointInput::Identity(EnrolmentChange::Removed { incarnation: 1 })));
     assert!(matches!(turns.take(), Some(PointInput::Order { reply: Reply::Order(1), .. })));
-    assert!(matches!(turns.take(), Some(PointInput::Identity(IdentityChange::Removed { .. }))));
+    assert!(matches!(turns.take(), Some(PointInput::Identity(EnrolmentChange::Removed { .. }))));
     let next: Vec<_> = [(); 2].into_iter().filter_map(|()| turns.take()).collect();
     assert!(next.iter().any(|input| matches!(input, PointInput::StopByDriver { .. })), "they take turns");
 }
@@ -54,7 +54,7 @@ fn a_charging_point_that_floods_keeps_out_neither_its_removal_nor_a_stop_spec_7_
 fn orders_without_end_keep_out_nothing_that_registry_reports() {
     let mut turns = PointTurns::default();
     while turns.put(order(Reply::Order(1))) {}
-    assert!(turns.put(PointInput::Identity(IdentityChange::Void { incarnation: 1 })));
+    assert!(turns.put(PointInput::Identity(EnrolmentChange::Void { incarnation: 1 })));
     assert!(turns.take().is_some() && turns.put(order(Reply::Order(1))), "there is room again");
     assert!(!turns.put(order(Reply::Order(1))));
 }
@@ -95,7 +95,7 @@ fn hanging() -> (ChargePoint, PointTurns, CentralSettings) {
 fn what_waits_behind_a_turn_that_hangs_is_refused_and_never_carried_out_spec_9_0() {
     let (core, mut turns, settings) = hanging();
     assert!(turns.put(stop()) && turns.put(order(Reply::Order(2))) && turns.put(started(7)));
-    assert!(turns.put(PointInput::Identity(IdentityChange::Removed { incarnation: 9 })));
+    assert!(turns.put(PointInput::Identity(EnrolmentChange::Removed { incarnation: 9 })));
     assert_eq!(turns.poll_timeout(), Some(at_ms(2_000).mono));
     assert!(turns.timer_fired(at_ms(1_999)).is_empty());
     let refused = turns.timer_fired(at_ms(2_000));
@@ -117,7 +117,7 @@ fn what_waits_behind_a_turn_that_hangs_is_refused_and_never_carried_out_spec_9_0
 fn what_registry_reports_is_tried_again_until_the_store_takes_it_spec_7_4() {
     let (core, settings) = (crate::charge_point::charge_point(1), CentralSettings::default());
     let mut turns = PointTurns::default();
-    let removed = PointInput::Identity(IdentityChange::Removed { incarnation: 9 });
+    let removed = PointInput::Identity(EnrolmentChange::Removed { incarnation: 9 });
     for _ in 0..10 {
         assert!(
             turns

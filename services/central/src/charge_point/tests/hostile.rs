@@ -108,7 +108,7 @@ fn what_is_left_of_settling_is_written_once_a_minute_and_a_running_value_alone()
             let PointChange::UpdateSession(session) = change else { panic!("{change:?}") };
             *(if session.id.as_str() == "s2" { &mut written.0 } else { &mut written.1 }) += 1;
         }
-        let hold = RowVersion { epoch: harness.record(0).epoch, version: harness.record(0).version + 1 };
+        let hold = PointVersion { epoch: harness.record(0).epoch, version: harness.record(0).version + 1 };
         harness.points[0].apply(due.next, due.pending, Some(hold));
     }
     assert_eq!(written, (6, 1));

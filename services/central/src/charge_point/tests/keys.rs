@@ -67,9 +67,9 @@ fn a_revocation_lasts_until_the_id_is_enrolled_anew_spec_4_7() {
     harness.order(PointOrder::Renew);
     harness.order(PointOrder::Resume);
     assert_eq!(harness.record(0).keys.state(), KeyState::Revoked);
-    harness.input(0, PointInput::Identity(IdentityChange::Void { incarnation: 0 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Void { incarnation: 0 }));
     assert_eq!(harness.record(0).keys.state(), KeyState::Revoked);
-    harness.input(0, PointInput::Identity(IdentityChange::Enrolled { incarnation: 1 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Enrolled { incarnation: 1 }));
     assert_eq!(harness.record(0).keys.state(), KeyState::Deleted);
     harness.input(0, PointInput::Grant { link: LinkNo(31), material: material(), from: Origin::central() });
     assert!(harness.take_sent().contains(&"link 31: key 2".to_owned()));
@@ -81,25 +81,25 @@ fn who_enrols_anew_before_registry_knows_of_a_revocation_gets_no_key_spec_4_7() 
     harness.order(PointOrder::Revoke);
     let detail = |harness: &PointHarness| harness.points[0].view(&harness.settings, harness.now).detail;
     assert!(detail(&harness).contains("not void yet"), "{}", detail(&harness));
-    harness.input(0, PointInput::Identity(IdentityChange::Enrolled { incarnation: 1 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Enrolled { incarnation: 1 }));
     harness.input(0, PointInput::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
     assert!(harness.take_sent().contains(&"link 30: auth status REVOKED".to_owned()));
     assert_eq!(harness.record(0).keys.to_be_void(), Some(0));
-    harness.input(0, PointInput::Identity(IdentityChange::Void { incarnation: 1 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Void { incarnation: 1 }));
     assert!(!detail(&harness).contains("not void yet"), "{}", detail(&harness));
-    harness.input(0, PointInput::Identity(IdentityChange::Enrolled { incarnation: 1 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Enrolled { incarnation: 1 }));
     assert_eq!(harness.record(0).keys.state(), KeyState::Revoked, "late");
-    harness.input(0, PointInput::Identity(IdentityChange::Enrolled { incarnation: 2 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Enrolled { incarnation: 2 }));
     assert_eq!(harness.record(0).keys.state(), KeyState::Deleted, "restored");
 }
 
 #[test]
 fn who_was_verified_before_a_removal_gets_no_key_after_it_spec_7_4() {
     let mut harness = PointHarness::ready();
-    harness.input(0, PointInput::Identity(IdentityChange::Removed { incarnation: 3 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Removed { incarnation: 3 }));
     harness.take_sent();
-    harness.input(0, PointInput::Identity(IdentityChange::Enrolled { incarnation: 3 }));
-    harness.input(0, PointInput::Identity(IdentityChange::Void { incarnation: 3 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Enrolled { incarnation: 3 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Void { incarnation: 3 }));
     harness.input(0, PointInput::Grant { link: LinkNo(30), material: material(), from: Origin::central() });
     assert_eq!(harness.take_sent(), ["link 30: auth status UNSPECIFIED", "close link 30"]);
     assert!(harness.record(0).removed && harness.record(0).keys.staged().is_none());
@@ -120,7 +120,7 @@ fn a_revoked_charging_point_with_a_status_link_is_out_of_order_and_not_disconnec
 #[test]
 fn a_removal_ends_links_and_supply_at_once_spec_7_4() {
     let mut harness = PointHarness::supplying();
-    harness.input(0, PointInput::Identity(IdentityChange::Removed { incarnation: 0 }));
+    harness.input(0, PointInput::Identity(EnrolmentChange::Removed { incarnation: 0 }));
     assert_eq!(
         harness.take_sent(),
         ["D1: SETTLING REMOVED", "engine: stop s1 REMOVED", "close link 2", "close link 1"]

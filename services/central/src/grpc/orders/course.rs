@@ -6,12 +6,12 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use proto::ChargingPointId;
 use store::central::{CommitRefusal, OrderState, RowWrite};
 
-use super::{Orders, UnderWay, fresh_key};
+use super::{Orders, UnderWay};
 use crate::{
     audit::{AuditAction, AuditRecord},
     charge_point::OrderOutcome,
     origin::Origin,
-    rows,
+    rows, secrets,
 };
 
 /// Outcomes that come within it go to the disk together.
@@ -55,7 +55,7 @@ impl Orders {
 
     /// Without an outcome where the loop ended before it took it up: the next process does.
     async fn reach(&self, under_way: &UnderWay, id: ChargingPointId) -> (ChargingPointId, Option<OrderOutcome>) {
-        let outcome = self.ask(&id, under_way.kind.order(fresh_key()), under_way.by.clone()).await;
+        let outcome = self.ask(&id, under_way.kind.order(secrets::fresh_link_key()), under_way.by.clone()).await;
         (id, outcome)
     }
 
