@@ -8,7 +8,7 @@ use mesh::{
     health::HealthChange,
 };
 
-use crate::{error::Error, identity_service::IdentityService};
+use crate::error::Error;
 
 macro_rules! actions {
     ($($name:ident = $text:literal),* $(,)?) => {
@@ -127,25 +127,5 @@ impl RegistryEntry {
     pub(crate) fn parameters_json(&self) -> String {
         let map = self.parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into()));
         serde_json::Value::Object(map.collect()).to_string()
-    }
-}
-
-/// Audits the start of Registry.
-///
-/// # Errors
-/// If the database cannot be written.
-pub(crate) async fn started(service: &IdentityService) -> Result<(), store::StoreError> {
-    let now_ms = service.now().wall_ms;
-    let version = env!("CARGO_PKG_VERSION");
-    let entry = RegistryEntry::done(now_ms, &Actor::registry(), RegistryAction::RoleStarted, "registry")
-        .with("version", version);
-    service.write(vec![entry]).await
-}
-
-/// Audits the stop of Registry.
-pub(crate) async fn stopped(service: &IdentityService) {
-    let entry = RegistryEntry::done(service.now().wall_ms, &Actor::registry(), RegistryAction::RoleStopped, "registry");
-    if let Err(error) = service.write(vec![entry]).await {
-        tracing::warn!(error = error.to_string(), "the audit entry of the stop could not be written");
     }
 }

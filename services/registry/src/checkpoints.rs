@@ -8,7 +8,7 @@ use mesh::{
 };
 use store::audit::{AuditKey, Checkpoints};
 
-use crate::{Config, audit, identity_service::IdentityService, secret};
+use crate::{Config, identity_service::IdentityService, lifecycle, secret};
 
 /// Opens the file, then writes checkpoints until the process stops, and a last one after all other tasks have ended.
 ///
@@ -32,7 +32,7 @@ pub(crate) fn start(ctx: &Context, config: &Config, service: &IdentityService) -
         Ok(checkpoints)
     };
     ctx.spawn_and_finally("audit checkpoints", work, async move |mut checkpoints| {
-        audit::stopped(&ending).await;
+        lifecycle::stopped(&ending).await;
         write(&mut checkpoints, &ending, &last_component).await;
     });
     Ok(())

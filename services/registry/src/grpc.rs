@@ -1,6 +1,8 @@
 //! `registry.v1` over mutual TLS: converts between the contract and the service. Who may call what is the contract's
 //! policy, kept by mesh's server before anything here runs.
 
+mod watch;
+
 use std::net::IpAddr;
 
 use mesh::{field_checks::FieldChecks, paging::AskedPage, principal::Principal};
@@ -156,7 +158,7 @@ impl Identities for Grpc {
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let actor = actor(&request)?;
-        let stream = crate::watch::watch(self.service.clone(), actor, request.into_inner(), self.stop.clone());
+        let stream = watch::watch(self.service.clone(), actor, request.into_inner(), self.stop.clone());
         stream.await.map(Response::new)
     }
 

@@ -46,11 +46,11 @@ mod grpc;
 mod hashing;
 mod http;
 mod identity_service;
+mod lifecycle;
 mod metrics;
 mod rows;
 mod secret;
 mod token;
-mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -164,7 +164,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     if let Some(name) = &config.first_operator {
         first_operator::add_if_unknown(&service, name).await?;
     }
-    audit::started(&service).await?;
+    lifecycle::started(&service).await?;
 
     let grpc = Grpc { service: service.clone(), stop: ctx.stop.clone() };
     awaited.arrived(RegistryServices { service: service.clone(), grpc });

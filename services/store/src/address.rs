@@ -48,15 +48,6 @@ impl Address {
         )))
     }
 
-    /// Checks the files that the address names before the first connection: a missing file on this host is an error,
-    /// not a reason to wait for the server.
-    pub(crate) fn check_files(&self) -> Result<(), OpenDatabaseError> {
-        match self {
-            Self::Sqlite(_) => Ok(()),
-            Self::Postgres(address) => crate::postgres::check_files(address),
-        }
-    }
-
     pub(crate) fn sqlite_path(&self) -> Option<&Path> {
         match self {
             Self::Sqlite(path) => Some(path),

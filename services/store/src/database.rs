@@ -100,7 +100,7 @@ impl Database {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, OpenDatabaseError> {
         let address = Address::parse(url)?;
-        address.check_files()?;
+        crate::postgres::check_files(&address)?;
         if address.sqlite_path().is_some_and(|path| !path.exists()) {
             let at = address.to_string();
             return Err(OpenDatabaseError::TooOld { at, schema: schema.name, found: 0, needed: schema.version });
@@ -136,7 +136,7 @@ impl Database {
     /// that ran.
     pub async fn migrate(url: &str, schema: Schema) -> Result<Vec<String>, OpenDatabaseError> {
         let address = Address::parse(url)?;
-        address.check_files()?;
+        crate::postgres::check_files(&address)?;
         blocking(move || {
             let unusable = |why: String| OpenDatabaseError::Unusable { at: address.to_string(), why };
             if let Some(folder) = address.sqlite_path().and_then(|path| path.parent()) {

@@ -19,7 +19,7 @@ use tokio_postgres::NoTls;
 
 use crate::{
     OpenDatabaseError, StoreError,
-    address::{PostgresAddress, chain},
+    address::{Address, PostgresAddress, chain},
 };
 
 pub(crate) type PgConnection = AsyncConnectionWrapper<AsyncPgConnection, OwnRuntime>;
@@ -80,8 +80,10 @@ pub(crate) fn connect(address: &PostgresAddress) -> Result<PgConnection, StoreEr
     Ok(conn)
 }
 
-/// Checks the TLS files that the address names.
-pub(crate) fn check_files(address: &PostgresAddress) -> Result<(), OpenDatabaseError> {
+/// Checks the TLS files that the address names before the first connection: a missing file on this host is an error, not
+/// a reason to wait for the server.
+pub(crate) fn check_files(address: &Address) -> Result<(), OpenDatabaseError> {
+    let Address::Postgres(address) = address else { return Ok(()) };
     let Some(roots) = &address.roots else { return Ok(()) };
     client_config(roots, address.identity.as_ref()).map(drop).map_err(|error| match error {
         StoreError::Unavailable(why) | StoreError::Contended(why) | StoreError::Rejected(why) => {

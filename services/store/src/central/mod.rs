@@ -13,6 +13,7 @@ mod identity;
 mod key;
 mod order;
 mod outbox;
+mod refusal;
 mod schema;
 mod session;
 mod statistics;
@@ -35,10 +36,11 @@ pub use identity::{MirroredIdentityRow, MirroredOperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
 pub use order::{OrderRow, OrderState};
 pub use outbox::{OutboxEvent, OutboxRow};
+pub use refusal::CommitRefusal;
 pub use session::{SessionFilter, SessionRow};
 pub use statistics::{StatisticRow, StatisticsBy};
 pub use ticket::{CorrectionRow, DiscrepancyRow, TicketFilter, TicketRow, TicketTotals};
-pub use turn::{CommitRefusal, Committed, Guard, RowWrite, Turn, TurnId};
+pub use turn::{Committed, Guard, RowWrite, Turn, TurnId};
 
 use crate::Schema;
 

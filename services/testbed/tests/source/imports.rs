@@ -195,6 +195,30 @@ impl<'a> Visit<'a> for Paths {
         }
     }
 
+    fn visit_item_fn(&mut self, item: &'a syn::ItemFn) {
+        if !item.attrs.iter().any(is_for_tests) {
+            visit::visit_item_fn(self, item);
+        }
+    }
+
+    fn visit_item_impl(&mut self, item: &'a syn::ItemImpl) {
+        if !item.attrs.iter().any(is_for_tests) {
+            visit::visit_item_impl(self, item);
+        }
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'a syn::ImplItemFn) {
+        if !item.attrs.iter().any(is_for_tests) {
+            visit::visit_impl_item_fn(self, item);
+        }
+    }
+
+    fn visit_field(&mut self, field: &'a syn::Field) {
+        if !field.attrs.iter().any(is_for_tests) {
+            visit::visit_field(self, field);
+        }
+    }
+
     fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
         if matches!(item.vis, Visibility::Inherited) && !item.attrs.iter().any(is_for_tests) {
             let line = item.span().start().line;
