@@ -32,7 +32,7 @@ actions! {
     LinkDown = "LINK_DOWN",
     LinkTakenOver = "LINK_TAKEN_OVER",
     Quarantined = "QUARANTINED",
-    Released = "HOLD_RELEASED",
+    Released = "QUARANTINE_RELEASED",
     Login = "LOGIN",
     UnauthenticatedRefused = "UNAUTHENTICATED_REFUSED",
     CallRefused = "CALL_REFUSED",

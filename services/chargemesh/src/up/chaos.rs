@@ -51,7 +51,7 @@ impl fmt::Display for Fault {
         let process = &self.process;
         match self.kind {
             FaultKind::Kill => write!(f, "kills {process}"),
-            FaultKind::KillBoth => write!(f, "cuts the power of {}", point_of(process)),
+            FaultKind::KillBoth => write!(f, "powers off {}", point_of(process)),
             FaultKind::Restart => write!(f, "restarts {process}"),
             FaultKind::Freeze(time) => write!(f, "freezes {process} for {time:?}"),
             FaultKind::Cut(time) => write!(f, "cuts {} for {time:?}", ConnectionsOf(process)),
@@ -175,7 +175,7 @@ mod tests {
     fn a_fault_is_described_in_plain_words() {
         let said = |process: &str, kind| Fault { after: Duration::ZERO, process: process.into(), kind }.to_string();
         let a_while = Duration::from_millis(1500);
-        assert_eq!(said("CP-1/engine", FaultKind::KillBoth), "cuts the power of CP-1");
+        assert_eq!(said("CP-1/engine", FaultKind::KillBoth), "powers off CP-1");
         assert_eq!(said("registry", FaultKind::Freeze(a_while)), "freezes registry for 1.5s");
         assert_eq!(said("CP-1/engine", FaultKind::Cut(a_while)), "cuts the connections of CP-1 for 1.5s");
         assert_eq!(said("driver/D-1", FaultKind::Silence(a_while)), "silences the connections of driver/D-1 for 1.5s");
