@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use prost_reflect::{DescriptorPool, DynamicMessage, EnumDescriptor, Kind, ReflectMessage as _};
 
-type Failure = Box<dyn std::error::Error>;
+type BuildError = Box<dyn std::error::Error>;
 
 const REASON: &str = "chargemesh.link.v1.Reason";
 const OPTION: &str = "chargemesh.policy.v1.reason_class";
@@ -13,7 +13,7 @@ const OPTION: &str = "chargemesh.policy.v1.reason_class";
 ///
 /// # Errors
 /// Where a value does not say what it means.
-pub(crate) fn table(pool: &DescriptorPool) -> Result<String, Failure> {
+pub(crate) fn table(pool: &DescriptorPool) -> Result<String, BuildError> {
     let reasons = pool.get_enum_by_name(REASON).ok_or("there is no enum Reason")?;
     let option = pool.get_extension_by_name(OPTION).ok_or("there is no option reason_class")?;
     let mut arms = String::new();

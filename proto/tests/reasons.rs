@@ -11,9 +11,9 @@ use protox::{
 const FILE: &str = "chargemesh/link/v1/reason.proto";
 
 /// Answers for `reason.proto` with another text.
-struct Changed(String);
+struct ChangedReasonFile(String);
 
-impl FileResolver for Changed {
+impl FileResolver for ChangedReasonFile {
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
         if name == FILE { File::from_source(name, &self.0) } else { Err(protox::Error::file_not_found(name)) }
     }
@@ -24,7 +24,7 @@ fn table_with(value: &str) -> Result<String, String> {
     let text = include_str!("../chargemesh/link/v1/reason.proto");
     let (enumeration, _) = text.rsplit_once('}').unwrap();
     let mut resolver = ChainFileResolver::new();
-    resolver.add(Changed(format!("{enumeration}{value}\n}}\n")));
+    resolver.add(ChangedReasonFile(format!("{enumeration}{value}\n}}\n")));
     resolver.add(IncludeFileResolver::new(env!("CARGO_MANIFEST_DIR").into()));
     resolver.add(GoogleFileResolver::new());
     let mut compiler = Compiler::with_file_resolver(resolver);
