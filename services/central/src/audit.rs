@@ -64,6 +64,7 @@ actions! {
     OrderRefused = "ORDER_REFUSED",
     OrderUnchanged = "ORDER_UNCHANGED",
     OrderCancelled = "ORDER_CANCELLED",
+    OrderOvertaken = "ORDER_OVERTAKEN",
     KeyGranted = "KEY_GRANTED",
     KeyProven = "KEY_PROVEN",
     KeyRotated = "KEY_ROTATED",

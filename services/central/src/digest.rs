@@ -7,5 +7,5 @@ pub(crate) fn digest(parts: impl IntoIterator<Item = Vec<u8>>) -> String {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(&part);
     }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(context.finish())
 }

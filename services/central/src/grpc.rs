@@ -5,8 +5,9 @@ mod audit;
 mod charging_points;
 mod convert;
 mod corrections;
-mod ordered;
+mod once;
 mod orders;
+mod selection;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -23,37 +24,17 @@ use mesh::{
 use proto::link::v1::Reason;
 use store::{
     StoreError,
-    central::{CommitRefusal, OrderRow, RowWrite},
+    central::{CommitRefusal, RowWrite},
 };
 use tonic::{Request, Status};
 
 use crate::{
     audit::{AuditAction, AuditRecord},
-    digest::digest,
     order,
     origin::Origin,
     rows,
     shared::SharedState,
 };
-
-/// A request id stands for one request of an operator's: the same method with the same content (SPEC 7.3).
-fn same_request(first: &OrderRow, method: &str, body: &str) -> Result<(), Status> {
-    if (first.method.as_str(), first.body.as_str()) == (method, body) { Ok(()) } else { Err(used(first, method)) }
-}
-
-/// That `first` has its request id already.
-fn used(first: &OrderRow, method: &str) -> Status {
-    let other = if first.method == method { " with other content" } else { "" };
-    let text = format!("the request_id {:?} was used for {}{other}; choose another", first.request_id, first.method);
-    refuse(Reason::Invalid, text)
-}
-
-/// What came first under a request id.
-async fn given_before(shared: &SharedState, by: &Origin, request_id: &str) -> Result<Option<OrderRow>, Status> {
-    let (operator, wanted) = (by.actor.to_string(), request_id.to_owned());
-    let read = move |conn: &mut store::Conn| OrderRow::of_request(conn, &operator, &wanted);
-    shared.store.read("order", read).await.map_err(unread)
-}
 
 /// What an operator was refused is an entry as what he was granted (SPEC 8.1). Hands the status on.
 async fn refused(shared: &SharedState, by: &Origin, method: &'static str, object: &str, status: Status) -> Status {
@@ -89,7 +70,7 @@ fn unwritten(refusal: CommitRefusal) -> Status {
         CommitRefusal::Fenced | CommitRefusal::AlreadyBilled => Reason::Fenced,
         CommitRefusal::Repeated(_)
         | CommitRefusal::RequestIdReused(_)
-        | CommitRefusal::RepeatedOrder(_)
+        | CommitRefusal::OrderItemSettled
         | CommitRefusal::Rejected(_) => Reason::Invalid,
         CommitRefusal::CorrectedMeanwhile | CommitRefusal::Unavailable(_) => Reason::Unavailable,
     };

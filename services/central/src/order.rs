@@ -1,100 +1,69 @@
-//! Orders over many charging points (SPEC 7.3): which ones, how many were expected, in which portions. Pure.
+//! Orders over many charging points (SPEC 7.3): what they do, which charging points they reach, and how many were
+//! expected. Pure.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use proto::{
-    ChargingPointId,
-    central::v1::{Order as Answer, OrderFailure, OrderState},
-    link::v1::Reason,
-};
-use serde::{Deserialize, Serialize};
+use proto::{ChargingPointId, Price, central::v1::order::Ordered};
+use wire::LinkKey;
 
-use crate::charge_point::OrderOutcome;
+use crate::charge_point::PointOrder;
 
-/// Failures that an answer lists.
-const FAILURES: usize = 1_000;
 /// Characters of a text that is shown and audited.
 pub const LONGEST: usize = 500;
 /// Of a city or a place, in bytes.
 const LONGEST_NAME: usize = 200;
 
-/// What is ordered, as it is kept with the order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OrderKind {
-    Stop,
-    Resume,
-    Maintenance {
-        on: bool,
-    },
-    Rotate,
-    Renew,
-    Revoke,
-    Release,
-    SetPrice {
-        price_e4: u32,
-    },
-    SetRatedPower {
-        rated_power_w: u32,
-    },
-    /// Without a place: it stays as it was.
-    Move {
-        city: String,
-        place: Option<String>,
-    },
+/// The gRPC method that gives the order.
+pub fn method(ordered: &Ordered) -> &'static str {
+    match ordered {
+        Ordered::Stop(_) => "Stop",
+        Ordered::Resume(_) => "Resume",
+        Ordered::SetMaintenance(_) => "SetMaintenance",
+        Ordered::Rotate(_) => "Rotate",
+        Ordered::Renew(_) => "Renew",
+        Ordered::Revoke(_) => "Revoke",
+        Ordered::Release(_) => "Release",
+        Ordered::SetPrice(_) => "SetPrice",
+        Ordered::SetRatedPower(_) => "SetRatedPower",
+        Ordered::Move(_) => "Move",
+    }
 }
 
-/// Which charging points are meant, as it is kept with the order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// What the order decides about a charging point: of two orders with one subject the later one counts. A key order does
+/// not replace another one: who revokes and then rotates has revoked.
+pub fn subject(ordered: &Ordered) -> &'static str {
+    if matches!(ordered, Ordered::Resume(_)) { "Stop" } else { method(ordered) }
+}
+
+/// Whether it reaches only so many charging points per second. Stop alone goes to all at once.
+pub fn is_staggered(ordered: &Ordered, matched: usize, many: usize) -> bool {
+    matched > many && !matches!(ordered, Ordered::Stop(_))
+}
+
+/// The order to one charging point; `material` is the key for a rotation.
+pub fn for_point(ordered: &Ordered, material: Arc<LinkKey>) -> PointOrder {
+    match ordered {
+        Ordered::Stop(_) => PointOrder::Stop,
+        Ordered::Resume(_) => PointOrder::Resume,
+        Ordered::SetMaintenance(set) => PointOrder::Maintenance { on: set.on },
+        Ordered::Rotate(_) => PointOrder::Rotate { material },
+        Ordered::Renew(_) => PointOrder::Renew,
+        Ordered::Revoke(_) => PointOrder::Revoke,
+        Ordered::Release(_) => PointOrder::Release,
+        Ordered::SetPrice(set) => PointOrder::SetPrice(Price::from_e4(set.price_e4)),
+        Ordered::SetRatedPower(set) => PointOrder::SetRatedPower(set.rated_power_w),
+        Ordered::Move(to) => {
+            PointOrder::Move { city: to.city.as_str().into(), place: to.place.as_deref().map(Into::into) }
+        }
+    }
+}
+
+/// Which charging points are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     Ids(BTreeSet<ChargingPointId>),
     City(String),
     All,
-}
-
-/// Of all kinds.
-pub const METHODS: [&str; 10] =
-    ["Stop", "Resume", "SetMaintenance", "Rotate", "Renew", "Revoke", "Release", "SetPrice", "SetRatedPower", "Move"];
-
-impl OrderKind {
-    /// Stop alone goes to all at once.
-    pub fn is_staggered(&self, matched: usize, many: usize) -> bool {
-        matched > many && !matches!(self, Self::Stop)
-    }
-
-    pub fn method(&self) -> &'static str {
-        match self {
-            Self::Stop => "Stop",
-            Self::Resume => "Resume",
-            Self::Maintenance { .. } => "SetMaintenance",
-            Self::Rotate => "Rotate",
-            Self::Renew => "Renew",
-            Self::Revoke => "Revoke",
-            Self::Release => "Release",
-            Self::SetPrice { .. } => "SetPrice",
-            Self::SetRatedPower { .. } => "SetRatedPower",
-            Self::Move { .. } => "Move",
-        }
-    }
-}
-
-impl OrderKind {
-    /// What it decides about a charging point: of two orders with one subject the later one counts. A key order is no
-    /// answer to another one: who revokes and then rotates has revoked.
-    pub fn subject(&self) -> &'static str {
-        match self {
-            Self::Stop | Self::Resume => "Stop",
-            Self::Maintenance { .. }
-            | Self::Rotate
-            | Self::Renew
-            | Self::Revoke
-            | Self::Release
-            | Self::SetPrice { .. }
-            | Self::SetRatedPower { .. }
-            | Self::Move { .. } => self.method(),
-        }
-    }
 }
 
 /// Which charging points an order reaches, and which of those named do not exist.
@@ -180,100 +149,10 @@ pub fn check_expectation(matched: usize, expected: Option<u32>, many: usize) -> 
     if is_right { Ok(()) } else { Err(Unexpected { matched, expected }) }
 }
 
-/// How far an order has come.
-#[derive(Clone, Debug)]
-pub struct OrderProgress {
-    answer: Answer,
-    remaining: Vec<ChargingPointId>,
-    /// Asked, and not answered yet: perhaps done.
-    asked: BTreeSet<ChargingPointId>,
-}
-
-impl OrderProgress {
-    pub fn new(order_id: String, selected: Selected) -> Self {
-        let matched = u32::try_from(selected.ids.len()).unwrap_or(u32::MAX);
-        let answer = Answer { order_id, matched, left: matched, ..Answer::default() };
-        let mut progress = Self { answer, remaining: selected.ids, asked: BTreeSet::new() };
-        for id in selected.unknown {
-            progress.fail(id, Reason::UnknownChargingPoint, "");
-        }
-        progress
-    }
-
-    /// As it was kept.
-    pub fn resumed(answer: Answer, remaining: Vec<ChargingPointId>) -> Self {
-        Self { answer, remaining, asked: BTreeSet::new() }
-    }
-
-    pub fn answer(&self) -> &Answer {
-        &self.answer
-    }
-
-    /// What a restart has still to reach, soonest what may have been reached.
-    pub fn remaining(&self) -> Vec<&ChargingPointId> {
-        self.asked.iter().chain(&self.remaining).collect()
-    }
-
-    /// The next ones to reach; none when it is done or cancelled.
-    pub fn portion(&mut self, size: usize) -> Vec<ChargingPointId> {
-        if self.is_cancelled() {
-            return Vec::new();
-        }
-        let size = size.min(self.remaining.len());
-        let portion: Vec<_> = self.remaining.drain(..size).collect();
-        self.asked.extend(portion.iter().cloned());
-        portion
-    }
-
-    /// Every charging point that was asked has answered, and none is left to be asked.
-    pub fn is_over(&self) -> bool {
-        self.asked.is_empty() && (self.is_cancelled() || self.remaining.is_empty())
-    }
-
-    pub fn reached(&mut self, id: &ChargingPointId, outcome: &OrderOutcome) {
-        self.asked.remove(id);
-        self.answer.left = self.answer.left.saturating_sub(1);
-        match outcome {
-            OrderOutcome::Done => self.answer.done += 1,
-            OrderOutcome::Unchanged => self.answer.unchanged += 1,
-            OrderOutcome::Failed(reason, detail) => self.fail(id.to_string(), *reason, detail),
-        }
-    }
-
-    /// Leaves to a later order what that is about, and says which ones; what has been asked already comes before it.
-    pub fn overtaken(&mut self, later: &BTreeSet<ChargingPointId>) -> Vec<ChargingPointId> {
-        self.remaining.extract_if(.., |id| later.contains(id)).collect()
-    }
-
-    /// Whether there is something to be left as it was.
-    pub fn is_cancellable(&self) -> bool {
-        !self.is_cancelled() && !self.remaining.is_empty()
-    }
-
-    /// What has not been reached yet stays as it was.
-    pub fn cancel(&mut self) {
-        self.answer.set_state(OrderState::Cancelled);
-        self.remaining.clear();
-    }
-
-    pub fn is_cancelled(&self) -> bool {
-        self.answer.state() == OrderState::Cancelled
-    }
-
-    fn fail(&mut self, id: String, reason: Reason, detail: &str) {
-        self.answer.failed += 1;
-        if self.answer.failures.len() < FAILURES {
-            self.answer.failures.push(OrderFailure {
-                id,
-                reason_code: reason.public_code(),
-                detail: detail.to_owned(),
-            });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proto::central::v1::order::{Resume, Revoke, Rotate, SetPrice, Stop};
+
     use super::*;
 
     fn all(count: usize) -> Vec<(ChargingPointId, String)> {
@@ -308,53 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_listed_under_its_method_spec_7_3() {
-        let kinds = [
-            OrderKind::Stop,
-            OrderKind::Resume,
-            OrderKind::Maintenance { on: true },
-            OrderKind::Rotate,
-            OrderKind::Renew,
-            OrderKind::Revoke,
-            OrderKind::Release,
-            OrderKind::SetPrice { price_e4: 1 },
-            OrderKind::SetRatedPower { rated_power_w: 1 },
-            OrderKind::Move { city: String::new(), place: None },
-        ];
-        assert_eq!(kinds.map(|kind| kind.method()), METHODS);
-    }
-
-    #[test]
     fn stop_alone_goes_to_all_at_once_spec_7_3() {
-        assert!(!OrderKind::Stop.is_staggered(9_000, 50));
-        assert!(OrderKind::Rotate.is_staggered(51, 50) && !OrderKind::Rotate.is_staggered(50, 50));
-    }
-
-    #[test]
-    fn what_a_cancelled_order_has_not_reached_stays_as_it_was_spec_7_3() {
-        let selected = select(&Scope::All, &all(100));
-        let mut progress = OrderProgress::new("o1".into(), selected);
-        for id in progress.portion(30) {
-            progress.reached(&id, &OrderOutcome::Done);
-        }
-        progress.cancel();
-        assert!(progress.portion(30).is_empty());
-        let answer = progress.answer();
-        assert_eq!((answer.matched, answer.done, answer.left, answer.state()), (100, 30, 70, OrderState::Cancelled));
-    }
-
-    #[test]
-    fn what_has_been_asked_and_has_not_answered_is_reached_again_after_a_restart_spec_7_3() {
-        let selected = select(&Scope::All, &all(3));
-        let ids = selected.ids.clone();
-        let mut progress = OrderProgress::new("o1".into(), selected);
-        progress.portion(2);
-        progress.reached(&ids[0], &OrderOutcome::Done);
-        assert_eq!(progress.remaining(), [&ids[1], &ids[2]]);
-        let later: BTreeSet<_> = ids.iter().cloned().collect();
-        assert_eq!(progress.overtaken(&later), [ids[2].clone()], "what is asked first is done first");
-        assert_eq!((progress.remaining(), progress.answer().left), (vec![&ids[1]], 2));
-        assert!(!progress.is_cancellable());
+        assert!(!is_staggered(&Ordered::Stop(Stop {}), 9_000, 50));
+        let rotate = Ordered::Rotate(Rotate {});
+        assert!(is_staggered(&rotate, 51, 50) && !is_staggered(&rotate, 50, 50));
     }
 
     #[test]
@@ -367,9 +203,10 @@ mod tests {
 
     #[test]
     fn of_two_orders_with_one_subject_the_later_one_counts_spec_7_3() {
-        assert_eq!(OrderKind::Stop.subject(), OrderKind::Resume.subject());
-        assert_eq!(OrderKind::SetPrice { price_e4: 1 }.subject(), OrderKind::SetPrice { price_e4: 2 }.subject());
-        assert_ne!(OrderKind::Revoke.subject(), OrderKind::Rotate.subject());
+        let price = |price_e4| Ordered::SetPrice(SetPrice { price_e4 });
+        assert_eq!(subject(&Ordered::Stop(Stop {})), subject(&Ordered::Resume(Resume {})));
+        assert_eq!(subject(&price(1)), subject(&price(2)));
+        assert_ne!(subject(&Ordered::Revoke(Revoke {})), subject(&Ordered::Rotate(Rotate {})));
     }
 
     #[test]

@@ -14,15 +14,17 @@ pub struct Origin {
     /// The order over several charging points that it belongs to; empty: none. In every entry that it leads to, so that
     /// who looks at one charging point finds it.
     pub order: Arc<str>,
+    /// The gRPC method of that order; empty: none.
+    pub method: &'static str,
 }
 
 impl Origin {
     pub fn new(actor: impl Into<Arc<str>>, address: impl Into<Arc<str>>) -> Self {
-        Self { actor: actor.into(), address: address.into(), reason: "".into(), order: "".into() }
+        Self { actor: actor.into(), address: address.into(), reason: "".into(), order: "".into(), method: "" }
     }
 
-    pub fn under(self, order: impl Into<Arc<str>>) -> Self {
-        Self { order: order.into(), ..self }
+    pub fn under(self, order: impl Into<Arc<str>>, method: &'static str) -> Self {
+        Self { order: order.into(), method, ..self }
     }
 
     pub fn because(self, reason: impl Into<Arc<str>>) -> Self {

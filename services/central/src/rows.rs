@@ -10,14 +10,15 @@ use proto::{
     registry::v1::Kind,
 };
 use store::central::{
-    AuditEntry, ChargingPointRow, CommitRefusal, DiscrepancyRow, KeyEncryption, KeyRow, KeyState as StoredKeyState,
-    MirroredIdentityRow, OnceRow, OutboxEvent, RowWrite, SessionRow, TicketRow,
+    AuditEntry, ChargingPointRow, CommitRefusal, DiscrepancyRow, ItemOutcome, KeyEncryption, KeyRow,
+    KeyState as StoredKeyState, MirroredIdentityRow, OnceRow, OrderItemRow, OutboxEvent, RowWrite, SessionRow,
+    TicketRow,
 };
 use wire::LinkKey;
 
 use crate::{
     audit::AuditRecord,
-    charge_point::{self, FirstAnswer, Notice, PointChange, Record, StoreRefusal},
+    charge_point::{self, FirstAnswer, Notice, OrderOutcome, PointChange, Record, StoreRefusal},
     event::DomainEvent,
     key::{KeyEntry, KeyStage, Keyring},
     session::{Session, SessionId, Ticket},
@@ -49,6 +50,9 @@ pub(crate) fn writes(
             }
             PointChange::Ticket(ticket) => vec![RowWrite::Ticket(ticket_row(ticket, now))],
             PointChange::Answered(answered) => vec![RowWrite::Once(once(answered, now))],
+            PointChange::OrderItem { order, outcome } => {
+                vec![RowWrite::OrderItem(order_item(record.id.to_string(), order, outcome))]
+            }
             PointChange::Key(key) => vec![RowWrite::Key(key_row(&holder, key, kek, now))],
             PointChange::Event(event) => vec![RowWrite::Event(event_row(event, record.id.as_str()))],
             PointChange::Audit(entry) => vec![RowWrite::Audit(audit(entry))],
@@ -199,6 +203,22 @@ fn ticket_row(ticket: &Ticket, now: Now) -> TicketRow {
     }
 }
 
+pub(crate) fn order_item(cp_id: String, order: &str, outcome: &OrderOutcome) -> OrderItemRow {
+    let (outcome, reason, detail) = match outcome {
+        OrderOutcome::Done => (ItemOutcome::Done, Reason::Unspecified, ""),
+        OrderOutcome::Unchanged => (ItemOutcome::Unchanged, Reason::Unspecified, ""),
+        OrderOutcome::Failed(reason, detail) => (ItemOutcome::Failed, *reason, detail.as_str()),
+    };
+    OrderItemRow {
+        order_id: order.to_owned(),
+        cp_id,
+        outcome: outcome.into(),
+        reason: reason.into(),
+        detail: detail.to_owned(),
+        ..OrderItemRow::default()
+    }
+}
+
 /// The answer is the step that the requester is sent.
 pub(crate) fn once(first: &FirstAnswer, now: Now) -> OnceRow {
     let method = match first.requester {
@@ -245,8 +265,9 @@ pub(crate) fn refusal(refusal: CommitRefusal) -> (StoreRefusal, bool) {
             None => (StoreRefusal::Unavailable("its first answer is not readable".to_owned()), false),
         },
         CommitRefusal::RequestIdReused(reused) => (StoreRefusal::RequestIdReused(reused.to_string()), false),
-        CommitRefusal::RepeatedOrder(_) | CommitRefusal::CorrectedMeanwhile => {
-            (StoreRefusal::Unavailable("an order in a turn of a charging point".to_owned()), false)
+        CommitRefusal::OrderItemSettled => (StoreRefusal::OrderItemSettled, false),
+        CommitRefusal::CorrectedMeanwhile => {
+            (StoreRefusal::Unavailable("a correction in a turn of a charging point".to_owned()), false)
         }
         CommitRefusal::AlreadyBilled => (StoreRefusal::AlreadyBilled, true),
         CommitRefusal::Fenced => (StoreRefusal::Fenced, true),

@@ -196,6 +196,7 @@ pub(super) fn in_reasons(refusal: &StoreRefusal) -> (Reason, String) {
         StoreRefusal::ChargingPointBusy => (Reason::Reserved, String::new()),
         StoreRefusal::Repeated(first) => (first.reason, first.detail.clone()),
         StoreRefusal::RequestIdReused(why) => (Reason::Invalid, why.clone()),
+        StoreRefusal::OrderItemSettled => (Reason::Unavailable, "the order was overtaken or cancelled".to_owned()),
         StoreRefusal::AlreadyBilled => (Reason::Fenced, "the session is billed already".to_owned()),
         StoreRefusal::Fenced => (Reason::Fenced, String::new()),
         StoreRefusal::Unavailable(why) => (Reason::Unavailable, why.clone()),

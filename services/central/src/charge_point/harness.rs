@@ -49,7 +49,11 @@ impl MemoryStore {
                     self.actions.push(entry.action);
                     self.entries.push(entry.clone());
                 }
-                PointChange::Point | PointChange::Key(_) | PointChange::Event(_) | PointChange::Discrepancy { .. } => {}
+                PointChange::Point
+                | PointChange::OrderItem { .. }
+                | PointChange::Key(_)
+                | PointChange::Event(_)
+                | PointChange::Discrepancy { .. } => {}
             }
         }
         Ok(())
@@ -79,6 +83,7 @@ impl MemoryStore {
                 self.tickets.contains_key(&ticket.session).then_some(StoreRefusal::AlreadyBilled)
             }
             PointChange::Point
+            | PointChange::OrderItem { .. }
             | PointChange::UpdateSession(_)
             | PointChange::Discrepancy { .. }
             | PointChange::Key(_)

@@ -263,6 +263,11 @@ pub enum PointChange {
     },
     /// The first answer to a request, which every repetition gets (SPEC 3.2).
     Answered(FirstAnswer),
+    /// What an order over several charging points did here (SPEC 7.3).
+    OrderItem {
+        order: Arc<str>,
+        outcome: OrderOutcome,
+    },
     Key(KeyEntry),
     Event(DomainEvent),
     Audit(AuditRecord),
@@ -315,6 +320,8 @@ pub enum StoreRefusal {
     Repeated(FirstAnswer),
     /// The request's id was used for another request; says for which.
     RequestIdReused(String),
+    /// The order was overtaken by a later one, or cancelled, before it came here.
+    OrderItemSettled,
     AlreadyBilled,
     /// Another owner, or another version of the row.
     Fenced,

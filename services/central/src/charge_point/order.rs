@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use proto::link::v1::{self as link, KeyState, Reason, down};
 use wire::LinkKey;
 
-use super::{Effect, EnrolmentChange, Notice, OrderOutcome, PointOrder, Reply, decision::DecisionBuilder};
+use super::{Effect, EnrolmentChange, Notice, OrderOutcome, PointChange, PointOrder, Reply, decision::DecisionBuilder};
 use crate::{
     audit::AuditAction,
     key::Keyring,
@@ -60,7 +60,29 @@ impl DecisionBuilder<'_> {
                 None => OrderOutcome::Unchanged,
             },
         };
+        self.settle_item(by, &outcome);
         self.answer(reply, outcome);
+    }
+
+    /// Writes what an order over several charging points did here, in the turn that did it. An order that changed
+    /// nothing concerns the charging point too, so it is audited (SPEC 8.3).
+    fn settle_item(&mut self, by: &Origin, outcome: &OrderOutcome) {
+        if by.order.is_empty() {
+            return;
+        }
+        match outcome {
+            OrderOutcome::Done => {}
+            OrderOutcome::Unchanged => {
+                let entry = self.entry(AuditAction::OrderUnchanged).with("method", by.method);
+                self.audit(by, entry);
+            }
+            OrderOutcome::Failed(reason, detail) => {
+                let entry = self.entry(AuditAction::OrderRefused).with("method", by.method);
+                self.audit(by, entry.outcome(*reason, detail));
+            }
+        }
+        let (order, outcome) = (by.order.clone(), outcome.clone());
+        self.decision.changes.push(PointChange::OrderItem { order, outcome });
     }
 
     fn stop(&mut self, by: &Origin) -> OrderOutcome {

@@ -105,6 +105,7 @@ impl DecisionBuilder<'_> {
             StoreRefusal::DriverBusy | StoreRefusal::ChargingPointBusy => self.refuse(request, reason, &detail),
             StoreRefusal::Repeated(first) => self.tell_first_answer(request, first),
             StoreRefusal::RequestIdReused(_)
+            | StoreRefusal::OrderItemSettled
             | StoreRefusal::AlreadyBilled
             | StoreRefusal::Fenced
             | StoreRefusal::Unavailable(_) => {

@@ -11,13 +11,12 @@ use proto::{
     millis,
 };
 use store::central::{
-    AuditEntry as Unnumbered, AuditFilter as Filter, AuditOrder, AuditRow, CommitRefusal, OrderRow, OrderState,
-    PageRequest, RowWrite, audit,
+    AuditEntry as Unnumbered, AuditFilter as Filter, AuditOrder, AuditRow, CommitRefusal, PageRequest, RowWrite, audit,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
 
-use super::{convert, orders::fresh_id, same_request, unread, unwritten};
+use super::{convert, once::OnceCall, unread, unwritten};
 use crate::shared::SharedState;
 
 #[derive(Debug)]
@@ -113,39 +112,20 @@ impl Audit for AuditService {
             }
         }
         checks.finish()?;
-        let (now, content) = (self.shared.clock.now(), digest(&entries));
-        let order = OrderRow {
-            order_id: fresh_id(),
-            operator: caller.clone(),
-            request_id,
-            method: "Append".to_owned(),
-            at_ms: now.wall_ms,
-            state: OrderState::Done.into(),
-            body: content.clone(),
-            ..OrderRow::default()
-        };
+        let call = OnceCall::new(&caller, &request_id, "Append", entries.iter().map(content));
+        let once = RowWrite::Once(call.row(&[], self.shared.clock.wall_ms()));
         let appended = entries.into_iter().map(|entry| RowWrite::Audit(theirs(entry, &caller)));
-        let writes = std::iter::once(RowWrite::Order(order)).chain(appended).collect();
-        match self.shared.store.write("append audit", writes).await {
-            Ok(_) => Ok(Response::new(AppendAuditResponse {})),
-            Err(CommitRefusal::RepeatedOrder(first)) => {
-                same_request(&first, "Append", &content)?;
-                Ok(Response::new(AppendAuditResponse {}))
-            }
+        match self.shared.store.write("append audit", std::iter::once(once).chain(appended).collect()).await {
+            Ok(_) | Err(CommitRefusal::Repeated(_)) => Ok(Response::new(AppendAuditResponse {})),
             Err(refusal) => Err(unwritten(refusal)),
         }
     }
 }
 
-/// What tells one call's entries from another's under the same request id. Without addresses, which their writer may
-/// have pruned before it comes again (SPEC 10.9).
-fn digest(entries: &[AuditEntry]) -> String {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for entry in entries {
-        let entry = AuditEntry { address: String::new(), ..entry.clone() };
-        context.update(&entry.encode_length_delimited_to_vec());
-    }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+/// By which a repeated entry is recognised. Without its address, which its writer may have pruned before it repeats the
+/// call (SPEC 10.9).
+fn content(entry: &AuditEntry) -> Vec<u8> {
+    AuditEntry { address: String::new(), ..entry.clone() }.encode_to_vec()
 }
 
 /// Another role's entry: it may name whom it acted for, never that Central did it.
@@ -172,6 +152,7 @@ mod tests {
     fn other_entries_under_the_same_request_id_are_told_apart_spec_7_3() {
         let entry =
             |action: &str| AuditEntry { action: action.into(), address: "192.0.2.1".into(), ..Default::default() };
+        let digest = |entries: &[AuditEntry]| crate::digest::digest(entries.iter().map(content));
         assert_ne!(digest(&[entry("LOGIN")]), digest(&[entry("LOGIN_FAILED")]));
         assert_ne!(digest(&[entry("LOGIN")]), digest(&[entry("LOGIN"), entry("LOGIN")]));
         let pruned = AuditEntry { address: String::new(), ..entry("LOGIN") };

@@ -10,17 +10,22 @@ use mesh::{
 };
 use proto::{
     ChargingPointId, PeerId,
-    central::v1::{charging_points_server::ChargingPoints, *},
+    central::v1::{
+        charging_points_server::ChargingPoints,
+        order::{self as order_kind, Ordered},
+        *,
+    },
     link::v1::Reason,
     registry::v1::TokenCreated,
 };
-use store::central::{CommitRefusal, OrderRow, OrderState as StoredOrderState, PageRequest, RowWrite};
+use store::central::{CommitRefusal, PageRequest, RowWrite};
 use tonic::{Request, Response, Status};
 
-use super::{Orders, digest, given_before, ordered, orders::fresh_id, origin, refused, same_request, unwritten};
+use super::{Orders, once::OnceCall, origin, refused, selection, unwritten};
 use crate::{
     audit::{AuditAction, AuditRecord},
-    order::{self, OrderKind},
+    digest::digest,
+    order,
     origin::Origin,
     registry::Verifier,
     rows,
@@ -43,7 +48,7 @@ struct OrderAsked<'a> {
     selector: Option<&'a Selector>,
     expected: Option<u32>,
     reason: &'a str,
-    kind: OrderKind,
+    ordered: Ordered,
 }
 
 impl ChargingPointsService {
@@ -59,21 +64,21 @@ impl ChargingPointsService {
         mut checks: FieldChecks,
         asked: OrderAsked<'_>,
     ) -> Result<Response<Order>, Status> {
-        let OrderAsked { request_id, selector, expected, reason, kind } = asked;
+        let OrderAsked { request_id, selector, expected, reason, ordered } = asked;
         let by = origin(request)?.because(reason);
-        let scope = ordered::scope(&mut checks, selector);
+        let scope = selection::scope(&mut checks, selector);
         if let Err(why) = order::check_reason(reason) {
             checks.wrong("reason", why);
         }
         if let Err(status) = checks.finish() {
-            return Err(refused(&self.shared, &by, kind.method(), &ordered::object(selector), status).await);
+            return Err(refused(&self.shared, &by, order::method(&ordered), &selection::object(selector), status).await);
         }
-        self.orders.give(request_id.to_owned(), scope, expected, kind, by).await.map(Response::new)
+        self.orders.give(request_id.to_owned(), scope, expected, ordered, by).await.map(Response::new)
     }
 
-    async fn order(&self, request: Request<OrderRequest>, kind: OrderKind) -> Result<Response<Order>, Status> {
+    async fn order(&self, request: Request<OrderRequest>, ordered: Ordered) -> Result<Response<Order>, Status> {
         let OrderRequest { request_id, selector, expected, reason } = request.get_ref();
-        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason, kind };
+        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason, ordered };
         self.give(&request, FieldChecks::default(), asked).await
     }
 
@@ -83,8 +88,8 @@ impl ChargingPointsService {
         let id = parse(id)?;
         // Seen before its request is looked for: under a request id that is still unknown then, nothing was restored.
         let point = self.shared.points.get(&id);
-        if let Some(first) = given_before(&self.shared, by, &request_id).await? {
-            same_request(&first, RESTORE, id.as_str())?;
+        let call = OnceCall::new(&by.actor, &request_id, RESTORE, [id.to_string().into_bytes()]);
+        if call.first_answer(&self.shared).await?.is_some() {
             return self.reissued(by, &request_id, id).await.map(|(_, restored)| restored);
         }
         let point = point.ok_or_else(|| unknown(&id))?;
@@ -95,21 +100,10 @@ impl ChargingPointsService {
         let (token_id, restored) = self.reissued(by, &request_id, id.clone()).await?;
         let now = self.shared.clock.now();
         let entry = AuditRecord::new(AuditAction::Restored, format!("charging-point/{id}")).with("token", &token_id);
-        // Without the token, which is nowhere at rest.
-        let order = OrderRow {
-            order_id: fresh_id(),
-            operator: by.actor.to_string(),
-            request_id,
-            method: RESTORE.to_owned(),
-            at_ms: now.wall_ms,
-            state: StoredOrderState::Done.into(),
-            body: id.to_string(),
-            ..OrderRow::default()
-        };
-        let writes = vec![RowWrite::Order(order), RowWrite::Audit(rows::audit(&entry.by(by, now)))];
-        match self.shared.store.write("restore", writes).await {
-            Ok(_) => Ok(restored),
-            Err(CommitRefusal::RepeatedOrder(first)) => same_request(&first, RESTORE, id.as_str()).map(|()| restored),
+        // Without the token, which is stored nowhere.
+        let once = RowWrite::Once(call.row(&[], now.wall_ms));
+        match self.shared.store.write("restore", vec![once, RowWrite::Audit(rows::audit(&entry.by(by, now)))]).await {
+            Ok(_) | Err(CommitRefusal::Repeated(_)) => Ok(restored),
             Err(refusal) => Err(unwritten(refusal)),
         }
     }
@@ -219,31 +213,31 @@ impl ChargingPoints for ChargingPointsService {
     }
 
     async fn stop(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, OrderKind::Stop).await
+        self.order(request, Ordered::Stop(order_kind::Stop {})).await
     }
 
     async fn resume(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, OrderKind::Resume).await
+        self.order(request, Ordered::Resume(order_kind::Resume {})).await
     }
 
     async fn set_maintenance(&self, request: Request<SetMaintenanceRequest>) -> Result<Response<Order>, Status> {
         let SetMaintenanceRequest { request_id, selector, expected, on, reason } = request.get_ref();
         let mut checks = FieldChecks::default();
-        let kind = OrderKind::Maintenance { on: checks.required("on", *on) };
-        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason, kind };
+        let ordered = Ordered::SetMaintenance(order_kind::SetMaintenance { on: checks.required("on", *on) });
+        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason, ordered };
         self.give(&request, checks, asked).await
     }
 
     async fn rotate(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, OrderKind::Rotate).await
+        self.order(request, Ordered::Rotate(order_kind::Rotate {})).await
     }
 
     async fn renew(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, OrderKind::Renew).await
+        self.order(request, Ordered::Renew(order_kind::Renew {})).await
     }
 
     async fn revoke(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, OrderKind::Revoke).await
+        self.order(request, Ordered::Revoke(order_kind::Revoke {})).await
     }
 
     async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
@@ -257,22 +251,24 @@ impl ChargingPoints for ChargingPointsService {
     }
 
     async fn release(&self, request: Request<OrderRequest>) -> Result<Response<Order>, Status> {
-        self.order(request, OrderKind::Release).await
+        self.order(request, Ordered::Release(order_kind::Release {})).await
     }
 
     async fn set_price(&self, request: Request<SetPriceRequest>) -> Result<Response<Order>, Status> {
         let SetPriceRequest { request_id, selector, expected, price_e4 } = request.get_ref();
         let mut checks = FieldChecks::default();
-        let kind = OrderKind::SetPrice { price_e4: checks.required("price_e4", *price_e4) };
-        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason: "", kind };
+        let price_e4 = checks.required("price_e4", *price_e4);
+        let ordered = Ordered::SetPrice(order_kind::SetPrice { price_e4 });
+        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason: "", ordered };
         self.give(&request, checks, asked).await
     }
 
     async fn set_rated_power(&self, request: Request<SetRatedPowerRequest>) -> Result<Response<Order>, Status> {
         let SetRatedPowerRequest { request_id, selector, expected, rated_power_w } = request.get_ref();
         let mut checks = FieldChecks::default();
-        let kind = OrderKind::SetRatedPower { rated_power_w: checks.required("rated_power_w", *rated_power_w) };
-        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason: "", kind };
+        let rated_power_w = checks.required("rated_power_w", *rated_power_w);
+        let ordered = Ordered::SetRatedPower(order_kind::SetRatedPower { rated_power_w });
+        let asked = OrderAsked { request_id, selector: selector.as_ref(), expected: *expected, reason: "", ordered };
         self.give(&request, checks, asked).await
     }
 
@@ -285,10 +281,10 @@ impl ChargingPoints for ChargingPointsService {
                 checks.wrong(field, why);
             }
         }
-        let kind = OrderKind::Move { city: city.clone(), place: place.clone() };
+        let ordered = Ordered::Move(order_kind::Move { city: city.clone(), place: place.clone() });
         let id = checks.parsed::<ChargingPointId>("id", id).map_or_else(|| order::clipped(id), String::from);
         let selector = Selector { which: Some(selector::Which::Ids(Ids { ids: vec![id] })) };
-        let asked = OrderAsked { request_id, selector: Some(&selector), expected: None, reason, kind };
+        let asked = OrderAsked { request_id, selector: Some(&selector), expected: None, reason, ordered };
         self.give(&request, checks, asked).await
     }
 
@@ -380,10 +376,8 @@ pub(super) mod tests {
         let refused = restore("r1", "CP001").await.unwrap_err();
         assert!(refused.message().contains("is not revoked"), "{}", refused.message());
         // As the restore of what was revoked then left it.
-        let (operator, method, body) = ("operator/ana".into(), RESTORE.into(), "CP001".into());
-        let (request_id, state) = ("r1".into(), StoredOrderState::Done.into());
-        let row = OrderRow { operator, request_id, method, body, state, ..OrderRow::default() };
-        central.write(vec![RowWrite::Order(row)]).await;
+        let call = OnceCall::new("operator/ana", "r1", RESTORE, [b"CP001".to_vec()]);
+        central.write(vec![RowWrite::Once(call.row(&[], 1))]).await;
         let again = restore("r1", "CP001").await.unwrap_err();
         assert!(!again.message().contains("is not revoked"), "{}", again.message());
         assert!(restore("r1", "CP002").await.unwrap_err().message().contains("with other content"));

@@ -8,16 +8,21 @@ mod tests;
 use std::sync::Arc;
 
 use mesh::{field_checks::FieldChecks, status::refuse};
+use prost::Message as _;
 use proto::{
     Energy, Price,
     central::v1::{CorrectTicketRequest, SettleDisputeRequest, Ticket},
     link::v1::Reason,
 };
 use serde::Serialize;
-use store::central::{CommitRefusal, CorrectionRow, OrderRow, OrderState, RowWrite, TicketRow};
+use store::central::{AuditEntry, CommitRefusal, CorrectionRow, RowWrite, TicketRow};
 use tonic::Status;
 
-use super::{convert, given_before, orders::fresh_id, same_request, unread, unwritten};
+use super::{
+    convert,
+    once::{self, OnceCall},
+    unread, unwritten,
+};
 use crate::{
     audit::{AuditAction, AuditRecord},
     order::check_reason,
@@ -36,7 +41,7 @@ pub(super) struct Corrections {
     pub(super) shared: Arc<SharedState>,
 }
 
-/// What was asked for, as it is kept to be told from another use of its request id.
+/// What was asked for.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum TicketChange {
@@ -80,8 +85,9 @@ impl TicketChange {
         }
     }
 
-    fn at_rest(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+    /// By which a repeat is told from another request under the same id.
+    fn content(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
     }
 }
 
@@ -152,13 +158,17 @@ fn settlement(ticket: &TicketRow, before: &[CorrectionRow], owed_wh: u64) -> Res
     Ok(TicketDelta { energy_delta_wh: owed, amount_delta_minor, settled_wh: open })
 }
 
+/// The ticket with its corrections.
+fn shown(row: TicketRow, corrections: &[CorrectionRow]) -> Result<Ticket, Status> {
+    let missing = format!("no ticket of session {}", row.session_id);
+    let ticket = convert::tickets(&[row], corrections).pop().map(convert::ticket);
+    ticket.ok_or_else(|| refuse(Reason::NotFound, missing))
+}
+
 impl Corrections {
     pub(super) async fn ticket(&self, session_id: &str) -> Result<Ticket, Status> {
         let (row, corrections) = self.find(session_id).await?;
-        convert::tickets(&[row], &corrections)
-            .pop()
-            .map(convert::ticket)
-            .ok_or_else(|| refuse(Reason::NotFound, format!("no ticket of session {session_id}")))
+        shown(row, &corrections)
     }
 
     pub(super) async fn correct(&self, wanted: CorrectTicketRequest, by: Origin) -> Result<Ticket, Status> {
@@ -182,61 +192,58 @@ impl Corrections {
         self.append(&TicketChange::Settle { session_id, owed_wh, reason }, &request_id, &by).await
     }
 
-    /// Decides and appends, anew where another came between the two: both were decided upon the same ticket.
+    /// Decides and appends. If another correction came first, it decides again, because the ticket has changed.
     async fn append(&self, asked: &TicketChange, request_id: &str, by: &Origin) -> Result<Ticket, Status> {
+        let call = OnceCall::new(&by.actor, request_id, asked.method(), [asked.content()]);
         for _ in 0..TRIES {
-            // The ticket first: under a request id that is unknown after it was read, it was read without that request.
+            // The ticket is read first: a request id that is unknown afterwards was not used before it.
             let (ticket, before) = self.find(asked.session_id()).await?;
-            if let Some(first) = given_before(&self.shared, by, request_id).await? {
-                same_request(&first, asked.method(), &asked.at_rest())?;
-                return self.ticket(asked.session_id()).await;
+            if let Some(first) = call.first_answer(&self.shared).await? {
+                return once::decoded(&first);
             }
             let decided = asked.decide(&ticket, &before).map_err(|(reason, why)| refuse(reason, why))?;
-            let writes = self.writes(asked, (&ticket, CorrectionRow::next_number(&before), decided), request_id, by);
+            let correction = self.correction(asked, (&ticket, CorrectionRow::next_number(&before), decided), by);
+            let entry = self.entry(asked, &ticket, &correction, by);
+            let after: Vec<_> = before.into_iter().chain([correction.clone()]).collect();
+            let answer = shown(ticket, &after)?;
+            let once = call.row(&answer.encode_to_vec(), correction.at_ms);
+            let writes = vec![RowWrite::Once(once), RowWrite::Correction(correction), RowWrite::Audit(entry)];
             match self.shared.store.write("correction", writes).await {
-                Ok(_) => return self.ticket(asked.session_id()).await,
-                Err(CommitRefusal::CorrectedMeanwhile | CommitRefusal::RepeatedOrder(_)) => {}
+                Ok(_) => return Ok(answer),
+                Err(CommitRefusal::Repeated(first)) => return once::decoded(&first),
+                Err(CommitRefusal::CorrectedMeanwhile) => {}
                 Err(refusal) => return Err(unwritten(refusal)),
             }
         }
         Err(unwritten(CommitRefusal::CorrectedMeanwhile))
     }
 
-    fn writes(
+    fn correction(
         &self,
         asked: &TicketChange,
         (ticket, number, decided): (&TicketRow, i32, TicketDelta),
-        request_id: &str,
         by: &Origin,
-    ) -> Vec<RowWrite> {
-        let now = self.shared.clock.now();
+    ) -> CorrectionRow {
         let TicketDelta { energy_delta_wh, amount_delta_minor, settled_wh } = decided;
-        let correction = CorrectionRow {
+        CorrectionRow {
             session_id: ticket.session_id.clone(),
             number,
-            at_ms: now.wall_ms,
+            at_ms: self.shared.clock.wall_ms(),
             operator: by.actor.strip_prefix("operator/").unwrap_or(&by.actor).to_owned(),
             reason: asked.reason().to_owned(),
             energy_delta_wh,
             amount_delta_minor,
             settled_wh,
-        };
+        }
+    }
+
+    fn entry(&self, asked: &TicketChange, ticket: &TicketRow, correction: &CorrectionRow, by: &Origin) -> AuditEntry {
         let entry = AuditRecord::new(asked.action(), format!("charging-point/{}", ticket.cp_id))
             .with("session", &ticket.session_id)
-            .with("energy_delta_wh", energy_delta_wh)
-            .with("amount_delta_minor", amount_delta_minor)
+            .with("energy_delta_wh", correction.energy_delta_wh)
+            .with("amount_delta_minor", correction.amount_delta_minor)
             .with("reason", asked.reason());
-        let order = OrderRow {
-            order_id: fresh_id(),
-            operator: by.actor.to_string(),
-            request_id: request_id.to_owned(),
-            method: asked.method().to_owned(),
-            at_ms: now.wall_ms,
-            state: OrderState::Done.into(),
-            body: asked.at_rest(),
-            ..OrderRow::default()
-        };
-        vec![RowWrite::Order(order), RowWrite::Correction(correction), RowWrite::Audit(rows::audit(&entry.by(by, now)))]
+        rows::audit(&entry.by(by, self.shared.clock.now()))
     }
 
     async fn find(&self, session_id: &str) -> Result<(TicketRow, Vec<CorrectionRow>), Status> {

@@ -1,83 +1,62 @@
-//! Orders under way: accepted once per request id, reached in portions, gone on with after a restart, cancellable
-//! (SPEC 7.3).
+//! Operators' orders (SPEC 7.3): given once per request id, carried out charging point by charging point, continued
+//! after a restart, cancellable.
 //!
-//! Of two orders with one subject the later one counts, also where the former is still under way: it leaves the
-//! charging points of the later one alone, which says so in its row and so does after a restart, however far the
-//! former one's row had come.
+//! An order is a row with an item for each of its charging points. An item is settled by whatever comes first on disk:
+//! the charging point's own turn, a later order with the same subject, or a cancellation. So nothing is remembered here
+//! about an order: how far it has come is counted from its items, and its task only asks the charging points of
+//! pending items, until there are none.
 
-mod at_rest;
-mod course;
+mod runner;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use mesh::{field_checks::with_metadata, process::Context, status::refuse};
+use mesh::{clock::Now, field_checks::with_metadata, process::Context, status::refuse};
+use prost::Message as _;
 use proto::{
-    ChargingPointId, Price,
-    central::v1::{self as contract, Order as Answer},
+    ChargingPointId,
+    central::v1::{Order as Answer, OrderFailure, OrderState, order::Ordered},
     link::v1::Reason,
+    timestamp,
 };
-use store::central::{CommitRefusal, OrderRow, OrderState, PageRequest, RowWrite};
+use store::{
+    OnceRow, StoreError,
+    central::{CommitRefusal, ItemOutcome, OrderCounts, OrderItemRow, OrderRow, PageRequest, RowWrite},
+};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
-use wire::LinkKey;
 
-use self::at_rest::{Body, answer_of, described, json, kept};
-use super::{given_before, refused, unread, unwritten, used};
+use super::{once::OnceCall, refused, selection, unread, unwritten};
 use crate::{
     audit::{AuditAction, AuditRecord},
     charge_point::{OrderOutcome, PointOrder},
     event_loop::{LoopHandle, Message},
-    order::{self, OrderKind, OrderProgress, Scope, Selected, Unexpected},
+    order::{self, Scope, Selected, Unexpected},
     origin::Origin,
     rows,
     shared::SharedState,
 };
 
-/// How long is waited for a charging point before others are gone on with, and an order is answered as it stands.
+/// How long an order may make no progress before its caller is answered all the same.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Failures that an answer lists.
+const FAILURES: i64 = 1_000;
 
-/// Cheap to clone.
+/// A clone is cheap.
 #[derive(Clone, Debug)]
-pub(crate) struct Orders(Arc<Inner>);
+pub(crate) struct Orders(Arc<OrderService>);
 
 #[derive(Debug)]
-struct Inner {
+struct OrderService {
     shared: Arc<SharedState>,
     event_loop: LoopHandle,
     ctx: Context,
     /// Charging points that a staggered order reaches per second.
     stagger: usize,
     patience: Duration,
-    under_way: Mutex<HashMap<String, Arc<UnderWay>>>,
-}
-
-/// What was asked for.
-#[derive(Debug)]
-struct Given {
-    request_id: String,
-    kind: OrderKind,
-    scope: Scope,
-    content: String,
-}
-
-#[derive(Debug)]
-struct UnderWay {
-    kind: OrderKind,
-    /// As it was given.
-    row: OrderRow,
-    by: Origin,
-    progress: Mutex<OrderProgress>,
-    /// What it did, not written yet.
-    entries: Mutex<Vec<RowWrite>>,
-    /// Held while its row is written, so that the later one is of the later state.
-    writing: tokio::sync::Mutex<()>,
-    done: watch::Sender<bool>,
+    /// Changes whenever items may have been settled.
+    settled: watch::Sender<()>,
 }
 
 impl Orders {
@@ -91,44 +70,33 @@ impl Orders {
         ctx: &Context,
         (stagger, patience): (usize, Duration),
     ) -> Self {
-        let (ctx, under_way) = (ctx.clone(), Mutex::default());
-        Self(Arc::new(Inner { shared, event_loop, ctx, stagger: stagger.max(1), patience, under_way }))
+        let (ctx, settled) = (ctx.clone(), watch::channel(()).0);
+        Self(Arc::new(OrderService { shared, event_loop, ctx, stagger: stagger.max(1), patience, settled }))
     }
 
-    /// Goes on with what a former process had begun, but for what later orders were about.
+    /// Continues the orders that a former process left with pending items.
     ///
     /// # Errors
-    /// Where the database cannot be read.
-    pub(crate) async fn resume(&self) -> Result<(), store::StoreError> {
-        for (row, later) in self.0.shared.store.read("orders", at_rest::running).await? {
-            let Some((body, remaining)) = at_rest::begun(&row) else {
-                tracing::error!(order.id = row.order_id, "an order cannot be read and is not gone on with");
-                continue;
-            };
-            let by = Origin::new(row.operator.clone(), body.address).because(body.reason).under(row.order_id.as_str());
-            let progress = OrderProgress::resumed(answer_of(&row), remaining);
-            let under_way = Arc::new(UnderWay::new(body.kind, row, by, progress));
-            for (order_id, ids) in later {
-                self.overtake(&under_way, &ids, &order_id);
-            }
-            self.lock().insert(under_way.row.order_id.clone(), Arc::clone(&under_way));
-            self.spawn(async move |orders| orders.run(&under_way).await);
+    /// If the database cannot be read.
+    pub(crate) async fn resume(&self) -> Result<(), StoreError> {
+        for row in self.0.shared.store.read("orders", OrderRow::unfinished).await? {
+            self.spawn(async move |orders| orders.run(row).await);
         }
         Ok(())
     }
 
-    /// Gives an order, or answers the one that came first under its request id. Over few charging points, and for a
-    /// stop, it is done when this returns, unless one takes long. A refusal is an entry too (SPEC 8.1).
+    /// Gives an order, or answers the one that was given under its request id. The answer comes when the order is
+    /// done, except for a staggered order and for one that makes no progress. A refusal is audited (SPEC 8.1).
     pub(crate) async fn give(
         &self,
         request_id: String,
         scope: Scope,
         expected: Option<u32>,
-        kind: OrderKind,
+        ordered: Ordered,
         by: Origin,
     ) -> Result<Answer, Status> {
-        let (method, object, who) = (kind.method(), order::object(&scope), by.clone());
-        match self.accept(request_id, scope, expected, kind, by).await {
+        let (method, object, who) = (order::method(&ordered), order::object(&scope), by.clone());
+        match self.accept(request_id, scope, expected, ordered, by).await {
             Ok(given) => Ok(given),
             Err(status) => Err(refused(&self.0.shared, &who, method, &object, status).await),
         }
@@ -139,160 +107,149 @@ impl Orders {
         request_id: String,
         scope: Scope,
         expected: Option<u32>,
-        kind: OrderKind,
+        ordered: Ordered,
         by: Origin,
     ) -> Result<Answer, Status> {
-        let content = at_rest::content(&kind, &scope, expected, &by.reason);
-        let asked = (kind.method(), content.as_str());
-        // Before its request is looked for: who is enrolled meanwhile makes no other order of one that was given.
+        let given = Answer {
+            ordered: Some(ordered.clone()),
+            selector: Some(selection::selector(&scope)),
+            reason: by.reason.to_string(),
+            ..Answer::default()
+        };
+        let content = [given.encode_to_vec(), expected.map(u32::to_be_bytes).map(Vec::from).unwrap_or_default()];
+        let call = OnceCall::new(&by.actor, &request_id, order::method(&ordered), content);
+        // Read before the request id is looked up: a charging point that is enrolled meanwhile must not make another
+        // order of one that was given.
         let all: Vec<_> = self.0.shared.points.all().into_iter().map(|(id, point)| (id, point.city.clone())).collect();
-        if let Some(first) = given_before(&self.0.shared, &by, &request_id).await? {
-            return self.answer_to(first, asked).await;
+        if let Some(first) = call.first_answer(&self.0.shared).await? {
+            return self.given_before(&first).await;
         }
         let selected = order::select(&scope, &all);
-        let is_expected = order::check_expectation(selected.ids.len(), expected, self.many());
-        is_expected.map_err(|unexpected| match self.is_being_taken_up(&by, &request_id) {
-            true => refuse(Reason::Unavailable, "an order with this request id is being saved; retry shortly"),
-            false => objected(unexpected),
-        })?;
-        let given = Given { request_id, kind: kind.clone(), scope, content: content.clone() };
-        match self.begin(given, selected, &by).await {
-            Ok(under_way) => Ok(self.answer_of(&under_way).await),
-            Err(CommitRefusal::RepeatedOrder(first)) => self.answer_to(*first, asked).await,
+        if let Err(unexpected) = order::check_expectation(selected.ids.len(), expected, self.many()) {
+            // The first order may be on its way to the disk, and an empty turn returns after it.
+            self.0.shared.store.write("order", Vec::new()).await.map_err(unwritten)?;
+            return match call.first_answer(&self.0.shared).await? {
+                Some(first) => self.given_before(&first).await,
+                None => Err(objected(unexpected)),
+            };
+        }
+        let is_staggered = order::is_staggered(&ordered, selected.ids.len(), self.many());
+        match self.begin(&call, given, &selected, &by).await {
+            Ok(order_id) => self.answer(&order_id, is_staggered).await,
+            Err(CommitRefusal::Repeated(first)) => self.given_before(&first).await,
             Err(refusal) => Err(unwritten(refusal)),
         }
     }
 
-    /// Said before, and not on disk yet.
-    fn is_being_taken_up(&self, by: &Origin, request_id: &str) -> bool {
-        let is_it = |row: &OrderRow| row.operator == *by.actor && row.request_id == request_id;
-        self.lock().values().any(|under_way| is_it(&under_way.row))
-    }
-
-    /// Writes an order and carries it out, whether or not whoever gave it waits for the answer.
-    async fn begin(&self, given: Given, selected: Selected, by: &Origin) -> Result<Arc<UnderWay>, CommitRefusal> {
-        let ids: BTreeSet<_> = selected.ids.iter().cloned().collect();
-        let progress = OrderProgress::new(fresh_id(), selected);
-        let (under_way, overtaken) = self.register(given, progress, by);
-        let writes = self.first_writes(&under_way, by);
-        let (begun, answer) = oneshot::channel();
-        self.spawn(async move |orders| {
-            let order_id = under_way.row.order_id.clone();
-            let written = orders.0.shared.store.write("order", writes).await;
-            if let Err(refusal) = written {
-                orders.lock().remove(&order_id);
-                // Nobody may be waiting any more.
-                let _ = begun.send(Err(refusal));
-                return;
-            }
-            overtaken.iter().for_each(|former| orders.overtake(former, &ids, &order_id));
-            let _ = begun.send(Ok(Arc::clone(&under_way)));
-            orders.run(&under_way).await;
-        });
-        answer.await.unwrap_or_else(|_| Err(CommitRefusal::Unavailable("this process is ending".to_owned())))
-    }
-
-    /// Before its row is written, so that whoever reads of an order that is not done finds it here. With those under
-    /// way that it overtakes.
-    fn register(&self, given: Given, progress: OrderProgress, by: &Origin) -> (Arc<UnderWay>, Vec<Arc<UnderWay>>) {
-        let mut all = self.lock();
-        let same = |former: &&Arc<UnderWay>| former.kind.subject() == given.kind.subject();
-        let overtaken: Vec<_> = all.values().filter(same).cloned().collect();
-        let row = self.row(&given, &progress, by, &overtaken);
-        let by = by.clone().under(row.order_id.as_str());
-        let under_way = Arc::new(UnderWay::new(given.kind, row, by, progress));
-        all.insert(under_way.row.order_id.clone(), Arc::clone(&under_way));
-        (under_way, overtaken)
-    }
-
-    fn row(&self, given: &Given, progress: &OrderProgress, by: &Origin, overtaken: &[Arc<UnderWay>]) -> OrderRow {
-        let ids = progress.remaining().into_iter().filter(|_| !overtaken.is_empty());
-        let body = Body {
-            kind: given.kind.clone(),
-            scope: given.scope.clone(),
-            address: by.address.to_string(),
-            reason: by.reason.to_string(),
-            content: given.content.clone(),
-            overtakes: overtaken.iter().map(|former| former.row.order_id.clone()).collect(),
-            ids: ids.cloned().collect(),
-        };
-        OrderRow {
-            order_id: progress.answer().order_id.clone(),
+    /// Writes the order and starts its task, even if the caller stops waiting. Returns the order's id.
+    async fn begin(
+        &self,
+        call: &OnceCall,
+        given: Answer,
+        selected: &Selected,
+        by: &Origin,
+    ) -> Result<String, CommitRefusal> {
+        let order_id = fresh_id();
+        let at_ms = self.0.shared.clock.wall_ms();
+        let row = OrderRow {
+            order_id: order_id.clone(),
             operator: by.actor.to_string(),
-            request_id: given.request_id.clone(),
-            method: given.kind.method().to_owned(),
-            at_ms: self.0.shared.clock.wall_ms(),
-            state: OrderState::Running.into(),
-            body: json(&body),
-            remaining: json(&progress.remaining()),
-            answer: kept(progress.answer()),
-        }
-    }
-
-    /// The order, that it was given, and which of those it names there are not.
-    fn first_writes(&self, under_way: &UnderWay, by: &Origin) -> Vec<RowWrite> {
-        let answer = under_way.answer();
-        let entry = AuditRecord::new(AuditAction::OrderGiven, format!("order/{}", answer.order_id))
-            .with("method", under_way.kind.method())
-            .with("matched", answer.matched)
-            .by(by, self.0.shared.clock.now());
-        let order = [RowWrite::Order(under_way.row.clone()), RowWrite::Audit(rows::audit(&entry))];
-        let unknown = answer.failures.iter().filter_map(|failure| {
-            let reason = Reason::of_code(&failure.reason_code).unwrap_or_default();
-            let outcome = OrderOutcome::Failed(reason, failure.detail.clone());
-            self.reached(under_way, &failure.id, &outcome)
-        });
-        order.into_iter().chain(unknown).collect()
-    }
-
-    /// What has not been reached yet stays as it was.
-    pub(crate) async fn cancel(&self, order_id: &str, by: &Origin) -> Result<Answer, Status> {
-        let Some(under_way) = self.lock().get(order_id).cloned() else { return self.get(order_id).await };
-        let (of_it, by) = (Arc::clone(&under_way), by.clone());
-        let (cancelled, answer) = oneshot::channel();
-        // Whether or not whoever wants it waits for the answer.
+            address: by.address.to_string(),
+            request_id: call.request_id().to_owned(),
+            content: hex::encode(given.encode_to_vec()),
+            at_ms,
+        };
+        let once = call.row(order_id.as_bytes(), at_ms);
+        let writes = self.first_writes(once, &row, &given, selected, by);
+        let (written, answer) = oneshot::channel();
         self.spawn(async move |orders| {
-            let _ = cancelled.send(orders.cancelled(&of_it, &by).await);
+            let result = orders.0.shared.store.write("order", writes).await.map(drop);
+            let is_given = result.is_ok();
+            // The caller may have gone.
+            let _ = written.send(result);
+            if is_given {
+                orders.notify();
+                orders.run(row).await;
+            }
         });
         let ending = |_| Err(CommitRefusal::Unavailable("this process is ending".to_owned()));
-        answer.await.unwrap_or_else(ending).map_err(unwritten)?;
-        Ok(under_way.answer())
+        answer.await.unwrap_or_else(ending).map(|()| order_id)
+    }
+
+    /// The order with its items, and the audit entries about it, about the orders that it overtakes, and about each id
+    /// that no charging point has.
+    fn first_writes(
+        &self,
+        once: OnceRow,
+        row: &OrderRow,
+        given: &Answer,
+        selected: &Selected,
+        by: &Origin,
+    ) -> Vec<RowWrite> {
+        let now = self.0.shared.clock.now();
+        let Some(ordered) = &given.ordered else { return Vec::new() };
+        let by = by.clone().under(row.order_id.as_str(), order::method(ordered));
+        let entry = AuditRecord::new(AuditAction::OrderGiven, format!("order/{}", row.order_id))
+            .with("method", by.method)
+            .with("matched", selected.ids.len())
+            .by(&by, now);
+        let overtaken = AuditRecord::new(AuditAction::OrderOvertaken, "").with("method", by.method).by(&by, now);
+        let item = |cp_id: String, subject: &str, outcome: ItemOutcome, reason: Reason| OrderItemRow {
+            order_id: row.order_id.clone(),
+            cp_id,
+            subject: subject.to_owned(),
+            outcome: outcome.into(),
+            reason: reason.into(),
+            detail: String::new(),
+        };
+        let subject = order::subject(ordered);
+        let pending =
+            selected.ids.iter().map(|id| item(id.to_string(), subject, ItemOutcome::Pending, Reason::Unspecified));
+        let unknown = selected.unknown.iter();
+        let unknown = unknown.map(|id| item(id.clone(), "", ItemOutcome::Failed, Reason::UnknownChargingPoint));
+        let order = RowWrite::Order {
+            order: row.clone(),
+            items: pending.chain(unknown).collect(),
+            overtaken: rows::audit(&overtaken),
+        };
+        let refusals = selected.unknown.iter().map(|id| unknown_id(id, &by, now));
+        [RowWrite::Once(once), RowWrite::Audit(rows::audit(&entry)), order].into_iter().chain(refusals).collect()
+    }
+
+    /// Charging points that the order has not reached stay as they were.
+    pub(crate) async fn cancel(&self, order_id: &str, by: &Origin) -> Result<Answer, Status> {
+        let entry = AuditRecord::new(AuditAction::OrderCancelled, format!("order/{order_id}"));
+        let entry = rows::audit(&entry.by(by, self.0.shared.clock.now()));
+        let writes = vec![RowWrite::CancelOrder(order_id.to_owned()), RowWrite::Audit(entry)];
+        match self.0.shared.store.write("cancel", writes).await {
+            // An order that has ended is answered as it is.
+            Ok(_) | Err(CommitRefusal::OrderItemSettled) => {}
+            Err(refusal) => return Err(unwritten(refusal)),
+        }
+        self.notify();
+        self.get(order_id).await
     }
 
     /// How far an order has come.
     pub(crate) async fn get(&self, order_id: &str) -> Result<Answer, Status> {
         let wanted = order_id.to_owned();
-        let read = move |conn: &mut store::Conn| OrderRow::find(conn, &wanted);
-        let mut row = self.0.shared.store.read("order", read.clone()).await.map_err(unread)?;
-        if row.as_ref().is_some_and(|row| self.has_ended_since(row)) {
-            row = self.0.shared.store.read("order", read).await.map_err(unread)?;
-        }
-        let row = row.filter(|row| order::METHODS.contains(&row.method.as_str()));
-        row.map(|row| self.latest(&row)).ok_or_else(|| refuse(Reason::NotFound, format!("no order {order_id}")))
-    }
-
-    /// Its row says otherwise, and is to be read again.
-    fn has_ended_since(&self, row: &OrderRow) -> bool {
-        row.state == i32::from(OrderState::Running) && !self.lock().contains_key(&row.order_id)
+        let read =
+            move |conn: &mut store::Conn| OrderRow::find(conn, &wanted)?.map(|row| described(conn, row)).transpose();
+        let found = self.0.shared.store.read("order", read).await.map_err(unread)?;
+        found.ok_or_else(|| refuse(Reason::NotFound, format!("no order {order_id}")))
     }
 
     /// Newest first, and the token of the next page.
     pub(crate) async fn list(&self, page: PageRequest) -> Result<(Vec<Answer>, String), Status> {
-        let read = move |conn: &mut store::Conn| OrderRow::list(conn, &order::METHODS, &page);
-        let mut page = self.0.shared.store.read("orders", read.clone()).await.map_err(unread)?;
-        if page.rows.iter().any(|row| self.has_ended_since(row)) {
-            page = self.0.shared.store.read("orders", read).await.map_err(unread)?;
-        }
-        Ok((page.rows.iter().map(|row| self.latest(row)).collect(), page.next))
+        let read = move |conn: &mut store::Conn| {
+            let page = OrderRow::list(conn, &page)?;
+            let orders = page.rows.into_iter().map(|row| described(conn, row)).collect::<Result<_, _>>()?;
+            Ok((orders, page.next))
+        };
+        self.0.shared.store.read("orders", read).await.map_err(unread)
     }
 
-    /// One under way is further than its row.
-    fn latest(&self, row: &OrderRow) -> Answer {
-        let under_way = self.lock().get(&row.order_id).cloned();
-        under_way.map_or_else(|| answer_of(row), |under_way| under_way.answer())
-    }
-
-    /// One charging point, once; the answer is its own.
+    /// Gives an order to one charging point without a row; the answer is the charging point's.
     pub(crate) async fn one(&self, at: &ChargingPointId, order: PointOrder, by: Origin) -> OrderOutcome {
         let late =
             |_| OrderOutcome::Failed(Reason::Unavailable, "no answer for it in time; it may still be done".to_owned());
@@ -301,46 +258,62 @@ impl Orders {
         answered.map_or_else(late, |outcome| outcome.unwrap_or_else(nobody))
     }
 
-    /// None: the loop ended without having done it.
+    /// `None`: the event loop ended without having done it.
     async fn ask(&self, at: &ChargingPointId, order: PointOrder, by: Origin) -> Option<OrderOutcome> {
         let (answer, answered) = oneshot::channel();
         self.0.event_loop.send(Message::Order { at: at.clone(), order, by, answer }).await;
         answered.await.ok()
     }
 
-    /// What is done when its first answer is given is done when a later one is, too.
-    async fn answer_to(&self, row: OrderRow, (method, content): (&str, &str)) -> Result<Answer, Status> {
-        if row.method != method || !at_rest::is_content(&row, content) {
-            return Err(used(&row, method));
-        }
-        let under_way = self.lock().get(&row.order_id).cloned();
-        if let Some(under_way) = under_way {
-            return Ok(self.answer_of(&under_way).await);
-        }
-        // It may have ended since the row was read.
-        let id = row.order_id.clone();
-        let read = move |conn: &mut store::Conn| OrderRow::find(conn, &id);
-        let latest = self.0.shared.store.read("order", read).await.map_err(unread)?;
-        Ok(answer_of(&latest.unwrap_or(row)))
+    async fn given_before(&self, first: &OnceRow) -> Result<Answer, Status> {
+        let order_id = hex::decode(&first.answer).ok().and_then(|id| String::from_utf8(id).ok()).unwrap_or_default();
+        let given = self.get(&order_id).await?;
+        let ordered = given.ordered.as_ref();
+        let is_staggered = ordered.is_some_and(|ordered| {
+            order::is_staggered(ordered, usize::try_from(given.matched).unwrap_or(usize::MAX), self.many())
+        });
+        self.answer(&order_id, is_staggered).await
     }
 
-    /// Over few charging points, and for a stop, when it is done; where one of them takes long, or this process ends
-    /// before, as it is.
-    async fn answer_of(&self, under_way: &UnderWay) -> Answer {
-        if !under_way.kind.is_staggered(under_way.answer().matched as usize, self.many()) {
-            self.0.ctx.stop.clone().run_until_cancelled(self.ended(under_way)).await;
+    /// The order when it is done; a staggered one, and one that makes no progress, as far as it has come.
+    async fn answer(&self, order_id: &str, is_staggered: bool) -> Result<Answer, Status> {
+        if !is_staggered {
+            let ended = self.0.ctx.stop.clone().run_until_cancelled_owned(self.ended(order_id)).await;
+            ended.unwrap_or(Ok(())).map_err(unread)?;
         }
-        under_way.answer()
+        self.get(order_id).await
     }
 
-    /// For as long as it gets on.
-    async fn ended(&self, under_way: &UnderWay) {
-        let mut left = None;
-        while left.replace(under_way.answer().left) != Some(under_way.answer().left) {
-            if tokio::time::timeout(self.0.patience, under_way.ended()).await.is_ok() {
-                return;
+    /// Waits for as long as the order makes progress.
+    async fn ended(&self, order_id: &str) -> Result<(), StoreError> {
+        let mut settled = self.0.settled.subscribe();
+        let mut pending = self.pending(order_id).await?.len();
+        while pending > 0 {
+            let fewer = async {
+                loop {
+                    // The sender lives as long as this does.
+                    let _changed = settled.changed().await;
+                    let now = self.pending(order_id).await?.len();
+                    if now < pending {
+                        return Ok::<_, StoreError>(now);
+                    }
+                }
+            };
+            match tokio::time::timeout(self.0.patience, fewer).await {
+                Ok(fewer) => pending = fewer?,
+                Err(_) => break,
             }
         }
+        Ok(())
+    }
+
+    async fn pending(&self, order_id: &str) -> Result<Vec<String>, StoreError> {
+        let order_id = order_id.to_owned();
+        self.0.shared.store.read("order items", move |conn| OrderItemRow::pending(conn, &order_id)).await
+    }
+
+    fn notify(&self) {
+        self.0.settled.send_replace(());
     }
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Self) -> F) {
@@ -354,72 +327,50 @@ impl Orders {
     fn many(&self) -> usize {
         self.0.shared.settings.many
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<UnderWay>>> {
-        self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+/// The order as its row and its items say.
+fn described(conn: &mut store::Conn, row: OrderRow) -> Result<Answer, StoreError> {
+    let counts = OrderCounts::of(conn, &row.order_id)?;
+    let failed = if counts.failed == 0 { Vec::new() } else { OrderItemRow::failed(conn, &row.order_id, FAILURES)? };
+    let failure = |item: OrderItemRow| {
+        let reason_code = Reason::try_from(item.reason).unwrap_or_default().public_code();
+        OrderFailure { id: item.cp_id, reason_code, detail: item.detail }
+    };
+    let state = match counts {
+        OrderCounts { pending: 1.., .. } => OrderState::Running,
+        OrderCounts { cancelled: 1.., .. } => OrderState::Cancelled,
+        _ => OrderState::Done,
+    };
+    let count = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+    Ok(Answer {
+        state: state.into(),
+        matched: count(counts.matched()),
+        done: count(counts.done),
+        unchanged: count(counts.unchanged),
+        failed: count(counts.failed),
+        left: count(counts.left()),
+        failures: failed.into_iter().map(failure).collect(),
+        create_time: timestamp(row.at_ms),
+        ..given(&row)
+    })
+}
+
+/// What was ordered, of whom, by whom and why.
+fn given(row: &OrderRow) -> Answer {
+    let given = hex::decode(&row.content).ok().and_then(|bytes| Answer::decode(bytes.as_slice()).ok());
+    Answer {
+        order_id: row.order_id.clone(),
+        operator: row.operator.clone(),
+        request_id: row.request_id.clone(),
+        ..given.unwrap_or_default()
     }
 }
 
-impl UnderWay {
-    fn new(kind: OrderKind, row: OrderRow, by: Origin, progress: OrderProgress) -> Self {
-        let (progress, entries, writing) = (Mutex::new(progress), Mutex::default(), tokio::sync::Mutex::default());
-        Self { kind, row, by, progress, entries, writing, done: watch::channel(false).0 }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, OrderProgress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn answer(&self) -> Answer {
-        let answer = self.lock().answer().clone();
-        let state = match (*self.done.borrow(), answer.state()) {
-            (_, contract::OrderState::Cancelled) => OrderState::Cancelled,
-            (false, _) => OrderState::Running,
-            (true, _) => OrderState::Done,
-        };
-        described(&self.row, state.into(), answer)
-    }
-
-    /// Its row, as far as it has come.
-    fn at_rest(&self, progress: &OrderProgress, state: OrderState) -> OrderRow {
-        let (remaining, answer) = (json(&progress.remaining()), kept(progress.answer()));
-        OrderRow { state: state.into(), remaining, answer, ..self.row.clone() }
-    }
-
-    fn note(&self, entries: impl IntoIterator<Item = RowWrite>) {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).extend(entries);
-    }
-
-    /// To be written; they are here no more.
-    fn entries(&self) -> Vec<RowWrite> {
-        std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    async fn ended(&self) {
-        // The sender lives as long as this does.
-        let mut done = self.done.subscribe();
-        let _ended = done.wait_for(|done| *done).await;
-    }
-}
-
-impl OrderKind {
-    /// For one charging point; `material` is for a rotation.
-    fn order(&self, material: Arc<LinkKey>) -> PointOrder {
-        match self {
-            Self::Stop => PointOrder::Stop,
-            Self::Resume => PointOrder::Resume,
-            Self::Maintenance { on } => PointOrder::Maintenance { on: *on },
-            Self::Rotate => PointOrder::Rotate { material },
-            Self::Renew => PointOrder::Renew,
-            Self::Revoke => PointOrder::Revoke,
-            Self::Release => PointOrder::Release,
-            Self::SetPrice { price_e4 } => PointOrder::SetPrice(Price::from_e4(*price_e4)),
-            Self::SetRatedPower { rated_power_w } => PointOrder::SetRatedPower(*rated_power_w),
-            Self::Move { city, place } => {
-                PointOrder::Move { city: city.as_str().into(), place: place.as_deref().map(Into::into) }
-            }
-        }
-    }
+/// The refusal of an order at an id that no charging point has.
+fn unknown_id(id: &str, by: &Origin, now: Now) -> RowWrite {
+    let entry = AuditRecord::new(AuditAction::OrderRefused, format!("charging-point/{id}")).with("method", by.method);
+    RowWrite::Audit(rows::audit(&entry.outcome(Reason::UnknownChargingPoint, "").by(by, now)))
 }
 
 pub(super) fn fresh_id() -> String {

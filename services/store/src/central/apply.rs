@@ -4,8 +4,10 @@
 //! transaction is rolled back and the group runs again with each such turn in a savepoint, so that the refused turn
 //! leaves nothing and the others are applied. Refusals are rare, and a savepoint costs two more statements.
 
+use std::borrow::Cow;
+
 use super::{
-    AuditEntry, CommitRefusal, Guard, OutboxEvent, RowWrite, Turn,
+    AuditEntry, CommitRefusal, Guard, OrderItemRow, OutboxEvent, RowWrite, Turn,
     charging_point::{self, RowVersion},
     identity, outbox, ticket,
 };
@@ -17,7 +19,7 @@ pub(super) struct Applied<'a> {
     pub(super) cp_id: &'a str,
     pub(super) row_version: RowVersion,
     pub(super) events: Vec<&'a OutboxEvent>,
-    pub(super) audit: Vec<&'a AuditEntry>,
+    pub(super) audit: Vec<Cow<'a, AuditEntry>>,
 }
 
 /// A turn that a rule refused.
@@ -59,15 +61,13 @@ fn apply_in_order<'a>(
         },
     };
     let mut left_writes = turn.guard.is_some();
-    for write in turn.writes.iter().filter(|write| write.is_refusable()) {
-        if let Err(refusal) = try_write(conn, write)? {
+    let mut applied = Applied { cp_id, row_version, events: Vec::new(), audit: Vec::new() };
+    let (refusable, others): (Vec<_>, Vec<_>) = turn.writes.iter().partition(|write| write.is_refusable());
+    for write in refusable.into_iter().chain(others) {
+        if let Err(refusal) = write_row(conn, write, &mut applied)? {
             return Ok(Err(DroppedTurn { refusal, left_writes }));
         }
         left_writes = true;
-    }
-    let mut applied = Applied { cp_id, row_version, events: Vec::new(), audit: Vec::new() };
-    for write in turn.writes.iter().filter(|write| !write.is_refusable()) {
-        write_unconditionally(conn, write, &mut applied)?;
     }
     Ok(Ok(applied))
 }
@@ -91,72 +91,49 @@ fn check_guard<'a>(
     Ok(row_version.map(|row_version| (cp_id.as_str(), row_version)))
 }
 
-fn try_write(conn: &mut Conn, write: &RowWrite) -> Result<Result<(), CommitRefusal>, StoreError> {
-    match write {
-        RowWrite::OpenSession(row) => row.open(conn),
-        RowWrite::Ticket(row) => Ok(if row.insert(conn)? { Ok(()) } else { Err(CommitRefusal::AlreadyBilled) }),
-        RowWrite::Correction(row) => {
-            Ok(if row.insert(conn)? { Ok(()) } else { Err(CommitRefusal::CorrectedMeanwhile) })
-        }
-        RowWrite::Once(row) => Ok(match row.insert_first(conn)? {
-            None => Ok(()),
-            Some(first) => Err(match first.answers(&row.method, &row.digest) {
-                Ok(()) => CommitRefusal::Repeated(Box::new(first)),
-                Err(reused) => CommitRefusal::RequestIdReused(reused),
-            }),
-        }),
-        RowWrite::Order(row) => Ok(match row.accept(conn)? {
-            None => Ok(()),
-            Some(first) => Err(CommitRefusal::RepeatedOrder(Box::new(first))),
-        }),
-        RowWrite::AddChargingPoint(_)
-        | RowWrite::ChargingPoint(_)
-        | RowWrite::UpdateSession(_)
-        | RowWrite::TicketAcknowledged { .. }
-        | RowWrite::Discrepancy(_)
-        | RowWrite::UpdateOrder(_)
-        | RowWrite::Key(_)
-        | RowWrite::Identity(_)
-        | RowWrite::Operator(_)
-        | RowWrite::Mirrored(_)
-        | RowWrite::Event(_)
-        | RowWrite::Published { .. }
-        | RowWrite::Audit(_) => Ok(Ok(())),
-    }
-}
-
-fn write_unconditionally<'a>(
+/// Writes a row, or says which rule refuses it.
+fn write_row<'a>(
     conn: &mut Conn,
     write: &'a RowWrite,
     applied: &mut Applied<'a>,
-) -> Result<(), StoreError> {
+) -> Result<Result<(), CommitRefusal>, StoreError> {
+    let refused_unless = |is_written: bool, refusal| if is_written { Ok(()) } else { Err(refusal) };
     match write {
-        RowWrite::AddChargingPoint(row) => row.add(conn),
-        RowWrite::ChargingPoint(row) => row.update(conn),
-        RowWrite::UpdateSession(row) => row.update(conn),
+        RowWrite::OpenSession(row) => return row.open(conn),
+        RowWrite::Ticket(row) => return Ok(refused_unless(row.insert(conn)?, CommitRefusal::AlreadyBilled)),
+        RowWrite::Correction(row) => return Ok(refused_unless(row.insert(conn)?, CommitRefusal::CorrectedMeanwhile)),
+        RowWrite::Once(row) => {
+            return Ok(match row.insert_first(conn)? {
+                None => Ok(()),
+                Some(first) => Err(match first.answers(&row.method, &row.digest) {
+                    Ok(()) => CommitRefusal::Repeated(Box::new(first)),
+                    Err(reused) => CommitRefusal::RequestIdReused(reused),
+                }),
+            });
+        }
+        RowWrite::OrderItem(row) => return Ok(refused_unless(row.settle(conn)?, CommitRefusal::OrderItemSettled)),
+        RowWrite::CancelOrder(order_id) => {
+            let is_cancelled = OrderItemRow::cancel(conn, order_id)? > 0;
+            return Ok(refused_unless(is_cancelled, CommitRefusal::OrderItemSettled));
+        }
+        RowWrite::Order { order, items, overtaken } => {
+            applied.audit.extend(order.insert(conn, items, overtaken)?.into_iter().map(Cow::Owned));
+        }
+        RowWrite::AddChargingPoint(row) => row.add(conn)?,
+        RowWrite::ChargingPoint(row) => row.update(conn)?,
+        RowWrite::UpdateSession(row) => row.update(conn)?,
         RowWrite::TicketAcknowledged { session_id, driver_id, at_ms } => {
-            ticket::acknowledge(conn, session_id, driver_id, *at_ms)
+            ticket::acknowledge(conn, session_id, driver_id, *at_ms)?;
         }
-        RowWrite::Discrepancy(row) => row.insert_first(conn),
-        RowWrite::UpdateOrder(row) => row.update(conn),
-        RowWrite::Key(row) => row.upsert(conn),
-        RowWrite::Identity(row) => row.upsert_newer(conn),
-        RowWrite::Operator(row) => row.upsert_newer(conn),
-        RowWrite::Mirrored(revision) => identity::set_revision(conn, *revision),
-        RowWrite::Published { writer, sequence, at_ms } => outbox::mark_published(conn, writer, *sequence, *at_ms),
+        RowWrite::Discrepancy(row) => row.insert_first(conn)?,
+        RowWrite::Key(row) => row.upsert(conn)?,
+        RowWrite::Identity(row) => row.upsert_newer(conn)?,
+        RowWrite::Operator(row) => row.upsert_newer(conn)?,
+        RowWrite::Mirrored(revision) => identity::set_revision(conn, *revision)?,
+        RowWrite::Published { writer, sequence, at_ms } => outbox::mark_published(conn, writer, *sequence, *at_ms)?,
         // Numbered and written at the end of the group, when it is known which turns are in it.
-        RowWrite::Event(event) => {
-            applied.events.push(event);
-            Ok(())
-        }
-        RowWrite::Audit(entry) => {
-            applied.audit.push(entry);
-            Ok(())
-        }
-        RowWrite::OpenSession(_)
-        | RowWrite::Ticket(_)
-        | RowWrite::Correction(_)
-        | RowWrite::Once(_)
-        | RowWrite::Order(_) => Ok(()),
+        RowWrite::Event(event) => applied.events.push(event),
+        RowWrite::Audit(entry) => applied.audit.push(Cow::Borrowed(entry)),
     }
+    Ok(Ok(()))
 }

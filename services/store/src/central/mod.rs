@@ -34,7 +34,7 @@ pub use committer::{Committer, CommitterSettings};
 pub use generation::raise_generation;
 pub use identity::{MirroredIdentityRow, MirroredOperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
-pub use order::{OrderRow, OrderState};
+pub use order::{ItemOutcome, OrderCounts, OrderItemRow, OrderRow};
 pub use outbox::{OutboxEvent, OutboxRow};
 pub use refusal::CommitRefusal;
 pub use session::{SessionFilter, SessionRow};

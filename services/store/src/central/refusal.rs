@@ -1,6 +1,6 @@
 //! Why a turn was not committed.
 
-use super::{OnceRow, OrderRow, RequestIdReused};
+use super::{OnceRow, RequestIdReused};
 
 /// Why a turn was refused. Nothing of it is durable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,8 +13,8 @@ pub enum CommitRefusal {
     Repeated(Box<OnceRow>),
     #[error(transparent)]
     RequestIdReused(RequestIdReused),
-    #[error("the order was given before")]
-    RepeatedOrder(Box<OrderRow>),
+    #[error("this part of the order was done, overtaken or cancelled before")]
+    OrderItemSettled,
     #[error("the ticket has been corrected meanwhile")]
     CorrectedMeanwhile,
     #[error("the session was billed before")]

@@ -107,13 +107,21 @@ diesel::table! {
     orders (order_id) {
         order_id -> Text,
         operator -> Text,
+        address -> Text,
         request_id -> Text,
-        method -> Text,
+        content -> Text,
         at_ms -> BigInt,
-        state -> Integer,
-        body -> Text,
-        remaining -> Text,
-        answer -> Text,
+    }
+}
+
+diesel::table! {
+    order_items (order_id, cp_id) {
+        order_id -> Text,
+        cp_id -> Text,
+        subject -> Text,
+        outcome -> Integer,
+        reason -> Integer,
+        detail -> Text,
     }
 }
 
@@ -178,3 +186,4 @@ diesel::table! {
 
 diesel::joinable!(corrections -> tickets (session_id));
 diesel::allow_tables_to_appear_in_same_query!(charging_points, corrections, discrepancies, sessions, tickets);
+diesel::allow_tables_to_appear_in_same_query!(order_items, orders);

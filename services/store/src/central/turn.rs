@@ -6,7 +6,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{
     AuditEntry, AuditRow, ChargingPointRow, CorrectionRow, DiscrepancyRow, KeyRow, MirroredIdentityRow,
-    MirroredOperatorRow, OnceRow, OrderRow, OutboxEvent, SessionRow, TicketRow,
+    MirroredOperatorRow, OnceRow, OrderItemRow, OrderRow, OutboxEvent, SessionRow, TicketRow,
 };
 
 /// The id of a turn, by which the database can tell whether it arrived.
@@ -81,9 +81,16 @@ pub enum RowWrite {
     Discrepancy(DiscrepancyRow),
     /// Refused with `Repeated` or `RequestIdReused`.
     Once(OnceRow),
-    /// Refused with `RepeatedOrder`.
-    Order(OrderRow),
-    UpdateOrder(OrderRow),
+    /// Settles the pending items that the order overtakes, with an entry like `overtaken` about each.
+    Order {
+        order: OrderRow,
+        items: Vec<OrderItemRow>,
+        overtaken: AuditEntry,
+    },
+    /// Settles a pending item. Refused with `OrderItemSettled`.
+    OrderItem(OrderItemRow),
+    /// Settles all pending items of an order. Refused with `OrderItemSettled` if there are none.
+    CancelOrder(String),
     /// Inserts or replaces. A turn must retire the old active key before it activates the new one.
     Key(KeyRow),
     Identity(MirroredIdentityRow),
@@ -103,7 +110,15 @@ pub enum RowWrite {
 impl RowWrite {
     /// Whether a rule of the rows may refuse it.
     pub(super) fn is_refusable(&self) -> bool {
-        matches!(self, Self::OpenSession(_) | Self::Ticket(_) | Self::Correction(_) | Self::Once(_) | Self::Order(_))
+        matches!(
+            self,
+            Self::OpenSession(_)
+                | Self::Ticket(_)
+                | Self::Correction(_)
+                | Self::Once(_)
+                | Self::OrderItem(_)
+                | Self::CancelOrder(_)
+        )
     }
 }
 

@@ -37,11 +37,6 @@ fn what_is_not_in_dispute_is_told_from_a_wrong_number_spec_3_8() {
     assert_eq!(reason(&TicketRow { disputed_wh: 0, ..ticket() }, 1), Reason::WrongState);
 }
 
-fn kept(asked: &TicketChange) -> OrderRow {
-    let (method, body) = (asked.method().to_owned(), asked.at_rest());
-    OrderRow { method, body, request_id: "r1".into(), ..OrderRow::default() }
-}
-
 fn correct(session_id: &str, amount_delta_minor: i64) -> TicketChange {
     let (session_id, reason) = (session_id.into(), "meter fault".into());
     TicketChange::Correct { session_id, energy_delta_wh: 0, amount_delta_minor, reason }
@@ -49,13 +44,15 @@ fn correct(session_id: &str, amount_delta_minor: i64) -> TicketChange {
 
 #[test]
 fn another_use_of_a_request_id_is_an_error_and_loses_no_correction_spec_7_3() {
-    let first = kept(&correct("s1", -100));
-    let again = |asked: &TicketChange| same_request(&first, asked.method(), &asked.at_rest());
+    let call =
+        |asked: &TicketChange| OnceCall::new("operator/ana", "r1", asked.method(), [asked.content()]).row(b"", 1);
+    let first = call(&correct("s1", -100));
+    let again = |asked: &TicketChange| first.answers(asked.method(), &call(asked).digest);
     assert!(again(&correct("s1", -100)).is_ok(), "the same again gets the same answer");
     let settle = TicketChange::Settle { session_id: "s1".into(), owed_wh: 0, reason: "meter fault".into() };
     for other in [correct("s1", -200), correct("s2", -100), settle] {
-        let refused = again(&other).unwrap_err();
-        assert!(refused.message().contains("\"r1\" was used for"), "{}", refused.message());
+        let refused = again(&other).unwrap_err().to_string();
+        assert!(refused.contains("\"r1\" was used for"), "{refused}");
     }
 }
 

@@ -3,7 +3,7 @@
 use proto::central::v1::{
     CorrectTicketRequest, EndSessionRequest, Ids, OrderRequest, Selector, SettleDisputeRequest,
     charging_points_server::ChargingPoints as _,
-    order::{Ordered, Stop},
+    order::{Renew, Resume, Rotate, SetMaintenance, SetPrice, Stop},
     selector::Which,
     sessions_server::Sessions as _,
 };
@@ -71,7 +71,7 @@ async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
     let central = central(51).await;
     let (give, entry) =
         (&central.orders, |object: &str, method: &str, code: &str| (object.into(), method.into(), code.into()));
-    let refused = give.give("r1".into(), all(), None, OrderKind::Renew, ana()).await.unwrap_err();
+    let refused = give.give("r1".into(), all(), None, Ordered::Renew(Renew {}), ana()).await.unwrap_err();
     assert!(refused.message().contains("expected = 51"), "{}", refused.message());
     let service = service(&central);
     let said = |ids: Option<&str>| {
@@ -81,8 +81,8 @@ async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
     };
     service.stop(said(None)).await.unwrap_err();
     service.resume(said(Some("no id"))).await.unwrap_err();
-    give.give("r4".into(), these(&["CP001"]), None, OrderKind::Stop, ana()).await.unwrap();
-    give.give("r4".into(), these(&["CP001"]), None, OrderKind::Resume, ana()).await.unwrap_err();
+    give.give("r4".into(), these(&["CP001"]), None, Ordered::Stop(Stop {}), ana()).await.unwrap();
+    give.give("r4".into(), these(&["CP001"]), None, Ordered::Resume(Resume {}), ana()).await.unwrap_err();
     assert_eq!(
         refusals(&central).await,
         [
@@ -97,7 +97,15 @@ async fn an_order_that_is_refused_is_an_entry_spec_8_1() {
 #[tokio::test]
 async fn an_order_that_is_said_again_before_it_is_done_is_answered_with_what_it_did_spec_7_3() {
     let central = central(1).await;
-    let give = || central.orders.give("r1".into(), these(&["CP001"]), None, OrderKind::Maintenance { on: true }, ana());
+    let give = || {
+        central.orders.give(
+            "r1".into(),
+            these(&["CP001"]),
+            None,
+            Ordered::SetMaintenance(SetMaintenance { on: true }),
+            ana(),
+        )
+    };
     let answers = futures::future::join_all((0..20).map(|_| give())).await;
     for answer in answers {
         let answer = answer.unwrap();
@@ -108,8 +116,11 @@ async fn an_order_that_is_said_again_before_it_is_done_is_answered_with_what_it_
 #[tokio::test]
 async fn each_charging_point_at_which_an_order_failed_is_an_entry_spec_8_1() {
     let central = central(1).await;
-    let given =
-        central.orders.give("r1".into(), these(&["CP001", "CP999"]), None, OrderKind::Rotate, ana()).await.unwrap();
+    let given = central
+        .orders
+        .give("r1".into(), these(&["CP001", "CP999"]), None, Ordered::Rotate(Rotate {}), ana())
+        .await
+        .unwrap();
     assert_eq!((given.matched, given.done, given.failures.len()), (1, 0, 2));
     let entry = |object: &str, code: &str| (object.into(), "Rotate".into(), code.into());
     let expected = [entry("charging-point/CP999", "UNKNOWN_CHARGING_POINT"), entry("charging-point/CP001", "NO_KEY")];
@@ -120,9 +131,9 @@ async fn each_charging_point_at_which_an_order_failed_is_an_entry_spec_8_1() {
 async fn who_asks_for_a_charging_point_finds_every_order_and_correction_that_concerned_it_spec_8_3() {
     let central = central(3).await;
     let city = || Scope::City("Alicante".into());
-    let stopped = central.orders.give("r1".into(), city(), None, OrderKind::Stop, ana()).await.unwrap();
-    let again = central.orders.give("r2".into(), city(), None, OrderKind::Stop, ana()).await.unwrap();
-    let failed = central.orders.give("r3".into(), all(), None, OrderKind::Rotate, ana()).await.unwrap();
+    let stopped = central.orders.give("r1".into(), city(), None, Ordered::Stop(Stop {}), ana()).await.unwrap();
+    let again = central.orders.give("r2".into(), city(), None, Ordered::Stop(Stop {}), ana()).await.unwrap();
+    let failed = central.orders.give("r3".into(), all(), None, Ordered::Rotate(Rotate {}), ana()).await.unwrap();
     central.write(vec![billed("s-1"), ticket("s-1")]).await;
     let (session_id, reason) = ("s-1".to_owned(), "meter fault".to_owned());
     let correct = CorrectTicketRequest { session_id, reason, amount_delta_minor: -1, ..Default::default() };
@@ -151,8 +162,11 @@ async fn who_asks_for_a_charging_point_finds_every_order_and_correction_that_con
 #[tokio::test]
 async fn how_far_a_staggered_order_has_come_is_seen_without_cancelling_it_spec_7_3() {
     let central = central(60).await;
-    let given =
-        central.orders.give("r1".into(), all(), Some(60), OrderKind::Maintenance { on: true }, ana()).await.unwrap();
+    let given = central
+        .orders
+        .give("r1".into(), all(), Some(60), Ordered::SetMaintenance(SetMaintenance { on: true }), ana())
+        .await
+        .unwrap();
     assert_eq!((given.state(), given.matched), (Running, 60));
     let seen = central.orders.get(&given.order_id).await.unwrap();
     assert_eq!((seen.state(), seen.done + seen.left), (Running, 60), "ten a second: {seen:?}");
@@ -160,7 +174,7 @@ async fn how_far_a_staggered_order_has_come_is_seen_without_cancelling_it_spec_7
     let cancelled = central.orders.get(&given.order_id).await.unwrap();
     assert!(cancelled.state() == Cancelled && cancelled.left > 0, "{cancelled:?}");
 
-    let few = central.orders.give("r2".into(), these(&["CP001"]), None, OrderKind::Stop, ana()).await.unwrap();
+    let few = central.orders.give("r2".into(), these(&["CP001"]), None, Ordered::Stop(Stop {}), ana()).await.unwrap();
     let said = (few.state(), few.done, few.left, few.reason.as_str(), few.request_id.as_str());
     assert_eq!(said, (Done, 1, 0, "works", "r2"));
     let which = Some(Which::Ids(Ids { ids: vec!["CP001".into()] }));
@@ -189,7 +203,7 @@ async fn corrections_and_ends_that_are_refused_are_entries_spec_8_1() {
 async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_spec_7_3() {
     let central = central(1).await;
     central.write(vec![billed("s-1"), billed("s-2"), ticket("s-1"), ticket("s-2")]).await;
-    central.orders.give("used".into(), all(), None, OrderKind::Resume, ana()).await.unwrap();
+    central.orders.give("used".into(), all(), None, Ordered::Resume(Resume {}), ana()).await.unwrap();
     let correct = |request_id: &str, session_id: &str, amount_delta_minor| {
         let (request_id, session_id, reason) = (request_id.into(), session_id.into(), "meter fault".into());
         let energy_delta_wh = 0;
@@ -219,28 +233,32 @@ async fn a_correction_under_a_request_id_that_was_used_is_refused_and_not_lost_s
 }
 
 /// Orders whose charging points answer when the test says so. One that is left alone is as good as killed.
-struct Slow {
+struct SlowOrders {
     orders: Orders,
+    store: crate::database::Store,
     asked: mpsc::Receiver<Message>,
 }
 
-type AskedPoint = (ChargingPointId, PointOrder, oneshot::Sender<OrderOutcome>);
+/// One charging point that was asked.
+struct AskedPoint {
+    at: ChargingPointId,
+    order: PointOrder,
+    order_id: Arc<str>,
+    answer: oneshot::Sender<OrderOutcome>,
+}
 
-impl Slow {
+impl SlowOrders {
     fn new(central: &TestCentral) -> Self {
         let ((event_loop, asked), patience) = (crate::event_loop::channel(), Duration::from_millis(50));
-        Self {
-            orders: Orders::with_patience(Arc::clone(&central.shared), event_loop, &central.ctx, (10, patience)),
-            asked,
-        }
+        let orders = Orders::with_patience(Arc::clone(&central.shared), event_loop, &central.ctx, (10, patience));
+        Self { orders, store: central.shared.store.clone(), asked }
     }
 
-    /// What the next one is asked.
     async fn next(&mut self) -> AskedPoint {
         loop {
             let next = tokio::time::timeout(Duration::from_secs(60), self.asked.recv()).await.unwrap().unwrap();
-            if let Message::Order { at, order, answer, .. } = next {
-                return (at, order, answer);
+            if let Message::Order { at, order, by, answer } = next {
+                return AskedPoint { at, order, order_id: by.order, answer };
             }
         }
     }
@@ -250,26 +268,33 @@ impl Slow {
         while all.len() < count {
             all.push(self.next().await);
         }
-        all.sort_by(|one, other| one.0.cmp(&other.0));
+        all.sort_by(|one, other| one.at.cmp(&other.at));
         all
+    }
+
+    /// As the charging point's turn does: what it did is on disk before it is told.
+    async fn answer(&self, asked: AskedPoint, outcome: OrderOutcome) {
+        let item = rows::order_item(asked.at.to_string(), &asked.order_id, &outcome);
+        let settled = self.store.write("test", vec![RowWrite::OrderItem(item)]).await;
+        assert!(matches!(settled, Ok(_) | Err(CommitRefusal::OrderItemSettled)), "{settled:?}");
+        // The order may have ended meanwhile.
+        drop(asked.answer.send(outcome));
     }
 
     async fn ended(&self, order_id: &str) -> Answer {
         loop {
             let answer = self.orders.get(order_id).await.unwrap();
-            if answer.state() != Running && !self.orders.lock().contains_key(order_id) {
+            if answer.state() != Running {
                 return answer;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-}
 
-/// Whom a restart has still to reach, as it is on disk.
-async fn remaining(central: &TestCentral, order_id: &str) -> Vec<String> {
-    let (id, store) = (order_id.to_owned(), central.shared.store.clone());
-    let row = store.read("test", move |conn| OrderRow::find(conn, &id)).await.unwrap().unwrap();
-    serde_json::from_str(&row.remaining).unwrap()
+    /// The charging points that a restart has still to reach.
+    async fn remaining(&self, order_id: &str) -> Vec<String> {
+        self.orders.pending(order_id).await.unwrap()
+    }
 }
 
 fn price(order: &PointOrder) -> u32 {
@@ -277,31 +302,26 @@ fn price(order: &PointOrder) -> u32 {
     price.e4()
 }
 
-fn p(price_e4: u32) -> OrderKind {
-    OrderKind::SetPrice { price_e4 }
+fn p(price_e4: u32) -> Ordered {
+    Ordered::SetPrice(SetPrice { price_e4 })
 }
 
 #[tokio::test]
 async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_3() {
     let central = central(3).await;
-    let mut before = Slow::new(&central);
+    let mut before = SlowOrders::new(&central);
     let given = before.orders.give("r1".into(), all(), None, p(1), ana()).await.unwrap();
     assert_eq!((given.state(), given.left), (Running, 3), "nobody has answered, which is no failure");
     let mut asked = before.these(3).await;
-    asked.remove(0).2.send(OrderOutcome::Done).unwrap();
-    // What is kept is kept before the order has ended.
-    let id = given.order_id.clone();
-    while remaining(&central, &id).await.len() == 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(remaining(&central, &id).await, ["CP002", "CP003"]);
-    let mut after = Slow::new(&central);
+    before.answer(asked.remove(0), OrderOutcome::Done).await;
+    assert_eq!(before.remaining(&given.order_id).await, ["CP002", "CP003"], "kept before the order has ended");
+    let mut after = SlowOrders::new(&central);
     after.orders.resume().await.unwrap();
-    for (at, order, answer) in after.these(2).await {
-        assert!(at.as_str() != "CP001" && price(&order) == 1, "{at}");
-        answer.send(OrderOutcome::Done).unwrap();
+    for asked in after.these(2).await {
+        assert!(asked.at.as_str() != "CP001" && price(&asked.order) == 1, "{}", asked.at);
+        after.answer(asked, OrderOutcome::Done).await;
     }
-    let done = after.ended(&id).await;
+    let done = after.ended(&given.order_id).await;
     assert_eq!((done.state(), done.done, done.left), (Done, 3, 0));
     assert!(matches!(after.asked.try_recv(), Err(TryRecvError::Empty)));
 }
@@ -309,51 +329,48 @@ async fn a_restart_goes_on_with_who_was_not_reached_and_not_with_who_was_spec_7_
 #[tokio::test]
 async fn a_stop_keeps_what_was_asked_before_and_asks_nobody_else_spec_7_3() {
     let central = central(60).await;
-    let mut before = Slow::new(&central);
+    let mut before = SlowOrders::new(&central);
     let given = before.orders.give("r1".into(), all(), Some(60), p(1), ana()).await.unwrap();
     let asked = before.these(10).await;
     central.ctx.stop.cancel();
     // The loop ends with its turns in flight: nine are done, the tenth was not taken up.
-    for (n, (_, _, answer)) in asked.into_iter().enumerate() {
+    for (n, asked) in asked.into_iter().enumerate() {
         match n {
-            0..5 => answer.send(OrderOutcome::Done).unwrap(),
-            5..9 => answer.send(OrderOutcome::Unchanged).unwrap(),
-            _ => drop(answer),
+            0..5 => before.answer(asked, OrderOutcome::Done).await,
+            5..9 => before.answer(asked, OrderOutcome::Unchanged).await,
+            _ => drop(asked),
         }
     }
-    while before.orders.lock().contains_key(&given.order_id) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    tokio::time::timeout(Duration::from_secs(60), central.ctx.ended()).await.expect("it ends").unwrap();
     assert!(matches!(before.asked.try_recv(), Err(TryRecvError::Empty)), "no portion is begun any more");
     let kept = before.orders.get(&given.order_id).await.unwrap();
     assert_eq!((kept.state(), kept.done, kept.unchanged, kept.failed, kept.left), (Running, 5, 4, 0, 51));
-    assert_eq!(central.audited("ORDER_UNCHANGED").await.len(), 4);
-    let remaining = remaining(&central, &given.order_id).await;
-    assert_eq!((remaining.len(), remaining[0].as_str()), (51, "CP010"), "who may have been asked comes first");
+    let remaining = before.remaining(&given.order_id).await;
+    assert_eq!((remaining.len(), remaining[0].as_str()), (51, "CP010"), "what may have been asked comes first");
 }
 
 #[tokio::test]
 async fn a_restart_sets_no_older_price_over_a_newer_one_spec_7_3() {
     let central = central(3).await;
-    let mut before = Slow::new(&central);
+    let mut before = SlowOrders::new(&central);
     let older = before.orders.give("r1".into(), all(), None, p(1), ana()).await.unwrap();
     let _of_older = before.these(3).await;
     let newer = before.orders.give("r2".into(), these(&["CP001"]), None, p(2), ana()).await.unwrap();
-    let (at, order, answer) = before.next().await;
-    assert_eq!((at.as_str(), price(&order)), ("CP001", 2));
-    answer.send(OrderOutcome::Done).unwrap();
+    let asked = before.next().await;
+    assert_eq!((asked.at.as_str(), price(&asked.order)), ("CP001", 2));
+    before.answer(asked, OrderOutcome::Done).await;
     before.ended(&newer.order_id).await;
     // Killed with every outcome of the older one unwritten.
-    let mut after = Slow::new(&central);
+    let mut after = SlowOrders::new(&central);
     after.orders.resume().await.unwrap();
-    for (at, order, answer) in after.these(2).await {
-        assert!(at.as_str() != "CP001" && price(&order) == 1, "{at}");
-        answer.send(OrderOutcome::Done).unwrap();
+    for asked in after.these(2).await {
+        assert!(asked.at.as_str() != "CP001" && price(&asked.order) == 1, "{}", asked.at);
+        after.answer(asked, OrderOutcome::Done).await;
     }
     let done = after.ended(&older.order_id).await;
     assert_eq!((done.state(), done.matched, done.done, done.left), (Done, 3, 2, 1), "one is left to the newer");
     assert!(matches!(after.asked.try_recv(), Err(TryRecvError::Empty)));
-    let overtaken = central.audited("ORDER_UNCHANGED").await;
+    let overtaken = central.audited("ORDER_OVERTAKEN").await;
     assert_eq!(overtaken.iter().map(|row| row.object.as_str()).collect::<Vec<_>>(), ["charging-point/CP001"]);
     assert!(overtaken[0].parameters.contains(&newer.order_id), "{}", overtaken[0].parameters);
 }
@@ -361,19 +378,21 @@ async fn a_restart_sets_no_older_price_over_a_newer_one_spec_7_3() {
 #[tokio::test]
 async fn a_staggered_order_leaves_to_a_later_one_whom_it_has_not_reached_spec_7_3() {
     let central = central(60).await;
-    let mut slow = Slow::new(&central);
-    slow.orders.give("r1".into(), all(), Some(60), OrderKind::Resume, ana()).await.unwrap();
+    let mut slow = SlowOrders::new(&central);
+    slow.orders.give("r1".into(), all(), Some(60), Ordered::Resume(Resume {}), ana()).await.unwrap();
     let first = slow.these(10).await;
-    slow.orders.give("r2".into(), these(&["CP060"]), None, OrderKind::Stop, ana()).await.unwrap();
-    let (at, order, answer) = slow.next().await;
-    assert!(at.as_str() == "CP060" && matches!(order, PointOrder::Stop), "{at}: {order:?}");
-    answer.send(OrderOutcome::Done).unwrap();
-    first.into_iter().for_each(|(.., answer)| answer.send(OrderOutcome::Unchanged).unwrap());
+    slow.orders.give("r2".into(), these(&["CP060"]), None, Ordered::Stop(Stop {}), ana()).await.unwrap();
+    let asked = slow.next().await;
+    assert!(asked.at.as_str() == "CP060" && matches!(asked.order, PointOrder::Stop), "{}: {:?}", asked.at, asked.order);
+    slow.answer(asked, OrderOutcome::Done).await;
+    for asked in first {
+        slow.answer(asked, OrderOutcome::Unchanged).await;
+    }
     let mut resumed = 10;
     while resumed < 59 {
-        let (at, _, answer) = slow.next().await;
-        assert_ne!(at.as_str(), "CP060", "it was stopped later");
-        answer.send(OrderOutcome::Unchanged).unwrap();
+        let asked = slow.next().await;
+        assert_ne!(asked.at.as_str(), "CP060", "it was stopped later");
+        slow.answer(asked, OrderOutcome::Unchanged).await;
         resumed += 1;
     }
 }
@@ -381,21 +400,46 @@ async fn a_staggered_order_leaves_to_a_later_one_whom_it_has_not_reached_spec_7_
 #[tokio::test]
 async fn one_that_takes_long_is_under_way_and_holds_up_nobody_spec_7_3() {
     let central = central(2).await;
-    let mut slow = Slow::new(&central);
+    let mut slow = SlowOrders::new(&central);
     let orders = slow.orders.clone();
-    let give = || orders.give("r1".into(), all(), None, OrderKind::Renew, ana());
+    let give = || orders.give("r1".into(), all(), None, Ordered::Renew(Renew {}), ana());
     let answered = async {
         let mut asked = slow.these(2).await;
-        asked.remove(0).2.send(OrderOutcome::Done).unwrap();
+        slow.answer(asked.remove(0), OrderOutcome::Done).await;
         asked
     };
     let (given, mut late) = futures::join!(give(), answered);
     let given = given.unwrap();
     assert_eq!((given.state(), given.failed), (Running, 0), "{given:?}");
-    late.remove(0).2.send(OrderOutcome::Done).unwrap();
+    slow.answer(late.remove(0), OrderOutcome::Done).await;
     slow.ended(&given.order_id).await;
     let again = give().await.unwrap();
     assert_eq!((again.state(), again.done, again.failed, again.left), (Done, 2, 0, 0));
+}
+
+#[tokio::test]
+async fn a_charging_point_that_could_not_write_its_turn_is_asked_again_spec_9() {
+    let central = central(1).await;
+    let mut slow = SlowOrders::new(&central);
+    let given = slow.orders.give("r1".into(), all(), None, p(1), ana()).await.unwrap();
+    let unwritten = OrderOutcome::Failed(Reason::Unavailable, "the disk is full".to_owned());
+    slow.next().await.answer.send(unwritten).unwrap();
+    let again = slow.next().await;
+    slow.answer(again, OrderOutcome::Done).await;
+    let done = slow.ended(&given.order_id).await;
+    assert_eq!((done.state(), done.done, done.failed), (Done, 1, 0));
+}
+
+#[tokio::test]
+async fn a_charging_point_that_was_removed_meanwhile_has_failed_and_is_not_asked_for_ever_spec_7_3() {
+    let central = central(1).await;
+    let mut slow = SlowOrders::new(&central);
+    let given = slow.orders.give("r1".into(), all(), None, p(1), ana()).await.unwrap();
+    let gone = OrderOutcome::Failed(Reason::UnknownChargingPoint, "CP001".to_owned());
+    slow.next().await.answer.send(gone).unwrap();
+    let done = slow.ended(&given.order_id).await;
+    assert_eq!((done.state(), done.matched, done.failed, done.left), (Done, 1, 1, 0));
+    assert_eq!(central.audited("ORDER_REFUSED").await.len(), 1);
 }
 
 #[tokio::test]
@@ -410,7 +454,7 @@ async fn another_order_under_a_request_id_that_was_used_is_refused_spec_7_3() {
         (one(), expected, p(5_678)),
         (all(), expected, p(1_234)),
         (one(), not_said, p(1_234)),
-        (one(), expected, OrderKind::Stop),
+        (one(), expected, Ordered::Stop(Stop {})),
     ];
     for (selector, expected, kind) in other {
         let refused = central.orders.give("r1".into(), selector, expected, kind, ana()).await.unwrap_err();
@@ -423,13 +467,13 @@ async fn another_order_under_a_request_id_that_was_used_is_refused_spec_7_3() {
 #[tokio::test]
 async fn an_order_is_cancelled_with_its_entry_or_not_at_all_spec_8_1() {
     let central = central(60).await;
-    let mut before = Slow::new(&central);
-    let given = before.orders.give("r1".into(), all(), Some(60), OrderKind::Rotate, ana()).await.unwrap();
+    let mut before = SlowOrders::new(&central);
+    let given = before.orders.give("r1".into(), all(), Some(60), Ordered::Rotate(Rotate {}), ana()).await.unwrap();
     let _asked = before.these(10).await;
     before.orders.cancel(&given.order_id, &ana()).await.unwrap();
     before.orders.cancel(&given.order_id, &ana()).await.unwrap();
     assert_eq!(central.audited("ORDER_CANCELLED").await.len(), 1);
-    let mut after = Slow::new(&central);
+    let mut after = SlowOrders::new(&central);
     after.orders.resume().await.unwrap();
     let cancelled = after.ended(&given.order_id).await;
     assert_eq!((cancelled.state(), cancelled.left), (Cancelled, 60), "whoever had not answered is not asked again");
@@ -439,7 +483,7 @@ async fn an_order_is_cancelled_with_its_entry_or_not_at_all_spec_8_1() {
 #[tokio::test]
 async fn the_entry_of_an_order_says_why_it_was_given_spec_8_1() {
     let central = central(2).await;
-    central.orders.give("r1".into(), all(), None, OrderKind::Renew, ana()).await.unwrap();
+    central.orders.give("r1".into(), all(), None, Ordered::Renew(Renew {}), ana()).await.unwrap();
     let given = &central.audited("ORDER_GIVEN").await[0];
     assert!(given.parameters.contains(r#""reason":"works""#), "{}", given.parameters);
 }

@@ -156,21 +156,33 @@ CREATE TABLE once (
 );
 CREATE INDEX once_by_time ON once (at_ms);
 
+-- An order; how far it has come is counted from its items (SPEC 7.3).
 CREATE TABLE orders (
     order_id TEXT PRIMARY KEY NOT NULL,
     operator TEXT NOT NULL,
+    address TEXT NOT NULL,
     request_id TEXT NOT NULL,
-    method TEXT NOT NULL,
-    at_ms BIGINT NOT NULL,
-    -- 1 running, 2 done, 3 cancelled.
-    state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3),
-    -- JSON, as Central writes it: what was ordered, what is left to do, what is answered.
-    body TEXT NOT NULL,
-    remaining TEXT NOT NULL,
-    answer TEXT NOT NULL
+    -- chargemesh.central.v1.Order as it was given: what was ordered, of whom and why.
+    content TEXT NOT NULL,
+    at_ms BIGINT NOT NULL
 );
-CREATE UNIQUE INDEX orders_by_request ON orders (operator, request_id);
-CREATE INDEX orders_running ON orders (at_ms) WHERE state = 1;
+CREATE INDEX orders_by_time ON orders (at_ms, order_id);
+
+-- What an order did at one charging point, written in the charging point's own turn.
+CREATE TABLE order_items (
+    order_id TEXT NOT NULL REFERENCES orders (order_id),
+    cp_id TEXT NOT NULL,
+    -- What the order decides about the charging point; empty where no charging point had this id.
+    subject TEXT NOT NULL,
+    -- 0 pending, 1 done, 2 unchanged, 3 failed, 4 overtaken, 5 cancelled.
+    outcome INTEGER NOT NULL CHECK (outcome BETWEEN 0 AND 5),
+    reason INTEGER NOT NULL,
+    detail TEXT NOT NULL,
+    PRIMARY KEY (order_id, cp_id)
+);
+-- Of two orders with one subject the later one counts.
+CREATE UNIQUE INDEX order_items_one_pending ON order_items (cp_id, subject) WHERE outcome = 0;
+CREATE INDEX order_items_pending ON order_items (order_id) WHERE outcome = 0;
 
 CREATE TABLE keys (
     holder TEXT NOT NULL,

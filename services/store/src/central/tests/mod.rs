@@ -154,6 +154,25 @@ fn once(caller: &str, request_id: &str) -> OnceRow {
     OnceRow { caller, request_id, method, digest: "ab".into(), answer: "01".into(), nonce: None, at_ms: 1 }
 }
 
+fn order(order_id: &str, subject: &str, cp_ids: &[&str]) -> RowWrite {
+    let item = |cp_id: &&str| OrderItemRow {
+        order_id: order_id.into(),
+        cp_id: (*cp_id).into(),
+        subject: subject.into(),
+        ..Default::default()
+    };
+    RowWrite::Order {
+        order: OrderRow { order_id: order_id.into(), ..Default::default() },
+        items: cp_ids.iter().map(item).collect(),
+        overtaken: entry("OVERTAKEN", ""),
+    }
+}
+
+fn settled(order_id: &str, cp_id: &str, outcome: ItemOutcome) -> RowWrite {
+    let (order_id, cp_id) = (order_id.into(), cp_id.into());
+    RowWrite::OrderItem(OrderItemRow { order_id, cp_id, outcome: outcome.into(), ..Default::default() })
+}
+
 fn entry(action: &str, object: &str) -> AuditEntry {
     AuditEntry {
         at_ms: 1_700_000_000_000,

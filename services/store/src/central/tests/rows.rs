@@ -141,15 +141,15 @@ on_both! {
         let number = CorrectionRow::next_number(&seen);
         let settle = |n: i32| {
             let (session_id, settled_wh) = ("s1".into(), 60);
-            let order = OrderRow { order_id: format!("o{n}"), request_id: format!("r{n}"), state: OrderState::Done.into(), ..Default::default() };
+            let order = once("operator/eve", &format!("r{n}"));
             let row = CorrectionRow { session_id, number, settled_wh, ..Default::default() };
-            store.unguarded([RowWrite::Order(order), RowWrite::Correction(row), RowWrite::Audit(entry("SETTLED", "CP-1"))])
+            store.unguarded([RowWrite::Once(order), RowWrite::Correction(row), RowWrite::Audit(entry("SETTLED", "CP-1"))])
         };
         let answers = futures::future::join_all((0..20).map(settle)).await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
         let refused = answers.iter().flat_map(|answer| answer.as_ref().err());
         assert!(refused.into_iter().all(|refusal| *refusal == CommitRefusal::CorrectedMeanwhile), "{answers:?}");
-        let (rows, orders) = store.read(|c| Ok((CorrectionRow::of(c, &["s1"])?, (0..20).filter_map(|n| OrderRow::find(c, &format!("o{n}")).unwrap()).count()))).await;
+        let (rows, orders) = store.read(|c| Ok((CorrectionRow::of(c, &["s1"])?, (0..20).filter_map(|n| OnceRow::find(c, "operator/eve", &format!("r{n}")).unwrap()).count()))).await;
         assert_eq!((rows.len(), orders), (1, 1), "nothing of a refused turn is left");
     }
 

@@ -131,18 +131,39 @@ on_both! {
         assert!(audited.rows.is_empty(), "nothing of a refused call is left");
     }
 
-    async fn a_repeated_order_gets_the_first_answer_spec_7_3(store: TestStore) {
-        let first = OrderRow {
-            order_id: "o1".into(), operator: "ada".into(), request_id: "r1".into(), state: OrderState::Running.into(),
-            ..Default::default()
-        };
-        store.unguarded([RowWrite::Order(first.clone())]).await.unwrap();
-        let again = OrderRow { order_id: "o2".into(), ..first.clone() };
-        assert_eq!(store.unguarded([RowWrite::Order(again)]).await, Err(CommitRefusal::RepeatedOrder(Box::new(first.clone()))));
-        let done = OrderRow { state: OrderState::Done.into(), answer: "{}".into(), ..first };
-        store.unguarded([RowWrite::UpdateOrder(done.clone())]).await.unwrap();
-        let (found, running) = store.read(|c| Ok((OrderRow::find(c, "o1")?, OrderRow::running(c)?))).await;
-        assert_eq!((found, running), (Some(done), vec![]));
+    async fn of_two_orders_with_one_subject_the_later_one_counts_spec_7_3(store: TestStore) {
+        store.unguarded([order("o1", "Stop", &["CP-1", "CP-2", "CP-3"])]).await.unwrap();
+        store.unguarded([settled("o1", "CP-1", ItemOutcome::Done)]).await.unwrap();
+        let later = store.unguarded([order("o2", "Stop", &["CP-1", "CP-2"]), order("o3", "SetPrice", &["CP-3"])]).await.unwrap();
+        assert_eq!(later.audit.iter().map(|row| row.object.as_str()).collect::<Vec<_>>(), ["charging-point/CP-2"]);
+        assert_eq!(store.unguarded([settled("o1", "CP-2", ItemOutcome::Done)]).await, Err(CommitRefusal::OrderItemSettled));
+        let (counts, pending, unfinished) = store.read(|c| Ok((
+            OrderCounts::of(c, "o1")?, OrderItemRow::pending(c, "o1")?, OrderRow::unfinished(c)?.len(),
+        ))).await;
+        assert_eq!(counts, OrderCounts { pending: 1, done: 1, overtaken: 1, ..Default::default() });
+        assert_eq!((counts.matched(), counts.left(), pending, unfinished), (3, 2, vec!["CP-3".to_owned()], 3));
+    }
+
+    async fn an_item_is_settled_in_the_turn_of_its_charging_point_and_only_once_spec_7_3(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
+        store.unguarded([order("o1", "Stop", &["CP-1"])]).await.unwrap();
+        let stop = [settled("o1", "CP-1", ItemOutcome::Unchanged), RowWrite::Audit(entry("UNCHANGED", "CP-1"))];
+        store.submit(&mut point, stop.clone()).await.unwrap();
+        let before = point.version;
+        assert_eq!(store.submit(&mut point, stop).await, Err(CommitRefusal::OrderItemSettled));
+        let version = store.read(|c| ChargingPointRow::find(c, "CP-1")).await.map(|cp| cp.version);
+        assert_eq!(version, Some(before), "a turn that comes too late leaves nothing");
+    }
+
+    async fn a_cancelled_order_keeps_what_it_did_and_leaves_the_rest_spec_7_3(store: TestStore) {
+        store.unguarded([order("o1", "Stop", &["CP-1", "CP-2"])]).await.unwrap();
+        store.unguarded([settled("o1", "CP-1", ItemOutcome::Failed)]).await.unwrap();
+        store.unguarded([RowWrite::CancelOrder("o1".into())]).await.unwrap();
+        assert_eq!(store.unguarded([RowWrite::CancelOrder("o1".into())]).await, Err(CommitRefusal::OrderItemSettled));
+        let counts = store.read(|c| OrderCounts::of(c, "o1")).await;
+        assert_eq!(counts, OrderCounts { failed: 1, cancelled: 1, ..Default::default() });
+        let pruned: Result<_, ()> = store.database.transaction("test", |c| Ok(OrderRow::prune(c, 100)?)).await.unwrap();
+        assert_eq!((pruned, store.read(|c| OrderRow::find(c, "o1")).await), (Ok(1), None));
     }
 
     async fn there_is_exactly_one_ticket_per_session_spec_3_7(store: TestStore) {

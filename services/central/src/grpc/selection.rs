@@ -1,18 +1,14 @@
-//! What is ordered and of whom, between the contract and the core.
+//! Which charging points an order means, between the contract and the core.
 
 use std::collections::BTreeSet;
 
 use mesh::field_checks::FieldChecks;
 use proto::{
     ChargingPointId,
-    central::v1::{
-        Ids, Selector,
-        order::{self as contract, Ordered},
-        selector::Which,
-    },
+    central::v1::{Ids, Selector, selector::Which},
 };
 
-use crate::order::{OrderKind, Scope, clipped};
+use crate::order::{Scope, clipped};
 
 /// Ids that one order can name.
 const MOST_IDS: usize = 10_000;
@@ -67,22 +63,6 @@ pub(super) fn object(selector: Option<&Selector>) -> String {
         Some(Which::City(city)) => format!("city/{}", clipped(city)),
         Some(Which::All(_)) => "all charging points".to_owned(),
         None => "no charging point".to_owned(),
-    }
-}
-
-/// What is ordered, as the contract says it.
-pub(super) fn ordered(kind: OrderKind) -> Ordered {
-    match kind {
-        OrderKind::Stop => Ordered::Stop(contract::Stop {}),
-        OrderKind::Resume => Ordered::Resume(contract::Resume {}),
-        OrderKind::Maintenance { on } => Ordered::SetMaintenance(contract::SetMaintenance { on }),
-        OrderKind::Rotate => Ordered::Rotate(contract::Rotate {}),
-        OrderKind::Renew => Ordered::Renew(contract::Renew {}),
-        OrderKind::Revoke => Ordered::Revoke(contract::Revoke {}),
-        OrderKind::Release => Ordered::Release(contract::Release {}),
-        OrderKind::SetPrice { price_e4 } => Ordered::SetPrice(contract::SetPrice { price_e4 }),
-        OrderKind::SetRatedPower { rated_power_w } => Ordered::SetRatedPower(contract::SetRatedPower { rated_power_w }),
-        OrderKind::Move { city, place } => Ordered::Move(contract::Move { city, place }),
     }
 }
 
