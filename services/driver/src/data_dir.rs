@@ -1,4 +1,4 @@
-//! The driver's data folder: credential and key (mode 0600), the state that a restart needs (requests in flight and the
+//! The driver's data folder: its identity (mode 0600), the state that a restart needs (requests in flight and the
 //! position in the file of requests), and the tickets.
 //!
 //! Each file but the tickets is replaced as a whole and synced, so that a crash leaves either the old or the new one.
@@ -12,9 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use proto::{enrolment::SecretText, link::v1::KeyGrant};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{request::DriverRequest, ticket::TicketText};
 
@@ -25,45 +23,6 @@ pub enum DataDirError {
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is damaged: {source}; move it away to start without it", path.display())]
     Damaged { path: PathBuf, source: serde_json::Error },
-}
-
-/// The result of an enrolment: the driver's id and credential, and Central's static public keys.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DriverEnrolment {
-    pub driver: String,
-    pub credential: SecretText,
-    /// Central's static public keys, 32 bytes each, in hex.
-    pub pins: Vec<String>,
-    /// Registry's root certificates (DER in base64url), with which it can be asked for Central's keys again.
-    pub roots: Vec<proto::enrolment::Blob>,
-    pub registry: String,
-}
-
-/// The driver's key for its link to Central.
-#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-pub struct DriverKey {
-    pub key_no: u64,
-    /// 32 bytes in hex.
-    key: String,
-    pub expires_at_ms: i64,
-}
-
-impl std::fmt::Debug for DriverKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DriverKey").field("key_no", &self.key_no).finish_non_exhaustive()
-    }
-}
-
-impl DriverKey {
-    pub fn new(grant: &KeyGrant) -> Self {
-        Self { key_no: grant.key_no, key: hex::encode(&grant.key), expires_at_ms: grant.expires_at_ms }
-    }
-
-    /// The key; nothing where the file does not hold 32 bytes.
-    pub fn bytes(&self) -> Option<[u8; 32]> {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(&self.key, &mut bytes).ok().map(|()| bytes)
-    }
 }
 
 /// What a driver must remember over a restart.
@@ -103,29 +62,9 @@ impl DataDir {
         &self.folder
     }
 
-    pub fn enrolment(&self) -> Result<Option<DriverEnrolment>, DataDirError> {
-        self.read(ENROLMENT)
-    }
-
-    pub fn save_enrolment(&self, enrolment: &DriverEnrolment) -> Result<(), DataDirError> {
-        self.write(ENROLMENT, enrolment)
-    }
-
-    pub fn key(&self) -> Result<Option<DriverKey>, DataDirError> {
-        self.read(KEY)
-    }
-
-    pub fn save_key(&self, key: &DriverKey) -> Result<(), DataDirError> {
-        self.write(KEY, key)
-    }
-
-    /// Removes the key; the next link is a first contact.
-    pub fn remove_key(&self) -> Result<(), DataDirError> {
-        let path = self.folder.join(KEY);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+    /// Where the driver's identity is stored.
+    pub fn identity(&self) -> PathBuf {
+        self.folder.join("identity.json")
     }
 
     pub fn state(&self) -> Result<SavedState, DataDirError> {
@@ -168,7 +107,7 @@ impl DataDir {
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, DataDirError> {
         let path = self.folder.join(name);
         let text = match fs::read(&path) {
-            Ok(text) => zeroize::Zeroizing::new(text),
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error("read", &path)(error)),
         };
@@ -177,15 +116,12 @@ impl DataDir {
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DataDirError> {
         let path = self.folder.join(name);
-        let text = serde_json::to_vec_pretty(value)
-            .map(zeroize::Zeroizing::new)
-            .map_err(|source| DataDirError::Damaged { path: path.clone(), source })?;
+        let text =
+            serde_json::to_vec_pretty(value).map_err(|source| DataDirError::Damaged { path: path.clone(), source })?;
         replace(&self.folder, &path, &text).map_err(io_error("write", &path))
     }
 }
 
-const ENROLMENT: &str = "enrolment.json";
-const KEY: &str = "key.json";
 const STATE: &str = "state.json";
 const TICKETS: &str = "tickets.jsonl";
 
@@ -217,8 +153,6 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDi
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use proto::link::v1::Ticket;
 
     use super::*;
@@ -240,22 +174,6 @@ mod tests {
         let mut data_dir = DataDir::open(folder.path()).unwrap();
         data_dir.save_ticket(&ticket("s3")).unwrap();
         assert_eq!(data_dir.tickets().unwrap(), [ticket("s1"), ticket("s3")]);
-    }
-
-    #[test]
-    fn secrets_are_readable_by_their_owner_alone_spec_7_4() {
-        let folder = tempfile::tempdir().unwrap();
-        let data_dir = DataDir::open(folder.path()).unwrap();
-        let grant = KeyGrant { key_no: 7, key: vec![9; 32], ..KeyGrant::default() };
-        data_dir.save_key(&DriverKey::new(&grant)).unwrap();
-        let mode = fs::metadata(folder.path().join(KEY)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let key = data_dir.key().unwrap().unwrap();
-        assert_eq!((key.key_no, key.bytes()), (7, Some([9; 32])));
-        assert!(!format!("{key:?}").contains("09"), "{key:?}");
-        data_dir.remove_key().unwrap();
-        data_dir.remove_key().unwrap();
-        assert!(data_dir.key().unwrap().is_none());
     }
 
     #[test]

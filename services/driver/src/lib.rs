@@ -1,24 +1,20 @@
 //! A driver (SPEC 1.5): asks for supplies by hand, from a file or at random, shows every step, and stores its tickets.
 //!
 //! ```text
-//!  terminal, ctl ─▶ commands ─┐                      ┌─▶ link ─▶ Central
-//!  file ─▶ file_queue ────────┤ drive ─▶ trip (pure) ┼─▶ data_dir: a request before it is sent, a ticket before its receipt
-//!  Central ─▶ link ───────────┘                      └─▶ notification: each step, as a line or as JSON
+//!  terminal, ctl ─▶ commands ──┐                           ┌─▶ mesh::peer ─▶ Central, Registry
+//!  file ─▶ file_queue ─────────┤ event_loop ─▶ trip (pure) ┼─▶ data_dir: a request before it is sent, a ticket before its receipt
+//!  Central ─▶ mesh::peer ──────┘                           └─▶ notification: each step, as a line or as JSON
 //! ```
 //!
 //! Guarantees: a request and its id are on disk before it is sent, so it is never made twice (SPEC 3.10); a ticket is on
 //! disk before it is acknowledged (3.9); the credential is sent in a first contact only (4.4); credential and key are in
 //! files of mode 0600.
 
-mod anteroom;
 mod commands;
-mod contact;
 mod data_dir;
-mod drive;
-mod enrolment;
+mod event_loop;
 mod file_queue;
 mod format;
-mod link;
 mod notification;
 mod random_requests;
 mod request;
@@ -33,15 +29,26 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mesh::{clock::Now, control, health::Health, process::Misuse};
-use proto::{DriverId, enrolment::SecretText};
+use mesh::{
+    clock::Now,
+    control,
+    health::Health,
+    peer::{self, PeerSettings, StoredIdentity},
+    process::Misuse,
+};
+use proto::{
+    DriverId,
+    enrolment::{EnrolmentToken, SecretText},
+};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{commands::UserCommand, data_dir::DriverEnrolment, drive::Ask};
+use crate::{
+    commands::UserCommand,
+    event_loop::{DriverEvent, DriverLoop},
+};
 pub use crate::{
     data_dir::DataDir,
-    drive::Settings,
-    enrolment::{EnrolError, EnrolSettings},
+    event_loop::DriverSettings,
     format::utc,
     notification::{Notification, Offer},
     request::{ConfirmPolicy, DriverRequest, RequestOutcome, RunningSupply},
@@ -51,7 +58,6 @@ pub use crate::{
 
 /// Notifications that may wait for their reader; a slow reader delays the event loop instead of filling the memory.
 const NOTIFICATIONS: usize = 256;
-const ASKS: usize = 64;
 const EVENTS: usize = 64;
 
 /// A driver's settings.
@@ -125,6 +131,10 @@ pub struct Config {
     #[arg(long, env = "CHARGEMESH_REFUSALS", value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub refusals: u32,
+    /// Wait before asking Registry again, when it could not be reached
+    #[arg(long, env = "CHARGEMESH_REGISTRY_AGAIN", value_name = "DURATION", default_value = "1s",
+          value_parser = mesh::duration::parse_some)]
+    pub registry_again: std::time::Duration,
     #[command(flatten)]
     pub conversation: mesh::link::Config,
     #[command(flatten)]
@@ -136,26 +146,31 @@ fn secret(text: &str) -> Result<SecretText, std::convert::Infallible> {
 }
 
 impl Config {
-    fn settings(&self) -> Settings {
-        Settings {
-            wire: self.conversation.wire(self.life_sign),
-            clock: self.clock.reading(),
-            repeat: self.repeat,
-            request_expires: self.request_expires,
-            retry_min: self.retry_min,
-            retry_max: self.retry_max,
+    fn settings(&self) -> anyhow::Result<DriverSettings> {
+        let token = self.token()?;
+        Ok(DriverSettings {
+            life_sign: self.life_sign,
             authenticate_again: self.authenticate_again,
             refusals: self.refusals,
+            registry_again: self.registry_again,
+            peer: PeerSettings {
+                retry_min: self.retry_min,
+                retry_max: self.retry_max,
+                repeat: self.repeat,
+                wire: self.conversation.wire(self.life_sign),
+                clock: self.clock.reading(),
+            },
+            request_expires: self.request_expires,
             confirm: self.confirm,
             pause: self.pause,
             file: self.file.clone(),
             random_requests: self.random_requests,
             exit_when_done: self.exit_when_done,
-            ..Settings::new(self.id.clone(), self.central.clone())
-        }
+            ..DriverSettings::new(self.id.clone(), self.central.clone(), self.registry.clone(), token)
+        })
     }
 
-    fn enrol(&self) -> anyhow::Result<Option<EnrolSettings>> {
+    fn token(&self) -> anyhow::Result<Option<SecretText>> {
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => token.clone(),
             (None, Some(file)) => {
@@ -168,63 +183,46 @@ impl Config {
             }
             (None, None) => return Ok(None),
         };
-        Ok(Some(EnrolSettings { registry: self.registry.clone(), token }))
+        if let Err(error) = token.expose().parse::<EnrolmentToken>() {
+            return Err(Misuse::new(format!("the enrolment token is not one: {error}")).into());
+        }
+        Ok(Some(token))
     }
 }
 
 /// Runs the role until it is stopped. Its screen and control socket are there before the driver is enrolled.
 pub async fn run(config: Config, ctx: mesh::process::Context) -> anyhow::Result<()> {
-    let (settings, enrol) = (config.settings(), config.enrol()?);
-    let (driver, mut channels) = DriverHandle::new();
-    channels.health = Some(ctx.health.clone());
+    let driver = begin(&ctx, config.settings()?, &config.data, Some(ctx.health.clone()))?;
     if let Some(path) = ctx.control_socket() {
-        let asks = driver.asks.clone();
-        control::serve(&ctx, path, move |request| answer(asks.clone(), request)).await?;
+        let events = driver.events.clone();
+        control::serve(&ctx, path, move |request| answer(events.clone(), request)).await?;
     }
-    let begun = begin(&ctx, settings, enrol, &config.data, channels);
-    let (begun, shown) = tokio::join!(begun, screen::run(ctx.clone(), driver, config.json));
-    begun.and(shown)
+    screen::run(ctx, driver, config.json).await
 }
 
 /// A running driver, of which one process may have many.
 #[derive(Debug)]
 pub struct DriverHandle {
-    asks: mpsc::Sender<Ask>,
+    events: mpsc::Sender<DriverEvent>,
     notifications: mpsc::Receiver<(Now, Notification)>,
 }
 
-/// The event loop's ends of a [`DriverHandle`]'s channels.
-#[derive(Debug)]
-struct LoopChannels {
-    asked: mpsc::Receiver<Ask>,
-    notifications: mpsc::Sender<(Now, Notification)>,
-    /// The health of the process, where the driver is alone in it.
-    health: Option<Health>,
-}
-
-/// Opens the folder, enrols if need be, and runs a driver until `ctx` stops or the file has ended.
+/// Opens the folder and runs a driver until `ctx` stops or the file has ended. It enrols by itself where need be, and
+/// waits for Registry and Central.
 ///
 /// # Errors
-/// Where the folder cannot be used or Registry refuses. An unreachable Registry or Central is waited for.
-pub async fn start(
-    ctx: &mesh::process::Context,
-    settings: Settings,
-    enrol: Option<EnrolSettings>,
-    folder: &Path,
-) -> anyhow::Result<DriverHandle> {
-    let (driver, channels) = DriverHandle::new();
-    begin(ctx, settings, enrol, folder, channels).await?;
-    Ok(driver)
+/// Where the folder cannot be used, or there is nothing to enrol with.
+pub fn start(ctx: &mesh::process::Context, settings: DriverSettings, folder: &Path) -> anyhow::Result<DriverHandle> {
+    begin(ctx, settings, folder, None)
 }
 
-/// Returns once the driver runs, in a task of its own.
-async fn begin(
+/// `health`: that of the process, where the driver is alone in it.
+fn begin(
     ctx: &mesh::process::Context,
-    settings: Settings,
-    enrol: Option<EnrolSettings>,
+    settings: DriverSettings,
     folder: &Path,
-    channels: LoopChannels,
-) -> anyhow::Result<()> {
+    health: Option<Health>,
+) -> anyhow::Result<DriverHandle> {
     // Checked before a token is spent on a driver that would end at once.
     if let Some(Err(error)) = settings.file.as_ref().map(std::fs::File::open) {
         let file = settings.file.as_deref().unwrap_or(folder).display();
@@ -232,73 +230,36 @@ async fn begin(
     }
     let lock = mesh::process::lock(folder, "driver")?;
     let data_dir = DataDir::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
-    let LoopChannels { mut asked, notifications, health } = channels;
-    let waits = anteroom::Waits { ctx, driver: &settings.driver };
-    let enrolled =
-        anteroom::meanwhile(enrolled(ctx, &settings, enrol, &data_dir, &notifications), &mut asked, &waits).await;
-    // Nothing: a person has ended the driver with `quit`.
-    let Some(enrolment) = enrolled.transpose()? else { return Ok(()) };
+    let stored = StoredIdentity::load(&data_dir.identity()).map_err(|e| Misuse::new(e.to_string()))?;
+    let id = settings.driver.as_str();
+    if let Some(other) = stored.id.as_deref().filter(|stored| *stored != id) {
+        let (folder, own) = (folder.display(), "give each driver a folder of its own");
+        return Err(Misuse::new(format!("{folder} holds the credential of {other}, not of {id}; {own}")).into());
+    }
+    if stored.credential.is_none() && settings.token.is_none() {
+        return Err(Misuse::new(format!("{id} is not enrolled: give an enrolment token with --token")).into());
+    }
     let (events, happened) = mpsc::channel(EVENTS);
-    let (name, ctx_in) = (format!("driver {}", settings.driver), ctx.clone());
-    let drive = drive::Drive::new(settings, data_dir, enrolment, ctx.clock, events, notifications)?.shown(health);
+    let (notify, notifications) = mpsc::channel(NOTIFICATIONS);
+    let (name, file) = (format!("driver {id}"), settings.file.clone());
+    let mut driver = DriverLoop::new(settings, data_dir, stored, ctx.clock, events.clone(), notify, health)?;
+    let (stop, clock) = (ctx.stop.clone(), ctx.clock);
     ctx.spawn(name, async move {
-        let done = drive.run(&ctx_in, asked, happened).await;
+        if let Some(file) = file {
+            driver.load(file, true).await?;
+        }
+        let done = peer::run(driver, happened, stop, clock).await;
         // The folder stays locked until the last write.
         drop(lock);
         done
     });
-    Ok(())
-}
-
-/// The stored enrolment or a new one, with Central's keys.
-async fn enrolled(
-    ctx: &mesh::process::Context,
-    settings: &Settings,
-    enrol: Option<EnrolSettings>,
-    data_dir: &DataDir,
-    notifications: &mpsc::Sender<(Now, Notification)>,
-) -> anyhow::Result<DriverEnrolment> {
-    let mut enrolment = match (data_dir.enrolment()?, enrol) {
-        (Some(enrolment), _) if enrolment.driver == settings.driver.as_str() => enrolment,
-        (Some(enrolment), _) => {
-            let text = format!(
-                "{} holds the credential of {}, not of {}; give each driver a folder of its own",
-                data_dir.folder().display(),
-                enrolment.driver,
-                settings.driver
-            );
-            return Err(Misuse::new(text).into());
-        }
-        (None, Some(enrol)) => {
-            let enrolment = enrolment::enrol(ctx, &enrol, &settings.driver, data_dir).await.map_err(to_be_mended)?;
-            drop(
-                notifications
-                    .send((ctx.clock.now(), Notification::Enrolled { driver: settings.driver.to_string() }))
-                    .await,
-            );
-            enrolment
-        }
-        (None, None) => {
-            let text = format!("{} is not enrolled: give an enrolment token with --token", settings.driver);
-            return Err(Misuse::new(text).into());
-        }
-    };
-    if enrolment.pins.is_empty() {
-        enrolment::learn_pins(ctx, &mut enrolment, data_dir).await?;
-    }
-    Ok(enrolment)
+    Ok(DriverHandle { events, notifications })
 }
 
 impl DriverHandle {
-    fn new() -> (Self, LoopChannels) {
-        let (asks, asked) = mpsc::channel(ASKS);
-        let (notify, notifications) = mpsc::channel(NOTIFICATIONS);
-        (Self { asks, notifications }, LoopChannels { asked, notifications: notify, health: None })
-    }
-
     /// Makes a request with an id that the caller chose; a repeated id gets the first answer.
     pub async fn request(&self, request: DriverRequest) -> anyhow::Result<()> {
-        self.asks.send(Ask::Request(request)).await.ok().context("the driver has ended")
+        self.events.send(DriverEvent::Request(request)).await.ok().context("the driver has ended")
     }
 
     /// The next notification, and when it was made; nothing once the driver has ended.
@@ -312,33 +273,23 @@ impl DriverHandle {
     /// What is wrong with the command, or why it was refused.
     pub async fn execute(&self, line: &str) -> Result<serde_json::Value, String> {
         match commands::parse(line) {
-            Some(word) => ask(&self.asks, word?).await,
+            Some(word) => ask(&self.events, word?).await,
             None => Ok(serde_json::Value::Null),
         }
     }
 }
 
-/// An error that another token or another address mends is one of wrong use (exit code 2).
-fn to_be_mended(error: EnrolError) -> anyhow::Error {
-    match error {
-        EnrolError::Token(_) | EnrolError::Address { .. } | EnrolError::Refused { .. } => {
-            Misuse::new(error.to_string()).into()
-        }
-        EnrolError::Unreachable { .. } | EnrolError::DataDir(_) | EnrolError::Stopped => error.into(),
-    }
-}
-
 async fn answer(
-    asks: mpsc::Sender<Ask>,
+    events: mpsc::Sender<DriverEvent>,
     request: control::ControlRequest,
 ) -> Result<serde_json::Value, control::ControlRefusal> {
     let word = commands::from_control(&request.command, &request.args).map_err(control::ControlRefusal::misuse)?;
-    Ok(ask(&asks, word).await?)
+    Ok(ask(&events, word).await?)
 }
 
-async fn ask(asks: &mpsc::Sender<Ask>, word: UserCommand) -> Result<serde_json::Value, String> {
+async fn ask(events: &mpsc::Sender<DriverEvent>, word: UserCommand) -> Result<serde_json::Value, String> {
     let (answer, answered) = oneshot::channel();
     let ended = || "the driver is ending".to_owned();
-    asks.send(Ask::UserCommand(word, Some(answer))).await.map_err(|_| ended())?;
+    events.send(DriverEvent::UserCommand(word, Some(answer))).await.map_err(|_| ended())?;
     answered.await.unwrap_or(Ok(serde_json::Value::Null))
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use crate::{
     DriverHandle, Notification, TicketText,
     commands::{self, UserCommand},
-    drive::Ask,
+    event_loop::DriverEvent,
     format,
 };
 
@@ -23,7 +23,7 @@ struct OutputLine<'a> {
 
 /// Runs until the driver ends, which ends the process: a driver with a file may end by itself.
 pub(crate) async fn run(ctx: Context, mut driver: DriverHandle, json: bool) -> anyhow::Result<()> {
-    let asks = driver.asks.clone();
+    let events = driver.events.clone();
     if io::stdin().is_terminal() {
         if !json {
             print(commands::HELP);
@@ -32,7 +32,7 @@ pub(crate) async fn run(ctx: Context, mut driver: DriverHandle, json: bool) -> a
         tokio::spawn(async move {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                if !typed(&asks, &line).await {
+                if !typed(&events, &line).await {
                     return;
                 }
             }
@@ -56,7 +56,7 @@ fn show(now: Now, notification: &Notification, json: bool) {
 }
 
 /// Executes a typed line; false once the driver has ended.
-async fn typed(asks: &tokio::sync::mpsc::Sender<Ask>, line: &str) -> bool {
+async fn typed(events: &tokio::sync::mpsc::Sender<DriverEvent>, line: &str) -> bool {
     let word = match commands::parse(line) {
         None => return true,
         Some(Err(why)) => {
@@ -67,17 +67,19 @@ async fn typed(asks: &tokio::sync::mpsc::Sender<Ask>, line: &str) -> bool {
     };
     // Central's lists come as notifications; the other answers are printed here.
     match &word {
-        UserCommand::Tickets | UserCommand::Status | UserCommand::Help => match crate::ask(asks, word.clone()).await {
-            Ok(value) => print(&in_words(&word, &value)),
-            Err(why) => print(&format!("  {why}")),
-        },
+        UserCommand::Tickets | UserCommand::Status | UserCommand::Help => {
+            match crate::ask(events, word.clone()).await {
+                Ok(value) => print(&in_words(&word, &value)),
+                Err(why) => print(&format!("  {why}")),
+            }
+        }
         UserCommand::Request { .. }
         | UserCommand::Order(_)
         | UserCommand::Load(_)
         | UserCommand::Authenticate
         | UserCommand::Enrol(_)
         | UserCommand::Quit => {
-            return asks.send(Ask::UserCommand(word, None)).await.is_ok();
+            return events.send(DriverEvent::UserCommand(word, None)).await.is_ok();
         }
     }
     true

@@ -4,7 +4,6 @@ use clap::Parser;
 use mesh::process::{Context, exit_code};
 
 use super::*;
-use crate::data_dir::DriverEnrolment;
 
 #[derive(Parser)]
 struct DriverCli {
@@ -12,50 +11,45 @@ struct DriverCli {
     config: Config,
 }
 
-fn enrol() -> EnrolSettings {
-    EnrolSettings { registry: "https://127.0.0.1:1".into(), token: SecretText::new("cmt1.x") }
-}
-
-async fn refused(settings: Settings, folder: &Path) -> String {
-    let error = start(&Context::detached("driver"), settings, Some(enrol()), folder).await.unwrap_err();
+fn refused(settings: DriverSettings, folder: &Path) -> String {
+    let error = start(&Context::detached("driver"), settings, folder).unwrap_err();
     assert_eq!(exit_code(&error), 2);
     error.to_string()
 }
 
-fn ana() -> Settings {
-    Settings::new("ana".parse().unwrap(), vec!["127.0.0.1:1".into()])
+fn ana() -> DriverSettings {
+    let (central, registry) = (vec!["127.0.0.1:1".into()], "https://127.0.0.1:1".into());
+    DriverSettings::new("ana".parse().unwrap(), central, registry, Some(SecretText::new("cmt1.x")))
 }
 
-#[tokio::test]
-async fn a_missing_file_of_requests_is_found_before_the_token_is_spent_spec_3_10() {
+#[test]
+fn a_missing_file_of_requests_is_found_before_the_token_is_spent_spec_3_10() {
     let dir = tempfile::tempdir().unwrap();
     let file = Some(dir.path().join("nowhere.csv"));
-    let why = refused(Settings { file, ..ana() }, &dir.path().join("ana")).await;
+    let why = refused(DriverSettings { file, ..ana() }, &dir.path().join("ana"));
     assert!(why.starts_with("cannot read the file of requests") && why.contains("nowhere.csv"), "{why}");
     assert!(!dir.path().join("ana").exists());
 }
 
-#[tokio::test]
-async fn a_data_folder_has_one_driver_at_a_time_spec_1_7() {
+#[test]
+fn a_data_folder_has_one_driver_at_a_time_spec_1_7() {
     let dir = tempfile::tempdir().unwrap();
     let _first = mesh::process::lock(dir.path(), "driver").unwrap();
-    let why = refused(ana(), dir.path()).await;
+    let why = refused(ana(), dir.path());
     assert!(why.starts_with(&format!("another driver uses {}", dir.path().display())), "{why}");
 }
 
 #[tokio::test]
 async fn a_request_by_hand_is_told_that_central_cannot_be_reached_spec_1_5() {
     let dir = tempfile::tempdir().unwrap();
-    let enrolment = DriverEnrolment {
-        driver: "ana".into(),
-        credential: SecretText::new("cmc1.ana.x.y"),
-        pins: vec![hex::encode([9; 32])],
-        roots: Vec::new(),
-        registry: "https://127.0.0.1:1".into(),
+    let stored = StoredIdentity {
+        id: Some("ana".into()),
+        credential: Some(SecretText::new("cmc1.ana.x.y")),
+        ..StoredIdentity::default()
     };
-    DataDir::open(dir.path()).unwrap().save_enrolment(&enrolment).unwrap();
+    stored.save(&dir.path().join("identity.json")).unwrap();
     let ctx = Context::detached("driver");
-    let mut driver = start(&ctx, ana(), None, dir.path()).await.unwrap();
+    let mut driver = start(&ctx, ana(), dir.path()).unwrap();
     let said = driver.execute("request CP-4 0.5").await.unwrap();
     assert!(said["waits"].as_str().unwrap().starts_with("cannot reach Central: kept"), "{said}");
     let mut notification = Vec::new();
@@ -71,7 +65,7 @@ fn an_empty_token_file_is_named_spec_7_4() {
     let file = dir.path().join("token");
     std::fs::write(&file, "\n").unwrap();
     let cli = DriverCli::try_parse_from(["driver", "--id", "ana", "--token-file", file.to_str().unwrap()]).unwrap();
-    let error = cli.config.enrol().unwrap_err();
+    let error = cli.config.token().unwrap_err();
     assert_eq!(error.to_string(), format!("the token file {} is empty", file.display()));
     assert_eq!(exit_code(&error), 2);
 }

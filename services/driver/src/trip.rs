@@ -11,11 +11,11 @@ use std::{
 
 use mesh::clock::Now;
 use proto::link::v1::{
-    ConfirmRequest, ConfirmSupply, Down, ListChargingPoints, ListHistory, Reason, RequestSupply, StopSupply, Ticket,
-    Up, up,
+    ConfirmRequest, ConfirmSupply, ListChargingPoints, ListHistory, Reason, RequestSupply, StopSupply, Ticket, down, up,
 };
 
 use crate::{
+    format,
     notification::Notification,
     request::{ConfirmPolicy, DriverOrder, DriverRequest, RequestOutcome, RunningSupply},
 };
@@ -26,14 +26,10 @@ mod tests;
 
 /// Most requests in flight at once. Central allows a driver one session, so more requests are a mistake.
 const MOST_REQUESTS: usize = 16;
-/// Most messages that wait for an answer.
-const MOST_UNANSWERED: usize = 64;
 
 /// The settings of the rules.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TripSettings {
-    /// Time after which an unanswered message is sent again.
-    pub repeat: Duration,
     /// Time after which a request made by hand ends if it could not be sent: the person no longer expects it by then.
     pub expire: Duration,
     pub confirm: ConfirmPolicy,
@@ -45,7 +41,17 @@ pub(crate) enum TripInput {
     /// A link is open, and Central has answered under its key.
     LinkOpen,
     LinkLost,
-    Down(Box<Down>),
+    Message(Box<down::Body>),
+    Answered {
+        body: Box<up::Body>,
+        reason: Reason,
+        detail: String,
+    },
+    /// Central cannot answer now; the message is repeated.
+    Deferred {
+        reason: Reason,
+        detail: String,
+    },
     /// This ticket is on disk.
     TicketStored(Box<Ticket>),
     Timeout,
@@ -53,8 +59,11 @@ pub(crate) enum TripInput {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum TripCommand {
-    /// Send a message, if there is a link; what must arrive is repeated.
-    Send(Up),
+    /// Send a message that must have an effect, and repeat it until it is answered (SPEC 4.2). One that waits for its
+    /// answer already is not sent twice.
+    Send(up::Body),
+    /// No longer repeat this request.
+    Withdraw(String),
     /// Store the ticket, then answer [`TripInput::TicketStored`]. If that fails, call [`Trips::ticket_not_stored`]:
     /// Central sends the ticket again.
     StoreTicket(Ticket),
@@ -63,19 +72,11 @@ pub(crate) enum TripCommand {
     Notify(Notification),
 }
 
-struct UnansweredMessage {
-    body: up::Body,
-    again_at: Instant,
-}
-
 /// All requests, sessions and tickets of one driver.
 pub(crate) struct Trips {
     settings: TripSettings,
     open: bool,
-    next_id: u64,
     requests: BTreeMap<String, DriverRequest>,
-    /// Messages that Central has not answered yet, by their id.
-    unanswered: BTreeMap<u64, UnansweredMessage>,
     /// Requests made by hand that could not be sent yet, and when they expire.
     unsent: BTreeMap<String, Instant>,
     running: BTreeMap<String, RunningSupply>,
@@ -97,19 +98,16 @@ impl std::fmt::Debug for Trips {
 
 impl Trips {
     /// `kept`: the requests that were in flight before a restart. `stored`: the sessions with a ticket on disk, with its
-    /// number of corrections. `first_id`: id of the first message, different at each start.
+    /// number of corrections.
     pub(crate) fn new(
         settings: TripSettings,
         kept: Vec<DriverRequest>,
         stored: impl IntoIterator<Item = (String, usize)>,
-        first_id: u64,
     ) -> Self {
         Self {
             settings,
             open: false,
-            next_id: first_id.max(1),
             requests: kept.into_iter().map(|r| (r.id.clone(), r)).collect(),
-            unanswered: BTreeMap::new(),
             unsent: BTreeMap::new(),
             running: BTreeMap::new(),
             confirmations: BTreeMap::new(),
@@ -122,10 +120,15 @@ impl Trips {
     pub(crate) fn handle(&mut self, input: TripInput, now: Now) {
         match input {
             TripInput::Order(order) => self.order(order, now),
-            TripInput::LinkOpen => self.link_open(now),
+            TripInput::LinkOpen => self.link_open(),
             TripInput::LinkLost => self.open = false,
-            TripInput::Down(down) => self.handle_message(*down, now),
-            TripInput::TicketStored(ticket) => self.handle_ticket_stored(*ticket, now),
+            TripInput::Message(body) => self.handle_message(*body, now),
+            TripInput::Answered { body, reason, detail } => self.handle_answer(*body, reason, detail),
+            TripInput::Deferred { reason, detail } => {
+                let detail = format::reason(reason, &detail);
+                self.notify(Notification::Waiting { reason: reason.code(), detail });
+            }
+            TripInput::TicketStored(ticket) => self.handle_ticket_stored(*ticket),
             TripInput::Timeout => self.timeout(now),
         }
     }
@@ -135,9 +138,8 @@ impl Trips {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let again = self.unanswered.values().map(|u| u.again_at).filter(|_| self.open);
         let until = self.confirmations.values().map(|(_, until)| until).chain(self.unsent.values());
-        again.chain(until.copied()).min()
+        until.copied().min()
     }
 
     /// Requests that have not ended.
@@ -162,28 +164,22 @@ impl Trips {
 
     fn order(&mut self, order: DriverOrder, now: Now) {
         match order {
-            DriverOrder::Request(request) => self.request(request, now),
+            DriverOrder::Request(request) => self.request(request),
             DriverOrder::ByHand(request) => self.request_by_hand(request, now),
             DriverOrder::Stop(session) => {
                 match self.resolve_session(session, |t| t.running.keys().cloned().collect()) {
-                    Ok(session) => {
-                        self.send_until_answered(up::Body::StopSupply(StopSupply { session_id: session }), now)
-                    }
+                    Ok(session) => self.send(up::Body::StopSupply(StopSupply { session_id: session })),
                     Err(why) => self.notify(Notification::Hint { text: format!("nothing to stop: {why}") }),
                 }
             }
             DriverOrder::Confirm(session, accepted) => {
                 match self.resolve_session(session, |t| t.confirmations.keys().cloned().collect()) {
-                    Ok(session) => self.confirm(session, accepted, now),
+                    Ok(session) => self.confirm(session, accepted),
                     Err(why) => self.notify(Notification::Hint { text: format!("nothing to confirm: {why}") }),
                 }
             }
-            DriverOrder::ListChargingPoints => {
-                self.send_until_answered(up::Body::ListChargingPoints(ListChargingPoints {}), now)
-            }
-            DriverOrder::ListHistory(limit) => {
-                self.send_until_answered(up::Body::ListHistory(ListHistory { limit }), now)
-            }
+            DriverOrder::ListChargingPoints => self.send(up::Body::ListChargingPoints(ListChargingPoints {})),
+            DriverOrder::ListHistory(limit) => self.send(up::Body::ListHistory(ListHistory { limit })),
         }
     }
 
@@ -198,7 +194,7 @@ impl Trips {
         }
     }
 
-    fn request(&mut self, request: DriverRequest, now: Now) {
+    fn request(&mut self, request: DriverRequest) {
         if self.requests.len() >= MOST_REQUESTS {
             let text = format!("{MOST_REQUESTS} requests are in flight already; wait until one has ended");
             return self.notify(Notification::Hint { text });
@@ -206,12 +202,12 @@ impl Trips {
         self.notify(Notification::requested(&request));
         self.requests.insert(request.id.clone(), request.clone());
         self.save_requests();
-        self.send_until_answered(request_body(&request), now);
+        self.send(request_body(&request));
     }
 
     fn request_by_hand(&mut self, request: DriverRequest, now: Now) {
         let id = request.id.clone();
-        self.request(request, now);
+        self.request(request);
         if !self.open && self.requests.contains_key(&id) {
             self.unsent.insert(id, now.mono + self.settings.expire);
             let detail =
@@ -220,73 +216,29 @@ impl Trips {
         }
     }
 
-    fn confirm(&mut self, session_id: String, accepted: bool, now: Now) {
+    fn confirm(&mut self, session_id: String, accepted: bool) {
         self.confirmations.remove(&session_id);
         self.notify(Notification::Confirmed { session: session_id.clone(), accepted });
-        self.send_until_answered(up::Body::ConfirmSupply(ConfirmSupply { session_id, accepted }), now);
+        self.send(up::Body::ConfirmSupply(ConfirmSupply { session_id, accepted }));
     }
 
-    /// Sends a message that must have an effect, and repeats it with its id until it is answered (SPEC 4.2).
-    fn send_until_answered(&mut self, body: up::Body, now: Now) {
-        if self.unanswered.values().any(|u| u.body == body) {
-            return;
-        }
-        if self.unanswered.len() >= MOST_UNANSWERED {
-            let text = "too many messages wait for Central's answer; try again when the link is back".to_owned();
-            return self.notify(Notification::Hint { text });
-        }
-        let id = self.next_id;
-        self.next_id += 1;
-        self.unanswered.insert(id, UnansweredMessage { body: body.clone(), again_at: now.mono + self.settings.repeat });
-        self.send(id, body);
+    fn send(&mut self, body: up::Body) {
+        self.commands.push_back(TripCommand::Send(body));
     }
 
-    fn send(&mut self, id: u64, body: up::Body) {
-        if self.open {
-            self.commands.push_back(TripCommand::Send(Up { id, body: Some(body) }));
-        }
-    }
-
-    /// Sends every unanswered message again, and every request that has not ended: Central repeats its answer, which tells
-    /// what was missed. A manual supply belongs to no request and may have ended meanwhile; Central reports at each opening
-    /// of a link which ones still run (SPEC 9).
-    fn link_open(&mut self, now: Now) {
+    /// Asks again for every request that has not ended: Central repeats its answer, which tells what was missed. A manual
+    /// supply belongs to no request and may have ended meanwhile; Central reports at each opening of a link which ones
+    /// still run (SPEC 9).
+    fn link_open(&mut self) {
         self.open = true;
         self.unsent.clear();
         self.running.retain(|session, _| self.requests.values().any(|r| r.session.as_ref() == Some(session)));
         for request in self.requests.values().map(request_body).collect::<Vec<_>>() {
-            if !self.unanswered.values().any(|u| u.body == request) {
-                self.send_until_answered(request, now);
-            }
-        }
-        self.repeat(now, |_| true);
-    }
-
-    fn repeat(&mut self, now: Now, due: impl Fn(&UnansweredMessage) -> bool) {
-        let mut again = Vec::new();
-        for (id, unanswered) in self.unanswered.iter_mut().filter(|(_, u)| due(u)) {
-            unanswered.again_at = now.mono + self.settings.repeat;
-            again.push((*id, unanswered.body.clone()));
-        }
-        let sent: Vec<u64> = self
-            .commands
-            .iter()
-            .filter_map(|c| match c {
-                TripCommand::Send(up) => Some(up.id),
-                TripCommand::StoreTicket(_) | TripCommand::SaveRequests(_) | TripCommand::Notify(_) => None,
-            })
-            .collect();
-        for (id, body) in again {
-            if !sent.contains(&id) {
-                self.send(id, body);
-            }
+            self.send(request);
         }
     }
 
     fn timeout(&mut self, now: Now) {
-        if self.open {
-            self.repeat(now, |u| u.again_at <= now.mono);
-        }
         let over: Vec<String> =
             self.confirmations.iter().filter(|(_, (_, until))| *until <= now.mono).map(|(id, _)| id.clone()).collect();
         for session in over {
@@ -305,22 +257,22 @@ impl Trips {
 
     /// The request could not be saved, so it must not be sent.
     pub(crate) fn request_not_saved(&mut self, request_id: &str) {
-        let asks = |body: &up::Body| matches!(body, up::Body::RequestSupply(r) if r.request_id == request_id);
         self.requests.remove(request_id);
-        self.unanswered.retain(|_, u| !asks(&u.body));
         self.commands.retain_mut(|command| match command {
-            TripCommand::Send(up) => !up.body.as_ref().is_some_and(asks),
+            TripCommand::Send(body) => {
+                !matches!(body, up::Body::RequestSupply(request) if request.request_id == request_id)
+            }
             TripCommand::SaveRequests(requests) => {
                 requests.retain(|request| request.id != request_id);
                 true
             }
-            TripCommand::StoreTicket(_) | TripCommand::Notify(_) => true,
+            TripCommand::Withdraw(_) | TripCommand::StoreTicket(_) | TripCommand::Notify(_) => true,
         });
     }
 
     fn end_request(&mut self, request_id: &str, outcome: RequestOutcome) {
         let Some(request) = self.requests.remove(request_id) else { return };
-        self.unanswered.retain(|_, u| !matches!(&u.body, up::Body::RequestSupply(r) if r.request_id == request_id));
+        self.commands.push_back(TripCommand::Withdraw(request.id.clone()));
         if let Some(session) = &request.session {
             self.running.remove(session);
         }

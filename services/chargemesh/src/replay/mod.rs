@@ -259,17 +259,15 @@ impl Replay {
                 let member = fleet.add(&inner, number, id.clone())?;
                 let name = rows.first().context("a station without rows")?.driver.clone();
                 let folder = network.layout.data.join("drivers").join(name.as_str());
-                let token = if known.iter().any(|i| i.id == name.as_str()) && !folder.join("enrolment.json").exists() {
+                let token = if known.iter().any(|i| i.id == name.as_str()) && !folder.join("identity.json").exists() {
                     network.token(Kind::Driver, name.as_str(), known).await?
                 } else {
                     drivers.clone()
                 };
-                let enrol = driver::EnrolSettings {
-                    registry: network.addresses.registry_https.to_string(),
-                    token: SecretText::new(token),
-                };
-                let options = driver::Settings::new(name, vec![network.addresses.central_link.to_string()]);
-                let driver = driver::start(&inner, options, Some(enrol), &folder).await?;
+                let (central, registry) = (network.addresses.central_link, network.addresses.registry_https);
+                let (central, token) = (vec![central.to_string()], Some(SecretText::new(token)));
+                let options = driver::DriverSettings::new(name, central, registry.to_string(), token);
+                let driver = driver::start(&inner, options, &folder)?;
                 bar.tick();
                 let (connection, before) = (network.connection.clone(), Arc::clone(&left.before));
                 anyhow::Ok(ReplayStation { id, member, driver, rows, clock: inner.clock, connection, before })

@@ -95,7 +95,7 @@ impl RunningNetwork {
             ("--pause", &format!("{}ms", self.config.pause.as_millis())),
             ("--confirm", &"always"),
         ]);
-        let enrolled = has_credential(&folder.join("enrolment.json"));
+        let enrolled = has_credential(&folder.join("identity.json"));
         if let Some(token) = self.token_file(&folder, enrolled, Kind::Driver, driver.id.as_str(), known).await? {
             own.extend(flags([("--token-file", &token)]));
         }

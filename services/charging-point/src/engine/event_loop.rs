@@ -128,7 +128,7 @@ impl EngineLoop {
 impl PeerRole for EngineLoop {
     type Event = EngineEvent;
 
-    fn handle(&mut self, event: EngineEvent) {
+    async fn handle(&mut self, event: EngineEvent) -> anyhow::Result<()> {
         let now = self.clock.now();
         match event {
             EngineEvent::Link(link, event) => self.core.handle(EngineInput::Link(link, event), now),
@@ -147,6 +147,7 @@ impl PeerRole for EngineLoop {
             EngineEvent::Act(action, reply) => drop(reply.send(self.core.act(action, now))),
             EngineEvent::Status(reply) => drop(reply.send(self.core.status())),
         }
+        Ok(())
     }
 
     async fn carry_out(&mut self) -> anyhow::Result<()> {

@@ -100,7 +100,7 @@ impl MonitorLoop {
 impl PeerRole for MonitorLoop {
     type Event = MonitorEvent;
 
-    fn handle(&mut self, event: MonitorEvent) {
+    async fn handle(&mut self, event: MonitorEvent) -> anyhow::Result<()> {
         let now = self.clock.now();
         match event {
             MonitorEvent::Enrollee(input) => self.core.handle(MonitorInput::Enrollee(input), now),
@@ -114,6 +114,7 @@ impl PeerRole for MonitorLoop {
             MonitorEvent::Act(action, reply) => drop(reply.send(self.core.act(action, now))),
             MonitorEvent::Status(reply) => drop(reply.send(self.core.status())),
         }
+        Ok(())
     }
 
     async fn carry_out(&mut self) -> anyhow::Result<()> {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use mesh::clock::Now;
 use proto::link::v1::{
-    ConfirmRequest, ConfirmSupply, Down, Progress, Reason, Step, StopSupply, Ticket, TicketReceived, down, up,
+    ConfirmRequest, ConfirmSupply, Progress, Reason, Step, StopSupply, Ticket, TicketReceived, down, up,
 };
 
-use super::{TripCommand, Trips, UnansweredMessage};
+use super::{TripCommand, Trips};
 use crate::{
     format,
     notification::Notification,
@@ -15,53 +15,30 @@ use crate::{
 };
 
 impl Trips {
-    pub(super) fn handle_message(&mut self, down: Down, now: Now) {
-        match down.body {
-            Some(down::Body::Answer(answer)) => {
-                let reason = Reason::received(answer.reason);
-                self.handle_answer(answer.to, reason, answer.detail, now);
-            }
-            Some(down::Body::Unsupported(unsupported)) => {
-                let detail = "Central does not know this message: it is older than this driver".to_owned();
-                self.handle_answer(unsupported.to, Reason::Invalid, detail, now);
-            }
-            Some(down::Body::Step(step)) => self.handle_step(step),
-            Some(down::Body::Running(running)) => self.handle_running(running),
-            Some(down::Body::Ticket(ticket)) => self.handle_ticket(ticket, now),
-            Some(down::Body::ChargingPoints(list)) => {
-                self.unanswered.retain(|_, u| !matches!(u.body, up::Body::ListChargingPoints(_)));
-                self.notify(Notification::offers(list));
-            }
-            Some(down::Body::History(history)) => {
-                self.unanswered.retain(|_, u| !matches!(u.body, up::Body::ListHistory(_)));
-                self.notify(Notification::history(history));
-            }
-            Some(down::Body::ConfirmRequest(asked)) => self.handle_confirm_request(asked, now),
-            // The event loop handles keys, the authentication status and the clock; the others are for charging points.
-            Some(
-                down::Body::KeyGrant(_)
-                | down::Body::AuthStatus(_)
-                | down::Body::Clock(_)
-                | down::Body::View(_)
-                | down::Body::Ask(_)
-                | down::Body::Supply(_)
-                | down::Body::Release(_)
-                | down::Body::Stop(_)
-                | down::Body::Settled(_),
-            )
-            | None => {}
+    pub(super) fn handle_message(&mut self, body: down::Body, now: Now) {
+        match body {
+            down::Body::Step(step) => self.handle_step(step),
+            down::Body::Running(running) => self.handle_running(running),
+            down::Body::Ticket(ticket) => self.handle_ticket(ticket),
+            down::Body::ChargingPoints(list) => self.notify(Notification::offers(list)),
+            down::Body::History(history) => self.notify(Notification::history(history)),
+            down::Body::ConfirmRequest(asked) => self.handle_confirm_request(asked, now),
+            // The first ones are handled by the link, the others are for charging points.
+            down::Body::Answer(_)
+            | down::Body::Unsupported(_)
+            | down::Body::KeyGrant(_)
+            | down::Body::AuthStatus(_)
+            | down::Body::Clock(_)
+            | down::Body::View(_)
+            | down::Body::Ask(_)
+            | down::Body::Supply(_)
+            | down::Body::Release(_)
+            | down::Body::Stop(_)
+            | down::Body::Settled(_) => {}
         }
     }
 
-    pub(super) fn handle_answer(&mut self, to: u64, reason: Reason, detail: String, now: Now) {
-        let Some(unanswered) = self.unanswered.get_mut(&to) else { return };
-        if reason.is_undecided() {
-            // Central has decided nothing, so the request is repeated with the same id.
-            unanswered.again_at = now.mono + self.settings.repeat;
-            return self
-                .notify(Notification::Waiting { reason: reason.code(), detail: format::reason(reason, &detail) });
-        }
-        let Some(UnansweredMessage { body, .. }) = self.unanswered.remove(&to) else { return };
+    pub(super) fn handle_answer(&mut self, body: up::Body, reason: Reason, detail: String) {
         if reason == Reason::Unspecified {
             return;
         }
@@ -193,23 +170,23 @@ impl Trips {
         let until = now.mono + Duration::from_millis(asked.expires_ms.into());
         self.confirmations.insert(session.clone(), (asked, until));
         match self.settings.confirm {
-            ConfirmPolicy::Always => self.confirm(session, true, now),
-            ConfirmPolicy::Never => self.confirm(session, false, now),
+            ConfirmPolicy::Always => self.confirm(session, true),
+            ConfirmPolicy::Never => self.confirm(session, false),
             ConfirmPolicy::Ask => {}
         }
     }
 
-    pub(super) fn handle_ticket(&mut self, ticket: Ticket, now: Now) {
+    pub(super) fn handle_ticket(&mut self, ticket: Ticket) {
         let version = (ticket.session_id.clone(), ticket.corrections.len());
         if self.stored.contains(&version) {
-            self.acknowledge(ticket.session_id, now);
+            self.acknowledge(ticket.session_id);
         } else if self.storing.insert(version) {
             self.commands.push_back(TripCommand::StoreTicket(ticket));
         }
     }
 
     /// The ticket is on disk: the person is told, its request ends, and Central gets the acknowledgement (SPEC 3.9).
-    pub(super) fn handle_ticket_stored(&mut self, ticket: Ticket, now: Now) {
+    pub(super) fn handle_ticket_stored(&mut self, ticket: Ticket) {
         let version = (ticket.session_id.clone(), ticket.corrections.len());
         self.storing.remove(&version);
         self.stored.insert(version);
@@ -221,7 +198,7 @@ impl Trips {
         if let Some(id) = self.requests.values().find(of).map(|r| r.id.clone()) {
             self.end_request(&id, RequestOutcome::Billed { session: session.clone() });
         }
-        self.acknowledge(session, now);
+        self.acknowledge(session);
     }
 
     /// The ticket could not be stored; Central sends it again.
@@ -229,7 +206,7 @@ impl Trips {
         self.storing.remove(&(ticket.session_id.clone(), ticket.corrections.len()));
     }
 
-    pub(super) fn acknowledge(&mut self, session_id: String, now: Now) {
-        self.send_until_answered(up::Body::TicketReceived(TicketReceived { session_id }), now);
+    pub(super) fn acknowledge(&mut self, session_id: String) {
+        self.send(up::Body::TicketReceived(TicketReceived { session_id }));
     }
 }

@@ -1,30 +1,58 @@
-use std::time::Instant;
-
+use mesh::{
+    clock::Clock,
+    peer::{LinkCommand, LinkError, LinkEvent, LinkNo, LinkTarget, Peer, PeerEvent, PeerSettings, public_keys},
+};
+use prost::Message as _;
 use proto::{
     Energy,
-    link::v1::{Answer, Correction, Progress, Reason, Step, down},
+    link::v1::{Answer, Correction, Part, Progress, Reason, Step, Up, down},
 };
+use rand::{SeedableRng as _, rngs::StdRng};
+use wire::LinkKey;
 
 use super::*;
 
-const SETTINGS: TripSettings =
-    TripSettings { repeat: Duration::from_secs(5), expire: Duration::from_secs(60), confirm: ConfirmPolicy::Ask };
+const SETTINGS: TripSettings = TripSettings { expire: Duration::from_secs(60), confirm: ConfirmPolicy::Ask };
 
+/// The rules with their end of a link, and a Central and a clock that the test moves by hand.
 struct TripsRig {
     trips: Trips,
+    peer: Peer,
+    link: u64,
     start: Now,
     now: Now,
 }
 
+/// What came of one input.
+#[derive(Debug)]
+struct Handled {
+    commands: Vec<TripCommand>,
+    sent: Vec<Up>,
+}
+
+impl std::ops::Deref for Handled {
+    type Target = [TripCommand];
+
+    fn deref(&self) -> &[TripCommand] {
+        &self.commands
+    }
+}
+
+impl<const N: usize> PartialEq<[TripCommand; N]> for Handled {
+    fn eq(&self, commands: &[TripCommand; N]) -> bool {
+        self.commands == commands
+    }
+}
+
 impl TripsRig {
     fn new(settings: TripSettings) -> Self {
-        Self::with(Trips::new(settings, Vec::new(), [], 1))
+        Self::with(Trips::new(settings, Vec::new(), []))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "an instant to count from; the tests never wait")]
     fn with(trips: Trips) -> Self {
-        let start = Now { mono: Instant::now(), wall_ms: 0 };
-        Self { trips, start, now: start }
+        let now = Now { wall_ms: 0, ..Clock::system().now() };
+        let peer = Peer::new(Part::Driver, &PeerSettings::default(), 0, StdRng::seed_from_u64(1), now);
+        Self { trips, peer, link: 0, start: now, now }
     }
 
     fn at(&mut self, ms: u64) -> &mut Self {
@@ -32,16 +60,71 @@ impl TripsRig {
         self
     }
 
-    fn handle(&mut self, input: TripInput) -> Vec<TripCommand> {
+    fn handle(&mut self, input: TripInput) -> Handled {
+        if matches!(input, TripInput::LinkOpen) {
+            self.link_opens();
+        } else if matches!(input, TripInput::LinkLost) {
+            self.on_link(LinkEvent::Closed(LinkError::Connect("cut".into())));
+        }
         self.trips.handle(input, self.now);
-        std::iter::from_fn(|| self.trips.next_command()).collect()
+        self.carry_out()
     }
 
-    fn down(&mut self, body: down::Body) -> Vec<TripCommand> {
-        self.handle(TripInput::Down(Box::new(Down { epoch: 0, body: Some(body) })))
+    fn carry_out(&mut self) -> Handled {
+        let commands: Vec<_> = std::iter::from_fn(|| self.trips.next_command()).collect();
+        for command in &commands {
+            if let TripCommand::Send(body) = command {
+                self.peer.request(body.clone(), self.now.mono);
+            } else if let TripCommand::Withdraw(id) = command {
+                self.peer.withdraw(|body| matches!(body, up::Body::RequestSupply(r) if r.request_id == *id));
+            }
+        }
+        self.peer.send_requests(self.now.mono);
+        let sent = |command| match command {
+            LinkCommand::Send(_, bytes) => Some(Up::decode(bytes).unwrap()),
+            LinkCommand::Dial(_) | LinkCommand::Close(_) => None,
+        };
+        Handled { commands, sent: std::iter::from_fn(|| self.peer.next_command()).filter_map(sent).collect() }
     }
 
-    fn step(&mut self, request_id: &str, progress: Progress, reason: Reason) -> Vec<TripCommand> {
+    fn link_opens(&mut self) {
+        let target = LinkTarget {
+            id: "ann".into(),
+            central: vec!["a:1".into()],
+            pins: public_keys([&[9; 32][..]]),
+            key: Some((1, LinkKey::from_bytes([1; 32]))),
+            life_sign: Duration::from_secs(1),
+        };
+        self.peer.reconnect_to(target, self.now.mono);
+        self.link += 1;
+        self.on_link(LinkEvent::Open);
+    }
+
+    /// What the rules hear of it.
+    fn on_link(&mut self, event: LinkEvent) -> Vec<TripInput> {
+        self.peer.handle(LinkNo(self.link), event, self.now);
+        let heard = |event| match event {
+            PeerEvent::Answered { body, reason, detail } => Some(TripInput::Answered { body, reason, detail }),
+            PeerEvent::Deferred { reason, detail, .. } => Some(TripInput::Deferred { reason, detail }),
+            PeerEvent::Message(body) => Some(TripInput::Message(body)),
+            _other => None,
+        };
+        std::iter::from_fn(|| self.peer.next_event()).filter_map(heard).collect()
+    }
+
+    fn down(&mut self, body: down::Body) -> Handled {
+        let inputs = match body {
+            down::Body::Answer(_) => {
+                let down = proto::link::v1::Down { epoch: 0, body: Some(body) };
+                self.on_link(LinkEvent::Message(down.encode_to_vec().into()))
+            }
+            body => vec![TripInput::Message(Box::new(body))],
+        };
+        inputs.into_iter().for_each(|input| self.trips.handle(input, self.now));
+        self.carry_out()
+    }
+
+    fn step(&mut self, request_id: &str, progress: Progress, reason: Reason) -> Handled {
         self.down(down::Body::Step(Step {
             request_id: request_id.into(),
             session_id: "s1".into(),
@@ -58,8 +141,8 @@ fn request(id: &str, line: Option<u64>) -> DriverRequest {
     DriverRequest { id: id.into(), charging_point, energy: Energy::from_wh(7500), line, session: None }
 }
 
-fn sent(commands: &[TripCommand]) -> Vec<&Up> {
-    commands.iter().filter_map(|c| if let TripCommand::Send(up) = c { Some(up) } else { None }).collect()
+fn sent(handled: &Handled) -> Vec<&Up> {
+    handled.sent.iter().collect()
 }
 
 fn outcome(commands: &[TripCommand]) -> Option<&RequestOutcome> {
@@ -151,7 +234,7 @@ fn without_a_link_nothing_is_sent_and_all_is_said_when_it_comes() {
 
 #[test]
 fn a_restarted_driver_asks_again_with_the_kept_request_id_and_never_a_new_one_spec_3_10() {
-    let mut rig = TripsRig::with(Trips::new(SETTINGS, vec![request("r1", Some(3))], [], 900));
+    let mut rig = TripsRig::with(Trips::new(SETTINGS, vec![request("r1", Some(3))], []));
     let commands = rig.handle(TripInput::LinkOpen);
     let [Up { body: Some(up::Body::RequestSupply(asked)), .. }] = sent(&commands)[..] else { panic!("{commands:?}") };
     assert_eq!(asked.request_id, "r1");
@@ -223,18 +306,18 @@ fn a_ticket_is_stored_before_it_is_acknowledged_and_ends_its_request_spec_3_9() 
     let commands = rig.handle(TripInput::TicketStored(Box::new(ticket("s1"))));
     assert_eq!(outcome(&commands), Some(&RequestOutcome::Billed { session: "s1".into() }));
     let kept = commands.iter().position(|c| *c == TripCommand::SaveRequests(Vec::new())).unwrap();
-    let acknowledged = commands.iter().position(
-        |c| matches!(c, TripCommand::Send(Up { body: Some(up::Body::TicketReceived(t)), .. }) if t.session_id == "s1"),
-    );
+    let acknowledged = commands
+        .iter()
+        .position(|c| matches!(c, TripCommand::Send(up::Body::TicketReceived(t)) if t.session_id == "s1"));
     assert!(kept < acknowledged.unwrap(), "the request is over on disk before Central may forget the ticket");
 }
 
 #[test]
 fn a_ticket_that_comes_again_is_acknowledged_again_and_shown_once_spec_3_7() {
-    let mut rig = TripsRig::with(Trips::new(SETTINGS, Vec::new(), [("s1".to_owned(), 0)], 1));
+    let mut rig = TripsRig::with(Trips::new(SETTINGS, Vec::new(), [("s1".to_owned(), 0)]));
     rig.handle(TripInput::LinkOpen);
     let commands = rig.down(down::Body::Ticket(ticket("s1")));
-    assert!(matches!(commands[..], [TripCommand::Send(Up { body: Some(up::Body::TicketReceived(_)), .. })]));
+    assert!(matches!(commands[..], [TripCommand::Send(up::Body::TicketReceived(_))]));
     let corrected = Ticket { corrections: vec![Correction::default()], ..ticket("s1") };
     assert_eq!(
         rig.down(down::Body::Ticket(corrected.clone())),
@@ -254,7 +337,7 @@ fn a_ticket_that_could_not_be_stored_is_not_acknowledged_and_tried_again() {
 
 #[test]
 fn a_restart_between_ticket_and_request_ends_the_request_by_the_stored_ticket_spec_3_7() {
-    let mut rig = TripsRig::with(Trips::new(SETTINGS, vec![request("r1", Some(2))], [("s1".to_owned(), 0)], 1));
+    let mut rig = TripsRig::with(Trips::new(SETTINGS, vec![request("r1", Some(2))], [("s1".to_owned(), 0)]));
     rig.handle(TripInput::LinkOpen);
     let commands = rig.step("r1", Progress::Authorised, Reason::Unspecified);
     assert_eq!(outcome(&commands), Some(&RequestOutcome::Billed { session: "s1".into() }));
@@ -328,7 +411,7 @@ fn stop_means_the_only_session_or_the_named_one_spec_3_5() {
 #[test]
 fn a_manual_supply_is_confirmed_by_the_person_or_by_the_setting_spec_3_1() {
     let asked = ConfirmRequest { session_id: "s1".into(), expires_ms: 1000, ..ConfirmRequest::default() };
-    let word = |commands: &[TripCommand]| {
+    let word = |commands: &Handled| {
         sent(commands).iter().find_map(|up| match &up.body {
             Some(up::Body::ConfirmSupply(word)) => Some(word.accepted),
             _ => None,

@@ -21,8 +21,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use self::authentication::Authentication;
 use super::{
-    LinkCommand, LinkEvent, LinkNo, Peer, PeerEvent, PeerSettings, RegistryAnswer, RegistryCall, StoredIdentity,
-    StoredKey,
+    LinkCommand, LinkEvent, LinkNo, Peer, PeerEvent, PeerSettings, RegistryAnswer, RegistryCall, RegistryError,
+    StoredIdentity, StoredKey,
 };
 use crate::clock::Now;
 
@@ -72,7 +72,7 @@ pub enum EnrolleeEvent {
     /// Of the link, but for what concerns the identity alone.
     Peer(PeerEvent),
     Enrolled,
-    EnrolmentRefused(String),
+    EnrolmentRefused(RegistryError),
     RemovalFailed(String),
     /// Its id, its key or the pins of Central are others than before, or there are none any more.
     IdentityChanged,

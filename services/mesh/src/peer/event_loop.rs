@@ -15,7 +15,7 @@ pub trait PeerRole: Send {
     /// What the loop takes: one bounded channel, so that everything is in order.
     type Event: Send;
 
-    fn handle(&mut self, event: Self::Event);
+    fn handle(&mut self, event: Self::Event) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// Carries out what the core has commanded.
     fn carry_out(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send;
@@ -60,14 +60,14 @@ pub async fn run<R: PeerRole>(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            () = step(&mut role, &mut events, clock) => {}
+            done = step(&mut role, &mut events, clock) => done?,
         }
     }
     role.stop();
     role.carry_out().await?;
     let persisted = async {
         while !role.is_persisted() {
-            step(&mut role, &mut events, clock).await;
+            step(&mut role, &mut events, clock).await?;
             role.carry_out().await?;
         }
         anyhow::Ok(())
@@ -82,7 +82,7 @@ pub async fn run<R: PeerRole>(
     Ok(())
 }
 
-async fn step<R: PeerRole>(role: &mut R, events: &mut mpsc::Receiver<R::Event>, clock: Clock) {
+async fn step<R: PeerRole>(role: &mut R, events: &mut mpsc::Receiver<R::Event>, clock: Clock) -> anyhow::Result<()> {
     let due = role.poll_timeout();
     let event = tokio::select! {
         biased;
@@ -91,9 +91,10 @@ async fn step<R: PeerRole>(role: &mut R, events: &mut mpsc::Receiver<R::Event>, 
         () = sleep_until(clock, due) => None,
     };
     match event {
-        Some(event) => role.handle(event),
+        Some(event) => role.handle(event).await?,
         None => role.handle_timeout(),
     }
+    Ok(())
 }
 
 async fn finished<E>(job: &mut Option<JoinHandle<E>>) -> E {

@@ -13,6 +13,9 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::link::v1::{Part, Up, up};
 
+/// Requests that wait for an answer; far above what one peer ever has.
+const MOST_REQUESTS: usize = 256;
+
 /// A state that Central keeps of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -122,7 +125,15 @@ impl OwedMessages {
 
     // ---- Requests
 
+    /// What waits for its answer already is not sent twice.
     pub(super) fn request(&mut self, body: up::Body, now: Instant) -> u64 {
+        if let Some(known) = self.requests.iter().find(|request| request.body == body) {
+            return known.id;
+        }
+        if self.requests.len() >= MOST_REQUESTS {
+            tracing::warn!("too many messages wait for Central's answer; the oldest is dropped");
+            self.requests.pop_front();
+        }
         self.last_id += 1;
         self.requests.push_back(Request { id: self.last_id, body, due: now });
         self.last_id

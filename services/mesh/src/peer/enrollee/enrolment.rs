@@ -101,7 +101,7 @@ impl Enrollee {
         }
         self.stored.enrolling = None;
         self.saving.unsaved = true;
-        self.events.push_back(EnrolleeEvent::EnrolmentRefused(why.clone()));
+        self.events.push_back(EnrolleeEvent::EnrolmentRefused(error.clone()));
         // Where an identity is in force, a refused token changes nothing.
         let is_known = self.stored.credential.is_some();
         self.membership = if is_known { Membership::Enrolled } else { Membership::NotEnrolled(why) };
@@ -179,7 +179,7 @@ impl Enrollee {
     }
 
     fn gone_at_registry(&mut self, reason: Reason, now: Now) {
-        let detail = "Registry does not know it any more".to_owned();
+        let detail = "Registry does not know it any more; enrol with a token".to_owned();
         let key_state = KeyState::Deleted.into();
         self.not_authenticated(AuthStatus { key_state, reason: reason.into(), detail, retry_after_ms: 0 }, now);
     }

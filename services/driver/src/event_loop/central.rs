@@ -1,0 +1,155 @@
+//! What Registry and Central say to a driver, and what the person and the health of the process are told of it.
+
+use mesh::{
+    clock::Now,
+    peer::{EnrolleeEvent, LinkNo, Membership, PeerEvent, RegistryError},
+    process::Misuse,
+    skew,
+};
+use proto::link::v1::{AuthStatus, Opened, up};
+use serde_json::json;
+
+use super::{Awaited, DriverLoop};
+use crate::{format, notification::Notification, trip::TripInput};
+
+impl DriverLoop {
+    pub(super) async fn heed_enrollee(&mut self) -> anyhow::Result<()> {
+        let now = self.clock.now();
+        while let Some(event) = self.enrollee.next_event() {
+            match event {
+                EnrolleeEvent::Peer(event) => self.heed_peer(event, now).await,
+                EnrolleeEvent::Enrolled => self.enrolled(now).await,
+                EnrolleeEvent::EnrolmentRefused(error) => self.enrolment_refused(&error)?,
+                EnrolleeEvent::KeyStored { .. } => self.enrollee.use_key(now),
+                EnrolleeEvent::NotAuthenticated(status) => self.not_authenticated(&status, now).await,
+                EnrolleeEvent::IdentityChanged | EnrolleeEvent::RemovalFailed(_) => {}
+            }
+        }
+        self.report_troubles().await;
+        Ok(())
+    }
+
+    async fn heed_peer(&mut self, event: PeerEvent, now: Now) {
+        let input = match event {
+            PeerEvent::Open { link, .. } => return self.greet(link),
+            PeerEvent::Proven { key_no } => {
+                self.linked(key_no).await;
+                TripInput::LinkOpen
+            }
+            PeerEvent::Lost(why) => {
+                self.unreachable(why).await;
+                TripInput::LinkLost
+            }
+            PeerEvent::Failed(why) => return self.unreachable(why).await,
+            PeerEvent::Unintelligible => {
+                let count = self.enrollee.peer.unintelligible();
+                return self.notify(Notification::Unintelligible { count }).await;
+            }
+            PeerEvent::Message(body) => TripInput::Message(body),
+            PeerEvent::Answered { body, reason, detail } => TripInput::Answered { body, reason, detail },
+            PeerEvent::Deferred { reason, detail, .. } => TripInput::Deferred { reason, detail },
+            PeerEvent::Reached | PeerEvent::UnknownKey { .. } | PeerEvent::Epoch(_) => return,
+        };
+        self.trips.handle(input, now);
+    }
+
+    fn greet(&mut self, link: LinkNo) {
+        let opened = Opened {
+            highest_epoch: 0,
+            life_sign_ms: u32::try_from(self.settings.life_sign.as_millis()).unwrap_or(u32::MAX),
+            software: concat!("chargemesh-driver ", env!("CARGO_PKG_VERSION")).to_owned(),
+            meter_wh: 0,
+        };
+        self.enrollee.peer.greet(link, up::Body::Opened(opened));
+    }
+
+    async fn linked(&mut self, key_no: u64) {
+        self.reported.unreachable = None;
+        let address = self.enrollee.peer.address().unwrap_or_default().to_owned();
+        self.notify(Notification::LinkUp { address, key_no }).await;
+    }
+
+    async fn unreachable(&mut self, why: String) {
+        if self.reported.unreachable.as_ref() != Some(&why) {
+            self.reported.unreachable = Some(why.clone());
+            self.notify(Notification::CannotReachCentral { detail: why }).await;
+        }
+    }
+
+    async fn enrolled(&mut self, now: Now) {
+        self.trips.handle(TripInput::LinkLost, now);
+        self.answer(Awaited::Enrolment, &Ok(json!({ "enrolled": self.settings.driver })));
+        self.notify(Notification::Enrolled { driver: self.settings.driver.to_string() }).await;
+    }
+
+    /// Whoever gave a token that is refused can mend that alone: with another one.
+    fn enrolment_refused(&mut self, error: &RegistryError) -> anyhow::Result<()> {
+        let driver = &self.settings.driver;
+        let why = match error {
+            RegistryError::Refused { reason, message } => {
+                format!("Registry refused to enrol {driver} ({}): {message}", reason.code())
+            }
+            RegistryError::Unreachable(_) => error.to_string(),
+        };
+        if self.waiting.iter().any(|waiting| waiting.awaited == Awaited::Enrolment) {
+            self.answer(Awaited::Enrolment, &Err(why));
+            return Ok(());
+        }
+        Err(Misuse::new(why).into())
+    }
+
+    async fn not_authenticated(&mut self, status: &AuthStatus, now: Now) {
+        let detail = format::reason(status.reason(), &status.detail);
+        self.reported.unreachable = Some(detail.clone());
+        self.notify(Notification::AuthStatus { reason: status.reason().code(), detail }).await;
+        self.trips.handle(TripInput::LinkLost, now);
+    }
+
+    /// Why Central cannot be asked for anything, in words.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match self.enrollee.membership() {
+            Membership::NotEnrolled(why) => return Some(format!("not enrolled: {why}")),
+            Membership::Enrolling { trouble, .. } => {
+                let why = trouble.as_deref().unwrap_or("waiting for Registry");
+                return Some(format!("not enrolled yet: {why}"));
+            }
+            Membership::Enrolled => {}
+        }
+        if let Some(status) = self.enrollee.auth_status() {
+            return Some(format::reason(status.reason(), &status.detail));
+        }
+        let unlinked = || self.enrollee.registry_trouble().or(self.enrollee.peer.trouble()).unwrap_or("connecting");
+        (!self.is_reachable()).then(|| unlinked().to_owned())
+    }
+
+    /// What the driver cannot do now is shown in the health of the process, and said once.
+    async fn report_troubles(&mut self) {
+        let (clock, save) = (self.enrollee.peer.clock_trouble(), self.enrollee.save_trouble().map(str::to_owned));
+        if let Some(health) = &self.health {
+            let central = health.component("central");
+            // To be without Central is no reason to be restarted (SPEC 9.1).
+            self.trouble()
+                .map_or_else(|| central.ready(), |why| central.degraded(format!("cannot reach Central: {why}")));
+        }
+        if save != self.reported.save {
+            self.reported.save.clone_from(&save);
+            if let Some(why) = save {
+                self.hint(format!("the identity cannot be stored: {why}")).await;
+            }
+        }
+        self.report_clock(clock).await;
+    }
+
+    /// A wrong clock is said once, and that it is right again (SPEC 10.8).
+    pub(super) async fn report_clock(&mut self, trouble: Option<String>) {
+        if let Some(health) = &self.health {
+            skew::report(health, "clock against central", trouble.clone());
+        }
+        let is_news = trouble.is_some() != self.reported.clock.is_some();
+        self.reported.clock.clone_from(&trouble);
+        if is_news {
+            let agrees = || "this host's clock agrees with Central's again".to_owned();
+            self.hint(trouble.unwrap_or_else(agrees)).await;
+        }
+    }
+}
