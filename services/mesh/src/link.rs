@@ -104,10 +104,8 @@ where
 
 /// Moves queued messages into the link as far as it has room, and closes it after the last one if told to.
 fn take_queued(queued: &mut QueuedMessages, link: &mut Link, clock: Clock) {
-    match queued.take_drill() {
-        Some(true) => link.spoil(),
-        Some(false) => link.repair(),
-        None => {}
+    if let Some(on) = queued.take_drill() {
+        link.spoil(on);
     }
     while link.ready()
         && let Some(message) = queued.take()

@@ -139,7 +139,7 @@
 //!
 //! # In this crate
 //!
-//! [`Link`] is one end; it combines the two halves of the conversation (`incoming`, `outgoing`), the handshake and the
+//! [`Link`] is one end; it combines the conversation (`conversation`), the handshake and the
 //! sealing. [`frame`] encodes and decodes section 1, also for tools that inspect the wire. `mesh::link` gives a
 //! [`Link`] its stream and its clock.
 //!
@@ -148,26 +148,28 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+mod conversation;
 mod event;
 pub mod frame;
 mod handshake;
-mod incoming;
 mod key;
 pub mod kind;
 mod link;
-mod outgoing;
 #[cfg(test)]
 mod pair;
 mod proof;
+mod receive_window;
 mod seal;
+mod send_window;
 mod settings;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;
 
+pub use conversation::LinkCounts;
 pub use event::{Closed, Event, Hello, Unintelligible};
 pub use key::{LinkKey, PairingSecret, Pin, PublicKey, StaticKey};
-pub use link::{Link, LinkCounts, SendError};
+pub use link::{Link, SendError};
 pub use proof::{Admit, Proof};
 pub use settings::LinkSettings;
 

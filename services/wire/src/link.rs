@@ -6,115 +6,71 @@
 //! reported as [`Event::Unintelligible`]; a link that makes no progress ends by itself, and [`Event::Closed`] is its
 //! last event.
 
-mod opening;
-mod sealed;
+mod phase;
+mod state;
 
 use std::{
-    collections::VecDeque,
     fmt,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use proto::link::v1::Part;
 
-use self::opening::LinkPhase;
-pub use self::sealed::SendError;
+use self::{phase::LinkPhase, state::LinkState};
 use crate::{
+    conversation::{Enquiry, LinkCounts},
     event::{Closed, Event, Unintelligible},
-    frame::{self, Decoder, Token},
-    incoming::{Acknowledgement, FrameVerdict, Incoming},
+    frame::Token,
+    handshake::Ephemeral,
     kind,
-    outgoing::Outgoing,
-    proof::Proof,
-    settings::{LinkSettings, bounded_life_sign},
+    proof::{Admit, Proof},
+    seal::{HEAD, TAG},
+    settings::{LinkSettings, UNPROVEN_FRAME, bounded_life_sign},
 };
 
-/// Longest body before a peer has proven itself: an unproven peer gets no more memory than this.
-const UNPROVEN_FRAME: usize = 4096;
-/// A link ends after this many runs of garbage without a valid token between them.
-const GARBAGE: u32 = 64;
-/// An empty event queue keeps capacity for this many events.
-const EVENTS_KEPT: usize = 4;
-
-/// What happened on a link without causing an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkCounts {
-    /// Runs of bytes that belonged to no valid frame.
-    pub malformed: u32,
-    /// Frames received twice.
-    pub repeated: u32,
-    /// Frames that this end sent again.
-    pub resent: u32,
-}
+/// Number of an initiator's first sealed frame, which follows Hello and handshake.
+const FIRST: u64 = 3;
 
 /// One end of a link.
 pub struct Link {
-    settings: LinkSettings,
-    initiator: bool,
-    part: Part,
     phase: LinkPhase,
-    decoder: Decoder,
-    incoming: Incoming,
-    outgoing: Outgoing,
-    events: VecDeque<Event>,
-    /// A control byte to send before anything else.
-    urgent: Option<Urgent>,
-    /// `EOT` is to be sent after all frames.
-    farewell: bool,
-    closing: bool,
-    proven: bool,
-    /// Responder: the peer has no key, so completing the handshake proves nothing about it.
-    first_contact: bool,
+    state: LinkState,
     spoiled: bool,
-    garbage: u32,
-    counts: LinkCounts,
-    started: Instant,
-    last_received: Instant,
-    last_sent: Instant,
     #[cfg(test)]
-    pub(crate) ephemeral: Option<[u8; 32]>,
+    pub(crate) ephemeral: Ephemeral,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Urgent {
-    Enquire,
-    Refuse,
+/// Why a message was not accepted for sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    #[error("the link's queue is full: the peer acknowledges too slowly")]
+    Full,
+    #[error("the link is not open")]
+    NotOpen,
+    #[error("the message is longer than a frame may be")]
+    TooLarge,
 }
 
 impl Link {
     /// The end that opens the conversation; its first transmission is `ENQ`.
     pub fn initiator(settings: LinkSettings, part: Part, id: &str, proof: Proof, now: Instant) -> Self {
-        let calling = LinkPhase::calling(part, id, proof, now);
-        Self { urgent: Some(Urgent::Enquire), part, ..Self::new(settings, true, calling, now) }
+        let mut state = LinkState::new(settings, true, part, now);
+        state.conversation.enquire(Enquiry::Call);
+        Self::new(LinkPhase::calling(part, id, proof, now), state)
     }
 
     /// The end that waits for an initiator.
     pub fn responder(settings: LinkSettings, now: Instant) -> Self {
-        Self::new(settings, false, LinkPhase::Listening { busy: None }, now)
+        let state = LinkState::new(settings, false, Part::Unspecified, now);
+        Self::new(LinkPhase::Listening { busy: None }, state)
     }
 
-    fn new(settings: LinkSettings, initiator: bool, phase: LinkPhase, now: Instant) -> Self {
-        let settings = settings.bounded();
+    fn new(phase: LinkPhase, state: LinkState) -> Self {
         Self {
-            settings,
-            initiator,
-            part: Part::Unspecified,
             phase,
-            decoder: Decoder::new(UNPROVEN_FRAME.min(settings.max_frame)),
-            incoming: Incoming::new(),
-            outgoing: Outgoing::new(now),
-            events: VecDeque::new(),
-            urgent: None,
-            farewell: false,
-            closing: false,
-            proven: false,
-            first_contact: false,
+            state,
             spoiled: false,
-            garbage: 0,
-            counts: LinkCounts::default(),
-            started: now,
-            last_received: now,
-            last_sent: now,
             #[cfg(test)]
             ephemeral: None,
         }
@@ -124,46 +80,37 @@ impl Link {
     pub fn handle_bytes(&mut self, input: &[u8], now: Instant) {
         let mut input = input;
         while !self.is_closed()
-            && let Some(token) = self.decoder.next(&mut input)
+            && let Some(token) = self.state.conversation.next_token(&mut input, now)
         {
-            if !matches!(token, Token::Malformed(_)) {
-                self.last_received = now;
-            }
             self.handle_token(token, now);
-        }
-        // Any valid traffic is a sign of life (SPEC 2.4), also the beginning of a long frame on a slow line; garbage is
-        // not.
-        if self.decoder.is_within_a_token() {
-            self.last_received = now;
         }
     }
 
     /// The caller reports that the stream ended or broke.
     pub fn handle_end(&mut self) {
         let why = if let LinkPhase::Refused(why) = self.phase { why } else { Closed::Cut };
-        self.outgoing.clear();
-        self.end(why);
+        self.state.end_silently(why);
     }
 
     /// Does what is due; the caller calls it at or after [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        if is_due(self.handshake_due()) {
-            self.end_at_once(Closed::HandshakeTimeout);
-        } else if is_due(self.silence_due()) {
-            self.end_at_once(Closed::Silent);
-        } else {
-            if is_due(self.outgoing.due(self.settings.ack_timeout))
-                && self.outgoing.again(self.settings.tries, now).is_err()
-            {
-                return self.end_at_once(Closed::Unanswered);
-            }
-            if is_due(self.call_due()) {
-                self.call_again(now);
-            }
-            if is_due(self.life_sign_due()) {
-                self.give_life_sign(now);
-            }
+        if is_due(self.state.handshake_due()) {
+            return self.state.end_at_once(Closed::HandshakeTimeout);
+        }
+        if is_due(self.state.silence_due()) {
+            return self.state.end_at_once(Closed::Silent);
+        }
+        let LinkState { conversation, settings, .. } = &mut self.state;
+        if is_due(conversation.resend_due(settings)) && conversation.resend(settings.tries, now).is_err() {
+            return self.state.end_at_once(Closed::Unanswered);
+        }
+        if is_due(self.phase.call_due(&self.state)) {
+            self.phase.call_again(&mut self.state, now);
+        }
+        if is_due(self.state.life_sign_due()) && self.state.conversation.needs_life_sign(now) {
+            // Only a closed link refuses, and a closed link gives no life signs.
+            let _refused = self.push_sealed(&[]);
         }
     }
 
@@ -172,231 +119,200 @@ impl Link {
         if self.is_closed() {
             return None;
         }
-        let resend = self.outgoing.due(self.settings.ack_timeout);
-        let all = [self.handshake_due(), self.silence_due(), resend, self.call_due(), self.life_sign_due()];
-        all.into_iter().flatten().min()
-    }
-
-    fn handshake_due(&self) -> Option<Instant> {
-        let done = if self.initiator { self.is_open() } else { self.proven };
-        if done { None } else { self.started.checked_add(self.settings.handshake_timeout) }
-    }
-
-    /// When the peer counts as dead. Until a responder's peer is proven, the time limit of the handshake applies
-    /// instead.
-    fn silence_due(&self) -> Option<Instant> {
-        let awaited = self.is_open() && (self.initiator || self.proven);
-        if awaited { self.last_received.checked_add(self.settings.life_sign * self.settings.misses) } else { None }
-    }
-
-    fn life_sign_due(&self) -> Option<Instant> {
-        let gives = self.initiator && self.is_open() && !self.closing;
-        if gives { self.last_sent.checked_add(self.settings.life_sign) } else { None }
+        let (state, call) = (&self.state, self.phase.call_due(&self.state));
+        let resend = state.conversation.resend_due(&state.settings);
+        [state.handshake_due(), state.silence_due(), resend, call, state.life_sign_due()].into_iter().flatten().min()
     }
 
     /// Appends what is to be sent now, at most about 64 KiB: once `out` is written, call again. Returns whether
     /// anything was appended.
     pub fn transmit(&mut self, out: &mut Vec<u8>, now: Instant) -> bool {
-        let before = out.len();
-        match self.urgent.take() {
-            Some(Urgent::Enquire) => out.push(frame::ENQ),
-            Some(Urgent::Refuse) => frame::encode_counter(frame::NACK, 0, out),
-            None => {}
-        }
-        match self.incoming.answer() {
-            Some(Acknowledgement::Ack(counter)) => frame::encode_counter(frame::ACK, counter, out),
-            Some(Acknowledgement::Nack(counter)) => frame::encode_counter(frame::NACK, counter, out),
-            None => {}
-        }
-        self.outgoing.transmit(self.settings.window, out, now);
-        if self.farewell && self.outgoing.all_sent() {
-            self.farewell = false;
-            out.push(frame::EOT);
-        }
-        let appended = out.len() > before;
-        if appended {
-            self.last_sent = now;
-        }
-        appended
+        self.state.conversation.transmit(self.state.settings.window, out, now)
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front();
-        if self.events.is_empty() && self.events.capacity() > EVENTS_KEPT {
-            self.events = VecDeque::new();
+        self.state.poll_event()
+    }
+
+    /// The owner's answer to [`Event::Hello`]. `Admit::Busy` is allowed at any time before that, even before the first
+    /// byte; then the link answers `ENQ` with `NACK`.
+    pub fn admit(&mut self, admit: Admit<'_>, _now: Instant) {
+        let ephemeral = self.ephemeral();
+        self.phase.admit(&mut self.state, admit, ephemeral);
+    }
+
+    /// Seals and queues a message. An empty one is a life sign.
+    ///
+    /// The maximum length of a message is [`LinkSettings::max_frame`] less 26 bytes; that of an initiator's first
+    /// message, which proves it, 4,096 less 26. The queue is also full once its bytes reach `max_frame`.
+    pub fn send(&mut self, plaintext: &[u8], _now: Instant) -> Result<(), SendError> {
+        if !self.is_open() || self.state.closing {
+            return Err(SendError::NotOpen);
         }
-        event
+        let longest = self.state.settings.max_frame;
+        let is_first = self.state.initiator && self.state.conversation.next_number() == FIRST;
+        let limit = if is_first { UNPROVEN_FRAME.min(longest) } else { longest };
+        if plaintext.len() + HEAD + TAG > limit {
+            return Err(SendError::TooLarge);
+        }
+        if !self.ready() {
+            return Err(SendError::Full);
+        }
+        self.push_sealed(plaintext)
+    }
+
+    /// Whether [`Self::send`] would accept a message now.
+    pub fn ready(&self) -> bool {
+        self.is_open() && !self.state.closing && self.state.conversation.has_room(&self.state.settings)
+    }
+
+    /// Drill (SPEC 4.8): from now on messages in both directions fail to decrypt, as with a spoiled key. It reveals no
+    /// secret: messages are sealed as always and damaged afterwards. `false` ends the drill.
+    pub fn spoil(&mut self, spoiled: bool) {
+        self.spoiled = spoiled;
     }
 
     /// Closes in order: sends what is queued, waits for its acknowledgement, then sends `EOT`.
     pub fn close(&mut self, _now: Instant) {
-        self.closing = true;
-        if !self.is_open() || self.outgoing.len() == 0 {
-            self.end_at_once(Closed::ByUs);
+        self.state.closing = true;
+        if !self.is_open() || self.state.conversation.is_drained() {
+            self.state.end_at_once(Closed::ByUs);
         }
     }
 
     /// Sets the initiator's life-sign interval, from the profile or `Opened.life_sign_ms`; clamped to 50 ms to 1 h.
     pub fn set_life_sign(&mut self, interval: Duration) {
-        self.settings.life_sign = bounded_life_sign(interval);
+        self.state.settings.life_sign = bounded_life_sign(interval);
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.phase, LinkPhase::Open(_))
+        !self.is_closed() && matches!(self.phase, LinkPhase::Open(_))
     }
 
     /// Whether [`Self::close`] was called, or the link has ended.
     pub fn is_closing(&self) -> bool {
-        self.closing || self.is_closed()
+        self.state.closing || self.is_closed()
     }
 
     pub fn is_closed(&self) -> bool {
-        matches!(self.phase, LinkPhase::Closed)
+        self.state.closed
     }
 
     pub fn counts(&self) -> LinkCounts {
-        LinkCounts { resent: self.outgoing.resent(), ..self.counts }
+        self.state.conversation.counts()
     }
 
     fn handle_token(&mut self, token: Token, now: Instant) {
-        match token {
-            Token::Malformed(_why) => self.handle_malformed(now),
-            Token::Enq => self.handle_enquiry(),
-            Token::Ack(counter) => self.handle_ack(counter, now),
-            Token::Nack(counter) => self.handle_nack(counter, now),
-            Token::Eot => self.handle_farewell(),
-            Token::Frame => {
-                let mut body = self.decoder.take_body();
+        let tries = self.state.settings.tries;
+        match (token, &mut self.phase) {
+            (Token::Enq, phase) => phase.handle_enquiry(&mut self.state),
+            (Token::Eot, phase) => {
+                let why = if let LinkPhase::Refused(why) = phase { *why } else { Closed::ByPeer };
+                self.state.end_silently(why);
+            }
+            (Token::Malformed(_), _) => self.handle_garbage(now),
+            (Token::Ack(_) | Token::Nack(_) | Token::Frame, LinkPhase::Listening { .. }) => self.state.not_enquired(),
+            (Token::Ack(0), LinkPhase::Calling(_)) => {
+                let ephemeral = self.ephemeral();
+                self.phase.begin_handshake(&mut self.state, ephemeral);
+            }
+            (Token::Nack(0), LinkPhase::Calling(_)) => self.phase = LinkPhase::Refused(Closed::Busy),
+            (Token::Ack(_) | Token::Nack(_), LinkPhase::Calling(_)) => {}
+            (Token::Ack(counter), _) => {
+                self.state.conversation.acknowledged(counter, now);
+                self.state.close_if_drained();
+            }
+            (Token::Nack(counter), _) => match self.state.conversation.requested(counter, tries, now) {
+                Ok(()) => self.state.close_if_drained(),
+                Err(_exhausted) => self.state.end_at_once(Closed::Unanswered),
+            },
+            (Token::Frame, _) => {
+                let mut body = self.state.conversation.take_body();
                 self.handle_frame(&mut body, now);
-                self.decoder.reuse(body);
+                self.state.conversation.reuse(body);
             }
         }
     }
 
-    fn handle_malformed(&mut self, now: Instant) {
-        self.counts.malformed = self.counts.malformed.saturating_add(1);
-        self.garbage += 1;
+    fn handle_garbage(&mut self, now: Instant) {
+        let LinkState { conversation, settings, .. } = &mut self.state;
+        let is_too_much = conversation.garbage();
         if matches!(self.phase, LinkPhase::Listening { .. }) {
-            self.end_at_once(Closed::Protocol("it does not begin with ENQ"));
-        } else if self.garbage > GARBAGE {
-            self.end_at_once(Closed::Protocol("it sends nothing but garbage"));
+            self.state.not_enquired();
+        } else if is_too_much {
+            self.state.violation("it sends nothing but garbage");
         } else if !matches!(self.phase, LinkPhase::Calling(_)) {
-            self.incoming.ask_again(now, self.settings.ack_timeout / 4);
+            conversation.request_missing(settings, now);
         }
-    }
-
-    fn handle_ack(&mut self, counter: u8, now: Instant) {
-        if matches!(self.phase, LinkPhase::Listening { .. }) {
-            self.end_at_once(Closed::Protocol("it does not begin with ENQ"));
-        } else if matches!(self.phase, LinkPhase::Calling(_)) {
-            if counter == 0 {
-                self.begin_handshake();
-            }
-        } else {
-            if self.outgoing.ack(counter, now) {
-                self.garbage = 0;
-            }
-            self.close_if_drained();
-        }
-    }
-
-    fn handle_nack(&mut self, counter: u8, now: Instant) {
-        if matches!(self.phase, LinkPhase::Listening { .. }) {
-            self.end_at_once(Closed::Protocol("it does not begin with ENQ"));
-        } else if matches!(self.phase, LinkPhase::Calling(_)) {
-            if counter == 0 {
-                self.phase = LinkPhase::Refused(Closed::Busy);
-            }
-        } else if self.outgoing.nack(counter, self.settings.tries, now).is_err() {
-            self.end_at_once(Closed::Unanswered);
-        } else {
-            self.close_if_drained();
-        }
-    }
-
-    fn close_if_drained(&mut self) {
-        if self.closing && self.outgoing.len() == 0 {
-            self.end_at_once(Closed::ByUs);
-        }
-    }
-
-    fn handle_farewell(&mut self) {
-        let why = if let LinkPhase::Refused(why) = self.phase { why } else { Closed::ByPeer };
-        self.outgoing.clear();
-        self.end(why);
     }
 
     fn handle_frame(&mut self, body: &mut [u8], now: Instant) {
         let [counter, kind, content @ ..] = body else {
-            return self.end_at_once(Closed::Protocol("a frame without counter or kind"));
+            return self.state.violation("a frame without counter or kind");
         };
-        if matches!(self.phase, LinkPhase::Listening { .. }) {
-            return self.end_at_once(Closed::Protocol("it does not begin with ENQ"));
-        }
-        match self.incoming.judge(*counter) {
-            FrameVerdict::Take(number) => {
-                self.garbage = 0;
-                let failed = self.handle_content(*kind, number, content);
-                self.incoming.take(number, failed);
-            }
-            FrameVerdict::Retry(number) => {
-                let failed = self.handle_content(*kind, number, content);
-                self.incoming.take(number, failed);
-            }
-            FrameVerdict::Repeated => {
-                self.counts.repeated = self.counts.repeated.saturating_add(1);
-                self.incoming.acknowledge();
-            }
-            FrameVerdict::Gap => self.incoming.ask_again(now, self.settings.ack_timeout / 4),
+        let LinkState { conversation, settings, .. } = &mut self.state;
+        if let Some(number) = conversation.accept(*counter, settings, now) {
+            let before = self.state.events.len();
+            self.handle_content(*kind, number, content);
+            let failed = matches!(self.state.events.get(before), Some(Event::Unintelligible(_)));
+            self.state.conversation.processed(number, failed);
         }
     }
 
-    /// Returns whether the frame could not be decrypted or understood.
-    fn handle_content(&mut self, kind: u8, number: u64, content: &mut [u8]) -> bool {
-        let before = self.events.len();
-        match (kind, self.is_open()) {
-            (kind::SEALED, true) => self.handle_sealed(number, content),
-            (kind::HELLO | kind::HANDSHAKE | kind::BUSY | kind::UNKNOWN_KEY, true) => {
-                self.events.push_back(Event::Unintelligible(Unintelligible::Clear));
+    fn handle_content(&mut self, kind: u8, number: u64, content: &mut [u8]) {
+        let opened = match (kind, &mut self.phase) {
+            (kind::SEALED, LinkPhase::Open(ciphers)) => ciphers.open(number, content, self.spoiled),
+            (kind::HELLO | kind::HANDSHAKE | kind::BUSY | kind::UNKNOWN_KEY, LinkPhase::Open(_)) => {
+                Err(Unintelligible::Clear)
             }
-            (_, true) => self.events.push_back(Event::Unintelligible(Unintelligible::Kind)),
-            (kind, false) => self.handle_opening(kind, content),
+            (_, LinkPhase::Open(_)) => Err(Unintelligible::Kind),
+            (kind, phase) => return phase.handle_frame(&mut self.state, kind, content),
+        };
+        match opened {
+            // A sign of life.
+            Ok([]) => {}
+            Ok(message) => {
+                let message = Bytes::copy_from_slice(message);
+                self.state.proven = true;
+                if !self.state.first_contact {
+                    self.state.conversation.set_frame_limit(self.state.settings.max_frame);
+                }
+                self.state.emit(Event::Message(message));
+            }
+            Err(why) => self.state.not_understood(why),
         }
-        matches!(self.events.get(before), Some(Event::Unintelligible(_)))
     }
 
-    /// Ends at once: drops what is queued and sends `EOT`.
-    fn end_at_once(&mut self, why: Closed) {
-        if !self.is_closed() {
-            self.outgoing.clear();
-            self.end_after_queue(why);
-        }
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests fix it per link")]
+    fn ephemeral(&self) -> Ephemeral {
+        None
     }
 
-    /// Ends after sending what is queued once.
-    fn end_after_queue(&mut self, why: Closed) {
-        if !self.is_closed() {
-            self.farewell = true;
-        }
-        self.end(why);
+    #[cfg(test)]
+    fn ephemeral(&self) -> Ephemeral {
+        self.ephemeral
     }
 
-    fn end(&mut self, why: Closed) {
-        if !self.is_closed() {
-            self.phase = LinkPhase::Closed;
-            self.events.push_back(Event::Closed(why));
+    fn push_sealed(&mut self, plaintext: &[u8]) -> Result<(), SendError> {
+        let LinkPhase::Open(ciphers) = &self.phase else { return Err(SendError::NotOpen) };
+        let number = self.state.conversation.next_number();
+        let mut body = ciphers.seal(number, plaintext).ok_or(SendError::TooLarge)?;
+        if let (true, Some(last)) = (self.spoiled, body.last_mut()) {
+            *last ^= 0xff;
         }
+        self.state.conversation.push(body);
+        Ok(())
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("initiator", &self.initiator)
-            .field("part", &self.part)
+            .field("initiator", &self.state.initiator)
+            .field("part", &self.state.part)
             .field("phase", &self.phase)
-            .field("incoming", &self.incoming)
-            .field("unacknowledged", &self.outgoing.len())
+            .field("closed", &self.state.closed)
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Longest body before a peer has proven itself: an unproven peer gets no more memory than this.
+pub(crate) const UNPROVEN_FRAME: usize = 4096;
+
 /// `max_frame` must be the same at both ends of a link; every other setting is local to one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkSettings {

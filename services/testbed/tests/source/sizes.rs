@@ -44,7 +44,6 @@ const NOT_YET: &[&str] = &[
     "EventLoop",
     "IdentityService",
     "JournalQueue",
-    "Link",
     "LinkSession",
     "LiveState",
     "Monitor",

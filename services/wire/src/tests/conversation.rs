@@ -255,7 +255,7 @@ fn a_stream_that_ends_without_farewell_is_cut() {
 #[test]
 fn a_spoiled_end_and_its_peer_cannot_read_each_other_until_repaired_and_no_restart_is_needed_spec_4_8() {
     let mut pair = LinkPair::open();
-    pair.initiator.link.spoil();
+    pair.initiator.link.spoil(true);
     for _ in 0..3 {
         pair.initiator.link.send(b"spoiled up", pair.now).unwrap();
         pair.responder.link.send(b"spoiled down", pair.now).unwrap();
@@ -265,7 +265,7 @@ fn a_spoiled_end_and_its_peer_cannot_read_each_other_until_repaired_and_no_resta
     pair.run(5 * SECOND);
     assert_eq!((pair.responder.closed(), pair.initiator.closed()), (None, None), "it is alive all the while");
     assert!(pair.responder.messages().is_empty() && pair.initiator.messages().is_empty());
-    pair.initiator.link.repair();
+    pair.initiator.link.spoil(false);
     pair.initiator.link.send(b"up", pair.now).unwrap();
     pair.responder.link.send(b"down", pair.now).unwrap();
     pair.run(10 * MILLI);

@@ -212,16 +212,13 @@ fn conversations_are_as_written_down() {
 fn sealed_frames_are_as_written_down() {
     let (_, part, proof) = proofs()[1].clone();
     let (_, _, _, keys) = agreed(part, &proof);
-    let (sending, _) = crate::seal::CipherState::both(&keys, part, true);
-    let (answering, _) = crate::seal::CipherState::both(&keys, part, false);
+    let sending = crate::seal::CipherStates::new(&keys, part, true);
+    let answering = crate::seal::CipherStates::new(&keys, part, false);
     let cases: Vec<_> =
         [(3u64, true, &b""[..]), (4, true, b"a message"), (0x0102_0304, true, &[0x10; 20]), (2, false, b"an answer")]
             .into_iter()
             .map(|(sequence, up, plaintext)| {
-                let mut body = vec![sequence as u8, kind::SEALED];
-                body.extend_from_slice(&sequence.to_be_bytes());
-                let channel = if up { &sending } else { &answering };
-                channel.seal(sequence, plaintext, &mut body).unwrap();
+                let body = if up { &sending } else { &answering }.seal(sequence, plaintext).unwrap();
                 let mut data = vec![1, part as u8, u8::from(!up)];
                 data.extend_from_slice(&sequence.to_be_bytes());
                 json!({

@@ -16,7 +16,7 @@ const PORTION: usize = 64 * 1024;
 const KEPT: usize = 4;
 
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub(crate) struct SendWindow {
     /// Bodies of unacknowledged frames, the oldest first.
     bodies: VecDeque<Vec<u8>>,
     /// Number of the first body's frame; the first frame of a link is 1.
@@ -35,7 +35,7 @@ pub(crate) struct Outgoing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetriesExhausted;
 
-impl Outgoing {
+impl SendWindow {
     pub(crate) fn new(now: Instant) -> Self {
         Self { bodies: VecDeque::new(), first: 1, cursor: 0, sent: 0, tries: 0, since: now, bytes: 0, resent: 0 }
     }
@@ -146,15 +146,15 @@ mod tests {
     use super::*;
     use crate::pair::start;
 
-    fn outgoing(count: u8) -> Outgoing {
-        let mut outgoing = Outgoing::new(start());
-        (1..=count).for_each(|counter| outgoing.push(vec![counter, 0x20]));
-        outgoing
+    fn window_of(count: u8) -> SendWindow {
+        let mut frames = SendWindow::new(start());
+        (1..=count).for_each(|counter| frames.push(vec![counter, 0x20]));
+        frames
     }
 
-    fn sent(outgoing: &mut Outgoing, window: usize, now: Instant) -> Vec<u8> {
+    fn sent(frames: &mut SendWindow, window: usize, now: Instant) -> Vec<u8> {
         let mut bytes = Vec::new();
-        outgoing.transmit(window, &mut bytes, now);
+        frames.transmit(window, &mut bytes, now);
         let (mut decoder, mut input, mut counters) = (frame::Decoder::new(64), bytes.as_slice(), Vec::new());
         while let Some(frame::Token::Frame) = decoder.next(&mut input) {
             counters.extend(decoder.take_body().first());
@@ -165,36 +165,36 @@ mod tests {
     #[test]
     fn a_window_of_frames_is_in_flight_and_an_ack_answers_all_up_to_its_frame_spec_4_2() {
         let now = start();
-        let mut outgoing = outgoing(8);
-        assert_eq!(sent(&mut outgoing, 3, now), [1, 2, 3]);
-        assert!(!outgoing.ack(4, now), "frame 4 was never sent");
-        assert!(outgoing.ack(2, now) && !outgoing.ack(2, now));
-        assert_eq!(sent(&mut outgoing, 3, now), [4, 5]);
-        assert!(outgoing.ack(5, now));
-        assert_eq!(sent(&mut outgoing, 3, now), [6, 7, 8]);
-        assert!(outgoing.ack(8, now) && outgoing.len() == 0 && outgoing.bytes() == 0 && outgoing.next_number() == 9);
-        assert_eq!(outgoing.due(Duration::from_secs(1)), None);
+        let mut frames = window_of(8);
+        assert_eq!(sent(&mut frames, 3, now), [1, 2, 3]);
+        assert!(!frames.ack(4, now), "frame 4 was never sent");
+        assert!(frames.ack(2, now) && !frames.ack(2, now));
+        assert_eq!(sent(&mut frames, 3, now), [4, 5]);
+        assert!(frames.ack(5, now));
+        assert_eq!(sent(&mut frames, 3, now), [6, 7, 8]);
+        assert!(frames.ack(8, now) && frames.len() == 0 && frames.bytes() == 0 && frames.next_number() == 9);
+        assert_eq!(frames.due(Duration::from_secs(1)), None);
     }
 
     #[test]
     fn a_nack_asks_for_its_frame_and_what_follows_again_three_tries_in_all_spec_4_2() {
         let now = start();
-        let mut outgoing = outgoing(4);
-        assert_eq!(sent(&mut outgoing, 8, now), [1, 2, 3, 4]);
-        assert_eq!(outgoing.nack(3, 3, now), Ok(()));
-        assert_eq!(sent(&mut outgoing, 8, now), [3, 4]);
-        assert_eq!(outgoing.nack(3, 3, now), Ok(()));
-        assert_eq!(sent(&mut outgoing, 8, now), [3, 4]);
-        assert_eq!(outgoing.nack(3, 3, now), Err(RetriesExhausted));
+        let mut frames = window_of(4);
+        assert_eq!(sent(&mut frames, 8, now), [1, 2, 3, 4]);
+        assert_eq!(frames.nack(3, 3, now), Ok(()));
+        assert_eq!(sent(&mut frames, 8, now), [3, 4]);
+        assert_eq!(frames.nack(3, 3, now), Ok(()));
+        assert_eq!(sent(&mut frames, 8, now), [3, 4]);
+        assert_eq!(frames.nack(3, 3, now), Err(RetriesExhausted));
     }
 
     #[test]
     fn a_nack_of_what_was_never_sent_or_is_all_there_changes_nothing() {
         let now = start();
-        let mut outgoing = outgoing(2);
-        assert_eq!(sent(&mut outgoing, 8, now), [1, 2]);
-        assert_eq!(outgoing.nack(100, 1, now), Ok(()));
-        assert_eq!(outgoing.nack(3, 1, now), Ok(()));
-        assert_eq!((outgoing.len(), sent(&mut outgoing, 8, now)), (0, vec![]));
+        let mut frames = window_of(2);
+        assert_eq!(sent(&mut frames, 8, now), [1, 2]);
+        assert_eq!(frames.nack(100, 1, now), Ok(()));
+        assert_eq!(frames.nack(3, 1, now), Ok(()));
+        assert_eq!((frames.len(), sent(&mut frames, 8, now)), (0, vec![]));
     }
 }

@@ -32,7 +32,7 @@ enum PendingReply {
 }
 
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct ReceiveWindow {
     /// Number of the last accepted frame; the first is 1. Its low byte is the counter on the wire.
     taken: u64,
     last_failed: bool,
@@ -40,7 +40,7 @@ pub(crate) struct Incoming {
     asked: Option<(u64, Instant)>,
 }
 
-impl Incoming {
+impl ReceiveWindow {
     pub(crate) fn new() -> Self {
         Self { taken: 0, last_failed: false, due: PendingReply::Nothing, asked: None }
     }
@@ -93,50 +93,50 @@ mod tests {
     use super::*;
     use crate::pair::start;
 
-    fn taken(count: u64) -> Incoming {
-        let mut incoming = Incoming::new();
-        (1..=count).for_each(|number| incoming.take(number, false));
-        incoming
+    fn taken(count: u64) -> ReceiveWindow {
+        let mut window = ReceiveWindow::new();
+        (1..=count).for_each(|number| window.take(number, false));
+        window
     }
 
     #[test]
     fn counters_run_over_255_to_0() {
-        let incoming = taken(255);
-        assert_eq!(incoming.judge(0), FrameVerdict::Take(256));
-        assert_eq!(incoming.judge(255), FrameVerdict::Repeated);
-        assert_eq!(incoming.judge(1), FrameVerdict::Gap);
-        assert_eq!(incoming.judge(126), FrameVerdict::Gap);
-        assert_eq!(incoming.judge(128), FrameVerdict::Repeated);
+        let window = taken(255);
+        assert_eq!(window.judge(0), FrameVerdict::Take(256));
+        assert_eq!(window.judge(255), FrameVerdict::Repeated);
+        assert_eq!(window.judge(1), FrameVerdict::Gap);
+        assert_eq!(window.judge(126), FrameVerdict::Gap);
+        assert_eq!(window.judge(128), FrameVerdict::Repeated);
     }
 
     #[test]
     fn a_batch_of_frames_is_answered_once_spec_4_2() {
-        let mut incoming = taken(5);
-        assert_eq!(incoming.answer(), Some(Acknowledgement::Ack(5)));
-        assert_eq!(incoming.answer(), None);
+        let mut window = taken(5);
+        assert_eq!(window.answer(), Some(Acknowledgement::Ack(5)));
+        assert_eq!(window.answer(), None);
     }
 
     #[test]
     fn a_missing_frame_is_asked_for_once_and_again_after_a_while() {
         let (start, pause) = (start(), Duration::from_millis(500));
-        let mut incoming = taken(3);
-        incoming.ask_again(start, pause);
-        assert_eq!(incoming.answer(), Some(Acknowledgement::Nack(4)));
-        incoming.ask_again(start + pause / 2, pause);
-        assert_eq!(incoming.answer(), None);
-        incoming.ask_again(start + pause, pause);
-        assert_eq!(incoming.answer(), Some(Acknowledgement::Nack(4)));
-        incoming.take(4, false);
-        incoming.ask_again(start + pause, pause);
-        assert_eq!(incoming.answer(), Some(Acknowledgement::Nack(5)), "another frame is asked for at once");
+        let mut window = taken(3);
+        window.ask_again(start, pause);
+        assert_eq!(window.answer(), Some(Acknowledgement::Nack(4)));
+        window.ask_again(start + pause / 2, pause);
+        assert_eq!(window.answer(), None);
+        window.ask_again(start + pause, pause);
+        assert_eq!(window.answer(), Some(Acknowledgement::Nack(4)));
+        window.take(4, false);
+        window.ask_again(start + pause, pause);
+        assert_eq!(window.answer(), Some(Acknowledgement::Nack(5)), "another frame is asked for at once");
     }
 
     #[test]
     fn the_place_of_a_frame_that_did_not_open_is_kept_for_the_real_one_spec_4_5() {
-        let mut incoming = taken(3);
-        incoming.take(4, true);
-        assert_eq!(incoming.judge(4), FrameVerdict::Retry(4));
-        incoming.take(5, false);
-        assert_eq!(incoming.judge(4), FrameVerdict::Repeated);
+        let mut window = taken(3);
+        window.take(4, true);
+        assert_eq!(window.judge(4), FrameVerdict::Retry(4));
+        window.take(5, false);
+        assert_eq!(window.judge(4), FrameVerdict::Repeated);
     }
 }
