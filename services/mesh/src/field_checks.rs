@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn what_is_right_passes() {
         let mut checks = FieldChecks::default();
-        assert_eq!(checks.required("on", Some(false)), false);
+        assert!(!checks.required("on", Some(false)));
         assert_eq!(checks.known::<ChargingPointState>("state", 6), ChargingPointState::Available);
         assert_eq!(checks.parsed::<u32>("n", "7"), Some(7));
         assert!(checks.finish().is_ok());
