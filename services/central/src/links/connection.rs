@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct ServedConnection {
     responder: Responder,
     permit: Arc<LinkPermit>,
-    stage: ConnectionStage,
+    stage: Stage,
     unintelligible: UnopenedMessages,
     /// It has said that it does not know a message.
     is_old: bool,
@@ -31,7 +31,7 @@ pub(super) struct ServedConnection {
     has_left: bool,
 }
 
-enum ConnectionStage {
+enum Stage {
     /// Nothing is known.
     New,
     /// Says it is this, and asks for a first contact.
@@ -77,7 +77,7 @@ impl LinkOwner for ServedConnection {
 
 impl ServedConnection {
     pub(super) fn new(responder: Responder, permit: Arc<LinkPermit>) -> Self {
-        let (stage, unintelligible) = (ConnectionStage::New, UnopenedMessages::default());
+        let (stage, unintelligible) = (Stage::New, UnopenedMessages::default());
         Self { responder, permit, stage, unintelligible, is_old: false, has_left: false }
     }
 
@@ -109,11 +109,11 @@ impl ServedConnection {
         match admitted {
             Some((ours, peer, None)) => {
                 let contact = FirstContact::new(self.responder.clone(), Arc::clone(&self.permit), peer);
-                self.stage = ConnectionStage::FirstContact(Box::new(contact));
+                self.stage = Stage::FirstContact(Box::new(contact));
                 link.admit(Admit::FirstContact(ours), clock.mono());
             }
             Some((ours, peer, Some(key))) => {
-                self.stage = ConnectionStage::Claiming { peer, part: hello.part, key_no: hello.key_no };
+                self.stage = Stage::Claiming { peer, part: hello.part, key_no: hello.key_no };
                 link.admit(Admit::Key(ours, &key), clock.mono());
             }
             None => {
@@ -129,40 +129,32 @@ impl ServedConnection {
             return if self.is_unproven() { self.out_of_order(link, now) } else { self.unsupported(message.id) };
         };
         match (&mut self.stage, body) {
-            (ConnectionStage::Claiming { .. }, up::Body::Opened(opened)) => {
+            (Stage::Claiming { .. }, up::Body::Opened(opened)) => {
                 Box::pin(self.opened(&opened, message.id, link)).await;
             }
-            (ConnectionStage::FirstContact(contact), up::Body::Authenticate(shown)) => {
-                contact.authenticate(shown, message.id)
-            }
+            (Stage::FirstContact(contact), up::Body::Authenticate(shown)) => contact.authenticate(shown, message.id),
             // A status link: life signs and its key state, nothing else (SPEC 4.7).
-            (ConnectionStage::FirstContact(contact), up::Body::KeyInstalled(installed))
-                if contact.permit.is_proven() =>
-            {
+            (Stage::FirstContact(contact), up::Body::KeyInstalled(installed)) if contact.permit.is_proven() => {
                 let PeerId::ChargingPoint(at) = contact.peer.clone() else { return };
                 let inputs = vec![part::key_installed(installed, self.responder.link, message.id)];
-                self.responder.links.event_loop.send(Message::FromPart { at, link: self.responder.link, inputs }).await;
+                self.responder.hand_in(Message::FromPart { at, link: self.responder.link, inputs }).await;
             }
-            (ConnectionStage::FirstContact(_), _) if self.permit.is_proven() => {
+            (Stage::FirstContact(_), _) if self.permit.is_proven() => {
                 self.answer(message.id, Reason::NoKey, "this link carries only signs of life: authenticate");
             }
-            (ConnectionStage::Part(_) | ConnectionStage::Driver(_), up::Body::ReadClock(_)) => {
+            (Stage::Part(_) | Stage::Driver(_), up::Body::ReadClock(_)) => {
                 self.say(down::Body::Clock(wire_messages::Clock { to: message.id, at_ms: now.wall_ms }));
             }
-            (ConnectionStage::Part(_) | ConnectionStage::Driver(_), up::Body::Unsupported(_)) => {
-                self.is_not_understood()
-            }
-            (ConnectionStage::Part(conversation), body) => {
+            (Stage::Part(_) | Stage::Driver(_), up::Body::Unsupported(_)) => self.is_not_understood(),
+            (Stage::Part(conversation), body) => {
                 if !conversation.receive(&self.responder, body, message.id).await {
                     self.not_understood(1, now).await;
                 }
             }
-            (ConnectionStage::Driver(conversation), body) => {
+            (Stage::Driver(conversation), body) => {
                 conversation.receive(&self.responder, body, message.id).await;
             }
-            (ConnectionStage::New | ConnectionStage::Claiming { .. } | ConnectionStage::FirstContact(_), _) => {
-                self.out_of_order(link, now)
-            }
+            (Stage::New | Stage::Claiming { .. } | Stage::FirstContact(_), _) => self.out_of_order(link, now),
         }
     }
 
@@ -175,8 +167,7 @@ impl ServedConnection {
 
     /// The first sealed message has opened: from now on it counts (SPEC 4.9).
     async fn opened(&mut self, opened: &wire_messages::Opened, to: u64, link: &mut Link) {
-        let ConnectionStage::Claiming { peer, part, key_no } = std::mem::replace(&mut self.stage, ConnectionStage::New)
-        else {
+        let Stage::Claiming { peer, part, key_no } = std::mem::replace(&mut self.stage, Stage::New) else {
             return;
         };
         if opened.life_sign_ms > 0 {
@@ -186,9 +177,9 @@ impl ServedConnection {
         self.stage = match &peer {
             PeerId::ChargingPoint(id) => {
                 self.responder.epoch = Some(self.responder.links.shared.directory.epoch(id));
-                ConnectionStage::Part(part::PartConversation::new(id.clone(), part, &self.responder.links.shared))
+                Stage::Part(part::PartConversation::new(id.clone(), part, &self.responder.links.shared))
             }
-            PeerId::Driver(id) => ConnectionStage::Driver(driver::DriverConversation::new(id.clone())),
+            PeerId::Driver(id) => Stage::Driver(driver::DriverConversation::new(id.clone())),
         };
         let arrival = Arrival {
             link: self.responder.link,
@@ -199,25 +190,22 @@ impl ServedConnection {
             highest_epoch: opened.highest_epoch,
             send_queue: self.responder.send_queue.clone(),
         };
-        self.responder.links.event_loop.send(Message::Arrived(Box::new(arrival))).await;
+        self.responder.hand_in(Message::Arrived(Box::new(arrival))).await;
         self.answer(to, Reason::Unspecified, "");
     }
 
     fn is_unproven(&self) -> bool {
         match self.stage {
-            ConnectionStage::New | ConnectionStage::Claiming { .. } => true,
-            ConnectionStage::FirstContact(_) => !self.permit.is_proven(),
-            ConnectionStage::Part(_) | ConnectionStage::Driver(_) => false,
+            Stage::New | Stage::Claiming { .. } => true,
+            Stage::FirstContact(_) => !self.permit.is_proven(),
+            Stage::Part(_) | Stage::Driver(_) => false,
         }
     }
 
     fn say(&self, body: down::Body) {
         match &self.stage {
-            ConnectionStage::FirstContact(contact) => contact.responder().say(body),
-            ConnectionStage::New
-            | ConnectionStage::Claiming { .. }
-            | ConnectionStage::Part(_)
-            | ConnectionStage::Driver(_) => self.responder.say(body),
+            Stage::FirstContact(contact) => contact.responder().say(body),
+            Stage::New | Stage::Claiming { .. } | Stage::Part(_) | Stage::Driver(_) => self.responder.say(body),
         }
     }
 
@@ -232,9 +220,9 @@ impl ServedConnection {
     fn is_not_understood(&mut self) {
         self.responder.links.not_known.inc();
         let peer = match &self.stage {
-            ConnectionStage::Part(conversation) => conversation.id.to_string(),
-            ConnectionStage::Driver(conversation) => conversation.id.to_string(),
-            ConnectionStage::New | ConnectionStage::FirstContact(_) | ConnectionStage::Claiming { .. } => return,
+            Stage::Part(conversation) => conversation.id.to_string(),
+            Stage::Driver(conversation) => conversation.id.to_string(),
+            Stage::New | Stage::FirstContact(_) | Stage::Claiming { .. } => return,
         };
         if !std::mem::replace(&mut self.is_old, true) {
             tracing::warn!(
@@ -265,13 +253,9 @@ impl ServedConnection {
             return;
         }
         self.flush_unheard().await;
-        if let ConnectionStage::Part(conversation) = &self.stage {
+        if let Stage::Part(conversation) = &self.stage {
             let observation = Observation::Intelligible { link: self.responder.link };
-            self.responder
-                .links
-                .event_loop
-                .send(Message::Observation { at: conversation.id.clone(), observation })
-                .await;
+            self.responder.hand_in(Message::Observation { at: conversation.id.clone(), observation }).await;
         }
     }
 
@@ -282,21 +266,21 @@ impl ServedConnection {
         }
         let (link, from) = (self.responder.link, self.responder.from.clone());
         let message = match &self.stage {
-            ConnectionStage::Part(conversation) => {
+            Stage::Part(conversation) => {
                 let observation = Observation::Unintelligible { link, count };
                 Message::Observation { at: conversation.id.clone(), observation }
             }
-            ConnectionStage::Driver(conversation) => {
+            Stage::Driver(conversation) => {
                 Message::DriverUnintelligible { driver: conversation.id.clone(), count, from }
             }
-            ConnectionStage::New | ConnectionStage::FirstContact(_) | ConnectionStage::Claiming { .. } => {
+            Stage::New | Stage::FirstContact(_) | Stage::Claiming { .. } => {
                 return self.responder.links.refuse("UNINTELLIGIBLE", self.responder.address);
             }
         };
         // The peer is told, so that it can say so on its own screen, and where the keys do not agree it cannot read that
         // either: both ends know within a life sign.
         self.unsupported(0);
-        self.responder.links.event_loop.send(message).await;
+        self.responder.hand_in(message).await;
     }
 
     pub(super) async fn leave(mut self, closed: Option<Closed>) {
@@ -309,17 +293,13 @@ impl ServedConnection {
         self.has_left = true;
         if self.is_told() {
             let answered = closed == Some(Closed::ByUs);
-            self.responder
-                .links
-                .event_loop
-                .send(Message::Left { link: self.responder.link, answered, detail: detail.into() })
-                .await;
+            self.responder.hand_in(Message::Left { link: self.responder.link, answered, detail: detail.into() }).await;
         }
     }
 
     /// Whether the event loop knows of this connection, or may.
     fn is_told(&self) -> bool {
-        !matches!(self.stage, ConnectionStage::New | ConnectionStage::Claiming { .. })
+        !matches!(self.stage, Stage::New | Stage::Claiming { .. })
     }
 }
 

@@ -142,7 +142,7 @@ impl Responder {
             Ok(None) if !self.may_ask(&peer, to) => return,
             Ok(None) => {}
         }
-        self.links.event_loop.send(Message::Request { at, request: Box::new(request) }).await;
+        self.hand_in(Message::Request { at, request: Box::new(request) }).await;
     }
 
     /// A reservation that ended while its driver was away: after the first answer alone he would wait for ever.
@@ -185,7 +185,7 @@ impl Responder {
             return;
         }
         let (link, session, from) = (self.link, SessionId::new(session), self.from.clone());
-        self.links.event_loop.send(Message::DriverCommand { driver, link, session, to, command, from }).await;
+        self.hand_in(Message::DriverCommand { driver, link, session, to, command, from }).await;
     }
 
     /// Charging points that are available now (SPEC 3.11).
@@ -248,7 +248,7 @@ impl Responder {
         match self.links.shared.store.write("ticket received", vec![write]).await {
             Ok(_) => {
                 self.answer(to, Reason::Unspecified, "");
-                self.links.event_loop.send(Message::TicketReceived { driver, session }).await;
+                self.hand_in(Message::TicketReceived { driver, session }).await;
             }
             Err(error) => self.answer(to, Reason::Unavailable, &error.to_string()),
         }

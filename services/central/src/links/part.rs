@@ -156,7 +156,7 @@ impl PartConversation {
                 return responder.unsupported(to);
             }
         };
-        responder.links.event_loop.send(Message::FromPart { at: id, link, inputs }).await;
+        responder.hand_in(Message::FromPart { at: id, link, inputs }).await;
     }
 }
 
@@ -179,7 +179,7 @@ async fn read(
 impl Responder {
     /// Takes effect at once and is not made durable, so the answer does not wait for the event loop.
     async fn observed(&self, at: ChargingPointId, observation: Observation, to: u64) {
-        self.links.event_loop.send(Message::Observation { at, observation }).await;
+        self.hand_in(Message::Observation { at, observation }).await;
         self.answer(to, Reason::Unspecified, "");
     }
 
@@ -192,7 +192,7 @@ impl Responder {
                 meter: Energy::from_wh(session.meter_wh),
                 power_w: 0,
             };
-            self.links.event_loop.send(Message::Observation { at: id.clone(), observation }).await;
+            self.hand_in(Message::Observation { at: id.clone(), observation }).await;
         }
     }
 
@@ -238,7 +238,7 @@ impl Responder {
             Ok(None) if !self.may_ask(&peer, to) => return,
             Ok(None) => {}
         }
-        self.links.event_loop.send(Message::Request { at, request: Box::new(request) }).await;
+        self.hand_in(Message::Request { at, request: Box::new(request) }).await;
     }
 }
 

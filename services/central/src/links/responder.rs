@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use super::Links;
 use crate::{
     charge_point::{FirstAnswer, SupplyRequest},
+    event_loop::Message,
     origin::LinkNo,
     rows, secrets,
     session::SessionId,
@@ -61,6 +62,12 @@ impl Responder {
     /// The peer sent a message of a kind that it may not send, or that this program does not know.
     pub(super) fn unsupported(&self, to: u64) {
         self.say(down::Body::Unsupported(Unsupported { to }));
+    }
+
+    /// Hands a message to the event loop, and waits for room there.
+    pub(super) async fn hand_in(&self, message: Message) {
+        // Where Central stops, what it has not decided is asked for again.
+        let _taken = self.links.event_loop.send(message).await;
     }
 
     /// Whether the peer may ask for something that costs a row or much work; otherwise it is answered so.
