@@ -126,14 +126,14 @@ impl From<EnrolleeInput> for DriverEvent {
 
 /// What somebody waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaited {
+enum AwaitedAnswer {
     Offers,
     History,
     Enrolment,
 }
 
 struct WaitingUser {
-    awaited: Awaited,
+    awaited: AwaitedAnswer,
     answer: oneshot::Sender<Result<Value, String>>,
     until: Instant,
 }
@@ -271,13 +271,13 @@ impl DriverLoop {
 
     fn answer_waiting(&mut self, notification: &Notification) {
         match notification {
-            Notification::Offers { .. } => self.answer(Awaited::Offers, &Ok(json!(notification))),
-            Notification::History { .. } => self.answer(Awaited::History, &Ok(json!(notification))),
+            Notification::Offers { .. } => self.answer(AwaitedAnswer::Offers, &Ok(json!(notification))),
+            Notification::History { .. } => self.answer(AwaitedAnswer::History, &Ok(json!(notification))),
             _other => {}
         }
     }
 
-    fn answer(&mut self, awaited: Awaited, answer: &Result<Value, String>) {
+    fn answer(&mut self, awaited: AwaitedAnswer, answer: &Result<Value, String>) {
         for waiting in self.waiting.extract_if(.., |waiting| waiting.awaited == awaited) {
             drop(waiting.answer.send(answer.clone()));
         }
@@ -299,7 +299,7 @@ impl DriverLoop {
     fn answer_late(&mut self, now: Instant) {
         let why = self.trouble().unwrap_or_else(|| "it gave no answer".to_owned());
         for waiting in self.waiting.extract_if(.., |waiting| waiting.until <= now) {
-            let whom = if waiting.awaited == Awaited::Enrolment { "Registry" } else { "Central" };
+            let whom = if waiting.awaited == AwaitedAnswer::Enrolment { "Registry" } else { "Central" };
             drop(waiting.answer.send(Err(format!("cannot reach {whom}: {why}"))));
         }
     }

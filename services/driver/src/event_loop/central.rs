@@ -9,7 +9,7 @@ use mesh::{
 use proto::link::v1::{AuthStatus, Opened, up};
 use serde_json::json;
 
-use super::{Awaited, DriverLoop};
+use super::{AwaitedAnswer, DriverLoop};
 use crate::{format, notification::Notification, trip::TripInput};
 
 impl DriverLoop {
@@ -78,7 +78,7 @@ impl DriverLoop {
 
     async fn enrolled(&mut self, now: Now) {
         self.trips.handle(TripInput::LinkLost, now);
-        self.answer(Awaited::Enrolment, &Ok(json!({ "enrolled": self.settings.driver })));
+        self.answer(AwaitedAnswer::Enrolment, &Ok(json!({ "enrolled": self.settings.driver })));
         self.notify(Notification::Enrolled { driver: self.settings.driver.to_string() }).await;
     }
 
@@ -91,8 +91,8 @@ impl DriverLoop {
             }
             RegistryError::Unreachable(_) => error.to_string(),
         };
-        if self.waiting.iter().any(|waiting| waiting.awaited == Awaited::Enrolment) {
-            self.answer(Awaited::Enrolment, &Err(why));
+        if self.waiting.iter().any(|waiting| waiting.awaited == AwaitedAnswer::Enrolment) {
+            self.answer(AwaitedAnswer::Enrolment, &Err(why));
             return Ok(());
         }
         Err(Misuse::new(why).into())

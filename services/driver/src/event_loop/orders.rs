@@ -6,7 +6,7 @@ use mesh::peer::Membership;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{Awaited, DriverLoop, WaitingUser, new_request};
+use super::{AwaitedAnswer, DriverLoop, WaitingUser, new_request};
 use crate::{
     commands::{HELP, UserCommand},
     file_queue::FileQueue,
@@ -26,13 +26,13 @@ impl DriverLoop {
     pub(super) async fn execute(&mut self, command: UserCommand, answer: Option<oneshot::Sender<Answer>>) {
         let done = match command {
             UserCommand::Order(DriverOrder::ListChargingPoints) => {
-                return self.list(DriverOrder::ListChargingPoints, Awaited::Offers, answer).await;
+                return self.list(DriverOrder::ListChargingPoints, AwaitedAnswer::Offers, answer).await;
             }
             UserCommand::Order(order @ DriverOrder::ListHistory(_)) => {
-                return self.list(order, Awaited::History, answer).await;
+                return self.list(order, AwaitedAnswer::History, answer).await;
             }
             UserCommand::Enrol(token) => match self.enrollee.enrol(token) {
-                Ok(()) => return self.wait_for(Awaited::Enrolment, answer),
+                Ok(()) => return self.wait_for(AwaitedAnswer::Enrolment, answer),
                 Err(why) => Err(why),
             },
             UserCommand::Request { charging_point, energy } => {
@@ -67,7 +67,7 @@ impl DriverLoop {
         self.carry_out_trips().await.map_or(Ok(()), Err)
     }
 
-    async fn list(&mut self, order: DriverOrder, awaited: Awaited, answer: Option<oneshot::Sender<Answer>>) {
+    async fn list(&mut self, order: DriverOrder, awaited: AwaitedAnswer, answer: Option<oneshot::Sender<Answer>>) {
         self.trips.handle(TripInput::Order(order), self.clock.now());
         let Some(trouble) = self.trouble() else { return self.wait_for(awaited, answer) };
         let text = format!("cannot reach Central: {trouble}");
@@ -77,7 +77,7 @@ impl DriverLoop {
         }
     }
 
-    fn wait_for(&mut self, awaited: Awaited, answer: Option<oneshot::Sender<Answer>>) {
+    fn wait_for(&mut self, awaited: AwaitedAnswer, answer: Option<oneshot::Sender<Answer>>) {
         let until = self.clock.mono() + ANSWER_WITHIN;
         self.waiting.extend(answer.map(|answer| WaitingUser { awaited, answer, until }));
     }
