@@ -166,9 +166,9 @@ impl Fleet {
         // Paired from the first moment: the first word in both channels.
         drop(to_engine.try_send(EngineEvent::Monitor(FromOther::Paired)));
         drop(to_monitor.try_send(MonitorEvent::Engine(FromOther::Paired)));
-        let other = OtherPart::InProcess(to_monitor.downgrade());
+        let other = OtherPart::in_process(&to_monitor, MonitorEvent::Engine);
         let engine = EngineLoop::new(engine, journal, parts.disk.clone(), ctx.clock, to_engine.clone(), other);
-        let other = OtherPart::InProcess(to_engine.downgrade());
+        let other = OtherPart::in_process(&to_engine, EngineEvent::Monitor);
         let registry = parts.registry.clone();
         let monitor = MonitorLoop::new(monitor, identity, registry, ctx.clock, to_monitor, other);
         ctx.spawn("engine", peer::run(engine, engine_hears, parts.stop.clone(), ctx.clock));

@@ -14,14 +14,26 @@ pub(crate) enum FromOther<M> {
     Gone(String),
 }
 
-/// The other part, whose event loop takes `E`.
-#[derive(Debug)]
-pub(crate) enum OtherPart<E> {
+/// The other part, to which `T` is told.
+pub(crate) enum OtherPart<T> {
     Pairing(Option<SendQueue>),
-    InProcess(mpsc::WeakSender<E>),
+    InProcess(Box<dyn Fn(Box<T>) + Send + Sync>),
 }
 
-impl<E> OtherPart<E> {
+impl<T: Message> OtherPart<T> {
+    /// One in the same process, whose event loop takes `E`. That it ends is no reason to keep its channel.
+    pub(crate) fn in_process<E: Send + 'static>(events: &mpsc::Sender<E>, wrap: fn(FromOther<T>) -> E) -> Self
+    where
+        T: 'static,
+    {
+        let events = events.downgrade();
+        Self::InProcess(Box::new(move |message| {
+            if let Some(events) = events.upgrade() {
+                drop(events.try_send(wrap(FromOther::Message(message))));
+            }
+        }))
+    }
+
     /// What the pairing means for the part. A second pairing takes the place of the first, and the late end of one that
     /// was replaced says nothing of the present one.
     pub(crate) fn paired<M>(&mut self, heard: PairingEvent<M>) -> Option<FromOther<M>> {
@@ -46,15 +58,11 @@ impl<E> OtherPart<E> {
     }
 
     /// What is not taken is said again at the next change, or has a deadline.
-    pub(crate) fn tell<M: Message>(&self, message: Box<M>, wrap: impl FnOnce(FromOther<M>) -> E) {
+    pub(crate) fn tell(&self, message: Box<T>) {
         match self {
-            Self::Pairing(Some(outbox)) => pairing::tell(outbox, &*message),
+            Self::Pairing(Some(queue)) => pairing::tell(queue, &*message),
             Self::Pairing(None) => {}
-            Self::InProcess(events) => {
-                if let Some(events) = events.upgrade() {
-                    drop(events.try_send(wrap(FromOther::Message(message))));
-                }
-            }
+            Self::InProcess(tell) => tell(message),
         }
     }
 }

@@ -4,8 +4,10 @@
 mod central;
 mod disk;
 mod orders;
+mod reporter;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::{
     path::PathBuf,
@@ -25,12 +27,15 @@ use proto::{
     link::v1::{Part, Ticket, up},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
-use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
+use self::{
+    reporter::Reporter,
+    waiting::{CommandAnswer, WaitingUsers},
+};
 use crate::{
     commands::UserCommand,
     data_dir::{DataDir, DataDirError, SavedState},
@@ -45,21 +50,9 @@ use crate::{
 /// What a driver is told before it starts; every time is a setting.
 #[derive(Clone, Debug)]
 pub struct DriverSettings {
-    pub driver: DriverId,
-    /// Central's link addresses, tried in turn.
-    pub central: Vec<String>,
+    pub enrollee: EnrolleeSettings,
     /// Registry's HTTPS address.
     pub registry: String,
-    /// Enrolment token, needed at the first start.
-    pub token: Option<SecretText>,
-    pub life_sign: Duration,
-    /// Wait before authenticating again after a refusal; Central may ask for a longer one (SPEC 4.7).
-    pub authenticate_again: Duration,
-    /// Number of refusals of the credential that end the tries (SPEC 4.7).
-    pub refusals: u32,
-    /// Wait before asking Registry again.
-    pub registry_again: Duration,
-    pub peer: PeerSettings,
     /// Time after which a request made by hand ends, if Central could not be reached.
     pub request_expires: Duration,
     pub confirm: ConfirmPolicy,
@@ -73,38 +66,29 @@ pub struct DriverSettings {
 }
 
 impl DriverSettings {
-    /// With the specification's times.
-    pub fn new(driver: DriverId, central: Vec<String>, registry: String, token: Option<SecretText>) -> Self {
-        Self {
-            driver,
-            central,
-            registry,
+    /// With the specification's times. `central`: its link addresses, tried in turn. `token`: an enrolment token, needed
+    /// at the first start.
+    pub fn new(driver: &DriverId, central: Vec<String>, registry: String, token: Option<SecretText>) -> Self {
+        let enrollee = EnrolleeSettings {
+            part: Part::Driver,
+            enrolment: EnrolBody { id: driver.to_string(), ..EnrolBody::default() },
             token,
+            central,
             life_sign: Duration::from_millis(500),
             authenticate_again: Duration::from_secs(5),
             refusals: 3,
             registry_again: Duration::from_secs(1),
             peer: PeerSettings { retry_min: Duration::from_millis(250), ..PeerSettings::default() },
+        };
+        Self {
+            enrollee,
+            registry,
             request_expires: Duration::from_secs(60),
             confirm: ConfirmPolicy::Ask,
             pause: Duration::from_secs(4),
             file: None,
             random_requests: None,
             exit_when_done: false,
-        }
-    }
-
-    fn enrollee(&self) -> EnrolleeSettings {
-        EnrolleeSettings {
-            part: Part::Driver,
-            enrolment: EnrolBody { id: self.driver.to_string(), ..EnrolBody::default() },
-            token: self.token.clone(),
-            central: self.central.clone(),
-            life_sign: self.life_sign,
-            authenticate_again: self.authenticate_again,
-            refusals: self.refusals,
-            registry_again: self.registry_again,
-            peer: self.peer,
         }
     }
 }
@@ -114,7 +98,7 @@ impl DriverSettings {
 pub(crate) enum DriverEvent {
     Enrollee(EnrolleeInput),
     /// Typed or sent; the answer, where one is waited for, is JSON or a sentence.
-    UserCommand(UserCommand, Option<oneshot::Sender<Result<Value, String>>>),
+    UserCommand(UserCommand, Option<oneshot::Sender<CommandAnswer>>),
     Request(DriverRequest),
 }
 
@@ -122,31 +106,6 @@ impl From<EnrolleeInput> for DriverEvent {
     fn from(input: EnrolleeInput) -> Self {
         Self::Enrollee(input)
     }
-}
-
-/// What somebody waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AwaitedAnswer {
-    Offers,
-    History,
-    Enrolment,
-}
-
-struct WaitingUser {
-    awaited: AwaitedAnswer,
-    answer: oneshot::Sender<Result<Value, String>>,
-    until: Instant,
-}
-
-/// What the person was told of last, so that it is said once.
-#[derive(Default)]
-struct Reported {
-    unreachable: Option<String>,
-    clock: Option<String>,
-    save: Option<String>,
-    /// A ticket could not be stored.
-    ticket_waits: bool,
-    file_is_over: bool,
 }
 
 /// What a driver works through by itself.
@@ -166,11 +125,8 @@ pub(crate) struct DriverLoop {
     data_dir: DataDir,
     trips: Trips,
     plans: Plans,
-    waiting: Vec<WaitingUser>,
-    notifications: mpsc::Sender<(Now, Notification)>,
-    /// The health of the process, where the driver is alone in it.
-    health: Option<Health>,
-    reported: Reported,
+    waiting: WaitingUsers,
+    reporter: Reporter,
     has_quit: bool,
 }
 
@@ -193,36 +149,20 @@ impl DriverLoop {
         let rng = StdRng::seed_from_u64(rand::random());
         Ok(Self {
             trips: Trips::new(rules, state.requests.clone(), tickets),
-            enrollee: Enrollee::new(settings.enrollee(), stored, rng, now),
+            enrollee: Enrollee::new(settings.enrollee.clone(), stored, rng, now),
             io: EnrolleeIo::new(registry, data_dir.identity(), clock, events),
             plans: Plans { state, queue: None, random_requests, save_at: None },
             settings,
             clock,
             data_dir,
-            waiting: Vec::new(),
-            notifications,
-            health,
-            reported: Reported::default(),
+            waiting: WaitingUsers::default(),
+            reporter: Reporter::new(clock, notifications, health),
             has_quit: false,
         })
     }
 
     fn is_reachable(&self) -> bool {
         self.enrollee.is_reachable()
-    }
-
-    async fn notify(&mut self, notification: Notification) {
-        let now = self.clock.now();
-        if matches!(notification, Notification::Running(_)) {
-            // The next value says more: nothing waits for a slow screen.
-            drop(self.notifications.try_send((now, notification)));
-        } else {
-            drop(self.notifications.send((now, notification)).await);
-        }
-    }
-
-    async fn hint(&mut self, text: String) {
-        self.notify(Notification::Hint { text }).await;
     }
 
     // ---- Commands of the rules
@@ -244,9 +184,9 @@ impl DriverLoop {
                     if let Notification::Hint { text } = &notification {
                         hint = Some(text.clone());
                     }
-                    self.answer_waiting(&notification);
+                    self.waiting.answer_with(&notification);
                     self.request_at_random(&notification);
-                    self.notify(notification).await;
+                    self.reporter.notify(notification).await;
                 }
             }
         }
@@ -256,30 +196,16 @@ impl DriverLoop {
     async fn store(&mut self, ticket: Ticket) {
         match self.data_dir.save_ticket(&TicketText::from(ticket.clone())) {
             Ok(()) => {
-                self.reported.ticket_waits = false;
+                self.reporter.ticket_waits = false;
                 self.trips.handle(TripInput::TicketStored(Box::new(ticket)), self.clock.now());
             }
             Err(error) => {
                 self.trips.ticket_not_stored(&ticket);
                 // Central sends it again every few seconds: said once.
-                if !std::mem::replace(&mut self.reported.ticket_waits, true) {
-                    self.hint(format!("a ticket waits at Central: {error}")).await;
+                if !std::mem::replace(&mut self.reporter.ticket_waits, true) {
+                    self.reporter.hint(format!("a ticket waits at Central: {error}")).await;
                 }
             }
-        }
-    }
-
-    fn answer_waiting(&mut self, notification: &Notification) {
-        match notification {
-            Notification::Offers { .. } => self.answer(AwaitedAnswer::Offers, &Ok(json!(notification))),
-            Notification::History { .. } => self.answer(AwaitedAnswer::History, &Ok(json!(notification))),
-            _other => {}
-        }
-    }
-
-    fn answer(&mut self, awaited: AwaitedAnswer, answer: &Result<Value, String>) {
-        for waiting in self.waiting.extract_if(.., |waiting| waiting.awaited == awaited) {
-            drop(waiting.answer.send(answer.clone()));
         }
     }
 
@@ -293,14 +219,6 @@ impl DriverLoop {
         {
             let request = new_request(charging_point, energy, None);
             self.trips.handle(TripInput::Order(DriverOrder::Request(request)), now);
-        }
-    }
-
-    fn answer_late(&mut self, now: Instant) {
-        let why = self.trouble().unwrap_or_else(|| "it gave no answer".to_owned());
-        for waiting in self.waiting.extract_if(.., |waiting| waiting.until <= now) {
-            let whom = if waiting.awaited == AwaitedAnswer::Enrolment { "Registry" } else { "Central" };
-            drop(waiting.answer.send(Err(format!("cannot reach {whom}: {why}"))));
         }
     }
 }
@@ -338,15 +256,16 @@ impl PeerRole for DriverLoop {
         let random = self.plans.random_requests.as_ref().filter(|_| self.is_reachable());
         let random = random.and_then(|random| random.due(self.trips.requests().count()));
         let queue = self.plans.queue.as_ref().and_then(FileQueue::due);
-        let times = [self.enrollee.poll_timeout(), self.trips.poll_timeout(), queue, random, self.plans.save_at];
-        times.into_iter().flatten().chain(self.waiting.iter().map(|waiting| waiting.until)).min()
+        let (rules, save) = (self.trips.poll_timeout(), self.plans.save_at);
+        [self.enrollee.poll_timeout(), rules, queue, random, save, self.waiting.due()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self) {
         let now = self.clock.now();
         self.enrollee.handle_timeout(now);
         self.trips.handle(TripInput::Timeout, now);
-        self.answer_late(now.mono);
+        let trouble = self.trouble().unwrap_or_else(|| "it gave no answer".to_owned());
+        self.waiting.expire(now.mono, &trouble);
         self.save_again();
         if let Some(request) = self.plans.queue.as_mut().and_then(|queue| queue.next(now.mono)) {
             let request = new_request(request.charging_point, request.energy, Some(request.line));

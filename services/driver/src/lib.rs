@@ -33,7 +33,7 @@ use mesh::{
     clock::Now,
     control,
     health::Health,
-    peer::{self, PeerSettings, StoredIdentity},
+    peer::{self, EnrolleeSettings, PeerSettings, StoredIdentity},
     process::Misuse,
 };
 use proto::{
@@ -147,8 +147,9 @@ fn secret(text: &str) -> Result<SecretText, std::convert::Infallible> {
 
 impl Config {
     fn settings(&self) -> anyhow::Result<DriverSettings> {
-        let token = self.token()?;
-        Ok(DriverSettings {
+        let (central, registry) = (self.central.clone(), self.registry.clone());
+        let usual = DriverSettings::new(&self.id, central, registry, self.token()?);
+        let enrollee = EnrolleeSettings {
             life_sign: self.life_sign,
             authenticate_again: self.authenticate_again,
             refusals: self.refusals,
@@ -160,13 +161,17 @@ impl Config {
                 wire: self.conversation.wire(self.life_sign),
                 clock: self.clock.reading(),
             },
+            ..usual.enrollee
+        };
+        Ok(DriverSettings {
+            enrollee,
             request_expires: self.request_expires,
             confirm: self.confirm,
             pause: self.pause,
             file: self.file.clone(),
             random_requests: self.random_requests,
             exit_when_done: self.exit_when_done,
-            ..DriverSettings::new(self.id.clone(), self.central.clone(), self.registry.clone(), token)
+            ..usual
         })
     }
 
@@ -231,12 +236,12 @@ fn begin(
     let lock = mesh::process::lock(folder, "driver")?;
     let data_dir = DataDir::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
     let stored = StoredIdentity::load(&data_dir.identity()).map_err(|e| Misuse::new(e.to_string()))?;
-    let id = settings.driver.as_str();
+    let id = settings.enrollee.enrolment.id.as_str();
     if let Some(other) = stored.id.as_deref().filter(|stored| *stored != id) {
         let (folder, own) = (folder.display(), "give each driver a folder of its own");
         return Err(Misuse::new(format!("{folder} holds the credential of {other}, not of {id}; {own}")).into());
     }
-    if stored.credential.is_none() && settings.token.is_none() {
+    if stored.credential.is_none() && settings.enrollee.token.is_none() {
         return Err(Misuse::new(format!("{id} is not enrolled: give an enrolment token with --token")).into());
     }
     let (events, happened) = mpsc::channel(EVENTS);

@@ -19,7 +19,7 @@ fn refused(settings: DriverSettings, folder: &Path) -> String {
 
 fn ana() -> DriverSettings {
     let (central, registry) = (vec!["127.0.0.1:1".into()], "https://127.0.0.1:1".into());
-    DriverSettings::new("ana".parse().unwrap(), central, registry, Some(SecretText::new("cmt1.x")))
+    DriverSettings::new(&"ana".parse().unwrap(), central, registry, Some(SecretText::new("cmt1.x")))
 }
 
 #[test]

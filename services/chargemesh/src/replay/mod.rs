@@ -266,7 +266,7 @@ impl Replay {
                 };
                 let (central, registry) = (network.addresses.central_link, network.addresses.registry_https);
                 let (central, token) = (vec![central.to_string()], Some(SecretText::new(token)));
-                let options = driver::DriverSettings::new(name, central, registry.to_string(), token);
+                let options = driver::DriverSettings::new(&name, central, registry.to_string(), token);
                 let driver = driver::start(&inner, options, &folder)?;
                 bar.tick();
                 let (connection, before) = (network.connection.clone(), Arc::clone(&left.before));

@@ -9,7 +9,7 @@ use mesh::{
     process::Context,
 };
 use prometheus_client::metrics::gauge::Gauge;
-use proto::link::v1::FromMonitor;
+use proto::link::v1::{FromEngine, FromMonitor};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
@@ -19,7 +19,6 @@ use super::{Engine, EngineAction, EngineCommand, EngineInput, EngineMetrics, Eng
 use crate::{
     journal::Journal,
     journal_state::JournalRecord,
-    monitor::event_loop::MonitorEvent,
     other_part::{FromOther, OtherPart},
     pairing::PairingEvent,
 };
@@ -73,7 +72,7 @@ pub(crate) struct EngineLoop {
     journal: Option<Journal>,
     writing: Option<JoinHandle<EngineEvent>>,
     connections: PeerConnections<EngineEvent>,
-    monitor: OtherPart<MonitorEvent>,
+    monitor: OtherPart<FromEngine>,
     /// Shown only where one engine is alone in its process.
     display: Option<EngineDisplay>,
 }
@@ -85,7 +84,7 @@ impl EngineLoop {
         disk: Disk,
         clock: Clock,
         events: mpsc::Sender<EngineEvent>,
-        monitor: OtherPart<MonitorEvent>,
+        monitor: OtherPart<FromEngine>,
     ) -> Self {
         let connections = PeerConnections::new(clock, events, EngineEvent::Link);
         Self { core, clock, disk, journal: Some(journal), writing: None, connections, monitor, display: None }
@@ -155,7 +154,7 @@ impl PeerRole for EngineLoop {
             match command {
                 EngineCommand::Link(command) => self.connections.carry_out(command),
                 EngineCommand::Spoil { link, on } => self.connections.spoil(link, on),
-                EngineCommand::Report(message) => self.monitor.tell(message, MonitorEvent::Engine),
+                EngineCommand::Report(message) => self.monitor.tell(message),
                 EngineCommand::Write { records, upto, durable } => self.write(records, upto, durable),
             }
         }

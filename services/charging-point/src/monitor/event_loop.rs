@@ -9,7 +9,7 @@ use mesh::{
     process::Context,
 };
 use prometheus_client::metrics::gauge::Gauge;
-use proto::link::v1::FromEngine;
+use proto::link::v1::{FromEngine, FromMonitor};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -17,7 +17,6 @@ use tokio::{
 
 use super::{Monitor, MonitorAction, MonitorCommand, MonitorInput, MonitorStatus};
 use crate::{
-    engine::event_loop::EngineEvent,
     other_part::{FromOther, OtherPart},
     pairing::PairingEvent,
 };
@@ -62,7 +61,7 @@ pub(crate) struct MonitorLoop {
     core: Monitor,
     clock: Clock,
     io: EnrolleeIo<MonitorEvent>,
-    engine: OtherPart<EngineEvent>,
+    engine: OtherPart<FromMonitor>,
     /// Shown only where one monitor is alone in its process.
     display: Option<MonitorDisplay>,
 }
@@ -75,7 +74,7 @@ impl MonitorLoop {
         registry: RegistryClient,
         clock: Clock,
         events: mpsc::Sender<MonitorEvent>,
-        engine: OtherPart<EngineEvent>,
+        engine: OtherPart<FromMonitor>,
     ) -> Self {
         let io = EnrolleeIo::new(registry, path, clock, events);
         Self { core, clock, io, engine, display: None }
@@ -121,7 +120,7 @@ impl PeerRole for MonitorLoop {
         while let Some(command) = self.core.next_command() {
             match command {
                 MonitorCommand::Enrollee(command) => self.io.carry_out(command),
-                MonitorCommand::Tell(message) => self.engine.tell(message, EngineEvent::Monitor),
+                MonitorCommand::Tell(message) => self.engine.tell(message),
             }
         }
         if let Some(display) = &mut self.display {

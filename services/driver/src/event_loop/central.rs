@@ -4,12 +4,11 @@ use mesh::{
     clock::Now,
     peer::{EnrolleeEvent, LinkNo, Membership, PeerEvent, RegistryError},
     process::Misuse,
-    skew,
 };
 use proto::link::v1::{AuthStatus, Opened, up};
 use serde_json::json;
 
-use super::{AwaitedAnswer, DriverLoop};
+use super::{DriverLoop, waiting::AwaitedAnswer};
 use crate::{format, notification::Notification, trip::TripInput};
 
 impl DriverLoop {
@@ -33,17 +32,18 @@ impl DriverLoop {
         let input = match event {
             PeerEvent::Open { link, .. } => return self.greet(link),
             PeerEvent::Proven { key_no } => {
-                self.linked(key_no).await;
+                let address = self.enrollee.peer.address().unwrap_or_default().to_owned();
+                self.reporter.linked(address, key_no).await;
                 TripInput::LinkOpen
             }
             PeerEvent::Lost(why) => {
-                self.unreachable(why).await;
+                self.reporter.unreachable(why).await;
                 TripInput::LinkLost
             }
-            PeerEvent::Failed(why) => return self.unreachable(why).await,
+            PeerEvent::Failed(why) => return self.reporter.unreachable(why).await,
             PeerEvent::Unintelligible => {
                 let count = self.enrollee.peer.unintelligible();
-                return self.notify(Notification::Unintelligible { count }).await;
+                return self.reporter.notify(Notification::Unintelligible { count }).await;
             }
             PeerEvent::Message(body) => TripInput::Message(body),
             PeerEvent::Answered { body, reason, detail } => TripInput::Answered { body, reason, detail },
@@ -56,43 +56,31 @@ impl DriverLoop {
     fn greet(&mut self, link: LinkNo) {
         let opened = Opened {
             highest_epoch: 0,
-            life_sign_ms: u32::try_from(self.settings.life_sign.as_millis()).unwrap_or(u32::MAX),
+            life_sign_ms: u32::try_from(self.settings.enrollee.life_sign.as_millis()).unwrap_or(u32::MAX),
             software: concat!("chargemesh-driver ", env!("CARGO_PKG_VERSION")).to_owned(),
             meter_wh: 0,
         };
         self.enrollee.peer.greet(link, up::Body::Opened(opened));
     }
 
-    async fn linked(&mut self, key_no: u64) {
-        self.reported.unreachable = None;
-        let address = self.enrollee.peer.address().unwrap_or_default().to_owned();
-        self.notify(Notification::LinkUp { address, key_no }).await;
-    }
-
-    async fn unreachable(&mut self, why: String) {
-        if self.reported.unreachable.as_ref() != Some(&why) {
-            self.reported.unreachable = Some(why.clone());
-            self.notify(Notification::CannotReachCentral { detail: why }).await;
-        }
-    }
-
     async fn enrolled(&mut self, now: Now) {
         self.trips.handle(TripInput::LinkLost, now);
-        self.answer(AwaitedAnswer::Enrolment, &Ok(json!({ "enrolled": self.settings.driver })));
-        self.notify(Notification::Enrolled { driver: self.settings.driver.to_string() }).await;
+        let driver = self.settings.enrollee.enrolment.id.clone();
+        self.waiting.answer(AwaitedAnswer::Enrolment, &Ok(json!({ "enrolled": driver })));
+        self.reporter.notify(Notification::Enrolled { driver }).await;
     }
 
     /// Whoever gave a token that is refused can mend that alone: with another one.
     fn enrolment_refused(&mut self, error: &RegistryError) -> anyhow::Result<()> {
-        let driver = &self.settings.driver;
+        let driver = &self.settings.enrollee.enrolment.id;
         let why = match error {
             RegistryError::Refused { reason, message } => {
                 format!("Registry refused to enrol {driver} ({}): {message}", reason.code())
             }
             RegistryError::Unreachable(_) => error.to_string(),
         };
-        if self.waiting.iter().any(|waiting| waiting.awaited == AwaitedAnswer::Enrolment) {
-            self.answer(AwaitedAnswer::Enrolment, &Err(why));
+        if self.waiting.wait_for(AwaitedAnswer::Enrolment) {
+            self.waiting.answer(AwaitedAnswer::Enrolment, &Err(why));
             return Ok(());
         }
         Err(Misuse::new(why).into())
@@ -100,8 +88,7 @@ impl DriverLoop {
 
     async fn not_authenticated(&mut self, status: &AuthStatus, now: Now) {
         let detail = format::reason(status.reason(), &status.detail);
-        self.reported.unreachable = Some(detail.clone());
-        self.notify(Notification::AuthStatus { reason: status.reason().code(), detail }).await;
+        self.reporter.notify(Notification::AuthStatus { reason: status.reason().code(), detail }).await;
         self.trips.handle(TripInput::LinkLost, now);
     }
 
@@ -122,34 +109,10 @@ impl DriverLoop {
         (!self.is_reachable()).then(|| unlinked().to_owned())
     }
 
-    /// What the driver cannot do now is shown in the health of the process, and said once.
+    /// What the driver cannot do now.
     async fn report_troubles(&mut self) {
-        let (clock, save) = (self.enrollee.peer.clock_trouble(), self.enrollee.save_trouble().map(str::to_owned));
-        if let Some(health) = &self.health {
-            let central = health.component("central");
-            // To be without Central is no reason to be restarted (SPEC 9.1).
-            self.trouble()
-                .map_or_else(|| central.ready(), |why| central.degraded(format!("cannot reach Central: {why}")));
-        }
-        if save != self.reported.save {
-            self.reported.save.clone_from(&save);
-            if let Some(why) = save {
-                self.hint(format!("the identity cannot be stored: {why}")).await;
-            }
-        }
-        self.report_clock(clock).await;
-    }
-
-    /// A wrong clock is said once, and that it is right again (SPEC 10.8).
-    pub(super) async fn report_clock(&mut self, trouble: Option<String>) {
-        if let Some(health) = &self.health {
-            skew::report(health, "clock against central", trouble.clone());
-        }
-        let is_news = trouble.is_some() != self.reported.clock.is_some();
-        self.reported.clock.clone_from(&trouble);
-        if is_news {
-            let agrees = || "this host's clock agrees with Central's again".to_owned();
-            self.hint(trouble.unwrap_or_else(agrees)).await;
-        }
+        self.reporter.central(self.trouble());
+        self.reporter.save(self.enrollee.save_trouble().map(str::to_owned)).await;
+        self.reporter.clock(self.enrollee.peer.clock_trouble()).await;
     }
 }

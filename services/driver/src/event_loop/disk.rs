@@ -54,7 +54,7 @@ impl DriverLoop {
         } else {
             format!("not asked for, since it cannot be kept: {error}")
         };
-        self.hint(text.clone()).await;
+        self.reporter.hint(text.clone()).await;
         Some(text)
     }
 

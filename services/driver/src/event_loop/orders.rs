@@ -1,12 +1,15 @@
 //! What a person, a file or a program orders of a driver.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use mesh::peer::Membership;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{AwaitedAnswer, DriverLoop, WaitingUser, new_request};
+use super::{
+    DriverLoop, new_request,
+    waiting::{AwaitedAnswer, CommandAnswer},
+};
 use crate::{
     commands::{HELP, UserCommand},
     file_queue::FileQueue,
@@ -16,14 +19,9 @@ use crate::{
     trip::TripInput,
 };
 
-/// How long somebody waits for an answer of Central or Registry.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-
-type Answer = Result<Value, String>;
-
 impl DriverLoop {
     /// Executes a command; the answer, where one is waited for, may come later.
-    pub(super) async fn execute(&mut self, command: UserCommand, answer: Option<oneshot::Sender<Answer>>) {
+    pub(super) async fn execute(&mut self, command: UserCommand, answer: Option<oneshot::Sender<CommandAnswer>>) {
         let done = match command {
             UserCommand::Order(DriverOrder::ListChargingPoints) => {
                 return self.list(DriverOrder::ListChargingPoints, AwaitedAnswer::Offers, answer).await;
@@ -32,7 +30,7 @@ impl DriverLoop {
                 return self.list(order, AwaitedAnswer::History, answer).await;
             }
             UserCommand::Enrol(token) => match self.enrollee.enrol(token) {
-                Ok(()) => return self.wait_for(AwaitedAnswer::Enrolment, answer),
+                Ok(()) => return self.waiting.add(AwaitedAnswer::Enrolment, answer, self.clock.mono()),
                 Err(why) => Err(why),
             },
             UserCommand::Request { charging_point, energy } => {
@@ -56,7 +54,7 @@ impl DriverLoop {
         };
         match (answer, done) {
             (Some(answer), done) => drop(answer.send(done)),
-            (None, Err(text)) => self.hint(text).await,
+            (None, Err(text)) => self.reporter.hint(text).await,
             (None, Ok(_)) => {}
         }
     }
@@ -67,19 +65,21 @@ impl DriverLoop {
         self.carry_out_trips().await.map_or(Ok(()), Err)
     }
 
-    async fn list(&mut self, order: DriverOrder, awaited: AwaitedAnswer, answer: Option<oneshot::Sender<Answer>>) {
+    async fn list(
+        &mut self,
+        order: DriverOrder,
+        awaited: AwaitedAnswer,
+        answer: Option<oneshot::Sender<CommandAnswer>>,
+    ) {
         self.trips.handle(TripInput::Order(order), self.clock.now());
-        let Some(trouble) = self.trouble() else { return self.wait_for(awaited, answer) };
+        let Some(trouble) = self.trouble() else {
+            return self.waiting.add(awaited, answer, self.clock.mono());
+        };
         let text = format!("cannot reach Central: {trouble}");
         match answer {
             Some(answer) => drop(answer.send(Err(text))),
-            None => self.hint(text).await,
+            None => self.reporter.hint(text).await,
         }
-    }
-
-    fn wait_for(&mut self, awaited: AwaitedAnswer, answer: Option<oneshot::Sender<Answer>>) {
-        let until = self.clock.mono() + ANSWER_WITHIN;
-        self.waiting.extend(answer.map(|answer| WaitingUser { awaited, answer, until }));
     }
 
     /// With what a person must know who cannot see the steps.
@@ -95,7 +95,7 @@ impl DriverLoop {
     pub(super) fn status(&self) -> Value {
         let (done, all) = self.plans.queue.as_ref().map_or((0, 0), FileQueue::progress);
         json!({
-            "driver": self.settings.driver,
+            "driver": self.enrollee.id(),
             "enrolled": self.enrollee.is_enrolled(),
             "linked": self.is_reachable(),
             "waits_for": self.waits_for(),
@@ -149,10 +149,10 @@ impl DriverLoop {
         }
         let file = RequestFile::parse(&text);
         for bad in &file.rejected {
-            self.notify(Notification::BadLine { line: bad.line, detail: bad.why.clone() }).await;
+            self.reporter.notify(Notification::BadLine { line: bad.line, detail: bad.why.clone() }).await;
         }
         let in_flight = self.plans.state.requests.iter().find_map(|r| r.line);
-        self.reported.file_is_over = false;
+        self.reporter.file_is_over = false;
         self.plans.queue =
             Some(FileQueue::new(file, self.plans.state.done, in_flight, self.settings.pause, self.clock.mono()));
         Ok(())
@@ -168,8 +168,8 @@ impl DriverLoop {
     pub(super) async fn report_file(&mut self) {
         let Some(queue) = self.plans.queue.as_ref().filter(|queue| queue.is_over()) else { return };
         let (requests, bad_lines) = (queue.file().requests.len() as u64, queue.file().rejected.len() as u64);
-        if !std::mem::replace(&mut self.reported.file_is_over, true) {
-            self.notify(Notification::FileFinished { requests, bad_lines }).await;
+        if !std::mem::replace(&mut self.reporter.file_is_over, true) {
+            self.reporter.notify(Notification::FileFinished { requests, bad_lines }).await;
         }
     }
 }

@@ -24,7 +24,7 @@ fn driver(folder: &TempDir, health: Option<Health>) -> (DriverLoop, mpsc::Receiv
     let (events, _) = mpsc::channel(1);
     let (notify, notifications) = mpsc::channel(16);
     let central = vec!["127.0.0.1:1".to_owned()];
-    let settings = DriverSettings::new("ann".parse().unwrap(), central, "127.0.0.1:1".to_owned(), None);
+    let settings = DriverSettings::new(&"ann".parse().unwrap(), central, "127.0.0.1:1".to_owned(), None);
     let clock = Clock::system();
     (DriverLoop::new(settings, data_dir, stored, clock, events, notify, health).unwrap(), notifications)
 }
@@ -132,12 +132,12 @@ async fn a_wrong_clock_is_said_once_and_stands_in_the_health_until_it_is_right_s
     let (mut driver, mut told) = driver(&folder, Some(health.clone()));
     let stands = |health: &Health| format!("{:?}", health.report().components["clock against central"]);
     for _ in 0..2 {
-        driver.report_clock(Some("7000 ms behind".to_owned())).await;
+        driver.reporter.clock(Some("7000 ms behind".to_owned())).await;
     }
     assert!(told.recv().await.unwrap().1.to_string().contains("7000 ms"));
     assert!(told.try_recv().is_err(), "once");
     assert!(stands(&health).contains("7000 ms"), "{}", stands(&health));
-    driver.report_clock(None).await;
+    driver.reporter.clock(None).await;
     assert!(told.recv().await.unwrap().1.to_string().contains("agrees"));
     assert_eq!(stands(&health), "Ready");
 }

@@ -37,7 +37,6 @@ const NOT_YET: &[&str] = &[
     "CentralSettings",
     "ChargePoint",
     "DecisionBuilder",
-    "Drive",
     "Engine",
     "EngineSettings",
     "Enrollee",
