@@ -20,7 +20,7 @@ use crate::{
         tickets::TicketsArgs,
     },
     replay::Replay,
-    roles::Role,
+    roles::{self, Role},
     up::{DownCommand, UpCommand},
 };
 
@@ -86,7 +86,7 @@ fn with_negative_values(command: clap::Command) -> clap::Command {
 impl Cli {
     /// Parses the command line; prints what is wrong with it and exits, where something is.
     pub(crate) fn read() -> Self {
-        let matches = with_negative_values(Self::command()).get_matches();
+        let matches = roles::with_short_help(with_negative_values(Self::command())).get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
