@@ -43,7 +43,7 @@ impl Secrets {
     /// Where a file cannot be read or made, or is not what it should be.
     pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
         make_folder(folder)?;
-        let link = read_or_make(&folder.join("link.key"), || Zeroizing::new(hex(&random()) + "\n"))?;
+        let link = read_or_make(&folder.join("link.key"), || Zeroizing::new(hex::encode(random()) + "\n"))?;
         let link = link.lines().map(str::trim).filter(|line| !line.is_empty()).map(parse_link_key);
         let link: Vec<_> =
             link.collect::<Option<_>>().filter(|keys: &Vec<_>| (1..=2).contains(&keys.len())).ok_or_else(|| {
@@ -110,18 +110,9 @@ pub(crate) fn random() -> [u8; 32] {
     bytes
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn parse_link_key(line: &str) -> Option<StaticKey> {
     let mut bytes = Zeroizing::new([0u8; 32]);
-    if line.len() != 64 || !line.is_ascii() {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(line.get(2 * index..2 * index + 2)?, 16).ok()?;
-    }
+    hex::decode_to_slice(line, bytes.as_mut_slice()).ok()?;
     Some(StaticKey::from_bytes(*bytes))
 }
 

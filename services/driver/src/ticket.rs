@@ -47,7 +47,6 @@ pub struct CorrectionText {
     pub energy_delta_wh: i64,
     pub amount_delta_minor: i64,
     /// How much of the disputed energy it settles.
-    #[serde(default)]
     pub settled_wh: u64,
 }
 

@@ -31,8 +31,8 @@ pub(super) const LONGEST_ID: usize = 128;
 /// A new session id: unique for all time, and unpredictable.
 pub(super) fn fresh_session() -> SessionId {
     let random = secrets::random();
-    let text: String = random.iter().take(13).map(|byte| format!("{byte:02x}")).collect();
-    SessionId::new(&format!("s-{text}"))
+    let (unique, _) = random.split_at(13);
+    SessionId::new(&format!("s-{}", hex::encode(unique)))
 }
 
 #[derive(Clone)]

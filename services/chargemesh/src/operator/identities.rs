@@ -115,15 +115,11 @@ impl IdentitiesArgs {
             }
             IdentitiesCommand::Pins => {
                 let answer = client.pins(PinsRequest {}).await.map_err(|s| of_status(&s))?.into_inner();
-                let pins: Vec<String> = answer.pins.iter().map(|pin| hex(pin)).collect();
+                let pins: Vec<String> = answer.pins.iter().map(hex::encode).collect();
                 output.sentence(&pins.join("\n"), &ApiMessage(answer))
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// All pages.

@@ -22,7 +22,6 @@ const CITIES: [(&str, &str); 4] = [
 pub(crate) struct Plan {
     pub(crate) addresses: Option<NetworkAddresses>,
     /// The operator whose identity the supervisor uses.
-    #[serde(default)]
     pub(crate) operator: Option<OperatorName>,
     pub(crate) charging_points: Vec<SimulatedPoint>,
     pub(crate) drivers: Vec<SimulatedDriver>,

@@ -50,7 +50,6 @@ pub(crate) struct ProcessStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) control_socket: Option<PathBuf>,
     /// Its listen addresses by name, as the process wrote them; null before.
-    #[serde(default)]
     pub(crate) addresses: serde_json::Value,
     /// Its health; absent in the file, present where the process was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

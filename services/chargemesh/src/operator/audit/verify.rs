@@ -9,7 +9,7 @@ use proto::central::v1::{BadAuditEntry, VerifyAuditRequest, VerifyAuditResponse}
 use serde::Serialize;
 use store::{
     Database,
-    audit::{AuditKey, Verification, verify as read_and_verify},
+    audit::{Verification, verify as read_and_verify},
     registry::SCHEMA,
 };
 
@@ -87,7 +87,7 @@ impl RegistryAuditArgs {
     /// The folder that was named, or the one of the network that the command speaks to.
     fn data(&self, connection: &OperatorConnection) -> Option<PathBuf> {
         let of_network = || connection.folder().map(|folder| folder.join("registry"));
-        self.registry_data.clone().or_else(|| of_network().filter(|data| data.join(KEYS.1).exists()))
+        self.registry_data.clone().or_else(|| of_network().filter(|data| data.join(PUBLIC_KEYS).exists()))
     }
 
     async fn verify(&self, data: &Path) -> anyhow::Result<AuditVerdict> {
@@ -100,19 +100,14 @@ impl RegistryAuditArgs {
     }
 }
 
-/// The public halves, former ones too; and the secret one, where a folder is older than those.
-const KEYS: (&str, &str) = ("audit.pub", "audit.key");
+/// The public halves of Registry's audit keys, former ones too.
+const PUBLIC_KEYS: &str = "audit.pub";
 
 fn trusted(data: &Path) -> anyhow::Result<Vec<String>> {
-    let read = |name: &str| std::fs::read_to_string(data.join(name)).map(zeroize::Zeroizing::new);
-    if let Ok(text) = read(KEYS.0) {
-        return Ok(text.split_whitespace().map(str::to_owned).collect());
-    }
-    let cannot =
-        |why: String| Misuse::new(format!("no audit key of Registry can be read in {}: {why}", data.display()));
-    let text = read(KEYS.1).map_err(|error| cannot(error.to_string()))?;
-    let key = AuditKey::parse(&text).map_err(|error| cannot(error.to_string()))?;
-    Ok(vec![key.public()])
+    let read = std::fs::read_to_string(data.join(PUBLIC_KEYS));
+    let text = read
+        .map_err(|error| Misuse::new(format!("no audit key of Registry can be read in {}: {error}", data.display())))?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
 fn answer(found: Verification) -> VerifyAuditResponse {
@@ -151,13 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn registrys_chain_is_verified_with_its_public_keys_or_its_own_spec_8_2() {
-        let (folder, text) = (tempfile::tempdir().unwrap(), AuditKey::generate());
-        std::fs::write(folder.path().join("audit.key"), &*text).unwrap();
-        let public = AuditKey::parse(&text).unwrap().public();
-        assert_eq!(trusted(folder.path()).unwrap(), std::slice::from_ref(&public));
-        std::fs::write(folder.path().join("audit.pub"), format!("former\n{public}\n")).unwrap();
-        assert_eq!(trusted(folder.path()).unwrap(), ["former".to_owned(), public]);
+    fn registrys_chain_is_verified_with_its_public_keys_former_ones_too_spec_8_2() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("audit.pub"), "former\npresent\n").unwrap();
+        assert_eq!(trusted(folder.path()).unwrap(), ["former", "present"]);
         let nothing = tempfile::tempdir().unwrap();
         assert!(trusted(nothing.path()).unwrap_err().to_string().contains("no audit key of Registry"));
     }
