@@ -17,9 +17,6 @@ const FIELDS: usize = 10;
 
 /// Types that may be larger, each with why.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    ("ChargingPointView", "one flat JSON object and table row of a charging point, read by programs"),
-    ("OrderView", "one flat JSON object and table row of an order, read by programs"),
-    ("SessionView", "one flat JSON object and table row of a session, read by programs"),
     ("Summary", "the flat JSON object and table of a replay's result, read by programs"),
     ("NetworkStatus", "the flat JSON object of `up.json`, read by programs"),
     ("TicketText", "one flat JSON object of a ticket, as a driver keeps it on disk"),
@@ -27,33 +24,31 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("MonitorStatus", "the flat JSON object of the monitor's `status` command, read by programs"),
     ("SupplyStatus", "the part of the engine's `status` about a supply, a flat JSON object"),
     ("Ticket", "all that a bill states, written once and never changed"),
+    ("CentralSettings", "a field for each setting of Central's core, with its default beside it"),
+    ("EngineSettings", "a field for each setting of an engine's core"),
+    ("Record", "the durable state of a charging point, a field for each column of its row"),
+    ("Session", "the durable state of a session, a field for each column of its row"),
 ];
 
 /// Derives of command line settings and of database rows, which have a field for each flag or column.
 const WIDE: [&str; 7] = ["Args", "Parser", "Queryable", "Insertable", "Selectable", "AsChangeset", "Identifiable"];
 
-/// Found today, and to be mended: this list only shrinks.
-const NOT_YET: &[&str] = &[
-    "CentralSettings",
+/// Types that are still to be split: the list only shrinks.
+const TO_SPLIT: &[&str] = &[
     "ChargePoint",
     "DecisionBuilder",
-    "Engine",
-    "EngineSettings",
-    "Enrollee",
     "EventLoop",
-    "IdentityService",
-    "JournalQueue",
-    "LinkSession",
     "LiveState",
-    "Monitor",
-    "Orders",
-    "Peer",
     "Point",
-    "Record",
-    "Session",
-    "Settings",
     "SharedState",
+    "Engine",
+    "JournalQueue",
+    "Monitor",
     "Trips",
+    "Enrollee",
+    "LinkSession",
+    "Peer",
+    "IdentityService",
 ];
 
 #[test]
@@ -74,7 +69,9 @@ fn no_type_has_more_than_25_methods_or_10_fields() {
             (name, format!("    {} methods and {} fields in {package}", size.methods, size.fields))
         })
         .collect();
-    assert_only_exceptions("types that are too large; find the second type in each", &found, EXCEPTIONS, NOT_YET);
+    let to_split = TO_SPLIT.iter().map(|name| (*name, "still to be split"));
+    let exceptions: Vec<_> = EXCEPTIONS.iter().copied().chain(to_split).collect();
+    assert_only_exceptions("types that are too large; find the second type in each", &found, &exceptions);
 }
 
 #[derive(Clone, Copy, Default)]
