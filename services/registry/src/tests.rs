@@ -1,4 +1,5 @@
-//! Registry as a whole: real mutual TLS and HTTPS on free ports, each test with its own certificate authority and a database of its own.
+//! Registry as a whole, with real mutual TLS and HTTPS on free ports. Each test has a certificate authority and a
+//! database of its own.
 
 use std::{path::Path, sync::Mutex, time::Duration};
 
@@ -31,7 +32,7 @@ mod watch;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// As the binary has it.
+/// The command line that the binary parses.
 #[derive(Parser)]
 #[command(args_override_self = true)]
 struct RegistryCli {
@@ -46,7 +47,7 @@ struct RegistryNetwork {
     url: String,
     extra: Vec<&'static str>,
     ctx: Context,
-    /// Of Central, where a test has one.
+    /// The address of Central's gRPC; empty: none.
     central: String,
 }
 
@@ -55,7 +56,7 @@ impl RegistryNetwork {
         Self::with(&[]).await
     }
 
-    /// With more flags, on SQLite.
+    /// With additional flags, on SQLite.
     async fn with(extra: &[&'static str]) -> Self {
         let dir = TempDir::new().unwrap();
         let url = format!("sqlite:{}", dir.path().join("registry.db").display());
@@ -69,7 +70,7 @@ impl RegistryNetwork {
         network
     }
 
-    /// Not running, and on a database that nobody has made.
+    /// Not running, with a database that was not migrated.
     fn unmigrated() -> Self {
         let dir = TempDir::new().unwrap();
         let url = format!("sqlite:{}", dir.path().join("registry.db").display());
@@ -100,7 +101,7 @@ impl RegistryNetwork {
         let (data, identity) = (text(&self.path("data")), text(&self.path("registry")));
         let mut args = vec!["test", "--data", &data, "--identity", &identity, "--database", &self.url];
         args.extend(["--grpc-address", "127.0.0.1:0", "--https-address", "127.0.0.1:0", "--central", &self.central]);
-        // Cheap hashes: their strength is not what is tested here.
+        // Cheap hashes, because these tests do not test their strength.
         args.extend(["--hash-memory", "8", "--hash-passes", "1"]);
         args.extend(&self.extra);
         RegistryCli::try_parse_from(args).unwrap().config
@@ -110,7 +111,7 @@ impl RegistryNetwork {
         crate::run(self.config(), self.ctx.clone()).await.unwrap();
     }
 
-    /// Ends Registry and starts it again on what it left.
+    /// Stops Registry and starts it again with the same data.
     async fn restart(&mut self) {
         self.stop().await;
         self.ctx = Context::detached("registry");
@@ -147,24 +148,24 @@ impl RegistryNetwork {
         IdentitiesClient::new(self.channel("central"))
     }
 
-    /// As somebody who has only roots, such as a token's.
+    /// An HTTPS client that trusts only these roots, such as a token's.
     fn door(&self, roots_pem: &str) -> Https {
         let address = self.ctx.address_of("https").unwrap();
         https("registry", &address, roots_pem, &ClientConfig::default()).unwrap()
     }
 
-    /// As somebody who has the roots of the certificate authority.
+    /// An HTTPS client that trusts the roots of the certificate authority.
     fn own_door(&self) -> Https {
         self.door(&self.certificates.roots_pem().unwrap())
     }
 
-    /// A token for any charging point, as often as wished.
+    /// A token for any charging point, with this many uses.
     async fn token(&self, uses: u32) -> String {
         let request = CreateTokenRequest { uses: Some(uses), ..token_request() };
         self.operator().create_token(request).await.unwrap().into_inner().token
     }
 
-    /// Enrolled by an operator; its credential.
+    /// Enrols the id as an operator and returns its credential.
     async fn enrolled(&self, id: &str) -> String {
         let request = EnrolRequest { request_id: request_id(), ..enrol_request(id) };
         self.operator().enrol(request).await.unwrap().into_inner().credential
@@ -199,7 +200,7 @@ fn enrol_request(id: &str) -> EnrolRequest {
     }
 }
 
-/// For any identity, once, for an hour.
+/// A token for any identity, with one use within an hour.
 fn token_request() -> CreateTokenRequest {
     CreateTokenRequest {
         request_id: request_id(),
@@ -211,7 +212,7 @@ fn token_request() -> CreateTokenRequest {
     }
 }
 
-/// A new one each time.
+/// A new request id at each call.
 fn request_id() -> String {
     static LAST: Mutex<u64> = Mutex::new(0);
     let mut last = LAST.lock().unwrap();

@@ -1,4 +1,4 @@
-//! Registry's own audit, and how it gets to Central.
+//! Registry's own audit, and how it is forwarded to Central.
 
 use std::{
     collections::BTreeMap,
@@ -55,7 +55,7 @@ async fn everything_that_is_done_is_audited_with_who_and_from_where_and_no_secre
         ]
     );
     assert!(rows[1..5].iter().all(|row| row.actor == "operator/anna" && row.address.as_deref() == Some("127.0.0.1")));
-    // Four connections, of which all but the first are counted.
+    // Four connections: the first is an entry at once, the others are counted.
     let count = |row| parameter(row, "count").parse::<u32>().unwrap();
     assert_eq!(logins.iter().map(count).sum::<u32>(), 4);
     assert!(logins.iter().all(|row| row.object == "operator/anna" && row.address.as_deref() == Some("127.0.0.1")));
@@ -117,13 +117,13 @@ async fn the_public_audit_key_lies_beside_the_checkpoints_and_former_ones_stay_s
     assert!(both.starts_with(&first) && both.lines().count() == 2, "{both}");
 }
 
-/// A Central that takes audit entries, once for each request id.
+/// A Central that stores audit entries, once per request id.
 #[derive(Clone, Default)]
 struct Central {
     batches: Arc<Mutex<BTreeMap<String, Vec<AuditEntry>>>>,
-    /// Answers so many with an error after having taken them.
+    /// Stores this many batches but answers with an error.
     fails: Arc<Mutex<u32>>,
-    /// Takes nothing.
+    /// Refuses every batch.
     refuses: Arc<AtomicBool>,
 }
 
@@ -177,7 +177,8 @@ impl audit_server::Audit for Central {
     }
 }
 
-/// A port that nobody listens on yet. Below the range that others are given, or one of them could have it meanwhile.
+/// A port on which nobody listens yet. It is below the range of ephemeral ports, so that no other socket gets it
+/// meanwhile.
 fn silent_port() -> SocketAddr {
     let random = || SocketAddr::from(([127, 0, 0, 1], rand::random_range(12_000..32_000)));
     std::iter::repeat_with(random).find(|port| std::net::TcpListener::bind(port).is_ok()).unwrap()

@@ -56,7 +56,7 @@ async fn a_lost_answer_is_given_again_even_by_a_registry_that_was_restarted() {
     let other = EnrolBody { id: "CP-2".into(), ..request.clone() };
     assert_eq!(post(&network.own_door(), &other).await.unwrap_err().reason, "INVALID");
 
-    // As after ten minutes.
+    // As the housekeeping does after ten minutes.
     let database = network.database().await;
     let erased = database.transaction("test", |conn| Ok::<_, store::Abort<()>>(OnceRow::erase_nonces(conn, i64::MAX)?));
     assert!(erased.await.unwrap().unwrap() >= 1);
@@ -199,7 +199,7 @@ async fn a_revoked_credential_is_void_until_a_one_use_token_restores_it_spec_4_7
         network.verify("CP-1", restored.credential.expose()).await.unwrap().reason_code,
         Reason::Unspecified.public_code()
     );
-    // Central, which may not have heard the answer, hears what was allowed since, and makes nothing void.
+    // Central may have missed the answer. The repeat tells it the current state, and makes nothing void again.
     let now = network.central().void(void).await.unwrap().into_inner().identity.unwrap();
     assert_eq!((now.state(), now.incarnation), (IdentityState::Enrolled, 2));
 }

@@ -1,4 +1,4 @@
-//! The HTTPS door for those who have a credential, and against those who have none.
+//! The HTTPS API, for callers with a credential and against callers without one.
 
 use proto::enrolment::{CredentialState, EnrolmentStatus, RefusalBody};
 use reqwest::{Method, StatusCode};

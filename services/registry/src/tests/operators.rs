@@ -16,7 +16,7 @@ async fn a_removed_operator_is_refused_at_once_whatever_his_certificate_says_spe
     assert!(!network.operators().remove(remove()).await.unwrap().into_inner().changed);
     let mut refused = identities.list(ListIdentitiesRequest::default()).await.unwrap_err();
     if refused.code() == Code::Unavailable {
-        // His connection was cut under this call; the next one is told why.
+        // The connection was cut during this call; the next call gets the reason.
         refused = identities.list(ListIdentitiesRequest::default()).await.unwrap_err();
     }
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
@@ -56,7 +56,7 @@ async fn the_first_operator_operates_by_his_certificate_and_is_listed_by_a_flag_
         network.operators().list(ListOperatorsRequest::default()).await.unwrap().into_inner()
     };
     assert_eq!(listed(&network).await.operators.len(), 1);
-    // Known now, he is not added again; removed, no flag lets him in.
+    // The operator is known now, so the flag does not add it again, also not after a removal.
     network.restart().await;
     assert_eq!(listed(&network).await.operators.len(), 1);
     let mut bob = OperatorsClient::new(network.person(Caller::Operator, "bob"));

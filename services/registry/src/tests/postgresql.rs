@@ -1,4 +1,4 @@
-//! The same Registry on PostgreSQL, where changes run side by side.
+//! The same Registry on PostgreSQL, where transactions run concurrently.
 
 use mesh::health::Readiness;
 use store::testing::Postgres;

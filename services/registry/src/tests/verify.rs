@@ -1,4 +1,4 @@
-//! What a shown credential costs and is worth.
+//! What the verification of a credential answers, and what it costs.
 
 use mesh::status::reason_of;
 use proto::{enrolment::Credential, link::v1::Reason};
@@ -56,7 +56,7 @@ async fn who_is_removed_while_his_credential_waits_for_its_hash_is_not_enrolled_
     });
     let mut shown: tokio::task::JoinSet<_> = shown.collect();
     assert_eq!(shown.join_next().await.unwrap().unwrap(), "");
-    // All others have been read by now, and wait.
+    // All other calls have read the identity by now and wait for their hash.
     let remove = RemoveRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
     network.operator().remove(remove).await.unwrap();
     assert_eq!(shown.join_all().await.pop().as_deref(), Some("NOT_ENROLLED"));
@@ -64,7 +64,7 @@ async fn who_is_removed_while_his_credential_waits_for_its_hash_is_not_enrolled_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_hashes_than_may_wait_are_refused_as_overload_and_leave_no_mark_design_4() {
-    // Hashes that take long enough to meet, one at a time and none waiting.
+    // Slow hashes, one at a time and none waiting, so that the calls overlap.
     let flags = [
         "--hashes-at-once",
         "1",

@@ -1,4 +1,4 @@
-//! Central follows what changes.
+//! Central's stream of changes.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::*;
 
 pub(super) struct Following {
     events: Streaming<IdentityEvent>,
-    /// Central's side; half-closed when it goes.
+    /// Central's half of the stream; dropping it half-closes the stream.
     tell: Option<mpsc::Sender<WatchRequest>>,
 }
 
@@ -21,7 +21,7 @@ impl Following {
         event.expect("an event in time").unwrap().expect("the stream goes on")
     }
 
-    /// Up to the mark that all is said; what came before it, and the mark's revision.
+    /// The events up to the mark `synchronised`, and the mark's revision.
     pub(super) async fn synchronised(&mut self) -> (Vec<IdentityEvent>, u64) {
         let mut events = Vec::new();
         loop {
@@ -41,7 +41,7 @@ pub(super) async fn follow(network: &RegistryNetwork, since_revision: u64, link_
     Following { events, tell: Some(tell) }
 }
 
-/// Central says which keys it has.
+/// Reports Central's link keys.
 pub(super) async fn report(network: &RegistryNetwork, link_keys: Vec<Vec<u8>>) {
     follow(network, 0, link_keys).await.synchronised().await;
 }
@@ -55,7 +55,7 @@ fn shown(event: &IdentityEvent) -> String {
     }
 }
 
-/// Nobody writes until the answer is dropped.
+/// Blocks every other write until the returned sender is dropped.
 async fn occupied(network: &RegistryNetwork) -> std::sync::mpsc::Sender<()> {
     let (release, released) = std::sync::mpsc::channel();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
@@ -83,7 +83,7 @@ async fn an_order_whose_caller_has_gone_is_pushed_and_kept_to_all_the_same_spec_
     let remove = RemoveRequest { request_id: request_id(), kind: Kind::ChargingPoint as i32, id: "CP-1".into() };
     let expel = RemoveOperatorRequest { request_id: request_id(), name: "bob".into(), force: false };
     let (mut identities, mut operators) = (network.operator(), network.operators());
-    // Time enough to reach a busy Registry.
+    // Enough time for the calls to reach a busy Registry.
     let patience = Duration::from_secs(2);
     let (removed, expelled) = tokio::join!(
         tokio::time::timeout(patience, identities.remove(remove)),

@@ -1,28 +1,28 @@
--- Central's rows. One text for SQLite and PostgreSQL: TEXT, BIGINT, INTEGER, BOOLEAN; times are milliseconds since 1970
--- (UTC), bytes are hexadecimal text, enumerations are the numbers of the contracts.
+-- Central's tables, in one text for SQLite and PostgreSQL: TEXT, BIGINT, INTEGER, BOOLEAN. Times are milliseconds
+-- since 1970 (UTC), bytes are hexadecimal text, enumerations are the numbers of the protobuf messages.
 
 CREATE TABLE schema_version (
     name TEXT PRIMARY KEY NOT NULL,
     version INTEGER NOT NULL,
-    -- The oldest program version that this schema can be served by.
+    -- The oldest program version that can serve this schema.
     serves_from INTEGER NOT NULL
 );
 INSERT INTO schema_version (name, version, serves_from) VALUES ('central', 1, 1);
 
--- Raised by a restore; orders before every epoch (SPEC 10.5).
+-- Raised by a restore, so that new epochs order after all earlier ones (SPEC 10.5).
 CREATE TABLE generation (
     id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
     number BIGINT NOT NULL
 );
 INSERT INTO generation (id, number) VALUES (1, 1);
 
--- One row a committer: the head of its audit chain, and its last group, which answers "did my commit arrive?".
+-- One row per committer: the end of its audit chain, and its last group, by which it asks whether a commit arrived.
 CREATE TABLE writers (
     writer TEXT PRIMARY KEY NOT NULL,
     last_group TEXT NOT NULL,
     audit_number BIGINT NOT NULL,
     audit_hash TEXT NOT NULL,
-    -- What was pruned: entries up to this one, whose hash the first that is left continues.
+    -- Entries up to this number were removed; the first remaining entry continues this hash.
     pruned_number BIGINT NOT NULL,
     pruned_hash TEXT NOT NULL,
     -- Entries up to this one may have lost their address (SPEC 10.9).
@@ -37,13 +37,13 @@ CREATE TABLE charging_points (
     city TEXT NOT NULL,
     place TEXT NOT NULL,
     price_e4 BIGINT NOT NULL,
-    -- 0: not set, nothing is disputed.
+    -- 0: not set, so no energy is disputed.
     rated_power_w BIGINT NOT NULL,
     owner TEXT NOT NULL,
     epoch BIGINT NOT NULL,
     version BIGINT NOT NULL,
     last_turn TEXT NOT NULL,
-    -- Durable causes (SPEC 2.1): who caused it, NULL where nobody did.
+    -- The durable causes (SPEC 2.1), each with who caused it; NULL: not in effect.
     stopped_by TEXT,
     stop_reason TEXT NOT NULL,
     maintenance_by TEXT,
@@ -83,7 +83,7 @@ CREATE TABLE sessions (
     discrepancy_wh BIGINT NOT NULL,
     changed_at_ms BIGINT NOT NULL
 );
--- What crosses charging points (SPEC 3.2): one open session a driver, one a charging point.
+-- Rules across charging points (SPEC 3.2): one open session per driver, one per charging point.
 CREATE UNIQUE INDEX sessions_one_per_driver ON sessions (driver_id) WHERE state IN (1, 2) AND driver_id IS NOT NULL;
 CREATE UNIQUE INDEX sessions_one_per_charging_point ON sessions (cp_id) WHERE state IN (1, 2);
 CREATE INDEX sessions_open ON sessions (cp_id) WHERE state IN (1, 2, 3);
@@ -91,7 +91,7 @@ CREATE INDEX sessions_by_time ON sessions (reserved_at_ms, session_id);
 CREATE INDEX sessions_by_charging_point ON sessions (cp_id, reserved_at_ms);
 CREATE INDEX sessions_by_driver ON sessions (driver_id, reserved_at_ms);
 
--- Exactly one bill a session, whatever crashes, repeats or reorders (SPEC 3.7).
+-- Exactly one bill per session, whatever crashes, repeats or reorders (SPEC 3.7).
 CREATE TABLE tickets (
     session_id TEXT PRIMARY KEY NOT NULL REFERENCES sessions (session_id),
     driver_id TEXT,
@@ -108,7 +108,7 @@ CREATE TABLE tickets (
     meter_start_wh BIGINT NOT NULL,
     meter_end_wh BIGINT NOT NULL,
     billed_at_ms BIGINT NOT NULL,
-    -- NULL: still due to the driver.
+    -- NULL: the driver has not acknowledged it yet.
     acknowledged_at_ms BIGINT
 );
 CREATE INDEX tickets_due ON tickets (driver_id) WHERE acknowledged_at_ms IS NULL AND driver_id IS NOT NULL;
@@ -116,7 +116,7 @@ CREATE INDEX tickets_by_time ON tickets (billed_at_ms, session_id);
 CREATE INDEX tickets_by_charging_point ON tickets (cp_id, billed_at_ms);
 CREATE INDEX tickets_by_driver ON tickets (driver_id, billed_at_ms);
 
--- Later entries that name a ticket (SPEC 3.8).
+-- Later entries about a ticket (SPEC 3.8).
 CREATE TABLE corrections (
     session_id TEXT NOT NULL REFERENCES tickets (session_id),
     number INTEGER NOT NULL,
@@ -125,12 +125,12 @@ CREATE TABLE corrections (
     reason TEXT NOT NULL,
     energy_delta_wh BIGINT NOT NULL,
     amount_delta_minor BIGINT NOT NULL,
-    -- Disputed energy that this entry decided, owed or waived.
+    -- Disputed energy that this entry settled, whether owed or waived.
     settled_wh BIGINT NOT NULL,
     PRIMARY KEY (session_id, number)
 );
 
--- A final value that came after billing (SPEC 3.8); the first one counts.
+-- A final meter value that arrived after billing (SPEC 3.8); only the first one is stored.
 CREATE TABLE discrepancies (
     session_id TEXT PRIMARY KEY NOT NULL REFERENCES sessions (session_id),
     cp_id TEXT NOT NULL,
@@ -190,7 +190,7 @@ CREATE TABLE keys (
     incarnation BIGINT NOT NULL,
     -- 1 staged, 2 active, 3 retired, 4 revoked, 5 deleted.
     state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 5),
-    -- Nonce, ciphertext and tag; gone when revoked or deleted.
+    -- Nonce, ciphertext and tag; erased when the key is revoked or deleted.
     wrapped TEXT,
     kek_id TEXT NOT NULL,
     granted_at_ms BIGINT NOT NULL,
@@ -202,7 +202,7 @@ CREATE TABLE keys (
 CREATE UNIQUE INDEX keys_one_active ON keys (holder) WHERE state = 2;
 CREATE INDEX keys_by_expiry ON keys (expires_at_ms) WHERE state IN (1, 2);
 
--- Registry's identities as last seen.
+-- Central's mirror of Registry's identities.
 CREATE TABLE identities (
     -- chargemesh.registry.v1.Kind: 1 charging point, 2 driver.
     kind INTEGER NOT NULL,
@@ -227,12 +227,12 @@ CREATE TABLE mirrors (
     revision BIGINT NOT NULL
 );
 
--- Events for the rest of the world, in order per charging point by (epoch, sequence).
+-- Events that wait to be published, in order per charging point by (epoch, sequence).
 CREATE TABLE outbox (
     writer TEXT NOT NULL,
     sequence BIGINT NOT NULL,
     event_id TEXT NOT NULL,
-    -- Empty: an event of no charging point.
+    -- Empty: the event concerns no charging point.
     cp_id TEXT NOT NULL,
     epoch BIGINT NOT NULL,
     type TEXT NOT NULL,
@@ -249,7 +249,7 @@ CREATE TABLE audit (
     number BIGINT NOT NULL,
     at_ms BIGINT NOT NULL,
     actor TEXT NOT NULL,
-    -- Chained as a salted hash; address and salt go first (SPEC 10.9).
+    -- Chained as a salted hash, so that address and salt can be pruned before the entry (SPEC 10.9).
     address TEXT,
     address_salt TEXT,
     address_hash TEXT NOT NULL,

@@ -1,4 +1,4 @@
--- Registry's own database (SPEC 1.2). Bytes are kept as hexadecimal text, so that one script serves both back ends.
+-- Registry's tables (SPEC 1.2). Bytes are stored as hexadecimal text, so that one script serves both back ends.
 
 CREATE TABLE schema_version (
   name TEXT NOT NULL PRIMARY KEY,
@@ -18,7 +18,7 @@ INSERT INTO revisions (id, revision) VALUES (1, 0);
 CREATE TABLE identities (
   kind INTEGER NOT NULL,
   id TEXT NOT NULL,
-  -- 1 enrolled, 2 void, 3 removed, 4 readmitted
+  -- 1 enrolled, 2 void, 3 removed, 4 readmitted.
   state INTEGER NOT NULL,
   city TEXT NOT NULL,
   place TEXT NOT NULL,
@@ -26,18 +26,18 @@ CREATE TABLE identities (
   enrolled_at_ms BIGINT NOT NULL,
   incarnation BIGINT NOT NULL,
   revision BIGINT NOT NULL UNIQUE,
-  -- Argon2id in PHC form; none once removed.
+  -- Argon2id in PHC form; NULL after a removal.
   credential_hash TEXT,
   PRIMARY KEY (kind, id)
 );
 
 CREATE TABLE tokens (
   id TEXT NOT NULL PRIMARY KEY,
-  -- 0: either
+  -- 0: either kind.
   kind INTEGER NOT NULL,
   id_pattern TEXT NOT NULL,
   city TEXT NOT NULL,
-  -- For one identity (kind, id_pattern) as it stood at this revision.
+  -- Set for a token for one identity (kind, id_pattern): the revision at which it is valid.
   bound_revision BIGINT,
   uses_left BIGINT NOT NULL,
   expires_at_ms BIGINT NOT NULL,
@@ -78,7 +78,7 @@ CREATE TABLE pins (
   pin TEXT NOT NULL
 );
 
--- How far the audit has been handed to Central: numbers of this Registry's chain.
+-- How far the audit was forwarded to Central, as numbers of this Registry's chain.
 CREATE TABLE forwarding (
   id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
   sent BIGINT NOT NULL,
@@ -86,7 +86,7 @@ CREATE TABLE forwarding (
 );
 INSERT INTO forwarding (id, sent, acknowledged) VALUES (1, 0, 0);
 
--- The fingerprint of the secret that every credential's tag was made with.
+-- The fingerprint of the secret from which every credential was derived.
 CREATE TABLE secrets (
   id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
   fingerprint TEXT NOT NULL
