@@ -10,7 +10,11 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use mesh::{clock::Now, field_checks::with_metadata, process::Context, status::refuse};
 use prost::Message as _;
@@ -55,7 +59,9 @@ struct OrderService {
     /// Charging points that a staggered order reaches per second.
     stagger: usize,
     patience: Duration,
-    /// Changes whenever items may have been settled.
+    /// The orders whose task runs: an item is on disk a moment before its charging point shows what was done.
+    tasks: Mutex<BTreeSet<String>>,
+    /// Changes whenever items may have been settled, or a task has ended.
     settled: watch::Sender<()>,
 }
 
@@ -70,8 +76,8 @@ impl Orders {
         ctx: &Context,
         (stagger, patience): (usize, Duration),
     ) -> Self {
-        let (ctx, settled) = (ctx.clone(), watch::channel(()).0);
-        Self(Arc::new(OrderService { shared, event_loop, ctx, stagger: stagger.max(1), patience, settled }))
+        let (ctx, tasks, settled) = (ctx.clone(), Mutex::default(), watch::channel(()).0);
+        Self(Arc::new(OrderService { shared, event_loop, ctx, stagger: stagger.max(1), patience, tasks, settled }))
     }
 
     /// Continues the orders that a former process left with pending items.
@@ -287,24 +293,34 @@ impl Orders {
     /// Waits for as long as the order makes progress.
     async fn ended(&self, order_id: &str) -> Result<(), StoreError> {
         let mut settled = self.0.settled.subscribe();
-        let mut pending = self.pending(order_id).await?.len();
-        while pending > 0 {
+        let mut left = self.left(order_id).await?;
+        while left > 0 {
             let fewer = async {
                 loop {
                     // The sender lives as long as this does.
                     let _changed = settled.changed().await;
-                    let now = self.pending(order_id).await?.len();
-                    if now < pending {
+                    let now = self.left(order_id).await?;
+                    if now < left {
                         return Ok::<_, StoreError>(now);
                     }
                 }
             };
             match tokio::time::timeout(self.0.patience, fewer).await {
-                Ok(fewer) => pending = fewer?,
+                Ok(fewer) => left = fewer?,
                 Err(_) => break,
             }
         }
         Ok(())
+    }
+
+    /// The pending items, and one more while the order's task runs.
+    async fn left(&self, order_id: &str) -> Result<usize, StoreError> {
+        let pending = self.pending(order_id).await?.len();
+        Ok(pending + usize::from(self.tasks().contains(order_id)))
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn pending(&self, order_id: &str) -> Result<Vec<String>, StoreError> {

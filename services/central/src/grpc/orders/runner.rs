@@ -17,7 +17,14 @@ impl Orders {
     /// Runs until no item is pending, or until this process stops. An item that is still pending after its charging
     /// point answered, because its turn could not be written, is asked for again.
     pub(super) async fn run(&self, row: OrderRow) {
-        let given = given(&row);
+        self.tasks().insert(row.order_id.clone());
+        self.ask_pending(&row).await;
+        self.tasks().remove(&row.order_id);
+        self.notify();
+    }
+
+    async fn ask_pending(&self, row: &OrderRow) {
+        let given = given(row);
         let Some(ordered) = given.ordered else {
             return tracing::error!(order.id = row.order_id, "an order is not readable and is not continued");
         };
@@ -47,9 +54,12 @@ impl Orders {
             };
             let _late = self.unless_stopped(tokio::time::timeout_at(next_portion, collected)).await;
             for id in unknown.drain(..) {
-                self.settle_unknown(&row, &id, &by).await;
+                self.settle_unknown(row, &id, &by).await;
             }
         }
+        // The last items are settled; their charging points show it before they answer.
+        let last = async { while asked.next().await.is_some() {} };
+        let _late = self.unless_stopped(tokio::time::timeout(PACE, last)).await;
     }
 
     /// The charging points of the pending items; `None` if there are none, or if this process stops.
