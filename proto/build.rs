@@ -11,6 +11,10 @@ use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage as _, Value};
 
 const ROOT: &str = "chargemesh";
 
+/// Tickets have a JSON form of their own: drivers keep it on disk, and events carry it. A field that is missing, because
+/// an earlier release wrote the ticket, has its default.
+const TICKET_JSON: &str = "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={ROOT}");
     println!("cargo:rerun-if-changed=build");
@@ -34,6 +38,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(services)
         .build_server(services)
         .bytes(".chargemesh.link.v1.SealedReading.ciphertext")
+        .type_attribute(".chargemesh.link.v1.Ticket", TICKET_JSON)
+        .type_attribute(".chargemesh.link.v1.Correction", TICKET_JSON)
+        .field_attribute(".chargemesh.link.v1.Ticket.reason", "#[serde(with = \"crate::reason::code_text\")]")
+        .field_attribute(".chargemesh.link.v1.Ticket.corrections", "#[serde(skip_serializing_if = \"Vec::is_empty\")]")
         .compile_fds_with_config(prost_types(&compiler.encode_file_descriptor_set())?, config)?;
     Ok(())
 }

@@ -13,6 +13,7 @@ mod id;
 mod public;
 mod quantity;
 mod reason;
+mod ticket;
 
 pub use id::{ChargingPointId, DriverId, IdError, OperatorName, PeerId};
 /// The well-known types that the public packages use.

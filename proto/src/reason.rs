@@ -102,6 +102,22 @@ impl Retry {
     }
 }
 
+/// A field with the number of a reason, in JSON as its [`Reason::code`].
+pub(crate) mod code_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::link::v1::Reason;
+
+    pub(crate) fn serialize<S: Serializer>(reason: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(Reason::try_from(*reason).unwrap_or_default().code())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+        let code = String::deserialize(deserializer)?;
+        Ok(Reason::from_str_name(&format!("REASON_{code}")).unwrap_or_default().into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

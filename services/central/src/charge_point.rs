@@ -47,9 +47,7 @@ pub use input::{
     Decision, Effect, EnrolmentChange, FirstAnswer, Observation, OrderOutcome, PointChange, PointInput, PointOrder,
     Reply, StoreRefusal, SupplyRequest, Takeover, reconcile,
 };
-pub use messages::{
-    confirm_request, first_answer, step_of, stop as stop_message, ticket as ticket_message, unknown_charging_point,
-};
+pub use messages::{confirm_request, first_answer, step_of, stop as stop_message, unknown_charging_point};
 pub use observe::Reaction;
 
 use crate::{

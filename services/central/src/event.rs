@@ -2,9 +2,10 @@
 //! data is JSON; type names are those of CloudEvents.
 
 use mesh::clock::Now;
+use proto::link::v1::Ticket;
 use serde_json::{Value, json};
 
-use crate::session::{Session, Ticket};
+use crate::session::Session;
 
 /// One event of a charging point.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,20 +31,9 @@ impl DomainEvent {
         Self { kind: "chargemesh.session.changed", at: now.wall_ms, data }
     }
 
+    /// Its data is the ticket, in the JSON that drivers store as well.
     pub fn ticket(ticket: &Ticket, now: Now) -> Self {
-        let data = json!({
-            "session_id": ticket.session.as_str(),
-            "charging_point_id": ticket.charging_point.as_str(),
-            "driver_id": ticket.driver.as_ref().map(|d| d.as_str()),
-            "energy_wh": ticket.energy.wh(),
-            "amount_minor": ticket.amount.minor,
-            "currency": ticket.amount.currency.code(),
-            "price_e4": ticket.price.e4(),
-            "reason": ticket.reason.code(),
-            "disputed_wh": ticket.disputed.wh(),
-            "started_at_ms": ticket.started_at,
-            "ended_at_ms": ticket.ended_at,
-        });
+        let data = serde_json::to_value(ticket).unwrap_or_default();
         Self { kind: "chargemesh.ticket.issued", at: now.wall_ms, data }
     }
 

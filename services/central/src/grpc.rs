@@ -15,7 +15,7 @@ mod tests;
 pub(crate) use self::{
     audit::AuditService, charging_points::ChargingPointsService, orders::Orders, sessions::SessionsService,
 };
-pub(crate) use convert::{charging_point, reading, session, tickets};
+pub(crate) use convert::{charging_point, reading, session};
 
 use mesh::{
     principal::Principal,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use mesh::clock::Now;
 use prost::Message as _;
 use proto::{
-    ChargingPointId, DriverId, Energy, Money, PeerId, Price,
+    ChargingPointId, DriverId, Energy, PeerId, Price,
     link::v1::{Reason, SessionState, Step},
     registry::v1::Kind,
 };
@@ -21,7 +21,7 @@ use crate::{
     charge_point::{self, FirstAnswer, Notice, OrderOutcome, PointChange, Record, StoreRefusal},
     event::DomainEvent,
     key::{KeyEntry, KeyStage, Keyring},
-    session::{Session, SessionId, Ticket},
+    session::{Session, SessionId},
     settings::CentralSettings,
 };
 
@@ -48,7 +48,7 @@ pub(crate) fn writes(
             PointChange::Discrepancy { session, reported_end } => {
                 vec![RowWrite::Discrepancy(discrepancy(session, *reported_end, now))]
             }
-            PointChange::Ticket(ticket) => vec![RowWrite::Ticket(ticket_row(ticket, now))],
+            PointChange::Ticket(ticket) => vec![RowWrite::Ticket(TicketRow::new(ticket, now.wall_ms))],
             PointChange::Answered(answered) => vec![RowWrite::Once(once(answered, now))],
             PointChange::OrderItem { order, outcome } => {
                 vec![RowWrite::OrderItem(order_item(record.id.to_string(), order, outcome))]
@@ -179,27 +179,6 @@ fn discrepancy(session: &Session, reported_end: Energy, now: Now) -> Discrepancy
         billed_end_wh: wh(session.meter_last),
         reported_end_wh: wh(reported_end),
         energy_delta_wh: session.discrepancy,
-    }
-}
-
-fn ticket_row(ticket: &Ticket, now: Now) -> TicketRow {
-    TicketRow {
-        session_id: ticket.session.to_string(),
-        driver_id: ticket.driver.as_ref().map(ToString::to_string),
-        cp_id: ticket.charging_point.to_string(),
-        place: ticket.place.as_ref().to_owned(),
-        started_at_ms: ticket.started_at,
-        ended_at_ms: ticket.ended_at,
-        energy_wh: wh(ticket.energy),
-        price_e4: i64::from(ticket.price.e4()),
-        amount_minor: ticket.amount.minor,
-        currency: ticket.amount.currency.to_string(),
-        reason: ticket.reason.into(),
-        disputed_wh: wh(ticket.disputed),
-        meter_start_wh: wh(ticket.meter_start),
-        meter_end_wh: wh(ticket.meter_end),
-        billed_at_ms: now.wall_ms,
-        acknowledged_at_ms: None,
     }
 }
 
@@ -349,27 +328,6 @@ pub(crate) fn audit(entry: &AuditRecord) -> AuditEntry {
     }
 }
 
-/// A ticket's row as drivers and operators see it, without its corrections.
-pub(crate) fn ticket(row: &TicketRow) -> Ticket {
-    let id = |text: &str| text.parse().ok();
-    let currency = row.currency.parse().unwrap_or_default();
-    Ticket {
-        session: SessionId::new(&row.session_id),
-        driver: row.driver_id.as_deref().and_then(|driver| driver.parse().ok()),
-        charging_point: id(&row.cp_id).unwrap_or_else(unknown),
-        place: row.place.as_str().into(),
-        started_at: row.started_at_ms,
-        ended_at: row.ended_at_ms,
-        energy: energy(row.energy_wh),
-        price: price(row.price_e4),
-        amount: Money { minor: row.amount_minor, currency },
-        reason: Reason::try_from(row.reason).unwrap_or(Reason::Unspecified),
-        disputed: energy(row.disputed_wh),
-        meter_start: energy(row.meter_start_wh),
-        meter_end: energy(row.meter_end_wh),
-    }
-}
-
 /// Whom a mirrored identity is of.
 pub(crate) fn peer(identity: &MirroredIdentityRow) -> Option<PeerId> {
     match Kind::try_from(identity.kind).ok()? {
@@ -377,10 +335,6 @@ pub(crate) fn peer(identity: &MirroredIdentityRow) -> Option<PeerId> {
         Kind::Driver => identity.id.parse().ok().map(PeerId::Driver),
         Kind::Unspecified => None,
     }
-}
-
-fn unknown() -> ChargingPointId {
-    "unknown".parse().expect("it is a valid id")
 }
 
 fn parse<T: std::str::FromStr<Err = E>, E: std::fmt::Display>(

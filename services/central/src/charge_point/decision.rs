@@ -1,7 +1,10 @@
 //! A decision in the making.
 
 use mesh::clock::Now;
-use proto::link::v1::{Progress, Reason, down};
+use proto::{
+    Money,
+    link::v1::{Progress, Reason, Ticket, down},
+};
 
 use super::{
     ChargePoint, Decision, Effect, FirstAnswer, OrderOutcome, PointChange, PointInput, Reply, StoreRefusal,
@@ -12,7 +15,7 @@ use crate::{
     event::DomainEvent,
     key::KeyEntry,
     origin::Origin,
-    session::{Session, Ticket},
+    session::Session,
     settings::CentralSettings,
 };
 
@@ -126,14 +129,14 @@ impl<'a> DecisionBuilder<'a> {
         self.decision.changes.push(PointChange::Event(DomainEvent::ticket(&ticket, self.now)));
         let entry = self
             .entry_of(AuditAction::SupplyEnded, session)
-            .with("energy_wh", ticket.energy.wh())
-            .with("amount", ticket.amount)
-            .with("disputed_wh", ticket.disputed.wh())
+            .with("energy_wh", ticket.energy_wh)
+            .with("amount", Money { minor: ticket.amount_minor, currency: session.currency })
+            .with("disputed_wh", ticket.disputed_wh)
             .with("discrepancy_wh", session.discrepancy)
-            .outcome(ticket.reason, "");
+            .outcome(ticket.reason(), "");
         self.audit_by_engine(entry);
-        if let Some(driver) = &ticket.driver {
-            self.after_commit(Effect::Driver(driver.clone(), down::Body::Ticket(messages::ticket(&ticket))));
+        if let Some(driver) = &session.driver {
+            self.after_commit(Effect::Driver(driver.clone(), down::Body::Ticket(ticket.clone())));
         }
         self.decision.changes.push(PointChange::Ticket(ticket));
     }

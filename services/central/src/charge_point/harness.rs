@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use proto::{
     Energy, PeerId,
-    link::v1::{SessionState, State, down},
+    link::v1::{SessionState, State, Ticket, down},
 };
 
 use super::*;
 use crate::{
     audit::{AuditAction, AuditRecord},
     origin::{LinkNo, Origin},
-    session::Ticket,
     settings::CentralSettings,
     testing::{at_ms, start},
     turns::Core as _,
@@ -40,7 +39,7 @@ impl MemoryStore {
                     self.sessions.insert(s.id.clone(), s.clone());
                 }
                 PointChange::Ticket(ticket) => {
-                    self.tickets.insert(ticket.session.clone(), ticket.clone());
+                    self.tickets.insert(SessionId::new(&ticket.session_id), ticket.clone());
                 }
                 PointChange::Answered(answer) => {
                     self.requests.insert((answer.requester.clone(), answer.request_id.clone()), answer.clone());
@@ -80,7 +79,7 @@ impl MemoryStore {
                 })
             }
             PointChange::Ticket(ticket) => {
-                self.tickets.contains_key(&ticket.session).then_some(StoreRefusal::AlreadyBilled)
+                self.tickets.contains_key(&SessionId::new(&ticket.session_id)).then_some(StoreRefusal::AlreadyBilled)
             }
             PointChange::Point
             | PointChange::OrderItem { .. }

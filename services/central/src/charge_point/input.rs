@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::{
     ChargingPointId, DriverId, Energy, PeerId, Price,
-    link::v1::{JournalSession, Part, Reason, down},
+    link::v1::{JournalSession, Part, Reason, Ticket, down},
 };
 use wire::LinkKey;
 
@@ -14,7 +14,7 @@ use crate::{
     event::DomainEvent,
     key::KeyEntry,
     origin::{LinkNo, Origin},
-    session::{Final, Session, SessionId, Ticket},
+    session::{Final, Session, SessionId},
 };
 
 use super::{Pending, Record};

@@ -6,10 +6,7 @@ use proto::{
 };
 
 use super::{Effect, FirstAnswer, OrderOutcome, Record, SupplyRequest};
-use crate::{
-    session::{Session, Ticket},
-    settings::CentralSettings,
-};
+use crate::{session::Session, settings::CentralSettings};
 
 /// A step of a request, as its driver sees it (SPEC 3.2).
 pub(super) fn step(
@@ -137,27 +134,6 @@ pub(super) fn running(session: &Session, power_w: u32) -> down::Body {
         power_w,
         currency: session.currency.to_string(),
     })
-}
-
-/// A new ticket; corrections come with what the store holds.
-pub fn ticket(ticket: &Ticket) -> link::Ticket {
-    link::Ticket {
-        session_id: ticket.session.to_string(),
-        driver_id: driver(ticket.driver.as_ref()),
-        charging_point_id: ticket.charging_point.to_string(),
-        place: ticket.place.as_ref().to_owned(),
-        started_at_ms: ticket.started_at,
-        ended_at_ms: ticket.ended_at,
-        energy_wh: ticket.energy.wh(),
-        price_e4: ticket.price.e4(),
-        amount_minor: ticket.amount.minor,
-        currency: ticket.amount.currency.to_string(),
-        reason: ticket.reason.into(),
-        disputed_wh: ticket.disputed.wh(),
-        meter_start_wh: ticket.meter_start.wh(),
-        meter_end_wh: ticket.meter_end.wh(),
-        corrections: Vec::new(),
-    }
 }
 
 fn driver(driver: Option<&DriverId>) -> String {

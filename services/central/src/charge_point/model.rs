@@ -377,7 +377,7 @@ impl PointModel {
 
     fn sums(&self) -> (i64, i64) {
         let store = &self.harness.store;
-        let tickets: u64 = store.tickets.values().map(|t| t.energy.wh() + t.disputed.wh()).sum();
+        let tickets: u64 = store.tickets.values().map(|t| t.energy_wh + t.disputed_wh).sum();
         let discrepancies: i64 = store.sessions.values().map(|s| s.discrepancy).sum();
         let meters: u64 = self.engines.iter().map(|e| e.meter).sum();
         (i64::try_from(tickets).unwrap() + discrepancies, i64::try_from(meters).unwrap())

@@ -9,20 +9,19 @@ use std::{
     time::Instant,
 };
 
-use proto::{DriverId, link::v1::down};
-use store::{
-    StoreError,
-    central::{CorrectionRow, TicketRow},
+use proto::{
+    DriverId,
+    link::v1::{Ticket, down},
 };
+use store::{StoreError, central::TicketRow};
 
 use super::{Completion, EventLoop};
-use crate::grpc;
 
 /// Tickets sent to a driver before any of them is acknowledged: half of what a driver keeps unanswered.
 const AT_ONCE: usize = 32;
 
 /// Tickets, and what was said about them later.
-pub(super) type DueTickets = Result<(Vec<TicketRow>, Vec<CorrectionRow>), StoreError>;
+pub(super) type DueTickets = Result<Vec<Ticket>, StoreError>;
 
 /// What the loop knows of it; nothing of a driver who is away, or to whom nothing is due.
 #[derive(Debug, Default)]
@@ -143,9 +142,7 @@ impl EventLoop {
             let read = move |conn: &mut store::Conn| {
                 // One more than is sent says whether there are more.
                 let due = TicketRow::due(conn, &of, AT_ONCE as i64 + 1)?;
-                let ids: Vec<_> = due.iter().map(|row| row.session_id.as_str()).collect();
-                let corrections = CorrectionRow::of(conn, &ids)?;
-                Ok((due, corrections))
+                TicketRow::tickets(conn, &due)
             };
             let read = store.look_up("due tickets", read).await;
             Completion::Tickets(driver, Box::new(read))
@@ -160,13 +157,13 @@ impl EventLoop {
             return self.tickets.left(driver);
         };
         let (sent, more, again_at) = match read {
-            Ok((due, corrections)) => {
-                let tickets = grpc::tickets(&due, &corrections).into_iter().take(AT_ONCE);
+            Ok(due) => {
                 // A link without room for them is sent them later, and is not closed for it.
-                let sent = |ticket: &proto::link::v1::Ticket| {
-                    send_queue.try_send(super::publish::encoded(0, down::Body::Ticket(ticket.clone()))).is_ok()
+                let sent = |ticket: &&Ticket| {
+                    send_queue.try_send(super::publish::encoded(0, down::Body::Ticket((*ticket).clone()))).is_ok()
                 };
-                let sent: Vec<_> = tickets.take_while(sent).map(|ticket| ticket.session_id).collect();
+                let sent = due.iter().take(AT_ONCE).take_while(sent).map(|ticket| ticket.session_id.clone());
+                let sent: Vec<_> = sent.collect();
                 let more = sent.len() < due.len();
                 (sent, more, now + self.shared.settings.tickets_again)
             }

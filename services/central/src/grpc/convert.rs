@@ -1,6 +1,6 @@
 //! Rows, nouns of the core and messages of the link as the public contract shows them.
 
-use std::{collections::HashMap, hash::Hash};
+use std::hash::Hash;
 
 use futures::{StreamExt as _, stream::BoxStream};
 
@@ -11,12 +11,12 @@ use proto::{
     link::v1::{self as link, Correction, SessionState, Ticket},
     struct_of, timestamp,
 };
-use store::central::{AuditRow, CorrectionRow, SessionRow, StatisticRow, TicketRow};
+use store::central::{AuditRow, SessionRow, StatisticRow};
 
 use tonic::Status;
 
 use crate::{
-    charge_point::{self, Record},
+    charge_point::Record,
     rows,
     session::Session,
     settings::CentralSettings,
@@ -169,28 +169,6 @@ fn amount(session: &Session) -> i64 {
 
 pub(super) fn session_row(row: &SessionRow, settings: &CentralSettings, now: Now) -> Option<contract::Session> {
     rows::session(row, settings, now).ok().map(|s| session(&s, 0))
-}
-
-/// Tickets with their corrections, in the order of `rows`, as drivers get them.
-pub(crate) fn tickets(rows: &[TicketRow], corrections: &[CorrectionRow]) -> Vec<Ticket> {
-    let mut of: HashMap<&str, Vec<Correction>> = HashMap::new();
-    for row in corrections {
-        of.entry(&row.session_id).or_default().push(Correction {
-            number: u32::try_from(row.number).unwrap_or_default(),
-            at_ms: row.at_ms,
-            operator: row.operator.clone(),
-            reason: row.reason.clone(),
-            energy_delta_wh: row.energy_delta_wh,
-            amount_delta_minor: row.amount_delta_minor,
-            settled_wh: rows::unsigned(row.settled_wh),
-        });
-    }
-    rows.iter()
-        .map(|row| {
-            let corrections = of.remove(row.session_id.as_str()).unwrap_or_default();
-            Ticket { corrections, ..charge_point::ticket_message(&rows::ticket(row)) }
-        })
-        .collect()
 }
 
 /// A ticket in public.

@@ -12,7 +12,7 @@ use prost::Message as _;
 use proto::{
     Energy, Price,
     central::v1::{CorrectTicketRequest, SettleDisputeRequest, Ticket},
-    link::v1::Reason,
+    link::v1::{self as link, Reason},
 };
 use serde::Serialize;
 use store::central::{AuditEntry, CommitRefusal, CorrectionRow, RowWrite, TicketRow};
@@ -76,12 +76,12 @@ impl TicketChange {
         }
     }
 
-    fn decide(&self, ticket: &TicketRow, before: &[CorrectionRow]) -> Result<TicketDelta, (Reason, String)> {
+    fn decide(&self, ticket: &link::Ticket) -> Result<TicketDelta, (Reason, String)> {
         match self {
             Self::Correct { energy_delta_wh, amount_delta_minor, .. } => {
-                correction(ticket, before, *energy_delta_wh, *amount_delta_minor).map_err(|why| (Reason::Invalid, why))
+                correction(ticket, *energy_delta_wh, *amount_delta_minor).map_err(|why| (Reason::Invalid, why))
             }
-            Self::Settle { owed_wh, .. } => settlement(ticket, before, *owed_wh),
+            Self::Settle { owed_wh, .. } => settlement(ticket, *owed_wh),
         }
     }
 
@@ -112,13 +112,13 @@ struct TicketDelta {
 ///
 /// # Errors
 /// Says what would be left of the ticket.
-fn correction(ticket: &TicketRow, before: &[CorrectionRow], wh: i64, minor: i64) -> Result<TicketDelta, String> {
+fn correction(ticket: &link::Ticket, wh: i64, minor: i64) -> Result<TicketDelta, String> {
     if wh == 0 && minor == 0 {
         return Err("it changes neither energy nor amount".to_owned());
     }
-    let sum = |of: fn(&CorrectionRow) -> i64| before.iter().map(of).fold(0i64, i64::saturating_add);
-    let owed = ticket.amount_minor.saturating_add(sum(|row| row.amount_delta_minor));
-    let energy = ticket.energy_wh.saturating_add(sum(|row| row.energy_delta_wh));
+    let owed = ticket.owed_minor();
+    let deltas = ticket.corrections.iter().map(|c| c.energy_delta_wh);
+    let energy = deltas.fold(rows::signed(ticket.energy_wh), i64::saturating_add);
     if owed.saturating_add(minor) < 0 {
         return Err(format!("{minor} minor units are more than the {owed} that are owed"));
     }
@@ -138,37 +138,29 @@ fn correction(ticket: &TicketRow, before: &[CorrectionRow], wh: i64, minor: i64)
 ///
 /// # Errors
 /// Where more is owed than is in dispute, or nothing is.
-fn settlement(ticket: &TicketRow, before: &[CorrectionRow], owed_wh: u64) -> Result<TicketDelta, (Reason, String)> {
-    let sum = |wh: fn(&CorrectionRow) -> i64| before.iter().map(wh).fold(0i64, i64::saturating_add);
-    let open = ticket.disputed_wh.saturating_sub(sum(|row| row.settled_wh));
-    let owed = i64::try_from(owed_wh).unwrap_or(i64::MAX);
-    if open <= 0 {
+fn settlement(ticket: &link::Ticket, owed_wh: u64) -> Result<TicketDelta, (Reason, String)> {
+    let open = ticket.still_disputed_wh();
+    if open == 0 {
         return Err((Reason::WrongState, "nothing of this ticket is in dispute".to_owned()));
     }
-    if owed > open {
-        return Err((Reason::Invalid, format!("{owed} Wh are more than the {open} Wh in dispute")));
+    if owed_wh > open {
+        return Err((Reason::Invalid, format!("{owed_wh} Wh are more than the {open} Wh in dispute")));
     }
-    let price = Price::from_e4(u32::try_from(ticket.price_e4).unwrap_or(u32::MAX));
+    let price = Price::from_e4(ticket.price_e4);
+    let owed = rows::signed(owed_wh);
     let currency = ticket.currency.parse().unwrap_or_default();
     // Rounded once over the whole (SPEC 3.6): what both together cost, less what is billed.
-    let owed_so_far = sum(|row| if row.settled_wh > 0 { row.energy_delta_wh } else { 0 });
+    let settlements = ticket.corrections.iter().filter(|c| c.settled_wh > 0).map(|c| c.energy_delta_wh);
+    let owed_so_far = settlements.fold(0i64, i64::saturating_add);
     let amount = |wh: i64| price.amount(Energy::from_wh(rows::unsigned(wh)), currency).minor;
-    let billed = ticket.energy_wh.saturating_add(owed_so_far);
+    let billed = rows::signed(ticket.energy_wh).saturating_add(owed_so_far);
     let amount_delta_minor = amount(billed.saturating_add(owed)).saturating_sub(amount(billed));
-    Ok(TicketDelta { energy_delta_wh: owed, amount_delta_minor, settled_wh: open })
-}
-
-/// The ticket with its corrections.
-fn shown(row: TicketRow, corrections: &[CorrectionRow]) -> Result<Ticket, Status> {
-    let missing = format!("no ticket of session {}", row.session_id);
-    let ticket = convert::tickets(&[row], corrections).pop().map(convert::ticket);
-    ticket.ok_or_else(|| refuse(Reason::NotFound, missing))
+    Ok(TicketDelta { energy_delta_wh: owed, amount_delta_minor, settled_wh: rows::signed(open) })
 }
 
 impl Corrections {
     pub(super) async fn ticket(&self, session_id: &str) -> Result<Ticket, Status> {
-        let (row, corrections) = self.find(session_id).await?;
-        shown(row, &corrections)
+        self.find(session_id).await.map(convert::ticket)
     }
 
     pub(super) async fn correct(&self, wanted: CorrectTicketRequest, by: Origin) -> Result<Ticket, Status> {
@@ -197,15 +189,15 @@ impl Corrections {
         let call = OnceCall::new(&by.actor, request_id, asked.method(), [asked.content()]);
         for _ in 0..TRIES {
             // The ticket is read first: a request id that is unknown afterwards was not used before it.
-            let (ticket, before) = self.find(asked.session_id()).await?;
+            let mut ticket = self.find(asked.session_id()).await?;
             if let Some(first) = call.first_answer(&self.shared).await? {
                 return once::decoded(&first);
             }
-            let decided = asked.decide(&ticket, &before).map_err(|(reason, why)| refuse(reason, why))?;
-            let correction = self.correction(asked, (&ticket, CorrectionRow::next_number(&before), decided), by);
+            let decided = asked.decide(&ticket).map_err(|(reason, why)| refuse(reason, why))?;
+            let correction = self.correction(asked, (&ticket, decided), by);
             let entry = self.entry(asked, &ticket, &correction, by);
-            let after: Vec<_> = before.into_iter().chain([correction.clone()]).collect();
-            let answer = shown(ticket, &after)?;
+            ticket.corrections.push(correction.clone().into());
+            let answer = convert::ticket(ticket);
             let once = call.row(&answer.encode_to_vec(), correction.at_ms);
             let writes = vec![RowWrite::Once(once), RowWrite::Correction(correction), RowWrite::Audit(entry)];
             match self.shared.store.write("correction", writes).await {
@@ -221,13 +213,13 @@ impl Corrections {
     fn correction(
         &self,
         asked: &TicketChange,
-        (ticket, number, decided): (&TicketRow, i32, TicketDelta),
+        (ticket, decided): (&link::Ticket, TicketDelta),
         by: &Origin,
     ) -> CorrectionRow {
         let TicketDelta { energy_delta_wh, amount_delta_minor, settled_wh } = decided;
         CorrectionRow {
             session_id: ticket.session_id.clone(),
-            number,
+            number: CorrectionRow::next_number(&ticket.corrections),
             at_ms: self.shared.clock.wall_ms(),
             operator: by.actor.strip_prefix("operator/").unwrap_or(&by.actor).to_owned(),
             reason: asked.reason().to_owned(),
@@ -237,8 +229,14 @@ impl Corrections {
         }
     }
 
-    fn entry(&self, asked: &TicketChange, ticket: &TicketRow, correction: &CorrectionRow, by: &Origin) -> AuditEntry {
-        let entry = AuditRecord::new(asked.action(), format!("charging-point/{}", ticket.cp_id))
+    fn entry(
+        &self,
+        asked: &TicketChange,
+        ticket: &link::Ticket,
+        correction: &CorrectionRow,
+        by: &Origin,
+    ) -> AuditEntry {
+        let entry = AuditRecord::new(asked.action(), format!("charging-point/{}", ticket.charging_point_id))
             .with("session", &ticket.session_id)
             .with("energy_delta_wh", correction.energy_delta_wh)
             .with("amount_delta_minor", correction.amount_delta_minor)
@@ -246,13 +244,13 @@ impl Corrections {
         rows::audit(&entry.by(by, self.shared.clock.now()))
     }
 
-    async fn find(&self, session_id: &str) -> Result<(TicketRow, Vec<CorrectionRow>), Status> {
+    async fn find(&self, session_id: &str) -> Result<link::Ticket, Status> {
         let wanted = session_id.to_owned();
         let read = move |conn: &mut store::Conn| {
-            Ok((TicketRow::find(conn, &wanted)?, CorrectionRow::of(conn, &[wanted.as_str()])?))
+            let row = TicketRow::find(conn, &wanted)?;
+            TicketRow::tickets(conn, row.as_slice())
         };
-        let (row, corrections) = self.shared.store.read("ticket", read).await.map_err(unread)?;
-        let missing = || refuse(Reason::NotFound, format!("no ticket of session {session_id}"));
-        Ok((row.ok_or_else(missing)?, corrections))
+        let found = self.shared.store.read("ticket", read).await.map_err(unread)?.pop();
+        found.ok_or_else(|| refuse(Reason::NotFound, format!("no ticket of session {session_id}")))
     }
 }

@@ -12,9 +12,7 @@ use proto::{
     central::v1::{sessions_server::Sessions, *},
     link::v1::Reason,
 };
-use store::central::{
-    CorrectionRow, PageRequest, SessionFilter, SessionRow, StatisticRow, StatisticsBy, TicketFilter, TicketRow,
-};
+use store::central::{PageRequest, SessionFilter, SessionRow, StatisticRow, StatisticsBy, TicketFilter, TicketRow};
 use tonic::{Request, Response, Status};
 
 use super::{Orders, charging_points::named, convert, corrections::Corrections, origin, unread};
@@ -65,13 +63,10 @@ impl SessionsService {
     async fn tickets(&self, filter: TicketFilter, page: PageRequest) -> Result<(Vec<Ticket>, String), Status> {
         let read = move |conn: &mut store::Conn| {
             let page = TicketRow::list(conn, &filter, &page)?;
-            let ids: Vec<_> = page.rows.iter().map(|row| row.session_id.as_str()).collect();
-            let corrections = CorrectionRow::of(conn, &ids)?;
-            Ok((page, corrections))
+            Ok((TicketRow::tickets(conn, &page.rows)?, page.next))
         };
-        let (page, corrections) = self.shared.store.read("tickets", read).await.map_err(unread)?;
-        let tickets = convert::tickets(&page.rows, &corrections).into_iter().map(convert::ticket).collect();
-        Ok((tickets, page.next))
+        let (tickets, next) = self.shared.store.read("tickets", read).await.map_err(unread)?;
+        Ok((tickets.into_iter().map(convert::ticket).collect(), next))
     }
 
     async fn ended(&self, id: &str, by: &Origin) -> Result<Session, Status> {

@@ -10,13 +10,12 @@ use proto::{
     central::v1::{ChargingPoint, ChargingPointState},
     link::v1::{self as wire_messages, Down, Reason, SessionState, State, down, up},
 };
-use store::central::{CorrectionRow, PageRequest, RowWrite, SessionRow, TicketFilter, TicketRow, TicketTotals};
+use store::central::{PageRequest, RowWrite, SessionRow, TicketFilter, TicketRow, TicketTotals};
 
 use super::responder::{LONGEST_ID, Responder, SerialTasks, fresh_session};
 use crate::{
     charge_point::{self, Reply, SupplyRequest},
     event_loop::{DriverCommand, Message},
-    grpc,
     origin::Origin,
     rows,
     session::SessionId,
@@ -217,16 +216,14 @@ impl Responder {
         let size = if limit == 0 { 100 } else { limit.min(TICKETS) };
         let read = move |conn: &mut store::Conn| {
             let filter = TicketFilter { driver_id: driver_id.clone(), ..TicketFilter::default() };
-            let tickets = TicketRow::list(conn, &filter, &PageRequest { size, token: String::new() })?.rows;
-            let ids: Vec<_> = tickets.iter().map(|row| row.session_id.as_str()).collect();
-            let corrections = CorrectionRow::of(conn, &ids)?;
-            Ok((tickets, corrections, TicketTotals::of_driver(conn, &driver_id)?))
+            let rows = TicketRow::list(conn, &filter, &PageRequest { size, token: String::new() })?.rows;
+            Ok((TicketRow::tickets(conn, &rows)?, TicketTotals::of_driver(conn, &driver_id)?))
         };
         match self.links.shared.store.read("history", read).await {
-            Ok((tickets, corrections, totals)) => {
-                let currency = tickets.first().map(|row| row.currency.clone());
+            Ok((tickets, totals)) => {
+                let currency = tickets.first().map(|ticket| ticket.currency.clone());
                 let history = down::Body::History(wire_messages::History {
-                    tickets: grpc::tickets(&tickets, &corrections),
+                    tickets,
                     total_sessions: rows::unsigned(totals.sessions),
                     total_energy_wh: rows::unsigned(totals.energy_wh),
                     total_amount_minor: totals.amount_minor,

@@ -6,7 +6,7 @@ use mesh::{access_log::AccessLog, certs::Authority, clock::Now, link::LinkOwner}
 use prost::Message as _;
 use proto::link::v1::{
     ConfirmSupply, Down, ListChargingPoints, ManualSupply, Opened, Part, ReadClock, RequestSupply, SessionState,
-    StopSupply, TicketReceived, Up, down, up,
+    StopSupply, Ticket, TicketReceived, Up, down, up,
 };
 use store::central::{RowWrite, SessionRow, TicketRow};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
@@ -104,8 +104,9 @@ impl TestLinks {
                 state: SessionState::Billed.into(),
                 ..SessionRow::default()
             };
-            let ticket = TicketRow { session_id, driver_id, currency: "EUR".into(), ..TicketRow::default() };
-            [RowWrite::OpenSession(session), RowWrite::Ticket(ticket)]
+            let ticket =
+                Ticket { session_id, driver_id: driver.to_owned(), currency: "EUR".into(), ..Ticket::default() };
+            [RowWrite::OpenSession(session), RowWrite::Ticket(TicketRow::new(&ticket, 0))]
         };
         self.central.write((0..count).flat_map(bill).collect()).await;
     }

@@ -1,11 +1,16 @@
 //! Tickets, and their later corrections and discrepancies (SPEC 3.7 to 3.9). The primary key of a ticket is its
 //! session, so a session never has two.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
+use prost::Message as _;
+use proto::link::v1::{Correction, Ticket};
 
 use super::schema::{corrections, discrepancies, tickets};
 use crate::{Conn, Page, PageRequest, StoreError, connection::on, page::Cursor};
 
+/// A ticket as Central stores it: the document, and the columns that queries filter and sum by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = tickets, treat_none_as_default_value = false)]
 pub struct TicketRow {
@@ -13,19 +18,13 @@ pub struct TicketRow {
     /// `None`: the charging point's own account.
     pub driver_id: Option<String>,
     pub cp_id: String,
-    pub place: String,
-    pub started_at_ms: i64,
-    pub ended_at_ms: i64,
-    pub energy_wh: i64,
-    pub price_e4: i64,
-    pub amount_minor: i64,
     pub currency: String,
-    /// `proto::link::v1::Reason`.
-    pub reason: i32,
+    pub energy_wh: i64,
+    pub amount_minor: i64,
     pub disputed_wh: i64,
-    pub meter_start_wh: i64,
-    pub meter_end_wh: i64,
     pub billed_at_ms: i64,
+    /// The encoded `proto::link::v1::Ticket` without corrections, in hexadecimal.
+    pub document: String,
     /// `None`: the driver has not acknowledged it yet.
     pub acknowledged_at_ms: Option<i64>,
 }
@@ -76,6 +75,52 @@ pub struct TicketTotals {
 }
 
 impl TicketRow {
+    /// The row of a new ticket, which has no corrections yet.
+    pub fn new(ticket: &Ticket, billed_at_ms: i64) -> Self {
+        let signed = |wh: u64| i64::try_from(wh).unwrap_or(i64::MAX);
+        Self {
+            session_id: ticket.session_id.clone(),
+            driver_id: Some(ticket.driver_id.clone()).filter(|id| !id.is_empty()),
+            cp_id: ticket.charging_point_id.clone(),
+            currency: ticket.currency.clone(),
+            energy_wh: signed(ticket.energy_wh),
+            amount_minor: ticket.amount_minor,
+            disputed_wh: signed(ticket.disputed_wh),
+            billed_at_ms,
+            document: hex::encode(ticket.encode_to_vec()),
+            acknowledged_at_ms: None,
+        }
+    }
+
+    /// The document without its corrections.
+    ///
+    /// # Errors
+    /// Where it is not a ticket.
+    pub fn ticket(&self) -> Result<Ticket, StoreError> {
+        let bytes = hex::decode(&self.document).unwrap_or_default();
+        match Ticket::decode(bytes.as_slice()) {
+            Ok(ticket) if ticket.session_id == self.session_id => Ok(ticket),
+            Ok(_) | Err(_) => {
+                Err(StoreError::Rejected(format!("the ticket of session {} is damaged", self.session_id)))
+            }
+        }
+    }
+
+    /// The tickets of these rows, in their order, with all their corrections.
+    pub fn tickets(conn: &mut Conn, rows: &[Self]) -> Result<Vec<Ticket>, StoreError> {
+        let ids: Vec<_> = rows.iter().map(|row| row.session_id.as_str()).collect();
+        let mut corrections: HashMap<String, Vec<Correction>> = HashMap::new();
+        for row in CorrectionRow::of(conn, &ids)? {
+            corrections.entry(row.session_id.clone()).or_default().push(row.into());
+        }
+        rows.iter()
+            .map(|row| {
+                let corrections = corrections.remove(&row.session_id).unwrap_or_default();
+                Ok(Ticket { corrections, ..row.ticket()? })
+            })
+            .collect()
+    }
+
     pub fn find(conn: &mut Conn, session_id: &str) -> Result<Option<Self>, StoreError> {
         Ok(on!(conn, |c| tickets::table.find(session_id).select(Self::as_select()).first(c).optional())?)
     }
@@ -144,6 +189,20 @@ pub(super) fn acknowledge(conn: &mut Conn, session_id: &str, driver_id: &str, at
     Ok(())
 }
 
+impl From<CorrectionRow> for Correction {
+    fn from(row: CorrectionRow) -> Self {
+        Self {
+            number: u32::try_from(row.number).unwrap_or_default(),
+            at_ms: row.at_ms,
+            operator: row.operator,
+            reason: row.reason,
+            energy_delta_wh: row.energy_delta_wh,
+            amount_delta_minor: row.amount_delta_minor,
+            settled_wh: u64::try_from(row.settled_wh).unwrap_or(0),
+        }
+    }
+}
+
 impl CorrectionRow {
     /// The corrections of these sessions, by session and number.
     pub fn of(conn: &mut Conn, session_ids: &[&str]) -> Result<Vec<Self>, StoreError> {
@@ -160,8 +219,9 @@ impl CorrectionRow {
     }
 
     /// The number of the ticket's next correction.
-    pub fn next_number(before: &[Self]) -> i32 {
-        before.iter().map(|row| row.number).max().unwrap_or(0).saturating_add(1)
+    pub fn next_number(before: &[Correction]) -> i32 {
+        let last = before.iter().map(|correction| correction.number).max().unwrap_or(0);
+        i32::try_from(last).unwrap_or(i32::MAX).saturating_add(1)
     }
 
     /// Inserts it under its number; false: another correction took the number, so the basis of this one has changed.

@@ -155,7 +155,7 @@ fn energy_past_a_rated_power_that_an_operator_set_is_disputed_spec_3_8() {
     harness.pass(1_000_000);
     harness.ended("s1", 1_000, 3_500, Reason::Unplugged);
     let ticket = harness.ticket("s1").unwrap();
-    assert_eq!((ticket.energy + ticket.disputed, ticket.disputed > Energy::ZERO), (Energy::from_wh(2_500), true));
+    assert_eq!((ticket.energy_wh + ticket.disputed_wh, ticket.disputed_wh > 0), (2_500, true));
 }
 
 #[test]

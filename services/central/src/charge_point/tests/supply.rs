@@ -36,7 +36,7 @@ fn a_final_value_that_cannot_be_stored_is_not_answered_as_done_spec_9() {
     assert_eq!(harness.take_sent(), ["answer: UNAVAILABLE"]);
     harness.store.fail = None;
     harness.ended("s1", 1_000, 2_000, Reason::Unplugged);
-    assert_eq!(harness.ticket("s1").map(|t| t.energy.wh()), Some(1_000));
+    assert_eq!(harness.ticket("s1").map(|t| t.energy_wh), Some(1_000));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_driver_stops_his_own_supply_and_no_other_spec_3_5() {
     harness.input(0, stop("D1"));
     assert_eq!(harness.take_sent(), ["engine: stop s1 STOPPED_BY_DRIVER", "answer: done"]);
     harness.ended("s1", 1_000, 1_700, Reason::StoppedByDriver);
-    assert_eq!(harness.ticket("s1").map(|t| (t.energy.wh(), t.reason)), Some((700, Reason::StoppedByDriver)));
+    assert_eq!(harness.ticket("s1").map(|t| (t.energy_wh, t.reason())), Some((700, Reason::StoppedByDriver)));
 }
 
 #[test]
@@ -153,12 +153,12 @@ fn a_settling_session_is_billed_at_the_last_accepted_value_and_a_late_one_is_a_d
     harness.pass(15 * 60_000 - 1);
     assert_eq!(harness.store.tickets.len(), 0);
     harness.pass(1);
-    assert_eq!(harness.ticket("s1").map(|t| (t.energy.wh(), t.reason)), Some((500, Reason::SettledWithoutReport)));
+    assert_eq!(harness.ticket("s1").map(|t| (t.energy_wh, t.reason())), Some((500, Reason::SettledWithoutReport)));
     harness.take_sent();
     harness.ended("s1", 1_000, 1_800, Reason::Fault);
     assert_eq!(harness.take_sent(), ["fetch s1", "engine: settled s1", "answer: done"]);
     assert_eq!(harness.session("s1").discrepancy, 300);
-    assert_eq!(harness.ticket("s1").map(|t| t.energy.wh()), Some(500), "a ticket is never changed");
+    assert_eq!(harness.ticket("s1").map(|t| t.energy_wh), Some(500), "a ticket is never changed");
     assert!(harness.store.actions.contains(&AuditAction::Discrepancy));
 }
 
@@ -195,7 +195,7 @@ fn a_price_that_changes_during_a_supply_counts_from_the_next_spec_3_6() {
     let mut harness = PointHarness::supplying();
     harness.order(PointOrder::SetPrice(Price::from_e4(9_999)));
     harness.ended("s1", 1_000, 2_000, Reason::Unplugged);
-    assert_eq!(harness.ticket("s1").map(|t| (t.price.e4(), t.amount.minor)), Some((3_950, 40)));
+    assert_eq!(harness.ticket("s1").map(|t| (t.price_e4, t.amount_minor)), Some((3_950, 40)));
     assert_eq!(harness.record(0).price.e4(), 9_999);
 }
 
@@ -242,7 +242,7 @@ fn a_supply_that_began_while_the_database_was_away_does_not_expire_spec_9() {
     harness.started("s1", 1_000);
     assert_eq!(harness.take_sent(), ["answer: done"]);
     harness.ended("s1", 1_000, 2_000, Reason::Unplugged);
-    assert_eq!(harness.ticket("s1").map(|t| t.energy.wh()), Some(1_000));
+    assert_eq!(harness.ticket("s1").map(|t| t.energy_wh), Some(1_000));
     let started = harness.store.actions.iter().filter(|action| **action == AuditAction::SupplyStarted);
     assert_eq!(started.count(), 1);
 }
@@ -256,7 +256,7 @@ fn a_supply_that_began_and_ended_while_the_database_was_away_is_billed_spec_9() 
     harness.store.fail = None;
     harness.pass(1_000);
     harness.ended("s1", 1_000, 1_900, Reason::Unplugged);
-    assert_eq!(harness.ticket("s1").map(|t| (t.energy.wh(), t.reason)), Some((900, Reason::Unplugged)));
+    assert_eq!(harness.ticket("s1").map(|t| (t.energy_wh, t.reason())), Some((900, Reason::Unplugged)));
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn a_report_of_which_a_part_could_not_be_kept_is_to_be_said_again_spec_9() {
     assert_eq!(report(&mut harness).as_deref(), Some("answer: UNAVAILABLE"));
     harness.store.fail = None;
     assert_eq!(report(&mut harness).as_deref(), Some("answer: done"));
-    assert_eq!(harness.ticket("s1").map(|t| t.energy.wh()), Some(900));
+    assert_eq!(harness.ticket("s1").map(|t| t.energy_wh), Some(900));
     assert_eq!(report(&mut harness).as_deref(), Some("answer: done"));
 }
 
@@ -312,7 +312,7 @@ fn what_follows_a_start_that_could_not_be_stored_is_billed_from_it_spec_3_7() {
         harness.store.fail = None;
         then(&mut harness);
         harness.ended("s1", 1_000, 1_900, Reason::Fault);
-        assert_eq!(harness.ticket("s1").map(|t| (t.meter_start.wh(), t.energy.wh())), Some((1_000, 900)));
+        assert_eq!(harness.ticket("s1").map(|t| (t.meter_start_wh, t.energy_wh)), Some((1_000, 900)));
     }
 }
 
@@ -351,7 +351,7 @@ fn a_reservation_whose_engine_stays_away_settles_and_is_billed_only_if_it_began_
     reports(&mut began, &[held("s1", SessionState::Supplying, 1_700)]);
     assert_eq!(began.take_sent(), ["engine: stop s1 FAULT"]);
     began.ended("s1", 1_000, 1_700, Reason::StoppedByOperator);
-    assert_eq!(began.ticket("s1").map(|t| t.energy.wh()), Some(700));
+    assert_eq!(began.ticket("s1").map(|t| t.energy_wh), Some(700));
     let mut waits = lost();
     waits.engine_up(LinkNo(20), 1);
     reports(&mut waits, &[held("s1", SessionState::Reserved, 0)]);

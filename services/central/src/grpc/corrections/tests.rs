@@ -1,40 +1,42 @@
 //! What may be corrected and settled, and what comes of two who do so at once.
 
+use proto::link::v1::{Correction, Ticket};
 use store::central::SessionRow;
 
 use super::*;
 use crate::testing::{TestCentral, ana};
 
-fn ticket() -> TicketRow {
-    TicketRow { energy_wh: 10_000, disputed_wh: 500, price_e4: 3_950, currency: "EUR".into(), ..TicketRow::default() }
+fn ticket() -> Ticket {
+    Ticket { energy_wh: 10_000, disputed_wh: 500, price_e4: 3_950, currency: "EUR".into(), ..Ticket::default() }
 }
 
 #[test]
 fn a_settlement_owes_at_most_what_is_in_dispute_spec_3_8() {
     let settled =
         |energy_delta_wh, amount_delta_minor| Ok(TicketDelta { energy_delta_wh, amount_delta_minor, settled_wh: 500 });
-    assert_eq!(settlement(&ticket(), &[], 500), settled(500, 20));
-    assert_eq!(settlement(&ticket(), &[], 0), settled(0, 0), "the rest is waived");
-    assert!(settlement(&ticket(), &[], 501).is_err());
+    assert_eq!(settlement(&ticket(), 500), settled(500, 20));
+    assert_eq!(settlement(&ticket(), 0), settled(0, 0), "the rest is waived");
+    assert!(settlement(&ticket(), 501).is_err());
 }
 
 #[test]
 fn a_correction_changes_something_and_leaves_nothing_negative_spec_3_8() {
-    let ticket = TicketRow { amount_minor: 87, ..ticket() };
-    let before = [CorrectionRow { amount_delta_minor: -20, ..CorrectionRow::default() }];
-    assert!(correction(&ticket, &before, 0, -67).is_ok(), "all of it can be waived");
-    assert!(correction(&ticket, &before, 10, 0).is_ok());
-    assert!(correction(&ticket, &before, 0, -68).unwrap_err().contains("the 67 that are owed"));
-    assert!(correction(&ticket, &[], 0, i64::MIN).is_err());
-    assert!(correction(&ticket, &[], -10_001, 0).unwrap_err().contains("10000 Wh that are billed"));
-    assert!(correction(&ticket, &[], 0, 0).unwrap_err().contains("changes neither"));
+    let ticket = Ticket { amount_minor: 87, ..ticket() };
+    let corrections = vec![Correction { amount_delta_minor: -20, ..Correction::default() }];
+    let corrected = Ticket { corrections, ..ticket.clone() };
+    assert!(correction(&corrected, 0, -67).is_ok(), "all of it can be waived");
+    assert!(correction(&corrected, 10, 0).is_ok());
+    assert!(correction(&corrected, 0, -68).unwrap_err().contains("the 67 that are owed"));
+    assert!(correction(&ticket, 0, i64::MIN).is_err());
+    assert!(correction(&ticket, -10_001, 0).unwrap_err().contains("10000 Wh that are billed"));
+    assert!(correction(&ticket, 0, 0).unwrap_err().contains("changes neither"));
 }
 
 #[test]
 fn what_is_not_in_dispute_is_told_from_a_wrong_number_spec_3_8() {
-    let reason = |ticket: &TicketRow, wh| settlement(ticket, &[], wh).unwrap_err().0;
+    let reason = |ticket: &Ticket, wh| settlement(ticket, wh).unwrap_err().0;
     assert_eq!(reason(&ticket(), 501), Reason::Invalid);
-    assert_eq!(reason(&TicketRow { disputed_wh: 0, ..ticket() }, 1), Reason::WrongState);
+    assert_eq!(reason(&Ticket { disputed_wh: 0, ..ticket() }, 1), Reason::WrongState);
 }
 
 fn correct(session_id: &str, amount_delta_minor: i64) -> TicketChange {
@@ -69,30 +71,31 @@ fn corrections_and_settlements_need_a_reason_spec_3_8() {
 
 #[test]
 fn a_dispute_is_settled_once_spec_3_8() {
-    let before = CorrectionRow { settled_wh: 500, energy_delta_wh: 200, ..CorrectionRow::default() };
-    assert!(settlement(&ticket(), &[before], 100).is_err());
+    let corrections = vec![Correction { settled_wh: 500, energy_delta_wh: 200, ..Correction::default() }];
+    assert!(settlement(&Ticket { corrections, ..ticket() }, 100).is_err());
 }
 
 #[test]
 fn no_correction_outgrows_the_sums_that_it_is_in_spec_3_8() {
     let (most, one) = (LARGEST - 10_000, LARGEST - 9_999);
-    assert!(correction(&ticket(), &[], most, LARGEST).is_ok());
+    assert!(correction(&ticket(), most, LARGEST).is_ok());
     for (wh, minor) in [(one, 0), (i64::MAX, 0), (0, LARGEST + 1), (0, i64::MAX), (1, i64::MAX)] {
-        let why = correction(&ticket(), &[], wh, minor).unwrap_err();
+        let why = correction(&ticket(), wh, minor).unwrap_err();
         assert!(why.contains("no ticket comes to more than 1000000000000"), "{why}");
     }
-    let before = CorrectionRow { energy_delta_wh: i64::MAX, settled_wh: i64::MAX, ..CorrectionRow::default() };
-    let before = [before.clone(), before];
-    assert!(correction(&ticket(), &before, 1, 0).is_err(), "nor where an earlier one did");
-    assert!(settlement(&ticket(), &before, 1).is_err());
-    assert!(correction(&ticket(), &before, -1, 0).is_ok(), "and that can be taken back");
+    let before = Correction { energy_delta_wh: i64::MAX, settled_wh: u64::MAX, ..Correction::default() };
+    let corrected = Ticket { corrections: vec![before.clone(), before], ..ticket() };
+    assert!(correction(&corrected, 1, 0).is_err(), "nor where an earlier one did");
+    assert!(settlement(&corrected, 1).is_err());
+    assert!(correction(&corrected, -1, 0).is_ok(), "and that can be taken back");
 }
 
 /// With a ticket of 10 kWh and 3.95 EUR, and half a kilowatt-hour in dispute.
 async fn central() -> TestCentral {
     let central = TestCentral::new(crate::settings::CentralSettings::default(), 10).await;
     central.charging_points(1).await;
-    let of_it = TicketRow { session_id: "s-1".into(), cp_id: "CP001".into(), amount_minor: 395, ..ticket() };
+    let of_it = Ticket { session_id: "s-1".into(), charging_point_id: "CP001".into(), amount_minor: 395, ..ticket() };
+    let of_it = TicketRow::new(&of_it, 0);
     let (session_id, cp_id, currency) = (of_it.session_id.clone(), of_it.cp_id.clone(), of_it.currency.clone());
     let state = proto::link::v1::SessionState::Billed.into();
     let session = SessionRow { session_id, cp_id, currency, state, ..SessionRow::default() };
@@ -101,7 +104,7 @@ async fn central() -> TestCentral {
 }
 
 /// Half a kilowatt-hour is owed.
-async fn settle(corrections: &Corrections, request_id: String) -> Result<Ticket, Status> {
+async fn settle(corrections: &Corrections, request_id: String) -> Result<proto::central::v1::Ticket, Status> {
     let (session_id, reason) = ("s-1".into(), "meter fault".into());
     corrections.settle(SettleDisputeRequest { request_id, session_id, owed_wh: Some(500), reason }, ana()).await
 }

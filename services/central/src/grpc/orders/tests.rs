@@ -9,7 +9,7 @@ use proto::central::v1::{
 };
 use proto::{
     central::v1::OrderState::{Cancelled, Done, Running},
-    link::v1::SessionState,
+    link::v1::{SessionState, Ticket},
 };
 use store::central::{SessionRow, TicketRow};
 use tokio::sync::mpsc::{self, error::TryRecvError};
@@ -35,18 +35,17 @@ fn billed(session_id: &str) -> RowWrite {
 }
 
 fn ticket(session_id: &str) -> RowWrite {
-    let (session_id, cp_id, currency) = (session_id.into(), "CP001".into(), "EUR".into());
-    let (energy_wh, disputed_wh, price_e4, amount_minor) = (10_000, 500, 3_950, 395);
-    RowWrite::Ticket(TicketRow {
-        session_id,
-        cp_id,
-        currency,
-        energy_wh,
-        disputed_wh,
-        price_e4,
-        amount_minor,
-        ..Default::default()
-    })
+    let ticket = Ticket {
+        session_id: session_id.into(),
+        charging_point_id: "CP001".into(),
+        currency: "EUR".into(),
+        energy_wh: 10_000,
+        disputed_wh: 500,
+        price_e4: 3_950,
+        amount_minor: 395,
+        ..Ticket::default()
+    };
+    RowWrite::Ticket(TicketRow::new(&ticket, 0))
 }
 
 async fn central(count: usize) -> TestCentral {

@@ -7,6 +7,8 @@ mod rows;
 mod trouble;
 mod turns;
 
+use proto::link::v1::Ticket;
+
 use super::*;
 use crate::Database;
 
@@ -138,15 +140,17 @@ fn session(id: &str, cp_id: &str, driver_id: Option<&str>, state: i32) -> Sessio
 }
 
 fn ticket(session: &SessionRow, energy_wh: i64) -> TicketRow {
-    TicketRow {
+    let ticket = Ticket {
         session_id: session.session_id.clone(),
-        driver_id: session.driver_id.clone(),
-        cp_id: session.cp_id.clone(),
-        energy_wh,
+        driver_id: session.driver_id.clone().unwrap_or_default(),
+        charging_point_id: session.cp_id.clone(),
+        energy_wh: u64::try_from(energy_wh).unwrap(),
         amount_minor: energy_wh / 10,
         currency: "EUR".into(),
-        ..Default::default()
-    }
+        place: "Main street".into(),
+        ..Ticket::default()
+    };
+    TicketRow::new(&ticket, 0)
 }
 
 fn once(caller: &str, request_id: &str) -> OnceRow {

@@ -103,6 +103,28 @@ on_both! {
         assert_eq!((due.len(), found.unwrap().acknowledged_at_ms), (0, Some(6)));
     }
 
+    async fn a_ticket_is_read_as_it_was_billed_with_its_corrections_and_never_where_it_is_damaged_spec_3_8(store: TestStore) {
+        let mut point = store.owned("CP-1").await;
+        for n in [1, 2] {
+            let row = session(&format!("s{n}"), "CP-1", Some("ada"), 4);
+            store.submit(&mut point, [RowWrite::OpenSession(row.clone()), RowWrite::Ticket(ticket(&row, 10 * n))]).await.unwrap();
+        }
+        let correction = CorrectionRow { session_id: "s2".into(), number: 1, settled_wh: 60, ..Default::default() };
+        store.unguarded([RowWrite::Correction(correction)]).await.unwrap();
+        let (rows, tickets) = store.read(|c| {
+            let rows = TicketRow::due(c, "ada", 9)?;
+            let tickets = TicketRow::tickets(c, &rows)?;
+            Ok((rows, tickets))
+        }).await;
+        let stated = |t: &Ticket| (t.session_id.clone(), t.place.clone(), t.energy_wh, t.corrections.len());
+        let expected = [("s1".into(), "Main street".into(), 10, 0), ("s2".into(), "Main street".into(), 20, 1)];
+        assert_eq!(tickets.iter().map(stated).collect::<Vec<_>>(), expected);
+        let exchanged = TicketRow { document: rows[1].document.clone(), ..rows[0].clone() };
+        for damaged in [exchanged, TicketRow { document: "zz".into(), ..rows[0].clone() }] {
+            assert!(damaged.ticket().unwrap_err().to_string().contains("the ticket of session s1 is damaged"));
+        }
+    }
+
     async fn a_ticket_is_corrected_by_new_entries_that_count_in_every_sum_spec_3_8(store: TestStore) {
         let mut point = store.owned("CP-1").await;
         for (n, driver) in [(1, Some("ada")), (2, Some("ada")), (3, None)] {
@@ -137,7 +159,7 @@ on_both! {
         let mut point = store.owned("CP-1").await;
         let row = session("s1", "CP-1", Some("ada"), 4);
         store.submit(&mut point, [RowWrite::OpenSession(row.clone()), RowWrite::Ticket(ticket(&row, 1000))]).await.unwrap();
-        let seen = store.read(|c| CorrectionRow::of(c, &["s1"])).await;
+        let seen: Vec<_> = store.read(|c| CorrectionRow::of(c, &["s1"])).await.into_iter().map(Into::into).collect();
         let number = CorrectionRow::next_number(&seen);
         let settle = |n: i32| {
             let (session_id, settled_wh) = ("s1".into(), 60);
