@@ -109,12 +109,13 @@ pub(crate) mod code_text {
     use crate::link::v1::Reason;
 
     pub(crate) fn serialize<S: Serializer>(reason: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(Reason::try_from(*reason).unwrap_or_default().code())
+        serializer.serialize_str(Reason::received(*reason).code())
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
         let code = String::deserialize(deserializer)?;
-        Ok(Reason::from_str_name(&format!("REASON_{code}")).unwrap_or_default().into())
+        let none = Reason::Unspecified;
+        Ok(if code == none.code() { none } else { Reason::of_code(&code).unwrap_or(Reason::Unrecognised) }.into())
     }
 }
 

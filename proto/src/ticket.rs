@@ -1,6 +1,10 @@
-//! What a ticket comes to with its corrections.
+//! Tickets: what they come to with their corrections, and the document and its public form as each other.
 
-use crate::link::v1::Ticket;
+use crate::{
+    central::v1 as public,
+    link::v1::{Correction, Reason, Ticket},
+    millis, timestamp,
+};
 
 impl Ticket {
     /// The amount with all corrections, in minor units of the ticket's currency.
@@ -11,6 +15,78 @@ impl Ticket {
     /// The disputed energy that no correction has settled, in watt-hours.
     pub fn still_disputed_wh(&self) -> u64 {
         self.corrections.iter().fold(self.disputed_wh, |left, c| left.saturating_sub(c.settled_wh))
+    }
+}
+
+impl From<Ticket> for public::Ticket {
+    fn from(ticket: Ticket) -> Self {
+        Self {
+            reason_code: ticket.reason().public_code(),
+            session_id: ticket.session_id,
+            driver_id: ticket.driver_id,
+            charging_point_id: ticket.charging_point_id,
+            place: ticket.place,
+            start_time: timestamp(ticket.started_at_ms),
+            end_time: timestamp(ticket.ended_at_ms),
+            energy_wh: ticket.energy_wh,
+            price_e4: ticket.price_e4,
+            amount_minor: ticket.amount_minor,
+            currency: ticket.currency,
+            disputed_wh: ticket.disputed_wh,
+            meter_start_wh: ticket.meter_start_wh,
+            meter_end_wh: ticket.meter_end_wh,
+            corrections: ticket.corrections.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<public::Ticket> for Ticket {
+    fn from(ticket: public::Ticket) -> Self {
+        Self {
+            reason: Reason::of_code(&ticket.reason_code).unwrap_or_default().into(),
+            session_id: ticket.session_id,
+            driver_id: ticket.driver_id,
+            charging_point_id: ticket.charging_point_id,
+            place: ticket.place,
+            started_at_ms: millis(ticket.start_time.as_ref()),
+            ended_at_ms: millis(ticket.end_time.as_ref()),
+            energy_wh: ticket.energy_wh,
+            price_e4: ticket.price_e4,
+            amount_minor: ticket.amount_minor,
+            currency: ticket.currency,
+            disputed_wh: ticket.disputed_wh,
+            meter_start_wh: ticket.meter_start_wh,
+            meter_end_wh: ticket.meter_end_wh,
+            corrections: ticket.corrections.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<Correction> for public::Correction {
+    fn from(correction: Correction) -> Self {
+        Self {
+            number: correction.number,
+            create_time: timestamp(correction.at_ms),
+            operator: correction.operator,
+            reason: correction.reason,
+            energy_delta_wh: correction.energy_delta_wh,
+            amount_delta_minor: correction.amount_delta_minor,
+            settled_wh: correction.settled_wh,
+        }
+    }
+}
+
+impl From<public::Correction> for Correction {
+    fn from(correction: public::Correction) -> Self {
+        Self {
+            number: correction.number,
+            at_ms: millis(correction.create_time.as_ref()),
+            operator: correction.operator,
+            reason: correction.reason,
+            energy_delta_wh: correction.energy_delta_wh,
+            amount_delta_minor: correction.amount_delta_minor,
+            settled_wh: correction.settled_wh,
+        }
     }
 }
 
@@ -25,6 +101,21 @@ mod tests {
         let corrections = vec![correction(-20, 0), correction(5, 300)];
         let ticket = Ticket { amount_minor: 167, disputed_wh: 500, corrections, ..Ticket::default() };
         assert_eq!((ticket.owed_minor(), ticket.still_disputed_wh()), (152, 200));
+    }
+
+    #[test]
+    fn the_public_form_of_a_ticket_says_all_that_the_document_says_spec_3_9() {
+        let correction =
+            Correction { at_ms: 1_551_398_401_000, operator: "ana".into(), settled_wh: 5, ..Correction::default() };
+        let ticket = Ticket {
+            session_id: "s-1".into(),
+            started_at_ms: 1_551_398_400_007,
+            meter_end_wh: 7,
+            reason: Reason::EnergyReached.into(),
+            corrections: vec![correction],
+            ..Ticket::default()
+        };
+        assert_eq!(Ticket::from(crate::central::v1::Ticket::from(ticket.clone())), ticket);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proto::link::v1::Ticket;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{request::DriverRequest, ticket::TicketText};
+use crate::request::DriverRequest;
 
 /// The folder or a file in it cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +77,7 @@ impl DataDir {
     }
 
     /// Appends a ticket, which is on disk when this returns.
-    pub fn save_ticket(&mut self, ticket: &TicketText) -> Result<(), DataDirError> {
+    pub fn save_ticket(&mut self, ticket: &Ticket) -> Result<(), DataDirError> {
         let path = self.folder.join(TICKETS);
         let damaged = |source| DataDirError::Damaged { path: path.clone(), source };
         let mut line = serde_json::to_vec(ticket).map_err(damaged)?;
@@ -97,7 +98,7 @@ impl DataDir {
     }
 
     /// All tickets, the oldest first; a corrected ticket is there in each of its versions.
-    pub fn tickets(&self) -> Result<Vec<TicketText>, DataDirError> {
+    pub fn tickets(&self) -> Result<Vec<Ticket>, DataDirError> {
         let path = self.folder.join(TICKETS);
         let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
         let parse = |line: &str| serde_json::from_str(line);
@@ -153,12 +154,10 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDi
 
 #[cfg(test)]
 mod tests {
-    use proto::link::v1::Ticket;
-
     use super::*;
 
-    fn ticket(session: &str) -> TicketText {
-        Ticket { session_id: session.into(), ..Ticket::default() }.into()
+    fn ticket(session: &str) -> Ticket {
+        Ticket { session_id: session.into(), ..Ticket::default() }
     }
 
     #[test]
@@ -169,7 +168,7 @@ mod tests {
         drop(data_dir);
         let path = folder.path().join(TICKETS);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"{\"session\":\"s2").unwrap();
+        file.write_all(b"{\"session_id\":\"s2").unwrap();
         drop(file);
         let mut data_dir = DataDir::open(folder.path()).unwrap();
         data_dir.save_ticket(&ticket("s3")).unwrap();

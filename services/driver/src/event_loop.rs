@@ -43,7 +43,6 @@ use crate::{
     notification::Notification,
     random_requests::RandomRequests,
     request::{ConfirmPolicy, DriverOrder, DriverRequest},
-    ticket::TicketText,
     trip::{TripCommand, TripInput, TripSettings, Trips},
 };
 
@@ -142,7 +141,7 @@ impl DriverLoop {
     ) -> Result<Self, DataDirError> {
         let now = clock.now();
         let state = data_dir.state()?;
-        let tickets: Vec<_> = data_dir.tickets()?.into_iter().map(|t| (t.session, t.corrections.len())).collect();
+        let tickets: Vec<_> = data_dir.tickets()?.into_iter().map(|t| (t.session_id, t.corrections.len())).collect();
         let rules = TripSettings { expire: settings.request_expires, confirm: settings.confirm };
         let random_requests = settings.random_requests.map(|seed| RandomRequests::new(seed, settings.pause, now.mono));
         let registry = RegistryClient::new(PeerKind::Driver, &settings.registry);
@@ -194,7 +193,7 @@ impl DriverLoop {
     }
 
     async fn store(&mut self, ticket: Ticket) {
-        match self.data_dir.save_ticket(&TicketText::from(ticket.clone())) {
+        match self.data_dir.save_ticket(&ticket) {
             Ok(()) => {
                 self.reporter.ticket_waits = false;
                 self.trips.handle(TripInput::TicketStored(Box::new(ticket)), self.clock.now());

@@ -53,7 +53,7 @@ pub use crate::{
     notification::{Notification, Offer},
     request::{ConfirmPolicy, DriverRequest, RequestOutcome, RunningSupply},
     request_file::parse_kwh,
-    ticket::{CorrectionText, TicketText},
+    ticket::PrintedTicket,
 };
 
 /// Notifications that may wait for their reader; a slow reader delays the event loop instead of filling the memory.

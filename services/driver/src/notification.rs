@@ -5,14 +5,14 @@ use std::fmt;
 use mesh::screen::escaped;
 use proto::{
     Energy, Price,
-    link::v1::{ChargingPointList, ConfirmRequest, History, Step},
+    link::v1::{ChargingPointList, ConfirmRequest, History, Step, Ticket},
 };
 use serde::Serialize;
 
 use crate::{
     format,
     request::{DriverRequest, RequestOutcome, RunningSupply},
-    ticket::TicketText,
+    ticket::{self, PrintedTicket},
 };
 
 /// One charging point that is available.
@@ -70,7 +70,7 @@ pub enum Notification {
         currency: String,
     },
     Running(RunningSupply),
-    Ticket(Box<TicketText>),
+    Ticket(Box<Ticket>),
     Ended {
         request_id: String,
         charging_point: String,
@@ -82,7 +82,7 @@ pub enum Notification {
         offers: Vec<Offer>,
     },
     History {
-        tickets: Vec<TicketText>,
+        tickets: Vec<Ticket>,
         total_sessions: u64,
         total_energy_wh: u64,
         total_amount_minor: i64,
@@ -169,7 +169,7 @@ impl Notification {
 
     pub(crate) fn history(history: History) -> Self {
         Self::History {
-            tickets: history.tickets.into_iter().map(TicketText::from).collect(),
+            tickets: history.tickets,
             total_sessions: history.total_sessions,
             total_energy_wh: history.total_energy_wh,
             total_amount_minor: history.total_amount_minor,
@@ -221,7 +221,7 @@ impl fmt::Display for Notification {
                 format::money(r.amount_minor, &r.currency),
                 r.power_w
             ),
-            Self::Ticket(ticket) => write!(f, "{ticket}"),
+            Self::Ticket(ticket) => write!(f, "{}", PrintedTicket(ticket)),
             Self::Ended { charging_point, line, outcome, .. } => {
                 let line = line.map(|n| format!("line {n}: ")).unwrap_or_default();
                 write!(f, "{line}{charging_point}: {outcome}")
@@ -236,7 +236,7 @@ impl fmt::Display for Notification {
             }
             Self::History { tickets, total_sessions, total_energy_wh, total_amount_minor, currency } => {
                 for ticket in tickets {
-                    writeln!(f, "  {}", ticket.line())?;
+                    writeln!(f, "  {}", ticket::line(ticket))?;
                 }
                 write!(
                     f,

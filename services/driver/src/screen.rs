@@ -3,15 +3,17 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use mesh::{clock::Now, process::Context};
+use proto::link::v1::Ticket;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
-    DriverHandle, Notification, TicketText,
+    DriverHandle, Notification,
     commands::{self, UserCommand},
     event_loop::DriverEvent,
     format,
+    ticket::PrintedTicket,
 };
 
 #[derive(Serialize)]
@@ -89,9 +91,9 @@ fn in_words(word: &UserCommand, value: &Value) -> String {
     match word {
         UserCommand::Help => commands::HELP.to_owned(),
         UserCommand::Tickets => {
-            let tickets: Vec<TicketText> =
+            let tickets: Vec<Ticket> =
                 serde_json::from_value(value.get("tickets").cloned().unwrap_or_default()).unwrap_or_default();
-            let all: Vec<String> = tickets.iter().map(ToString::to_string).collect();
+            let all: Vec<String> = tickets.iter().map(|ticket| PrintedTicket(ticket).to_string()).collect();
             if all.is_empty() { "no tickets yet".to_owned() } else { all.join("\n\n") }
         }
         UserCommand::Status

@@ -1,155 +1,71 @@
-//! A ticket as JSON, as one line of a list, and as text to print (SPEC 3.9).
+//! A ticket as one line of a list, and as text to print (SPEC 3.9).
 
 use std::fmt;
 
 use mesh::screen::escaped;
-use proto::{
-    Energy, Price,
-    link::v1::{Reason, Ticket},
-};
-use serde::{Deserialize, Serialize};
+use proto::{Energy, Price, link::v1::Ticket};
 
 use crate::format::{money, utc};
 
-/// A ticket as it is stored in `tickets.jsonl` and printed by `--json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TicketText {
-    pub session: String,
-    /// Empty: the charging point's own account.
-    pub driver: String,
-    pub charging_point: String,
-    pub place: String,
-    /// Milliseconds since 1970, UTC.
-    pub started_at_ms: i64,
-    pub ended_at_ms: i64,
-    pub energy_wh: u64,
-    /// Price per kWh in ten-thousandths of the currency's unit.
-    pub price_e4: u32,
-    pub amount_minor: i64,
-    pub currency: String,
-    /// Why the supply ended: the name of a reason.
-    pub reason: String,
-    pub reason_in_words: String,
-    pub disputed_wh: u64,
-    pub meter_start_wh: u64,
-    pub meter_end_wh: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub corrections: Vec<CorrectionText>,
+/// A ticket as one line of a list.
+pub(crate) fn line(ticket: &Ticket) -> String {
+    format!(
+        "{}  {:<16} {:>14} {:>12}  {}  {}",
+        utc(ticket.ended_at_ms),
+        ticket.charging_point_id,
+        Energy::from_wh(ticket.energy_wh).to_string(),
+        money(ticket.owed_minor(), &ticket.currency).to_string(),
+        ticket.session_id,
+        ticket.reason().in_words()
+    )
 }
 
-/// An operator's correction of a ticket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CorrectionText {
-    pub number: u32,
-    pub at_ms: i64,
-    pub operator: String,
-    pub reason: String,
-    pub energy_delta_wh: i64,
-    pub amount_delta_minor: i64,
-    /// How much of the disputed energy it settles.
-    pub settled_wh: u64,
-}
+/// A ticket as text to print.
+#[derive(Clone, Copy, Debug)]
+pub struct PrintedTicket<'a>(pub &'a Ticket);
 
-impl From<Ticket> for TicketText {
-    fn from(t: Ticket) -> Self {
-        let reason: Reason = t.reason();
-        Self {
-            reason: reason.code().to_owned(),
-            reason_in_words: reason.in_words().to_owned(),
-            session: t.session_id,
-            driver: t.driver_id,
-            charging_point: t.charging_point_id,
-            place: t.place,
-            started_at_ms: t.started_at_ms,
-            ended_at_ms: t.ended_at_ms,
-            energy_wh: t.energy_wh,
-            price_e4: t.price_e4,
-            amount_minor: t.amount_minor,
-            currency: t.currency,
-            disputed_wh: t.disputed_wh,
-            meter_start_wh: t.meter_start_wh,
-            meter_end_wh: t.meter_end_wh,
-            corrections: t
-                .corrections
-                .into_iter()
-                .map(|c| CorrectionText {
-                    number: c.number,
-                    at_ms: c.at_ms,
-                    operator: c.operator,
-                    reason: c.reason,
-                    energy_delta_wh: c.energy_delta_wh,
-                    amount_delta_minor: c.amount_delta_minor,
-                    settled_wh: c.settled_wh,
-                })
-                .collect(),
-        }
-    }
-}
-
-impl TicketText {
-    /// The ticket as one line of a list.
-    pub fn line(&self) -> String {
-        format!(
-            "{}  {:<16} {:>14} {:>12}  {}  {}",
-            utc(self.ended_at_ms),
-            self.charging_point,
-            Energy::from_wh(self.energy_wh).to_string(),
-            money(self.owed_minor(), &self.currency).to_string(),
-            self.session,
-            self.reason_in_words
-        )
-    }
-
-    /// Disputed energy that no correction has settled.
-    pub fn still_disputed_wh(&self) -> u64 {
-        self.corrections.iter().fold(self.disputed_wh, |left, c| left.saturating_sub(c.settled_wh))
-    }
-
-    /// The amount with all corrections.
-    pub fn owed_minor(&self) -> i64 {
-        self.corrections.iter().fold(self.amount_minor, |sum, c| sum.saturating_add(c.amount_delta_minor))
-    }
-}
-
-impl fmt::Display for TicketText {
+impl fmt::Display for PrintedTicket<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let payer = if self.driver.is_empty() { "the charging point's own account" } else { self.driver.as_str() };
-        writeln!(f, "+-- TICKET {}", self.session)?;
+        let ticket = self.0;
+        let payer =
+            if ticket.driver_id.is_empty() { "the charging point's own account" } else { ticket.driver_id.as_str() };
+        writeln!(f, "+-- TICKET {}", ticket.session_id)?;
         writeln!(f, "| driver          {payer}")?;
-        writeln!(f, "| charging point  {}  {}", self.charging_point, escaped(&self.place))?;
-        writeln!(f, "| from            {}", utc(self.started_at_ms))?;
-        writeln!(f, "| to              {}", utc(self.ended_at_ms))?;
-        writeln!(f, "| energy          {}", Energy::from_wh(self.energy_wh))?;
-        writeln!(f, "| price           {} {}/kWh", Price::from_e4(self.price_e4), self.currency)?;
-        writeln!(f, "| amount          {}", money(self.amount_minor, &self.currency))?;
-        if self.disputed_wh > 0 {
-            let (disputed, left) = (Energy::from_wh(self.disputed_wh), Energy::from_wh(self.still_disputed_wh()));
+        writeln!(f, "| charging point  {}  {}", ticket.charging_point_id, escaped(&ticket.place))?;
+        writeln!(f, "| from            {}", utc(ticket.started_at_ms))?;
+        writeln!(f, "| to              {}", utc(ticket.ended_at_ms))?;
+        writeln!(f, "| energy          {}", Energy::from_wh(ticket.energy_wh))?;
+        writeln!(f, "| price           {} {}/kWh", Price::from_e4(ticket.price_e4), ticket.currency)?;
+        writeln!(f, "| amount          {}", money(ticket.amount_minor, &ticket.currency))?;
+        if ticket.disputed_wh > 0 {
+            let (disputed, left) = (Energy::from_wh(ticket.disputed_wh), Energy::from_wh(ticket.still_disputed_wh()));
             match left.wh() {
                 0 => writeln!(f, "| disputed        {disputed}, settled")?,
                 _ if left == disputed => writeln!(f, "| disputed        {disputed}, not billed")?,
                 _ => writeln!(f, "| disputed        {disputed}, of which {left} is not settled")?,
             }
         }
-        for c in &self.corrections {
-            let amount = money(c.amount_delta_minor, &self.currency);
+        for c in &ticket.corrections {
+            let amount = money(c.amount_delta_minor, &ticket.currency);
             writeln!(f, "| correction {:<4} {amount}, {} Wh: {}", c.number, c.energy_delta_wh, escaped(&c.reason))?;
         }
-        if !self.corrections.is_empty() {
-            writeln!(f, "| owed            {}", money(self.owed_minor(), &self.currency))?;
+        if !ticket.corrections.is_empty() {
+            writeln!(f, "| owed            {}", money(ticket.owed_minor(), &ticket.currency))?;
         }
-        write!(f, "+-- ended: {}", self.reason_in_words)
+        write!(f, "+-- ended: {}", ticket.reason().in_words())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use proto::link::v1::Reason;
 
     use super::*;
 
     #[test]
     fn a_ticket_names_all_that_spec_3_9_asks_for_and_escapes_what_comes_from_outside() {
-        let ticket = TicketText::from(Ticket {
+        let ticket = Ticket {
             session_id: "s-1".into(),
             driver_id: "ann".into(),
             charging_point_id: "CP-1".into(),
@@ -165,7 +81,7 @@ mod tests {
             meter_start_wh: 10,
             meter_end_wh: 4226,
             corrections: Vec::new(),
-        });
+        };
         expect![[r#"
             +-- TICKET s-1
             | driver          ann
@@ -176,15 +92,15 @@ mod tests {
             | price           0.3950 EUR/kWh
             | amount          1.67 EUR
             +-- ended: the requested energy was reached"#]]
-        .assert_eq(&ticket.to_string());
+        .assert_eq(&PrintedTicket(&ticket).to_string());
     }
 
     #[test]
     fn what_is_disputed_is_shown_with_what_a_correction_settled_of_it_spec_3_8() {
         let settled = |settled_wh| proto::link::v1::Correction { number: 1, settled_wh, ..Default::default() };
         let shown = |corrections| {
-            let ticket = TicketText::from(Ticket { disputed_wh: 500, corrections, ..Ticket::default() });
-            let text = ticket.to_string();
+            let ticket = Ticket { disputed_wh: 500, corrections, ..Ticket::default() };
+            let text = PrintedTicket(&ticket).to_string();
             text.lines().find(|line| line.contains("disputed")).unwrap().to_owned()
         };
         assert_eq!(shown(Vec::new()), "| disputed        0.500 kWh, not billed");

@@ -8,7 +8,7 @@ use mesh::clock::Now;
 use proto::{
     central::v1 as contract,
     json_of,
-    link::v1::{self as link, Correction, SessionState, Ticket},
+    link::v1::{self as link, SessionState},
     struct_of, timestamp,
 };
 use store::central::{AuditRow, SessionRow, StatisticRow};
@@ -169,39 +169,6 @@ fn amount(session: &Session) -> i64 {
 
 pub(super) fn session_row(row: &SessionRow, settings: &CentralSettings, now: Now) -> Option<contract::Session> {
     rows::session(row, settings, now).ok().map(|s| session(&s, 0))
-}
-
-/// A ticket in public.
-pub(super) fn ticket(ticket: Ticket) -> contract::Ticket {
-    contract::Ticket {
-        reason_code: ticket.reason().public_code(),
-        session_id: ticket.session_id,
-        driver_id: ticket.driver_id,
-        charging_point_id: ticket.charging_point_id,
-        place: ticket.place,
-        start_time: timestamp(ticket.started_at_ms),
-        end_time: timestamp(ticket.ended_at_ms),
-        energy_wh: ticket.energy_wh,
-        price_e4: ticket.price_e4,
-        amount_minor: ticket.amount_minor,
-        currency: ticket.currency,
-        disputed_wh: ticket.disputed_wh,
-        meter_start_wh: ticket.meter_start_wh,
-        meter_end_wh: ticket.meter_end_wh,
-        corrections: ticket.corrections.into_iter().map(correction).collect(),
-    }
-}
-
-fn correction(correction: Correction) -> contract::Correction {
-    contract::Correction {
-        number: correction.number,
-        create_time: timestamp(correction.at_ms),
-        operator: correction.operator,
-        reason: correction.reason,
-        energy_delta_wh: correction.energy_delta_wh,
-        amount_delta_minor: correction.amount_delta_minor,
-        settled_wh: correction.settled_wh,
-    }
 }
 
 pub(super) fn statistic(row: StatisticRow) -> contract::Statistic {

@@ -19,7 +19,6 @@ use store::central::{AuditEntry, CommitRefusal, CorrectionRow, RowWrite, TicketR
 use tonic::Status;
 
 use super::{
-    convert,
     once::{self, OnceCall},
     unread, unwritten,
 };
@@ -160,7 +159,7 @@ fn settlement(ticket: &link::Ticket, owed_wh: u64) -> Result<TicketDelta, (Reaso
 
 impl Corrections {
     pub(super) async fn ticket(&self, session_id: &str) -> Result<Ticket, Status> {
-        self.find(session_id).await.map(convert::ticket)
+        self.find(session_id).await.map(Ticket::from)
     }
 
     pub(super) async fn correct(&self, wanted: CorrectTicketRequest, by: Origin) -> Result<Ticket, Status> {
@@ -197,7 +196,7 @@ impl Corrections {
             let correction = self.correction(asked, (&ticket, decided), by);
             let entry = self.entry(asked, &ticket, &correction, by);
             ticket.corrections.push(correction.clone().into());
-            let answer = convert::ticket(ticket);
+            let answer = Ticket::from(ticket);
             let once = call.row(&answer.encode_to_vec(), correction.at_ms);
             let writes = vec![RowWrite::Once(once), RowWrite::Correction(correction), RowWrite::Audit(entry)];
             match self.shared.store.write("correction", writes).await {

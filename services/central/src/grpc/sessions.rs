@@ -66,7 +66,7 @@ impl SessionsService {
             Ok((TicketRow::tickets(conn, &page.rows)?, page.next))
         };
         let (tickets, next) = self.shared.store.read("tickets", read).await.map_err(unread)?;
-        Ok((tickets.into_iter().map(convert::ticket).collect(), next))
+        Ok((tickets.into_iter().map(Ticket::from).collect(), next))
     }
 
     async fn ended(&self, id: &str, by: &Origin) -> Result<Session, Status> {

@@ -11,5 +11,4 @@ pub(crate) use self::{
     audit::{entry_time, parameters_text},
     charging_points::ChargingPointRecord,
     orders::sentence,
-    tickets::ticket_text,
 };

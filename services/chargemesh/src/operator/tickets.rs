@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use driver::PrintedTicket;
 use proto::{
     central::v1::{CorrectTicketRequest, GetTicketRequest, ListTicketsRequest, SettleDisputeRequest, Ticket},
+    link::v1 as link,
     timestamp,
 };
+use serde::Serialize;
 
 use super::{
     api_message::{ApiMessage, api_messages},
@@ -15,7 +18,6 @@ use super::{
     request_id,
     sessions::WhoseArgs,
     since,
-    tables::ticket_text,
 };
 use crate::{
     failure::of_status,
@@ -141,7 +143,7 @@ impl TicketsArgs {
                 client.settle_dispute(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
         };
-        output.sentence(&ticket_text(ticket.clone()).to_string(), &ApiMessage(ticket))
+        output.sentence(&PrintedTicket(&ticket.clone().into()).to_string(), &ApiMessage(ticket))
     }
 }
 
@@ -167,6 +169,13 @@ pub(crate) async fn list(connection: &OperatorConnection, filter: TicketFilterAr
     }
 }
 
+/// Columns of a CSV line behind those of the ticket: what it comes to with its corrections.
+#[derive(Serialize)]
+struct CsvTotals {
+    owed_minor: i64,
+    still_disputed_wh: u64,
+}
+
 fn export(tickets: &[Ticket], format: Format) -> anyhow::Result<String> {
     match format {
         Format::Jsonl => {
@@ -176,43 +185,11 @@ fn export(tickets: &[Ticket], format: Format) -> anyhow::Result<String> {
         }
         Format::Csv => {
             let mut csv = csv::Writer::from_writer(Vec::new());
-            csv.write_record([
-                "session",
-                "driver",
-                "charging_point",
-                "place",
-                "started_at_ms",
-                "ended_at_ms",
-                "energy_wh",
-                "price_e4",
-                "amount_minor",
-                "currency",
-                "reason",
-                "disputed_wh",
-                "still_disputed_wh",
-                "meter_start_wh",
-                "meter_end_wh",
-                "owed_minor",
-            ])?;
-            for t in tickets.iter().cloned().map(ticket_text) {
-                csv.write_record([
-                    &t.session,
-                    &t.driver,
-                    &t.charging_point,
-                    &spreadsheet_safe(&t.place),
-                    &t.started_at_ms.to_string(),
-                    &t.ended_at_ms.to_string(),
-                    &t.energy_wh.to_string(),
-                    &t.price_e4.to_string(),
-                    &t.amount_minor.to_string(),
-                    &t.currency,
-                    &t.reason,
-                    &t.disputed_wh.to_string(),
-                    &t.still_disputed_wh().to_string(),
-                    &t.meter_start_wh.to_string(),
-                    &t.meter_end_wh.to_string(),
-                    &t.owed_minor().to_string(),
-                ])?;
+            for ticket in tickets.iter().cloned().map(link::Ticket::from) {
+                let totals =
+                    CsvTotals { owed_minor: ticket.owed_minor(), still_disputed_wh: ticket.still_disputed_wh() };
+                let place = spreadsheet_safe(&ticket.place);
+                csv.serialize((link::Ticket { place, corrections: Vec::new(), ..ticket }, totals))?;
             }
             Ok(String::from_utf8(csv.into_inner().context("cannot write CSV")?)?)
         }
@@ -235,6 +212,9 @@ mod tests {
         let csv = export(std::slice::from_ref(&ticket), Format::Csv).unwrap();
         assert_eq!(csv.lines().count(), 2);
         assert!(csv.contains("\"'=1+1, \"\"north\"\"\""), "{csv}");
+        let header = "session_id,driver_id,charging_point_id,place,started_at_ms,ended_at_ms,energy_wh,price_e4,\
+                      amount_minor,currency,reason,disputed_wh,meter_start_wh,meter_end_wh,owed_minor,still_disputed_wh";
+        assert_eq!(csv.lines().next(), Some(header));
         let json = export(&[ticket.clone(), ticket], Format::Jsonl).unwrap();
         assert_eq!(json.lines().count(), 2);
     }

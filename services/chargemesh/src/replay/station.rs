@@ -144,9 +144,9 @@ impl ReplayStation {
                     RequestOutcome::Settling { session } => settling = Some(session.clone()),
                 }
             } else if let Notification::Ticket(ticket) = &notification
-                && settling.as_deref() == Some(ticket.session.as_str())
+                && settling.as_deref() == Some(ticket.session_id.as_str())
             {
-                return Ok(RowOutcome::Billed { session: ticket.session.clone(), authorised });
+                return Ok(RowOutcome::Billed { session: ticket.session_id.clone(), authorised });
             }
         }
     }

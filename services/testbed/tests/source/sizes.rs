@@ -19,11 +19,9 @@ const FIELDS: usize = 10;
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("Summary", "the flat JSON object and table of a replay's result, read by programs"),
     ("NetworkStatus", "the flat JSON object of `up.json`, read by programs"),
-    ("TicketText", "one flat JSON object of a ticket, as a driver keeps it on disk"),
     ("EngineStatus", "the flat JSON object of the engine's `status` command, read by programs"),
     ("MonitorStatus", "the flat JSON object of the monitor's `status` command, read by programs"),
     ("SupplyStatus", "the part of the engine's `status` about a supply, a flat JSON object"),
-    ("Ticket", "all that a bill states, written once and never changed"),
     ("CentralSettings", "a field for each setting of Central's core, with its default beside it"),
     ("EngineSettings", "a field for each setting of an engine's core"),
     ("Record", "the durable state of a charging point, a field for each column of its row"),
