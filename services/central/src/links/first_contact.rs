@@ -74,7 +74,10 @@ impl FirstContact {
                 links.refuse(reason.code(), *address);
                 self.stand(to, reason, "", self.retry_ms());
             }
-            CredentialVerdict::Undecided(reason, why) => self.stand(to, reason, &why, self.retry_ms()),
+            CredentialVerdict::Undecided(reason, why) => {
+                links.refuse(reason.code(), *address);
+                self.stand(to, reason, &why, self.retry_ms());
+            }
         }
     }
 
