@@ -287,7 +287,7 @@ impl LinkSession {
     }
 
     pub(super) fn dial_if_due(&mut self, now: Instant) {
-        if !self.due().is_some_and(|at| at <= now) {
+        if self.due().is_none_or(|at| at > now) {
             return;
         }
         let Some(target) = &self.target else { return };
