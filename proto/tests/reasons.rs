@@ -22,7 +22,7 @@ impl FileResolver for ChangedReasonFile {
 /// The table of `reason.proto` with `value` at its end, or why there is none.
 fn table_with(value: &str) -> Result<String, String> {
     let text = include_str!("../chargemesh/link/v1/reason.proto");
-    let (enumeration, _) = text.rsplit_once('}').unwrap();
+    let (enumeration, _) = text.rsplit_once('}').expect("an enumeration");
     let mut resolver = ChainFileResolver::new();
     resolver.add(ChangedReasonFile(format!("{enumeration}{value}\n}}\n")));
     resolver.add(IncludeFileResolver::new(env!("CARGO_MANIFEST_DIR").into()));

@@ -338,10 +338,12 @@ impl Engine {
 
     /// A running supply stops and settles (SPEC 4.7); what it has to report waits for the next key.
     fn key_withdrawn(&mut self, withdrawn: KeyWithdrawn, now: Now) {
-        let reason = match withdrawn.reason() {
-            reason if reason.ends_a_supply() => reason,
-            _ if withdrawn.key_state() == KeyState::Revoked => Reason::KeyRevoked,
-            _ => Reason::KeyRenewed,
+        let reason = if withdrawn.reason().ends_a_supply() {
+            withdrawn.reason()
+        } else if withdrawn.key_state() == KeyState::Revoked {
+            Reason::KeyRevoked
+        } else {
+            Reason::KeyRenewed
         };
         self.end_session(reason, now);
         self.uplink.disconnect(now.mono);

@@ -195,6 +195,10 @@ impl Monitor {
         self.install(now);
     }
 
+    fn is_installing(&self, key_no: u64) -> bool {
+        self.installing.as_ref().is_some_and(|installing| installing.key_no == key_no)
+    }
+
     fn engine_said(&mut self, message: FromEngine, now: Now) {
         match message.body {
             Some(from_engine::Body::Report(report)) => {
@@ -202,12 +206,8 @@ impl Monitor {
                 self.engine.report = Some(report);
                 self.judge(health, now);
             }
-            Some(from_engine::Body::KeyStored(held)) => {
-                if self.installing.as_ref().is_some_and(|installing| installing.key_no == held.key_no) {
-                    self.install(now);
-                }
-            }
-            None => {}
+            Some(from_engine::Body::KeyStored(stored)) if self.is_installing(stored.key_no) => self.install(now),
+            Some(from_engine::Body::KeyStored(_)) | None => {}
         }
     }
 
@@ -319,10 +319,13 @@ impl Monitor {
             PeerEvent::Open { link, .. } => self.greet(link),
             PeerEvent::Reached => self.notice = None,
             PeerEvent::Lost(why) => self.notice = Some(format!("the link to Central ended: {why}")),
-            PeerEvent::Message(body) => match *body {
-                down::Body::View(view) => self.view = Some(view),
-                _other => tracing::warn!("ignored a message that is not for monitors"),
-            },
+            PeerEvent::Message(body) => {
+                if let down::Body::View(view) = *body {
+                    self.view = Some(view);
+                } else {
+                    tracing::warn!("ignored a message that is not for monitors");
+                }
+            }
             PeerEvent::Answered { body, reason, detail } => self.answered(&body, reason, &detail),
             PeerEvent::Proven { .. }
             | PeerEvent::Failed(_)

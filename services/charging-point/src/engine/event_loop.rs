@@ -96,7 +96,7 @@ impl EngineLoop {
         self
     }
 
-    fn from_monitor(&mut self, heard: FromOther<FromMonitor>) {
+    fn monitor_event(&mut self, heard: FromOther<FromMonitor>) {
         let input = match heard {
             FromOther::Paired => EngineInput::Paired,
             FromOther::Message(message) => EngineInput::Monitor(message),
@@ -133,10 +133,10 @@ impl PeerRole for EngineLoop {
             EngineEvent::Link(link, event) => self.core.handle(EngineInput::Link(link, event), now),
             EngineEvent::Pairing(heard) => {
                 if let Some(heard) = self.monitor.paired(heard) {
-                    self.from_monitor(heard);
+                    self.monitor_event(heard);
                 }
             }
-            EngineEvent::Monitor(heard) => self.from_monitor(heard),
+            EngineEvent::Monitor(heard) => self.monitor_event(heard),
             EngineEvent::Written(journal, upto, result) => {
                 self.journal = Some(journal);
                 let input = result.map_or_else(EngineInput::WriteFailed, |()| EngineInput::Written(upto));

@@ -86,7 +86,7 @@ impl MonitorLoop {
         self
     }
 
-    fn from_engine(&mut self, heard: FromOther<FromEngine>) {
+    fn engine_event(&mut self, heard: FromOther<FromEngine>) {
         let input = match heard {
             FromOther::Paired => MonitorInput::Paired,
             FromOther::Message(message) => MonitorInput::Engine(message),
@@ -105,10 +105,10 @@ impl PeerRole for MonitorLoop {
             MonitorEvent::Enrollee(input) => self.core.handle(MonitorInput::Enrollee(input), now),
             MonitorEvent::Pairing(heard) => {
                 if let Some(heard) = self.engine.paired(heard) {
-                    self.from_engine(heard);
+                    self.engine_event(heard);
                 }
             }
-            MonitorEvent::Engine(heard) => self.from_engine(heard),
+            MonitorEvent::Engine(heard) => self.engine_event(heard),
             // Who asked may have given up waiting.
             MonitorEvent::Act(action, reply) => drop(reply.send(self.core.act(action, now))),
             MonitorEvent::Status(reply) => drop(reply.send(self.core.status())),

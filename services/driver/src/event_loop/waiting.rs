@@ -51,10 +51,10 @@ impl WaitingUsers {
 
     /// Central's lists come as notifications.
     pub(super) fn answer_with(&mut self, notification: &Notification) {
-        match notification {
-            Notification::Offers { .. } => self.answer(AwaitedAnswer::Offers, &Ok(json!(notification))),
-            Notification::History { .. } => self.answer(AwaitedAnswer::History, &Ok(json!(notification))),
-            _other => {}
+        if let Notification::Offers { .. } = notification {
+            self.answer(AwaitedAnswer::Offers, &Ok(json!(notification)));
+        } else if let Notification::History { .. } = notification {
+            self.answer(AwaitedAnswer::History, &Ok(json!(notification)));
         }
     }
 

@@ -193,7 +193,7 @@ impl Trips {
         self.running.remove(&ticket.session_id);
         self.confirmations.remove(&ticket.session_id);
         let session = ticket.session_id.clone();
-        self.notify(Notification::Ticket(Box::new(ticket.into())));
+        self.notify(Notification::Ticket(Box::new(ticket)));
         let of = |r: &&DriverRequest| r.session.as_deref() == Some(session.as_str());
         if let Some(id) = self.requests.values().find(of).map(|r| r.id.clone()) {
             self.end_request(&id, RequestOutcome::Billed { session: session.clone() });

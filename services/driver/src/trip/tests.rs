@@ -107,18 +107,24 @@ impl TripsRig {
             PeerEvent::Answered { body, reason, detail } => Some(TripInput::Answered { body, reason, detail }),
             PeerEvent::Deferred { reason, detail, .. } => Some(TripInput::Deferred { reason, detail }),
             PeerEvent::Message(body) => Some(TripInput::Message(body)),
-            _other => None,
+            PeerEvent::Open { .. }
+            | PeerEvent::Reached
+            | PeerEvent::Proven { .. }
+            | PeerEvent::Lost(_)
+            | PeerEvent::Failed(_)
+            | PeerEvent::UnknownKey { .. }
+            | PeerEvent::Epoch(_)
+            | PeerEvent::Unintelligible => None,
         };
         std::iter::from_fn(|| self.peer.next_event()).filter_map(heard).collect()
     }
 
     fn down(&mut self, body: down::Body) -> Handled {
-        let inputs = match body {
-            down::Body::Answer(_) => {
-                let down = proto::link::v1::Down { epoch: 0, body: Some(body) };
-                self.on_link(LinkEvent::Message(down.encode_to_vec().into()))
-            }
-            body => vec![TripInput::Message(Box::new(body))],
+        let inputs = if let down::Body::Answer(_) = body {
+            let down = proto::link::v1::Down { epoch: 0, body: Some(body) };
+            self.on_link(LinkEvent::Message(down.encode_to_vec().into()))
+        } else {
+            vec![TripInput::Message(Box::new(body))]
         };
         inputs.into_iter().for_each(|input| self.trips.handle(input, self.now));
         self.carry_out()

@@ -27,7 +27,7 @@ async fn unplugging_ends_a_supply_with_one_ticket_spec_3_5() -> anyhow::Result<(
     supply(&network, &point, &driver, "").await?;
     point.engine("unplug", Value::Null).await?;
     let ticket = only_ticket(&network, &point).await?;
-    assert_eq!(ended_by(&ticket), Reason::Unplugged);
+    assert_eq!(ended_by(ticket), Reason::Unplugged);
     assert_eq!(ticket.meter_end_wh, point.meter_wh().await?, "the bill ends where the register stands");
     assert_eq!((ticket.driver_id.as_str(), ticket.place.as_str()), ("ana", "Place of CP-1"));
     until_printed(&driver, "ticket", &json!({})).await?;
@@ -328,7 +328,7 @@ async fn a_file_continues_after_a_refusal_and_a_fault_and_reports_invalid_lines_
     assert_eq!(tickets.len(), 3, "{tickets:?}");
     let session = active_session(&supplying);
     let broken_off = tickets.iter().find(|ticket| ticket.session_id == session).context("no ticket of the fault")?;
-    assert_eq!(ended_by(&broken_off), Reason::Fault);
+    assert_eq!(ended_by(broken_off), Reason::Fault);
     let mut whole: Vec<u64> =
         tickets.iter().filter(|ticket| ticket.session_id != session).map(|ticket| ticket.energy_wh).collect();
     whole.sort_unstable();

@@ -106,7 +106,7 @@ impl Modules {
                     }
                     continue;
                 }
-                _ => continue,
+                Item::ExternCrate(_) | Item::ForeignMod(_) | Item::Impl(_) | Item::Macro(_) | _ => continue,
             };
             self.names.insert((module.clone(), name.to_string()), Name::Defined(file.path.clone()));
         }

@@ -125,10 +125,10 @@ impl<'a> Visit<'a> for Sizes {
         if item.attrs.iter().any(is_for_tests) {
             return;
         }
-        let methods = item.items.iter().filter(|item| match item {
-            ImplItem::Fn(method) => !method.attrs.iter().any(is_for_tests),
-            _ => false,
-        });
+        let methods = item
+            .items
+            .iter()
+            .filter(|item| matches!(item, ImplItem::Fn(method) if !method.attrs.iter().any(is_for_tests)));
         self.0.entry(name.ident.to_string()).or_default().methods += methods.count();
     }
 }
