@@ -240,7 +240,7 @@ pub(crate) fn refusal(refusal: CommitRefusal) -> (StoreRefusal, bool) {
         CommitRefusal::DriverBusy => (StoreRefusal::DriverBusy, false),
         CommitRefusal::ChargingPointBusy => (StoreRefusal::ChargingPointBusy, true),
         CommitRefusal::Repeated(row) => match first_answer(&row) {
-            Some(first) => (StoreRefusal::Repeated(first), false),
+            Some(first) => (StoreRefusal::Repeated(Box::new(first)), false),
             None => (StoreRefusal::Unavailable("its first answer is not readable".to_owned()), false),
         },
         CommitRefusal::RequestIdReused(reused) => (StoreRefusal::RequestIdReused(reused.to_string()), false),

@@ -73,7 +73,7 @@ impl MemoryStore {
             PointChange::Answered(answer) => {
                 let first = self.requests.get(&(answer.requester.clone(), answer.request_id.clone()))?;
                 Some(if first.digest == answer.digest {
-                    StoreRefusal::Repeated(first.clone())
+                    StoreRefusal::Repeated(Box::new(first.clone()))
                 } else {
                     StoreRefusal::RequestIdReused("used for another request".to_owned())
                 })

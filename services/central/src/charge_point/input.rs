@@ -317,7 +317,7 @@ pub enum StoreRefusal {
     DriverBusy,
     ChargingPointBusy,
     /// The request had been answered before.
-    Repeated(FirstAnswer),
+    Repeated(Box<FirstAnswer>),
     /// The request's id was used for another request; says for which.
     RequestIdReused(String),
     /// The order was overtaken by a later one, or cancelled, before it came here.

@@ -96,10 +96,10 @@ impl TestLinks {
     async fn write_tickets(&self, driver: &str, count: usize) {
         self.central.charging_points(1).await;
         let bill = |n| {
-            let (session_id, driver_id) = (format!("s{n:03}"), Some(driver.to_owned()));
+            let session_id = format!("s{n:03}");
             let session = SessionRow {
                 session_id: session_id.clone(),
-                driver_id: driver_id.clone(),
+                driver_id: Some(driver.to_owned()),
                 cp_id: "CP001".into(),
                 state: SessionState::Billed.into(),
                 ..SessionRow::default()

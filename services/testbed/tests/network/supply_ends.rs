@@ -27,7 +27,7 @@ async fn unplugging_ends_a_supply_with_one_ticket_spec_3_5() -> anyhow::Result<(
     supply(&network, &point, &driver, "").await?;
     point.engine("unplug", Value::Null).await?;
     let ticket = only_ticket(&network, &point).await?;
-    assert_eq!(ended_by(ticket), Reason::Unplugged);
+    assert_eq!(ended_by(&ticket), Reason::Unplugged);
     assert_eq!(ticket.meter_end_wh, point.meter_wh().await?, "the bill ends where the register stands");
     assert_eq!((ticket.driver_id.as_str(), ticket.place.as_str()), ("ana", "Place of CP-1"));
     until_printed(&driver, "ticket", &json!({})).await?;
@@ -121,7 +121,7 @@ async fn renewal_and_revocation_of_the_key_end_the_supply_with_one_ticket_each_s
     supply(&network, &point, &driver, "").await?;
     network.operator.charging_points.clone().revoke(order(&["CP-1"])).await?;
     let tickets = network.until_tickets(&point.id, 2).await?;
-    assert!(tickets.iter().any(|ticket| ended_by(&ticket) == Reason::KeyRevoked), "{tickets:?}");
+    assert!(tickets.iter().any(|ticket| ended_by(ticket) == Reason::KeyRevoked), "{tickets:?}");
     Ok(())
 }
 
