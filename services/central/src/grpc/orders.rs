@@ -31,6 +31,7 @@ use store::{
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
+use self::runner::OrderTask;
 use super::{once::OnceCall, refused, selection, unread, unwritten};
 use crate::{
     audit::{AuditAction, AuditRecord},
@@ -86,7 +87,7 @@ impl Orders {
     /// If the database cannot be read.
     pub(crate) async fn resume(&self) -> Result<(), StoreError> {
         for row in self.0.shared.store.read("orders", OrderRow::unfinished).await? {
-            self.spawn(async move |orders| orders.run(row).await);
+            self.spawn(async move |orders| OrderTask::new(orders, row).run().await);
         }
         Ok(())
     }
@@ -175,7 +176,7 @@ impl Orders {
             let _ = written.send(result);
             if is_given {
                 orders.notify();
-                orders.run(row).await;
+                OrderTask::new(orders, row).run().await;
             }
         });
         let ending = |_| Err(CommitRefusal::Unavailable("this process is ending".to_owned()));

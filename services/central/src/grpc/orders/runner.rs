@@ -13,17 +13,28 @@ use crate::{charge_point::OrderOutcome, order, origin::Origin, secrets};
 /// Between two portions, and between two attempts to read.
 const PACE: Duration = Duration::from_secs(1);
 
-impl Orders {
-    /// Runs until no item is pending, or until this process stops. An item that is still pending after its charging
-    /// point answered, because its turn could not be written, is asked for again.
-    pub(super) async fn run(&self, row: OrderRow) {
-        self.tasks().insert(row.order_id.clone());
-        self.ask_pending(&row).await;
-        self.tasks().remove(&row.order_id);
-        self.notify();
+/// The task of one order.
+pub(super) struct OrderTask {
+    orders: Orders,
+    row: OrderRow,
+}
+
+impl OrderTask {
+    pub(super) fn new(orders: Orders, row: OrderRow) -> Self {
+        Self { orders, row }
     }
 
-    async fn ask_pending(&self, row: &OrderRow) {
+    /// Runs until no item is pending, or until this process stops. An item that is still pending after its charging
+    /// point answered, because its turn could not be written, is asked for again.
+    pub(super) async fn run(self) {
+        self.orders.tasks().insert(self.row.order_id.clone());
+        self.ask_pending().await;
+        self.orders.tasks().remove(&self.row.order_id);
+        self.orders.notify();
+    }
+
+    async fn ask_pending(&self) {
+        let row = &self.row;
         let given = given(row);
         let Some(ordered) = given.ordered else {
             return tracing::error!(order.id = row.order_id, "an order is not readable and is not continued");
@@ -32,21 +43,21 @@ impl Orders {
         let by = by.under(row.order_id.as_str(), order::method(&ordered));
         let (mut asked, mut in_flight, mut unknown) = (FuturesUnordered::new(), BTreeSet::new(), Vec::new());
         let (mut size, mut next_portion) = (None, Instant::now());
-        while let Some(pending) = self.still_pending(&row.order_id).await {
+        while let Some(pending) = self.still_pending().await {
             self.unless_stopped(tokio::time::sleep_until(next_portion)).await;
             if self.is_stopping() {
                 return;
             }
             next_portion = Instant::now() + PACE;
-            let is_staggered = order::is_staggered(&ordered, pending.len(), self.many());
-            let size = *size.get_or_insert(if is_staggered { self.0.stagger } else { usize::MAX });
+            let is_staggered = order::is_staggered(&ordered, pending.len(), self.orders.many());
+            let size = *size.get_or_insert(if is_staggered { self.orders.0.stagger } else { usize::MAX });
             let portion: Vec<_> = pending.into_iter().filter(|id| !in_flight.contains(id)).take(size).collect();
             in_flight.extend(portion.iter().cloned());
             asked.extend(portion.into_iter().map(|id| self.reach(id, &ordered, &by)));
             let collected = async {
                 while let Some((id, outcome)) = asked.next().await {
                     in_flight.remove(&id);
-                    self.notify();
+                    self.orders.notify();
                     if matches!(outcome, Some(OrderOutcome::Failed(Reason::UnknownChargingPoint, _))) {
                         unknown.push(id);
                     }
@@ -54,7 +65,7 @@ impl Orders {
             };
             let _late = self.unless_stopped(tokio::time::timeout_at(next_portion, collected)).await;
             for id in unknown.drain(..) {
-                self.settle_unknown(row, &id, &by).await;
+                self.settle_unknown(&id, &by).await;
             }
         }
         // The last items are settled; their charging points show it before they answer.
@@ -63,9 +74,10 @@ impl Orders {
     }
 
     /// The charging points of the pending items; `None` if there are none, or if this process stops.
-    async fn still_pending(&self, order_id: &str) -> Option<Vec<ChargingPointId>> {
+    async fn still_pending(&self) -> Option<Vec<ChargingPointId>> {
+        let order_id = self.row.order_id.as_str();
         while !self.is_stopping() {
-            match self.pending(order_id).await {
+            match self.orders.pending(order_id).await {
                 Ok(pending) => {
                     let ids: Vec<_> = pending.iter().filter_map(|id| id.parse().ok()).collect();
                     return (!ids.is_empty()).then_some(ids);
@@ -84,34 +96,34 @@ impl Orders {
         by: &Origin,
     ) -> (ChargingPointId, Option<OrderOutcome>) {
         let material = secrets::fresh_link_key();
-        let outcome = self.ask(&id, order::for_point(ordered, material), by.clone()).await;
+        let outcome = self.orders.ask(&id, order::for_point(ordered, material), by.clone()).await;
         (id, outcome)
     }
 
     /// A charging point that was removed meanwhile has no turn in which it could settle its item.
-    async fn settle_unknown(&self, row: &OrderRow, id: &ChargingPointId, by: &Origin) {
+    async fn settle_unknown(&self, id: &ChargingPointId, by: &Origin) {
         let item = OrderItemRow {
-            order_id: row.order_id.clone(),
+            order_id: self.row.order_id.clone(),
             cp_id: id.to_string(),
             outcome: ItemOutcome::Failed.into(),
             reason: Reason::UnknownChargingPoint.into(),
             ..OrderItemRow::default()
         };
-        let writes = vec![RowWrite::OrderItem(item), unknown_id(id.as_str(), by, self.0.shared.clock.now())];
-        match self.0.shared.store.write("order item", writes).await {
-            Ok(_) | Err(CommitRefusal::OrderItemSettled) => self.notify(),
+        let writes = vec![RowWrite::OrderItem(item), unknown_id(id.as_str(), by, self.orders.0.shared.clock.now())];
+        match self.orders.0.shared.store.write("order item", writes).await {
+            Ok(_) | Err(CommitRefusal::OrderItemSettled) => self.orders.notify(),
             // It is still pending, so it is asked for again.
             Err(refusal) => {
-                tracing::warn!(order.id = row.order_id, error = %refusal, "an order waits for the database")
+                tracing::warn!(order.id = self.row.order_id, error = %refusal, "an order waits for the database")
             }
         }
     }
 
     fn is_stopping(&self) -> bool {
-        self.0.ctx.stop.is_cancelled()
+        self.orders.0.ctx.stop.is_cancelled()
     }
 
     async fn unless_stopped<F: Future>(&self, work: F) -> Option<F::Output> {
-        self.0.ctx.stop.run_until_cancelled(work).await
+        self.orders.0.ctx.stop.run_until_cancelled(work).await
     }
 }
