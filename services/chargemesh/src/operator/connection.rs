@@ -20,7 +20,7 @@ use crate::up::status::{self, NetworkStatus};
 
 /// How to reach a network as an operator.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "OperatorConnection")]
+#[command(next_help_heading = "Connection")]
 pub(crate) struct OperatorConnection {
     /// Data folder of the network that `chargemesh up` runs: addresses and the operator's identity are found there
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data", global = true)]
