@@ -161,7 +161,8 @@ pub struct SupplyRequest {
     pub manual: bool,
     /// The driver is enrolled.
     pub known: bool,
-    /// The driver has an open session, as far as this replica knows; the store decides (SPEC 3.2).
+    /// The driver has an open session at another charging point, as far as this replica knows; the store decides (SPEC
+    /// 3.2).
     pub busy: bool,
     /// The driver whom a manual supply names has no link now, so he cannot confirm it.
     pub away: bool,

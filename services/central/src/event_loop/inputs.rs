@@ -24,14 +24,15 @@ impl EventLoop {
     }
 
     pub(super) fn request(&mut self, at: &ChargingPointId, mut request: SupplyRequest) {
+        let number = self.index.get(at).copied().filter(|n| !self.points[*n].is_gone());
         if let Some(driver) = &request.driver {
             request.known = self.drivers.get(driver).is_some_and(|holder| !holder.account.removed);
-            request.busy = self.is_busy(driver);
+            request.busy = self.is_busy_elsewhere(driver, number);
             request.away = request.manual && self.drivers.get(driver).is_some_and(|holder| holder.link.is_none());
         } else {
             request.known = true;
         }
-        match self.index.get(at).copied().filter(|n| !self.points[*n].is_gone()) {
+        match number {
             Some(number) => {
                 if let Reply::Link { link, .. } = request.reply
                     && request.manual
@@ -117,8 +118,9 @@ impl EventLoop {
         self.submit(turn, move |_| Completion::Stray(effects));
     }
 
-    fn is_busy(&self, driver: &DriverId) -> bool {
-        let entry = self.drivers.get(driver);
-        entry.is_some_and(|entry| entry.points.iter().any(|number| self.points[*number].core.serves(driver)))
+    /// A session at the charging point itself does not count: it may be over when the request has its turn.
+    fn is_busy_elsewhere(&self, driver: &DriverId, at: Option<usize>) -> bool {
+        let serves = |number: &usize| Some(*number) != at && self.points[*number].core.serves(driver);
+        self.drivers.get(driver).is_some_and(|entry| entry.points.iter().any(serves))
     }
 }
