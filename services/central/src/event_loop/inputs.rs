@@ -124,3 +124,28 @@ impl EventLoop {
         self.drivers.get(driver).is_some_and(|entry| entry.points.iter().any(serves))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        settings::CentralSettings,
+        testing::{TestCentral, session},
+    };
+
+    #[tokio::test]
+    async fn a_driver_is_busy_by_a_session_elsewhere_and_not_by_one_that_may_end_before_its_request_has_its_turn_spec_3_2()
+     {
+        let central = TestCentral::new(CentralSettings::default(), 10).await;
+        let driver = central.driver("D1").await;
+        let mut event_loop = EventLoop::load(Arc::clone(&central.shared), &central.ctx).await.unwrap();
+        let (now, mut serving) = (event_loop.now(), charge_point::charge_point(1));
+        serving.record.open = Some(session("s1"));
+        let serving = event_loop.add_point(serving, 0, now);
+        let idle = event_loop.add_point(charge_point::charge_point(2), 0, now);
+        event_loop.show_all();
+        assert!(event_loop.is_busy_elsewhere(&driver, Some(idle)), "his session is at the other one");
+        assert!(!event_loop.is_busy_elsewhere(&driver, Some(serving)), "it judges its own session in its turn");
+        assert!(event_loop.is_busy_elsewhere(&driver, None));
+    }
+}
