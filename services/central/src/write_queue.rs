@@ -93,12 +93,12 @@ impl WriteQueue {
 
 impl QueuedWrites {
     fn push(&mut self, about: Subject, write: RowWrite) {
-        let share = self.shares.entry(about.clone()).or_default();
-        if *share >= SHARE || self.writes.len() >= WAITING {
+        let share = self.shares.get(&about).copied().unwrap_or_default();
+        if share >= SHARE || self.writes.len() >= WAITING {
             self.lost += 1;
             return;
         }
-        *share += 1;
+        self.shares.insert(about.clone(), share + 1);
         self.writes.push_back((about, write));
     }
 
@@ -135,6 +135,13 @@ mod tests {
 
     fn point(number: usize) -> Subject {
         Some(PeerId::ChargingPoint(format!("CP{number}").parse().unwrap()))
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_leaves_nothing_behind_spec_8_2() {
+        let mut waiting = QueuedWrites::default();
+        (0..2 * WAITING).for_each(|number| waiting.push(point(number), write()));
+        assert_eq!((waiting.writes.len(), waiting.shares.len(), waiting.lost), (WAITING, WAITING, WAITING as u64));
     }
 
     #[test]
