@@ -57,7 +57,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct ProxyState {
-    target: Mutex<SocketAddr>,
+    target: SocketAddr,
     seen: Mutex<Vec<u8>>,
     keep: usize,
     connections: AtomicU64,
@@ -69,12 +69,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (faults, faults_rx) = watch::channel(ProxyFaults::default());
-        let shared = Arc::new(ProxyState {
-            target: Mutex::new(target),
-            seen: Mutex::default(),
-            keep,
-            connections: AtomicU64::new(0),
-        });
+        let shared = Arc::new(ProxyState { target, seen: Mutex::default(), keep, connections: AtomicU64::new(0) });
         let stop = CancellationToken::new();
         tokio::spawn(accept(listener, faults_rx, Arc::clone(&shared), seed, stop.clone()));
         Ok(Self { address, faults, shared, stop })
@@ -83,11 +78,6 @@ impl Proxy {
     /// The address that peers connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Relays new connections to another target.
-    pub fn retarget(&self, target: SocketAddr) {
-        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
     /// Sets the faults, of open connections too.
@@ -139,8 +129,7 @@ async fn pass(
     seed: u64,
     stop: CancellationToken,
 ) {
-    let target = *shared.target.lock().unwrap_or_else(PoisonError::into_inner);
-    let Ok(far) = TcpStream::connect(target).await else { return };
+    let Ok(far) = TcpStream::connect(shared.target).await else { return };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     let mut cut = faults.clone();
