@@ -315,18 +315,15 @@ impl Orders {
     }
 
     /// The pending items, and one more while the order's task runs.
-    async fn left(&self, order_id: &str) -> Result<usize, StoreError> {
-        let pending = self.pending(order_id).await?.len();
-        Ok(pending + usize::from(self.tasks().contains(order_id)))
+    async fn left(&self, order_id: &str) -> Result<i64, StoreError> {
+        let wanted = order_id.to_owned();
+        let count = move |conn: &mut store::Conn| OrderItemRow::count_pending(conn, &wanted);
+        let pending = self.0.shared.store.read("order items", count).await?;
+        Ok(pending + i64::from(self.tasks().contains(order_id)))
     }
 
     fn tasks(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn pending(&self, order_id: &str) -> Result<Vec<String>, StoreError> {
-        let order_id = order_id.to_owned();
-        self.0.shared.store.read("order items", move |conn| OrderItemRow::pending(conn, &order_id)).await
     }
 
     fn notify(&self) {

@@ -149,6 +149,15 @@ impl OrderRow {
 }
 
 impl OrderItemRow {
+    /// How many charging points an order has still to reach.
+    pub fn count_pending(conn: &mut Conn, order_id: &str) -> Result<i64, StoreError> {
+        Ok(on!(conn, |c| order_items::table
+            .filter(order_items::order_id.eq(order_id))
+            .filter(order_items::outcome.eq(i32::from(ItemOutcome::Pending)))
+            .count()
+            .get_result(c))?)
+    }
+
     /// The charging points that an order has still to reach, by id.
     pub fn pending(conn: &mut Conn, order_id: &str) -> Result<Vec<String>, StoreError> {
         Ok(on!(conn, |c| order_items::table

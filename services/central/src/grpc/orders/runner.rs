@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use proto::{ChargingPointId, central::v1::order::Ordered, link::v1::Reason};
-use store::central::{CommitRefusal, ItemOutcome, OrderItemRow, OrderRow, RowWrite};
+use store::{
+    StoreError,
+    central::{CommitRefusal, ItemOutcome, OrderItemRow, OrderRow, RowWrite},
+};
 use tokio::time::Instant;
 
 use super::{Orders, given, unknown_id};
@@ -77,7 +80,7 @@ impl OrderTask {
     async fn still_pending(&self) -> Option<Vec<ChargingPointId>> {
         let order_id = self.row.order_id.as_str();
         while !self.is_stopping() {
-            match self.orders.pending(order_id).await {
+            match self.pending().await {
                 Ok(pending) => {
                     let ids: Vec<_> = pending.iter().filter_map(|id| id.parse().ok()).collect();
                     return (!ids.is_empty()).then_some(ids);
@@ -87,6 +90,11 @@ impl OrderTask {
             self.unless_stopped(tokio::time::sleep(PACE)).await;
         }
         None
+    }
+
+    async fn pending(&self) -> Result<Vec<String>, StoreError> {
+        let order_id = self.row.order_id.clone();
+        self.orders.0.shared.store.read("order items", move |conn| OrderItemRow::pending(conn, &order_id)).await
     }
 
     async fn reach(

@@ -292,7 +292,9 @@ impl SlowOrders {
 
     /// The charging points that a restart has still to reach.
     async fn remaining(&self, order_id: &str) -> Vec<String> {
-        self.orders.pending(order_id).await.unwrap()
+        let order_id = order_id.to_owned();
+        let read = move |conn: &mut store::Conn| OrderItemRow::pending(conn, &order_id);
+        self.store.read("order items", read).await.unwrap()
     }
 }
 
