@@ -10,12 +10,16 @@
 
 pub mod enrolment;
 mod id;
+#[cfg(feature = "json")]
+mod json;
 mod public;
 mod quantity;
 mod reason;
 mod ticket;
 
 pub use id::{ChargingPointId, DriverId, IdError, OperatorName, PeerId};
+#[cfg(feature = "json")]
+pub use json::{ApiMessage, api_json};
 /// The well-known types that the public packages use.
 pub use prost_types::{Duration, Struct, Timestamp};
 pub use public::{json_of, millis, struct_of, timestamp};
@@ -35,6 +39,13 @@ pub mod central {
     #[cfg_attr(feature = "services", expect(clippy::allow_attributes_without_reason, reason = "generated"))]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/chargemesh.central.v1.rs"));
+    }
+}
+
+/// Data of what is published on Kafka.
+pub mod events {
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/chargemesh.events.v1.rs"));
     }
 }
 

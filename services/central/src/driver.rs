@@ -228,7 +228,7 @@ impl DriverDecision {
     fn keys(&mut self, keys: Vec<KeyEntry>, now: Now) {
         let holder = self.next.peer().to_string();
         for key in keys {
-            self.changes.push(DriverChange::Event(DomainEvent::key(&holder, key.no, key.stage.as_str(), now)));
+            self.changes.push(DriverChange::Event(DomainEvent::key(&holder, key.no, key.stage, now)));
             self.changes.push(DriverChange::Key(key));
         }
     }

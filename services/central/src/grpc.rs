@@ -3,12 +3,13 @@
 
 mod audit;
 mod charging_points;
-mod convert;
+pub(crate) mod convert;
 mod corrections;
 mod once;
 mod orders;
 mod selection;
 mod sessions;
+mod stored;
 #[cfg(test)]
 mod tests;
 

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use mesh::clock::Now;
 use prost::Message as _;
 use proto::{
-    ChargingPointId, DriverId, Energy, PeerId, Price,
+    ChargingPointId, DriverId, Energy, PeerId, Price, api_json,
+    events::v1 as events,
     link::v1::{Reason, SessionState, Step},
     registry::v1::Kind,
 };
@@ -19,7 +20,8 @@ use wire::LinkKey;
 use crate::{
     audit::AuditRecord,
     charge_point::{self, FirstAnswer, Notice, OrderOutcome, PointChange, Record, StoreRefusal},
-    event::DomainEvent,
+    event::{DomainEvent, EventData},
+    grpc::convert,
     key::{KeyEntry, KeyStage, Keyring},
     session::{Session, SessionId},
     settings::CentralSettings,
@@ -310,9 +312,29 @@ pub(crate) fn event_row(event: &DomainEvent, charging_point: &str) -> OutboxEven
     OutboxEvent {
         event_id: format!("{:032x}", rand::random::<u128>()),
         cp_id: charging_point.to_owned(),
-        kind: event.kind.to_owned(),
+        kind: event.data.kind().to_owned(),
         at_ms: event.at,
-        body: event.data.to_string(),
+        body: published(&event.data),
+    }
+}
+
+/// An event's data as consumers read it: the JSON of `events.v1`.
+fn published(data: &EventData) -> String {
+    match data {
+        EventData::State { charging_point, state, causes } => api_json(&events::StateChanged {
+            charging_point_id: charging_point.clone(),
+            state: convert::state(*state).into(),
+            causes: causes.iter().map(|cause| convert::cause(*cause).into()).collect(),
+        }),
+        EventData::Session(session) => {
+            api_json(&events::SessionChanged { session: Some(convert::session(session, 0)) })
+        }
+        EventData::Ticket(ticket) => api_json(&events::TicketIssued { ticket: Some(ticket.as_ref().clone().into()) }),
+        EventData::Key { holder, key_no, stage } => api_json(&events::KeyChanged {
+            holder: holder.clone(),
+            key_no: *key_no,
+            state: stage.as_str().to_ascii_lowercase(),
+        }),
     }
 }
 

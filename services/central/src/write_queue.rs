@@ -127,10 +127,12 @@ impl QueuedWrites {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::link::v1::State;
+
     use crate::{event::DomainEvent, rows, testing::at};
 
     fn write() -> RowWrite {
-        RowWrite::Event(rows::event_row(&DomainEvent::state("CP1", "BROKEN", &[], at(0)), "CP1"))
+        RowWrite::Event(rows::event_row(&DomainEvent::state("CP1", State::Broken, Vec::new(), at(0)), "CP1"))
     }
 
     fn point(number: usize) -> Subject {

@@ -144,12 +144,7 @@ impl<'a> DecisionBuilder<'a> {
     pub(super) fn keys_changed(&mut self, keys: Vec<KeyEntry>) {
         let holder = format!("charging-point/{}", self.point.record.id);
         for key in keys {
-            self.decision.changes.push(PointChange::Event(DomainEvent::key(
-                &holder,
-                key.no,
-                key.stage.as_str(),
-                self.now,
-            )));
+            self.decision.changes.push(PointChange::Event(DomainEvent::key(&holder, key.no, key.stage, self.now)));
             self.decision.changes.push(PointChange::Key(key));
         }
     }

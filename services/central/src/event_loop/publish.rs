@@ -210,10 +210,9 @@ impl EventLoop {
             count(&self.states, view.state, 1);
         }
         if point.announced.may_announce(view.state, now.mono) {
-            let causes: Vec<_> = view.causes().map(|cause| cause.as_str_name().trim_start_matches("CAUSE_")).collect();
-            let state = view.state().as_str_name().trim_start_matches("STATE_");
-            let event = DomainEvent::state(record.id.as_str(), state, &causes, now);
-            tracing::debug!(cp.id = %record.id, state, "state");
+            let (state, causes) = (view.state(), view.causes().collect());
+            let event = DomainEvent::state(record.id.as_str(), state, causes, now);
+            tracing::debug!(cp.id = %record.id, state = state.as_str_name(), "state");
             let write = store::central::RowWrite::Event(rows::event_row(&event, record.id.as_str()));
             self.shared.write_queue.push(Some(PeerId::ChargingPoint(record.id.clone())), write);
         }

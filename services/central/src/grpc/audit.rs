@@ -16,7 +16,7 @@ use store::central::{
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
 
-use super::{convert, once::OnceCall, unread, unwritten};
+use super::{convert, once::OnceCall, stored, unread, unwritten};
 use crate::shared::SharedState;
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl AuditService {
     async fn entries(&self, filter: Filter, page: PageRequest) -> Result<(Vec<AuditEntry>, String), Status> {
         let read = move |conn: &mut store::Conn| AuditRow::list(conn, &filter, AuditOrder::NewestFirst, &page);
         let page = self.shared.store.read("audit", read).await.map_err(unread)?;
-        Ok((page.rows.iter().map(convert::audit_entry).collect(), page.next))
+        Ok((page.rows.iter().map(stored::audit_entry).collect(), page.next))
     }
 }
 
@@ -69,7 +69,7 @@ impl Audit for AuditService {
             loop {
                 match from.recv().await {
                     Ok(row) if filter.matches(&row) => {
-                        return Some((Ok(convert::audit_entry(&row)), (from, filter)));
+                        return Some((Ok(stored::audit_entry(&row)), (from, filter)));
                     }
                     Ok(_) => {}
                     // Bounded: whoever reads too slowly is told how much he missed, and can list it.

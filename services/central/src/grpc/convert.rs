@@ -1,25 +1,20 @@
-//! Rows, nouns of the core and messages of the link as the public contract shows them.
+//! Nouns of the core and messages of the link as the public contract shows them.
 
 use std::hash::Hash;
 
 use futures::{StreamExt as _, stream::BoxStream};
 
-use mesh::clock::Now;
 use proto::{
     central::v1 as contract,
     json_of,
     link::v1::{self as link, SessionState},
-    struct_of, timestamp,
+    timestamp,
 };
-use store::central::{AuditRow, SessionRow, StatisticRow};
-
 use tonic::Status;
 
 use crate::{
     charge_point::Record,
-    rows,
     session::Session,
-    settings::CentralSettings,
     watch::{BoardChange, Watcher},
 };
 
@@ -60,7 +55,7 @@ fn version(epoch: u64, version: u64) -> contract::RecordVersion {
     contract::RecordVersion { generation: part(epoch >> 32), epoch: part(epoch), version }
 }
 
-fn state(state: link::State) -> contract::ChargingPointState {
+pub(crate) fn state(state: link::State) -> contract::ChargingPointState {
     use contract::ChargingPointState as Public;
     match state {
         link::State::Unspecified => Public::Unspecified,
@@ -73,7 +68,7 @@ fn state(state: link::State) -> contract::ChargingPointState {
     }
 }
 
-fn cause(cause: link::Cause) -> contract::Cause {
+pub(crate) fn cause(cause: link::Cause) -> contract::Cause {
     use contract::Cause as Public;
     match cause {
         link::Cause::Unspecified => Public::Unspecified,
@@ -165,36 +160,6 @@ pub(crate) fn session(session: &Session, power_w: u32) -> contract::Session {
 /// What is billed, or would be by now.
 fn amount(session: &Session) -> i64 {
     session.price.amount(session.energy().saturating_sub(session.disputed), session.currency).minor
-}
-
-pub(super) fn session_row(row: &SessionRow, settings: &CentralSettings, now: Now) -> Option<contract::Session> {
-    rows::session(row, settings, now).ok().map(|s| session(&s, 0))
-}
-
-pub(super) fn statistic(row: StatisticRow) -> contract::Statistic {
-    contract::Statistic {
-        id: row.id,
-        sessions: rows::unsigned(row.sessions),
-        energy_wh: rows::unsigned(row.energy_wh),
-        amount_minor: row.amount_minor,
-        currency: row.currency,
-        disputed_wh: rows::unsigned(row.disputed_wh),
-        discrepancy_wh: row.discrepancy_wh,
-    }
-}
-
-pub(super) fn audit_entry(row: &AuditRow) -> contract::AuditEntry {
-    contract::AuditEntry {
-        writer: row.writer.clone(),
-        number: rows::unsigned(row.number),
-        time: timestamp(row.at_ms),
-        actor: row.actor.clone(),
-        address: row.address.clone().unwrap_or_default(),
-        action: row.action.clone(),
-        object: row.object.clone(),
-        parameters: Some(struct_of(&row.parameters)),
-        outcome: row.outcome.clone(),
-    }
 }
 
 /// The parameters of an entry as its row has them: a JSON object. Of one with more than `longest` characters the beginning

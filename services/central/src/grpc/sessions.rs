@@ -15,7 +15,7 @@ use proto::{
 use store::central::{PageRequest, SessionFilter, SessionRow, StatisticRow, StatisticsBy, TicketFilter, TicketRow};
 use tonic::{Request, Response, Status};
 
-use super::{Orders, charging_points::named, convert, corrections::Corrections, origin, unread};
+use super::{Orders, charging_points::named, convert, corrections::Corrections, origin, stored, unread};
 use crate::{
     charge_point::{self, OrderOutcome},
     order,
@@ -42,7 +42,7 @@ impl SessionsService {
         let wanted = id.to_owned();
         let row =
             self.shared.store.read("session", move |conn| SessionRow::find(conn, &wanted)).await.map_err(unread)?;
-        row.and_then(|row| convert::session_row(&row, &self.shared.settings, self.shared.clock.now()))
+        row.and_then(|row| stored::session_row(&row, &self.shared.settings, self.shared.clock.now()))
             .ok_or_else(|| missing(id))
     }
 
@@ -53,7 +53,7 @@ impl SessionsService {
             // A running one has a newer value in memory.
             let shown = self.shared.sessions.get(&SessionId::new(&row.session_id));
             shown.map_or_else(
-                || convert::session_row(row, &self.shared.settings, self.shared.clock.now()),
+                || stored::session_row(row, &self.shared.settings, self.shared.clock.now()),
                 |session| Some((*session).clone()),
             )
         };
@@ -176,7 +176,7 @@ impl Sessions for SessionsService {
         let read = move |conn: &mut store::Conn| StatisticRow::list(conn, by, from_ms, until_ms);
         let rows = self.shared.store.read("statistics", read).await.map_err(unread)?;
         // No id and no currency has the sign between them.
-        let placed = rows.into_iter().map(|row| (format!("{}\n{}", row.id, row.currency), convert::statistic(row)));
+        let placed = rows.into_iter().map(|row| (format!("{}\n{}", row.id, row.currency), stored::statistic(row)));
         let following = placed.filter(|(place, _)| page.after().is_none_or(|after| place.as_str() > after));
         let (statistics, next_page_token) = page.cut(following);
         Ok(Response::new(StatisticsResponse { statistics, next_page_token }))

@@ -1,28 +1,8 @@
 //! Messages of the public API as the command line prints them: for programs as the JSON that protobuf defines for them
 //! (`--json`), for people as a table whose columns stand in `tables`.
 
-use std::sync::LazyLock;
-
-use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+pub(crate) use proto::ApiMessage;
 use proto::{Energy, Money, Timestamp, millis};
-use serde::{Serialize, Serializer, ser::Error as _};
-
-static CONTRACT: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).ok());
-
-/// Serializes as protobuf's JSON, fields without a value included unless their absence means something.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct ApiMessage<M>(pub(crate) M);
-
-impl<M: Message + Name> Serialize for ApiMessage<M> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let descriptor = CONTRACT.as_ref().and_then(|pool| pool.get_message_by_name(&M::full_name()));
-        let descriptor = descriptor.ok_or_else(|| S::Error::custom(format!("{} has no descriptor", M::full_name())))?;
-        let mut dynamic = DynamicMessage::new(descriptor);
-        dynamic.transcode_from(&self.0).map_err(S::Error::custom)?;
-        dynamic.serialize_with_options(serializer, &SerializeOptions::new().skip_default_fields(false))
-    }
-}
 
 /// Each of them, to be printed.
 pub(crate) fn api_messages<M>(all: impl IntoIterator<Item = M>) -> Vec<ApiMessage<M>> {
@@ -53,6 +33,7 @@ pub(crate) fn payer(driver: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use prost::{Message, Name};
     use proto::{
         central::v1::{AuditEntry, ChargingPoint, ChargingPointState, RecordVersion, Session},
         struct_of, timestamp,
