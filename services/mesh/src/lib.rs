@@ -10,6 +10,7 @@
 //!   [`http`]: the HTTPS server. [`status`]: a refusal's reason as a gRPC status. [`access_log`]: logins and
 //!   refused callers, counted for the audit.
 //! * [`field_checks`] and [`paging`]: what is wrong with a request, field by field, and the pages of a list.
+//! * [`kafka`]: what leaves the network for others to read: readings and events.
 //! * [`awaited`]: a dependency that a role may have to wait for while it already listens.
 //! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all; [`rate`]: how often something may
 //!   happen. [`screen`]: makes text from
@@ -29,6 +30,7 @@ pub mod field_checks;
 pub mod health;
 pub mod http;
 pub mod identity;
+pub mod kafka;
 pub mod limiter;
 pub mod link;
 pub mod logging;
