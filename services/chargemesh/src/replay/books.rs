@@ -5,7 +5,7 @@
 //!
 //! Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proto::{
     Energy, Money,
@@ -16,23 +16,24 @@ use serde::Serialize;
 use super::recording::{RecordedSession, Recording};
 use crate::output::Columns;
 
-/// The request id of a row: the same in every run, and another one for each attempt after a refusal or an interruption.
+/// The request id of a row: the same in every run, and another one for each attempt after a refusal or an interruption. The
+/// session's name stands last, so that no name is taken for another one and an attempt.
 pub(super) fn request_id(row: &RecordedSession, attempt: u32) -> String {
-    if attempt == 0 { format!("row:{}", row.session) } else { format!("row:{}:{attempt}", row.session) }
+    format!("row:{attempt}:{}", row.session)
 }
 
-/// Whether a request id is one of this row.
-fn is_of(request_id: &str, row: &RecordedSession) -> bool {
-    let Some(rest) = request_id.strip_prefix("row:").and_then(|rest| rest.strip_prefix(row.session.as_str())) else {
-        return false;
-    };
-    rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+/// The name of the recorded session that a request was for.
+fn row_of(request_id: &str) -> Option<&str> {
+    let (attempt, session) = request_id.strip_prefix("row:")?.split_once(':')?;
+    attempt.parse::<u32>().is_ok().then_some(session)
 }
 
 /// Sessions and tickets as Central has them.
 #[derive(Debug)]
 pub(super) struct Books {
     sessions: Vec<Session>,
+    /// Indexes of sessions, by the name of the row that requested them.
+    by_row: HashMap<String, Vec<usize>>,
     /// By session id.
     tickets: BTreeMap<String, Vec<Ticket>>,
     /// Ids of requests whose end a run has seen: their tickets count, even when their energy is wrong.
@@ -66,7 +67,13 @@ impl Books {
         for ticket in all {
             tickets.entry(ticket.session_id.clone()).or_default().push(ticket);
         }
-        Self { sessions, tickets, ended }
+        let mut by_row: HashMap<_, Vec<_>> = HashMap::new();
+        for (index, session) in sessions.iter().enumerate() {
+            if let Some(row) = row_of(&session.request_id) {
+                by_row.entry(row.to_owned()).or_default().push(index);
+            }
+        }
+        Self { sessions, by_row, tickets, ended }
     }
 
     /// Whether the row needs no further request.
@@ -103,7 +110,8 @@ impl Books {
     fn of<'a>(&'a self, row: &'a RecordedSession) -> impl Iterator<Item = &'a Session> {
         let at_station =
             |s: &&Session| s.charging_point_id == row.station.as_str() && s.driver_id == row.driver.as_str();
-        self.sessions.iter().filter(move |s| is_of(&s.request_id, row) && at_station(s))
+        let indexes = self.by_row.get(&row.session).map(Vec::as_slice).unwrap_or_default();
+        indexes.iter().filter_map(|index| self.sessions.get(*index)).filter(at_station)
     }
 
     fn tickets_of(&self, row: &RecordedSession) -> Vec<&Ticket> {
@@ -209,13 +217,13 @@ impl Columns for Summary {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::recording::RecordingFormat, *};
 
     fn recording() -> Recording {
         let text = "session,station,plug_in,plug_out,kwh\n\
                     S1,A,2019-03-01T06:00:00,2019-03-01T07:00:00,1.5\n\
                     S10,A,2019-03-01T08:00:00,2019-03-01T09:00:00,2\n";
-        Recording::read(text.as_bytes()).unwrap()
+        Recording::read(text.as_bytes(), &RecordingFormat::default()).unwrap()
     }
 
     fn session(id: &str, request_id: &str) -> Session {
@@ -235,7 +243,7 @@ mod tests {
 
     #[test]
     fn every_row_needs_exactly_one_ticket_with_exactly_its_energy() {
-        let sessions = vec![session("a", "row:S1"), session("b", "row:S10:2")];
+        let sessions = vec![session("a", "row:0:S1"), session("b", "row:2:S10")];
         let ended = || sessions.iter().map(|s| s.request_id.clone()).collect();
         let good = Books::new(sessions.clone(), vec![ticket("a", 1500), ticket("b", 2000)], ended());
         assert_eq!(good.mismatches(&recording()), Vec::<String>::new());
@@ -262,7 +270,7 @@ mod tests {
     fn a_ticket_of_an_interrupted_supply_is_counted_separately_and_its_row_needs_another_spec_9() {
         let recording = recording();
         let (row, other) = (&recording.rows[0], &recording.rows[1]);
-        let mut sessions = vec![session("a", "row:S1"), session("b", "row:S10")];
+        let mut sessions = vec![session("a", "row:0:S1"), session("b", "row:0:S10")];
         let mut tickets = vec![ticket("a", 640), ticket("b", 2000)];
         let left = Books::new(sessions.clone(), tickets.clone(), BTreeSet::new());
         assert!(
@@ -270,9 +278,9 @@ mod tests {
         );
         assert!(left.mismatches(&recording)[0].contains("line 2 (S1 at A): 0 tickets"));
 
-        sessions.push(session("c", "row:S1:1"));
+        sessions.push(session("c", "row:1:S1"));
         tickets.push(ticket("c", 1500));
-        let ended = BTreeSet::from(["row:S1:1".to_owned()]);
+        let ended = BTreeSet::from(["row:1:S1".to_owned()]);
         let whole = Books::new(sessions, tickets, ended);
         assert!(!whole.is_interrupted(row) && whole.is_billed(row));
         let summary = whole.summary(&recording, &[], 0);
@@ -282,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_short_ticket_whose_end_a_run_saw_is_a_mismatch() {
-        let (sessions, ended) = (vec![session("a", "row:S1")], BTreeSet::from(["row:S1".to_owned()]));
+        let (sessions, ended) = (vec![session("a", "row:0:S1")], BTreeSet::from(["row:0:S1".to_owned()]));
         let books = Books::new(sessions, vec![ticket("a", 640)], ended);
         assert!(books.is_billed(&recording().rows[0]));
         assert!(books.mismatches(&recording())[0].contains("recorded 1500 Wh, billed 640 Wh"));
@@ -291,11 +299,47 @@ mod tests {
 
     #[test]
     fn a_request_id_belongs_to_its_row_and_to_no_other() {
-        let recording = recording();
-        let row = &recording.rows[0];
-        assert!(is_of(&request_id(row, 0), row) && is_of(&request_id(row, 12), row));
-        for other in ["row:S10", "row:S1x", "row:S1:", "row:S1:x", "S1"] {
-            assert!(!is_of(other, row), "{other}");
+        let text = "session,station,plug_in,plug_out,kwh\n\
+                    17,A,2019-03-01T06:00:00,2019-03-01T07:00:00,1\n\
+                    17:1,A,2019-03-01T08:00:00,2019-03-01T09:00:00,2\n\
+                    0:17,A,2019-03-01T10:00:00,2019-03-01T11:00:00,3\n";
+        let recording = Recording::read(text.as_bytes(), &RecordingFormat::default()).unwrap();
+        for row in &recording.rows {
+            for attempt in [0, 1, 17] {
+                assert_eq!(row_of(&request_id(row, attempt)), Some(row.session.as_str()));
+            }
         }
+        for other in ["row:17", "row:x:17", "17", "file:0:17"] {
+            assert_eq!(row_of(other), None, "{other}");
+        }
+        let requests = recording.rows.iter().map(|row| request_id(row, 0));
+        let sessions: Vec<_> = requests.enumerate().map(|(n, id)| session(&format!("s{n}"), &id)).collect();
+        let tickets = (0..3).map(|n| ticket(&format!("s{n}"), (n + 1) * 1000)).collect();
+        let books = Books::new(sessions, tickets, BTreeSet::new());
+        assert_eq!(books.mismatches(&recording), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_books_of_100_000_rows_are_compared_in_one_pass() {
+        let start = time::macros::datetime!(2024-01-01 0:00 UTC);
+        let row = |n: u32| RecordedSession {
+            line: u64::from(n) + 2,
+            session: format!("S{n}"),
+            station: "A".parse().unwrap(),
+            driver: "D-A".parse().unwrap(),
+            plug_in: start + std::time::Duration::from_secs(u64::from(n)),
+            lasts: std::time::Duration::from_secs(1),
+            energy: Energy::from_wh(7),
+        };
+        let recording = Recording { rows: (0..100_000).map(row).collect(), ..Recording::default() };
+        let sessions = recording.rows.iter().map(|row| session(&row.session, &request_id(row, 0))).collect();
+        let tickets = recording.rows.iter().map(|row| ticket(&row.session, 7)).collect();
+        let clock = mesh::clock::Clock::system();
+        let began = clock.mono();
+        let books = Books::new(sessions, tickets, BTreeSet::new());
+        assert!(recording.rows.iter().all(|row| books.is_billed(row) && !books.is_interrupted(row)));
+        assert_eq!(books.summary(&recording, &[], 0).mismatches, 0);
+        // Rows × rows would take half an hour.
+        assert!(clock.mono() - began < std::time::Duration::from_secs(30));
     }
 }

@@ -7,8 +7,11 @@
 //! end, Central must have exactly one ticket with exactly its watt-hours for each row.
 
 mod books;
+mod columns;
+mod dates;
 mod progress;
 mod recording;
+mod recording_args;
 mod station;
 
 use std::{
@@ -40,13 +43,14 @@ use self::{
     books::{Books, Summary},
     progress::{ReplayProgress, keep_mark},
     recording::{RecordedSession, Recording},
+    recording_args::RecordingArgs,
     station::{BilledRow, ReplayStation, Schedule},
 };
 use crate::{
     operator::{charging_points, sessions, tickets},
     output::{Output, note},
     up::{
-        layout::{Layout, RequestedAddresses},
+        layout::{Layout, RequestedAddresses, flags},
         log_stream::{LogSink, LogStream},
         network::{LocalNetwork, NetworkOptions},
         plan::Plan,
@@ -57,30 +61,34 @@ use crate::{
 
 /// Replay recorded charging sessions through a whole network and check what was billed
 ///
-/// The recording is CSV with the columns session, station, plug_in, plug_out and kwh. Each station is a charging point
-/// and a driver of its own; each row is requested at its time and supplied with exactly its energy, evenly between plug-in
-/// and plug-out. A second run on the same folder continues the first: supplies that a killed run interrupted are requested
-/// again, and what was billed for the interrupted ones is shown separately.
+/// The recording is CSV with the columns session, station, plug_in, plug_out and kwh, among others; --map and --dates read
+/// files that have other names and other dates. Each station is a charging point and a driver of its own; each row is
+/// requested at its time and supplied with exactly its energy, evenly between plug-in and plug-out. A second run on the
+/// same folder continues the first: supplies that a killed run interrupted are requested again, and what was billed for
+/// the interrupted ones is shown separately.
+///
+/// How long it takes: the recording's whole time divided by --speed, but at least some 0.1 s for each row of the station
+/// that has most.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
   chargemesh replay deploy/samples/caltech-2019-03-a.csv
   chargemesh replay sessions.csv --data /tmp/replay --speed 3600 --json
+  chargemesh replay acn.csv --map session=sessionID --map station=stationID --map plug_in=connectionTime \\
+      --map plug_out=disconnectTime --map kwh=kWhDelivered            (--dates rfc2822 where its times end with GMT)
+  chargemesh replay dundee.csv --dates day-first --map session=# --map 'station=CP ID+Connector' \\
+      --map 'plug_in=Start Date+Start Time' --map 'plug_out=End Date+End Time' --map 'kwh=Total kWh'
 
 Exit code 0: every row has exactly one ticket with exactly its watt-hours.")]
 pub(crate) struct Replay {
-    /// The recording, a CSV file
-    #[arg(value_name = "FILE", env = "CHARGEMESH_RECORDING")]
-    file: PathBuf,
+    #[command(flatten)]
+    recording: RecordingArgs,
     /// Folder for the state of the replay's own network
     #[arg(long, env = "CHARGEMESH_REPLAY_DATA", value_name = "DIR", default_value = "data/replay")]
     data: PathBuf,
     /// How many times faster than recorded meters and plugs run; links and timeouts keep real time
     #[arg(long, env = "CHARGEMESH_REPLAY_SPEED", value_name = "FACTOR", default_value = "21600")]
     speed: Speed,
-    /// Replay the valid lines of a recording that has invalid ones
-    #[arg(long, env = "CHARGEMESH_SKIP_BAD_LINES")]
-    skip_bad_lines: bool,
     /// Log level of the roles, which log to replay.log in the folder: error, warn, info, debug or trace, or by module
     #[arg(long, env = "CHARGEMESH_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = mesh::logging::parse_filter)]
@@ -91,6 +99,8 @@ pub(crate) struct Replay {
 }
 
 const LOG: &str = "replay.log";
+/// Far more requests a second than a network of this machine answers.
+const UNBOUND: &str = "1000000";
 const AVAILABLE_WITHIN: Duration = Duration::from_secs(120);
 /// How long running supplies may take to finish after Ctrl-C.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
@@ -106,10 +116,10 @@ impl Replay {
     }
 
     async fn run_network(self, ctx: Context) -> anyhow::Result<()> {
-        let (recording, mark) = self.recording()?;
+        let (recording, mark) = self.recording.read()?;
         let lock = FolderLock::take(&self.data)?;
         let layout = Layout::new(&self.data)?;
-        keep_mark(&layout.data, &self.file, mark)?;
+        keep_mark(&layout.data, &self.recording.file, mark)?;
         let path = layout.data.join(LOG);
         let log = File::options().create(true).append(true).open(&path);
         let log = log.map_err(|error| Misuse::new(format!("cannot write {}: {error}", path.display())))?;
@@ -122,6 +132,8 @@ impl Replay {
             log_level,
             control_socket: None,
             relayed: false,
+            // One station's driver may request as fast as its rows follow each other.
+            of_central: flags([("--requests-at-once", &UNBOUND), ("--requests-per-second", &UNBOUND)]),
         };
         let network = LocalNetwork::start(&ctx, lock, layout, &mut plan, options, stream.clone()).await;
         let network = network.with_context(|| format!("see {}", path.display()))?;
@@ -132,29 +144,6 @@ impl Replay {
         drop(tokio::time::timeout(Duration::from_secs(1), written).await);
         ctx.stop.cancel();
         result.with_context(|| format!("the log of the roles is in {}", path.display()))
-    }
-
-    /// The recording, and a hash that identifies it.
-    fn recording(&self) -> anyhow::Result<(Recording, u64)> {
-        let file = self.file.display();
-        let text =
-            std::fs::read(&self.file).map_err(|e| Misuse::new(format!("cannot read the recording {file}: {e}")))?;
-        let recording = Recording::read(&*text).map_err(|e| Misuse::new(format!("{file} is not a recording: {e}")))?;
-        for bad in &recording.bad {
-            note(&format!("{file}: {bad}"));
-        }
-        let bad = recording.bad.len();
-        if bad > 0 && !self.skip_bad_lines {
-            let text =
-                format!("{file} has {bad} invalid lines; correct them, or replay the others with --skip-bad-lines");
-            return Err(Misuse::new(text).into());
-        }
-        if recording.rows.is_empty() {
-            return Err(Misuse::new(format!("{file} has no sessions")).into());
-        }
-        let mark =
-            text.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
-        Ok((recording, mark))
     }
 
     async fn replay(&self, ctx: &Context, network: &LocalNetwork, recording: &Recording) -> anyhow::Result<()> {

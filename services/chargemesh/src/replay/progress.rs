@@ -138,13 +138,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let progress = ReplayProgress::open(folder.path()).unwrap();
         let took = std::time::Duration::from_micros(1500);
-        progress.keep(&BilledRow { row: "S1".into(), request_id: "row:S1".into(), authorised: Some(took) }).unwrap();
-        progress.keep(&BilledRow { row: "S2".into(), request_id: "row:S2:1".into(), authorised: None }).unwrap();
+        progress.keep(&BilledRow { row: "S1".into(), request_id: "row:0:S1".into(), authorised: Some(took) }).unwrap();
+        progress.keep(&BilledRow { row: "S2".into(), request_id: "row:1:S2".into(), authorised: None }).unwrap();
         drop(progress);
         let mut half = File::options().append(true).open(folder.path().join("ended.txt")).unwrap();
-        half.write_all(b"row:S3").unwrap();
+        half.write_all(b"row:0:S3").unwrap();
         let progress = ReplayProgress::open(folder.path()).unwrap();
-        assert_eq!(progress.ended().unwrap(), BTreeSet::from(["row:S1".to_owned(), "row:S2:1".to_owned()]));
+        assert_eq!(progress.ended().unwrap(), BTreeSet::from(["row:0:S1".to_owned(), "row:1:S2".to_owned()]));
         assert_eq!(progress.authorised_us().unwrap(), [1500]);
     }
 }

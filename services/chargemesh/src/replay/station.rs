@@ -14,7 +14,7 @@ use charging_point::{fleet::Member, meter::Speed};
 use driver::{DriverHandle, DriverRequest, Notification, RequestOutcome};
 use mesh::clock::Clock;
 use proto::{ChargingPointId, central::v1::GetTicketRequest};
-use time::PrimitiveDateTime;
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
     pub(super) start: Instant,
-    pub(super) first: PrimitiveDateTime,
+    pub(super) first: OffsetDateTime,
     pub(super) speed: Speed,
 }
 

@@ -170,6 +170,7 @@ impl UpCommand {
             log_level: self.log_level.clone(),
             control_socket: Some(layout.socket("up")),
             relayed: self.has_drills(),
+            of_central: Vec::new(),
         };
         let network = LocalNetwork::start(ctx, lock, layout, &mut plan, options, stream.clone()).await?;
         let running = Arc::new(RunningNetwork { config: self, network, plan: Mutex::new(plan) });

@@ -67,6 +67,8 @@ pub(crate) struct NetworkOptions {
     pub(crate) control_socket: Option<std::path::PathBuf>,
     /// Whether connections pass through the fault proxy, and so can be cut.
     pub(crate) relayed: bool,
+    /// Further arguments of Central.
+    pub(crate) of_central: Vec<std::ffi::OsString>,
 }
 
 impl LocalNetwork {
@@ -216,7 +218,7 @@ impl LocalNetwork {
 
     fn central(&self, options: &NetworkOptions, registry: SocketAddr) -> ProcessSpec {
         let a = &self.addresses;
-        let own = flags([
+        let mut own = flags([
             ("--data", &self.layout.role("central")),
             ("--database", &self.layout.database("central")),
             ("--identity", &self.layout.identity("central")),
@@ -224,6 +226,7 @@ impl LocalNetwork {
             ("--link-address", &a.central_link),
             ("--registry", &registry),
         ]);
+        own.extend(options.of_central.iter().cloned());
         self.spec("central", "central", own, &options.log_level)
     }
 
