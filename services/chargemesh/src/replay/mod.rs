@@ -67,8 +67,8 @@ use crate::{
 /// same folder continues the first: supplies that a killed run interrupted are requested again, and what was billed for
 /// the interrupted ones is shown separately.
 ///
-/// How long it takes: the recording's whole time divided by --speed, but at least some 0.1 s for each row of the station
-/// that has most.
+/// How long it takes: the recording's whole time divided by --speed, but at least a second for each hundred rows of the
+/// station that has most.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
