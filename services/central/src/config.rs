@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use mesh::{
     duration::{parse, parse_some},
     identity::IdentityConfig,
+    kafka::{KafkaConfig, TopicSettings},
     rate::RateLimit,
 };
 use proto::{Currency, Price};
@@ -57,6 +58,12 @@ pub struct Config {
     /// Charging points that a staggered order reaches per second
     #[arg(long, env = "CHARGEMESH_STAGGER", value_name = "N", default_value_t = 100)]
     pub stagger: usize,
+    #[command(flatten)]
+    pub kafka: KafkaConfig,
+    #[command(flatten)]
+    pub topics: TopicSettings,
+    #[command(flatten)]
+    pub readings: ReadingConfig,
     #[command(flatten)]
     pub identity: IdentityConfig,
     #[command(flatten)]
@@ -168,11 +175,34 @@ pub struct LinkConfig {
     pub conversation: mesh::link::Config,
 }
 
+/// Readings on their way to Kafka.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Kafka")]
+pub struct ReadingConfig {
+    /// Readings that wait for Kafka at most; beyond it new ones are dropped and counted
+    #[arg(long, env = "CHARGEMESH_KAFKA_BUFFER", value_name = "COUNT", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(1..=4_000_000), hide_short_help = true)]
+    pub kafka_buffer: u32,
+    /// How long a reading waits for Kafka at most; then it is dropped and counted
+    #[arg(long, env = "CHARGEMESH_KAFKA_WAIT", value_name = "DURATION", default_value = "10m", value_parser = parse_wait,
+          hide_short_help = true)]
+    pub kafka_wait: Duration,
+}
+
+/// A shorter wait would lose readings in outages that the buffer survives.
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    match parse(text)? {
+        short if short < Duration::from_secs(300) => Err("it is at least 5m".to_owned()),
+        long if long > Duration::from_secs(86_400) => Err("it is at most 1d".to_owned()),
+        wait => Ok(wait),
+    }
+}
+
 /// How long things are kept.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Retention")]
 pub struct Retention {
-    /// Events that nobody has fetched
+    /// Events, after they were published; without Kafka, all of them
     #[arg(long, env = "CHARGEMESH_KEEP_EVENTS", value_name = "DURATION", default_value = "7d", value_parser = parse)]
     pub keep_events: Duration,
     /// Answers to requests and orders, which a repetition gets

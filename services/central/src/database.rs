@@ -22,7 +22,7 @@ use store::{
     Database, Observer, StoreError, TransactionOutcome,
     central::{AuditRow, CommitRefusal, Committed, Committer, RowWrite, Turn, TurnId},
 };
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use crate::turns;
 
@@ -32,6 +32,8 @@ pub(crate) struct Store {
     committer: Committer,
     pub database: Database,
     health: Arc<DatabaseHealth>,
+    /// An event waits in the outbox.
+    pub events_written: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -46,14 +48,20 @@ impl Store {
     pub(crate) fn new(committer: Committer, database: Database, ctx: &Context) -> Self {
         let component = ctx.health.component("database");
         let health = Arc::new(DatabaseHealth { component, failing: AtomicBool::new(false), saying: Mutex::new(()) });
-        Self { committer, database, health }
+        Self { committer, database, health, events_written: Arc::default() }
     }
 
     /// Returns when the turn is on disk, or is not and why.
     pub(crate) async fn submit(self, turn: Turn) -> Result<Committed, CommitRefusal> {
+        let has_events = turn.writes.iter().any(|write| matches!(write, RowWrite::Event(_)));
         let result = self.committer.submit(turn).await;
         match &result {
-            Ok(_) => self.works(),
+            Ok(_) => {
+                self.works();
+                if has_events {
+                    self.events_written.notify_one();
+                }
+            }
             Err(CommitRefusal::Unavailable(why)) => self.fails(why),
             Err(CommitRefusal::Rejected(why)) => {
                 tracing::error!(error = %why, "the database rejects what Central wrote: a fault of this program");

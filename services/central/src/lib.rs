@@ -6,7 +6,8 @@
 //!  operators ──────────────────▶ grpc.rs ──┤ event_loop.rs ▶ charge_point.rs ▶ ... ──┼─▶ links: the charging point, the driver
 //!  Registry ───────────────▶ registry.rs ──┤            (pure)                  ├─▶ watch.rs ─▶ grpc.rs: answers, streams
 //!  time ───────────────────────────────────┘                                    └─▶ outbox in the store
-//!  readings ───────────▶ telemetry.rs: opened, counted, shown; decide nothing
+//!  readings ───────────▶ telemetry.rs: opened, counted, shown; decide nothing ─▶ topics.rs ─▶ Kafka
+//!  events in the store ▶ outbox.rs ─────────────────────────────────────────────────────────▶ Kafka
 //! ```
 //!
 //! * `charge_point`, `session`, `key`, `takeover`, `driver`, `order` decide, and touch no clock, socket or database.
@@ -28,6 +29,7 @@ mod links;
 mod listeners;
 pub mod order;
 pub mod origin;
+mod outbox;
 mod registry;
 mod rows;
 mod secrets;
@@ -38,6 +40,7 @@ pub mod takeover;
 mod telemetry;
 #[cfg(test)]
 mod testing;
+mod topics;
 mod turns;
 mod upkeep;
 mod watch;
@@ -86,6 +89,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
     let checkpoints_file = config.data.join("audit.checkpoints");
     let trusted = secrets.audit_trusted.clone();
+    let telemetry = telemetry::Telemetry::new(&ctx.metrics);
+    let reading_topics = reading_topics(&config, telemetry.dropped())?;
     let shared = Arc::new(SharedState {
         settings: config.settings(),
         clock: ctx.clock,
@@ -93,7 +98,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         directory: shared::Directory::default(),
         points: Arc::default(),
         sessions: Arc::default(),
-        telemetry: telemetry::Telemetry::new(&ctx.metrics),
+        telemetry,
+        reading_topics,
         access_log: doors.access_log.clone(),
         write_queue: WriteQueue::default(),
         pins: secrets.pins(),
@@ -119,6 +125,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     spawn(&ctx, "registry", registry::follow(registry.clone(), doors.denied.clone(), ctx.clone()));
     spawn(&ctx, "voids", registry::void(registry.clone(), ctx.clone()));
 
+    publish(&config, &shared, &ctx)?;
+
     let orders = grpc::Orders::new(Arc::clone(&shared), event_loop.clone(), &ctx, config.stagger);
     orders.resume().await?;
     let audit = grpc::AuditService { shared: Arc::clone(&shared), checkpoints: checkpoints_file.clone(), trusted };
@@ -136,8 +144,33 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
     spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
-    spawn(&ctx, "prune", upkeep::prune(config.retention.clone(), Arc::clone(&shared), ctx.clone()));
+    let waiting_too = !config.kafka.is_set();
+    let prune = upkeep::prune(config.retention.clone(), waiting_too, Arc::clone(&shared), ctx.clone());
+    spawn(&ctx, "prune", prune);
     upkeep::checkpoint(file, (config.checkpoint_every, config.retention.keep_addresses), shared, &ctx);
+    Ok(())
+}
+
+/// Where readings go, if Kafka is there.
+fn reading_topics(config: &Config, dropped: topics::Dropped) -> anyhow::Result<Option<Arc<topics::ReadingTopics>>> {
+    if !config.kafka.is_set() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(topics::ReadingTopics::new(&config.kafka, &config.readings, dropped)?)))
+}
+
+/// Publishes events, and watches Kafka, if it is there.
+fn publish(config: &Config, shared: &Arc<SharedState>, ctx: &Context) -> anyhow::Result<()> {
+    let Some(readings) = shared.reading_topics.clone() else { return Ok(()) };
+    let (topics, component) = (topics::topics(&config.kafka, &config.topics), ctx.health.component("kafka"));
+    let (is_up, watch) = mesh::kafka::watch_broker(&config.kafka, topics, component, ctx.stop.clone())?;
+    spawn(ctx, "kafka", watch);
+    let outbox = outbox::OutboxPublisher::new(Arc::clone(shared), &config.kafka, is_up, ctx)?;
+    spawn(ctx, "outbox", outbox.run(ctx.clone()));
+    let (stop, grace) = (ctx.stop.clone(), ctx.grace);
+    ctx.spawn_and_finally("readings", async move { Ok(stop.cancelled().await) }, async move |()| {
+        readings.flush(grace / 2).await;
+    });
     Ok(())
 }
 

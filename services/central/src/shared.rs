@@ -25,6 +25,7 @@ use crate::{
     session::SessionId,
     settings::CentralSettings,
     telemetry::{Look, Streams, Telemetry},
+    topics::ReadingTopics,
     watch::Board,
     write_queue::WriteQueue,
 };
@@ -43,6 +44,8 @@ pub(crate) struct SharedState {
     pub points: Arc<PointBoard>,
     pub sessions: Arc<SessionBoard>,
     pub telemetry: Telemetry,
+    /// None: readings go no further than here.
+    pub reading_topics: Option<Arc<ReadingTopics>>,
     /// Counts refusals for the audit.
     pub access_log: AccessLog,
     pub write_queue: WriteQueue,

@@ -5,7 +5,10 @@ mod older;
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -22,6 +25,7 @@ use wire::{
 };
 
 use self::older::OlderKeys;
+use crate::topics::Dropped;
 
 pub(crate) use self::older::Look;
 
@@ -37,11 +41,35 @@ pub(crate) struct Telemetry {
     duplicates: Counter,
     missed: Counter,
     reordered: Counter,
+    dropped: Dropped,
 }
 
 /// One charging point's.
 #[derive(Debug)]
-pub(crate) struct Streams(Mutex<StreamsState>);
+pub(crate) struct Streams {
+    state: Mutex<StreamsState>,
+    /// Messages with its readings that Kafka never got.
+    unpublished: AtomicU64,
+    dropped: Dropped,
+}
+
+/// What became of a reading.
+#[derive(Debug)]
+pub(crate) enum ReadingOutcome {
+    Opened(Box<Reading>),
+    /// It has been there before.
+    Repeated,
+    /// Its key is not at hand, so whoever has it may open it.
+    NoKey,
+    Unreadable,
+}
+
+impl ReadingOutcome {
+    /// Whether it can be understood here.
+    pub(crate) fn is_understood(&self) -> bool {
+        matches!(self, Self::Opened(_) | Self::Repeated)
+    }
+}
 
 #[derive(Debug)]
 struct StreamsState {
@@ -64,7 +92,16 @@ impl Streams {
     }
 
     fn lock(&self) -> MutexGuard<'_, StreamsState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a message with one of its readings that was lost on the way to Kafka.
+    pub(crate) fn unpublished(&self) {
+        self.unpublished.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dropped(&self) -> &Dropped {
+        &self.dropped
     }
 }
 
@@ -85,6 +122,7 @@ impl Telemetry {
                 "Readings that came after later ones",
                 Counter::default(),
             ),
+            dropped: Dropped::new(metrics),
         }
     }
 
@@ -94,24 +132,34 @@ impl Telemetry {
             return Arc::clone(streams);
         }
         let fresh = || {
-            Arc::new(Streams(Mutex::new(StreamsState {
+            let state = StreamsState {
                 opener: Opener::new(id.as_str()),
                 keyless: 0,
                 latest: VecDeque::new(),
                 older: OlderKeys::default(),
-            })))
+            };
+            Arc::new(Streams {
+                state: Mutex::new(state),
+                unpublished: AtomicU64::new(0),
+                dropped: self.dropped.clone(),
+            })
         };
         let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(streams.entry(id.clone()).or_insert_with(fresh))
     }
 
-    /// Opens and counts a reading; false when it cannot be understood.
-    pub(crate) fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> bool {
+    /// The count of readings that Kafka never got, by why.
+    pub(crate) fn dropped(&self) -> Dropped {
+        self.dropped.clone()
+    }
+
+    /// Opens and counts a reading.
+    pub(crate) fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> ReadingOutcome {
         let mut state = streams.lock();
         let Some(key) = key else {
             state.keyless += 1;
             self.unreadable.inc();
-            return false;
+            return ReadingOutcome::NoKey;
         };
         let result = state.opener.open(sealed, key);
         match result {
@@ -125,16 +173,16 @@ impl Telemetry {
                 if state.latest.len() >= WINDOW {
                     state.latest.pop_front();
                 }
-                state.latest.push_back(reading);
-                true
+                state.latest.push_back(reading.clone());
+                ReadingOutcome::Opened(Box::new(reading))
             }
             Err(OpenError::Duplicate) => {
                 self.duplicates.inc();
-                true
+                ReadingOutcome::Repeated
             }
             Err(OpenError::DoesNotOpen | OpenError::Malformed) => {
                 self.unreadable.inc();
-                false
+                ReadingOutcome::Unreadable
             }
         }
     }
@@ -161,6 +209,7 @@ impl Telemetry {
             unreadable: counts.unintelligible + state.keyless,
             last: state.latest.back().map(crate::grpc::reading),
             reordered: counts.late,
+            unpublished: streams.unpublished.load(Ordering::Relaxed),
         })
     }
 }
@@ -181,11 +230,11 @@ mod tests {
         let mut seal = |sequence| sealer.seal(&Reading { sequence, meter_wh: sequence, ..Reading::default() }).unwrap();
         let sealed: Vec<_> = [1, 2, 3, 4, 5].into_iter().map(&mut seal).collect();
         for reading in [&sealed[0], &sealed[1], &sealed[1], &sealed[4], &sealed[2]] {
-            assert!(telemetry.take(&streams, reading, Some(&key)));
+            assert!(telemetry.take(&streams, reading, Some(&key)).is_understood());
         }
-        assert!(!telemetry.take(&streams, &seal(6), None), "no such key any more");
+        assert!(!telemetry.take(&streams, &seal(6), None).is_understood(), "no such key any more");
         let theirs = Sealer::new(&other, 2, "CP1", [4; 16]).seal(&Reading { sequence: 1, ..Reading::default() });
-        assert!(!telemetry.take(&streams, &theirs.unwrap(), Some(&key)));
+        assert!(!telemetry.take(&streams, &theirs.unwrap(), Some(&key)).is_understood());
         let shown = telemetry.shown(&id).unwrap();
         assert_eq!((shown.readings, shown.duplicates, shown.gaps, shown.unreadable), (4, 1, 1, 2));
         assert_eq!(shown.reordered, 1);

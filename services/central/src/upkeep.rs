@@ -101,15 +101,15 @@ fn changed(name: &str, before: Option<&ComponentState>, now: &ComponentState) ->
     }
 }
 
-/// Forgets what is past its retention, once an hour; but for the audit's addresses, which wait for a checkpoint.
-pub(crate) async fn prune(retention: Retention, shared: Arc<SharedState>, ctx: Context) {
+/// Forgets what is past its retention, once an hour; but for the audit's addresses, which wait for a checkpoint. Events
+/// that wait to be published are forgotten `waiting_too`: where no Kafka is set.
+pub(crate) async fn prune(retention: Retention, waiting_too: bool, shared: Arc<SharedState>, ctx: Context) {
     while ctx.stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
         let now = shared.clock.wall_ms();
         let (events, answers) = (before(now, retention.keep_events), before(now, retention.keep_answers));
         let keys = before(now, retention.keep_keys);
         let work = move |conn: &mut Conn| -> Result<usize, Abort<()>> {
-            // No broker is set: what nobody fetches goes too.
-            let gone = OutboxRow::prune(conn, events, true)?
+            let gone = OutboxRow::prune(conn, events, waiting_too)?
                 + OnceRow::prune(conn, answers)?
                 + OrderRow::prune(conn, answers)?
                 + KeyRow::prune(conn, keys)?;

@@ -14,7 +14,8 @@ use crate::{
     origin::{LinkNo, Origin},
     session::{Final, SessionId},
     shared::SharedState,
-    telemetry::Streams,
+    telemetry::{ReadingOutcome, Streams},
+    topics::ReadingTopics,
 };
 
 /// A conversation with one part of a charging point.
@@ -164,16 +165,37 @@ impl PartConversation {
 async fn read(
     responder: &Responder,
     id: &ChargingPointId,
-    streams: &Streams,
+    streams: &Arc<Streams>,
     sealed: &wire_messages::SealedReading,
     to: u64,
 ) -> bool {
-    let (shared, id) = (&responder.links.shared, PeerId::ChargingPoint(id.clone()));
+    let (shared, peer) = (&responder.links.shared, PeerId::ChargingPoint(id.clone()));
     // An older key comes from the store, which may be slow; a link that waited for it would be taken for dead.
-    let key = tokio::time::timeout(OLDER_KEY, shared.reading_key(streams, &id, sealed.key_no)).await;
-    let opened = shared.telemetry.take(streams, sealed, key.ok().flatten().as_deref());
+    let key = tokio::time::timeout(OLDER_KEY, shared.reading_key(streams, &peer, sealed.key_no)).await;
+    let outcome = shared.telemetry.take(streams, sealed, key.ok().flatten().as_deref());
+    if let Some(topics) = &shared.reading_topics {
+        publish(topics, shared.directory.epoch(id).get(), (id, sealed), &outcome, streams);
+    }
     responder.answer(to, Reason::Unspecified, "");
-    opened
+    outcome.is_understood()
+}
+
+/// What cannot be opened here for want of its key, others may open; what opens under no key is noise.
+fn publish(
+    topics: &ReadingTopics,
+    epoch: u64,
+    (id, sealed): (&ChargingPointId, &wire_messages::SealedReading),
+    outcome: &ReadingOutcome,
+    streams: &Arc<Streams>,
+) {
+    match outcome {
+        ReadingOutcome::Opened(reading) => {
+            topics.sealed(id, epoch, sealed, streams);
+            topics.opened(id, epoch, (sealed, reading), streams);
+        }
+        ReadingOutcome::NoKey => topics.sealed(id, epoch, sealed, streams),
+        ReadingOutcome::Repeated | ReadingOutcome::Unreadable => {}
+    }
 }
 
 impl Responder {

@@ -70,6 +70,7 @@ impl TestCentral {
             points: Arc::default(),
             sessions: Arc::default(),
             telemetry: Telemetry::new(&ctx.metrics),
+            reading_topics: None,
             access_log: AccessLog::new(ctx.clock, Duration::from_millis(10)),
             write_queue: WriteQueue::default(),
             pins: secrets.pins(),

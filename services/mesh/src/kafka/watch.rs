@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rdkafka::{admin::AdminClient, client::Client, config::FromClientConfigAndContext as _, error::KafkaError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConnectionContext, KafkaConfig, Topic, topics};
@@ -12,6 +13,7 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Watches the broker until `stop`, reports it as `component`, and makes the missing topics whenever it has come (back).
+/// The receiver says whether it answers and has the topics.
 ///
 /// # Errors
 /// A setting or a file that cannot be used.
@@ -20,22 +22,25 @@ pub fn watch_broker(
     topics: Vec<Topic>,
     component: Component,
     stop: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + use<>, Misuse> {
+) -> Result<(watch::Receiver<bool>, impl Future<Output = ()> + Send + use<>), Misuse> {
     let context = ConnectionContext::default();
     let client = config.client("chargemesh-watch")?;
     let admin = AdminClient::from_config_and_context(&client, context.clone())
         .map_err(|error| Misuse::new(format!("Kafka's settings are refused: {error}")))?;
     let (admin, brokers) = (Arc::new(admin), config.brokers());
     component.degraded(format!("Kafka at {brokers} has not answered yet"));
-    Ok(async move {
+    let (is_up, up) = watch::channel(false);
+    let work = async move {
         let mut watch = BrokerWatch { admin, context, brokers, topics, component, is_prepared: false };
         loop {
             watch.look().await;
+            is_up.send_replace(watch.is_prepared);
             if stop.run_until_cancelled(tokio::time::sleep(ASK_EVERY)).await.is_none() {
                 return;
             }
         }
-    })
+    };
+    Ok((up, work))
 }
 
 struct BrokerWatch {
@@ -88,7 +93,10 @@ impl BrokerWatch {
                 self.is_prepared = true;
                 self.component.ready();
             }
-            Err(why) => self.component.degraded(format!("Kafka at {}: {why}", self.brokers)),
+            Err(why) => {
+                self.is_prepared = false;
+                self.component.degraded(format!("Kafka at {}: {why}", self.brokers));
+            }
         }
     }
 }

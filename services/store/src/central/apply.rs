@@ -130,7 +130,9 @@ fn write_row<'a>(
         RowWrite::Identity(row) => row.upsert_newer(conn)?,
         RowWrite::Operator(row) => row.upsert_newer(conn)?,
         RowWrite::Mirrored(revision) => identity::set_revision(conn, *revision)?,
-        RowWrite::Published { writer, sequence, at_ms } => outbox::mark_published(conn, writer, *sequence, *at_ms)?,
+        RowWrite::Published { writer, first, last, at_ms } => {
+            outbox::mark_published(conn, writer, (*first, *last), *at_ms)?;
+        }
         // Numbered and written at the end of the group, when it is known which turns are in it.
         RowWrite::Event(event) => applied.events.push(event),
         RowWrite::Audit(entry) => applied.audit.push(Cow::Borrowed(entry)),

@@ -35,7 +35,7 @@ pub use generation::raise_generation;
 pub use identity::{MirroredIdentityRow, MirroredOperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
 pub use order::{ItemOutcome, OrderCounts, OrderItemRow, OrderRow};
-pub use outbox::{OutboxEvent, OutboxRow};
+pub use outbox::{OutboxEvent, OutboxLag, OutboxRow};
 pub use refusal::CommitRefusal;
 pub use session::{SessionFilter, SessionRow};
 pub use statistics::{StatisticRow, StatisticsBy};

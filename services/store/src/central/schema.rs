@@ -181,3 +181,4 @@ diesel::table! {
 diesel::joinable!(corrections -> tickets (session_id));
 diesel::allow_tables_to_appear_in_same_query!(charging_points, corrections, discrepancies, sessions, tickets);
 diesel::allow_tables_to_appear_in_same_query!(order_items, orders);
+diesel::allow_tables_to_appear_in_same_query!(charging_points, outbox);

@@ -98,10 +98,11 @@ pub enum RowWrite {
     /// The mirror of Registry is complete up to this revision.
     Mirrored(i64),
     Event(OutboxEvent),
-    /// The event was published.
+    /// The writer's events with these numbers, the last included, were published.
     Published {
         writer: String,
-        sequence: i64,
+        first: i64,
+        last: i64,
         at_ms: i64,
     },
     Audit(AuditEntry),

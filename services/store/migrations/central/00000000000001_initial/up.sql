@@ -236,7 +236,7 @@ CREATE TABLE outbox (
     published_at_ms BIGINT,
     PRIMARY KEY (writer, sequence)
 );
-CREATE INDEX outbox_waiting ON outbox (cp_id, epoch, sequence) WHERE published_at_ms IS NULL;
+CREATE INDEX outbox_waiting ON outbox (writer, sequence) WHERE published_at_ms IS NULL;
 CREATE INDEX outbox_by_time ON outbox (at_ms);
 
 CREATE TABLE audit (

@@ -256,11 +256,14 @@ on_both! {
         store.submit(&mut point, [event("a", "CP-1", 1), event("b", "CP-1", 2), event("x", "CP-2", 2)]).await.unwrap();
         let mut point = store.claimed("CP-1", "central-1").await;
         store.submit(&mut point, [event("c", "CP-1", 3)]).await.unwrap();
-        let waiting = store.read(|c| OutboxRow::waiting(c, "CP-1", 10)).await;
-        assert_eq!(waiting.iter().map(|row| row.event_id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
-        assert!(waiting[0].epoch < waiting[2].epoch && waiting[2].epoch == point.epoch);
-        store.unguarded([RowWrite::Published { writer: waiting[0].writer.clone(), sequence: waiting[0].sequence, at_ms: 9 }]).await.unwrap();
-        assert_eq!(store.read(OutboxRow::lag).await, 3);
+        let waiting = store.read(|c| OutboxRow::batch(c, "central-1", &[], 10)).await;
+        assert_eq!(waiting.iter().map(|row| row.event_id.as_str()).collect::<Vec<_>>(), ["a", "b", "x", "c"]);
+        assert!(waiting[0].epoch < waiting[3].epoch && waiting[3].epoch == point.epoch);
+        let held = store.read(|c| OutboxRow::batch(c, "central-1", &["CP-1".to_owned()], 10)).await;
+        assert_eq!(held.iter().map(|row| row.event_id.as_str()).collect::<Vec<_>>(), ["x"]);
+        let (writer, first) = (waiting[0].writer.clone(), waiting[0].sequence);
+        store.unguarded([RowWrite::Published { writer, first, last: first, at_ms: 9 }]).await.unwrap();
+        assert_eq!(store.read(OutboxRow::lag).await, OutboxLag { events: 3, oldest_at_ms: Some(2) });
         let pruned: Result<_, ()> = store.database.transaction("test", |c| Ok((OutboxRow::prune(c, 3, false)?, OutboxRow::prune(c, 3, true)?))).await.unwrap();
         assert_eq!(pruned, Ok((1, 2)), "the published one, and without a broker the others");
     }

@@ -32,7 +32,7 @@ on_both! {
         let (open, cps, lag, page) = store.read(|c| Ok((
             SessionRow::unsettled(c)?,
             ChargingPointRow::all(c)?,
-            OutboxRow::lag(c)?,
+            OutboxRow::lag(c)?.events,
             AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())?,
         ))).await;
         assert_eq!((open.len(), lag, page.rows.len()), (granted, 21, 21), "refusals dropped out before numbering");
