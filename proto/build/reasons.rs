@@ -42,11 +42,12 @@ fn fields(class: &DynamicMessage) -> Result<String, &'static str> {
     let flag = |name: &str| class.get_field_by_name(name).and_then(|v| v.as_bool()).unwrap_or(false);
     Ok(format!(
         "words: {words:?}, grpc_code: {code}, http_status: {http}, retry: Retry::{}, ends_a_supply: {}, \
-         ends_an_enrolment: {}, counts_as_wrong_try: {}",
+         ends_an_enrolment: {}, counts_as_wrong_try: {}, ends_by_order_only: {}",
         camel_case(&retry),
         flag("ends_a_supply"),
         flag("ends_an_enrolment"),
         flag("counts_as_wrong_try"),
+        flag("ends_by_order_only"),
     ))
 }
 

@@ -24,6 +24,7 @@ struct ReasonClass {
     ends_a_supply: bool,
     ends_an_enrolment: bool,
     counts_as_wrong_try: bool,
+    ends_by_order_only: bool,
 }
 
 include!(concat!(env!("OUT_DIR"), "/reasons.rs"));
@@ -74,6 +75,11 @@ impl Reason {
     /// Whether a supply can end with it (SPEC 3.5), so that it may stand on a ticket.
     pub fn ends_a_supply(self) -> bool {
         self.class().ends_a_supply
+    }
+
+    /// Whether only Central ends a supply so, and no charging point by itself.
+    pub fn ends_by_order_only(self) -> bool {
+        self.class().ends_by_order_only
     }
 
     /// Whether whoever is told so has no enrolment any more.

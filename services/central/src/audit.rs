@@ -49,6 +49,7 @@ actions! {
     SupplyReleased = "SUPPLY_RELEASED",
     SupplySettling = "SUPPLY_SETTLING",
     Discrepancy = "DISCREPANCY",
+    EndNotOrdered = "END_NOT_ORDERED",
     MeterRanBackwards = "METER_RAN_BACKWARDS",
     MeterImplausible = "METER_IMPLAUSIBLE",
     TicketCorrected = "TICKET_CORRECTED",

@@ -131,6 +131,8 @@ impl Pending {
 pub struct PendingAsk {
     pub request: SupplyRequest,
     pub stage: AskStage,
+    /// At which he who pays was told that it would be.
+    pub price: Price,
     pub due: Instant,
 }
 

@@ -217,9 +217,10 @@ impl Trips {
     }
 
     fn confirm(&mut self, session_id: String, accepted: bool) {
-        self.confirmations.remove(&session_id);
+        // At the price that he was shown last.
+        let price_e4 = self.confirmations.remove(&session_id).map_or(0, |(asked, _)| asked.price_e4);
         self.notify(Notification::Confirmed { session: session_id.clone(), accepted });
-        self.send(up::Body::ConfirmSupply(ConfirmSupply { session_id, accepted }));
+        self.send(up::Body::ConfirmSupply(ConfirmSupply { session_id, accepted, price_e4 }));
     }
 
     fn send(&mut self, body: up::Body) {
@@ -294,5 +295,6 @@ fn request_body(request: &DriverRequest) -> up::Body {
         request_id: request.id.clone(),
         charging_point_id: request.charging_point.to_string(),
         energy_wh: request.energy.wh(),
+        highest_price_e4: None,
     })
 }

@@ -374,6 +374,7 @@ pub(super) fn request(driver: &str, session: &str, request_id: &str) -> SupplyRe
         driver: Some(driver.parse().unwrap()),
         request_id: request_id.into(),
         energy: Energy::ZERO,
+        highest_price: None,
         session: SessionId::new(session),
         manual: false,
         known: true,

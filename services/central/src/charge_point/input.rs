@@ -89,11 +89,11 @@ pub enum PointInput {
         accepted: bool,
         detail: Arc<str>,
     },
-    /// The driver confirms or declines a manual supply in his name.
+    /// The driver confirms a manual supply in his name at this price, or declines it.
     Confirmed {
         session: SessionId,
         driver: DriverId,
-        accepted: bool,
+        accepted: Option<Price>,
         reply: Reply,
     },
     Started {
@@ -155,6 +155,8 @@ pub struct SupplyRequest {
     pub driver: Option<DriverId>,
     pub request_id: Arc<str>,
     pub energy: Energy,
+    /// More is not accepted; none: any price.
+    pub highest_price: Option<Price>,
     /// Drawn by the I/O layer; becomes the session's if it comes to one.
     pub session: SessionId,
     /// At the charging point itself (SPEC 3.1): the engine need not be asked, a named driver must confirm.
@@ -378,6 +380,8 @@ impl SupplyRequest {
     /// A repetition has the same digest, another request under the same id has not.
     pub(crate) fn digest(&self, charging_point: &ChargingPointId) -> String {
         let driver = self.driver.as_ref().map(ToString::to_string).unwrap_or_default();
-        digest([charging_point.to_string().into_bytes(), driver.into_bytes(), self.energy.wh().to_be_bytes().to_vec()])
+        let highest = self.highest_price.map_or(Vec::new(), |price| price.e4().to_be_bytes().to_vec());
+        let energy = self.energy.wh().to_be_bytes().to_vec();
+        digest([charging_point.to_string().into_bytes(), driver.into_bytes(), energy, highest])
     }
 }

@@ -152,6 +152,7 @@ impl PointModel {
             ModelStep::Confirm { point, accepted } => {
                 let ask = self.harness.points[point].pending.ask.clone();
                 if let Some(PendingAsk { request: SupplyRequest { session, driver: Some(driver), .. }, .. }) = ask {
+                    let accepted = accepted.then(|| self.harness.record(point).price);
                     self.harness.input(point, PointInput::Confirmed { session, driver, accepted, reply: Reply::None });
                 }
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use proto::{
-    DriverId, Energy,
+    DriverId, Energy, Price,
     link::v1::{Progress, Reason, SessionState},
 };
 
@@ -50,7 +50,7 @@ impl DecisionBuilder<'_> {
             return self.refuse(&ask.request, Reason::RefusedByChargingPoint, detail);
         }
         // What came meanwhile counts: it was asked and not yet reserved.
-        match self.against() {
+        match self.against().or_else(|| self.price_objection(Some(ask.price))) {
             Some((reason, detail)) => {
                 self.release_engine(&ask.request, reason);
                 self.refuse(&ask.request, reason, &detail);
@@ -59,16 +59,41 @@ impl DecisionBuilder<'_> {
         }
     }
 
-    pub(super) fn confirmed(&mut self, session: &SessionId, driver: &DriverId, accepted: bool, reply: Reply) {
+    pub(super) fn confirmed(&mut self, session: &SessionId, driver: &DriverId, accepted: Option<Price>, reply: Reply) {
         let ask = self.asked(session, AskStage::Confirming).filter(|ask| ask.request.driver.as_ref() == Some(driver));
         let Some(ask) = ask else {
             return self.answer(reply, OrderOutcome::Failed(Reason::NotFound, "nothing is to be confirmed".to_owned()));
         };
+        if accepted.is_some()
+            && let Some((reason, detail)) = self.price_objection(accepted)
+        {
+            self.answer(reply, OrderOutcome::Failed(reason, detail));
+            return self.ask_driver_again(&ask);
+        }
         self.answer(reply, OrderOutcome::Done);
         match (accepted, self.against()) {
-            (false, _) => self.refuse(&ask.request, Reason::NotConfirmed, ""),
-            (true, Some((reason, detail))) => self.refuse(&ask.request, reason, &detail),
-            (true, None) => self.open(&ask.request),
+            (None, _) => self.refuse(&ask.request, Reason::NotConfirmed, ""),
+            (Some(_), Some((reason, detail))) => self.refuse(&ask.request, reason, &detail),
+            (Some(_), None) => self.open(&ask.request),
+        }
+    }
+
+    /// Nobody pays a price that he was not told, or did not accept (SPEC 3.2).
+    fn price_objection(&self, accepted: Option<Price>) -> Option<(Reason, String)> {
+        let (price, currency) = (self.point.record.price, self.settings.currency);
+        let changed = |accepted: &Price| *accepted != price;
+        accepted
+            .filter(changed)
+            .map(|was| (Reason::PriceChanged, format!("it is {price} {currency}/kWh now, not {was}")))
+    }
+
+    /// The price of what he confirmed has changed meanwhile: he may confirm the new one, within the time that is left.
+    fn ask_driver_again(&mut self, ask: &PendingAsk) {
+        let left = ask.due.saturating_duration_since(self.now.mono);
+        let expires_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+        let body = messages::confirm_request(&ask.request, &self.point.record, expires_ms, self.settings);
+        if let Some(driver) = ask.request.driver.clone() {
+            self.after_commit(Effect::Driver(driver, body));
         }
     }
 
@@ -124,6 +149,11 @@ impl DecisionBuilder<'_> {
         if self.point.pending.ask.is_some() {
             return Some((Reason::Reserved, "another request is under way".to_owned()));
         }
+        let price = self.point.record.price;
+        if let Some(highest) = request.highest_price.filter(|highest| *highest < price) {
+            let currency = self.settings.currency;
+            return Some((Reason::PriceChanged, format!("it is {price} {currency}/kWh, above {highest}")));
+        }
         if request.busy {
             return Some((Reason::DriverBusy, String::new()));
         }
@@ -164,7 +194,12 @@ impl DecisionBuilder<'_> {
     }
 
     fn ask(&mut self, request: &SupplyRequest, stage: AskStage, wait: std::time::Duration) {
-        self.decision.pending.ask = Some(PendingAsk { request: request.clone(), stage, due: self.now.mono + wait });
+        self.decision.pending.ask = Some(PendingAsk {
+            request: request.clone(),
+            stage,
+            price: self.point.record.price,
+            due: self.now.mono + wait,
+        });
     }
 
     fn asked(&self, session: &SessionId, stage: AskStage) -> Option<PendingAsk> {

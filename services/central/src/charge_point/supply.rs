@@ -63,10 +63,19 @@ impl DecisionBuilder<'_> {
         if billed.discrepancy != 0 {
             self.audit_discrepancy(&billed, last.end);
         }
+        self.audit_end_not_ordered(&session, last.reason);
         self.issue(&billed, ticket);
         self.engine(messages::settled(id.as_str()));
         self.close(&billed);
         self.answer(reply, OrderOutcome::Done);
+    }
+
+    /// What the charging point called an end that nobody had ordered; its ticket calls it a fault.
+    fn audit_end_not_ordered(&mut self, session: &Session, said: Reason) {
+        if said.ends_by_order_only() && session.end_reason(said) == Reason::Fault {
+            let entry = self.entry_of(AuditAction::EndNotOrdered, session).with("said_by_charging_point", said.code());
+            self.audit_by_engine(entry);
+        }
     }
 
     /// A final value for a session that ended long ago, in `row`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh::link::SendQueue;
-use proto::{ChargingPointId, DriverId, PeerId, link::v1::Part};
+use proto::{ChargingPointId, DriverId, PeerId, Price, link::v1::Part};
 use store::central::MirroredIdentityRow;
 use tokio::sync::oneshot;
 
@@ -92,5 +92,6 @@ pub(crate) enum Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DriverCommand {
     Stop,
-    Confirm(bool),
+    /// At this price, or not.
+    Confirm(Option<Price>),
 }

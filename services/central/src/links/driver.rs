@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::{
-    DriverId, Energy, PeerId,
+    DriverId, Energy, PeerId, Price,
     central::v1::{ChargingPoint, ChargingPointState},
     link::v1::{self as wire_messages, Down, Reason, SessionState, State, down, up},
 };
@@ -64,7 +64,8 @@ impl DriverConversation {
             }
             up::Body::StopSupply(stop) => responder.driver_command(id, &stop.session_id, to, DriverCommand::Stop).await,
             up::Body::ConfirmSupply(word) => {
-                responder.driver_command(id, &word.session_id, to, DriverCommand::Confirm(word.accepted)).await;
+                let accepted = word.accepted.then(|| Price::from_e4(word.price_e4));
+                responder.driver_command(id, &word.session_id, to, DriverCommand::Confirm(accepted)).await;
             }
             up::Body::ListChargingPoints(_) | up::Body::ListHistory(_) if self.is_listing() => {
                 responder.answer(to, Reason::Overloaded, "the answer to your last list is under way");
@@ -122,6 +123,7 @@ impl Responder {
         let request = SupplyRequest {
             request_id: wished.request_id.as_str().into(),
             energy: Energy::from_wh(wished.energy_wh),
+            highest_price: wished.highest_price_e4.map(Price::from_e4),
             session: fresh_session(),
             manual: false,
             known: false,

@@ -239,6 +239,7 @@ impl Responder {
             driver,
             request_id: request_id.into(),
             energy: Energy::from_wh(wished.energy_wh),
+            highest_price: None,
             session: fresh_session(),
             manual: true,
             known: false,

@@ -168,7 +168,7 @@ impl TestPeer {
 
 fn requested(id: &str, at: &str) -> up::Body {
     let (request_id, charging_point_id) = (id.to_owned(), at.to_owned());
-    up::Body::RequestSupply(RequestSupply { request_id, charging_point_id, energy_wh: 1_000 })
+    up::Body::RequestSupply(RequestSupply { request_id, charging_point_id, energy_wh: 1_000, highest_price_e4: None })
 }
 
 fn received(session: &str) -> up::Body {
@@ -286,7 +286,7 @@ async fn what_is_refused_before_it_is_decided_is_counted_in_the_audit_spec_8_1()
     network.until_refused("driver/D1", Reason::UnknownChargingPoint).await;
     for word in [
         up::Body::StopSupply(StopSupply { session_id: "s9".into() }),
-        up::Body::ConfirmSupply(ConfirmSupply { session_id: "s9".into(), accepted: true }),
+        up::Body::ConfirmSupply(ConfirmSupply { session_id: "s9".into(), accepted: true, price_e4: 3_950 }),
     ] {
         assert_eq!(driver.ask(word).await, Reason::NotFound);
     }

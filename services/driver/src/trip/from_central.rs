@@ -163,7 +163,7 @@ impl Trips {
 
     pub(super) fn handle_confirm_request(&mut self, asked: ConfirmRequest, now: Now) {
         let session = asked.session_id.clone();
-        let known = self.confirmations.contains_key(&session);
+        let known = self.confirmations.get(&session).is_some_and(|(known, _)| known.price_e4 == asked.price_e4);
         if !known {
             self.notify(Notification::confirmation_requested(&asked));
         }

@@ -448,3 +448,26 @@ fn requests_in_flight_are_bounded() {
     }
     assert_eq!(rig.trips.requests().count(), MOST_REQUESTS);
 }
+
+#[test]
+fn a_driver_confirms_at_the_price_that_he_was_shown_and_is_shown_a_new_one_spec_3_2() {
+    let asked = |price_e4| {
+        let asked = ConfirmRequest { session_id: "s1".into(), price_e4, expires_ms: 1000, ..ConfirmRequest::default() };
+        down::Body::ConfirmRequest(asked)
+    };
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let is_shown = |commands: &Handled| {
+        let shown = |c: &TripCommand| matches!(c, TripCommand::Notify(Notification::ConfirmationRequested { .. }));
+        commands.iter().any(shown)
+    };
+    assert!(is_shown(&rig.down(asked(3_950))));
+    assert!(!is_shown(&rig.down(asked(3_950))), "the same again is not");
+    assert!(is_shown(&rig.down(asked(99_900))));
+    let commands = rig.handle(TripInput::Order(DriverOrder::Confirm(None, true)));
+    let price = sent(&commands).iter().find_map(|up| match &up.body {
+        Some(up::Body::ConfirmSupply(word)) => Some(word.price_e4),
+        _ => None,
+    });
+    assert_eq!(price, Some(99_900));
+}

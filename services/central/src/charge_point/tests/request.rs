@@ -92,7 +92,7 @@ fn a_charging_point_that_waits_for_a_confirmation_says_so_and_is_still_available
         PointInput::Confirmed {
             session: SessionId::new("s1"),
             driver: "D1".parse().unwrap(),
-            accepted: false,
+            accepted: None,
             reply: Reply::None,
         },
     );
@@ -195,10 +195,10 @@ fn a_manual_supply_for_a_named_driver_waits_for_his_word_spec_3_1() {
     harness.input(0, PointInput::Request(named.clone()));
     assert_eq!(harness.take_sent(), ["D1: confirm s1?"]);
     assert_eq!(harness.state(0), State::Available, "nothing is reserved yet");
-    let word = |session: &str, driver: &str, accepted| PointInput::Confirmed {
+    let word = |session: &str, driver: &str, accepted: bool| PointInput::Confirmed {
         session: SessionId::new(session),
         driver: driver.parse().unwrap(),
-        accepted,
+        accepted: accepted.then(|| Price::from_e4(3_950)),
         reply: Reply::Link { link: LinkNo(3), to: 6 },
     };
     harness.input(0, word("s1", "D2", true));
@@ -215,6 +215,71 @@ fn a_manual_supply_for_a_named_driver_waits_for_his_word_spec_3_1() {
     silent.input(0, PointInput::Request(named));
     silent.pass(60_000);
     assert_eq!(silent.take_sent()[1..], ["D1: REFUSED NOT_CONFIRMED", "answer: NOT_CONFIRMED"]);
+}
+
+/// What D1 was told of a refusal: its reason and the price that its step names.
+fn refused(harness: &PointHarness) -> Option<(Reason, u32)> {
+    harness.effects.iter().rev().find_map(|(_, effect)| match effect {
+        Effect::Driver(_, proto::link::v1::down::Body::Step(step)) if step.reason != 0 => {
+            Some((step.reason(), step.price_e4))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn a_price_that_changes_between_ask_and_supply_is_refused_and_never_billed_spec_3_2() {
+    let mut harness = PointHarness::ready();
+    harness.request("s1", "r1");
+    harness.order(PointOrder::SetPrice(Price::from_e4(99_900)));
+    harness.take_sent();
+    harness.accept("s1");
+    assert_eq!(
+        harness.take_sent(),
+        ["engine: release s1 PRICE_CHANGED", "D1: REFUSED PRICE_CHANGED", "answer: PRICE_CHANGED"]
+    );
+    assert_eq!(refused(&harness), Some((Reason::PriceChanged, 99_900)), "the step names the new price");
+    assert!(harness.store.sessions.is_empty());
+    harness.request("s2", "r2");
+    harness.accept("s2");
+    assert_eq!(harness.session("s2").price.e4(), 99_900, "asked again, he agrees to it");
+}
+
+#[test]
+fn a_confirmation_at_a_price_that_has_changed_is_refused_and_the_new_one_may_be_confirmed_spec_3_2() {
+    let mut harness = PointHarness::ready();
+    harness.input(0, PointInput::Request(SupplyRequest { manual: true, ..harness::request("D1", "s1", "m1") }));
+    harness.order(PointOrder::SetPrice(Price::from_e4(99_900)));
+    harness.take_sent();
+    let word = |price| PointInput::Confirmed {
+        session: SessionId::new("s1"),
+        driver: "D1".parse().unwrap(),
+        accepted: Some(Price::from_e4(price)),
+        reply: Reply::Link { link: LinkNo(3), to: 6 },
+    };
+    for _repeated in 0..2 {
+        harness.input(0, word(3_950));
+        assert_eq!(harness.take_sent(), ["answer: PRICE_CHANGED", "D1: confirm s1?"]);
+        let asked = harness.effects.last().map(|(_, effect)| effect.clone());
+        let Some(Effect::Driver(_, proto::link::v1::down::Body::ConfirmRequest(asked))) = asked else {
+            panic!("he is asked again")
+        };
+        assert_eq!((asked.price_e4, harness.store.sessions.len()), (99_900, 0));
+    }
+    harness.input(0, word(99_900));
+    assert_eq!(harness.session("s1").price.e4(), 99_900);
+}
+
+#[test]
+fn a_request_is_refused_where_the_price_is_above_the_highest_that_it_names_spec_3_2() {
+    let at_most = |price| {
+        let mut harness = PointHarness::ready();
+        let highest_price = Some(Price::from_e4(price));
+        harness.input(0, PointInput::Request(SupplyRequest { highest_price, ..harness::request("D1", "s1", "r1") }));
+        harness.take_sent().pop()
+    };
+    assert_eq!(at_most(3_949).as_deref(), Some("answer: PRICE_CHANGED"));
+    assert_eq!(at_most(3_950).as_deref(), Some("engine: ask s1"));
 }
 
 #[test]

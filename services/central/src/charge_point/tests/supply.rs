@@ -396,3 +396,17 @@ fn what_the_journal_holds_is_reconciled_after_a_restart_spec_9() {
     let (state, told) = after(PointHarness::ready, &[held(SessionState::Reserved, 0)]);
     assert_eq!((state, told), (None, vec!["engine: release s1 RESERVATION_EXPIRED".to_owned()]));
 }
+
+#[test]
+fn an_end_that_nobody_ordered_is_audited_as_the_charging_point_calls_it_spec_3_5() {
+    let mut harness = PointHarness::supplying();
+    harness.ended("s1", 1_000, 1_700, Reason::Frost);
+    assert_eq!(harness.ticket("s1").map(|t| t.reason()), Some(Reason::Fault));
+    let entry = harness.store.entries.iter().find(|entry| entry.action == AuditAction::EndNotOrdered).unwrap();
+    assert!(entry.parameters.contains(&("said_by_charging_point", "FROST".to_owned())), "{entry:?}");
+    let mut ordered = PointHarness::supplying();
+    ordered.order(PointOrder::EndSession(SessionId::new("s1")));
+    ordered.ended("s1", 1_000, 1_700, Reason::StoppedByOperator);
+    assert_eq!(ordered.ticket("s1").map(|t| t.reason()), Some(Reason::StoppedByOperator));
+    assert!(!ordered.store.actions.contains(&AuditAction::EndNotOrdered));
+}

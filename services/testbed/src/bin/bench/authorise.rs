@@ -118,7 +118,8 @@ async fn ask_all(network: &Network, drivers: &[KeyedPeer], ids: &[String]) -> an
 /// One request to its authorisation; then it is taken back, unplugged as it is.
 async fn authorise(peer: &mut LinkPeer, charging_point_id: String, at: Instant) -> anyhow::Result<Duration> {
     let request_id = fresh_id();
-    let request = RequestSupply { request_id: request_id.clone(), charging_point_id, energy_wh: 1_000 };
+    let request =
+        RequestSupply { request_id: request_id.clone(), charging_point_id, energy_wh: 1_000, highest_price_e4: None };
     peer.send(up::Body::RequestSupply(request)).await?;
     let step = |wanted: Progress| {
         let request_id = request_id.clone();

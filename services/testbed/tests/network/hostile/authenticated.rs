@@ -46,7 +46,12 @@ async fn three_takeovers_by_a_cloned_key_hold_the_charging_point_until_released_
     ensure!(audited.len() == 1 && parameters(&audited[0]).to_string().contains("\"3\""), "{audited:?}");
     ensure!(network.operator.audited("LINK_TAKEN_OVER", "charging-point/CLONED").await?.len() == 3);
     ensure!(network.central.log().contains("cloned"), "an alarm is raised");
-    let request = RequestSupply { request_id: fresh_id(), charging_point_id: "CLONED".into(), energy_wh: 0 };
+    let request = RequestSupply {
+        request_id: fresh_id(),
+        charging_point_id: "CLONED".into(),
+        energy_wh: 0,
+        ..Default::default()
+    };
     ensure!(ana.ask(up::Body::RequestSupply(request)).await? == MessageOutcome::Answer(Reason::OutOfOrder));
 
     network.operator.charging_points.clone().release(order(&["CLONED"])).await?;
@@ -137,7 +142,7 @@ async fn messages_of_another_part_are_unsupported_and_never_processed_spec_4_3()
             up::Body::StopSupply(StopSupply { session_id: session_id.clone() }),
             up::Body::ListChargingPoints(Default::default()),
             up::Body::ListHistory(ListHistory::default()),
-            up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true }),
+            up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true, price_e4: 3_950 }),
             up::Body::TicketReceived(TicketReceived { session_id }),
         ]
     };
@@ -220,7 +225,7 @@ async fn a_session_belongs_to_its_charging_point_and_its_driver_alone_spec_3_7()
     }
     for body in [
         up::Body::StopSupply(StopSupply { session_id: session_id.clone() }),
-        up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true }),
+        up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true, price_e4: 3_950 }),
     ] {
         ensure!(bea.ask(body).await? == MessageOutcome::Answer(Reason::NotFound));
     }
@@ -270,7 +275,11 @@ async fn a_charging_point_never_spends_a_drivers_money_by_itself_spec_3_1() -> a
     ensure!(
         station
             .engine
-            .ask(up::Body::ConfirmSupply(ConfirmSupply { session_id: session_id.clone(), accepted: true }))
+            .ask(up::Body::ConfirmSupply(ConfirmSupply {
+                session_id: session_id.clone(),
+                accepted: true,
+                price_e4: 3_950
+            }))
             .await?
             == MessageOutcome::Unsupported
     );

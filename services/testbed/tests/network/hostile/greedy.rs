@@ -100,7 +100,12 @@ async fn a_flood_of_requests_is_refused_without_rows_and_audit_entries_spec_8_2(
     let begun = Instant::now();
     let (mut unknown, mut too_many) = (0, 0);
     for _ in 0..REQUESTS {
-        let request = RequestSupply { request_id: fresh_id(), charging_point_id: "NOWHERE".into(), energy_wh: 0 };
+        let request = RequestSupply {
+            request_id: fresh_id(),
+            charging_point_id: "NOWHERE".into(),
+            energy_wh: 0,
+            ..Default::default()
+        };
         match ana.ask(up::Body::RequestSupply(request)).await? {
             MessageOutcome::Answer(Reason::UnknownChargingPoint) => unknown += 1,
             MessageOutcome::Answer(Reason::TooManyAttempts) => too_many += 1,

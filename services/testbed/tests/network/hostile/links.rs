@@ -151,7 +151,14 @@ impl HostilePoint {
     /// Has it reserved for a driver; answers the session.
     pub(super) async fn reserve(&mut self, driver: &mut HostileLink) -> anyhow::Result<String> {
         let (request_id, charging_point_id) = (fresh_id(), self.keyed.id.clone());
-        driver.send(up::Body::RequestSupply(RequestSupply { request_id, charging_point_id, energy_wh: 0 })).await?;
+        driver
+            .send(up::Body::RequestSupply(RequestSupply {
+                request_id,
+                charging_point_id,
+                energy_wh: 0,
+                ..Default::default()
+            }))
+            .await?;
         let asked = |body: &down::Body| match body {
             down::Body::Ask(ask) => Some(ask.session_id.clone()),
             _ => None,
