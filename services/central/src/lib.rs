@@ -80,6 +80,8 @@ use self::{
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
     let secrets = Secrets::open(&config.data.join("identity"))?;
+    let telemetry = telemetry::Telemetry::new(&ctx.metrics);
+    let reading_topics = reading_topics(&config)?;
     // Two committers under one name would spoil each other's audit chain.
     ctx.hold(mesh::process::lock(&config.data, "Central")?);
     let identity = TlsIdentity::open(&ctx, &config.identity)?;
@@ -89,8 +91,6 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
     let checkpoints_file = config.data.join("audit.checkpoints");
     let trusted = secrets.audit_trusted.clone();
-    let telemetry = telemetry::Telemetry::new(&ctx.metrics);
-    let reading_topics = reading_topics(&config, telemetry.dropped())?;
     let shared = Arc::new(SharedState {
         settings: config.settings(),
         clock: ctx.clock,
@@ -152,11 +152,11 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
 }
 
 /// Where readings go, if Kafka is there.
-fn reading_topics(config: &Config, dropped: topics::Dropped) -> anyhow::Result<Option<Arc<topics::ReadingTopics>>> {
+fn reading_topics(config: &Config) -> anyhow::Result<Option<Arc<topics::ReadingTopics>>> {
     if !config.kafka.is_set() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(topics::ReadingTopics::new(&config.kafka, &config.readings, dropped)?)))
+    Ok(Some(Arc::new(topics::ReadingTopics::new(&config.kafka, &config.readings)?)))
 }
 
 /// Publishes events, and watches Kafka, if it is there.

@@ -2,6 +2,7 @@
 //! never decides: nothing here reaches a session.
 
 mod older;
+mod unpublished;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,8 +25,7 @@ use wire::{
     telemetry::{OpenError, Opener, ReadingOrder},
 };
 
-use self::older::OlderKeys;
-use crate::topics::Dropped;
+use self::{older::OlderKeys, unpublished::UnpublishedMessages};
 
 pub(crate) use self::older::Look;
 
@@ -41,7 +41,7 @@ pub(crate) struct Telemetry {
     duplicates: Counter,
     missed: Counter,
     reordered: Counter,
-    dropped: Dropped,
+    dropped: UnpublishedMessages,
 }
 
 /// One charging point's.
@@ -50,7 +50,7 @@ pub(crate) struct Streams {
     state: Mutex<StreamsState>,
     /// Messages with its readings that Kafka never got.
     unpublished: AtomicU64,
-    dropped: Dropped,
+    dropped: UnpublishedMessages,
 }
 
 /// What became of a reading.
@@ -94,15 +94,6 @@ impl Streams {
     fn lock(&self) -> MutexGuard<'_, StreamsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Counts a message with one of its readings that was lost on the way to Kafka.
-    pub(crate) fn unpublished(&self) {
-        self.unpublished.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn dropped(&self) -> &Dropped {
-        &self.dropped
-    }
 }
 
 impl Telemetry {
@@ -122,7 +113,7 @@ impl Telemetry {
                 "Readings that came after later ones",
                 Counter::default(),
             ),
-            dropped: Dropped::new(metrics),
+            dropped: UnpublishedMessages::new(metrics),
         }
     }
 
@@ -149,9 +140,6 @@ impl Telemetry {
     }
 
     /// The count of readings that Kafka never got, by why.
-    pub(crate) fn dropped(&self) -> Dropped {
-        self.dropped.clone()
-    }
 
     /// Opens and counts a reading.
     pub(crate) fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> ReadingOutcome {

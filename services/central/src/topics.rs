@@ -5,11 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use mesh::{
-    kafka::{DeliveryError, KafkaConfig, LossyProducer, LostMessages, Outgoing, Topic, TopicSettings},
-    metrics::Metrics,
+    kafka::{KafkaConfig, LossyProducer, Outgoing, Topic, TopicSettings},
     process::Misuse,
 };
-use prometheus_client::metrics::{counter::Counter, family::Family};
 use prost::Message as _;
 use proto::{
     ChargingPointId,
@@ -46,45 +44,16 @@ pub(crate) struct ReadingTopics {
     producer: LossyProducer<Streams>,
     telemetry: String,
     readings: String,
-    dropped: Dropped,
-}
-
-/// Messages that were lost, by why.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Dropped(Family<[(&'static str, &'static str); 1], Counter>);
-
-impl Dropped {
-    pub(crate) fn new(metrics: &Metrics) -> Self {
-        let name = "kafka_readings_dropped";
-        Self(metrics.register(name, "Messages with readings that Kafka never got", Family::default()))
-    }
-
-    fn count(&self, why: &DeliveryError, after_waiting: bool) {
-        let reason = match why {
-            DeliveryError::Refused(_) => "refused",
-            DeliveryError::NotNow(_) if after_waiting => "waited too long",
-            DeliveryError::NotNow(_) => "no room",
-        };
-        self.0.get_or_create(&[("reason", reason)]).inc();
-    }
-}
-
-impl LostMessages for Streams {
-    fn lost(&self, why: &DeliveryError) {
-        self.unpublished();
-        self.dropped().count(why, true);
-    }
 }
 
 impl ReadingTopics {
-    pub(crate) fn new(config: &KafkaConfig, bounds: &ReadingConfig, dropped: Dropped) -> Result<Self, Misuse> {
+    pub(crate) fn new(config: &KafkaConfig, bounds: &ReadingConfig) -> Result<Self, Misuse> {
         // Each reading is two messages.
         let waiting = bounds.kafka_buffer.saturating_mul(2);
         Ok(Self {
             producer: LossyProducer::new(config, waiting, bounds.kafka_wait)?,
             telemetry: config.topic(TELEMETRY),
             readings: config.topic(READINGS),
-            dropped,
         })
     }
 
@@ -117,8 +86,7 @@ impl ReadingTopics {
     ) {
         let message = Outgoing { topic, key: id.as_str(), headers, payload };
         if let Err(why) = self.producer.send(&message, Arc::clone(streams)) {
-            streams.unpublished();
-            self.dropped.count(&why, false);
+            streams.unpublished(&why, "no room");
         }
     }
 

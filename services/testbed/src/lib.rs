@@ -4,6 +4,7 @@
 
 pub mod fleet;
 pub mod invariant;
+pub mod kafka;
 pub mod network;
 pub mod operator;
 pub mod peer;

@@ -1,9 +1,20 @@
 //! What librdkafka reports of its connections. A call that fails only says that it timed out; why (a refused certificate,
 //! a wrong password, nobody at the port) comes through the error callback.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use rdkafka::{ClientContext, config::RDKafkaLogLevel, error::KafkaError, error::RDKafkaErrorCode};
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::{FromClientConfigAndContext as _, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode},
+    metadata::Metadata,
+    producer::{FutureProducer, Producer as _},
+};
+
+use crate::process::Misuse;
 
 /// The reason of the latest connection error. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -35,9 +46,13 @@ impl ConnectionContext {
     /// Keeps the reason of an error: that all brokers are down says less than why each of them is.
     pub(super) fn note(&self, error: &KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka connection");
-        let says_nothing_new = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
-        if !says_nothing_new || self.errors.latest().is_none() {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             self.errors.put(shortened(reason));
+        } else if self.errors.latest().is_none() {
+            self.errors.put(
+                "it takes connections and closes them; is a Kafka broker at this port, and with these \
+                             security settings?",
+            );
         }
     }
 }
@@ -49,6 +64,37 @@ impl ClientContext for ConnectionContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.note(&error, reason);
+    }
+}
+
+/// Asks the brokers for what they have, on a connection of its own, which is kept. It says why they cannot be reached: a
+/// client hears of that only while it is polled, and this one is, by a thread of its own.
+#[derive(Clone)]
+pub(super) struct Probe {
+    client: Arc<FutureProducer<ConnectionContext>>,
+    errors: BrokerErrors,
+}
+
+impl Probe {
+    pub(super) fn new(config: &ClientConfig) -> Result<Self, Misuse> {
+        let context = ConnectionContext::default();
+        let client = FutureProducer::from_config_and_context(config, context.clone())
+            .map_err(|error| Misuse::new(format!("Kafka's settings are refused: {error}")))?;
+        Ok(Self { client: Arc::new(client), errors: context.errors })
+    }
+
+    /// What the brokers have: every topic, or this one alone. Blocks the thread for `longest` at most.
+    ///
+    /// # Errors
+    /// Why they do not answer, for people.
+    pub(super) fn ask(&self, topic: Option<&str>, longest: Duration) -> Result<Metadata, String> {
+        match self.client.client().fetch_metadata(topic, longest) {
+            Ok(metadata) => {
+                self.errors.clear();
+                Ok(metadata)
+            }
+            Err(error) => Err(self.errors.latest().unwrap_or_else(|| error.to_string())),
+        }
     }
 }
 

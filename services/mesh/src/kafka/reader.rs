@@ -10,7 +10,7 @@ use rdkafka::{
     message::Headers as _,
 };
 
-use super::{ConnectionContext, KafkaConfig};
+use super::{ConnectionContext, KafkaConfig, connection::Probe};
 
 /// How long the broker may take for one request.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -75,19 +75,17 @@ impl TopicReader {
         client.set("group.id", "chargemesh-reader").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "100");
         let (topic, brokers) = (topic.to_owned(), config.brokers());
         let open = move || -> Result<Self, TopicReaderError> {
-            let context = ConnectionContext::default();
-            let consumer = StreamConsumer::from_config_and_context(&client, context.clone())
-                .map_err(|error| TopicReaderError(format!("Kafka's settings are refused: {error}")))?;
-            let unreachable = |error: rdkafka::error::KafkaError| {
-                let why = context.errors.latest().unwrap_or_else(|| error.to_string());
-                TopicReaderError(format!("Kafka at {brokers} does not answer: {why}"))
-            };
-            let partitions = partitions(&consumer, &topic).map_err(unreachable)?;
+            let probe = Probe::new(&client).map_err(|error| TopicReaderError(error.to_string()))?;
+            let unreachable = |why: String| TopicReaderError(format!("Kafka at {brokers} does not answer: {why}"));
+            let partitions = partitions(&probe, &topic).map_err(unreachable)?;
             if partitions.is_empty() {
                 return Err(TopicReaderError(format!("Kafka at {brokers} has no topic {topic}")));
             }
-            let starts = starts(&consumer, &topic, &partitions, start).map_err(unreachable)?;
-            consumer.assign(&starts).map_err(unreachable)?;
+            let consumer = StreamConsumer::from_config_and_context(&client, ConnectionContext::default())
+                .map_err(|error| TopicReaderError(format!("Kafka's settings are refused: {error}")))?;
+            let starts =
+                starts(&consumer, &topic, &partitions, start).map_err(|error| unreachable(error.to_string()))?;
+            consumer.assign(&starts).map_err(|error| unreachable(error.to_string()))?;
             Ok(Self { consumer, brokers })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| TopicReaderError(error.to_string()))?
@@ -117,11 +115,8 @@ fn is_transient(error: &rdkafka::error::KafkaError) -> bool {
     )
 }
 
-fn partitions(
-    consumer: &StreamConsumer<ConnectionContext>,
-    topic: &str,
-) -> Result<Vec<i32>, rdkafka::error::KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
+fn partitions(probe: &Probe, topic: &str) -> Result<Vec<i32>, String> {
+    let metadata = probe.ask(Some(topic), ANSWER)?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic && found.error().is_none());
     Ok(found.flat_map(|found| found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id)).collect())
 }

@@ -1,12 +1,12 @@
 //! Whether the broker answers: asked every two seconds, since a broker that hangs makes no error by itself (SPEC 9.0).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use rdkafka::{admin::AdminClient, client::Client, config::FromClientConfigAndContext as _, error::KafkaError};
+use rdkafka::{admin::AdminClient, config::FromClientConfigAndContext as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectionContext, KafkaConfig, Topic, topics};
+use super::{ConnectionContext, KafkaConfig, Topic, connection::Probe, topics};
 use crate::{health::Component, process::Misuse};
 
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -23,15 +23,14 @@ pub fn watch_broker(
     component: Component,
     stop: CancellationToken,
 ) -> Result<(watch::Receiver<bool>, impl Future<Output = ()> + Send + use<>), Misuse> {
-    let context = ConnectionContext::default();
     let client = config.client("chargemesh-watch")?;
-    let admin = AdminClient::from_config_and_context(&client, context.clone())
+    let admin = AdminClient::from_config_and_context(&client, ConnectionContext::default())
         .map_err(|error| Misuse::new(format!("Kafka's settings are refused: {error}")))?;
-    let (admin, brokers) = (Arc::new(admin), config.brokers());
+    let (probe, brokers) = (Probe::new(&client)?, config.brokers());
     component.degraded(format!("Kafka at {brokers} has not answered yet"));
     let (is_up, up) = watch::channel(false);
     let work = async move {
-        let mut watch = BrokerWatch { admin, context, brokers, topics, component, is_prepared: false };
+        let mut watch = BrokerWatch { probe, admin, brokers, topics, component, is_prepared: false };
         loop {
             watch.look().await;
             is_up.send_replace(watch.is_prepared);
@@ -44,8 +43,8 @@ pub fn watch_broker(
 }
 
 struct BrokerWatch {
-    admin: Arc<AdminClient<ConnectionContext>>,
-    context: ConnectionContext,
+    probe: Probe,
+    admin: AdminClient<ConnectionContext>,
     brokers: String,
     topics: Vec<Topic>,
     component: Component,
@@ -57,9 +56,8 @@ impl BrokerWatch {
     async fn look(&mut self) {
         match self.known_topics().await {
             Ok(known) => self.prepare(&known).await,
-            Err(error) => {
+            Err(why) => {
                 self.is_prepared = false;
-                let why = self.context.errors.latest().unwrap_or_else(|| error.to_string());
                 self.component.degraded(format!(
                     "Kafka at {} does not answer: {why}. Events wait in the database; readings wait as far as there is \
                      room, then they are dropped",
@@ -69,18 +67,13 @@ impl BrokerWatch {
         }
     }
 
-    async fn known_topics(&self) -> Result<BTreeMap<String, usize>, KafkaError> {
-        let admin = Arc::clone(&self.admin);
-        let ask = move || {
-            let client: &Client<ConnectionContext> = admin.inner();
-            client.fetch_metadata(None, ANSWER).map(|metadata| topics::known(&metadata))
-        };
-        let asked = tokio::task::spawn_blocking(ask).await;
-        asked.unwrap_or(Err(KafkaError::Canceled))
+    async fn known_topics(&self) -> Result<BTreeMap<String, usize>, String> {
+        let probe = self.probe.clone();
+        let ask = move || probe.ask(None, ANSWER).map(|metadata| topics::known(&metadata));
+        tokio::task::spawn_blocking(ask).await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     async fn prepare(&mut self, known: &BTreeMap<String, usize>) {
-        self.context.errors.clear();
         let all_exist = self.topics.iter().all(|topic| known.contains_key(&topic.name));
         if self.is_prepared && all_exist {
             return self.component.ready();

@@ -46,6 +46,13 @@ impl ChargingPointRow {
         Ok(on!(conn, |c| charging_points::table.find(cp_id).select(Self::as_select()).first(c).optional())?)
     }
 
+    /// The epoch under which it is held; 0 where there is none with this id.
+    pub(super) fn epoch(conn: &mut Conn, cp_id: &str) -> Result<i64, StoreError> {
+        let found =
+            on!(conn, |c| charging_points::table.find(cp_id).select(charging_points::epoch).first(c).optional())?;
+        Ok(found.unwrap_or_default())
+    }
+
     /// All charging points by id, including removed ones.
     pub fn all(conn: &mut Conn) -> Result<Vec<Self>, StoreError> {
         Ok(on!(conn, |c| charging_points::table.order(charging_points::cp_id).select(Self::as_select()).load(c))?)

@@ -6,12 +6,17 @@
 //! answered. While the database is unreachable, turns are answered with `Unavailable`; it is found again without a
 //! restart.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    AuditRow, CommitRefusal, Committed, OutboxEvent, OutboxRow, Turn, TurnId,
+    AuditRow, ChargingPointRow, CommitRefusal, Committed, OutboxEvent, OutboxRow, Turn, TurnId,
     apply::{Applied, apply},
     generation::current_generation,
 };
@@ -291,11 +296,12 @@ fn write_events_and_audit(
 ) -> Result<Answers, Failure> {
     let before = (head.audit_number, head.outbox_sequence);
     let mut events = Vec::new();
+    let epochs = epochs(conn, &results)?;
     let answers: Answers = results
         .into_iter()
         .map(|result| {
             result.map(|applied| {
-                events.extend(applied.events.iter().map(|event| in_sequence(event, &applied, head)));
+                events.extend(applied.events.iter().map(|event| in_sequence(event, &epochs, head)));
                 let audit = applied.audit.iter().map(|entry| AuditRow::next(entry, head)).collect();
                 Committed { epoch: applied.row_version.epoch, version: applied.row_version.version, audit }
             })
@@ -313,15 +319,31 @@ fn write_events_and_audit(
     }
 }
 
-fn in_sequence(event: &OutboxEvent, applied: &Applied<'_>, head: &mut Head) -> OutboxRow {
+/// The epoch under which each charging point is held that an event is about: that of a turn's guard, or else its row's.
+fn epochs<'a>(
+    conn: &mut Conn,
+    results: &[Result<Applied<'a>, CommitRefusal>],
+) -> Result<HashMap<&'a str, i64>, StoreError> {
+    let applied = || results.iter().flatten();
+    let mut epochs: HashMap<&str, i64> =
+        applied().filter(|turn| !turn.cp_id.is_empty()).map(|turn| (turn.cp_id, turn.row_version.epoch)).collect();
+    for event in applied().flat_map(|turn| turn.events.iter().copied()) {
+        if let Entry::Vacant(unknown) = epochs.entry(event.cp_id.as_str()) {
+            unknown.insert(ChargingPointRow::epoch(conn, &event.cp_id)?);
+        }
+    }
+    Ok(epochs)
+}
+
+/// Every event has the epoch that its charging point's record has in this transaction, so that epochs never fall.
+fn in_sequence(event: &OutboxEvent, epochs: &HashMap<&str, i64>, head: &mut Head) -> OutboxRow {
     head.outbox_sequence += 1;
     OutboxRow {
         writer: head.writer.clone(),
         sequence: head.outbox_sequence,
         event_id: event.event_id.clone(),
         cp_id: event.cp_id.clone(),
-        // An event of another charging point than the guard's has no epoch by which it could be ordered.
-        epoch: if event.cp_id == applied.cp_id { applied.row_version.epoch } else { 0 },
+        epoch: epochs.get(event.cp_id.as_str()).copied().unwrap_or_default(),
         kind: event.kind.clone(),
         at_ms: event.at_ms,
         body: event.body.clone(),

@@ -9,7 +9,7 @@ use diesel::{
 use super::schema::{charging_points, outbox};
 use crate::{Conn, StoreError, connection::on};
 
-/// An event as a turn writes it. Its epoch will be that of the turn's guard.
+/// An event as a turn writes it. Its epoch will be that of its charging point's record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutboxEvent {
     /// Unique, so that consumers can drop repeats.

@@ -7,6 +7,7 @@ mod bad_input;
 mod crashes;
 mod disk;
 mod hostile;
+mod kafka;
 mod keys;
 mod kills;
 mod one_command;

@@ -258,6 +258,7 @@ on_both! {
         store.submit(&mut point, [event("c", "CP-1", 3)]).await.unwrap();
         let waiting = store.read(|c| OutboxRow::batch(c, "central-1", &[], 10)).await;
         assert_eq!(waiting.iter().map(|row| row.event_id.as_str()).collect::<Vec<_>>(), ["a", "b", "x", "c"]);
+        assert_eq!(waiting[2].epoch, 0, "there is no CP-2");
         assert!(waiting[0].epoch < waiting[3].epoch && waiting[3].epoch == point.epoch);
         let held = store.read(|c| OutboxRow::batch(c, "central-1", &["CP-1".to_owned()], 10)).await;
         assert_eq!(held.iter().map(|row| row.event_id.as_str()).collect::<Vec<_>>(), ["x"]);
