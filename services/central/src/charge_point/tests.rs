@@ -18,6 +18,7 @@ fn material() -> Arc<LinkKey> {
 mod hostile;
 mod keys;
 mod links;
+mod metering;
 mod request;
 mod state;
 mod supply;
