@@ -15,6 +15,9 @@ const ROOT: &str = "chargemesh";
 /// an earlier release wrote the ticket, has its default.
 const TICKET_JSON: &str = "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]";
 
+/// Bytes as in protobuf's JSON.
+const BASE64: &str = "#[serde(with = \"crate::ticket::base64_text\")]";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={ROOT}");
     println!("cargo:rerun-if-changed=build");
@@ -40,6 +43,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".chargemesh.link.v1.SealedReading.ciphertext")
         .type_attribute(".chargemesh.link.v1.Ticket", TICKET_JSON)
         .type_attribute(".chargemesh.link.v1.Correction", TICKET_JSON)
+        .type_attribute(".chargemesh.link.v1.SignedDocument", TICKET_JSON)
+        .field_attribute(".chargemesh.link.v1.SignedDocument.document", BASE64)
+        .field_attribute(".chargemesh.link.v1.SignedDocument.signature", BASE64)
+        .field_attribute(".chargemesh.link.v1.Ticket.signed", "#[serde(skip_serializing_if = \"Option::is_none\")]")
         .field_attribute(".chargemesh.link.v1.Ticket.reason", "#[serde(with = \"crate::reason::code_text\")]")
         .field_attribute(".chargemesh.link.v1.Ticket.corrections", "#[serde(skip_serializing_if = \"Vec::is_empty\")]")
         .compile_fds_with_config(prost_types(&compiler.encode_file_descriptor_set())?, config)?;

@@ -1,12 +1,27 @@
 //! Tickets: what they come to with their corrections, and the document and its public form as each other.
 
+use prost::Message as _;
+
 use crate::{
     central::v1 as public,
-    link::v1::{Correction, Reason, Ticket},
+    link::v1::{Correction, Reason, SignedDocument, Ticket},
     millis, timestamp,
 };
 
 impl Ticket {
+    /// The bytes that Central signs and stores: the ticket without corrections and signature.
+    pub fn document(&self) -> Vec<u8> {
+        Self { corrections: Vec::new(), signed: None, ..self.clone() }.encode_to_vec()
+    }
+
+    /// The ticket that a signed document contains, together with it; nothing where the bytes are no ticket. Whether the
+    /// signature holds is another question.
+    pub fn of_document(signed: SignedDocument) -> Option<Self> {
+        let ticket = Self::decode(signed.document.as_slice()).ok()?;
+        let is_bare = ticket.corrections.is_empty() && ticket.signed.is_none() && !ticket.session_id.is_empty();
+        is_bare.then_some(Self { signed: Some(signed), ..ticket })
+    }
+
     /// The amount with all corrections, in minor units of the ticket's currency.
     pub fn owed_minor(&self) -> i64 {
         self.corrections.iter().fold(self.amount_minor, |sum, c| sum.saturating_add(c.amount_delta_minor))
@@ -36,6 +51,7 @@ impl From<Ticket> for public::Ticket {
             meter_start_wh: ticket.meter_start_wh,
             meter_end_wh: ticket.meter_end_wh,
             corrections: ticket.corrections.into_iter().map(Into::into).collect(),
+            signed: ticket.signed.map(Into::into),
         }
     }
 }
@@ -58,7 +74,34 @@ impl From<public::Ticket> for Ticket {
             meter_start_wh: ticket.meter_start_wh,
             meter_end_wh: ticket.meter_end_wh,
             corrections: ticket.corrections.into_iter().map(Into::into).collect(),
+            signed: ticket.signed.map(Into::into),
         }
+    }
+}
+
+impl From<SignedDocument> for public::SignedDocument {
+    fn from(SignedDocument { document, key_id, signature }: SignedDocument) -> Self {
+        Self { document, key_id, signature }
+    }
+}
+
+impl From<public::SignedDocument> for SignedDocument {
+    fn from(public::SignedDocument { document, key_id, signature }: public::SignedDocument) -> Self {
+        Self { document, key_id, signature }
+    }
+}
+
+/// Bytes in JSON, as protobuf's own JSON has them.
+pub(crate) mod base64_text {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        BASE64_STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -92,7 +135,7 @@ impl From<public::Correction> for Correction {
 
 #[cfg(test)]
 mod tests {
-    use crate::link::v1::{Correction, Reason, Ticket};
+    use crate::link::v1::{Correction, Reason, SignedDocument, Ticket};
 
     #[test]
     fn corrections_change_what_is_owed_and_settle_what_is_disputed_spec_3_8() {
@@ -113,6 +156,7 @@ mod tests {
             meter_end_wh: 7,
             reason: Reason::EnergyReached.into(),
             corrections: vec![correction],
+            signed: Some(SignedDocument { document: vec![1], key_id: "k".into(), signature: vec![2] }),
             ..Ticket::default()
         };
         assert_eq!(Ticket::from(crate::central::v1::Ticket::from(ticket.clone())), ticket);
@@ -125,6 +169,7 @@ mod tests {
             energy_wh: u64::MAX,
             reason: Reason::EnergyReached.into(),
             corrections: vec![Default::default()],
+            signed: Some(SignedDocument { document: vec![0, 255], key_id: "k".into(), signature: vec![7; 64] }),
             ..Ticket::default()
         };
         let json = serde_json::to_value(&ticket).unwrap();

@@ -11,6 +11,7 @@ mod load;
 mod message;
 mod points;
 mod publish;
+mod recall;
 mod tickets;
 
 use std::{
@@ -197,6 +198,8 @@ impl EventLoop {
             Message::ShutOut(rows) => rows.iter().for_each(|row| self.shut_out(row)),
             Message::Identities(rows) => rows.iter().for_each(|row| self.identity(row)),
             Message::TicketReceived { driver, session } => self.ticket_received(&driver, &session),
+            Message::TicketHandedBack { ticket, row, reply } => self.ticket_handed_back(*ticket, &row, reply),
+            Message::LedgerBehind { why, by } => self.ledger_is_behind(&why, by),
             Message::DriverUnintelligible { driver, count, from } => self.driver_unintelligible(&driver, count, &from),
         }
     }

@@ -20,6 +20,7 @@ pub mod charge_point;
 mod config;
 mod database;
 pub mod digest;
+mod documents;
 pub mod driver;
 mod event;
 mod event_loop;
@@ -57,7 +58,7 @@ use proto::central::v1::{
 };
 use store::{
     Database, OpenDatabaseError,
-    central::{Committer, CommitterSettings, RowWrite, audit::Checkpoints},
+    central::{Committer, CommitterSettings, GenerationRow, RowWrite, audit::Checkpoints},
 };
 
 pub use config::{Config, KeyConfig, LinkConfig, Retention, SupplyConfig};
@@ -88,6 +89,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let doors = Listeners::open(&config, &ctx, &identity).await?;
     let Some(database) = open(&ctx, &config.database_url(), &doors).await? else { return Ok(()) };
     secrets.check(&database, &config.data).await?;
+    let restored = database.read("generation", GenerationRow::read).await?;
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
     let checkpoints_file = config.data.join("audit.checkpoints");
     let trusted = secrets.audit_trusted.clone();
@@ -105,6 +107,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         pins: secrets.pins(),
         link_keys: secrets.link,
         key_encryption: Arc::new(secrets.key_encryption),
+        ledger: shared::LedgerState::new(restored),
+        documents: secrets.documents,
         owner: secrets.writer,
     });
     if let Some(path) = &config.audit_file {

@@ -8,6 +8,7 @@
 mod connection;
 mod driver;
 mod first_contact;
+mod ledger;
 mod limiter;
 mod part;
 mod port;

@@ -1,5 +1,6 @@
 //! Central's own long-lived secrets, in files of mode 0600 in the folder `identity` of its data, made at the first
-//! start: the static keys of the link, the key-encryption keys, the audit key, and the name under which it writes.
+//! start: the static keys of the link, the key-encryption keys, the audit key, the ticket key, and the name under which it
+//! writes.
 
 use std::{
     fs,
@@ -16,8 +17,13 @@ use store::{
     Database,
     central::{KeyEncryption, KeyRow, audit::AuditKey},
 };
-use wire::{LinkKey, PublicKey, StaticKey};
+use wire::{
+    LinkKey, PublicKey, StaticKey,
+    signature::{DocumentKey, DocumentKeys},
+};
 use zeroize::Zeroizing;
+
+use crate::documents::Documents;
 
 pub(crate) struct Secrets {
     /// The current one first; a second one while it is rolled (SPEC 10.7).
@@ -26,6 +32,8 @@ pub(crate) struct Secrets {
     pub audit: AuditKey,
     /// The former audit keys too: public halves, in hexadecimal.
     pub audit_trusted: Vec<String>,
+    /// The key that signs tickets.
+    pub documents: Documents,
     /// Names this Central's audit chain and outbox for good.
     pub writer: String,
 }
@@ -68,10 +76,11 @@ impl Secrets {
         if !audit_trusted.contains(&audit.public()) {
             audit_trusted.push(audit.public());
         }
+        let documents = Documents::open(folder)?;
         let writer = read_or_make(&folder.join("writer"), || {
             Zeroizing::new(format!("central-{:08x}\n", rand::random::<u32>()))
         })?;
-        Ok(Self { link, key_encryption, audit, audit_trusted, writer: writer.trim().to_owned() })
+        Ok(Self { link, key_encryption, audit, audit_trusted, documents, writer: writer.trim().to_owned() })
     }
 
     /// A database whose link keys were all kept by another Central is not ours to write in, nor are its peers ours.
@@ -116,6 +125,27 @@ fn parse_link_key(line: &str) -> Option<StaticKey> {
     Some(StaticKey::from_bytes(*bytes))
 }
 
+impl Documents {
+    /// Reads the ticket key and the published keys beside it, which a key that was rolled stays in.
+    fn open(folder: &Path) -> anyhow::Result<Self> {
+        let (path, published) = (folder.join("ticket.key"), folder.join("ticket.pub"));
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |error: wire::signature::KeyTextError| bad(&path, &error.to_string())
+        };
+        let key = DocumentKey::parse(&read_or_make(&path, DocumentKey::generate)?).map_err(unusable(&path))?;
+        let mut text = read_or_make(&published, || Zeroizing::new(key.public() + "\n"))?.to_string();
+        if !text.lines().any(|line| line.trim() == key.public()) {
+            text = format!("{}\n{text}", key.public());
+            write_whole(&published, &text)?;
+        }
+        let keys = DocumentKeys::parse(&text).map_err(unusable(&published))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let (current, older): (Vec<_>, Vec<_>) = lines.map(str::to_owned).partition(|line| *line == key.public());
+        Ok(Self::new(key, keys, current.into_iter().chain(older).collect()))
+    }
+}
+
 fn bad(path: &Path, why: &str) -> anyhow::Error {
     Misuse::new(format!("{} is not usable: {why}", path.display())).into()
 }
@@ -129,7 +159,6 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
         .map_err(Into::into)
 }
 
-/// Whole or not at all: written beside, synced, then renamed.
 fn read_or_make(path: &Path, make: impl FnOnce() -> Zeroizing<String>) -> anyhow::Result<Zeroizing<String>> {
     match fs::read_to_string(path) {
         Ok(text) => return Ok(Zeroizing::new(text)),
@@ -137,6 +166,12 @@ fn read_or_make(path: &Path, make: impl FnOnce() -> Zeroizing<String>) -> anyhow
         Err(error) => return Err(Misuse::new(format!("cannot read {}: {error}", path.display())).into()),
     }
     let text = make();
+    write_whole(path, &text)?;
+    Ok(text)
+}
+
+/// Whole or not at all: written beside, synced, then renamed.
+fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     let beside = path.with_extension("new");
     let write = || -> io::Result<()> {
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
@@ -145,8 +180,7 @@ fn read_or_make(path: &Path, make: impl FnOnce() -> Zeroizing<String>) -> anyhow
         fs::rename(&beside, path)?;
         path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
     };
-    write().with_context(|| Misuse::new(format!("cannot write {}", path.display())))?;
-    Ok(text)
+    write().with_context(|| Misuse::new(format!("cannot write {}", path.display())))
 }
 
 #[cfg(test)]
@@ -165,6 +199,19 @@ mod tests {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
         }
+    }
+
+    #[test]
+    fn a_rolled_ticket_key_stays_published_behind_the_new_one_spec_10_7() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Secrets::open(dir.path()).unwrap().documents;
+        let old = first.sign_ticket(proto::link::v1::Ticket { session_id: "s1".into(), ..Default::default() });
+        fs::remove_file(dir.path().join("ticket.key")).unwrap();
+        let second = Secrets::open(dir.path()).unwrap().documents;
+        assert_ne!(first.published()[0], second.published()[0]);
+        assert_eq!(first.published()[0], second.published()[1]);
+        assert_eq!(second.ticket(old.signed.unwrap()).map(|ticket| ticket.session_id), Ok("s1".to_owned()));
+        assert_eq!(fs::read_to_string(dir.path().join("ticket.pub")).unwrap().lines().count(), 2);
     }
 
     #[tokio::test]

@@ -7,19 +7,20 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use mesh::{access_log::AccessLog, clock::Clock};
 use proto::{ChargingPointId, PeerId, central::v1 as contract};
-use store::central::{KeyRow, RowWrite};
+use store::central::{GenerationRow, KeyRow, RowWrite};
 use tokio::sync::watch;
 use wire::{LinkKey, PublicKey, StaticKey};
 
 use crate::{
     audit::AuditRecord,
     database::Store,
+    documents::Documents,
     key::{KeyStage, Keyring},
     rows,
     session::SessionId,
@@ -52,6 +53,9 @@ pub(crate) struct SharedState {
     pub link_keys: Vec<StaticKey>,
     pub pins: Vec<PublicKey>,
     pub key_encryption: Arc<store::central::KeyEncryption>,
+    pub ledger: LedgerState,
+    /// Signs tickets and authorisations.
+    pub documents: Documents,
     /// The name under which this process owns charging points.
     pub owner: String,
 }
@@ -60,6 +64,31 @@ impl SharedState {
     /// Queues an audit entry that nobody waits for; without a peer it is about a part of the system.
     pub(crate) fn audit(&self, about: Option<PeerId>, entry: &AuditRecord) {
         self.write_queue.push(about, RowWrite::Audit(rows::audit(entry)));
+    }
+}
+
+/// Where the ledger stands after restores of the database (SPEC 10.5).
+#[derive(Debug, Default)]
+pub(crate) struct LedgerState {
+    /// The last restore.
+    pub restored: GenerationRow,
+    behind: AtomicBool,
+}
+
+impl LedgerState {
+    pub(crate) fn new(restored: GenerationRow) -> Self {
+        let behind = AtomicBool::new(!restored.behind.is_empty());
+        Self { restored, behind }
+    }
+
+    /// Whether something that Central has signed is missing in its database.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Acquire)
+    }
+
+    /// True for the first time.
+    pub(crate) fn note_behind(&self) -> bool {
+        !self.behind.swap(true, Ordering::AcqRel)
     }
 }
 
@@ -101,7 +130,7 @@ impl Epoch {
     }
 }
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 struct HolderKeys {
     incarnation: u64,
     usable: Vec<(u64, Arc<LinkKey>)>,
@@ -157,21 +186,15 @@ impl Directory {
         &self.unvoided
     }
 
-    /// What `keys` says from now on; whether that is anything new. Cheap where it is not, so whoever may have changed
-    /// something publishes.
-    pub(crate) fn publish(&self, holder: &PeerId, keys: &Keyring) -> bool {
-        let incarnation = keys.incarnation;
-        let held = HolderKeys { incarnation, usable: keys.usable().collect(), openable: keys.openable().collect() };
-        let held = (!held.openable.is_empty()).then_some(held);
-        if self.holders.read().unwrap_or_else(PoisonError::into_inner).get(holder) == held.as_ref() {
-            return false;
-        }
+    pub(crate) fn publish(&self, holder: &PeerId, keys: &Keyring) {
+        let (usable, openable): (Vec<_>, Vec<_>) = (keys.usable().collect(), keys.openable().collect());
         let mut holders = self.holders.write().unwrap_or_else(PoisonError::into_inner);
-        match held {
-            Some(held) => drop(holders.insert(holder.clone(), held)),
-            None => drop(holders.remove(holder)),
+        if openable.is_empty() {
+            holders.remove(holder);
+        } else {
+            let incarnation = keys.incarnation;
+            holders.insert(holder.clone(), HolderKeys { incarnation, usable, openable });
         }
-        true
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use prost::{Message, Oneof};
-use proto::link::v1::{JournalSession, Reason, SessionState};
+use proto::link::v1::{JournalSession, Reason, SessionState, SignedDocument};
 
 /// One record of the journal.
 #[derive(Clone, PartialEq, Message)]
@@ -25,9 +25,8 @@ pub enum JournalEntry {
     Register(RegisterEntry),
     #[prost(message, tag = "3")]
     Ended(EndEntry),
-    /// Central has settled the session with this id.
-    #[prost(string, tag = "4")]
-    Settled(String),
+    #[prost(message, tag = "4")]
+    Settled(SettledEntry),
     /// A higher epoch than any before.
     #[prost(uint64, tag = "5")]
     Epoch(u64),
@@ -46,6 +45,18 @@ pub struct StartEntry {
     pub meter_start_wh: u64,
     #[prost(int64, tag = "5")]
     pub at_ms: i64,
+    /// What Central signed when it authorised the supply; a Central that lost the session bills by it (SPEC 10.5).
+    #[prost(message, optional, tag = "6")]
+    pub authorisation: Option<SignedDocument>,
+}
+
+/// Central has settled the session with this id, and billed it with this ticket.
+#[derive(Clone, PartialEq, Message)]
+pub struct SettledEntry {
+    #[prost(string, tag = "1")]
+    pub session_id: String,
+    #[prost(message, optional, tag = "2")]
+    pub ticket: Option<SignedDocument>,
 }
 
 /// The lifetime register at a point in time; it is also the last known value of a session that runs.
@@ -85,6 +96,8 @@ pub struct SessionRecord {
     /// Why it ended; nothing while it runs.
     pub ended: Option<Reason>,
     pub settled: bool,
+    /// Its ticket, as Central signed it.
+    pub ticket: Option<SignedDocument>,
 }
 
 impl SessionRecord {
@@ -98,6 +111,8 @@ impl SessionRecord {
             reason: self.ended.unwrap_or(Reason::Unspecified).into(),
             started_at_ms: self.started.at_ms,
             ended_at_ms: if self.ended.is_some() { self.last.at_ms } else { 0 },
+            authorisation: self.started.authorisation.clone(),
+            ticket: self.ticket.clone(),
         }
     }
 }
@@ -108,6 +123,8 @@ pub struct JournalState {
     pub register: RegisterEntry,
     pub highest_epoch: u64,
     sessions: BTreeMap<String, SessionRecord>,
+    /// The session that began last.
+    latest: Option<String>,
 }
 
 impl JournalState {
@@ -116,9 +133,10 @@ impl JournalState {
             Some(JournalEntry::Started(started)) => self.start(started),
             Some(JournalEntry::Register(register)) => self.read(*register),
             Some(JournalEntry::Ended(ended)) => self.end(ended),
-            Some(JournalEntry::Settled(id)) => {
-                if let Some(session) = self.sessions.get_mut(id) {
+            Some(JournalEntry::Settled(settled)) => {
+                if let Some(session) = self.sessions.get_mut(&settled.session_id) {
                     session.settled = true;
+                    session.ticket = settled.ticket.clone().or(session.ticket.take());
                 }
             }
             Some(JournalEntry::Epoch(epoch)) => self.raise(*epoch),
@@ -130,7 +148,8 @@ impl JournalState {
     fn start(&mut self, started: &StartEntry) {
         let last = RegisterEntry { meter_wh: started.meter_start_wh, at_ms: started.at_ms };
         self.advance(last);
-        let session = SessionRecord { started: started.clone(), last, ended: None, settled: false };
+        let session = SessionRecord { started: started.clone(), last, ended: None, settled: false, ticket: None };
+        self.latest = Some(started.session_id.clone());
         self.sessions.entry(started.session_id.clone()).or_insert(session);
     }
 
@@ -180,6 +199,12 @@ impl JournalState {
         self.sessions.get(id)
     }
 
+    /// The supply of this charging point that began last.
+    pub fn latest(&self, charging_point: &str) -> Option<&SessionRecord> {
+        let latest = self.latest.as_ref().and_then(|id| self.sessions.get(id));
+        latest.filter(|session| session.started.charging_point_id == charging_point)
+    }
+
     /// The sessions of this charging point that Central has not settled: its engine reports them when a link opens.
     pub fn unsettled<'a>(&'a self, charging_point: &'a str) -> impl Iterator<Item = &'a SessionRecord> {
         self.sessions.values().filter(move |s| !s.settled && s.started.charging_point_id == charging_point)
@@ -194,6 +219,10 @@ impl JournalState {
     pub fn forget(&mut self, now_ms: i64, retention: Duration) {
         let before = now_ms.saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
         self.sessions.retain(|_, s| !s.settled || s.ended.is_none() || s.last.at_ms >= before);
+        if self.latest.as_ref().is_some_and(|id| !self.sessions.contains_key(id)) {
+            let latest = self.sessions.values().max_by_key(|s| (s.ended.is_none(), s.started.at_ms));
+            self.latest = latest.map(|session| session.started.session_id.clone());
+        }
     }
 
     /// The fewest records that add up to the same state.
@@ -204,7 +233,8 @@ impl JournalState {
             records.push(JournalEntry::Epoch(self.highest_epoch).into());
         }
         let mut sessions: Vec<&SessionRecord> = self.sessions.values().collect();
-        sessions.sort_by_key(|s| (s.ended.is_none(), s.started.at_ms));
+        let is_latest = |s: &SessionRecord| self.latest.as_ref() == Some(&s.started.session_id);
+        sessions.sort_by_key(|s| (s.ended.is_none(), is_latest(s), s.started.at_ms));
         for session in sessions {
             let id = &session.started.session_id;
             records.push(JournalEntry::Started(session.started.clone()).into());
@@ -216,7 +246,8 @@ impl JournalState {
                 records.push(JournalEntry::Register(session.last).into());
             }
             if session.settled {
-                records.push(JournalEntry::Settled(id.clone()).into());
+                let (session_id, ticket) = (id.clone(), session.ticket.clone());
+                records.push(JournalEntry::Settled(SettledEntry { session_id, ticket }).into());
             }
         }
         if self.register != RegisterEntry::default() && self.running().is_none() {

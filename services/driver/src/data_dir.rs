@@ -6,13 +6,14 @@
 //! ticket again, because it was not acknowledged.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
-use proto::link::v1::Ticket;
+use proto::link::v1::{SignedDocument, Ticket};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::request::DriverRequest;
@@ -34,6 +35,9 @@ pub struct SavedState {
     /// The last line of that file whose request has ended.
     pub done: u64,
     pub requests: Vec<DriverRequest>,
+    /// The highest generation of Central that has got every ticket back (SPEC 10.5).
+    #[serde(default)]
+    pub handed_back: u32,
 }
 
 /// The open folder.
@@ -103,6 +107,13 @@ impl DataDir {
         let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
         let parse = |line: &str| serde_json::from_str(line);
         text.lines().map(parse).collect::<Result<_, _>>().map_err(|source| DataDirError::Damaged { path, source })
+    }
+
+    /// The signed tickets of supplies that ended at `since_ms` or later, each once.
+    pub fn signed_tickets_since(&self, since_ms: i64) -> Result<Vec<SignedDocument>, DataDirError> {
+        let tickets = self.tickets()?.into_iter().filter(|ticket| ticket.ended_at_ms >= since_ms);
+        let signed: BTreeMap<_, _> = tickets.filter_map(|t| Some((t.session_id, t.signed?))).collect();
+        Ok(signed.into_values().collect())
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, DataDirError> {

@@ -179,6 +179,19 @@ impl DriverLoop {
                 ),
                 TripCommand::SaveRequests(requests) => hint = self.save_requests(requests).await.or(hint),
                 TripCommand::StoreTicket(ticket) => self.store(ticket).await,
+                // A generation that has had them asks again with each link.
+                TripCommand::CollectTickets(asked) if asked.generation <= self.plans.state.handed_back => {}
+                TripCommand::CollectTickets(asked) => match self.data_dir.signed_tickets_since(asked.since_ms) {
+                    Ok(tickets) => {
+                        let input = TripInput::TicketsCollected { generation: asked.generation, tickets };
+                        self.trips.handle(input, self.clock.now());
+                    }
+                    Err(error) => self.reporter.hint(format!("Central asks for the tickets: {error}")).await,
+                },
+                TripCommand::SaveHandedBack(generation) => {
+                    self.plans.state.handed_back = generation;
+                    self.plans.save_at = Some(self.clock.mono());
+                }
                 TripCommand::Notify(notification) => {
                     if let Notification::Hint { text } = &notification {
                         hint = Some(text.clone());

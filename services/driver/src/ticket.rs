@@ -81,6 +81,7 @@ mod tests {
             meter_start_wh: 10,
             meter_end_wh: 4226,
             corrections: Vec::new(),
+            signed: None,
         };
         expect![[r#"
             +-- TICKET s-1

@@ -11,8 +11,11 @@ use std::{
 
 use mesh::clock::Now;
 use proto::link::v1::{
-    ConfirmRequest, ConfirmSupply, ListChargingPoints, ListHistory, Reason, RequestSupply, StopSupply, Ticket, down, up,
+    ConfirmRequest, ConfirmSupply, HandBackTickets, ListChargingPoints, ListHistory, Reason, RequestSupply,
+    SignedDocument, StopSupply, Ticket, down, up,
 };
+
+use self::hand_back::HandBack;
 
 use crate::{
     format,
@@ -21,6 +24,7 @@ use crate::{
 };
 
 mod from_central;
+mod hand_back;
 #[cfg(test)]
 mod tests;
 
@@ -54,6 +58,11 @@ pub(crate) enum TripInput {
     },
     /// This ticket is on disk.
     TicketStored(Box<Ticket>),
+    /// What there is to hand back to Central's generation.
+    TicketsCollected {
+        generation: u32,
+        tickets: Vec<SignedDocument>,
+    },
     Timeout,
 }
 
@@ -70,6 +79,10 @@ pub(crate) enum TripCommand {
     /// Save these requests before any later command is carried out.
     SaveRequests(Vec<DriverRequest>),
     Notify(Notification),
+    /// Read the tickets that Central may have lost, and answer [`TripInput::TicketsCollected`].
+    CollectTickets(HandBackTickets),
+    /// Save that this generation of Central has got every ticket.
+    SaveHandedBack(u32),
 }
 
 /// All requests, sessions and tickets of one driver.
@@ -84,6 +97,7 @@ pub(crate) struct Trips {
     /// Sessions whose ticket is on disk, with the number of that ticket's corrections.
     stored: BTreeSet<(String, usize)>,
     storing: BTreeSet<(String, usize)>,
+    hand_back: HandBack,
     commands: VecDeque<TripCommand>,
 }
 
@@ -113,6 +127,7 @@ impl Trips {
             confirmations: BTreeMap::new(),
             stored: stored.into_iter().collect(),
             storing: BTreeSet::new(),
+            hand_back: HandBack::default(),
             commands: VecDeque::new(),
         }
     }
@@ -129,6 +144,7 @@ impl Trips {
                 self.notify(Notification::Waiting { reason: reason.code(), detail });
             }
             TripInput::TicketStored(ticket) => self.handle_ticket_stored(*ticket),
+            TripInput::TicketsCollected { generation, tickets } => self.hand_tickets_back(generation, tickets),
             TripInput::Timeout => self.timeout(now),
         }
     }
@@ -267,7 +283,11 @@ impl Trips {
                 requests.retain(|request| request.id != request_id);
                 true
             }
-            TripCommand::Withdraw(_) | TripCommand::StoreTicket(_) | TripCommand::Notify(_) => true,
+            TripCommand::Withdraw(_)
+            | TripCommand::StoreTicket(_)
+            | TripCommand::Notify(_)
+            | TripCommand::CollectTickets(_)
+            | TripCommand::SaveHandedBack(_) => true,
         });
     }
 

@@ -87,7 +87,8 @@ pub fn has_its_cause(cp: &ChargingPoint) -> bool {
     let out_of_order = causes.iter().any(|cause| {
         matches!(
             cause,
-            Cause::OperatorStop
+            Cause::LedgerBehind
+                | Cause::OperatorStop
                 | Cause::Maintenance
                 | Cause::Weather
                 | Cause::NoKey

@@ -137,6 +137,11 @@
 //! Readings travel as `SealedReading` inside `Up`, or over Kafka, sealed under a key of their own: see [`telemetry`].
 //! (`telemetry.json`)
 //!
+//! # 7. Signed tickets
+//!
+//! Central signs each ticket and each authorisation, so that they can be checked without it: see [`signature`].
+//! (`signatures.json`)
+//!
 //! # In this crate
 //!
 //! [`Link`] is one end; it combines the conversation (`conversation`), the handshake and the
@@ -162,6 +167,7 @@ mod receive_window;
 mod seal;
 mod send_window;
 mod settings;
+pub mod signature;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;

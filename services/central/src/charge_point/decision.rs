@@ -165,6 +165,8 @@ impl<'a> DecisionBuilder<'a> {
             PointInput::Started { reply, .. }
             | PointInput::Ended { reply, .. }
             | PointInput::EndedLong { reply, .. }
+            | PointInput::BroughtBack { reply, .. }
+            | PointInput::Recalled { reply, .. }
             | PointInput::JournalReport { reply, .. }
             | PointInput::StopByDriver { reply, .. }
             | PointInput::Order { reply, .. }
@@ -172,7 +174,11 @@ impl<'a> DecisionBuilder<'a> {
                 // Where it is one of a whole report, that is answered behind it.
                 let is_reported = matches!(
                     input,
-                    PointInput::Started { .. } | PointInput::Ended { .. } | PointInput::EndedLong { .. }
+                    PointInput::Started { .. }
+                        | PointInput::Ended { .. }
+                        | PointInput::EndedLong { .. }
+                        | PointInput::BroughtBack { .. }
+                        | PointInput::Recalled { .. }
                 );
                 self.decision.pending.report_refused |= is_reported && *reply == Reply::None;
                 let (reason, detail) = in_reasons(refusal);

@@ -106,8 +106,7 @@ pub(super) struct PointHarness {
 impl PointHarness {
     /// Charging points CP1, CP2… with key 1 active, without links.
     pub(super) fn new(count: usize) -> Self {
-        // So much power that what is not about it need not wait.
-        let (now, settings) = (at_ms(0), CentralSettings { max_power_w: 100_000_000, ..CentralSettings::default() });
+        let (now, settings) = (at_ms(0), CentralSettings::default());
         let points = (1..=count).map(|n| ChargePoint::new(record(n, now, &settings), now)).collect();
         Self { points, store: MemoryStore::default(), settings, now, sent: Vec::new(), effects: Vec::new() }
     }
@@ -187,7 +186,18 @@ impl PointHarness {
         self.effects.push((point, effect.clone()));
         if let Effect::Fetch { session, last, reply } = effect {
             let row = self.store.sessions.get(&session).cloned().map(Box::new);
-            self.input(point, PointInput::EndedLong { session, row, last, reply });
+            self.input(point, PointInput::EndedLong { session, row, ticket: None, last, reply });
+        } else {
+            self.recall(point, effect);
+        }
+    }
+
+    fn recall(&mut self, point: usize, effect: Effect) {
+        if let Effect::Recall { session, last, evidence, reply } = effect {
+            let row = self.store.sessions.get(&session).cloned().map(Box::new);
+            let ticket = self.store.tickets.get(&session).and_then(|ticket| ticket.signed.clone()).map(Box::new);
+            let stored = StoredSession { row, ticket };
+            self.input(point, PointInput::Recalled { session, stored, last, evidence, reply });
         }
     }
 
@@ -245,6 +255,7 @@ fn in_words(effect: &Effect) -> String {
         Effect::CloseTakenOver(link) => format!("close link {}, taken over", link.0),
         Effect::CloseLater(link) => format!("close link {} later", link.0),
         Effect::Fetch { session, .. } => format!("fetch {session}"),
+        Effect::Recall { session, .. } => format!("recall {session}"),
         Effect::Alarm(_) => "alarm".to_owned(),
     }
 }
@@ -374,7 +385,8 @@ pub(super) fn request(driver: &str, session: &str, request_id: &str) -> SupplyRe
     SupplyRequest {
         driver: Some(driver.parse().unwrap()),
         request_id: request_id.into(),
-        terms: SupplyTerms::default(),
+        energy: Energy::ZERO,
+        highest_price: None,
         session: SessionId::new(session),
         manual: false,
         known: true,

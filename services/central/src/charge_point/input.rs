@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::{
     ChargingPointId, DriverId, Energy, PeerId, Price,
-    link::v1::{JournalSession, Part, Reason, Ticket, down},
+    link::v1::{JournalSession, Part, Reason, SignedDocument, Ticket, down},
 };
 use wire::LinkKey;
 
@@ -17,7 +17,10 @@ use crate::{
     session::{Final, Session, SessionId},
 };
 
-use super::{Pending, Record};
+use super::{
+    Pending, Record,
+    evidence::{Evidence, StoredSession, final_of},
+};
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +114,24 @@ pub enum PointInput {
     EndedLong {
         session: SessionId,
         row: Option<Box<Session>>,
+        /// Its ticket as it was signed.
+        ticket: Option<Box<SignedDocument>>,
         last: Final,
+        reply: Reply,
+    },
+    /// A session of an earlier generation that the engine's journal or the session's driver brings back (SPEC 10.5).
+    BroughtBack {
+        session: SessionId,
+        last: Final,
+        evidence: Box<Evidence>,
+        reply: Reply,
+    },
+    /// As `BroughtBack`, for a session that is not at hand: what the store has of it.
+    Recalled {
+        session: SessionId,
+        stored: StoredSession,
+        last: Final,
+        evidence: Box<Evidence>,
         reply: Reply,
     },
     /// The engine's journal holds a reservation.
@@ -154,7 +174,9 @@ pub struct SupplyRequest {
     /// The account it is billed to; none: the charging point's own.
     pub driver: Option<DriverId>,
     pub request_id: Arc<str>,
-    pub terms: SupplyTerms,
+    pub energy: Energy,
+    /// More is not accepted; none: any price.
+    pub highest_price: Option<Price>,
     /// Drawn by the I/O layer; becomes the session's if it comes to one.
     pub session: SessionId,
     /// At the charging point itself (SPEC 3.1): the engine need not be asked, a named driver must confirm.
@@ -168,15 +190,6 @@ pub struct SupplyRequest {
     pub away: bool,
     pub from: Origin,
     pub reply: Reply,
-}
-
-/// What is wished for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SupplyTerms {
-    /// Zero: until unplugged.
-    pub energy: Energy,
-    /// More is not accepted; none: any price.
-    pub highest_price: Option<Price>,
 }
 
 /// What an operator, or the monitor's person, orders of one charging point.
@@ -252,6 +265,13 @@ pub enum Effect {
     Fetch {
         session: SessionId,
         last: Final,
+        reply: Reply,
+    },
+    /// Ask the store for a session of an earlier generation, and come back with `Recalled`.
+    Recall {
+        session: SessionId,
+        last: Final,
+        evidence: Box<Evidence>,
         reply: Reply,
     },
     /// An operator must act (SPEC 4.9).
@@ -339,7 +359,13 @@ pub enum StoreRefusal {
 }
 
 /// What a session held by an engine's journal means, as inputs in order (SPEC 3.8, 9).
-pub fn reconcile(held: &[JournalSession], reply: Reply) -> Vec<PointInput> {
+///
+/// `evidence` says what Central signed about a session of an earlier generation.
+pub fn reconcile(
+    held: &[JournalSession],
+    evidence: impl Fn(&JournalSession) -> Option<Evidence>,
+    reply: Reply,
+) -> Vec<PointInput> {
     use proto::link::v1::SessionState::{Billed, Released, Reserved, Settling, Supplying, Unspecified};
     let mut inputs = Vec::new();
     for held in held {
@@ -353,14 +379,11 @@ pub fn reconcile(held: &[JournalSession], reply: Reply) -> Vec<PointInput> {
                 reply: Reply::None,
             }),
             Settling | Billed => {
-                let last = Final {
-                    start: Energy::from_wh(held.meter_start_wh),
-                    end: Energy::from_wh(held.meter_wh),
-                    reason: held.reason(),
-                    started_at: held.started_at_ms,
-                    ended_at: held.ended_at_ms,
-                };
-                inputs.push(PointInput::Ended { session, last, reply: Reply::None });
+                let (last, reply) = (final_of(held), Reply::None);
+                inputs.push(match evidence(held).map(Box::new) {
+                    Some(evidence) => PointInput::BroughtBack { session, last, evidence, reply },
+                    None => PointInput::Ended { session, last, reply },
+                });
             }
             Released | Unspecified => {}
         }
@@ -387,8 +410,8 @@ impl SupplyRequest {
     /// A repetition has the same digest, another request under the same id has not.
     pub(crate) fn digest(&self, charging_point: &ChargingPointId) -> String {
         let driver = self.driver.as_ref().map(ToString::to_string).unwrap_or_default();
-        let highest = self.terms.highest_price.map_or(Vec::new(), |price| price.e4().to_be_bytes().to_vec());
-        let energy = self.terms.energy.wh().to_be_bytes().to_vec();
+        let highest = self.highest_price.map_or(Vec::new(), |price| price.e4().to_be_bytes().to_vec());
+        let energy = self.energy.wh().to_be_bytes().to_vec();
         digest([charging_point.to_string().into_bytes(), driver.into_bytes(), energy, highest])
     }
 }

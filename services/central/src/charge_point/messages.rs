@@ -77,7 +77,7 @@ pub(super) fn ask(request: &SupplyRequest, record: &Record, settings: &CentralSe
     down::Body::Ask(link::Ask {
         session_id: request.session.to_string(),
         driver_id: driver(request.driver.as_ref()),
-        energy_wh: request.terms.energy.wh(),
+        energy_wh: request.energy.wh(),
         price_e4: record.price.e4(),
         currency: settings.currency.to_string(),
     })
@@ -91,6 +91,8 @@ pub(super) fn supply(session: &Session, hold_ms: u32) -> down::Body {
         price_e4: session.price.e4(),
         currency: session.currency.to_string(),
         hold_ms,
+        // Signed and added before it is sent.
+        authorisation: None,
     })
 }
 
@@ -102,8 +104,9 @@ pub fn stop(session: &str, reason: Reason) -> down::Body {
     down::Body::Stop(link::Stop { session_id: session.to_owned(), reason: reason.into() })
 }
 
-pub(super) fn settled(session: &str) -> down::Body {
-    down::Body::Settled(link::Settled { session_id: session.to_owned() })
+/// With the session's ticket; where it is billed just now, the ticket is signed and added before this is sent.
+pub(super) fn settled(session: &str, ticket: Option<&link::SignedDocument>) -> down::Body {
+    down::Body::Settled(link::Settled { session_id: session.to_owned(), ticket: ticket.cloned() })
 }
 
 /// What a driver is asked about a manual supply that names him (SPEC 3.1).
@@ -119,7 +122,7 @@ pub fn confirm_request(
         place: record.place.as_ref().to_owned(),
         price_e4: record.price.e4(),
         currency: settings.currency.to_string(),
-        energy_wh: request.terms.energy.wh(),
+        energy_wh: request.energy.wh(),
         expires_ms,
     })
 }
@@ -129,7 +132,7 @@ pub(super) fn running(session: &Session, power_w: u32) -> down::Body {
     down::Body::Running(link::Running {
         session_id: session.id.to_string(),
         charging_point_id: session.charging_point.to_string(),
-        energy_wh: session.billable().wh(),
+        energy_wh: session.energy().wh(),
         amount_minor: session.amount().minor,
         power_w,
         currency: session.currency.to_string(),

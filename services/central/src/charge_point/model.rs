@@ -125,7 +125,7 @@ impl PointModel {
     fn report(&mut self, point: usize, held: &JournalSession) {
         if self.engine_link(point).is_some() {
             // The last input of `reconcile` is about what is missing, which one report does not say.
-            let inputs = reconcile(std::slice::from_ref(held), Reply::None);
+            let inputs = reconcile(std::slice::from_ref(held), |_| None, Reply::None);
             inputs.into_iter().take(1).for_each(|input| self.harness.input(point, input));
         }
     }
@@ -243,7 +243,7 @@ impl PointModel {
         let link = self.link();
         self.harness.link_up(point, Part::Engine, link, key_no);
         let held = self.engines[point].journal.clone();
-        reconcile(&held, Reply::None).into_iter().for_each(|input| self.harness.input(point, input));
+        reconcile(&held, |_| None, Reply::None).into_iter().for_each(|input| self.harness.input(point, input));
     }
 
     fn monitor_down(&mut self, point: usize) {

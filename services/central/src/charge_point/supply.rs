@@ -2,7 +2,7 @@
 
 use proto::{
     DriverId, Energy,
-    link::v1::{Progress, Reason, SessionState},
+    link::v1::{Progress, Reason, SessionState, SignedDocument},
 };
 
 use super::{Effect, OrderOutcome, PointChange, Reply, decision::DecisionBuilder, messages};
@@ -58,13 +58,14 @@ impl DecisionBuilder<'_> {
         let Some(session) = open.or_else(|| self.settling(id).cloned()) else {
             return self.before_commit(Effect::Fetch { session: id.clone(), last: last.clone(), reply });
         };
-        let (billed, ticket) = session.bill(last, self.point.energy_limit(self.settings), self.now);
+        let (rated_w, grace) = (self.point.record.rated_power_w, self.settings.stop_timeout);
+        let (billed, ticket) = session.bill(last, rated_w, grace, self.now);
         if billed.discrepancy != 0 {
             self.audit_discrepancy(&billed, last.end);
         }
         self.audit_end_not_ordered(&session, last.reason);
         self.issue(&billed, ticket);
-        self.engine(messages::settled(id.as_str()));
+        self.engine(messages::settled(id.as_str(), None));
         self.close(&billed);
         self.answer(reply, OrderOutcome::Done);
     }
@@ -78,7 +79,13 @@ impl DecisionBuilder<'_> {
     }
 
     /// A final value for a session that ended long ago, in `row`.
-    pub(super) fn ended_long(&mut self, id: &SessionId, row: Option<&Session>, last: &Final, reply: Reply) {
+    pub(super) fn ended_long(
+        &mut self,
+        id: &SessionId,
+        (row, ticket): (Option<&Session>, Option<&SignedDocument>),
+        last: &Final,
+        reply: Reply,
+    ) {
         let Some(session) = row.filter(|row| row.charging_point == self.point.record.id) else {
             // Unknown sessions are refused, never created.
             return self.answer(reply, OrderOutcome::Failed(Reason::NotFound, format!("no session {id} of yours")));
@@ -90,7 +97,7 @@ impl DecisionBuilder<'_> {
             self.audit_discrepancy(&late, last.end);
             self.update(&late);
         }
-        self.engine(messages::settled(id.as_str()));
+        self.engine(messages::settled(id.as_str(), ticket));
         self.answer(reply, OrderOutcome::Done);
     }
 
@@ -194,13 +201,13 @@ impl DecisionBuilder<'_> {
             // Nobody has ever said that it began.
             return self.release(settling, Reason::ReservationExpired);
         }
-        let (billed, ticket) = settling.bill_without_report();
+        let (billed, ticket) = settling.bill_without_report(self.point.record.rated_power_w);
         self.issue(&billed, ticket);
         self.close(&billed);
     }
 
     /// The session is over for this charging point.
-    fn close(&mut self, session: &Session) {
+    pub(super) fn close(&mut self, session: &Session) {
         if self.decision.next.open.as_ref().is_some_and(|open| open.id == session.id) {
             self.decision.next.open = None;
             self.decision.pending.stop_due = None;

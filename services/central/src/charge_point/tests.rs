@@ -17,8 +17,8 @@ fn material() -> Arc<LinkKey> {
 
 mod hostile;
 mod keys;
+mod ledger;
 mod links;
-mod metering;
 mod request;
 mod state;
 mod supply;

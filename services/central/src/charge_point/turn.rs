@@ -23,7 +23,7 @@ impl Core for ChargePoint {
     fn speaker(input: &PointInput) -> Speaker {
         match input {
             PointInput::Identity(_) => Speaker::Registry,
-            PointInput::EndedLong { .. } => Speaker::Store,
+            PointInput::EndedLong { .. } | PointInput::Recalled { .. } => Speaker::Store,
             PointInput::Order { reply: Reply::Order(_) | Reply::None, .. } => Speaker::Operator,
             PointInput::StopByDriver { .. } | PointInput::Confirmed { .. } => Speaker::Driver,
             PointInput::Request(request) if !request.manual => Speaker::Driver,
@@ -33,6 +33,7 @@ impl Core for ChargePoint {
             | PointInput::AskAnswer { .. }
             | PointInput::Started { .. }
             | PointInput::Ended { .. }
+            | PointInput::BroughtBack { .. }
             | PointInput::ReservationInJournal { .. }
             | PointInput::JournalReport { .. }
             | PointInput::Grant { .. }
@@ -52,6 +53,11 @@ impl Core for ChargePoint {
     /// What `input` leads to. Nothing changes until [`ChargePoint::apply`].
     fn decide(&self, input: &PointInput, settings: &CentralSettings, now: Now) -> Decision {
         let mut builder = DecisionBuilder::new(self, settings, now);
+        if self.live.ledger_behind && input.may_bill() {
+            // What it would be billed by is not all that there is (SPEC 10.5).
+            builder.refused(input, &StoreRefusal::Unavailable("Central's database is too old".to_owned()));
+            return builder.into_decision();
+        }
         match input {
             PointInput::Due => builder.due(),
             PointInput::Request(request) => builder.request(request),
@@ -61,8 +67,14 @@ impl Core for ChargePoint {
             }
             PointInput::Started { session, meter, at, reply } => builder.started(session, *meter, *at, *reply),
             PointInput::Ended { session, last, reply } => builder.ended(session, last, *reply),
-            PointInput::EndedLong { session, row, last, reply } => {
-                builder.ended_long(session, row.as_deref(), last, *reply)
+            PointInput::EndedLong { session, row, ticket, last, reply } => {
+                builder.ended_long(session, (row.as_deref(), ticket.as_deref()), last, *reply);
+            }
+            PointInput::BroughtBack { session, last, evidence, reply } => {
+                builder.brought_back(session, last, evidence, *reply);
+            }
+            PointInput::Recalled { session, stored, last, evidence, reply } => {
+                builder.recalled(session, stored, (last, evidence), *reply);
             }
             PointInput::ReservationInJournal { session } => builder.reservation_in_journal(session),
             PointInput::JournalReport { sessions, reply } => builder.journal_report(sessions, *reply),
@@ -93,6 +105,20 @@ impl Core for ChargePoint {
 }
 
 impl PointInput {
+    /// Whether a bill may follow from it, or the end of a session that was billed.
+    fn may_bill(&self) -> bool {
+        matches!(
+            self,
+            Self::Started { .. }
+                | Self::Ended { .. }
+                | Self::EndedLong { .. }
+                | Self::BroughtBack { .. }
+                | Self::Recalled { .. }
+                | Self::ReservationInJournal { .. }
+                | Self::JournalReport { .. }
+        )
+    }
+
     /// Names the turn in the store's metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -103,6 +129,7 @@ impl PointInput {
             Self::Started { .. } => "start",
             Self::Ended { .. } => "bill",
             Self::EndedLong { .. } => "late end",
+            Self::BroughtBack { .. } | Self::Recalled { .. } => "brought back",
             Self::ReservationInJournal { .. } | Self::JournalReport { .. } => "reconcile",
             Self::StopByDriver { .. } => "driver stop",
             Self::Order { .. } => "order",

@@ -14,6 +14,7 @@ impl ChargePoint {
         let standing = [
             (Cause::MonitorLost, !self.monitor_reports(has_key)),
             (Cause::EngineBroken, has_key && self.engine_is_broken(settings, now)),
+            (Cause::LedgerBehind, self.live.ledger_behind),
             (Cause::OperatorStop, record.stopped.is_some()),
             (Cause::Quarantined, record.quarantined),
             (Cause::KeyRevoked, key == KeyState::Revoked),
@@ -73,7 +74,7 @@ impl ChargePoint {
             key_state: self.record.keys.state().into(),
             session_id: session.as_ref().map(|s| s.id.to_string()).unwrap_or_default(),
             driver_id: session.as_ref().and_then(|s| s.driver.clone()).map(String::from).unwrap_or_default(),
-            energy_wh: session.as_ref().map(|s| s.billable().wh()).unwrap_or_default(),
+            energy_wh: session.as_ref().map(|s| s.energy().wh()).unwrap_or_default(),
             amount_minor: amount.minor,
             price_e4: session.as_ref().map_or(self.record.price, |s| s.price).e4(),
             currency: session.as_ref().map_or(settings.currency, |s| s.currency).to_string(),
@@ -96,6 +97,11 @@ impl ChargePoint {
                 EngineVerdict::Unhealthy(_) => "the engine is not healthy".to_owned(),
                 EngineVerdict::Unknown | EngineVerdict::Healthy => "the engine does not reach Central".to_owned(),
             },
+            Some(Cause::LedgerBehind) => {
+                "Central's database is older than what it has signed, as after raw files were put back; stop Central and \
+                 Registry and run `chargemesh restore --raise-generation`"
+                    .to_owned()
+            }
             Some(Cause::OperatorStop) => said("stopped", &self.record.stopped),
             Some(Cause::Quarantined) => {
                 "ALARM: is its key cloned? Its link was taken over again and again; held until an operator releases it"
@@ -125,7 +131,12 @@ impl ChargePoint {
 fn state_of(causes: &[Cause], open: Option<SessionState>) -> State {
     let out_of_order = |cause: &Cause| match cause {
         Cause::Maintenance => open.is_none(),
-        Cause::OperatorStop | Cause::Weather | Cause::NoKey | Cause::KeyRevoked | Cause::Quarantined => true,
+        Cause::LedgerBehind
+        | Cause::OperatorStop
+        | Cause::Weather
+        | Cause::NoKey
+        | Cause::KeyRevoked
+        | Cause::Quarantined => true,
         Cause::Unspecified | Cause::MonitorLost | Cause::EngineBroken => false,
     };
     if causes.contains(&Cause::MonitorLost) {

@@ -36,6 +36,7 @@ impl EventLoop {
             PeerId::Driver(id) => {
                 self.audit_link(AuditAction::LinkUp, &PeerId::Driver(id.clone()), &from, "");
                 self.driver_arrived(&id, link, key_no, from);
+                self.ask_for_tickets(link);
                 self.read_due_tickets(&id);
             }
         }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use mesh::link::SendQueue;
-use proto::{ChargingPointId, DriverId, PeerId, Price, link::v1::Part};
-use store::central::MirroredIdentityRow;
+use proto::{
+    ChargingPointId, DriverId, PeerId, Price,
+    link::v1::{Part, Ticket},
+};
+use store::central::{ChargingPointRow, MirroredIdentityRow};
 use tokio::sync::oneshot;
 
 use crate::{
-    charge_point::{Observation, OrderOutcome, PointInput, PointOrder, SupplyRequest},
+    charge_point::{Observation, OrderOutcome, PointInput, PointOrder, Reply, SupplyRequest},
     origin::{LinkNo, Origin},
     session::SessionId,
 };
@@ -80,6 +83,17 @@ pub(crate) enum Message {
     TicketReceived {
         driver: DriverId,
         session: String,
+    },
+    /// A ticket that Central signed before a restore and lost, with the row of its charging point (SPEC 10.5).
+    TicketHandedBack {
+        ticket: Box<Ticket>,
+        row: Box<ChargingPointRow>,
+        reply: Reply,
+    },
+    /// Something that Central has signed is not in its database.
+    LedgerBehind {
+        why: String,
+        by: PeerId,
     },
     /// A driver's messages that could not be opened.
     DriverUnintelligible {

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc, time::Instant};
 
 use mesh::clock::Now;
 use proto::{DriverId, PeerId, link::v1::View};
-use store::central::{CommitRefusal, Committed, Guard, SessionRow, Turn, TurnId};
+use store::central::{CommitRefusal, Committed, Guard, Turn, TurnId};
 
 use super::{Completion, EventLoop, TimerKey, publish::EventThrottle};
 use crate::{
@@ -15,13 +15,12 @@ use crate::{
     key::{self, KeyDue},
     origin::Origin,
     rows, secrets,
-    session::{Final, SessionId},
     turns::{self, Core as _, DecidedInput, RETRY, Turns},
 };
 
 pub(super) struct Point {
     pub(super) core: ChargePoint,
-    turns: Turns<ChargePoint>,
+    pub(super) turns: Turns<ChargePoint>,
     /// What is in memory is not what is durable: it is read again as soon as no turn is in flight.
     stale: bool,
     /// The last enrolment that Registry removed, whether or not that is durable here.
@@ -60,7 +59,8 @@ impl Point {
 
 impl EventLoop {
     /// Adds a charging point to the loop; its number stays its own.
-    pub(super) fn add_point(&mut self, core: ChargePoint, since_ms: i64, now: Now) -> usize {
+    pub(super) fn add_point(&mut self, mut core: ChargePoint, since_ms: i64, now: Now) -> usize {
+        core.live.ledger_behind = self.shared.ledger.is_behind();
         let (number, id) = (self.points.len(), core.record.id.clone());
         self.shared.directory.publish(&proto::PeerId::ChargingPoint(id.clone()), &core.record.keys);
         self.shared.directory.publish_epoch(&id, core.record.epoch);
@@ -148,6 +148,7 @@ impl EventLoop {
 
     fn carry_out(&mut self, number: usize, mut decided: DecidedInput<ChargePoint>) {
         let now = self.now();
+        self.shared.documents.sign_tickets(&mut decided.decision);
         self.queue_audit(number, &std::mem::take(&mut decided.decision.queued), now);
         let effects = std::mem::take(&mut decided.decision.before_commit);
         effects.into_iter().for_each(|effect| self.perform(Some(number), effect));
@@ -159,7 +160,7 @@ impl EventLoop {
         let Decision { next, pending, after_commit, .. } = decided.into_parts().1;
         // A refusal for want of room changes nothing of the turn that is in flight.
         if !self.points[number].turns.is_in_flight() {
-            self.apply(number, next, pending, None);
+            self.points[number].core.apply(next, pending, None);
         }
         after_commit.into_iter().for_each(|effect| self.perform(Some(number), effect));
         self.touch(number);
@@ -219,31 +220,32 @@ impl EventLoop {
             epoch: rows::unsigned(committed.epoch),
             version: rows::unsigned(committed.version),
         });
+        let keys_changed = decision.changes.iter().any(|change| matches!(change, PointChange::Key(_)));
         for change in &decision.changes {
             if let PointChange::OpenSession(session) | PointChange::UpdateSession(session) = change {
                 self.show_session(session, 0);
             }
         }
-        self.apply(number, decision.next, decision.pending, hold);
+        self.points[number].core.apply(decision.next, decision.pending, hold);
+        self.publish_epoch(number);
+        if keys_changed {
+            self.publish_keys(number);
+        }
         // After the epoch is published, so that what is sent carries the new one.
         decision.after_commit.into_iter().for_each(|effect| self.perform(Some(number), effect));
         self.touch(number);
         self.arm(number, now);
     }
 
-    /// What was decided is true from now on, for those too who answer without the loop.
-    fn apply(&mut self, number: usize, next: Record, pending: charge_point::Pending, hold: Option<PointVersion>) {
-        self.points[number].core.apply(next, pending, hold);
-        self.publish_record(number);
-    }
-
-    /// The epoch, and the keys that open links now: the end of an overlap changes these without a change that is
-    /// durable, so they are published after every decision (SPEC 4.6).
-    fn publish_record(&self, number: usize) {
+    fn publish_epoch(&self, number: usize) {
         let record = &self.points[number].core.record;
         self.shared.directory.publish_epoch(&record.id, record.epoch);
-        let changed = self.shared.directory.publish(&proto::PeerId::ChargingPoint(record.id.clone()), &record.keys);
-        if changed && record.keys.active().is_none() {
+    }
+
+    pub(super) fn publish_keys(&self, number: usize) {
+        let record = &self.points[number].core.record;
+        self.shared.directory.publish(&proto::PeerId::ChargingPoint(record.id.clone()), &record.keys);
+        if record.keys.active().is_none() {
             self.shared.telemetry.forget_keys(&record.id);
         }
     }
@@ -279,25 +281,10 @@ impl EventLoop {
         let report_refused = core.pending.report_refused;
         (core.record, core.pending) =
             (*record, charge_point::Pending { report_refused, ..charge_point::Pending::loaded(now) });
-        self.publish_record(number);
+        self.publish_epoch(number);
+        self.publish_keys(number);
         self.touch(number);
         self.offer(number, PointInput::Due);
-    }
-
-    /// A session that is not at hand any more.
-    pub(super) fn fetch(&mut self, number: usize, session: SessionId, last: Final, reply: Reply) {
-        let shared = self.shared.clone();
-        self.points[number].turns.own_waits = true;
-        self.turns.push(Box::pin(async move {
-            let wanted = session.to_string();
-            let found = shared.store.read("session", move |conn| SessionRow::find(conn, &wanted)).await;
-            let row = found.map_err(|error| error.to_string()).and_then(|row| {
-                let read = row.map(|row| rows::session(&row, &shared.settings, shared.clock.now()));
-                read.transpose().map_err(|error| error.to_string())
-            });
-            let fetched = row.map(|row| PointInput::EndedLong { session, row: row.map(Box::new), last, reply });
-            Completion::Fetched(number, Box::new(fetched.map_err(|why| (reply, why))))
-        }));
     }
 
     pub(super) fn fetched(&mut self, number: usize, fetched: Result<PointInput, (Reply, String)>) {

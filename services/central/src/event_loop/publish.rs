@@ -65,8 +65,10 @@ impl EventLoop {
                 }
             }
             Effect::Engine(body) => {
-                if let Some(to) = point.and_then(|core| link_of(&core.live.engine)) {
-                    self.send(to, epoch, body);
+                if let Some(core) = point
+                    && let Some(to) = link_of(&core.live.engine)
+                {
+                    self.send(to, epoch, self.shared.documents.sign_supply(body, &core.record));
                 }
             }
             Effect::Link(to, body) => self.send(to, epoch, body),
@@ -98,6 +100,11 @@ impl EventLoop {
             Effect::Fetch { session, last, reply } => {
                 if let Some(number) = number {
                     self.fetch(number, session, last, reply);
+                }
+            }
+            Effect::Recall { session, last, evidence, reply } => {
+                if let Some(number) = number {
+                    self.recall(number, session, (last, evidence), reply);
                 }
             }
             Effect::Alarm(text) => tracing::error!(alarm = true, "{text}"),

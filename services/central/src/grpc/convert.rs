@@ -80,6 +80,7 @@ pub(crate) fn cause(cause: link::Cause) -> contract::Cause {
         link::Cause::Quarantined => Public::Quarantined,
         link::Cause::MonitorLost => Public::MonitorLost,
         link::Cause::EngineBroken => Public::EngineBroken,
+        link::Cause::LedgerBehind => Public::LedgerBehind,
     }
 }
 

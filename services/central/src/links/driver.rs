@@ -14,7 +14,7 @@ use store::central::{PageRequest, RowWrite, SessionRow, TicketFilter, TicketRow,
 
 use super::responder::{LONGEST_ID, Responder, SerialTasks, fresh_session};
 use crate::{
-    charge_point::{self, Reply, SupplyRequest, SupplyTerms},
+    charge_point::{self, Reply, SupplyRequest},
     event_loop::{DriverCommand, Message},
     origin::Origin,
     rows,
@@ -85,6 +85,9 @@ impl DriverConversation {
             up::Body::TicketReceived(received) => {
                 self.tasks.run(responder, to, responder.clone().ticket_received(id, received.session_id, to));
             }
+            up::Body::TicketHeld(held) => {
+                self.tasks.run(responder, to, responder.clone().ticket_held(id, held, to));
+            }
             up::Body::Opened(_) => responder.answer(to, Reason::Unspecified, ""),
             up::Body::Authenticate(_)
             | up::Body::Unsupported(_)
@@ -122,10 +125,8 @@ impl Responder {
         };
         let request = SupplyRequest {
             request_id: wished.request_id.as_str().into(),
-            terms: SupplyTerms {
-                energy: Energy::from_wh(wished.energy_wh),
-                highest_price: wished.highest_price_e4.map(Price::from_e4),
-            },
+            energy: Energy::from_wh(wished.energy_wh),
+            highest_price: wished.highest_price_e4.map(Price::from_e4),
             session: fresh_session(),
             manual: false,
             known: false,

@@ -9,7 +9,7 @@ use proto::{
 
 use super::responder::{LONGEST_ID, Responder, SerialTasks, fresh_session};
 use crate::{
-    charge_point::{Observation, PointInput, PointOrder, Reply, SupplyRequest, SupplyTerms, reconcile},
+    charge_point::{Observation, PointInput, PointOrder, Reply, SupplyRequest, reconcile},
     event_loop::Message,
     origin::{LinkNo, Origin},
     session::{Final, SessionId},
@@ -69,7 +69,8 @@ fn is_too_long(body: &up::Body) -> Option<String> {
         | up::Body::ConfirmSupply(_)
         | up::Body::ListChargingPoints(_)
         | up::Body::ListHistory(_)
-        | up::Body::TicketReceived(_) => return None,
+        | up::Body::TicketReceived(_)
+        | up::Body::TicketHeld(_) => return None,
     };
     (session_id.len() > LONGEST_ID).then(|| format!("a session's id has at most {LONGEST_ID} characters"))
 }
@@ -137,8 +138,11 @@ impl PartConversation {
                 vec![PointInput::Ended { session: SessionId::new(&ended.session_id), last, reply }]
             }
             (Part::Engine, up::Body::JournalReport(held)) => {
+                if responder.shows_older_ledger(&id, &held).await {
+                    return responder.answer(to, Reason::Unavailable, "Central's database is too old");
+                }
                 responder.meters_in_journal(&id, &held).await;
-                reconcile(&held.sessions, reply)
+                reconcile(&held.sessions, |held| responder.evidence(&id, held), reply)
             }
             (Part::Monitor, up::Body::SetMaintenance(wished)) => {
                 if !responder.may_ask(&PeerId::ChargingPoint(id.clone()), to) {
@@ -238,7 +242,8 @@ impl Responder {
         let request = SupplyRequest {
             driver,
             request_id: request_id.into(),
-            terms: SupplyTerms { energy: Energy::from_wh(wished.energy_wh), highest_price: None },
+            energy: Energy::from_wh(wished.energy_wh),
+            highest_price: None,
             session: fresh_session(),
             manual: true,
             known: false,
@@ -274,7 +279,7 @@ mod tests {
     fn a_report_of_more_than_256_sessions_or_with_an_endless_id_is_not_looked_at() {
         let held = |count, id: &str| {
             let held = JournalSession { session_id: id.to_owned(), ..JournalSession::default() };
-            up::Body::JournalReport(JournalReport { sessions: vec![held; count] })
+            up::Body::JournalReport(JournalReport { sessions: vec![held; count], latest: None })
         };
         assert_eq!(is_too_long(&held(256, "s-1")), None);
         assert!(is_too_long(&held(257, "s-1")).is_some() && is_too_long(&held(143_000, "A")).is_some());

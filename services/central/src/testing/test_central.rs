@@ -31,7 +31,7 @@ use crate::{
     registry,
     secrets::Secrets,
     settings::CentralSettings,
-    shared::{Directory, SharedState},
+    shared::{Directory, LedgerState, SharedState},
     telemetry::Telemetry,
     write_queue::WriteQueue,
 };
@@ -76,6 +76,8 @@ impl TestCentral {
             pins: secrets.pins(),
             link_keys: secrets.link,
             key_encryption: Arc::new(secrets.key_encryption),
+            ledger: LedgerState::default(),
+            documents: secrets.documents,
             owner: secrets.writer,
         });
         let (of_writes, stop) = (Arc::clone(&shared), ctx.stop.clone());

@@ -11,8 +11,8 @@ use proto::registry::v1::{
 
 use super::{
     api_message::{ApiMessage, api_messages, at},
-    connection::{AskedRole, OperatorConnection},
-    order_call::RequestArgs,
+    connection::OperatorConnection,
+    request_id,
 };
 use crate::{
     failure::of_status,
@@ -69,24 +69,18 @@ enum IdentitiesCommand {
         #[arg(value_enum)]
         kind: KindArg,
         id: String,
-        #[command(flatten)]
-        request: RequestArgs,
     },
     /// Print a one-use token with which an enrolled id gets a new credential
     Reissue {
         #[arg(value_enum)]
         kind: KindArg,
         id: String,
-        #[command(flatten)]
-        request: RequestArgs,
     },
     /// Let a removed id be enrolled again
     Readmit {
         #[arg(value_enum)]
         kind: KindArg,
         id: String,
-        #[command(flatten)]
-        request: RequestArgs,
     },
     /// Central's static public keys, as enrolment hands them out
     Pins,
@@ -101,23 +95,21 @@ impl IdentitiesArgs {
                 let all = list(&self.connection, kind.map_or(Kind::Unspecified, Kind::from)).await?;
                 output.list(&api_messages(all))
             }
-            IdentitiesCommand::Enrol(enrol) => enrol.run(&self.connection, output).await,
-            IdentitiesCommand::Remove { kind, id, request } => {
-                let call = request.announce(&self.connection, AskedRole::Registry)?;
-                let request = RemoveRequest { request_id: call.id(), kind: Kind::from(kind).into(), id: id.clone() };
-                let removed = call.answered(client.remove(request).await)?;
+            IdentitiesCommand::Enrol(enrol) => enrol.run(&mut client, output).await,
+            IdentitiesCommand::Remove { kind, id } => {
+                let request = RemoveRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
+                let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
                 let how = if removed.changed { "is removed" } else { "was removed before" };
                 output.sentence(&format!("{id} {how}"), &ApiMessage(removed))
             }
-            IdentitiesCommand::Reissue { kind, id, request } => {
-                let call = request.announce(&self.connection, AskedRole::Registry)?;
-                let request = ReissueRequest { request_id: call.id(), kind: Kind::from(kind).into(), id };
-                show_token(&call.answered(client.reissue(request).await)?, output)
+            IdentitiesCommand::Reissue { kind, id } => {
+                let request = ReissueRequest { request_id: request_id(), kind: Kind::from(kind).into(), id };
+                show_token(&client.reissue(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
             }
-            IdentitiesCommand::Readmit { kind, id, request } => {
-                let call = request.announce(&self.connection, AskedRole::Registry)?;
-                let request = ReadmitRequest { request_id: call.id(), kind: Kind::from(kind).into(), id: id.clone() };
-                let readmitted = call.answered(client.readmit(request).await)?;
+            IdentitiesCommand::Readmit { kind, id } => {
+                let request =
+                    ReadmitRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
+                let readmitted = client.readmit(request).await.map_err(|s| of_status(&s))?.into_inner();
                 let how = if readmitted.changed { "again" } else { "already" };
                 output.sentence(&format!("{id} may be enrolled {how}"), &ApiMessage(readmitted))
             }
@@ -183,17 +175,11 @@ enum TokensCommand {
         /// How long it is good
         #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = mesh::duration::parse_seconds)]
         lifetime: std::time::Duration,
-        #[command(flatten)]
-        request: RequestArgs,
     },
     /// All, without their secrets
     List,
     /// Nobody can enrol with it any more
-    Revoke {
-        token_id: String,
-        #[command(flatten)]
-        request: RequestArgs,
-    },
+    Revoke { token_id: String },
 }
 
 fn uses(text: &str) -> Result<u32, String> {
@@ -213,17 +199,16 @@ impl TokensArgs {
         let mut client = self.connection.identities()?;
         let output = self.output;
         match self.what {
-            TokensCommand::Create { kind, ids, city, uses, lifetime, request } => {
-                let call = request.announce(&self.connection, AskedRole::Registry)?;
+            TokensCommand::Create { kind, ids, city, uses, lifetime } => {
                 let request = CreateTokenRequest {
-                    request_id: call.id(),
+                    request_id: request_id(),
                     kinds: kind.map_or(BOTH.to_vec(), |kind| vec![kind.into()]).into_iter().map(i32::from).collect(),
                     id_pattern: ids,
                     city,
                     uses: Some(uses),
                     lifetime: proto::Duration::try_from(lifetime).ok(),
                 };
-                show_token(&call.answered(client.create_token(request).await)?, output)
+                show_token(&client.create_token(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
             }
             TokensCommand::List => {
                 let (mut request, mut all) = (ListTokensRequest::default(), Vec::new());
@@ -236,10 +221,9 @@ impl TokensArgs {
                     request.page_token = page.next_page_token;
                 }
             }
-            TokensCommand::Revoke { token_id, request } => {
-                let call = request.announce(&self.connection, AskedRole::Registry)?;
-                let request = RevokeTokenRequest { request_id: call.id(), token_id: token_id.clone() };
-                let revoked = call.answered(client.revoke_token(request).await)?;
+            TokensCommand::Revoke { token_id } => {
+                let request = RevokeTokenRequest { request_id: request_id(), token_id: token_id.clone() };
+                let revoked = client.revoke_token(request).await.map_err(|s| of_status(&s))?.into_inner();
                 let how = if revoked.changed { "is revoked" } else { "was revoked before" };
                 output.sentence(&format!("{token_id} {how}"), &ApiMessage(revoked))
             }
@@ -276,8 +260,6 @@ enum OperatorsCommand {
         name: String,
         #[arg(long, value_enum, default_value = "operator")]
         role: RoleArg,
-        #[command(flatten)]
-        request: RequestArgs,
     },
     /// Refused at once everywhere, whatever his certificate says
     Remove {
@@ -285,8 +267,6 @@ enum OperatorsCommand {
         /// Also oneself, and the last operator
         #[arg(long)]
         force: bool,
-        #[command(flatten)]
-        request: RequestArgs,
     },
 }
 
@@ -306,15 +286,14 @@ impl OperatorsArgs {
                     request.page_token = page.next_page_token;
                 }
             }
-            OperatorsCommand::Add { name, role, request } => {
-                let call = request.announce(&self.connection, AskedRole::Registry)?;
-                let request = AddOperatorRequest { request_id: call.id(), name, role: OperatorRole::from(role).into() };
-                output.one(&ApiMessage(call.answered(client.add(request).await)?))
+            OperatorsCommand::Add { name, role } => {
+                let request =
+                    AddOperatorRequest { request_id: request_id(), name, role: OperatorRole::from(role).into() };
+                output.one(&ApiMessage(client.add(request).await.map_err(|s| of_status(&s))?.into_inner()))
             }
-            OperatorsCommand::Remove { name, force, request } => {
-                let call = request.announce(&self.connection, AskedRole::Registry)?;
-                let request = RemoveOperatorRequest { request_id: call.id(), name: name.clone(), force };
-                let removed = call.answered(client.remove(request).await)?;
+            OperatorsCommand::Remove { name, force } => {
+                let request = RemoveOperatorRequest { request_id: request_id(), name: name.clone(), force };
+                let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
                 output.sentence(&removal(&name, removed), &ApiMessage(removed))
             }
         }

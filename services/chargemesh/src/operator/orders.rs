@@ -35,7 +35,7 @@ enum OrdersCommand {
     },
     /// How far an order has come, and where it failed
     Get { order_id: String },
-    /// What the order has not reached yet stays as it was
+    /// OrdersCommand the order has not reached yet stays as it was
     Cancel { order_id: String },
 }
 

@@ -11,9 +11,8 @@ use proto::{
 
 use super::{
     api_message::{ApiMessage, api_messages},
-    connection::{AskedRole, OperatorConnection},
-    order_call::RequestArgs,
-    since,
+    connection::OperatorConnection,
+    request_id, since,
 };
 use crate::{
     failure::of_status,
@@ -49,11 +48,7 @@ enum SessionsCommand {
         of: WhoseArgs,
     },
     /// End a running supply, or release a reservation
-    End {
-        id: String,
-        #[command(flatten)]
-        request: RequestArgs,
-    },
+    End { id: String },
 }
 
 /// Whose.
@@ -88,10 +83,11 @@ impl SessionsArgs {
                 output.one(&ApiMessage(found))
             }
             SessionsCommand::Watch { of } => watch(&self.connection, of, output).await,
-            SessionsCommand::End { id, request } => {
-                let call = request.announce(&self.connection, AskedRole::Central)?;
-                let request = EndSessionRequest { request_id: call.id(), session_id: id };
-                output.one(&ApiMessage(call.answered(self.connection.sessions()?.end(request).await)?))
+            SessionsCommand::End { id } => {
+                let request = EndSessionRequest { request_id: request_id(), session_id: id };
+                let mut client = self.connection.sessions()?;
+                let session = client.end(request).await.map_err(|s| of_status(&s))?.into_inner();
+                output.one(&ApiMessage(session))
             }
         }
     }

@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use driver::PrintedTicket;
 use proto::{
-    central::v1::{CorrectTicketRequest, GetTicketRequest, ListTicketsRequest, SettleDisputeRequest, Ticket},
+    central::v1::{
+        CorrectTicketRequest, GetTicketRequest, ListTicketKeysRequest, ListTicketsRequest, SettleDisputeRequest, Ticket,
+    },
     link::v1 as link,
     timestamp,
 };
@@ -14,10 +16,11 @@ use serde::Serialize;
 
 use super::{
     api_message::{ApiMessage, api_messages},
-    connection::{AskedRole, OperatorConnection},
-    order_call::RequestArgs,
+    connection::OperatorConnection,
+    request_id,
     sessions::WhoseArgs,
     since,
+    verify_tickets::VerifyTicketsArgs,
 };
 use crate::{
     failure::of_status,
@@ -29,7 +32,8 @@ use crate::{
 #[command(after_help = "Examples:
   chargemesh tickets list --driver ann --since 7d
   chargemesh tickets correct SESSION --amount-minor=-120 --reason 'charged twice by mistake'
-  chargemesh tickets export --format csv --file tickets.csv")]
+  chargemesh tickets export --format csv --file tickets.csv
+  chargemesh tickets keys > tickets.pub; chargemesh tickets verify tickets.jsonl --key tickets.pub")]
 pub(crate) struct TicketsArgs {
     #[command(subcommand)]
     what: TicketsCommand,
@@ -56,8 +60,6 @@ enum TicketsCommand {
         amount_minor: i64,
         #[arg(long, value_name = "TEXT")]
         reason: String,
-        #[command(flatten)]
-        request: RequestArgs,
     },
     /// Decide on energy past the rated power: how much of it is owed after all
     SettleDispute {
@@ -67,8 +69,6 @@ enum TicketsCommand {
         owed_wh: u64,
         #[arg(long, value_name = "TEXT")]
         reason: String,
-        #[command(flatten)]
-        request: RequestArgs,
     },
     /// All as JSON lines or CSV
     Export {
@@ -80,6 +80,11 @@ enum TicketsCommand {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Whether Central signed the tickets of a file, without Central
+    #[command(after_help = "Exit codes: 0 all are valid, 1 a key is not in the key file, 3 a signature is wrong.")]
+    Verify(VerifyTicketsArgs),
+    /// The public keys that sign tickets, the current one first, for `tickets verify --key`
+    Keys,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -104,9 +109,16 @@ pub(crate) enum Format {
 
 impl TicketsArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let mut client = self.connection.sessions()?;
         let output = self.output;
+        let client = || self.connection.sessions();
         let ticket: Ticket = match self.what {
+            TicketsCommand::Verify(verify) => return verify.run(output),
+            TicketsCommand::Keys => {
+                let keys = client()?.list_ticket_keys(ListTicketKeysRequest {}).await.map_err(|s| of_status(&s))?;
+                let keys = keys.into_inner();
+                let lines: Vec<_> = keys.keys.iter().map(|key| key.public_key.as_str()).collect();
+                return output.sentence(&lines.join("\n"), &ApiMessage(keys.clone()));
+            }
             TicketsCommand::List(filter) => {
                 let all = list(&self.connection, filter).await?;
                 return output.list(&api_messages(all));
@@ -125,24 +137,26 @@ impl TicketsArgs {
             }
             TicketsCommand::Get { session } => {
                 let request = GetTicketRequest { session_id: session };
-                client.get_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
+                client()?.get_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
-            TicketsCommand::Correct { session, energy_wh, amount_minor, reason, request } => {
-                let call = request.announce(&self.connection, AskedRole::Central)?;
+            TicketsCommand::Correct { session, energy_wh, amount_minor, reason } => {
                 let request = CorrectTicketRequest {
-                    request_id: call.id(),
+                    request_id: request_id(),
                     session_id: session,
                     energy_delta_wh: energy_wh,
                     amount_delta_minor: amount_minor,
                     reason,
                 };
-                call.answered(client.correct_ticket(request).await)?
+                client()?.correct_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
-            TicketsCommand::SettleDispute { session, owed_wh, reason, request } => {
-                let call = request.announce(&self.connection, AskedRole::Central)?;
-                let request =
-                    SettleDisputeRequest { request_id: call.id(), session_id: session, owed_wh: Some(owed_wh), reason };
-                call.answered(client.settle_dispute(request).await)?
+            TicketsCommand::SettleDispute { session, owed_wh, reason } => {
+                let request = SettleDisputeRequest {
+                    request_id: request_id(),
+                    session_id: session,
+                    owed_wh: Some(owed_wh),
+                    reason,
+                };
+                client()?.settle_dispute(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
         };
         output.sentence(&PrintedTicket(&ticket.clone().into()).to_string(), &ApiMessage(ticket))
@@ -191,7 +205,7 @@ fn export(tickets: &[Ticket], format: Format) -> anyhow::Result<String> {
                 let totals =
                     CsvTotals { owed_minor: ticket.owed_minor(), still_disputed_wh: ticket.still_disputed_wh() };
                 let place = spreadsheet_safe(&ticket.place);
-                csv.serialize((link::Ticket { place, corrections: Vec::new(), ..ticket }, totals))?;
+                csv.serialize((link::Ticket { place, corrections: Vec::new(), signed: None, ..ticket }, totals))?;
             }
             Ok(String::from_utf8(csv.into_inner().context("cannot write CSV")?)?)
         }

@@ -11,7 +11,7 @@ use proto::link::v1::{
     up,
 };
 
-use crate::journal_state::{JournalEntry, SessionRecord};
+use crate::journal_state::{JournalEntry, SessionRecord, SettledEntry};
 
 use super::{
     Engine, EngineCommand,
@@ -50,7 +50,8 @@ impl Engine {
         let mut sessions: Vec<JournalSession> =
             closed.map(|s| self.closed_session(s)).take(MOST_REPORTED - 1).collect();
         sessions.extend(self.session.as_ref().map(live_session));
-        JournalReport { sessions }
+        let latest = self.journal.state().latest(&identity.id).map(SessionRecord::held);
+        JournalReport { sessions, latest }
     }
 
     /// A final value leaves only once it is on disk; until then the session goes on, as far as Central knows.
@@ -87,7 +88,13 @@ impl Engine {
             // The monitor's affair; an engine that hears of it waits for what the monitor says.
             B::AuthStatus(standing) => self.notice = Some(format!("Central: {}", standing.reason().in_words())),
             B::KeyGrant(_) | B::Answer(_) | B::Unsupported(_) | B::Clock(_) => {}
-            B::Step(_) | B::Running(_) | B::Ticket(_) | B::ChargingPoints(_) | B::History(_) | B::ConfirmRequest(_) => {
+            B::Step(_)
+            | B::Running(_)
+            | B::Ticket(_)
+            | B::ChargingPoints(_)
+            | B::History(_)
+            | B::ConfirmRequest(_)
+            | B::HandBackTickets(_) => {
                 tracing::warn!("ignored a message that is for drivers");
             }
         }
@@ -153,7 +160,7 @@ impl Engine {
     }
 
     fn handle_settled(&mut self, settled: Settled, now: Now) {
-        let id = settled.session_id;
+        let Settled { session_id: id, ticket } = settled;
         if self.session.as_ref().is_some_and(|s| s.id == id) {
             // Billed without us (SPEC 3.8). What flows beyond that is reported, and settled in its turn.
             return self.end_session(Reason::StoppedByOperator, now);
@@ -162,8 +169,9 @@ impl Engine {
             matches!(body, up::Body::SupplyStarted(started) if started.session_id == id)
                 || matches!(body, up::Body::SupplyEnded(ended) if ended.session_id == id)
         });
-        if self.journal.state().session(&id).is_some_and(|s| s.ended.is_some() && !s.settled) {
-            self.record(JournalEntry::Settled(id), true);
+        let is_new = |s: &SessionRecord| s.ended.is_some() && (!s.settled || (s.ticket.is_none() && ticket.is_some()));
+        if self.journal.state().session(&id).is_some_and(is_new) {
+            self.record(JournalEntry::Settled(SettledEntry { session_id: id, ticket }), true);
         }
     }
 
@@ -188,6 +196,10 @@ impl Engine {
         } else if let (up::Body::SupplyEnded(ended), true) = (body, refused) {
             // It stays in the journal, and is reported at every opening.
             tracing::warn!(session.id = ended.session_id, reason = words, "Central does not accept the end");
+            if reason == Reason::NotFound {
+                // A Central that was restored from a backup bills it by what it once signed, which the journal holds.
+                self.uplink.owe(Slot::JournalReport, now.mono);
+            }
         }
     }
 

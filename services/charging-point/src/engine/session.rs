@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proto::{
     Currency, Energy, Money, Price,
-    link::v1::{SessionState, Supply},
+    link::v1::{SessionState, SignedDocument, Supply},
 };
 
 use crate::meter::{Meter, Sample};
@@ -18,6 +18,8 @@ pub(super) struct EngineSession {
     pub(super) limit: Energy,
     price: Price,
     currency: Currency,
+    /// As Central signed it.
+    pub(super) authorisation: Option<SignedDocument>,
     pub(super) phase: SessionPhase,
 }
 
@@ -59,6 +61,7 @@ impl EngineSession {
             limit: Energy::from_wh(supply.energy_wh),
             price: Price::from_e4(supply.price_e4),
             currency: supply.currency.parse().unwrap_or_default(),
+            authorisation: supply.authorisation,
             phase: SessionPhase::Reserved { until, plug_at },
         }
     }

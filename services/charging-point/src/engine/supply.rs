@@ -139,6 +139,7 @@ impl Engine {
             driver_id: session.driver.clone(),
             meter_start_wh: register,
             at_ms: now.wall_ms,
+            authorisation: session.authorisation.clone(),
         };
         let body = SupplyStarted { session_id: session.id.clone(), meter_start_wh: register, at_ms: now.wall_ms };
         let number = self.record(JournalEntry::Started(started), true);

@@ -5,6 +5,7 @@ mod random_walk;
 mod rig;
 
 use bytes::Bytes;
+use proto::link::v1::SignedDocument;
 use wire::telemetry::Opener;
 
 use rig::*;
@@ -140,7 +141,7 @@ fn unattended_it_plugs_in_and_out_by_itself_spec_1_9() {
     rig.wait(S(20));
     assert_eq!(the_end(&rig), (Reason::TimeReached, 100));
     assert!(!rig.engine.status().plugged);
-    rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
+    rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned(), ticket: None }));
     rig.ups.clear();
     rig.supply("s2", 300);
     rig.wait(S(40));
@@ -240,7 +241,7 @@ fn settled_ends_the_reports_and_is_remembered_spec_3_8() {
     rig.wait(S(50));
     rig.act(EngineAction::Unplug).unwrap();
     assert_eq!(rig.engine.status().unsettled, 1);
-    rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
+    rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned(), ticket: None }));
     rig.ups.clear();
     rig.wait(S(60));
     assert_eq!((rig.ends().len(), rig.engine.status().unsettled), (0, 0));
@@ -254,10 +255,11 @@ fn settled_ends_the_reports_and_is_remembered_spec_3_8() {
 fn a_new_generation_of_central_hears_of_settled_sessions_again_spec_10_5() {
     let mut rig = EngineRig::supplying(settings());
     rig.act(EngineAction::Unplug).unwrap();
-    rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
+    let ticket = SignedDocument { document: vec![1], key_id: "k".to_owned(), signature: vec![2] };
+    rig.down(down::Body::Settled(Settled { session_id: "s1".to_owned(), ticket: Some(ticket.clone()) }));
     rig.ups.clear();
     rig.down_at(2 << 32, down::Body::View(View::default()));
-    assert_eq!(rig.held()[0].session_id, "s1");
+    assert_eq!((rig.held()[0].session_id.as_str(), &rig.held()[0].ticket), ("s1", &Some(ticket)));
 }
 
 // ---- By hand

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proto::link::v1::Reason;
 
 use super::*;
-use crate::journal_state::{EndEntry, JournalEntry, RegisterEntry, StartEntry};
+use crate::journal_state::{EndEntry, JournalEntry, RegisterEntry, SettledEntry, StartEntry};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -22,6 +22,7 @@ fn started(id: &str, meter: u64, at: i64) -> JournalRecord {
         driver_id: "ann".to_owned(),
         meter_start_wh: meter,
         at_ms: at,
+        authorisation: None,
     };
     JournalEntry::Started(started).into()
 }
@@ -36,7 +37,7 @@ fn ended(id: &str, meter: u64, at_ms: i64) -> JournalRecord {
 }
 
 fn settled(id: &str) -> JournalRecord {
-    JournalEntry::Settled(id.to_owned()).into()
+    JournalEntry::Settled(SettledEntry { session_id: id.to_owned(), ticket: None }).into()
 }
 
 fn story() -> Vec<JournalRecord> {

@@ -23,6 +23,9 @@ impl Trips {
             down::Body::ChargingPoints(list) => self.notify(Notification::offers(list)),
             down::Body::History(history) => self.notify(Notification::history(history)),
             down::Body::ConfirmRequest(asked) => self.handle_confirm_request(asked, now),
+            down::Body::HandBackTickets(asked) => {
+                self.commands.push_back(TripCommand::CollectTickets(asked));
+            }
             // The first ones are handled by the link, the others are for charging points.
             down::Body::Answer(_)
             | down::Body::Unsupported(_)
@@ -39,6 +42,10 @@ impl Trips {
     }
 
     pub(super) fn handle_answer(&mut self, body: up::Body, reason: Reason, detail: String) {
+        if let up::Body::TicketHeld(held) = &body {
+            let words = (reason != Reason::Unspecified).then(|| format::reason(reason, &detail));
+            return self.ticket_handed_back(held, words);
+        }
         if reason == Reason::Unspecified {
             return;
         }

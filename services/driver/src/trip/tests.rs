@@ -471,3 +471,32 @@ fn a_driver_confirms_at_the_price_that_he_was_shown_and_is_shown_a_new_one_spec_
     });
     assert_eq!(price, Some(99_900));
 }
+
+#[test]
+fn a_restored_central_gets_every_ticket_back_some_at_a_time_and_once_spec_10_5() {
+    let mut rig = TripsRig::new(SETTINGS);
+    rig.handle(TripInput::LinkOpen);
+    let tickets: Vec<_> = (0..20).map(|n| SignedDocument { document: vec![n], ..SignedDocument::default() }).collect();
+    let collected = || TripInput::TicketsCollected { generation: 2, tickets: tickets.clone() };
+    let held = |handled: &Handled| -> Vec<up::Body> {
+        let sent = handled.iter().filter_map(|command| match command {
+            TripCommand::Send(body @ up::Body::TicketHeld(_)) => Some(body.clone()),
+            _ => None,
+        });
+        sent.collect()
+    };
+    let first = held(&rig.handle(collected()));
+    assert_eq!(first.len(), 16);
+    assert!(rig.handle(collected()).is_empty(), "asked again on the way, nothing goes twice");
+    let (mut waiting, mut all) = (VecDeque::from(first.clone()), first);
+    while let Some(body) = waiting.pop_front() {
+        rig.trips.handle_answer(body, Reason::Unspecified, String::new());
+        let handled = rig.carry_out();
+        let more = held(&handled);
+        let is_over = handled.contains(&TripCommand::SaveHandedBack(2));
+        all.extend(more.clone());
+        waiting.extend(more);
+        assert_eq!(is_over, waiting.is_empty(), "it is noted once the last is answered");
+    }
+    assert_eq!(all.len(), tickets.len());
+}

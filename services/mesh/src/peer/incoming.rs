@@ -60,13 +60,13 @@ impl CentralSignals {
     /// come before there is an owner.
     pub(super) fn is_fenced(&self, body: &down::Body, epoch: u64) -> bool {
         use down::Body::{
-            Answer, Ask, AuthStatus, ChargingPoints, Clock, ConfirmRequest, History, KeyGrant, Release, Running,
-            Settled, Step, Stop, Supply, Ticket, Unsupported, View,
+            Answer, Ask, AuthStatus, ChargingPoints, Clock, ConfirmRequest, HandBackTickets, History, KeyGrant,
+            Release, Running, Settled, Step, Stop, Supply, Ticket, Unsupported, View,
         };
         let is_an_owners = match body {
             View(_) | Ask(_) | Supply(_) | Release(_) | Stop(_) | Settled(_) => true,
             Answer(_) | KeyGrant(_) | AuthStatus(_) | Unsupported(_) | Step(_) | Running(_) | Ticket(_)
-            | ChargingPoints(_) | Clock(_) | History(_) | ConfirmRequest(_) => false,
+            | ChargingPoints(_) | Clock(_) | History(_) | ConfirmRequest(_) | HandBackTickets(_) => false,
         };
         let is_fenced = is_an_owners && epoch < self.highest_epoch;
         if is_fenced {

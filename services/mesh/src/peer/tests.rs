@@ -113,7 +113,7 @@ impl Rig {
 }
 
 fn settled() -> down::Body {
-    down::Body::Settled(Settled { session_id: "s".to_owned() })
+    down::Body::Settled(Settled { session_id: "s".to_owned(), ticket: None })
 }
 
 #[test]

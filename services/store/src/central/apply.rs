@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::{
-    AuditEntry, CommitRefusal, Guard, OrderItemRow, OutboxEvent, RowWrite, Turn,
+    AuditEntry, CommitRefusal, GenerationRow, Guard, OrderItemRow, OutboxEvent, RowWrite, Turn,
     charging_point::{self, RowVersion},
     identity, outbox, ticket,
 };
@@ -133,6 +133,7 @@ fn write_row<'a>(
         RowWrite::Published { writer, first, last, at_ms } => {
             outbox::mark_published(conn, writer, (*first, *last), *at_ms)?;
         }
+        RowWrite::LedgerBehind(why) => GenerationRow::note_behind(conn, why)?,
         // Numbered and written at the end of the group, when it is known which turns are in it.
         RowWrite::Event(event) => applied.events.push(event),
         RowWrite::Audit(entry) => applied.audit.push(Cow::Borrowed(entry)),

@@ -31,7 +31,7 @@ pub use charging_point::ChargingPointRow;
 #[cfg(test)]
 pub(crate) use committer::faults::InjectedFaults;
 pub use committer::{Committer, CommitterSettings};
-pub use generation::raise_generation;
+pub use generation::{GenerationRow, raise_generation};
 pub use identity::{MirroredIdentityRow, MirroredOperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
 pub use order::{ItemOutcome, OrderCounts, OrderItemRow, OrderRow};

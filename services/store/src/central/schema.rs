@@ -4,6 +4,8 @@ diesel::table! {
     generation (id) {
         id -> Integer,
         number -> BigInt,
+        backup_at_ms -> BigInt,
+        behind -> Text,
     }
 }
 
@@ -69,6 +71,8 @@ diesel::table! {
         disputed_wh -> BigInt,
         billed_at_ms -> BigInt,
         document -> Text,
+        key_id -> Text,
+        signature -> Text,
         acknowledged_at_ms -> Nullable<BigInt>,
     }
 }

@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 
 use diesel::prelude::*;
-use prost::Message as _;
-use proto::link::v1::{Correction, Ticket};
+use proto::link::v1::{Correction, SignedDocument, Ticket};
 
 use super::schema::{corrections, discrepancies, tickets};
 use crate::{Conn, Page, PageRequest, StoreError, connection::on, page::Cursor};
@@ -25,6 +24,9 @@ pub struct TicketRow {
     pub billed_at_ms: i64,
     /// The encoded `proto::link::v1::Ticket` without corrections, in hexadecimal.
     pub document: String,
+    pub key_id: String,
+    /// In hexadecimal.
+    pub signature: String,
     /// `None`: the driver has not acknowledged it yet.
     pub acknowledged_at_ms: Option<i64>,
 }
@@ -78,6 +80,10 @@ impl TicketRow {
     /// The row of a new ticket, which has no corrections yet.
     pub fn new(ticket: &Ticket, billed_at_ms: i64) -> Self {
         let signed = |wh: u64| i64::try_from(wh).unwrap_or(i64::MAX);
+        let SignedDocument { document, key_id, signature } = ticket
+            .signed
+            .clone()
+            .unwrap_or_else(|| SignedDocument { document: ticket.document(), ..SignedDocument::default() });
         Self {
             session_id: ticket.session_id.clone(),
             driver_id: Some(ticket.driver_id.clone()).filter(|id| !id.is_empty()),
@@ -87,7 +93,9 @@ impl TicketRow {
             amount_minor: ticket.amount_minor,
             disputed_wh: signed(ticket.disputed_wh),
             billed_at_ms,
-            document: hex::encode(ticket.encode_to_vec()),
+            document: hex::encode(document),
+            key_id,
+            signature: hex::encode(signature),
             acknowledged_at_ms: None,
         }
     }
@@ -97,13 +105,18 @@ impl TicketRow {
     /// # Errors
     /// Where it is not a ticket.
     pub fn ticket(&self) -> Result<Ticket, StoreError> {
-        let bytes = hex::decode(&self.document).unwrap_or_default();
-        match Ticket::decode(bytes.as_slice()) {
-            Ok(ticket) if ticket.session_id == self.session_id => Ok(ticket),
-            Ok(_) | Err(_) => {
-                Err(StoreError::Rejected(format!("the ticket of session {} is damaged", self.session_id)))
-            }
-        }
+        let ticket = Ticket::of_document(self.signed()).filter(|ticket| ticket.session_id == self.session_id);
+        let is_signed = !self.key_id.is_empty();
+        ticket
+            .map(|ticket| Ticket { signed: ticket.signed.filter(|_| is_signed), ..ticket })
+            .ok_or_else(|| StoreError::Rejected(format!("the ticket of session {} is damaged", self.session_id)))
+    }
+
+    /// The document as it was signed.
+    pub fn signed(&self) -> SignedDocument {
+        let bytes = |text: &str| hex::decode(text).unwrap_or_default();
+        let (document, signature) = (bytes(&self.document), bytes(&self.signature));
+        SignedDocument { document, key_id: self.key_id.clone(), signature }
     }
 
     /// The tickets of these rows, in their order, with all their corrections.

@@ -97,6 +97,8 @@ pub enum RowWrite {
     Operator(MirroredOperatorRow),
     /// The mirror of Registry is complete up to this revision.
     Mirrored(i64),
+    /// What shows that this database is older than what Central has signed (SPEC 10.5).
+    LedgerBehind(String),
     Event(OutboxEvent),
     /// The writer's events with these numbers, the last included, were published.
     Published {

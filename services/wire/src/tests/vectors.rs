@@ -8,7 +8,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use prost::Message as _;
-use proto::link::v1::{Hello, Part, Reading};
+use proto::link::v1::{Authorisation, Hello, Part, Reading, Reason, Ticket};
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     kind,
     pair::LinkPair,
     proof::Admit,
+    signature::{DocumentKey, DocumentKeys, DocumentKind},
     telemetry::{Opener, Sealer},
 };
 
@@ -27,6 +28,7 @@ const LINK_KEY: [u8; 32] = [0x44; 32];
 const PAIRING_SECRET: [u8; 32] = [0x66; 32];
 const STREAM: [u8; 16] = [0x77; 16];
 const KEY_NO: u64 = 42;
+const DOCUMENT_SEED: [u8; 32] = [0x55; 32];
 
 fn held_against(file: &str, worked_out: &Value) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(file);
@@ -261,4 +263,61 @@ fn telemetry_is_as_written_down() {
             "sealed_reading": hex::encode(sealed.encode_to_vec()),
         }),
     );
+}
+
+#[test]
+fn signatures_are_as_written_down() {
+    let key = DocumentKey::from_seed(&DOCUMENT_SEED);
+    let keys = DocumentKeys::parse(&key.public()).unwrap();
+    let ticket = Ticket {
+        session_id: "s-1".into(),
+        driver_id: "ann".into(),
+        charging_point_id: "CP-1".into(),
+        place: "Calle Mayor 1".into(),
+        started_at_ms: 1_750_000_000_000,
+        ended_at_ms: 1_750_003_600_000,
+        energy_wh: 4_216,
+        price_e4: 3_950,
+        amount_minor: 167,
+        currency: "EUR".into(),
+        reason: Reason::Unplugged.into(),
+        meter_start_wh: 10,
+        meter_end_wh: 4_226,
+        ..Ticket::default()
+    };
+    let authorisation = Authorisation {
+        session_id: "s-1".into(),
+        driver_id: "ann".into(),
+        charging_point_id: "CP-1".into(),
+        place: "Calle Mayor 1".into(),
+        price_e4: 3_950,
+        currency: "EUR".into(),
+        energy_wh: 7_500,
+        reserved_at_ms: 1_749_999_990_000,
+        epoch: 1 << 32 | 3,
+        request_id: "r-1".into(),
+        manual: false,
+    };
+    let documents = [
+        ("ticket", DocumentKind::Ticket, ticket.document()),
+        ("authorisation", DocumentKind::Authorisation, authorisation.encode_to_vec()),
+    ];
+    let cases: Vec<_> = documents
+        .into_iter()
+        .map(|(name, kind, document)| {
+            let signed = key.sign(kind, document);
+            assert_eq!(keys.verify(kind, &signed), Ok(()));
+            let message = [format!("chargemesh {name} 1\n{}\n", key.id()).as_bytes(), &signed.document].concat();
+            json!({
+                "kind": name,
+                "document": hex::encode(&signed.document),
+                "key_id": signed.key_id,
+                "message": hex::encode(message),
+                "signature": hex::encode(&signed.signature),
+                "signed_document": hex::encode(signed.encode_to_vec()),
+            })
+        })
+        .collect();
+    let seed = hex::encode(DOCUMENT_SEED);
+    held_against("signatures.json", &json!({ "seed": seed, "public_key": key.public(), "documents": cases }));
 }

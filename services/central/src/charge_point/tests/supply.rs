@@ -222,7 +222,7 @@ fn held(session: &str, state: SessionState, meter: u64) -> proto::link::v1::Jour
 }
 
 fn reports(harness: &mut PointHarness, held: &[proto::link::v1::JournalSession]) {
-    reconcile(held, Reply::None).into_iter().for_each(|input| harness.input(0, input));
+    reconcile(held, |_| None, Reply::None).into_iter().for_each(|input| harness.input(0, input));
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_report_of_which_a_part_could_not_be_kept_is_to_be_said_again_spec_9() {
     let whole = [held("s1", SessionState::Settling, 1_900)];
     let report = |harness: &mut PointHarness| {
         harness.take_sent();
-        reconcile(&whole, engine_reply()).into_iter().for_each(|input| harness.input(0, input));
+        reconcile(&whole, |_| None, engine_reply()).into_iter().for_each(|input| harness.input(0, input));
         harness.take_sent().last().cloned()
     };
     harness.store.fail = Some("gone".into());
@@ -377,10 +377,11 @@ fn what_the_journal_holds_is_reconciled_after_a_restart_spec_9() {
         reason: Reason::EnergyReached.into(),
         started_at_ms: 1,
         ended_at_ms: 2,
+        ..JournalSession::default()
     };
     let after = |harness: fn() -> PointHarness, held: &[JournalSession]| {
         let mut harness = harness();
-        reconcile(held, Reply::None).into_iter().for_each(|input| harness.input(0, input));
+        reconcile(held, |_| None, Reply::None).into_iter().for_each(|input| harness.input(0, input));
         let told = harness.take_sent();
         (harness.store.sessions.get(&SessionId::new("s1")).map(|s| s.state), told)
     };

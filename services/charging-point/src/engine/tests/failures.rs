@@ -140,7 +140,7 @@ fn killed_during_a_supply_the_energy_is_kept_and_reported_once_spec_9_engine() {
     back.ups.clear();
     back.stop(Reason::StoppedByOperator);
     assert_eq!(back.held(), held);
-    back.down(down::Body::Settled(Settled { session_id: "s1".to_owned() }));
+    back.down(down::Body::Settled(Settled { session_id: "s1".to_owned(), ticket: None }));
     assert_eq!(back.engine.status().unsettled, 0);
     back.supply("s2", 0);
     back.act(EngineAction::Plug).unwrap();

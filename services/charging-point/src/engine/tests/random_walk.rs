@@ -72,7 +72,7 @@ proptest! {
                 WalkStep::Unpair => rig.input(EngineInput::Unpaired("gone".to_owned())),
                 WalkStep::Pair => rig.input(EngineInput::Paired),
                 WalkStep::Settle if rig.engine.uplink.is_reachable() => {
-                    rig.down(down::Body::Settled(Settled { session_id: format!("s{sessions}") }));
+                    rig.down(down::Body::Settled(Settled { session_id: format!("s{sessions}"), ticket: None }));
                 }
                 WalkStep::DiskBreaks => rig.disk_works = false,
                 WalkStep::DiskWorks => rig.disk_works = true,

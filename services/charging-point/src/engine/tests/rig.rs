@@ -200,6 +200,7 @@ impl EngineRig {
             price_e4: 4_000,
             currency: "EUR".to_owned(),
             hold_ms: 60_000,
+            authorisation: None,
         };
         self.down(down::Body::Supply(supply));
     }

@@ -12,9 +12,13 @@ INSERT INTO schema_version (name, version, serves_from) VALUES ('central', 1, 1)
 -- Raised by a restore, so that new epochs order after all earlier ones (SPEC 10.5).
 CREATE TABLE generation (
     id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
-    number BIGINT NOT NULL
+    number BIGINT NOT NULL,
+    -- Of the backup that was restored last: tickets of supplies that ended later are taken back. 0: there was none.
+    backup_at_ms BIGINT NOT NULL,
+    -- What shows that this database is older than what Central has signed; empty: nothing does.
+    behind TEXT NOT NULL
 );
-INSERT INTO generation (id, number) VALUES (1, 1);
+INSERT INTO generation (id, number, backup_at_ms, behind) VALUES (1, 1, 0, '');
 
 -- One row per committer: the end of its audit chain, and its last group, by which it asks whether a commit arrived.
 CREATE TABLE writers (
@@ -37,7 +41,7 @@ CREATE TABLE charging_points (
     city TEXT NOT NULL,
     place TEXT NOT NULL,
     price_e4 BIGINT NOT NULL,
-    -- 0: not set, so that the network-wide maximum limits its energy (SPEC 3.8a).
+    -- 0: not set, so no energy is disputed.
     rated_power_w BIGINT NOT NULL,
     owner TEXT NOT NULL,
     epoch BIGINT NOT NULL,
@@ -103,6 +107,9 @@ CREATE TABLE tickets (
     disputed_wh BIGINT NOT NULL,
     billed_at_ms BIGINT NOT NULL,
     document TEXT NOT NULL,
+    -- Central's signature of the document, in hexadecimal, and the id of the key (SPEC 10.5).
+    key_id TEXT NOT NULL,
+    signature TEXT NOT NULL,
     -- NULL: the driver has not acknowledged it yet.
     acknowledged_at_ms BIGINT
 );

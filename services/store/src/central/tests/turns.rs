@@ -79,7 +79,7 @@ on_both! {
     async fn a_raised_generation_orders_before_every_epoch_spec_10_5(store: TestStore) {
         let before = store.owned("CP-1").await;
         assert_eq!(before.epoch >> 32, 1);
-        let raised: Result<i64, ()> = store.database.transaction("test", |c| Ok(raise_generation(c)?)).await.unwrap();
+        let raised: Result<i64, ()> = store.database.transaction("test", |c| Ok(raise_generation(c, 0, 0)?)).await.unwrap();
         assert_eq!(raised, Ok(2));
         // A committer reads it when it opens its connection, as after the restart that follows a restore.
         let committer = Committer::start(&store.database, "central-2", CommitterSettings::default()).unwrap();

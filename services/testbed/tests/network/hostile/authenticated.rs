@@ -221,7 +221,7 @@ async fn a_session_belongs_to_its_charging_point_and_its_driver_alone_spec_3_7()
             meter_wh: 900_000,
             ..JournalSession::default()
         };
-        thief.engine.ask(up::Body::JournalReport(JournalReport { sessions: vec![held] })).await?;
+        thief.engine.ask(up::Body::JournalReport(JournalReport { sessions: vec![held], latest: None })).await?;
     }
     for body in [
         up::Body::StopSupply(StopSupply { session_id: session_id.clone() }),

@@ -73,7 +73,7 @@ async fn a_charging_point_that_floods_central_can_still_be_stopped_and_removed_s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_meter_values_disconnects_no_driver_and_the_last_one_is_shown_spec_3_4() -> anyhow::Result<()> {
     const VALUES: u64 = 20_000;
-    let network = Network::start(&["--simulated-speed", "1000"]).await?;
+    let network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
     let mut station = HostilePoint::start(&network, "BULK").await?;
     let mut ana = driver(&network, "ana").await?;
@@ -132,7 +132,7 @@ async fn a_journal_of_more_sessions_than_a_report_may_have_is_refused_whole_spec
             meter_wh: 7,
             ..JournalSession::default()
         };
-        up::Body::JournalReport(JournalReport { sessions: (0..count).map(session).collect() })
+        up::Body::JournalReport(JournalReport { sessions: (0..count).map(session).collect(), latest: None })
     };
     ensure!(station.engine.ask(held(257)).await? == MessageOutcome::Answer(Reason::Invalid));
     ensure!(station.engine.ask(held(20_000)).await? == MessageOutcome::Answer(Reason::Invalid));

@@ -23,8 +23,7 @@ use super::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_3_8() -> anyhow::Result<()> {
-    // So that Wh of minutes may come within a second.
-    let mut network = Network::start(&["--simulated-speed", "1000"]).await?;
+    let mut network = Network::start(&[]).await?;
     let _post = honest(&network).await?;
     let mut station = HostilePoint::start(&network, "LIAR").await?;
     let mut ana = driver(&network, "ana").await?;
@@ -155,7 +154,8 @@ async fn malformed_and_oversized_messages_are_counted_and_later_ones_are_process
         ..JournalSession::default()
     });
     // Twenty thousand answers exceed the link's queue: it is closed, or the message is refused.
-    let held = station.engine.ask(up::Body::JournalReport(JournalReport { sessions: sessions.collect() })).await;
+    let held =
+        station.engine.ask(up::Body::JournalReport(JournalReport { sessions: sessions.collect(), latest: None })).await;
     ensure!(matches!(held, Ok(MessageOutcome::Answer(_)) | Err(_)), "{held:?}");
     station.engine = engine(&network, &station.keyed).await?;
     let longer =
