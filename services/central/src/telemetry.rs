@@ -22,7 +22,7 @@ use proto::{
 };
 use wire::{
     LinkKey,
-    telemetry::{OpenError, Opener, ReadingOrder},
+    telemetry::{self, OpenError, Opener, ReadingOrder},
 };
 
 use self::{older::OlderKeys, unpublished::UnpublishedMessages};
@@ -31,6 +31,10 @@ pub(crate) use self::older::Look;
 
 /// How many readings of a charging point are at hand.
 const WINDOW: usize = 60;
+/// How many readings a charging point takes at most in a second. More than that times the seconds since its first one
+/// came, and a few that were under way, cannot be missing, whatever it says.
+const READINGS_PER_SECOND: u64 = 10;
+const UNDER_WAY: u64 = 60;
 
 /// Every charging point's streams.
 #[derive(Debug)]
@@ -74,10 +78,21 @@ impl ReadingOutcome {
 #[derive(Debug)]
 struct StreamsState {
     opener: Opener,
+    /// When the first reading came.
+    since: Option<Instant>,
     /// Sealed under a key that is not there (any more).
     keyless: u64,
+    /// Not of the form of a sealed reading.
+    malformed: u64,
     latest: VecDeque<Reading>,
     older: OlderKeys,
+}
+
+impl StreamsState {
+    fn most_missing(&mut self, now: Instant) -> u64 {
+        let seconds = now.saturating_duration_since(*self.since.get_or_insert(now)).as_secs();
+        seconds.saturating_mul(READINGS_PER_SECOND).saturating_add(UNDER_WAY)
+    }
 }
 
 impl Streams {
@@ -125,7 +140,9 @@ impl Telemetry {
         let fresh = || {
             let state = StreamsState {
                 opener: Opener::new(id.as_str()),
+                since: None,
                 keyless: 0,
+                malformed: 0,
                 latest: VecDeque::new(),
                 older: OlderKeys::default(),
             };
@@ -142,14 +159,26 @@ impl Telemetry {
     /// The count of readings that Kafka never got, by why.
 
     /// Opens and counts a reading.
-    pub(crate) fn take(&self, streams: &Streams, sealed: &SealedReading, key: Option<&LinkKey>) -> ReadingOutcome {
+    pub(crate) fn take(
+        &self,
+        streams: &Streams,
+        sealed: &SealedReading,
+        key: Option<&LinkKey>,
+        now: Instant,
+    ) -> ReadingOutcome {
         let mut state = streams.lock();
+        if !telemetry::is_well_formed(sealed) {
+            state.malformed += 1;
+            self.unreadable.inc();
+            return ReadingOutcome::Unreadable;
+        }
         let Some(key) = key else {
             state.keyless += 1;
             self.unreadable.inc();
             return ReadingOutcome::NoKey;
         };
-        let result = state.opener.open(sealed, key);
+        let most_missing = state.most_missing(now);
+        let result = state.opener.open(sealed, key, most_missing);
         match result {
             Ok((reading, order)) => {
                 self.opened.inc();
@@ -185,6 +214,11 @@ impl Telemetry {
         }
     }
 
+    /// Of a charging point that is gone nothing is kept.
+    pub(crate) fn forget(&self, id: &ChargingPointId) {
+        self.streams.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
     /// Counts and the last reading, as operators see them.
     pub(crate) fn shown(&self, id: &ChargingPointId) -> Option<contract::TelemetryCounts> {
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()?;
@@ -194,7 +228,7 @@ impl Telemetry {
             readings: counts.opened,
             duplicates: counts.duplicates,
             gaps: counts.missing,
-            unreadable: counts.unintelligible + state.keyless,
+            unreadable: counts.unintelligible + state.keyless + state.malformed,
             last: state.latest.back().map(crate::grpc::reading),
             reordered: counts.late,
             unpublished: streams.unpublished.load(Ordering::Relaxed),
@@ -204,25 +238,59 @@ impl Telemetry {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr as _;
+
     use wire::telemetry::Sealer;
 
     use super::*;
+    use crate::testing::at;
+
+    fn streams_of_cp1() -> (Telemetry, Arc<Streams>, ChargingPointId) {
+        let (telemetry, id) = (Telemetry::new(&Metrics::new("central")), ChargingPointId::from_str("CP1").unwrap());
+        let streams = telemetry.of(&id);
+        (telemetry, streams, id)
+    }
+
+    #[test]
+    fn a_sequence_that_leaps_ruins_no_count_of_the_fleet_spec_5_4() {
+        let ((telemetry, streams, id), key) = (streams_of_cp1(), LinkKey::from_bytes([1; 32]));
+        let mut sealer = Sealer::new(&key, 1, "CP1", [3; 16]);
+        for sequence in [1, u64::MAX] {
+            let sealed = sealer.seal(&Reading { sequence, ..Reading::default() }).unwrap();
+            assert!(telemetry.take(&streams, &sealed, Some(&key), at(10 * (sequence / 2).min(1)).mono).is_understood());
+        }
+        let believed = 10 * READINGS_PER_SECOND + UNDER_WAY;
+        assert_eq!((telemetry.missed.get(), telemetry.shown(&id).unwrap().gaps), (believed, believed));
+    }
+
+    #[test]
+    fn an_endless_reading_is_not_kept_and_of_who_is_gone_nothing_is_spec_4_8() {
+        let ((telemetry, streams, id), key) = (streams_of_cp1(), LinkKey::from_bytes([1; 32]));
+        let endless = Reading { sequence: 1, session_id: "A".repeat(1_000_000), ..Reading::default() };
+        let sealed = Sealer::new(&key, 1, "CP1", [3; 16]).seal(&endless).unwrap();
+        for key in [Some(&key), None] {
+            assert!(matches!(telemetry.take(&streams, &sealed, key, at(0).mono), ReadingOutcome::Unreadable));
+        }
+        let shown = telemetry.shown(&id).unwrap();
+        assert_eq!((shown.unreadable, shown.last), (2, None));
+        telemetry.forget(&id);
+        assert!(telemetry.shown(&id).is_none());
+    }
 
     #[test]
     fn readings_are_opened_and_repeats_gaps_late_and_unreadable_ones_counted_spec_5_4() {
-        let id: ChargingPointId = "CP1".parse().unwrap();
         let (key, other) = (LinkKey::from_bytes([1; 32]), LinkKey::from_bytes([2; 32]));
-        let telemetry = Telemetry::new(&Metrics::new("central"));
-        let streams = telemetry.of(&id);
+        let (telemetry, streams, id) = streams_of_cp1();
+        let take = |sealed: &SealedReading, key| telemetry.take(&streams, sealed, key, at(0).mono).is_understood();
         let mut sealer = Sealer::new(&key, 1, "CP1", [3; 16]);
         let mut seal = |sequence| sealer.seal(&Reading { sequence, meter_wh: sequence, ..Reading::default() }).unwrap();
         let sealed: Vec<_> = [1, 2, 3, 4, 5].into_iter().map(&mut seal).collect();
         for reading in [&sealed[0], &sealed[1], &sealed[1], &sealed[4], &sealed[2]] {
-            assert!(telemetry.take(&streams, reading, Some(&key)).is_understood());
+            assert!(take(reading, Some(&key)));
         }
-        assert!(!telemetry.take(&streams, &seal(6), None).is_understood(), "no such key any more");
+        assert!(!take(&seal(6), None), "no such key any more");
         let theirs = Sealer::new(&other, 2, "CP1", [4; 16]).seal(&Reading { sequence: 1, ..Reading::default() });
-        assert!(!telemetry.take(&streams, &theirs.unwrap(), Some(&key)).is_understood());
+        assert!(!take(&theirs.unwrap(), Some(&key)));
         let shown = telemetry.shown(&id).unwrap();
         assert_eq!((shown.readings, shown.duplicates, shown.gaps, shown.unreadable), (4, 1, 1, 2));
         assert_eq!(shown.reordered, 1);

@@ -104,11 +104,17 @@ impl AskedPage {
     /// Cuts a page off `items`, each with its place in the list, of which all before the page are left out already.
     pub fn cut<M: Message>(&self, items: impl Iterator<Item = (String, M)>) -> (Vec<M>, String) {
         let size = usize::try_from(self.size).unwrap_or(usize::MAX);
-        let (mut places, mut page): (Vec<_>, Vec<_>) = items.take(size.saturating_add(1)).unzip();
-        let fits = fitting(&page).min(size);
-        let next = if fits < page.len() { fits.checked_sub(1).map(|last| places.swap_remove(last)) } else { None };
-        page.truncate(fits);
-        (page, self.token(&next.unwrap_or_default()))
+        let (mut page, mut bytes, mut last) = (Vec::new(), 0_usize, String::new());
+        for (place, item) in items {
+            bytes = bytes.saturating_add(bytes_of(&item));
+            // What comes after the page is never gathered, however large it is.
+            if page.len() >= size || (bytes > PAGE_BYTES && !page.is_empty()) {
+                return (page, self.token(&last));
+            }
+            page.push(item);
+            last = place;
+        }
+        (page, String::new())
     }
 
     /// Empty where there is no next page.
@@ -138,12 +144,16 @@ impl AskedPage {
 /// How many of these a page can hold: at least one, since a single item is within the limit.
 fn fitting<M: Message>(items: &[M]) -> usize {
     let mut bytes = 0_usize;
-    let of = |item: &M| item.encoded_len().saturating_add(8);
     let fits = items.iter().take_while(|item| {
-        bytes = bytes.saturating_add(of(item));
+        bytes = bytes.saturating_add(bytes_of(*item));
         bytes <= PAGE_BYTES
     });
     fits.count().max(1).min(items.len())
+}
+
+/// Of an item in its page.
+fn bytes_of<M: Message>(item: &M) -> usize {
+    item.encoded_len().saturating_add(8)
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@
 //!
 //! Guarantees of the [`Opener`]: it returns a reading at most once; only a reading that decrypts changes its state, so
 //! that a sender without the key cannot shift the replay window; its counts cover what it has received, and a stream
-//! that it joins late starts at the first reading received.
+//! that it joins late starts at the first reading received. It trusts the sender no further: what is longer than a
+//! reading can be is not looked at, and a sequence that leaps counts no more readings as missing than its caller allows.
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,10 @@ const WINDOW: u64 = 1024;
 const STREAMS: usize = 4;
 /// Number of ended streams whose highest sequence is remembered.
 const ENDED: usize = 64;
+/// Longest ciphertext of a reading: twice the numbers and the id that one has, as room for fields to come.
+const LONGEST_CIPHERTEXT: usize = 1024;
+/// Longest id of a session in a reading, in bytes.
+const LONGEST_SESSION_ID: usize = 128;
 
 /// The sending end, at the engine.
 pub struct Sealer {
@@ -114,10 +119,15 @@ pub enum ReadingOrder {
     /// The first one received of its stream.
     First,
     Next,
-    /// This many readings before it have not arrived.
+    /// This many readings before it have not arrived, as far as that is believed.
     AfterGap(u64),
     /// It fills a gap.
     Late,
+}
+
+/// Whether a sealed reading can be one, as far as anybody sees who has no key for it.
+pub fn is_well_formed(sealed: &SealedReading) -> bool {
+    sealed.stream_id.len() == 16 && sealed.ciphertext.len() <= LONGEST_CIPHERTEXT
 }
 
 /// Counts over all streams of a charging point, since the opener was made.
@@ -125,7 +135,7 @@ pub enum ReadingOrder {
 pub struct ReadingCounts {
     pub opened: u64,
     pub duplicates: u64,
-    /// Readings that have not arrived; one that arrives late is subtracted again.
+    /// Readings that have not arrived, as far as that is believed; one that arrives late is subtracted again.
     pub missing: u64,
     pub late: u64,
     /// Readings that did not decrypt or were malformed.
@@ -164,9 +174,19 @@ impl Opener {
         }
     }
 
-    /// Opens a reading under `key`, which must be the key that `sealed.key_no` names.
-    pub fn open(&mut self, sealed: &SealedReading, key: &LinkKey) -> Result<(Reading, ReadingOrder), OpenError> {
-        let result = self.try_open(sealed, key);
+    /// Opens a reading under `key`, which must be the key that `sealed.key_no` names. Whatever sequences are sent, no
+    /// more than `most_missing` readings count as missing.
+    pub fn open(
+        &mut self,
+        sealed: &SealedReading,
+        key: &LinkKey,
+        most_missing: u64,
+    ) -> Result<(Reading, ReadingOrder), OpenError> {
+        let believed = most_missing.saturating_sub(self.counts.missing);
+        let result = self.try_open(sealed, key).map(|(reading, order)| match order {
+            ReadingOrder::AfterGap(missing) => (reading, ReadingOrder::AfterGap(missing.min(believed))),
+            ReadingOrder::First | ReadingOrder::Next | ReadingOrder::Late => (reading, order),
+        });
         match &result {
             Ok((_, order)) => {
                 self.counts.opened += 1;
@@ -189,6 +209,9 @@ impl Opener {
 
     fn try_open(&mut self, sealed: &SealedReading, key: &LinkKey) -> Result<(Reading, ReadingOrder), OpenError> {
         let id: [u8; 16] = sealed.stream_id.as_slice().try_into().map_err(|_not_16| OpenError::Malformed)?;
+        if !is_well_formed(sealed) {
+            return Err(OpenError::Malformed);
+        }
         if let Some((_, highest)) = self.ended.iter().find(|(ended, _)| *ended == id)
             && sealed.sequence <= *highest
         {
@@ -199,7 +222,7 @@ impl Opener {
         let fresh = known.is_none().then(|| aead_key(&key.telemetry(&id)));
         let reading = known.or(fresh.as_ref()).and_then(|key| self.opened(key, &id, sealed));
         let reading = reading.ok_or(OpenError::DoesNotOpen)?;
-        if reading.sequence != sealed.sequence {
+        if reading.sequence != sealed.sequence || reading.session_id.len() > LONGEST_SESSION_ID {
             return Err(OpenError::Malformed);
         }
         let order = match fresh {

@@ -199,6 +199,7 @@ impl EventLoop {
         self.shared.directory.unvoided().put(&record.id, record.keys.to_be_void().filter(|_| !gone));
         if gone {
             self.shared.points.remove(&record.id);
+            self.shared.telemetry.forget(&record.id);
             if let Some(before) = point.shown.take() {
                 count(&self.states, before.state, -1);
                 self.quarantined.inc_by(-is_quarantined(Some(&before)));

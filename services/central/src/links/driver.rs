@@ -25,6 +25,9 @@ use crate::{
 const OFFERS: usize = 5_000;
 const TICKETS: u32 = 1_000;
 
+/// Of a session's id; it is not repeated, whatever it is.
+const TOO_LONG: &str = "a session's id has at most 128 characters";
+
 pub(super) struct DriverConversation {
     pub(super) id: DriverId,
     /// Held by the answer to a list until the link has taken it: each is large, and looks at all that there is.
@@ -185,6 +188,10 @@ impl Responder {
     }
 
     async fn driver_command(&self, driver: DriverId, session: &str, to: u64, command: DriverCommand) {
+        if session.len() > LONGEST_ID {
+            self.refused(&PeerId::Driver(driver), Reason::Invalid);
+            return self.answer(to, Reason::Invalid, TOO_LONG);
+        }
         if !self.may_ask(&PeerId::Driver(driver.clone()), to) {
             return;
         }
@@ -243,7 +250,7 @@ impl Responder {
 
     async fn ticket_received(self, driver: DriverId, session: String, to: u64) {
         if session.len() > LONGEST_ID {
-            return self.answer(to, Reason::Invalid, "a session's id has at most 128 characters");
+            return self.answer(to, Reason::Invalid, TOO_LONG);
         }
         let at_ms = self.links.shared.clock.wall_ms();
         let write = RowWrite::TicketAcknowledged { session_id: session.clone(), driver_id: driver.to_string(), at_ms };

@@ -176,7 +176,7 @@ async fn read(
     let (shared, peer) = (&responder.links.shared, PeerId::ChargingPoint(id.clone()));
     // An older key comes from the store, which may be slow; a link that waited for it would be taken for dead.
     let key = tokio::time::timeout(OLDER_KEY, shared.reading_key(streams, &peer, sealed.key_no)).await;
-    let outcome = shared.telemetry.take(streams, sealed, key.ok().flatten().as_deref());
+    let outcome = shared.telemetry.take(streams, sealed, key.ok().flatten().as_deref(), shared.clock.mono());
     if let Some(topics) = &shared.reading_topics {
         publish(topics, shared.directory.epoch(id).get(), (id, sealed), &outcome, streams);
     }

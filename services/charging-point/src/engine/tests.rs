@@ -308,7 +308,7 @@ fn a_rotation_during_a_supply_loses_no_reading_spec_4_6() {
     let mut links = Vec::new();
     for (link, up) in &rig.ups {
         if let Some(up::Body::Reading(sealed)) = &up.body {
-            opener.open(sealed, &LinkKey::from_bytes(KEY)).unwrap();
+            opener.open(sealed, &LinkKey::from_bytes(KEY), 0).unwrap();
             links.push(*link);
         }
     }
@@ -331,7 +331,7 @@ fn a_key_number_that_a_restored_central_grants_again_seals_readings_under_its_ne
     assert!(!sealed.is_empty());
     let mut opener = Opener::new("CP-1");
     for reading in &sealed {
-        opener.open(reading, &LinkKey::from_bytes([4; 32])).unwrap();
+        opener.open(reading, &LinkKey::from_bytes([4; 32]), 0).unwrap();
     }
 }
 

@@ -20,7 +20,8 @@ fn sealed(stream: u8, sequences: impl IntoIterator<Item = u64>) -> Vec<SealedRea
 fn duplicates_gaps_and_reordering_are_told_apart_and_counted_spec_5_4() {
     let all = sealed(5, 1..=9);
     let mut opener = Opener::new("CP-1");
-    let orders: Vec<_> = [0, 1, 1, 5, 3, 3, 6].map(|at| opener.open(&all[at], &key(1)).map(|(_, order)| order)).into();
+    let orders: Vec<_> =
+        [0, 1, 1, 5, 3, 3, 6].map(|at| opener.open(&all[at], &key(1), u64::MAX).map(|(_, order)| order)).into();
     let (first, next, late, twice) =
         (Ok(ReadingOrder::First), Ok(ReadingOrder::Next), Ok(ReadingOrder::Late), Err(OpenError::Duplicate));
     assert_eq!(orders, [first, next, twice, Ok(ReadingOrder::AfterGap(3)), late, twice, next]);
@@ -41,14 +42,18 @@ fn a_reading_of_another_key_charging_point_stream_or_sequence_does_not_open_spec
         tampered,
     ];
     for forged in &forged {
-        assert_eq!(opener.open(forged, &key(1)), Err(OpenError::DoesNotOpen));
+        assert_eq!(opener.open(forged, &key(1), u64::MAX), Err(OpenError::DoesNotOpen));
     }
-    assert_eq!(opener.open(&one, &key(2)), Err(OpenError::DoesNotOpen));
-    assert_eq!(Opener::new("CP-2").open(&one, &key(1)), Err(OpenError::DoesNotOpen));
+    assert_eq!(opener.open(&one, &key(2), u64::MAX), Err(OpenError::DoesNotOpen));
+    assert_eq!(Opener::new("CP-2").open(&one, &key(1), u64::MAX), Err(OpenError::DoesNotOpen));
     let short = SealedReading { stream_id: vec![5; 15], ..one.clone() };
-    assert_eq!(opener.open(&short, &key(1)), Err(OpenError::Malformed));
+    assert_eq!(opener.open(&short, &key(1), u64::MAX), Err(OpenError::Malformed));
     assert_eq!(opener.counts().unintelligible, 6);
-    assert_eq!(opener.open(&one, &key(1)), Ok((reading(3), ReadingOrder::First)), "what was forged broke nothing");
+    assert_eq!(
+        opener.open(&one, &key(1), u64::MAX),
+        Ok((reading(3), ReadingOrder::First)),
+        "what was forged broke nothing"
+    );
 }
 
 #[test]
@@ -65,10 +70,10 @@ fn a_rotation_goes_on_in_the_same_stream_and_loses_nothing_spec_4_6() {
     let (first, second) = (old.seal(&reading(1)).unwrap(), old.seal(&reading(2)).unwrap());
     let third = new.seal(&reading(3)).unwrap();
     let mut opener = Opener::new("CP-1");
-    assert_eq!(opener.open(&first, &key(1)).unwrap().1, ReadingOrder::First);
-    assert_eq!(opener.open(&third, &key(2)).unwrap().1, ReadingOrder::AfterGap(1));
-    assert_eq!(opener.open(&second, &key(1)).unwrap().1, ReadingOrder::Late, "under the retired key");
-    assert_eq!(opener.open(&third, &key(2)), Err(OpenError::Duplicate));
+    assert_eq!(opener.open(&first, &key(1), u64::MAX).unwrap().1, ReadingOrder::First);
+    assert_eq!(opener.open(&third, &key(2), u64::MAX).unwrap().1, ReadingOrder::AfterGap(1));
+    assert_eq!(opener.open(&second, &key(1), u64::MAX).unwrap().1, ReadingOrder::Late, "under the retired key");
+    assert_eq!(opener.open(&third, &key(2), u64::MAX), Err(OpenError::Duplicate));
     assert_eq!(opener.counts().missing, 0);
 }
 
@@ -76,9 +81,9 @@ fn a_rotation_goes_on_in_the_same_stream_and_loses_nothing_spec_4_6() {
 fn a_spoiled_sealer_is_not_understood_until_repaired_spec_4_8() {
     let (mut sealer, mut opener) = (Sealer::new(&key(1), 7, "CP-1", STREAM), Opener::new("CP-1"));
     sealer.spoil();
-    assert_eq!(opener.open(&sealer.seal(&reading(1)).unwrap(), &key(1)), Err(OpenError::DoesNotOpen));
+    assert_eq!(opener.open(&sealer.seal(&reading(1)).unwrap(), &key(1), u64::MAX), Err(OpenError::DoesNotOpen));
     sealer.repair();
-    assert!(opener.open(&sealer.seal(&reading(2)).unwrap(), &key(1)).is_ok());
+    assert!(opener.open(&sealer.seal(&reading(2)).unwrap(), &key(1), u64::MAX).is_ok());
 }
 
 #[test]
@@ -86,10 +91,10 @@ fn readings_of_streams_that_have_ended_are_not_taken_again() {
     let mut opener = Opener::new("CP-1");
     let streams: Vec<_> = (1..=20).map(|stream| sealed(stream, 1..=3)).collect();
     for stream in &streams {
-        stream.iter().for_each(|reading| assert!(opener.open(reading, &key(1)).is_ok()));
+        stream.iter().for_each(|reading| assert!(opener.open(reading, &key(1), u64::MAX).is_ok()));
     }
     for stream in &streams {
-        assert_eq!(opener.open(&stream[2], &key(1)), Err(OpenError::Duplicate));
+        assert_eq!(opener.open(&stream[2], &key(1), u64::MAX), Err(OpenError::Duplicate));
     }
     assert!(opener.streams.len() <= STREAMS && opener.ended.len() <= ENDED);
 }
@@ -123,4 +128,28 @@ proptest! {
         let expected = seen.highest - first.unwrap_or(0) + 1 - taken.len() as u64;
         prop_assert_eq!(missing, expected);
     }
+}
+
+#[test]
+fn what_is_longer_than_a_reading_can_be_is_refused_before_it_is_kept_spec_4_8() {
+    let seal = |session_id: String| {
+        let reading = Reading { session_id, ..reading(1) };
+        Sealer::new(&key(1), 7, "CP-1", STREAM).seal(&reading).unwrap()
+    };
+    let mut opener = Opener::new("CP-1");
+    for length in [129, 1_000_000] {
+        assert_eq!(opener.open(&seal("s".repeat(length)), &key(1), u64::MAX), Err(OpenError::Malformed), "{length}");
+    }
+    assert!(!is_well_formed(&seal("s".repeat(1_000_000))), "whoever has no key does not pass it on either");
+    let longest = seal("s".repeat(128));
+    assert!(is_well_formed(&longest) && opener.open(&longest, &key(1), u64::MAX).is_ok());
+}
+
+#[test]
+fn a_sequence_that_leaps_counts_no_more_missing_than_is_believed_spec_5_4() {
+    let all = sealed(5, [1, 10, u64::MAX / 2]);
+    let mut opener = Opener::new("CP-1");
+    let orders: Vec<_> = all.iter().map(|sealed| opener.open(sealed, &key(1), 20).unwrap().1).collect();
+    assert_eq!(orders, [ReadingOrder::First, ReadingOrder::AfterGap(8), ReadingOrder::AfterGap(12)]);
+    assert_eq!(opener.counts().missing, 20);
 }

@@ -245,7 +245,7 @@ fn telemetry_is_as_written_down() {
         Reading { sequence: 5, at_ms: 1_750_000_000_000, meter_wh: 12_345, power_w: 11_000, ..Reading::default() };
     let mut sealer = Sealer::new(&key, KEY_NO, "CP-1", STREAM);
     let sealed = sealer.seal(&reading).unwrap();
-    assert_eq!(Opener::new("CP-1").open(&sealed, &key).unwrap().0, reading);
+    assert_eq!(Opener::new("CP-1").open(&sealed, &key, 0).unwrap().0, reading);
     let data = [&STREAM[..], &KEY_NO.to_be_bytes(), &5u64.to_be_bytes(), b"CP-1"].concat();
     held_against(
         "telemetry.json",
