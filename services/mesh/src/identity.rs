@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use prometheus_client::metrics::gauge::Gauge;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::{
     clock::Clock,
@@ -26,7 +26,7 @@ use crate::{
 mod material;
 
 use material::Material;
-pub(crate) use material::{ALPN_H2, anonymous_client};
+pub(crate) use material::{ALPN_H2, anonymous_client, is_signed_by};
 
 /// Days before a certificate expires at which a warning is logged (SPEC 10.7).
 const WARN_DAYS: [i64; 2] = [30, 7];
@@ -160,6 +160,11 @@ impl TlsIdentity {
     /// The trust domain of this process, to which peers must belong.
     pub(crate) fn domain(&self) -> Result<Arc<str>, TlsIdentityError> {
         self.current().map(|material| material.domain.clone())
+    }
+
+    /// The roots that peers' certificates are judged by now.
+    pub(crate) fn roots(&self) -> Result<Arc<RootCertStore>, TlsIdentityError> {
+        self.current().map(|material| material.roots.clone())
     }
 
     /// The roots as PEM; enrolment tokens contain them for peers without an identity of the mesh.

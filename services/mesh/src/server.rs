@@ -14,6 +14,7 @@ use crate::{access_log::AccessLog, health::Health, identity::TlsIdentity, policy
 mod accept;
 mod admission;
 mod authorization;
+mod certificate;
 mod connection;
 mod deadline;
 mod ending;
@@ -154,6 +155,7 @@ impl Server {
             identity: self.identity,
             denied: self.denied,
             access_log: self.access_log,
+            clock: self.ctx.clock,
             ping_interval: self.limits.ping_interval,
             streams: u32::try_from(self.limits.max_calls).unwrap_or(u32::MAX),
             stop: self.ctx.stop.clone(),

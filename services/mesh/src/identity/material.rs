@@ -23,6 +23,7 @@ pub(super) struct Material {
     pub(super) mutual: Arc<ServerConfig>,
     pub(super) open_door: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
+    pub(super) roots: Arc<RootCertStore>,
     pub(super) roots_pem: Arc<str>,
     pub(super) uri: String,
     pub(super) domain: Arc<str>,
@@ -44,6 +45,7 @@ impl Material {
             mutual: Arc::new(mutual(&certified, &roots)?),
             open_door: Arc::new(open_door(&certified).map_err(unusable)?),
             client: Arc::new(client(&certified, &roots).map_err(unusable)?),
+            roots,
             roots_pem: roots_pem.into(),
             uri,
             domain,
@@ -90,7 +92,7 @@ fn pair(dir: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey,
 fn check(path: &Path, pair: &CertifiedKey, roots: &RootCertStore, now: i64) -> Result<Validity, TlsIdentityError> {
     let path = path.to_owned();
     let foreign = || TlsIdentityError::Foreign { path: path.clone() };
-    let (leaf, rest) = pair.cert.split_first().ok_or_else(foreign)?;
+    let leaf = pair.cert.first().ok_or_else(foreign)?;
     let validity = x509::validity(leaf).ok_or_else(|| TlsIdentityError::NotPem {
         path: path.clone(),
         what: "certificate",
@@ -102,15 +104,19 @@ fn check(path: &Path, pair: &CertifiedKey, roots: &RootCertStore, now: i64) -> R
     if now < validity.not_before {
         return Err(TlsIdentityError::NotYet { at: crate::clock::in_words(validity.not_before), path });
     }
+    if is_signed_by(&pair.cert, roots, now) { Ok(validity) } else { Err(foreign()) }
+}
+
+/// Whether a listener with these roots admits a client with this chain at `now`, in seconds since 1970.
+pub(crate) fn is_signed_by(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: i64) -> bool {
+    let Some((leaf, rest)) = chain.split_first() else { return false };
     let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
-    webpki::EndEntityCert::try_from(leaf)
-        .and_then(|cert| {
-            let usage = webpki::KeyUsage::client_auth();
-            let algorithms = provider().signature_verification_algorithms.all;
-            cert.verify_for_usage(algorithms, &roots.roots, rest, at, usage, None, None).map(drop)
-        })
-        .map_err(|_| foreign())?;
-    Ok(validity)
+    let verified = webpki::EndEntityCert::try_from(leaf).and_then(|cert| {
+        let usage = webpki::KeyUsage::client_auth();
+        let algorithms = provider().signature_verification_algorithms.all;
+        cert.verify_for_usage(algorithms, &roots.roots, rest, at, usage, None, None).map(drop)
+    });
+    verified.is_ok()
 }
 
 fn one_uri(path: &Path, pair: &CertifiedKey) -> Result<String, TlsIdentityError> {

@@ -1,5 +1,5 @@
-//! Authorization: checks the caller's principal against the method's policy (default deny) and against the list of
-//! removed operators. A running call ends when its caller is removed. Refusals are reported to the audit (SPEC 8.1).
+//! Authorization: checks the caller's principal against the method's policy (default deny), and whether it may still
+//! call: it was not removed, and its certificate is still good. A running call ends when it may not. Refusals are reported to the audit (SPEC 8.1).
 
 use std::sync::Arc;
 
@@ -7,8 +7,11 @@ use axum::{body::Body, http::Request, middleware::Next, response::Response};
 use proto::link::v1::Reason;
 use tonic::Status;
 
-use super::connection::ServerConnection;
-use crate::{policy, principal::Principal, status::refuse};
+use super::{
+    certificate::Lapse,
+    connection::{EndCause, ServerConnection},
+};
+use crate::{clock, policy, principal::Principal, status::refuse};
 
 pub(super) async fn authorize(mut request: Request<Body>, next: Next) -> Response {
     let Some(connection) = request.extensions().get::<Arc<ServerConnection>>().cloned() else {
@@ -20,7 +23,7 @@ pub(super) async fn authorize(mut request: Request<Body>, next: Next) -> Respons
     };
     tokio::select! {
         biased;
-        () = connection.removed.cancelled() => removed(&connection).into_http(),
+        () = connection.over.cancelled() => over(&connection).into_http(),
         response = next.run(request) => response,
     }
 }
@@ -30,9 +33,14 @@ fn allowed(connection: &ServerConnection, path: &str) -> Result<Principal, Statu
     let rule = policy::rule(path);
     // Only known methods go to the audit by name, so that callers cannot choose its content.
     let what = rule.map_or("unknown method", |rule| rule.path);
-    if connection.removed.is_cancelled() {
-        connection.access_log.authenticated(what, Reason::Removed.code(), &principal);
-        return Err(removed(connection));
+    if let Some(cause) = connection.end_cause() {
+        let reason = match cause {
+            EndCause::Removed => Reason::Removed.code(),
+            EndCause::Lapsed(Lapse::Expired(_)) => "CERTIFICATE_EXPIRED",
+            EndCause::Lapsed(Lapse::Retired) => "CERTIFICATE_FOREIGN",
+        };
+        connection.access_log.authenticated(what, reason, &principal);
+        return Err(over(connection));
     }
     let Some(rule) = rule else {
         connection.access_log.authenticated(what, Reason::NotAllowed.code(), &principal);
@@ -47,7 +55,17 @@ fn allowed(connection: &ServerConnection, path: &str) -> Result<Principal, Statu
     }
 }
 
-pub(super) fn removed(connection: &ServerConnection) -> Status {
+/// Why nobody may call any more on a connection that is over. Who has a better certificate by now connects with it: for
+/// him the server is unavailable only on this connection.
+pub(super) fn over(connection: &ServerConnection) -> Status {
     let who = connection.principal.as_ref().map(ToString::to_string).unwrap_or_default();
-    refuse(Reason::Removed, format!("{who} may not call any more"))
+    let lapsed = |how: &str| {
+        let text = format!("the certificate of {who} {how}; renew it with `chargemesh certs`, then connect again");
+        refuse(Reason::Unavailable, text)
+    };
+    match connection.end_cause() {
+        Some(EndCause::Lapsed(Lapse::Expired(at))) => lapsed(&format!("expired on {}", clock::in_words(at))),
+        Some(EndCause::Lapsed(Lapse::Retired)) => lapsed("is signed by a root that is retired"),
+        Some(EndCause::Removed) | None => refuse(Reason::Removed, format!("{who} may not call any more")),
+    }
 }

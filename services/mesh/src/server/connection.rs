@@ -1,7 +1,12 @@
 //! One connection of the mesh: determines the caller once, then serves HTTP/2 until the connection ends, the process
-//! stops, or the operator is removed.
+//! stops, the operator is removed, or the certificate that opened it is good no more (SPEC 10.8).
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::Router;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -11,22 +16,63 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
-use super::Acceptor;
-use crate::{access_log::AccessLog, identity::TlsIdentity, policy::DenyList, principal::Principal, x509};
+use super::{
+    Acceptor,
+    certificate::{Lapse, ShownCertificate},
+};
+use crate::{access_log::AccessLog, clock::Clock, identity::TlsIdentity, policy::DenyList, principal::Principal};
 
-/// Time from the removal of an operator, which ends the operator's streams, to the end of the connection.
-const REMOVED_GRACE: Duration = Duration::from_secs(1);
+/// Time from the end of a caller's right to call, which ends his streams, to the end of the connection.
+const OVER_GRACE: Duration = Duration::from_secs(1);
+/// How often the certificate of a connection is judged again; each call judges it too.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why nobody may call on a connection any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EndCause {
+    /// The operator was removed.
+    Removed,
+    Lapsed(Lapse),
+}
 
 /// Stored in the extensions of every request of a connection.
-#[derive(Debug)]
 pub(super) struct ServerConnection {
     /// The caller, or why the certificate names none.
     pub(super) principal: Result<Principal, String>,
-    /// Cancelled when the operator at the other end is removed.
-    pub(super) removed: CancellationToken,
+    certificate: ShownCertificate,
+    identity: TlsIdentity,
+    clock: Clock,
+    cause: OnceLock<EndCause>,
+    /// Cancelled when nobody may call on this connection any more.
+    pub(super) over: CancellationToken,
     /// Cancelled when the process stops.
     pub(super) stopping: CancellationToken,
     pub(super) access_log: AccessLog,
+}
+
+impl ServerConnection {
+    /// Why nobody may call any more, as it is now.
+    pub(super) fn end_cause(&self) -> Option<EndCause> {
+        if self.cause.get().is_none()
+            && let Err(lapse) = self.certificate.judge(&self.identity, self.clock.wall_ms().div_euclid(1000))
+        {
+            self.end(EndCause::Lapsed(lapse));
+        }
+        self.cause.get().copied()
+    }
+
+    fn end(&self, cause: EndCause) {
+        // The first one counts.
+        let _other = self.cause.set(cause);
+        self.over.cancel();
+    }
+
+    /// Ends when the certificate is good no more.
+    async fn lapses(&self) {
+        while self.end_cause().is_none() {
+            let _rung = self.over.run_until_cancelled(tokio::time::sleep(JUDGE_EVERY)).await;
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -35,6 +81,7 @@ pub(super) struct Connections {
     pub(super) identity: TlsIdentity,
     pub(super) denied: DenyList,
     pub(super) access_log: AccessLog,
+    pub(super) clock: Clock,
     pub(super) streams: u32,
     /// A peer that answers no ping is considered gone (SPEC 9, network cut).
     pub(super) ping_interval: Duration,
@@ -52,31 +99,28 @@ impl Connections {
     }
 
     async fn one(&self, tls: TlsStream<TcpStream>, address: SocketAddr) {
-        let principal = self.who(&tls, address);
-        let name = principal.as_ref().ok().and_then(|principal| principal.name.clone());
-        let (removed, stopping) = (CancellationToken::new(), self.stop.clone());
-        let access_log = self.access_log.clone();
-        let connection = Arc::new(ServerConnection { principal, removed: removed.clone(), stopping, access_log });
+        let connection = Arc::new(self.connection(&tls, address));
+        let name = connection.principal.as_ref().ok().and_then(|principal| principal.name.clone());
         let denied = async {
             match &name {
                 Some(name) => self.denied.denied(name).await,
                 None => std::future::pending().await,
             }
-            removed.cancel();
+            connection.end(EndCause::Removed);
         };
-        let app = self.app.clone();
+        let (app, of_requests) = (self.app.clone(), connection.clone());
         let service = service_fn(move |mut request: http::Request<Incoming>| {
-            request.extensions_mut().insert(connection.clone());
+            request.extensions_mut().insert(of_requests.clone());
             app.clone().call(request.map(axum::body::Body::new))
         });
         let mut http = pin!(self.http().serve_connection(TokioIo::new(tls), service));
         tokio::select! {
             result = http.as_mut() => return log(result, address),
             () = self.stop.cancelled() => {}
-            () = denied => {
+            () = async { tokio::select! { () = denied => {} () = connection.lapses() => {} } } => {
                 http.as_mut().graceful_shutdown();
                 // Calls are still refused with a reason for a while; then the connection is closed.
-                drop(tokio::time::timeout(REMOVED_GRACE, http).await);
+                drop(tokio::time::timeout(OVER_GRACE, http).await);
                 return;
             }
         }
@@ -84,10 +128,23 @@ impl Connections {
         log(http.await, address);
     }
 
-    fn who(&self, tls: &TlsStream<TcpStream>, address: SocketAddr) -> Result<Principal, String> {
-        let uris = tls.get_ref().1.peer_certificates().and_then(<[_]>::first).map(x509::uris).unwrap_or_default();
+    fn connection(&self, tls: &TlsStream<TcpStream>, address: SocketAddr) -> ServerConnection {
+        let certificate = ShownCertificate::new(tls.get_ref().1.peer_certificates().unwrap_or_default());
+        ServerConnection {
+            principal: self.who(&certificate.uris(), address),
+            certificate,
+            identity: self.identity.clone(),
+            clock: self.clock,
+            cause: OnceLock::new(),
+            over: CancellationToken::new(),
+            stopping: self.stop.clone(),
+            access_log: self.access_log.clone(),
+        }
+    }
+
+    fn who(&self, uris: &[String], address: SocketAddr) -> Result<Principal, String> {
         let domain = self.identity.domain().map_err(|error| error.to_string())?;
-        let principal = Principal::from_uris(&uris, &domain, address).map_err(|error| error.to_string());
+        let principal = Principal::from_uris(uris, &domain, address).map_err(|error| error.to_string());
         match &principal {
             Ok(principal) => {
                 tracing::debug!(%principal, %address, "connected");
@@ -124,8 +181,7 @@ impl Connections {
 
 /// The holder of a connection: what the certificate names.
 fn holder(tls: &TlsStream<TcpStream>, _: SocketAddr) -> String {
-    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    certificate.map(x509::uris).unwrap_or_default().join(" ")
+    ShownCertificate::new(tls.get_ref().1.peer_certificates().unwrap_or_default()).uris().join(" ")
 }
 
 fn log(result: hyper::Result<()>, address: SocketAddr) {

@@ -1,4 +1,4 @@
-//! Ends streams with a status: at once when the operator at the other end is removed; when the process stops, as soon
+//! Ends streams with a status: at once when the caller at the other end may call no more; when the process stops, as soon
 //! as a stream has nothing more to send. Without it one watcher would delay every shutdown until the grace time is
 //! over.
 
@@ -16,7 +16,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::{authorization::removed, connection::ServerConnection};
+use super::{authorization::over, connection::ServerConnection};
 
 pub(super) async fn end(request: Request<Body>, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<ServerConnection>>().cloned();
@@ -31,7 +31,7 @@ pub(super) async fn end(request: Request<Body>, next: Next) -> Response {
 
 struct Ending {
     body: Body,
-    removed: Pin<Box<WaitForCancellationFutureOwned>>,
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     connection: Arc<ServerConnection>,
     ended: bool,
@@ -39,9 +39,9 @@ struct Ending {
 
 impl Ending {
     fn new(body: Body, connection: Arc<ServerConnection>) -> Self {
-        let removed = Box::pin(connection.removed.clone().cancelled_owned());
+        let over = Box::pin(connection.over.clone().cancelled_owned());
         let stopping = Box::pin(connection.stopping.clone().cancelled_owned());
-        Self { body, removed, stopping, connection, ended: false }
+        Self { body, over, stopping, connection, ended: false }
     }
 
     fn end_with(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
@@ -65,8 +65,8 @@ impl HttpBody for Ending {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.removed.as_mut().poll(cx).is_ready() {
-            let status = removed(&self.connection);
+        if self.over.as_mut().poll(cx).is_ready() {
+            let status = over(&self.connection);
             return self.end_with(&status);
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {

@@ -145,6 +145,40 @@ async fn a_removed_operator_is_refused_at_once_and_his_streams_end_spec_7_3() {
 }
 
 #[tokio::test]
+async fn an_expired_certificate_does_nothing_on_a_connection_of_before_spec_10_8() {
+    let network = MeshNetwork::new();
+    let (router, calls) = counting();
+    let (central, streams) = (network.central(router).await, network.central(endless()).await);
+    let out = network.dir.path().join("short");
+    network.issue(Caller::Operator, "anna", &out, Duration::from_secs(2));
+    let identity = TlsIdentity::load(&out).unwrap();
+    let (calling, watching) = (channel(&identity, central.address), channel(&identity, streams.address));
+    call(&calling, READ).await.unwrap();
+    let watch = tower::Service::call(&mut watching.clone(), super::network::request(STREAM)).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), trailers(watch.into_body())).await.unwrap().unwrap();
+    assert!(ended.message().contains("operator/anna expired on 20"), "{ended}");
+    let before = calls.load(std::sync::atomic::Ordering::SeqCst);
+    let refused = call(&calling, NOT_IDEMPOTENT).await.unwrap_err();
+    assert!(refused.message().contains("expired"), "{refused}");
+    assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), before);
+}
+
+#[tokio::test]
+async fn a_certificate_of_a_retired_root_does_nothing_on_a_connection_of_before_spec_10_8() {
+    let network = MeshNetwork::new();
+    let central = network.central(endless()).await;
+    let (operator, folders) = (network.channel(Caller::Operator, central.address), [network.folder(Caller::Central)]);
+    let watch = tower::Service::call(&mut operator.clone(), super::network::request(STREAM)).await.unwrap();
+    network.authority.roll(365 * super::network::DAY, &folders).unwrap();
+    network.authority.renew(&folders[0]).unwrap();
+    network.authority.retire(&folders).unwrap();
+    // At once; or it has noticed by itself, and the next handshake is refused.
+    call(&operator, NOT_IDEMPOTENT).await.unwrap_err();
+    let ended = trailers(watch.into_body()).await.unwrap();
+    assert!(ended.message().contains("signed by a root that is retired"), "{ended}");
+}
+
+#[tokio::test]
 async fn an_order_without_a_request_id_does_not_run() {
     let network = MeshNetwork::new();
     let (router, calls) = counting();
