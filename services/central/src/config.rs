@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use mesh::{
+    descriptors::ConnectionKind,
     duration::{parse, parse_some},
     identity::IdentityConfig,
     kafka::{KafkaConfig, TopicSettings},
@@ -148,7 +149,8 @@ pub struct KeyConfig {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Link")]
 pub struct LinkConfig {
-    /// Connections at the same time; the next one is told to come later
+    /// Connections at the same time; the next one is told to come later. Where this process may not have as many
+    /// descriptors, fewer: some are kept for the database, files and operators
     #[arg(long, env = "CHARGEMESH_MAX_LINKS", value_name = "N", default_value_t = 100_000)]
     pub max_links: usize,
     /// Of them, that have proven nothing yet
@@ -254,7 +256,7 @@ impl Config {
 
     pub(crate) fn bounds(&self) -> LinkBounds {
         LinkBounds {
-            links: self.link.max_links,
+            links: ConnectionKind::Links.capped(self.link.max_links),
             unproven: self.link.max_unproven,
             unproven_per_address: self.link.max_unproven_per_address,
             handshakes_per_second: self.link.handshakes_per_second,

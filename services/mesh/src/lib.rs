@@ -12,7 +12,8 @@
 //! * [`field_checks`] and [`paging`]: what is wrong with a request, field by field, and the pages of a list.
 //! * [`kafka`]: what leaves the network for others to read: readings and events.
 //! * [`awaited`]: a dependency that a role may have to wait for while it already listens.
-//! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all; [`rate`]: how often something may
+//! * [`limiter`]: bounds connections, so that no unauthenticated peer takes them all; [`descriptors`]: which part of a
+//!   process's descriptors each kind of connection may take; [`rate`]: how often something may
 //!   happen. [`screen`]: makes text from
 //!   outside safe to display.
 //!
@@ -25,6 +26,7 @@ pub mod certs;
 pub mod client;
 pub mod clock;
 pub mod control;
+pub mod descriptors;
 pub mod duration;
 pub mod field_checks;
 pub mod health;

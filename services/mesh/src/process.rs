@@ -243,6 +243,7 @@ where
 {
     logging::start(&config.log_level, config.log_format);
     install_cryptography();
+    crate::descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers()).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {

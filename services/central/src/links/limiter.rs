@@ -3,7 +3,10 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct LinkLimiter {
     bounds: LinkBounds,
     links: Arc<Semaphore>,
+    /// All were taken, and it was said; until many are free again.
+    said_full: AtomicBool,
     unproven: Arc<ConnectionLimiter<IpAddr>>,
     /// When the next handshake may begin.
     turn: Mutex<Option<Instant>>,
@@ -53,6 +58,7 @@ impl LinkLimiter {
         Arc::new(Self {
             bounds,
             links: Arc::new(Semaphore::new(links.min(Semaphore::MAX_PERMITS))),
+            said_full: AtomicBool::new(false),
             unproven: ConnectionLimiter::new(bounds_of_unproven),
             turn: Mutex::default(),
         })
@@ -60,7 +66,18 @@ impl LinkLimiter {
 
     /// A permit for a connection from `address`, or none.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<LinkPermit> {
-        let link = self.links.clone().try_acquire_owned().ok()?;
+        let Ok(link) = self.links.clone().try_acquire_owned() else {
+            if !self.said_full.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    links = self.bounds.links,
+                    "all links are taken: others are told to come later; raise --max-links or the limit of open files"
+                );
+            }
+            return None;
+        };
+        if self.links.available_permits() > self.bounds.links / 16 {
+            self.said_full.store(false, Ordering::Relaxed);
+        }
         let unproven = self.unproven.acquire(network(address), now)?;
         let evicted = unproven.evicted.clone();
         Some(LinkPermit { unproven: Mutex::new(Some(unproven)), evicted, _link: link })
@@ -121,6 +138,29 @@ mod tests {
         places.iter().for_each(LinkPermit::proven);
         let more: Vec<_> = (0..2).map(|_| limiter.enter(ADDRESS, at(0).mono)).collect();
         assert!(more.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn that_all_links_are_taken_is_said_once_for_as_long_as_it_lasts_spec_9() {
+        let limiter = limiter(8);
+        let mut held: Vec<_> = (0..10)
+            .map(|_| {
+                let permit = limiter.enter(ADDRESS, at(0).mono).unwrap();
+                permit.proven();
+                permit
+            })
+            .collect();
+        let is_said = || limiter.said_full.load(Ordering::Relaxed);
+        assert!(!is_said());
+        for _ in 0..3 {
+            assert!(limiter.enter(ADDRESS, at(0).mono).is_none() && is_said());
+        }
+        held.truncate(9);
+        drop(limiter.enter(ADDRESS, at(0).mono).unwrap());
+        assert!(is_said(), "one that comes and goes at the limit is no news");
+        held.truncate(5);
+        drop(limiter.enter(ADDRESS, at(0).mono).unwrap());
+        assert!(!is_said());
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,6 +14,7 @@ use mesh::{
     access_log::AccessLog,
     awaited::Awaited,
     clock::{Clock, Now},
+    descriptors::ConnectionKind,
     link::{LinkOwner, send_queue},
     process::Context,
 };
@@ -35,6 +39,8 @@ pub(crate) struct Port {
     clock: Clock,
     access_log: AccessLog,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Nothing could be accepted since it was said.
+    stuck: AtomicBool,
 }
 
 impl Port {
@@ -42,10 +48,11 @@ impl Port {
         let refused = ctx.metrics.register("links_refused", "Connections and handshakes refused", Family::default());
         Arc::new(Self {
             settings,
-            telling: Semaphore::new(TOLD),
+            telling: Semaphore::new(ConnectionKind::TurnedAway.capped(TOLD)),
             clock: ctx.clock,
             access_log: access_log.clone(),
             refused,
+            stuck: AtomicBool::new(false),
         })
     }
 
@@ -81,6 +88,7 @@ impl Port {
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, address)) => {
+                    self.stuck.store(false, Ordering::Relaxed);
                     // A small frame must not wait for the acknowledgement of the one before.
                     drop(stream.set_nodelay(true));
                     match awaited.get() {
@@ -89,8 +97,10 @@ impl Port {
                     };
                 }
                 Err(error) => {
-                    // Out of descriptors, most likely: those that end make room.
-                    tracing::warn!(%error, "cannot accept a link");
+                    // Out of descriptors, most likely, though some are kept: those that end make room.
+                    if !self.stuck.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(%error, "no link can be accepted; raise the limit of open files");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

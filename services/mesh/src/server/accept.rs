@@ -21,6 +21,7 @@ use super::Limits;
 use crate::{
     access_log::AccessLog,
     clock::Clock,
+    descriptors::ConnectionKind,
     identity::TlsIdentityError,
     limiter::{ConnectionLimiter, LimiterBounds, Permit, network},
     process::Context,
@@ -39,7 +40,11 @@ pub(crate) struct Caps {
 
 impl From<&Limits> for Caps {
     fn from(limits: &Limits) -> Self {
-        Self { connections: limits.max_connections, handshakes: limits.max_handshakes, timeout: limits.tls_timeout }
+        Self {
+            connections: ConnectionKind::Callers.capped(limits.max_connections),
+            handshakes: ConnectionKind::Handshakes.capped(limits.max_handshakes),
+            timeout: limits.tls_timeout,
+        }
     }
 }
 
