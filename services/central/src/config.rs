@@ -22,6 +22,9 @@ pub struct Config {
     /// Database: sqlite:PATH or postgres://…; not given: central.db in the data folder
     #[arg(long, env = "CHARGEMESH_CENTRAL_DATABASE", value_name = "URL", hide_env_values = true)]
     pub database: Option<String>,
+    /// Use a PostgreSQL server that runs with fsync off: what was committed is lost in a power failure
+    #[arg(long, env = "CHARGEMESH_ALLOW_FSYNC_OFF")]
+    pub allow_fsync_off: bool,
     /// Where to serve gRPC (mutual TLS)
     #[arg(long, env = "CHARGEMESH_CENTRAL_GRPC_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:7443")]
     pub grpc_address: SocketAddr,

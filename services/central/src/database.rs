@@ -23,6 +23,7 @@ use store::{
     central::{AuditRow, CommitRefusal, Committed, Committer, RowWrite, Turn, TurnId},
 };
 use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
 
 use crate::turns;
 
@@ -102,6 +103,14 @@ impl Store {
         result
     }
 
+    /// Asks the database again and again until the process stops, so that one that hangs is noticed while nobody uses it
+    /// (SPEC 9.0).
+    pub(crate) async fn watch(self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(store::PROBE_EVERY)).await.is_some() {
+            let _reported = self.looked(self.database.probe().await);
+        }
+    }
+
     /// Audit entries from now on.
     pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<AuditRow>> {
         self.committer.follow()
@@ -171,5 +180,43 @@ impl Observer for StoreMetrics {
     fn group(&self, turns: usize, took: Duration) {
         self.groups.observe(took.as_secs_f64());
         self.turns.inc_by(turns as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh::health::Readiness;
+    use store::{central::CommitterSettings, testing::Postgres};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_database_that_hangs_is_noticed_while_nobody_uses_it_spec_9_0() {
+        let start = || {
+            let server = Postgres::start().unwrap();
+            let url = server.create_database();
+            (server, url)
+        };
+        let (server, url) = tokio::task::spawn_blocking(start).await.unwrap();
+        Database::migrate(&url, store::central::SCHEMA).await.unwrap();
+        let database = Database::open(&url, store::central::SCHEMA).await.unwrap();
+        let committer = Committer::start(&database, "central-1", CommitterSettings::default()).unwrap();
+        let ctx = Context::detached("central");
+        let store = Store::new(committer, database, &ctx);
+        store.write("test", Vec::new()).await.unwrap();
+        store.health.component.ready();
+        tokio::spawn(store.clone().watch(ctx.stop.clone()));
+        let mut readiness = ctx.health.subscribe();
+
+        let frozen = server.freeze();
+        let noticed = readiness.wait_for(|readiness| *readiness == Readiness::Degraded);
+        // 2 s, and room for a busy machine.
+        tokio::time::timeout(Duration::from_millis(3_500), noticed).await.expect("noticed").unwrap();
+
+        drop(frozen);
+        let committed = async { while store.write("test", Vec::new()).await.is_err() {} };
+        tokio::time::timeout(Duration::from_secs(20), committed).await.expect("it takes turns again");
+        assert_eq!(ctx.health.readiness(), Readiness::Ready);
+        ctx.stop.cancel();
+        tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
     }
 }

@@ -87,7 +87,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     ctx.hold(mesh::process::lock(&config.data, "Central")?);
     let identity = TlsIdentity::open(&ctx, &config.identity)?;
     let doors = Listeners::open(&config, &ctx, &identity).await?;
-    let Some(database) = open(&ctx, &config.database_url(), &doors).await? else { return Ok(()) };
+    let Some(database) = open(&ctx, &config, &doors).await? else { return Ok(()) };
     secrets.check(&database, &config.data).await?;
     let restored = database.read("generation", GenerationRow::read).await?;
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
@@ -147,6 +147,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     });
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
+    spawn(&ctx, "database", shared.store.clone().watch(ctx.stop.clone()));
     spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
     let waiting_too = !config.kafka.is_set();
     let prune = upkeep::prune(config.retention.clone(), waiting_too, Arc::clone(&shared), ctx.clone());
@@ -186,9 +187,16 @@ fn spawn(ctx: &Context, name: &'static str, work: impl Future<Output = ()> + Sen
 }
 
 /// The database as soon as it is there and migrated; nothing where the process stops before.
-async fn open(ctx: &Context, url: &str, doors: &Listeners) -> anyhow::Result<Option<Database>> {
+async fn open(ctx: &Context, config: &Config, doors: &Listeners) -> anyhow::Result<Option<Database>> {
     let observed = Arc::new(StoreMetrics::new(&ctx.metrics));
-    let open = || Database::open_observed(url, store::central::SCHEMA, observed.clone());
+    let open = async || {
+        let database =
+            Database::open_observed(&config.database_url(), store::central::SCHEMA, observed.clone()).await?;
+        if !config.allow_fsync_off {
+            database.require_fsync().await?;
+        }
+        Ok(database)
+    };
     let passes = |error: &OpenDatabaseError| error.is_transient() || matches!(error, OpenDatabaseError::TooOld { .. });
     Ok(doors.awaited.opened(&ctx.stop, open, passes).await?)
 }

@@ -13,19 +13,41 @@ use zeroize::Zeroizing;
 
 use crate::{Config, RegistryServices, credential::SecretIssuer, error::Error, secret};
 
+const CANNOT_BE_USED: &str = "the database cannot be used now; enrolments and orders are refused";
+
 /// Waits until the database is reachable and migrated; `None` if the process stops first.
 ///
 /// # Errors
 /// If waiting cannot help.
 pub(crate) async fn open(
     ctx: &Context,
-    url: &str,
+    config: &Config,
     awaited: &Awaited<RegistryServices>,
 ) -> anyhow::Result<Option<Database>> {
     let watch = Arc::new(DatabaseObserver::new(ctx, ctx.health.component("database")));
-    let open = || Database::open_observed(url, store::registry::SCHEMA, watch.clone());
+    let open = async || {
+        let database = Database::open_observed(&config.database_url(), store::registry::SCHEMA, watch.clone()).await?;
+        if !config.allow_fsync_off {
+            database.require_fsync().await?;
+        }
+        Ok(database)
+    };
     let passes = |error: &OpenDatabaseError| error.is_transient() || matches!(error, OpenDatabaseError::TooOld { .. });
     Ok(awaited.opened(&ctx.stop, open, passes).await?)
+}
+
+/// Asks the database again and again, so that one that hangs is noticed while nobody uses it (SPEC 9.0). That it answers
+/// again is noticed by its observer.
+pub(crate) fn watch(ctx: &Context, database: Database) {
+    let (component, stop) = (ctx.health.component("database"), ctx.stop.clone());
+    ctx.spawn("database", async move {
+        while stop.run_until_cancelled(tokio::time::sleep(store::PROBE_EVERY)).await.is_some() {
+            if database.probe().await.is_err() {
+                component.degraded(CANNOT_BE_USED);
+            }
+        }
+        Ok(())
+    });
 }
 
 /// Reads or creates the secret file and checks it against the fingerprint in this database.
@@ -75,7 +97,7 @@ impl Observer for DatabaseObserver {
         };
         self.seconds.get_or_create(&[("name", name), ("outcome", outcome)]).observe(took.as_secs_f64());
         if outcome == "failed" {
-            self.component.degraded("the database cannot be used now; enrolments and orders are refused");
+            self.component.degraded(CANNOT_BE_USED);
         } else {
             self.component.ready();
         }

@@ -187,7 +187,7 @@ impl IdentityService {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> Result<T, Abort<Error>> + Send + 'static,
     {
-        let answer = self.database().read(name, |conn| match queries(conn) {
+        let answer = self.database().look_up(name, |conn| match queries(conn) {
             Ok(value) => Ok(Ok(value)),
             Err(Abort::Refused(refusal)) => Ok(Err(refusal)),
             Err(Abort::Store(error)) => Err(error),

@@ -73,6 +73,9 @@ pub struct Config {
     /// Database: sqlite:PATH or postgres://…; default: registry.db in the data folder
     #[arg(long, env = "CHARGEMESH_REGISTRY_DATABASE", value_name = "URL", hide_env_values = true)]
     pub database: Option<String>,
+    /// Use a PostgreSQL server that runs with fsync off: what was committed is lost in a power failure
+    #[arg(long, env = "CHARGEMESH_ALLOW_FSYNC_OFF")]
+    pub allow_fsync_off: bool,
     /// Address on which gRPC is served (mutual TLS)
     #[arg(long, env = "CHARGEMESH_REGISTRY_GRPC_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:7543")]
     pub grpc_address: SocketAddr,
@@ -146,7 +149,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let identity = TlsIdentity::open(&ctx, &config.identity)?;
     let (denied, access_log) = (DenyList::default(), AccessLog::new(ctx.clock, config.limits.access_log_interval));
     let awaited = open_doors(&config, &ctx, &identity, &denied, &access_log).await?;
-    let Some(database) = database::open(&ctx, &config.database_url(), &awaited).await? else { return Ok(()) };
+    let Some(database) = database::open(&ctx, &config, &awaited).await? else { return Ok(()) };
     let secret_issuer = database::secret_issuer(&database, &config).await?;
     let parts = Dependencies {
         database: database.clone(),
@@ -169,6 +172,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let grpc = Grpc { service: service.clone(), stop: ctx.stop.clone() };
     awaited.arrived(RegistryServices { service: service.clone(), grpc });
 
+    database::watch(&ctx, database);
     checkpoints::start(&ctx, &config, &service)?;
     if let Some(central) = central(&config, &ctx, &identity) {
         let (service, stop) = (service.clone(), ctx.stop.clone());

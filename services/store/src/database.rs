@@ -3,23 +3,31 @@
 //! A broken connection is dropped and the next use opens a new one, so the store recovers by itself when the database
 //! comes back.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     Conn, Observer, OpenDatabaseError, Schema, StoreError, TransactionOutcome,
     address::Address,
     connection::Use,
     observe::{Stopwatch, Unobserved},
+    pool::ConnectionPool,
 };
 
 const READERS: usize = 4;
 /// The maximum number of runs of a transaction that loses races.
 const RUNS: u32 = 5;
+/// How long the database may take for one statement that somebody waits for (SPEC 9.0).
+pub(crate) const STATEMENT: Duration = Duration::from_secs(2);
+/// How long the database may take for a probe.
+const PROBE: Duration = Duration::from_millis(1_500);
+/// How often a role asks whether its database answers, so that one that hangs is noticed while nobody uses it.
+pub const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// As `STATEMENT`, for lists and statistics.
+const LONG_STATEMENT: Duration = Duration::from_secs(10);
+/// As `STATEMENT`, for what goes over a whole database: verifying, pruning and migrating.
+const LONGEST_STATEMENT: Duration = Duration::from_secs(90);
 
 /// Why the code of a transaction rolled it back.
 #[derive(Debug)]
@@ -63,30 +71,6 @@ pub(crate) struct OpenDatabase {
     pub(crate) faults: crate::central::InjectedFaults,
 }
 
-struct ConnectionPool {
-    purpose: Use,
-    permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Conn>>,
-}
-
-impl ConnectionPool {
-    fn new(purpose: Use, width: usize) -> Self {
-        Self { purpose, permits: Arc::new(Semaphore::new(width)), idle: Mutex::default() }
-    }
-
-    fn take(&self) -> Option<Conn> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
-    }
-
-    fn forget(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn give(&self, conn: Conn) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
-    }
-}
-
 impl Database {
     /// Opens `sqlite:PATH` or `postgres://…`, which must contain the migrated `schema`.
     pub async fn open(url: &str, schema: Schema) -> Result<Self, OpenDatabaseError> {
@@ -111,10 +95,10 @@ impl Database {
                 address,
                 schema,
                 observer,
-                readers: ConnectionPool::new(Use::Read, READERS),
-                lookups: ConnectionPool::new(Use::Read, READERS),
-                exclusive: ConnectionPool::new(Use::Read, 1),
-                writers: ConnectionPool::new(Use::Write, width),
+                readers: ConnectionPool::new(Use::Read, READERS, LONG_STATEMENT),
+                lookups: ConnectionPool::new(Use::Read, READERS, STATEMENT),
+                exclusive: ConnectionPool::new(Use::Read, 1, LONGEST_STATEMENT),
+                writers: ConnectionPool::new(Use::Write, width, STATEMENT),
                 #[cfg(test)]
                 faults: Default::default(),
             }),
@@ -122,7 +106,7 @@ impl Database {
         let inner = Arc::clone(&database.inner);
         blocking(move || {
             let mut conn = inner
-                .establish(Use::Read)
+                .establish(Use::Read, LONG_STATEMENT)
                 .map_err(|error| OpenDatabaseError::of(&error, &inner.address.to_string()))?;
             inner.schema.check(&mut conn, &inner.address)?;
             inner.readers.give(conn);
@@ -143,11 +127,29 @@ impl Database {
                 std::fs::create_dir_all(folder)
                     .map_err(|error| unusable(format!("cannot make the folder {}: {error}", folder.display())))?;
             }
-            let mut conn = Conn::establish(&address, Use::Write)
+            let mut conn = Conn::establish(&address, Use::Write, LONGEST_STATEMENT)
                 .map_err(|error| OpenDatabaseError::of(&error, &address.to_string()))?;
             schema.migrate(&mut conn, &address)
         })
         .await
+    }
+
+    /// Refuses a server that loses commits in a power failure. SQLite's files are always synced.
+    pub async fn require_fsync(&self) -> Result<(), OpenDatabaseError> {
+        let at = self.inner.address.to_string();
+        match self.look_up("fsync", Conn::syncs).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(OpenDatabaseError::Unsafe { at }),
+            Err(error) => Err(OpenDatabaseError::of(&error, &at)),
+        }
+    }
+
+    /// Whether the database answers soon enough that whoever asks every [`PROBE_EVERY`] knows within 2 s that it hangs
+    /// (SPEC 9.0).
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let probe = self.look_up("probe", |conn| conn.execute("SELECT 1"));
+        let late = |_| StoreError::Unavailable(format!("it has not answered within {PROBE:?}"));
+        tokio::time::timeout(PROBE, probe).await.map_err(late)?
     }
 
     /// Runs queries in one snapshot of the database, off the async workers.
@@ -249,15 +251,23 @@ impl ExclusiveReader {
 }
 
 impl OpenDatabase {
-    pub(crate) fn establish(&self, purpose: Use) -> Result<Conn, StoreError> {
+    pub(crate) fn establish(&self, purpose: Use, within: Duration) -> Result<Conn, StoreError> {
         #[cfg_attr(not(test), expect(unused_mut, reason = "a test limits its pages"))]
-        let mut conn = Conn::establish(&self.address, purpose)?;
+        let mut conn = Conn::establish(&self.address, purpose, within)?;
         #[cfg(test)]
         self.faults.limit_pages(&mut conn)?;
         Ok(conn)
     }
 
-    /// A connection in a new transaction: a pooled one, or a new one if that is broken.
+    /// The pooled connections are as old as one that did not answer, and the server or the way to it is the same.
+    pub(crate) fn forget_pooled(&self) {
+        for lane in [&self.readers, &self.lookups, &self.exclusive, &self.writers] {
+            lane.forget();
+        }
+    }
+
+    /// A connection in a new transaction: a pooled one, or a new one if that is broken. One that did not answer in time is
+    /// not replaced here, since the caller has waited long enough (SPEC 9.0); the next caller gets a new one.
     fn begun(&self, lane: &ConnectionPool) -> Result<Conn, StoreError> {
         let begin = |conn: &mut Conn| match lane.purpose {
             Use::Read => conn.begin_read(),
@@ -266,6 +276,7 @@ impl OpenDatabase {
         if let Some(mut kept) = lane.take() {
             match begin(&mut kept) {
                 Ok(()) => return Ok(kept),
+                Err(error) if kept.is_expired() => return Err(self.given_up(kept, error)),
                 // The other pooled connections are as old and therefore broken too.
                 Err(error) if error.spoils_connection() => lane.forget(),
                 Err(error) => {
@@ -274,9 +285,17 @@ impl OpenDatabase {
                 }
             }
         }
-        let mut fresh = self.establish(lane.purpose)?;
+        let mut fresh = self.establish(lane.purpose, lane.within)?;
         begin(&mut fresh)?;
         Ok(fresh)
+    }
+
+    /// Drops a connection after an error. If the server did not answer on it, says so, and drops the pooled ones too.
+    fn given_up(&self, conn: Conn, error: StoreError) -> StoreError {
+        if conn.is_expired() {
+            self.forget_pooled();
+        }
+        conn.cause(error)
     }
 
     fn read_observed<T>(
@@ -301,11 +320,15 @@ impl OpenDatabase {
         let result = queries(&mut conn);
         // A read leaves nothing behind, so it always ends with a rollback.
         let over = conn.execute("ROLLBACK");
-        let spoiled = over.is_err() || result.as_ref().is_err_and(StoreError::spoils_connection);
-        if !spoiled {
-            lane.give(conn);
+        match result {
+            Err(error) if over.is_err() || error.spoils_connection() => Err(self.given_up(conn, error)),
+            result => {
+                if over.is_ok() {
+                    lane.give(conn);
+                }
+                result
+            }
         }
-        result
     }
 
     fn run_once<T, R>(
@@ -326,8 +349,9 @@ impl OpenDatabase {
             Err(error) => {
                 if !error.spoils_connection() && conn.execute("ROLLBACK").is_ok() {
                     self.writers.give(conn);
+                    return Err(error);
                 }
-                Err(error)
+                Err(self.given_up(conn, error))
             }
         }
     }

@@ -11,6 +11,11 @@ pub enum OpenDatabaseError {
     File(String),
     #[error("cannot reach the database {at}: {why}")]
     Unreachable { at: String, why: String },
+    /// The server says that a commit may be lost in a power failure.
+    #[error(
+        "the database {at} has fsync off, so a commit may be lost in a power failure; set fsync = on at the server (or give --allow-fsync-off for data that may be lost)"
+    )]
+    Unsafe { at: String },
     /// The server is reachable and refuses the login.
     #[error("the database {at} refuses the login: {why}; {advice}")]
     Denied { at: String, why: String, advice: &'static str },
@@ -46,14 +51,14 @@ impl OpenDatabaseError {
         }
     }
 
-    /// Whether waiting can help: until the database is reachable, or until a person fixes the login.
+    /// Whether waiting can help: until the database is reachable, or until a person fixes the login or the server.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Denied { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Denied { .. } | Self::Unsafe { .. })
     }
 
     /// Whether only a person can fix it.
     pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Denied { .. })
+        matches!(self, Self::Denied { .. } | Self::Unsafe { .. })
     }
 }
 

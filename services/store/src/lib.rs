@@ -20,6 +20,7 @@ mod error;
 mod observe;
 mod once;
 mod page;
+mod pool;
 mod postgres;
 pub mod registry;
 mod schema_version;
@@ -27,7 +28,7 @@ mod schema_version;
 pub mod testing;
 
 pub use connection::Conn;
-pub use database::{Abort, Database};
+pub use database::{Abort, Database, PROBE_EVERY};
 pub use error::{OpenDatabaseError, StoreError};
 pub use observe::{Observer, TransactionOutcome};
 pub use once::{OnceRow, RequestIdReused};

@@ -82,14 +82,15 @@ impl Schema {
         }
         let failed = |why: String| OpenDatabaseError::Migration { at: address.to_string(), why };
         // Two processes that migrate at the same time take turns; the lock ends with the connection.
-        if let Backend::Postgres(_) = conn.0 {
-            conn.execute("SELECT pg_advisory_lock(4877261)").map_err(|error| failed(error.to_string()))?;
+        if let Backend::Postgres(..) = conn.0 {
+            conn.execute("SET lock_timeout = '60s'; SELECT pg_advisory_lock(4877261)")
+                .map_err(|error| failed(error.to_string()))?;
         }
         let ran = on!(conn, |c| c
             .run_pending_migrations((self.migrations)())
             .map(|ran| ran.iter().map(ToString::to_string).collect()))
         .map_err(|error| failed(error.to_string()))?;
-        if let Backend::Postgres(_) = conn.0 {
+        if let Backend::Postgres(..) = conn.0 {
             conn.execute("SELECT pg_advisory_unlock(4877261)").map_err(|error| failed(error.to_string()))?;
         }
         Ok(ran)
@@ -102,7 +103,7 @@ fn found(conn: &mut Conn) -> Result<Option<Found>, StoreError> {
             diesel::sql_query("SELECT count(*) AS count FROM sqlite_master WHERE name = 'schema_version'")
                 .get_result::<CountRow>(c)?
         }
-        Backend::Postgres(c) => diesel::sql_query(
+        Backend::Postgres(c, _) => diesel::sql_query(
             "SELECT count(*) AS count FROM information_schema.tables
              WHERE table_name = 'schema_version' AND table_schema = current_schema()",
         )

@@ -4,6 +4,8 @@
 //! pipe closes, however the process ended, it stops the server and deletes its folder. If PostgreSQL is missing and
 //! the caller is root on Debian, it is installed; otherwise the tests fail with the reason.
 
+mod frozen;
+
 use std::{
     fs,
     io::Write as _,
@@ -17,6 +19,8 @@ use std::{
     },
     time::Duration,
 };
+
+pub use frozen::Frozen;
 
 use crate::{Conn, address::Address, connection::Use};
 
@@ -32,6 +36,9 @@ wait $server
 [ "$word" = crash ] || rm -rf "$folder"
 "#;
 
+/// How long the server may take for a statement of the tests.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// A PostgreSQL server that belongs to this process.
 #[derive(Debug)]
 pub struct Postgres {
@@ -39,6 +46,8 @@ pub struct Postgres {
     folder: PathBuf,
     port: u16,
     tls: bool,
+    /// Settings of this server alone.
+    more: Vec<&'static str>,
     keeper: Option<Child>,
     databases: AtomicU32,
 }
@@ -61,29 +70,42 @@ pub fn postgres() -> &'static Postgres {
 /// If the database cannot be reached or refuses the statement.
 pub async fn sql(url: &str, statement: &str) {
     let (address, statement) = (Address::parse(url).expect("an address"), statement.to_owned());
-    let work = move || Conn::establish(&address, Use::Write).and_then(|mut conn| conn.execute(&statement));
+    let work = move || Conn::establish(&address, Use::Write, ANSWER).and_then(|mut conn| conn.execute(&statement));
     tokio::task::spawn_blocking(work).await.expect("no panic").expect("the database takes it");
 }
 
 impl Postgres {
     /// A separate server, for tests that kill it.
     pub fn start() -> Result<Self, String> {
-        Self::start_with(None)
+        Self::start_with(None, &[])
     }
 
     /// A server that only accepts TLS, with this certificate and key (PEM).
     pub fn start_with_tls(certificate: &str, key: &str) -> Result<Self, String> {
-        Self::start_with(Some((certificate, key)))
+        Self::start_with(Some((certificate, key)), &[])
     }
 
-    fn start_with(tls: Option<(&str, &str)>) -> Result<Self, String> {
+    /// A server that may lose commits in a power failure.
+    pub fn start_without_fsync() -> Result<Self, String> {
+        Self::start_with(None, &["fsync=off"])
+    }
+
+    fn start_with(tls: Option<(&str, &str)>, more: &[&'static str]) -> Result<Self, String> {
         let bin = found_or_installed()?;
         let folder = tempfile::Builder::new()
             .prefix("store-postgres-")
             .tempdir()
             .map_err(|error| format!("no temporary folder: {error}"))?
             .keep();
-        let mut server = Self { bin, folder, port: 0, tls: tls.is_some(), keeper: None, databases: AtomicU32::new(0) };
+        let mut server = Self {
+            bin,
+            folder,
+            port: 0,
+            tls: tls.is_some(),
+            more: more.to_vec(),
+            keeper: None,
+            databases: AtomicU32::new(0),
+        };
         let prepared = server.initialise(tls).and_then(|()| {
             // Another process may take the port between its choice and its use.
             let mut last = String::new();
@@ -128,6 +150,15 @@ impl Postgres {
         self.launch()
     }
 
+    /// Stops all processes of the server where they are (SIGSTOP), as a stalled machine would.
+    ///
+    /// # Panics
+    /// If the server does not run.
+    pub fn freeze(&self) -> Frozen {
+        let file = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the server runs");
+        Frozen::new(file.lines().next().and_then(|pid| pid.parse().ok()).expect("a process id"))
+    }
+
     fn url(&self, database: &str) -> String {
         let mode = if self.tls { "require" } else { "disable" };
         format!("postgres://postgres:test@127.0.0.1:{}/{database}?sslmode={mode}", self.port)
@@ -138,7 +169,7 @@ impl Postgres {
         let socket = self.folder.display().to_string().replace('/', "%2F");
         let url = format!("postgres://postgres:test@{socket}:{}/postgres?sslmode=disable", self.port);
         let address = Address::parse(&url).map_err(|error| error.to_string())?;
-        Conn::establish(&address, Use::Write).map_err(|error| error.to_string())
+        Conn::establish(&address, Use::Write, ANSWER).map_err(|error| error.to_string())
     }
 
     fn initialise(&self, tls: Option<(&str, &str)>) -> Result<(), String> {
@@ -208,6 +239,7 @@ impl Postgres {
             "max_connections=200".to_owned(),
             "jit=off".to_owned(),
         ];
+        settings.extend(self.more.iter().map(|&setting| setting.to_owned()));
         if self.tls {
             settings.push("ssl=on".to_owned());
             settings.push(format!("ssl_cert_file={folder}/server.crt"));

@@ -102,3 +102,29 @@ async fn a_registry_that_starts_before_its_database_refuses_in_words_and_serves_
     running.await.unwrap().unwrap();
     network.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_is_noticed_while_idle_and_registry_goes_on_when_it_answers_spec_9_0() {
+    let start = || {
+        let server = Postgres::start().unwrap();
+        let url = server.create_database();
+        (server, url)
+    };
+    let (server, url) = tokio::task::spawn_blocking(start).await.unwrap();
+    let network = RegistryNetwork::at(TempDir::new().unwrap(), url, &[], "").await;
+    let credential = network.enrolled("CP-1").await;
+    let mut readiness = network.ctx.health.subscribe();
+
+    let frozen = server.freeze();
+    let noticed = readiness.wait_for(|readiness| *readiness == Readiness::Degraded);
+    // 2 s, and room for a busy machine.
+    tokio::time::timeout(std::time::Duration::from_millis(3_500), noticed).await.expect("noticed").unwrap();
+    assert_eq!(reason(&network.verify("CP-1", &credential).await.unwrap_err()), "UNAVAILABLE");
+
+    drop(frozen);
+    let ready = readiness.wait_for(|readiness| *readiness == Readiness::Ready);
+    tokio::time::timeout(std::time::Duration::from_secs(20), ready).await.expect("ready again").unwrap();
+    until(async || network.verify("CP-1", &credential).await.is_ok()).await;
+    network.stop().await;
+    tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
+}

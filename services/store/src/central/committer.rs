@@ -24,6 +24,7 @@ use crate::{
     Conn, Database, StoreError, TransactionOutcome,
     audit::writer::{self, Head},
     connection::Use,
+    database::STATEMENT,
     observe::Stopwatch,
 };
 
@@ -109,8 +110,21 @@ struct Open {
 enum Failure {
     /// Nothing of it is durable.
     Nothing(StoreError),
+    /// Nothing of it is durable, and the database did not answer in time: the next group opens a new connection.
+    Hangs(StoreError),
     /// The commit failed; these are the answers if it arrived all the same.
     Unknown(StoreError, Answers),
+}
+
+impl Failure {
+    /// With the cause that the driver cannot know: that the connection was closed because the server did not answer.
+    fn explained(self, conn: &Conn) -> Self {
+        match self {
+            Self::Nothing(error) if conn.is_expired() => Self::Hangs(conn.cause(error)),
+            Self::Unknown(error, answers) => Self::Unknown(conn.cause(error), answers),
+            failure @ (Self::Nothing(_) | Self::Hangs(_)) => failure,
+        }
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -190,7 +204,7 @@ impl Writer {
         };
         match result {
             Ok(answers) => Ok(answers),
-            Err(Failure::Nothing(error)) => Err(error),
+            Err(Failure::Nothing(error) | Failure::Hangs(error)) => Err(error),
             Err(Failure::Unknown(error, answers)) => self.resolve_unknown_commit(group, error, answers),
         }
     }
@@ -207,10 +221,16 @@ impl Writer {
         let over = match &result {
             Ok(_) => true,
             Err(Failure::Nothing(error)) => !error.spoils_connection() && open.conn.execute("ROLLBACK").is_ok(),
-            Err(Failure::Unknown(..)) => false,
+            Err(Failure::Unknown(..) | Failure::Hangs(_)) => false,
         };
-        self.open = over.then_some(open);
-        result
+        if over {
+            self.open = Some(open);
+            return result;
+        }
+        if open.conn.is_expired() {
+            self.database.inner.forget_pooled();
+        }
+        result.map_err(|failure| failure.explained(&open.conn))
     }
 
     /// Asks the database whether the group arrived. Meanwhile other turns are refused, because it is unknown on which
@@ -244,7 +264,7 @@ impl Writer {
     }
 
     fn reopen(&self) -> Result<Open, StoreError> {
-        let mut conn = self.database.inner.establish(Use::Write)?;
+        let mut conn = self.database.inner.establish(Use::Write, STATEMENT)?;
         writer::ensure_row(&mut conn, &self.name)?;
         let generation = current_generation(&mut conn)?;
         Ok(Open { conn, generation })

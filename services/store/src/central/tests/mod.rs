@@ -1,6 +1,7 @@
 //! The same rules on SQLite and on a real PostgreSQL.
 
 mod chain;
+mod hanging;
 mod kill;
 mod opening;
 mod rows;

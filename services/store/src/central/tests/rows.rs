@@ -69,7 +69,7 @@ on_both! {
             assert_eq!((found.state, found.wrapped), (gone.into(), None));
             if let Some(path) = store.url.strip_prefix("sqlite:") {
                 store.sql("SELECT 1").await;
-                let mut conn = store.database.inner.establish(crate::connection::Use::Write).unwrap();
+                let mut conn = store.database.inner.establish(crate::connection::Use::Write, std::time::Duration::from_secs(2)).unwrap();
                 conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
                 let bytes = std::fs::read(path).unwrap();
                 let secret = row.wrapped.as_deref().unwrap().as_bytes();

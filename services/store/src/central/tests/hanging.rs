@@ -1,0 +1,109 @@
+//! A database that hangs: nothing answers, and nothing closes a connection.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::{OpenDatabaseError, StoreError, testing::Postgres};
+
+/// The deadline of a statement, and room for a busy machine.
+const NOTICED: Duration = Duration::from_millis(3_500);
+
+async fn on_own_server() -> (Arc<Postgres>, TestStore) {
+    let start = || {
+        let server = Postgres::start().unwrap();
+        let url = server.create_database();
+        (Arc::new(server), url)
+    };
+    let (server, url) = tokio::task::spawn_blocking(start).await.unwrap();
+    (server, TestStore::on(url, tempfile::tempdir().unwrap()).await)
+}
+
+async fn over(server: Arc<Postgres>, store: TestStore) {
+    drop(store);
+    tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_hangs_is_noticed_at_each_turn_and_each_read_and_goes_on_by_itself_spec_9_0() {
+    let (server, store) = on_own_server().await;
+    let mut point = store.owned("CP-1").await;
+    store.database.look_up("test", ChargingPointRow::all).await.unwrap();
+
+    let frozen = server.freeze();
+    let began = Instant::now();
+    let looking = store.database.look_up("test", ChargingPointRow::all);
+    let (refused, unread) = tokio::join!(store.unguarded([RowWrite::Audit(entry("X", "CP-1"))]), looking);
+    let took = began.elapsed();
+    assert!(matches!(&refused, Err(CommitRefusal::Unavailable(why)) if why.contains("not answered")), "{refused:?}");
+    assert!(matches!(&unread, Err(StoreError::Unavailable(why)) if why.contains("not answered")), "{unread:?}");
+    assert!(took < NOTICED, "{took:?}");
+    // Nor does a new connection get an answer.
+    let began = Instant::now();
+    assert!(store.database.probe().await.is_err());
+    assert!(began.elapsed() < NOTICED);
+
+    drop(frozen);
+    store.database.probe().await.unwrap();
+    store.submit(&mut point, []).await.unwrap();
+    over(server, store).await;
+}
+
+/// Each commit of an audit entry about SLOW takes longer than the deadline.
+const SLOW_COMMITS: &str = "
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON audit DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW WHEN (NEW.object = 'SLOW') EXECUTE FUNCTION slow()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_hangs_is_given_up_and_then_asked_for_before_anything_is_reported_spec_9_0() {
+    let store = TestStore::postgres().await;
+    let mut point = store.owned("CP-1").await;
+    store.sql(SLOW_COMMITS).await;
+    let before = point.version;
+    let slow = {
+        let (committer, guard) = (store.committer.clone(), point.guard());
+        tokio::spawn(async move { committer.submit(turn(Some(guard), [RowWrite::Audit(entry("X", "SLOW"))])).await })
+    };
+    // Nobody waits behind a commit whose end is unknown: it is unknown on what the next turn would build.
+    let waiting = async {
+        loop {
+            if let Err(refusal) = store.unguarded([RowWrite::Audit(entry("X", "CP-1"))]).await {
+                return refusal;
+            }
+        }
+    };
+    let refusal = tokio::time::timeout(NOTICED, waiting).await.expect("refused in time");
+    assert!(matches!(&refusal, CommitRefusal::Unavailable(why) if why.contains("not answered")), "{refusal:?}");
+    let done = slow.await.unwrap().expect("it arrived, if late");
+    assert_eq!(done.version, before + 1);
+    assert_eq!(store.read(|c| ChargingPointRow::find(c, "CP-1")).await.unwrap().version, done.version);
+    let only = AuditFilter { object: "SLOW".into(), ..Default::default() };
+    let kept = store.read(move |c| AuditRow::list(c, &only, AuditOrder::OldestFirst, &PageRequest::default())).await;
+    assert_eq!(kept.rows.len(), 1);
+    point.version = done.version;
+    store.submit(&mut point, []).await.expect("and it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_may_lose_commits_is_refused_in_words_spec_9_0() {
+    let (server, store) = on_own_server().await;
+    store.database.require_fsync().await.unwrap();
+    over(server, store).await;
+    let start = || {
+        let server = Postgres::start_without_fsync().unwrap();
+        let url = server.create_database();
+        (Arc::new(server), url)
+    };
+    let (server, url) = tokio::task::spawn_blocking(start).await.unwrap();
+    let store = TestStore::on(url, tempfile::tempdir().unwrap()).await;
+    let refused = store.database.require_fsync().await.unwrap_err();
+    assert!(matches!(refused, OpenDatabaseError::Unsafe { .. }) && refused.is_transient(), "{refused}");
+    assert!(
+        refused.to_string().contains("fsync off") && refused.to_string().contains("--allow-fsync-off"),
+        "{refused}"
+    );
+    over(server, store).await;
+}
