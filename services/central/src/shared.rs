@@ -130,7 +130,7 @@ impl Epoch {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct HolderKeys {
     incarnation: u64,
     usable: Vec<(u64, Arc<LinkKey>)>,
@@ -186,15 +186,21 @@ impl Directory {
         &self.unvoided
     }
 
-    pub(crate) fn publish(&self, holder: &PeerId, keys: &Keyring) {
-        let (usable, openable): (Vec<_>, Vec<_>) = (keys.usable().collect(), keys.openable().collect());
-        let mut holders = self.holders.write().unwrap_or_else(PoisonError::into_inner);
-        if openable.is_empty() {
-            holders.remove(holder);
-        } else {
-            let incarnation = keys.incarnation;
-            holders.insert(holder.clone(), HolderKeys { incarnation, usable, openable });
+    /// What `keys` says from now on; whether that is anything new. Cheap where it is not, so whoever may have changed
+    /// something publishes.
+    pub(crate) fn publish(&self, holder: &PeerId, keys: &Keyring) -> bool {
+        let incarnation = keys.incarnation;
+        let held = HolderKeys { incarnation, usable: keys.usable().collect(), openable: keys.openable().collect() };
+        let held = (!held.openable.is_empty()).then_some(held);
+        if self.holders.read().unwrap_or_else(PoisonError::into_inner).get(holder) == held.as_ref() {
+            return false;
         }
+        let mut holders = self.holders.write().unwrap_or_else(PoisonError::into_inner);
+        match held {
+            Some(held) => drop(holders.insert(holder.clone(), held)),
+            None => drop(holders.remove(holder)),
+        }
+        true
     }
 }
 

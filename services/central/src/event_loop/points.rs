@@ -160,7 +160,7 @@ impl EventLoop {
         let Decision { next, pending, after_commit, .. } = decided.into_parts().1;
         // A refusal for want of room changes nothing of the turn that is in flight.
         if !self.points[number].turns.is_in_flight() {
-            self.points[number].core.apply(next, pending, None);
+            self.apply(number, next, pending, None);
         }
         after_commit.into_iter().for_each(|effect| self.perform(Some(number), effect));
         self.touch(number);
@@ -220,32 +220,31 @@ impl EventLoop {
             epoch: rows::unsigned(committed.epoch),
             version: rows::unsigned(committed.version),
         });
-        let keys_changed = decision.changes.iter().any(|change| matches!(change, PointChange::Key(_)));
         for change in &decision.changes {
             if let PointChange::OpenSession(session) | PointChange::UpdateSession(session) = change {
                 self.show_session(session, 0);
             }
         }
-        self.points[number].core.apply(decision.next, decision.pending, hold);
-        self.publish_epoch(number);
-        if keys_changed {
-            self.publish_keys(number);
-        }
+        self.apply(number, decision.next, decision.pending, hold);
         // After the epoch is published, so that what is sent carries the new one.
         decision.after_commit.into_iter().for_each(|effect| self.perform(Some(number), effect));
         self.touch(number);
         self.arm(number, now);
     }
 
-    fn publish_epoch(&self, number: usize) {
-        let record = &self.points[number].core.record;
-        self.shared.directory.publish_epoch(&record.id, record.epoch);
+    /// What was decided is true from now on, for those too who answer without the loop.
+    fn apply(&mut self, number: usize, next: Record, pending: charge_point::Pending, hold: Option<PointVersion>) {
+        self.points[number].core.apply(next, pending, hold);
+        self.publish_record(number);
     }
 
-    pub(super) fn publish_keys(&self, number: usize) {
+    /// The epoch, and the keys that open links now: the end of an overlap changes these without a change that is
+    /// durable, so they are published after every decision (SPEC 4.6).
+    fn publish_record(&self, number: usize) {
         let record = &self.points[number].core.record;
-        self.shared.directory.publish(&proto::PeerId::ChargingPoint(record.id.clone()), &record.keys);
-        if record.keys.active().is_none() {
+        self.shared.directory.publish_epoch(&record.id, record.epoch);
+        let changed = self.shared.directory.publish(&proto::PeerId::ChargingPoint(record.id.clone()), &record.keys);
+        if changed && record.keys.active().is_none() {
             self.shared.telemetry.forget_keys(&record.id);
         }
     }
@@ -281,8 +280,7 @@ impl EventLoop {
         let report_refused = core.pending.report_refused;
         (core.record, core.pending) =
             (*record, charge_point::Pending { report_refused, ..charge_point::Pending::loaded(now) });
-        self.publish_epoch(number);
-        self.publish_keys(number);
+        self.publish_record(number);
         self.touch(number);
         self.offer(number, PointInput::Due);
     }

@@ -10,10 +10,14 @@ use proto::link::v1::{
 };
 use store::central::{RowWrite, SessionRow, TicketRow};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
-use wire::{Event, LinkKey, Proof};
+use wire::{Closed, Event, LinkKey, Proof};
 
 use super::*;
-use crate::{settings::CentralSettings, testing::TestCentral};
+use crate::{
+    charge_point::PointOrder,
+    settings::CentralSettings,
+    testing::{TestCentral, ana},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// For a handler that would wait for ever, however busy the machine is.
@@ -32,6 +36,7 @@ struct TestPeer {
     heard: mpsc::UnboundedReceiver<down::Body>,
     next_id: u64,
     at_central: JoinHandle<()>,
+    ended: JoinHandle<Closed>,
 }
 
 struct MessageSink(mpsc::UnboundedSender<down::Body>);
@@ -76,21 +81,56 @@ impl TestLinks {
     }
 
     async fn link(&self, peer: &PeerId, part: Part) -> TestPeer {
+        self.link_with(peer, part, 1).await
+    }
+
+    async fn link_with(&self, peer: &PeerId, part: Part, key_no: u64) -> TestPeer {
+        let key = self.key(peer, key_no).await;
+        let mut linked = self.connect(peer, part, (key_no, key)).await;
+        let to = linked.say(up::Body::Opened(Opened::default()));
+        assert_eq!(linked.answer_to(to).await, Reason::Unspecified);
+        linked
+    }
+
+    /// The key of that number, as soon as it opens links.
+    async fn key(&self, peer: &PeerId, no: u64) -> LinkKey {
+        let directory = &self.central.shared.directory;
+        self.central.until(|| directory.usable(peer, no).is_some()).await;
+        LinkKey::clone(&directory.usable(peer, no).unwrap())
+    }
+
+    async fn connect(&self, peer: &PeerId, part: Part, (key_no, key): (u64, LinkKey)) -> TestPeer {
         let (shared, clock) = (&self.central.shared, self.central.shared.clock);
-        self.central.until(|| shared.directory.usable(peer, 1).is_some()).await;
-        let key = LinkKey::clone(&shared.directory.usable(peer, 1).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (near, (far, address)) = (near.unwrap(), far.unwrap());
         let at_central = tokio::spawn(Arc::clone(&self.links).serve(far, address, self.central.ctx.stop.clone()));
-        let proof = Proof::Key { responder: shared.pins[0], key_no: 1, key };
+        let proof = Proof::Key { responder: shared.pins[0], key_no, key };
         let link = Link::initiator(wire::LinkSettings::default(), part, peer.as_str(), proof, clock.mono());
         let ((send_queue, queued), (sink, heard)) = (send_queue(256), mpsc::unbounded_channel());
-        tokio::spawn(async move { mesh::link::run(near, link, queued, &mut MessageSink(sink), clock).await });
-        let mut linked = TestPeer { send_queue, heard, next_id: 1, at_central };
-        let to = linked.say(up::Body::Opened(Opened::default()));
-        assert_eq!(linked.answer_to(to).await, Reason::Unspecified);
-        linked
+        let ended =
+            tokio::spawn(async move { mesh::link::run(near, link, queued, &mut MessageSink(sink), clock).await });
+        TestPeer { send_queue, heard, next_id: 1, at_central, ended }
+    }
+
+    /// What becomes of a link that is opened with this key.
+    async fn ends(&self, peer: &PeerId, part: Part, key: (u64, LinkKey)) -> Closed {
+        let linked = self.connect(peer, part, key).await;
+        tokio::time::timeout(PROMPTLY, linked.ended).await.expect("it ends at once").unwrap()
+    }
+
+    /// A charging point whose monitor and engine are linked with its first key.
+    async fn charging_point(&self) -> (PeerId, TestPeer, TestPeer) {
+        let point = PeerId::ChargingPoint(self.central.charging_points(1).await.remove(0));
+        self.central.authenticate(point.clone()).await;
+        let (monitor, engine) = (self.link(&point, Part::Monitor).await, self.link(&point, Part::Engine).await);
+        (point, monitor, engine)
+    }
+
+    async fn rotate(&self, point: &PeerId) {
+        let PeerId::ChargingPoint(id) = point else { panic!("{point} is no charging point") };
+        let material = Arc::new(LinkKey::from_bytes([2; 32]));
+        self.central.orders.one(id, PointOrder::Rotate { material }, ana()).await;
     }
 
     async fn write_tickets(&self, driver: &str, count: usize) {
@@ -316,4 +356,30 @@ async fn a_link_whose_task_is_cut_off_ends_for_the_loop_too_spec_2_4() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), down).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_was_rotated_away_opens_no_link_and_the_new_one_does_spec_4_6() {
+    let network = TestLinks::new(CentralSettings::default()).await;
+    let (point, _old_monitor, _old_engine) = network.charging_point().await;
+    let old = network.key(&point, 1).await;
+    network.rotate(&point).await;
+    let mut monitor = network.link_with(&point, Part::Monitor, 2).await;
+    let _engine = network.link_with(&point, Part::Engine, 2).await;
+    network.central.until(|| network.central.shared.directory.usable(&point, 1).is_none()).await;
+    assert_eq!(network.ends(&point, Part::Monitor, (1, old)).await, Closed::UnknownKey);
+    monitor.reads_the_clock().await;
+}
+
+#[tokio::test]
+async fn a_rotated_key_opens_no_link_once_its_overlap_is_over_spec_4_6() {
+    let key_overlap = Duration::from_millis(300);
+    let network = TestLinks::new(CentralSettings { key_overlap, ..CentralSettings::default() }).await;
+    let (point, _old_monitor, _engine_that_stays) = network.charging_point().await;
+    let old = network.key(&point, 1).await;
+    network.rotate(&point).await;
+    let mut monitor = network.link_with(&point, Part::Monitor, 2).await;
+    network.central.until(|| network.central.shared.directory.usable(&point, 1).is_none()).await;
+    assert_eq!(network.ends(&point, Part::Engine, (1, old)).await, Closed::UnknownKey);
+    monitor.reads_the_clock().await;
 }
