@@ -41,6 +41,12 @@ pub(crate) fn of_status(status: &Status) -> anyhow::Error {
     }
 }
 
+/// Whether an order that ended with this error may have been carried out all the same, or may be where it is repeated.
+pub(crate) fn may_have_been_done(error: &anyhow::Error, status: &Status) -> bool {
+    let is_refusal = error.is::<CommandRefused>() || error.is::<Misuse>();
+    !is_refusal && !matches!(status.code(), Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied)
+}
+
 /// Prints the error with its causes, and gives the exit code.
 pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 use mesh::{
     client::{Channel, ClientConfig, RoleAddress, channel},
     identity::TlsIdentity,
@@ -18,29 +19,80 @@ use proto::{
 
 use crate::up::status::{self, NetworkStatus};
 
-/// How to reach a network as an operator.
+/// How to reach a network as an operator. What a flag names is never overruled by a variable: `--data` names Central,
+/// Registry and the operator, so that variables of another network count only where it is not given.
+#[derive(Clone, Debug)]
+pub(crate) struct OperatorConnection {
+    pub(crate) data: PathBuf,
+    pub(crate) central: Vec<String>,
+    pub(crate) registry: Vec<String>,
+    pub(crate) identity: Option<PathBuf>,
+    pub(crate) timeout: std::time::Duration,
+}
+
+/// Whom a call is made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedRole {
+    Central,
+    Registry,
+}
+
+/// The flags of a connection and their variables.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
-pub(crate) struct OperatorConnection {
+struct ConnectionArgs {
     /// Data folder of the network that `chargemesh up` runs: addresses and the operator's identity are found there
     #[arg(long, env = "CHARGEMESH_DATA", value_name = "DIR", default_value = "data", global = true)]
-    pub(crate) data: PathBuf,
+    data: PathBuf,
     /// Central's gRPC addresses; without them those of the network in the data folder
     #[arg(long, env = "CHARGEMESH_CENTRAL", value_name = "HOST:PORT", value_delimiter = ',', global = true,
           value_parser = mesh::client::host_and_port)]
-    pub(crate) central: Vec<String>,
+    central: Vec<String>,
     /// Registry's gRPC addresses; without them those of the network in the data folder
     #[arg(long, env = "CHARGEMESH_REGISTRY", value_name = "HOST:PORT", value_delimiter = ',', global = true,
           value_parser = mesh::client::host_and_port)]
-    pub(crate) registry: Vec<String>,
+    registry: Vec<String>,
     /// Folder with the operator's or viewer's certificate (cert.pem, key.pem, ca.pem); without it the operator's in the
     /// data folder
     #[arg(long, env = "CHARGEMESH_IDENTITY", value_name = "DIR", global = true)]
-    pub(crate) identity: Option<PathBuf>,
+    identity: Option<PathBuf>,
     /// How long to wait for an answer
     #[arg(long, env = "CHARGEMESH_CALL_TIMEOUT", value_name = "DURATION", default_value = "10s", global = true,
           value_parser = mesh::duration::parse_some)]
-    pub(crate) timeout: std::time::Duration,
+    timeout: std::time::Duration,
+}
+
+impl FromArgMatches for OperatorConnection {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let ConnectionArgs { data, mut central, mut registry, mut identity, timeout } =
+            ConnectionArgs::from_arg_matches(matches)?;
+        let is_flag = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        if is_flag("data") {
+            if !is_flag("central") {
+                central.clear();
+            }
+            if !is_flag("registry") {
+                registry.clear();
+            }
+            identity = identity.filter(|_| is_flag("identity"));
+        }
+        Ok(Self { data, central, registry, identity, timeout })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for OperatorConnection {
+    fn augment_args(command: Command) -> Command {
+        ConnectionArgs::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        ConnectionArgs::augment_args_for_update(command)
+    }
 }
 
 impl OperatorConnection {
@@ -71,44 +123,74 @@ impl OperatorConnection {
     }
 
     fn to_central(&self) -> anyhow::Result<Channel> {
-        self.channel("central", &self.central, |network| &network.central_grpc)
+        self.channel(AskedRole::Central)
     }
 
     fn to_registry(&self) -> anyhow::Result<Channel> {
-        self.channel("registry", &self.registry, |network| &network.registry_grpc)
+        self.channel(AskedRole::Registry)
     }
 
-    fn channel(
-        &self,
-        role: &'static str,
-        given: &[String],
-        of_network: impl Fn(&NetworkStatus) -> &String,
-    ) -> anyhow::Result<Channel> {
-        let found = || network(&self.data);
-        let addresses = if given.is_empty() {
-            let network = found().with_context(|| {
-                Misuse::new(format!(
-                    "where is {role}? Start a network (chargemesh up), name its folder (--data DIR), or give --{role} \
-                     HOST:PORT and --identity DIR"
-                ))
-            })?;
-            vec![of_network(&network).clone()]
-        } else {
-            given.to_vec()
+    /// Where a call to this role goes and as whom it is made, in words.
+    ///
+    /// # Errors
+    /// Where the flags, variables and the data folder leave one of the two open.
+    pub(crate) fn describe(&self, role: AskedRole) -> anyhow::Result<String> {
+        let (addresses, identity) = (self.addresses(role)?.join(","), self.operator()?);
+        Ok(format!("{} at {addresses} with {}", role.title(), identity.display()))
+    }
+
+    fn addresses(&self, role: AskedRole) -> anyhow::Result<Vec<String>> {
+        let given = match role {
+            AskedRole::Central => &self.central,
+            AskedRole::Registry => &self.registry,
         };
-        let identity = match &self.identity {
-            Some(dir) => dir.clone(),
+        if !given.is_empty() {
+            return Ok(given.clone());
+        }
+        let role_name = role.name();
+        let network = network(&self.data).with_context(|| {
+            Misuse::new(format!(
+                "where is {role_name}? Start a network (chargemesh up), name its folder (--data DIR), or give \
+                 --{role_name} HOST:PORT and --identity DIR"
+            ))
+        })?;
+        Ok(vec![match role {
+            AskedRole::Central => network.central_grpc,
+            AskedRole::Registry => network.registry_grpc,
+        }])
+    }
+
+    fn operator(&self) -> anyhow::Result<PathBuf> {
+        match &self.identity {
+            Some(folder) => Ok(folder.clone()),
             None => {
-                found()
-                    .with_context(|| {
-                        Misuse::new("as whom? Give the folder of an operator's certificate: --identity DIR")
-                    })?
-                    .operator_identity
+                let unknown = || Misuse::new("as whom? Give the folder of an operator's certificate: --identity DIR");
+                Ok(network(&self.data).with_context(unknown)?.operator_identity)
             }
-        };
-        let identity = TlsIdentity::load(&identity).map_err(|error| Misuse::new(error.to_string()))?;
+        }
+    }
+
+    fn channel(&self, role: AskedRole) -> anyhow::Result<Channel> {
+        let addresses = self.addresses(role)?;
+        let identity = TlsIdentity::load(&self.operator()?).map_err(|error| Misuse::new(error.to_string()))?;
         let settings = ClientConfig { call_timeout: self.timeout, ..ClientConfig::default() };
-        Ok(channel(&identity, RoleAddress::new(role, addresses), &settings))
+        Ok(channel(&identity, RoleAddress::new(role.name(), addresses), &settings))
+    }
+}
+
+impl AskedRole {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Central => "central",
+            Self::Registry => "registry",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Central => "Central",
+            Self::Registry => "Registry",
+        }
     }
 }
 
@@ -129,6 +211,70 @@ pub(crate) fn network(data: &Path) -> anyhow::Result<NetworkStatus> {
         _ => {
             let names: Vec<String> = below.iter().map(|(path, _)| path.display().to_string()).collect();
             Err(anyhow::anyhow!("several networks run: name one of {} with --data", names.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `--data` names, for each way to give the connection's settings. A variable is set in a process of its own,
+    /// since tests share theirs.
+    fn parsed(words: &[&str], variables: &[(&'static str, &'static str)]) -> OperatorConnection {
+        let mut command = OperatorConnection::augment_args(Command::new("x"));
+        for (id, value) in variables {
+            // A default of the argument comes from the same place in the order of precedence as its variable: below flags.
+            command = command.mut_arg(*id, |arg| arg.env(None).default_value(*value));
+        }
+        let unset = ["data", "central", "registry", "identity", "timeout"];
+        for id in unset.iter().filter(|id| variables.iter().all(|(set, _)| set != *id)) {
+            command = command.mut_arg(*id, |arg| arg.env(None));
+        }
+        let matches = command.try_get_matches_from([&["x"], words].concat()).unwrap();
+        OperatorConnection::from_arg_matches(&matches).unwrap()
+    }
+
+    const FLAGS: [(&str, &[&str]); 4] = [
+        ("data", &["--data", "flag"]),
+        ("central", &["--central", "flag:1"]),
+        ("registry", &["--registry", "flag:2"]),
+        ("identity", &["--identity", "flag-id"]),
+    ];
+    const VARIABLES: [(&str, &str); 4] =
+        [("data", "var"), ("central", "var:1"), ("registry", "var:2"), ("identity", "var-id")];
+
+    #[test]
+    fn a_flag_is_never_overruled_by_a_variable_spec_7_3() {
+        // Every combination of flags with every combination of variables.
+        for (flags, variables) in (0..16u8).flat_map(|flags| (0..16u8).map(move |variables| (flags, variables))) {
+            let has = |set: u8, n: usize| set & (1 << n) != 0;
+            let words: Vec<&str> = (0..4).filter(|n| has(flags, *n)).flat_map(|n| FLAGS[n].1.iter().copied()).collect();
+            let set: Vec<_> = (0..4).filter(|n| has(variables, *n)).map(|n| VARIABLES[n]).collect();
+            let got = parsed(&words, &set);
+            let counts = |n: usize| has(variables, n) && !has(flags, 0);
+            let expected = |n: usize, flag: &str, variable: &str| {
+                if has(flags, n) {
+                    flag.to_owned()
+                } else if counts(n) {
+                    variable.to_owned()
+                } else {
+                    String::new()
+                }
+            };
+            let name = format!("flags {words:?}, variables {set:?}");
+            assert_eq!(got.central.join(","), expected(1, "flag:1", "var:1"), "{name}");
+            assert_eq!(got.registry.join(","), expected(2, "flag:2", "var:2"), "{name}");
+            let identity = got.identity.map(|path| path.display().to_string()).unwrap_or_default();
+            assert_eq!(identity, expected(3, "flag-id", "var-id"), "{name}");
+            let data = if has(flags, 0) {
+                "flag"
+            } else if has(variables, 0) {
+                "var"
+            } else {
+                "data"
+            };
+            assert_eq!(got.data.display().to_string(), data, "{name}");
         }
     }
 }

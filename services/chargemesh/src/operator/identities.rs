@@ -11,8 +11,8 @@ use proto::registry::v1::{
 
 use super::{
     api_message::{ApiMessage, api_messages, at},
-    connection::OperatorConnection,
-    request_id,
+    connection::{AskedRole, OperatorConnection},
+    order_call::RequestArgs,
 };
 use crate::{
     failure::of_status,
@@ -69,18 +69,24 @@ enum IdentitiesCommand {
         #[arg(value_enum)]
         kind: KindArg,
         id: String,
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Print a one-use token with which an enrolled id gets a new credential
     Reissue {
         #[arg(value_enum)]
         kind: KindArg,
         id: String,
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Let a removed id be enrolled again
     Readmit {
         #[arg(value_enum)]
         kind: KindArg,
         id: String,
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Central's static public keys, as enrolment hands them out
     Pins,
@@ -95,21 +101,23 @@ impl IdentitiesArgs {
                 let all = list(&self.connection, kind.map_or(Kind::Unspecified, Kind::from)).await?;
                 output.list(&api_messages(all))
             }
-            IdentitiesCommand::Enrol(enrol) => enrol.run(&mut client, output).await,
-            IdentitiesCommand::Remove { kind, id } => {
-                let request = RemoveRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
-                let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
+            IdentitiesCommand::Enrol(enrol) => enrol.run(&self.connection, output).await,
+            IdentitiesCommand::Remove { kind, id, request } => {
+                let call = request.announce(&self.connection, AskedRole::Registry)?;
+                let request = RemoveRequest { request_id: call.id(), kind: Kind::from(kind).into(), id: id.clone() };
+                let removed = call.answered(client.remove(request).await)?;
                 let how = if removed.changed { "is removed" } else { "was removed before" };
                 output.sentence(&format!("{id} {how}"), &ApiMessage(removed))
             }
-            IdentitiesCommand::Reissue { kind, id } => {
-                let request = ReissueRequest { request_id: request_id(), kind: Kind::from(kind).into(), id };
-                show_token(&client.reissue(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
+            IdentitiesCommand::Reissue { kind, id, request } => {
+                let call = request.announce(&self.connection, AskedRole::Registry)?;
+                let request = ReissueRequest { request_id: call.id(), kind: Kind::from(kind).into(), id };
+                show_token(&call.answered(client.reissue(request).await)?, output)
             }
-            IdentitiesCommand::Readmit { kind, id } => {
-                let request =
-                    ReadmitRequest { request_id: request_id(), kind: Kind::from(kind).into(), id: id.clone() };
-                let readmitted = client.readmit(request).await.map_err(|s| of_status(&s))?.into_inner();
+            IdentitiesCommand::Readmit { kind, id, request } => {
+                let call = request.announce(&self.connection, AskedRole::Registry)?;
+                let request = ReadmitRequest { request_id: call.id(), kind: Kind::from(kind).into(), id: id.clone() };
+                let readmitted = call.answered(client.readmit(request).await)?;
                 let how = if readmitted.changed { "again" } else { "already" };
                 output.sentence(&format!("{id} may be enrolled {how}"), &ApiMessage(readmitted))
             }
@@ -175,11 +183,17 @@ enum TokensCommand {
         /// How long it is good
         #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = mesh::duration::parse_seconds)]
         lifetime: std::time::Duration,
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// All, without their secrets
     List,
     /// Nobody can enrol with it any more
-    Revoke { token_id: String },
+    Revoke {
+        token_id: String,
+        #[command(flatten)]
+        request: RequestArgs,
+    },
 }
 
 fn uses(text: &str) -> Result<u32, String> {
@@ -199,16 +213,17 @@ impl TokensArgs {
         let mut client = self.connection.identities()?;
         let output = self.output;
         match self.what {
-            TokensCommand::Create { kind, ids, city, uses, lifetime } => {
+            TokensCommand::Create { kind, ids, city, uses, lifetime, request } => {
+                let call = request.announce(&self.connection, AskedRole::Registry)?;
                 let request = CreateTokenRequest {
-                    request_id: request_id(),
+                    request_id: call.id(),
                     kinds: kind.map_or(BOTH.to_vec(), |kind| vec![kind.into()]).into_iter().map(i32::from).collect(),
                     id_pattern: ids,
                     city,
                     uses: Some(uses),
                     lifetime: proto::Duration::try_from(lifetime).ok(),
                 };
-                show_token(&client.create_token(request).await.map_err(|s| of_status(&s))?.into_inner(), output)
+                show_token(&call.answered(client.create_token(request).await)?, output)
             }
             TokensCommand::List => {
                 let (mut request, mut all) = (ListTokensRequest::default(), Vec::new());
@@ -221,9 +236,10 @@ impl TokensArgs {
                     request.page_token = page.next_page_token;
                 }
             }
-            TokensCommand::Revoke { token_id } => {
-                let request = RevokeTokenRequest { request_id: request_id(), token_id: token_id.clone() };
-                let revoked = client.revoke_token(request).await.map_err(|s| of_status(&s))?.into_inner();
+            TokensCommand::Revoke { token_id, request } => {
+                let call = request.announce(&self.connection, AskedRole::Registry)?;
+                let request = RevokeTokenRequest { request_id: call.id(), token_id: token_id.clone() };
+                let revoked = call.answered(client.revoke_token(request).await)?;
                 let how = if revoked.changed { "is revoked" } else { "was revoked before" };
                 output.sentence(&format!("{token_id} {how}"), &ApiMessage(revoked))
             }
@@ -260,6 +276,8 @@ enum OperatorsCommand {
         name: String,
         #[arg(long, value_enum, default_value = "operator")]
         role: RoleArg,
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Refused at once everywhere, whatever his certificate says
     Remove {
@@ -267,6 +285,8 @@ enum OperatorsCommand {
         /// Also oneself, and the last operator
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        request: RequestArgs,
     },
 }
 
@@ -286,14 +306,15 @@ impl OperatorsArgs {
                     request.page_token = page.next_page_token;
                 }
             }
-            OperatorsCommand::Add { name, role } => {
-                let request =
-                    AddOperatorRequest { request_id: request_id(), name, role: OperatorRole::from(role).into() };
-                output.one(&ApiMessage(client.add(request).await.map_err(|s| of_status(&s))?.into_inner()))
+            OperatorsCommand::Add { name, role, request } => {
+                let call = request.announce(&self.connection, AskedRole::Registry)?;
+                let request = AddOperatorRequest { request_id: call.id(), name, role: OperatorRole::from(role).into() };
+                output.one(&ApiMessage(call.answered(client.add(request).await)?))
             }
-            OperatorsCommand::Remove { name, force } => {
-                let request = RemoveOperatorRequest { request_id: request_id(), name: name.clone(), force };
-                let removed = client.remove(request).await.map_err(|s| of_status(&s))?.into_inner();
+            OperatorsCommand::Remove { name, force, request } => {
+                let call = request.announce(&self.connection, AskedRole::Registry)?;
+                let request = RemoveOperatorRequest { request_id: call.id(), name: name.clone(), force };
+                let removed = call.answered(client.remove(request).await)?;
                 output.sentence(&removal(&name, removed), &ApiMessage(removed))
             }
         }

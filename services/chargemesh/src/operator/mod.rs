@@ -7,6 +7,7 @@ pub(crate) mod audit;
 pub(crate) mod charging_points;
 pub(crate) mod connection;
 pub(crate) mod identities;
+pub(crate) mod order_call;
 pub(crate) mod orders;
 pub(crate) mod sessions;
 pub(crate) mod status;
@@ -15,11 +16,6 @@ pub(crate) mod tickets;
 mod verify_tickets;
 
 use proto::{Price, central::v1::Ids, central::v1::Selector, central::v1::selector};
-
-/// A new id for a request that must not be carried out twice; shown nowhere, since the command makes one call.
-pub(crate) fn request_id() -> String {
-    format!("cli-{:032x}", rand::random::<u128>())
-}
 
 /// A length of time up to now, or a UTC time.
 pub(crate) fn since(text: &str) -> Result<i64, String> {

@@ -35,7 +35,7 @@ enum OrdersCommand {
     },
     /// How far an order has come, and where it failed
     Get { order_id: String },
-    /// OrdersCommand the order has not reached yet stays as it was
+    /// What the order has not reached yet stays as it was
     Cancel { order_id: String },
 }
 

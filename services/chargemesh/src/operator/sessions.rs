@@ -11,8 +11,9 @@ use proto::{
 
 use super::{
     api_message::{ApiMessage, api_messages},
-    connection::OperatorConnection,
-    request_id, since,
+    connection::{AskedRole, OperatorConnection},
+    order_call::RequestArgs,
+    since,
 };
 use crate::{
     failure::of_status,
@@ -48,7 +49,11 @@ enum SessionsCommand {
         of: WhoseArgs,
     },
     /// End a running supply, or release a reservation
-    End { id: String },
+    End {
+        id: String,
+        #[command(flatten)]
+        request: RequestArgs,
+    },
 }
 
 /// Whose.
@@ -83,11 +88,10 @@ impl SessionsArgs {
                 output.one(&ApiMessage(found))
             }
             SessionsCommand::Watch { of } => watch(&self.connection, of, output).await,
-            SessionsCommand::End { id } => {
-                let request = EndSessionRequest { request_id: request_id(), session_id: id };
-                let mut client = self.connection.sessions()?;
-                let session = client.end(request).await.map_err(|s| of_status(&s))?.into_inner();
-                output.one(&ApiMessage(session))
+            SessionsCommand::End { id, request } => {
+                let call = request.announce(&self.connection, AskedRole::Central)?;
+                let request = EndSessionRequest { request_id: call.id(), session_id: id };
+                output.one(&ApiMessage(call.answered(self.connection.sessions()?.end(request).await)?))
             }
         }
     }

@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use super::{
     api_message::{ApiMessage, api_messages},
-    connection::OperatorConnection,
-    request_id,
+    connection::{AskedRole, OperatorConnection},
+    order_call::RequestArgs,
     sessions::WhoseArgs,
     since,
     verify_tickets::VerifyTicketsArgs,
@@ -60,6 +60,8 @@ enum TicketsCommand {
         amount_minor: i64,
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Decide on energy past the rated power: how much of it is owed after all
     SettleDispute {
@@ -69,6 +71,8 @@ enum TicketsCommand {
         owed_wh: u64,
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// All as JSON lines or CSV
     Export {
@@ -139,24 +143,22 @@ impl TicketsArgs {
                 let request = GetTicketRequest { session_id: session };
                 client()?.get_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
             }
-            TicketsCommand::Correct { session, energy_wh, amount_minor, reason } => {
+            TicketsCommand::Correct { session, energy_wh, amount_minor, reason, request } => {
+                let call = request.announce(&self.connection, AskedRole::Central)?;
                 let request = CorrectTicketRequest {
-                    request_id: request_id(),
+                    request_id: call.id(),
                     session_id: session,
                     energy_delta_wh: energy_wh,
                     amount_delta_minor: amount_minor,
                     reason,
                 };
-                client()?.correct_ticket(request).await.map_err(|s| of_status(&s))?.into_inner()
+                call.answered(client()?.correct_ticket(request).await)?
             }
-            TicketsCommand::SettleDispute { session, owed_wh, reason } => {
-                let request = SettleDisputeRequest {
-                    request_id: request_id(),
-                    session_id: session,
-                    owed_wh: Some(owed_wh),
-                    reason,
-                };
-                client()?.settle_dispute(request).await.map_err(|s| of_status(&s))?.into_inner()
+            TicketsCommand::SettleDispute { session, owed_wh, reason, request } => {
+                let call = request.announce(&self.connection, AskedRole::Central)?;
+                let request =
+                    SettleDisputeRequest { request_id: call.id(), session_id: session, owed_wh: Some(owed_wh), reason };
+                call.answered(client()?.settle_dispute(request).await)?
             }
         };
         output.sentence(&PrintedTicket(&ticket.clone().into()).to_string(), &ApiMessage(ticket))

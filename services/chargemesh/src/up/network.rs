@@ -32,7 +32,7 @@ use crate::{
     certs::TRUST_DOMAIN,
     failure::of_status,
     migrate::{Service, migrate},
-    operator::{connection::OperatorConnection, identities, request_id},
+    operator::{connection::OperatorConnection, identities, order_call::new_request_id},
 };
 
 const ROOT_LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
@@ -263,14 +263,14 @@ impl LocalNetwork {
         let state = known.iter().find(|i| i.id == id).map(Identity::state);
         let (kind, id) = (i32::from(kind), id.to_owned());
         if state == Some(IdentityState::Removed) {
-            let request = ReadmitRequest { request_id: request_id(), kind, id: id.clone() };
+            let request = ReadmitRequest { request_id: new_request_id(), kind, id: id.clone() };
             client.readmit(request).await.map_err(|s| of_status(&s))?;
         }
         let created = if matches!(state, Some(IdentityState::Enrolled | IdentityState::Void)) {
-            client.reissue(ReissueRequest { request_id: request_id(), kind, id }).await
+            client.reissue(ReissueRequest { request_id: new_request_id(), kind, id }).await
         } else {
             let request = CreateTokenRequest {
-                request_id: request_id(),
+                request_id: new_request_id(),
                 kinds: vec![kind],
                 id_pattern: id,
                 city: String::new(),
@@ -285,7 +285,7 @@ impl LocalNetwork {
     /// One token with which `uses` identities of this kind, with any id, can enrol.
     pub(crate) async fn token_for_many(&self, kind: Kind, uses: u32) -> anyhow::Result<String> {
         let request = CreateTokenRequest {
-            request_id: request_id(),
+            request_id: new_request_id(),
             kinds: vec![kind.into()],
             id_pattern: "*".to_owned(),
             city: String::new(),
@@ -297,7 +297,7 @@ impl LocalNetwork {
     }
 
     pub(crate) async fn remove_identity(&self, kind: Kind, id: &str) -> anyhow::Result<()> {
-        let request = RemoveRequest { request_id: request_id(), kind: kind.into(), id: id.to_owned() };
+        let request = RemoveRequest { request_id: new_request_id(), kind: kind.into(), id: id.to_owned() };
         self.connection.identities()?.remove(request).await.map_err(|s| of_status(&s))?;
         Ok(())
     }

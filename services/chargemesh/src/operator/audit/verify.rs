@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 use mesh::process::Misuse;
 use proto::central::v1::{BadAuditEntry, VerifyAuditRequest, VerifyAuditResponse};
 use serde::Serialize;
@@ -19,14 +19,51 @@ use crate::{
     output::{Output, escaped, note},
 };
 
-#[derive(Debug, Args)]
+/// Where Registry's audit is. The variable of a database counts only for the folder that no flag has named, unless that
+/// folder holds no database of its own.
+#[derive(Debug)]
 pub(super) struct RegistryAuditArgs {
+    registry_data: Option<PathBuf>,
+    registry_database: Option<String>,
+    /// Whether the folder was named by a flag and the database was not.
+    folder_first: bool,
+}
+
+/// The flags and the variable.
+#[derive(Debug, Args)]
+struct RegistryAuditFlags {
     /// Registry's data folder, with its checkpoints and audit keys; not given: that of the network in the data folder
     #[arg(long, value_name = "DIR")]
     registry_data: Option<PathBuf>,
     /// Registry's database: sqlite:PATH or postgres://…; not given: registry.db in its data folder
     #[arg(long, value_name = "URL", env = "CHARGEMESH_REGISTRY_DATABASE", hide_env_values = true)]
     registry_database: Option<String>,
+}
+
+impl FromArgMatches for RegistryAuditArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let RegistryAuditFlags { registry_data, registry_database } = RegistryAuditFlags::from_arg_matches(matches)?;
+        let is_flag = |id: &str| {
+            matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine)
+        };
+        let folder_first = (is_flag("data") || is_flag("registry_data")) && !is_flag("registry_database");
+        Ok(Self { registry_data, registry_database, folder_first })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for RegistryAuditArgs {
+    fn augment_args(command: Command) -> Command {
+        RegistryAuditFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        RegistryAuditFlags::augment_args_for_update(command)
+    }
 }
 
 /// What is said of one audit.
@@ -90,10 +127,15 @@ impl RegistryAuditArgs {
         self.registry_data.clone().or_else(|| of_network().filter(|data| data.join(PUBLIC_KEYS).exists()))
     }
 
+    fn database(&self, data: &Path) -> String {
+        let own = data.join("registry.db");
+        let given = self.registry_database.clone().filter(|_| !(self.folder_first && own.exists()));
+        given.unwrap_or_else(|| format!("sqlite:{}", own.display()))
+    }
+
     async fn verify(&self, data: &Path) -> anyhow::Result<AuditVerdict> {
         let trusted = trusted(data)?;
-        let url = self.registry_database.clone();
-        let url = url.unwrap_or_else(|| format!("sqlite:{}", data.join("registry.db").display()));
+        let url = self.database(data);
         let database = Database::open(&url, SCHEMA).await.map_err(|error| Misuse::new(error.to_string()))?;
         let found = read_and_verify(&database, &data.join("audit.checkpoints"), &trusted).await?;
         Ok(AuditVerdict { whose: "Registry", answer: answer(found) })
@@ -143,6 +185,30 @@ mod tests {
             registry.sentence(),
             "Registry's audit is NOT intact: entry 3 of registry is the first bad one: its hash is wrong"
         );
+    }
+
+    #[test]
+    fn a_folder_that_a_flag_names_is_not_overruled_by_the_variable_of_a_database_spec_7_3() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path();
+        let args = |folder_first| RegistryAuditArgs {
+            registry_data: None,
+            registry_database: Some("postgres://other".into()),
+            folder_first,
+        };
+        assert_eq!(args(true).database(data), "postgres://other", "the folder has no database");
+        std::fs::write(data.join("registry.db"), "").unwrap();
+        assert_eq!(args(false).database(data), "postgres://other");
+        assert_eq!(args(true).database(data), format!("sqlite:{}/registry.db", data.display()));
+
+        let command =
+            RegistryAuditArgs::augment_args(Command::new("x")).mut_arg("registry_database", |arg| arg.env(None));
+        let parsed = |words: &[&str]| {
+            let matches = command.clone().try_get_matches_from([&["x"], words].concat()).unwrap();
+            RegistryAuditArgs::from_arg_matches(&matches).unwrap().folder_first
+        };
+        assert!(parsed(&["--registry-data", "d"]) && !parsed(&[]));
+        assert!(!parsed(&["--registry-data", "d", "--registry-database", "sqlite:x"]));
     }
 
     #[test]

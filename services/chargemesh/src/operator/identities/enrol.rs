@@ -10,20 +10,22 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use mesh::{client::Channel, process::Misuse};
+use mesh::process::Misuse;
 use proto::{
     enrolment::PeerKind,
-    registry::v1::{EnrolRequest, Kind, identities_client::IdentitiesClient},
+    registry::v1::{EnrolRequest, Kind},
 };
 
 use super::{
-    super::{api_message::ApiMessage, price},
-    KindArg, request_id,
+    super::{
+        api_message::ApiMessage,
+        connection::{AskedRole, OperatorConnection},
+        order_call::RequestArgs,
+        price,
+    },
+    KindArg,
 };
-use crate::{
-    failure::of_status,
-    output::{Output, note},
-};
+use crate::output::{Output, note};
 
 #[derive(Debug, Args)]
 pub(super) struct Enrol {
@@ -33,7 +35,7 @@ pub(super) struct Enrol {
     /// City of a charging point
     #[arg(long, default_value = "")]
     city: String,
-    /// CredentialFile of a charging point
+    /// Place of a charging point
     #[arg(long, default_value = "")]
     place: String,
     /// Currency units per kWh, at most four decimal places; Central's usual price if not given
@@ -41,6 +43,8 @@ pub(super) struct Enrol {
     price: Option<u32>,
     #[command(flatten)]
     to: CredentialOutput,
+    #[command(flatten)]
+    request: RequestArgs,
 }
 
 #[derive(Debug, Args)]
@@ -55,7 +59,7 @@ struct CredentialOutput {
 }
 
 impl Enrol {
-    pub(super) async fn run(self, client: &mut IdentitiesClient<Channel>, output: Output) -> anyhow::Result<()> {
+    pub(super) async fn run(self, connection: &OperatorConnection, output: Output) -> anyhow::Result<()> {
         let kind = match self.kind {
             KindArg::ChargingPoint => PeerKind::ChargingPoint,
             KindArg::Driver => PeerKind::Driver,
@@ -63,8 +67,9 @@ impl Enrol {
         let peer = kind.peer(&self.id).map_err(|error| Misuse::new(error.to_string()))?;
         // Before the id is enrolled: a credential that nobody can keep would be lost.
         let file = self.to.credential_file.as_deref().map(CredentialFile::new).transpose()?;
+        let call = self.request.announce(connection, AskedRole::Registry)?;
         let request = EnrolRequest {
-            request_id: request_id(),
+            request_id: call.id(),
             kind: Kind::from(self.kind).into(),
             id: self.id,
             city: self.city,
@@ -72,7 +77,7 @@ impl Enrol {
             price_e4: self.price,
             ..EnrolRequest::default()
         };
-        let mut enrolled = client.enrol(request).await.map_err(|s| of_status(&s))?.into_inner();
+        let mut enrolled = call.answered(connection.identities()?.enrol(request).await)?;
         let Some(place) = file else {
             note(&format!("{peer} is enrolled; its credential, shown once:"));
             return output.sentence(&enrolled.credential.clone(), &ApiMessage(enrolled));
