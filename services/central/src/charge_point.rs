@@ -17,6 +17,7 @@ mod evidence;
 mod input;
 mod ledger;
 mod messages;
+mod metering;
 mod observe;
 mod order;
 mod request;
@@ -48,7 +49,7 @@ pub use evidence::{Evidence, StoredSession, final_of_ticket};
 pub(crate) use harness::charge_point;
 pub use input::{
     Decision, Effect, EnrolmentChange, FirstAnswer, Observation, OrderOutcome, PointChange, PointInput, PointOrder,
-    Reply, StoreRefusal, SupplyRequest, Takeover, reconcile,
+    Reply, StoreRefusal, SupplyRequest, SupplyTerms, Takeover, reconcile,
 };
 pub use messages::{confirm_request, first_answer, step_of, stop as stop_message, unknown_charging_point};
 pub use observe::Reaction;
@@ -153,8 +154,8 @@ pub struct LiveState {
     pub monitor: Option<PartLink>,
     pub engine: Option<PartLink>,
     pub health: EngineVerdict,
-    /// Latest value of the running session, not yet durable.
-    pub meter: Option<(SessionId, Energy)>,
+    /// Latest accepted value of the running session, and when it came; not yet durable.
+    pub meter: Option<(SessionId, Energy, Instant)>,
     pub power_w: u32,
     /// Throttles the running values.
     pub pace: Throttle,
@@ -246,7 +247,7 @@ impl ChargePoint {
             self.live.begun = None;
         }
         let running = self.record.open.as_ref().map(|s| &s.id);
-        if self.live.meter.as_ref().map(|(id, _)| id) != running {
+        if self.live.meter.as_ref().map(|(id, ..)| id) != running {
             (self.live.meter, self.live.power_w, self.live.pace) = (None, 0, Throttle::default());
         }
     }
@@ -254,9 +255,9 @@ impl ChargePoint {
     /// The open session with the start and the latest value that were observed.
     pub fn running(&self) -> Option<Session> {
         let mut session = self.begun().or(self.record.open.as_ref())?.clone();
-        if let Some((_, meter)) = self.live.meter.as_ref().filter(|(id, _)| *id == session.id) {
-            // Reaction values were checked against the accepted one when they came.
-            let _kept_if_higher = session.accept(*meter);
+        // It was checked against the value before when it came.
+        if let Some((_, meter, at)) = self.live.meter.as_ref().filter(|(id, ..)| *id == session.id) {
+            session.take(*meter, *at);
         }
         Some(session)
     }

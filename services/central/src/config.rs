@@ -122,6 +122,16 @@ pub struct SupplyConfig {
     /// Currency of all prices (ISO 4217)
     #[arg(long, env = "CHARGEMESH_CURRENCY", value_name = "CODE", default_value = "EUR")]
     pub currency: Currency,
+    /// The most power that a charging point can have for which no rated power is set, in watts: what its meter says
+    /// beyond it is disputed and not billed
+    #[arg(long, env = "CHARGEMESH_MAX_POWER", value_name = "WATTS", default_value_t = 400_000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_power: u32,
+    /// How many times faster than real time charging points are simulated; their power limits are raised by so much.
+    /// Nothing but 1 is right for real ones
+    #[arg(long, env = "CHARGEMESH_SIMULATED_SPEED", value_name = "FACTOR", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..), hide_short_help = true)]
+    pub simulated_speed: u32,
 }
 
 /// Keys of charging points and drivers.
@@ -254,6 +264,8 @@ impl Config {
             many: self.many,
             price: supply.price,
             currency: supply.currency,
+            max_power_w: supply.max_power,
+            simulated_speed: supply.simulated_speed,
         }
     }
 

@@ -1,20 +1,20 @@
 //! A session from reservation to ticket (SPEC 3): *reserved*, *supplying*, *settling*, *billed* or *released*.
 //!
 //! Guarantees: energy and money are whole numbers; a bill is the lifetime register's end minus its start; a register
-//! never runs backwards; what a final value says past the bill is a discrepancy, what exceeds the rated power is
-//! disputed, and bill + discrepancy + disputed is always what the meter said.
+//! never runs backwards; what cannot have flowed, or was not asked for, is disputed; what a final value says after billing
+//! is a discrepancy; and bill + discrepancy + disputed is always what the meter said at most.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Instant};
 
 use mesh::clock::Now;
 use proto::{
     ChargingPointId, Currency, DriverId, Energy, Money, Price,
     link::v1::{Reason, SessionState, Ticket},
 };
+
+pub use self::limit::{CentralTimes, EnergyLimit};
+
+mod limit;
 
 /// Chosen by Central, unique for all time.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +72,7 @@ pub struct Session {
     /// What a final value after billing said beyond the bill, in Wh.
     pub discrepancy: i64,
     pub disputed: Energy,
+    pub times: CentralTimes,
 }
 
 /// What an engine says of a supply that ended.
@@ -93,7 +94,7 @@ const LARGEST: Energy = Energy::from_wh(1_000_000_000_000);
 pub enum NotAccepted {
     /// Below the last accepted one.
     RanBackwards,
-    /// No charger's register has come that far.
+    /// No charger's register has come that far, or this one not in that time.
     Implausible,
 }
 
@@ -106,8 +107,13 @@ impl Session {
         self.meter_last.saturating_sub(self.meter_start)
     }
 
+    /// What of it is paid for, as far as it is known.
+    pub fn billable(&self) -> Energy {
+        self.energy().min(self.most_billed())
+    }
+
     pub fn amount(&self) -> Money {
-        self.price.amount(self.energy(), self.currency)
+        self.price.amount(self.billable(), self.currency)
     }
 
     /// Plugged in: energy flows from this register value on.
@@ -123,16 +129,24 @@ impl Session {
         }
     }
 
-    /// Accepts a running value, unless the register ran backwards or jumped out of the world.
-    pub fn accept(&mut self, meter: Energy) -> Result<(), NotAccepted> {
-        if meter > LARGEST {
+    /// Accepts a running value, unless the register ran backwards or says what cannot have flowed since the value
+    /// before.
+    pub fn accept(&mut self, meter: Energy, limit: EnergyLimit, now: Now) -> Result<(), NotAccepted> {
+        if meter > LARGEST || meter > self.reachable(self.meter_start, limit, now.mono) {
             return Err(NotAccepted::Implausible);
         }
         if meter < self.meter_last {
             return Err(NotAccepted::RanBackwards);
         }
-        self.meter_last = meter;
+        self.take(meter, now.mono);
         Ok(())
+    }
+
+    /// A value that was accepted when it came.
+    pub fn take(&mut self, meter: Energy, at: Instant) {
+        if meter >= self.meter_last {
+            (self.meter_last, self.times.metered) = (meter, at);
+        }
     }
 
     /// An engine's time, as far as its clock can be right: not before the reservation, not after now.
@@ -148,33 +162,32 @@ impl Session {
     /// The end is near but the final value is missing (SPEC 3.8).
     pub fn settle(&self, reason: Reason, now: Now, until: Instant) -> Self {
         let reason = if self.reason == Reason::Unspecified { reason } else { self.reason };
-        Self { state: SessionState::Settling, reason, ended_at: Some(now.wall_ms), due: Some(until), ..self.clone() }
+        let times = CentralTimes { settled: Some(now.mono), ..self.times };
+        let ended_at = Some(now.wall_ms);
+        Self { state: SessionState::Settling, reason, ended_at, due: Some(until), times, ..self.clone() }
     }
 
-    /// The bill at the engine's final value. `rated_w` is the charging point's rated power, 0 where none is set; within
-    /// `grace` a stop reaches the engine.
-    pub fn bill(&self, last: &Final, rated_w: u32, grace: Duration, now: Now) -> (Self, Ticket) {
+    /// The bill at the engine's final value, as far as it can be true (SPEC 3.8a).
+    pub fn bill(&self, last: &Final, limit: EnergyLimit, now: Now) -> (Self, Ticket) {
         // A start that was accepted stands; one that Central never heard of (it was down) is in the final value.
         let start = if self.started_at.is_some() { self.meter_start } else { last.start.min(LARGEST) };
         let accepted = if self.started_at.is_some() { self.meter_last } else { start };
-        let end = if last.end > LARGEST { accepted } else { last.end.max(accepted) };
-        let reason = self.end_reason(last.reason);
-        // Neither the engine's clock nor a long silence may stretch the time in which energy could flow.
-        let began = if last.started_at > 0 { last.started_at } else { self.started_at.unwrap_or(self.reserved_at) };
-        let began = self.believed(began, now);
+        let said = if last.end > LARGEST { accepted } else { last.end };
+        let believed = said.min(self.reachable(start, limit, self.wanted_until(limit, now)));
+        let energy = believed.saturating_sub(start).min(self.most_billed());
+        let end = said.max(accepted);
+        let began = self.started_at.unwrap_or_else(|| self.believed(last.started_at, now));
         let ended = if last.ended_at >= began { last.ended_at } else { now.wall_ms };
-        let ended = self.believed(ended, now).max(began);
-        let elapsed = ended.min(self.stopped_by(grace).unwrap_or(ended)) - began;
         let billed = Self {
             meter_start: start,
             meter_last: end,
-            reason,
+            reason: self.end_reason(last.reason),
             started_at: Some(began),
-            ended_at: Some(ended),
-            discrepancy: difference(last.end.min(LARGEST), end),
+            ended_at: Some(self.believed(ended, now).max(began)),
+            discrepancy: difference(last.end.min(LARGEST), said),
             ..self.clone()
         };
-        billed.with_ticket(disputed(end.saturating_sub(start), rated_w, elapsed))
+        billed.with_ticket(end.saturating_sub(start).saturating_sub(energy))
     }
 
     /// Why it ended, where the charging point gives this reason. An end that Central must have ordered, and did not, is a
@@ -194,19 +207,13 @@ impl Session {
         self.reason.ends_a_supply() && self.reason != Reason::Fault
     }
 
-    /// Until when energy can have flowed that anybody wanted, where a stop was ordered and its report is missing.
-    fn stopped_by(&self, grace: Duration) -> Option<i64> {
-        let settled_at = self.ended_at.filter(|_| self.state == SessionState::Settling && self.was_ordered())?;
-        Some(settled_at.saturating_add(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX)))
-    }
-
     /// The bill at the last accepted value, when no report came in time (SPEC 3.8).
-    pub fn bill_without_report(&self, rated_w: u32) -> (Self, Ticket) {
+    pub fn bill_without_report(&self) -> (Self, Ticket) {
         let began = self.started_at.unwrap_or(self.reserved_at);
         let ended = self.ended_at.unwrap_or(began);
         let reason = if self.was_ordered() { self.reason } else { Reason::SettledWithoutReport };
         let billed = Self { reason, ended_at: Some(ended), ..self.clone() };
-        billed.with_ticket(disputed(self.energy(), rated_w, ended.saturating_sub(began)))
+        billed.with_ticket(self.energy().saturating_sub(self.billable()))
     }
 
     /// A final value for a session that is billed or released: the bill stays, the difference is kept (SPEC 3.8).
@@ -247,15 +254,6 @@ impl Session {
         };
         (session, ticket)
     }
-}
-
-/// What exceeds the rated power over the time elapsed, rounded in the driver's favour by less than a watt-hour.
-fn disputed(energy: Energy, rated_w: u32, elapsed_ms: i64) -> Energy {
-    if rated_w == 0 {
-        return Energy::ZERO;
-    }
-    let possible = u128::from(rated_w) * u128::from(elapsed_ms.max(0).unsigned_abs()) / 3_600_000;
-    energy.saturating_sub(Energy::from_wh(u64::try_from(possible).unwrap_or(u64::MAX)))
 }
 
 fn difference(a: Energy, b: Energy) -> i64 {

@@ -51,6 +51,10 @@ pub struct CentralSettings {
     /// What a charging point costs for which Registry names no price.
     pub price: Price,
     pub currency: Currency,
+    /// The most power in watts that a charging point has for which no rated power is set (SPEC 3.8a).
+    pub max_power_w: u32,
+    /// How much faster than real time charging points are simulated: what they can supply is so much more.
+    pub simulated_speed: u32,
 }
 
 impl CentralSettings {
@@ -85,6 +89,8 @@ impl Default for CentralSettings {
             many: 50,
             price: Price::from_e4(3950),
             currency: Currency::EUR,
+            max_power_w: 400_000,
+            simulated_speed: 1,
         }
     }
 }

@@ -16,7 +16,7 @@ use proto::{
 };
 
 pub(crate) use self::test_central::{TestCentral, ana, asked_by_ana};
-use crate::session::{Session, SessionId};
+use crate::session::{CentralTimes, Session, SessionId};
 
 /// Second 0 of every test.
 pub(crate) fn start() -> Instant {
@@ -58,5 +58,6 @@ pub(crate) fn session(id: &str) -> Session {
         due: None,
         discrepancy: 0,
         disputed: Energy::ZERO,
+        times: CentralTimes::authorised(start()),
     }
 }

@@ -36,6 +36,11 @@ impl Speed {
         u64::try_from(real.as_micros() * u128::from(self.0) / 1_000_000).unwrap_or(u64::MAX)
     }
 
+    /// As a whole number, rounded up: by how much more Central must believe to be possible.
+    pub fn rounded_up(self) -> u32 {
+        self.0.div_ceil(1000)
+    }
+
     /// Real time that `simulated` takes, rounded up to a millisecond.
     pub fn real(self, simulated: Duration) -> Duration {
         let ms = (simulated.as_millis() * 1000).div_ceil(u128::from(self.0));

@@ -55,6 +55,7 @@ impl ChargePoint {
             || unproven
             || faulty
             || (live.cloned && !record.quarantined)
+            || self.has_passed_its_request()
             || self.begun().is_some()
             || self.awaits_stop()
     }
@@ -81,7 +82,7 @@ impl ChargePoint {
 
     /// A running value that the store does not know, or the time left of a settling session.
     fn save_due(&self, settings: &CentralSettings) -> Option<Instant> {
-        let unsaved = self.live.meter.as_ref().is_some_and(|(id, meter)| {
+        let unsaved = self.live.meter.as_ref().is_some_and(|(id, meter, _)| {
             self.record.open.as_ref().is_some_and(|open| open.id == *id && open.meter_last < *meter)
         });
         let running = self.pending.saved_at.filter(|_| unsaved).map(|at| at + settings.meter_saved_every);
@@ -213,6 +214,8 @@ impl DecisionBuilder<'_> {
         } else if !reserved && self.is_past_by(self.point.live.both_lost_at, self.settings.links_lost) {
             self.step(&open, Progress::Fault, Reason::Fault, "the charging point is lost");
             self.settle(&open, Reason::Fault, "both links are gone");
+        } else if self.point.has_passed_its_request() {
+            self.stop_past_its_request(&open);
         }
     }
 }

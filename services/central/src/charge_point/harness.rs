@@ -106,7 +106,8 @@ pub(super) struct PointHarness {
 impl PointHarness {
     /// Charging points CP1, CP2… with key 1 active, without links.
     pub(super) fn new(count: usize) -> Self {
-        let (now, settings) = (at_ms(0), CentralSettings::default());
+        // So much power that what is not about it need not wait.
+        let (now, settings) = (at_ms(0), CentralSettings { max_power_w: 100_000_000, ..CentralSettings::default() });
         let points = (1..=count).map(|n| ChargePoint::new(record(n, now, &settings), now)).collect();
         Self { points, store: MemoryStore::default(), settings, now, sent: Vec::new(), effects: Vec::new() }
     }
@@ -385,8 +386,7 @@ pub(super) fn request(driver: &str, session: &str, request_id: &str) -> SupplyRe
     SupplyRequest {
         driver: Some(driver.parse().unwrap()),
         request_id: request_id.into(),
-        energy: Energy::ZERO,
-        highest_price: None,
+        terms: SupplyTerms::default(),
         session: SessionId::new(session),
         manual: false,
         known: true,

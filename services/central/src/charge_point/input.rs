@@ -174,9 +174,7 @@ pub struct SupplyRequest {
     /// The account it is billed to; none: the charging point's own.
     pub driver: Option<DriverId>,
     pub request_id: Arc<str>,
-    pub energy: Energy,
-    /// More is not accepted; none: any price.
-    pub highest_price: Option<Price>,
+    pub terms: SupplyTerms,
     /// Drawn by the I/O layer; becomes the session's if it comes to one.
     pub session: SessionId,
     /// At the charging point itself (SPEC 3.1): the engine need not be asked, a named driver must confirm.
@@ -190,6 +188,15 @@ pub struct SupplyRequest {
     pub away: bool,
     pub from: Origin,
     pub reply: Reply,
+}
+
+/// What is wished for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SupplyTerms {
+    /// Zero: until unplugged.
+    pub energy: Energy,
+    /// More is not accepted; none: any price.
+    pub highest_price: Option<Price>,
 }
 
 /// What an operator, or the monitor's person, orders of one charging point.
@@ -410,8 +417,8 @@ impl SupplyRequest {
     /// A repetition has the same digest, another request under the same id has not.
     pub(crate) fn digest(&self, charging_point: &ChargingPointId) -> String {
         let driver = self.driver.as_ref().map(ToString::to_string).unwrap_or_default();
-        let highest = self.highest_price.map_or(Vec::new(), |price| price.e4().to_be_bytes().to_vec());
-        let energy = self.energy.wh().to_be_bytes().to_vec();
+        let highest = self.terms.highest_price.map_or(Vec::new(), |price| price.e4().to_be_bytes().to_vec());
+        let energy = self.terms.energy.wh().to_be_bytes().to_vec();
         digest([charging_point.to_string().into_bytes(), driver.into_bytes(), energy, highest])
     }
 }

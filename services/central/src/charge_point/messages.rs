@@ -77,7 +77,7 @@ pub(super) fn ask(request: &SupplyRequest, record: &Record, settings: &CentralSe
     down::Body::Ask(link::Ask {
         session_id: request.session.to_string(),
         driver_id: driver(request.driver.as_ref()),
-        energy_wh: request.energy.wh(),
+        energy_wh: request.terms.energy.wh(),
         price_e4: record.price.e4(),
         currency: settings.currency.to_string(),
     })
@@ -122,7 +122,7 @@ pub fn confirm_request(
         place: record.place.as_ref().to_owned(),
         price_e4: record.price.e4(),
         currency: settings.currency.to_string(),
-        energy_wh: request.energy.wh(),
+        energy_wh: request.terms.energy.wh(),
         expires_ms,
     })
 }
@@ -132,7 +132,7 @@ pub(super) fn running(session: &Session, power_w: u32) -> down::Body {
     down::Body::Running(link::Running {
         session_id: session.id.to_string(),
         charging_point_id: session.charging_point.to_string(),
-        energy_wh: session.energy().wh(),
+        energy_wh: session.billable().wh(),
         amount_minor: session.amount().minor,
         power_w,
         currency: session.currency.to_string(),

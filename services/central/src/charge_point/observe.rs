@@ -66,7 +66,7 @@ impl ChargePoint {
                     && let Some(open) = self.record.open.as_ref().filter(|open| open.id == session)
                 {
                     let open = open.clone();
-                    self.meter(open, meter, power_w, settings, now, &mut reaction);
+                    self.meter(open, (meter, power_w), settings, now, &mut reaction);
                 }
             }
             Observation::Unintelligible { link, count } => {
@@ -257,42 +257,7 @@ impl ChargePoint {
         reaction.due = true;
     }
 
-    fn meter(
-        &mut self,
-        mut open: Session,
-        meter: Energy,
-        power_w: u32,
-        settings: &CentralSettings,
-        now: Now,
-        reaction: &mut Reaction,
-    ) {
-        if open.state != SessionState::Supplying {
-            return;
-        }
-        let last = self.live.meter.as_ref().filter(|(id, _)| *id == open.id).map(|(_, last)| *last);
-        let _never_lower = last.map(|last| open.accept(last));
-        if let Err(why) = open.accept(meter) {
-            let counted = match why {
-                NotAccepted::RanBackwards => &mut self.live.backwards,
-                NotAccepted::Implausible => &mut self.live.implausible,
-            };
-            if let Some(count) = counted.count(1, now.mono) {
-                let entry = self.unaccepted(why, count).with("session", &open.id);
-                let entry = entry.with("accepted_wh", open.meter_last.wh()).with("reported_wh", meter.wh());
-                reaction.queued.push(PointChange::Audit(entry.by(&self.engine_origin(), now)));
-            }
-            return;
-        }
-        self.live.power_w = power_w;
-        self.live.meter = Some((open.id.clone(), meter));
-        reaction.due =
-            self.pending.saved_at.is_none_or(|at| now.mono.saturating_duration_since(at) >= settings.meter_saved_every);
-        if self.live.pace.may_send(RUNNING_EVERY, now.mono) {
-            self.tell_running(open, reaction);
-        }
-    }
-
-    fn tell_running(&self, running: Session, reaction: &mut Reaction) {
+    pub(super) fn tell_running(&self, running: Session, reaction: &mut Reaction) {
         if let Some(driver) = running.driver.clone() {
             reaction.effects.push(Effect::Driver(driver, messages::running(&running, self.live.power_w)));
         }
@@ -328,14 +293,6 @@ impl ChargePoint {
             PointChange::Audit(entry.by(&Origin::new(object.as_str(), ""), now))
         });
         unheard.into_iter().chain(meters).chain(noted).collect()
-    }
-
-    fn unaccepted(&self, why: NotAccepted, count: u64) -> AuditRecord {
-        let action = match why {
-            NotAccepted::RanBackwards => AuditAction::MeterRanBackwards,
-            NotAccepted::Implausible => AuditAction::MeterImplausible,
-        };
-        AuditRecord::new(action, self.object()).with("values", count)
     }
 
     fn unintelligible(&self, count: u64, now: Now) -> PointChange {
@@ -385,12 +342,12 @@ impl ChargePoint {
         reaction.queued.push(PointChange::Audit(entry.by(&Origin::new(self.object(), link.from.clone()), now)));
     }
 
-    fn engine_origin(&self) -> Origin {
+    pub(super) fn engine_origin(&self) -> Origin {
         let from = self.live.engine.as_ref().map(|engine| engine.from.clone());
         Origin::new(self.object(), from.unwrap_or_default())
     }
 
-    fn object(&self) -> String {
+    pub(super) fn object(&self) -> String {
         format!("charging-point/{}", self.record.id)
     }
 }

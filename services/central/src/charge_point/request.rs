@@ -16,7 +16,7 @@ use super::{
 use crate::{
     audit::AuditAction,
     event::DomainEvent,
-    session::{Session, SessionId},
+    session::{CentralTimes, Session, SessionId},
 };
 
 /// A charging point that owes so many final values gets no further supply.
@@ -150,7 +150,7 @@ impl DecisionBuilder<'_> {
             return Some((Reason::Reserved, "another request is under way".to_owned()));
         }
         let price = self.point.record.price;
-        if let Some(highest) = request.highest_price.filter(|highest| *highest < price) {
+        if let Some(highest) = request.terms.highest_price.filter(|highest| *highest < price) {
             let currency = self.settings.currency;
             return Some((Reason::PriceChanged, format!("it is {price} {currency}/kWh, above {highest}")));
         }
@@ -220,7 +220,7 @@ impl DecisionBuilder<'_> {
             price: record.price,
             currency: self.settings.currency,
             place: record.place.clone(),
-            requested: request.energy,
+            requested: request.terms.energy,
             meter_start: Energy::ZERO,
             meter_last: Energy::ZERO,
             reserved_at: self.now.wall_ms,
@@ -230,6 +230,7 @@ impl DecisionBuilder<'_> {
             due: Some(self.now.mono + self.settings.reservation),
             discrepancy: 0,
             disputed: Energy::ZERO,
+            times: CentralTimes::authorised(self.now.mono),
         };
         self.decision.changes.push(PointChange::OpenSession(session.clone()));
         self.decision.changes.push(PointChange::Answered(FirstAnswer::to(
@@ -302,7 +303,7 @@ impl DecisionBuilder<'_> {
     fn audit_request(&mut self, request: &SupplyRequest) {
         let account = messages::account(request.driver.as_ref(), &self.point.record.id);
         let entry = self.entry(AuditAction::SupplyRequested).with("request", &request.request_id);
-        let entry = entry.with("account", account).with("energy", messages::wished(request.energy));
+        let entry = entry.with("account", account).with("energy", messages::wished(request.terms.energy));
         // The answer is what must be durable; asking the charging point does not wait for the disk.
         self.decision.queued.push(PointChange::Audit(entry.by(&request.from, self.now)));
     }

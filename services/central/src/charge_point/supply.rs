@@ -58,8 +58,7 @@ impl DecisionBuilder<'_> {
         let Some(session) = open.or_else(|| self.settling(id).cloned()) else {
             return self.before_commit(Effect::Fetch { session: id.clone(), last: last.clone(), reply });
         };
-        let (rated_w, grace) = (self.point.record.rated_power_w, self.settings.stop_timeout);
-        let (billed, ticket) = session.bill(last, rated_w, grace, self.now);
+        let (billed, ticket) = session.bill(last, self.point.energy_limit(self.settings), self.now);
         if billed.discrepancy != 0 {
             self.audit_discrepancy(&billed, last.end);
         }
@@ -201,7 +200,7 @@ impl DecisionBuilder<'_> {
             // Nobody has ever said that it began.
             return self.release(settling, Reason::ReservationExpired);
         }
-        let (billed, ticket) = settling.bill_without_report(self.point.record.rated_power_w);
+        let (billed, ticket) = settling.bill_without_report();
         self.issue(&billed, ticket);
         self.close(&billed);
     }

@@ -19,6 +19,7 @@ mod hostile;
 mod keys;
 mod ledger;
 mod links;
+mod metering;
 mod request;
 mod state;
 mod supply;

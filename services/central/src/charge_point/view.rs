@@ -74,7 +74,7 @@ impl ChargePoint {
             key_state: self.record.keys.state().into(),
             session_id: session.as_ref().map(|s| s.id.to_string()).unwrap_or_default(),
             driver_id: session.as_ref().and_then(|s| s.driver.clone()).map(String::from).unwrap_or_default(),
-            energy_wh: session.as_ref().map(|s| s.energy().wh()).unwrap_or_default(),
+            energy_wh: session.as_ref().map(|s| s.billable().wh()).unwrap_or_default(),
             amount_minor: amount.minor,
             price_e4: session.as_ref().map_or(self.record.price, |s| s.price).e4(),
             currency: session.as_ref().map_or(settings.currency, |s| s.currency).to_string(),

@@ -14,7 +14,7 @@ use store::central::{PageRequest, RowWrite, SessionRow, TicketFilter, TicketRow,
 
 use super::responder::{LONGEST_ID, Responder, SerialTasks, fresh_session};
 use crate::{
-    charge_point::{self, Reply, SupplyRequest},
+    charge_point::{self, Reply, SupplyRequest, SupplyTerms},
     event_loop::{DriverCommand, Message},
     origin::Origin,
     rows,
@@ -128,8 +128,10 @@ impl Responder {
         };
         let request = SupplyRequest {
             request_id: wished.request_id.as_str().into(),
-            energy: Energy::from_wh(wished.energy_wh),
-            highest_price: wished.highest_price_e4.map(Price::from_e4),
+            terms: SupplyTerms {
+                energy: Energy::from_wh(wished.energy_wh),
+                highest_price: wished.highest_price_e4.map(Price::from_e4),
+            },
             session: fresh_session(),
             manual: false,
             known: false,

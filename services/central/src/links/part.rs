@@ -9,7 +9,7 @@ use proto::{
 
 use super::responder::{LONGEST_ID, Responder, SerialTasks, fresh_session};
 use crate::{
-    charge_point::{Observation, PointInput, PointOrder, Reply, SupplyRequest, reconcile},
+    charge_point::{Observation, PointInput, PointOrder, Reply, SupplyRequest, SupplyTerms, reconcile},
     event_loop::Message,
     origin::{LinkNo, Origin},
     session::{Final, SessionId},
@@ -242,8 +242,7 @@ impl Responder {
         let request = SupplyRequest {
             driver,
             request_id: request_id.into(),
-            energy: Energy::from_wh(wished.energy_wh),
-            highest_price: None,
+            terms: SupplyTerms { energy: Energy::from_wh(wished.energy_wh), highest_price: None },
             session: fresh_session(),
             manual: true,
             known: false,

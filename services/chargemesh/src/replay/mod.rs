@@ -133,7 +133,11 @@ impl Replay {
             control_socket: None,
             relayed: false,
             // One station's driver may request as fast as its rows follow each other.
-            of_central: flags([("--requests-at-once", &UNBOUND), ("--requests-per-second", &UNBOUND)]),
+            of_central: flags([
+                ("--requests-at-once", &UNBOUND),
+                ("--requests-per-second", &UNBOUND),
+                ("--simulated-speed", &self.speed.rounded_up().to_string()),
+            ]),
         };
         let network = LocalNetwork::start(&ctx, lock, layout, &mut plan, options, stream.clone()).await;
         let network = network.with_context(|| format!("see {}", path.display()))?;

@@ -34,7 +34,7 @@ use mesh::process::{Context, Misuse, ProcessConfig};
 use tokio::sync::Mutex;
 
 pub(crate) use detach::DownCommand;
-use layout::{Layout, RequestedAddresses};
+use layout::{Layout, RequestedAddresses, flags};
 use log_stream::{LogSink, LogStream};
 use network::{LocalNetwork, NetworkOptions};
 use plan::Plan;
@@ -170,7 +170,7 @@ impl UpCommand {
             log_level: self.log_level.clone(),
             control_socket: Some(layout.socket("up")),
             relayed: self.has_drills(),
-            of_central: Vec::new(),
+            of_central: flags([("--simulated-speed", &self.speed.rounded_up().to_string())]),
         };
         let network = LocalNetwork::start(ctx, lock, layout, &mut plan, options, stream.clone()).await?;
         let running = Arc::new(RunningNetwork { config: self, network, plan: Mutex::new(plan) });

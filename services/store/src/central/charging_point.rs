@@ -15,7 +15,7 @@ pub struct ChargingPointRow {
     pub city: String,
     pub place: String,
     pub price_e4: i64,
-    /// 0: not set, so no energy is disputed.
+    /// 0: not set, so that the network-wide maximum limits its energy (SPEC 3.8a).
     pub rated_power_w: i64,
     /// The replica that owns it; empty: none yet.
     pub owner: String,

@@ -274,8 +274,8 @@ fn a_confirmation_at_a_price_that_has_changed_is_refused_and_the_new_one_may_be_
 fn a_request_is_refused_where_the_price_is_above_the_highest_that_it_names_spec_3_2() {
     let at_most = |price| {
         let mut harness = PointHarness::ready();
-        let highest_price = Some(Price::from_e4(price));
-        harness.input(0, PointInput::Request(SupplyRequest { highest_price, ..harness::request("D1", "s1", "r1") }));
+        let terms = SupplyTerms { highest_price: Some(Price::from_e4(price)), ..SupplyTerms::default() };
+        harness.input(0, PointInput::Request(SupplyRequest { terms, ..harness::request("D1", "s1", "r1") }));
         harness.take_sent().pop()
     };
     assert_eq!(at_most(3_949).as_deref(), Some("answer: PRICE_CHANGED"));

@@ -41,7 +41,7 @@ CREATE TABLE charging_points (
     city TEXT NOT NULL,
     place TEXT NOT NULL,
     price_e4 BIGINT NOT NULL,
-    -- 0: not set, so no energy is disputed.
+    -- 0: not set, so that the network-wide maximum limits its energy (SPEC 3.8a).
     rated_power_w BIGINT NOT NULL,
     owner TEXT NOT NULL,
     epoch BIGINT NOT NULL,

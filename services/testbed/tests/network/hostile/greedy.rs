@@ -73,7 +73,7 @@ async fn a_charging_point_that_floods_central_can_still_be_stopped_and_removed_s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_meter_values_disconnects_no_driver_and_the_last_one_is_shown_spec_3_4() -> anyhow::Result<()> {
     const VALUES: u64 = 20_000;
-    let network = Network::start(&[]).await?;
+    let network = Network::start(&["--simulated-speed", "1000"]).await?;
     let _post = honest(&network).await?;
     let mut station = HostilePoint::start(&network, "BULK").await?;
     let mut ana = driver(&network, "ana").await?;

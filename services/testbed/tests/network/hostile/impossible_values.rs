@@ -23,7 +23,8 @@ use super::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_meter_that_runs_backwards_or_jumps_is_audited_and_breaks_no_sum_spec_3_8() -> anyhow::Result<()> {
-    let mut network = Network::start(&[]).await?;
+    // So that Wh of minutes may come within a second.
+    let mut network = Network::start(&["--simulated-speed", "1000"]).await?;
     let _post = honest(&network).await?;
     let mut station = HostilePoint::start(&network, "LIAR").await?;
     let mut ana = driver(&network, "ana").await?;
