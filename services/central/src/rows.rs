@@ -149,10 +149,11 @@ pub(crate) fn session(row: &SessionRow, settings: &CentralSettings, now: Now) ->
         SessionState::Settling => Some(settings.settle_after),
         SessionState::Unspecified | SessionState::Supplying | SessionState::Billed | SessionState::Released => None,
     };
-    // Its own clock did not run meanwhile. So much time has passed at least, even if the wall clock was set back.
-    let since = |at_ms: i64| now.wall_ms.max(row.changed_at_ms).saturating_sub(at_ms).max(0).unsigned_abs();
-    let ago = |at_ms: i64| now.mono.checked_sub(Duration::from_millis(since(at_ms))).unwrap_or(now.mono);
-    let settled = row.ended_at_ms.filter(|_| state == SessionState::Settling).map(ago);
+    // So much time has passed at least, even if the wall clock was set back.
+    let wall = Now { wall_ms: now.wall_ms.max(row.changed_at_ms), ..now };
+    let times = CentralTimes::of_earlier_process(row.reserved_at_ms, wall);
+    let settled = row.ended_at_ms.filter(|_| state == SessionState::Settling);
+    let times = settled.map_or(times, |at| times.settled_ago(wall.wall_ms.saturating_sub(at), now));
     let driver = row.driver_id.as_ref().map(|id| parse::<DriverId, _>(id, &row.session_id, table)).transpose()?;
     Ok(Session {
         id: SessionId::new(&row.session_id),
@@ -174,7 +175,7 @@ pub(crate) fn session(row: &SessionRow, settings: &CentralSettings, now: Now) ->
         due: default.map(|default| now.mono + left.unwrap_or(default)),
         discrepancy: row.discrepancy_wh,
         disputed: energy(row.disputed_wh),
-        times: CentralTimes { settled, ..CentralTimes::authorised(ago(row.reserved_at_ms)) },
+        times,
     })
 }
 

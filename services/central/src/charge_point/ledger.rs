@@ -5,6 +5,7 @@
 //! final value to whom, and at the price that, Central signed when it authorised it; nothing without a signature is
 //! believed.
 
+use mesh::clock::Now;
 use proto::{
     Energy, Price,
     link::v1::{Authorisation, Reason, SessionState, Ticket, down},
@@ -14,7 +15,7 @@ use super::{Effect, Evidence, OrderOutcome, PointChange, Reply, StoredSession, d
 use crate::{
     audit::AuditAction,
     event::DomainEvent,
-    session::{Final, Session, SessionId},
+    session::{CentralTimes, Final, Session, SessionId},
 };
 
 impl DecisionBuilder<'_> {
@@ -64,7 +65,7 @@ impl DecisionBuilder<'_> {
 
     /// The bill is the one that Central signed before: it is neither made anew nor changed.
     fn take_back(&mut self, known: Option<&Session>, ticket: &Ticket, reply: Reply) {
-        let Some(billed) = Session::of_ticket(ticket, known) else {
+        let Some(billed) = Session::of_ticket(ticket, known, self.now) else {
             let why = format!("the ticket of session {} is not readable", ticket.session_id);
             return self.answer(reply, OrderOutcome::Failed(Reason::Invalid, why));
         };
@@ -84,12 +85,11 @@ impl DecisionBuilder<'_> {
 
     /// No ticket is left of it: the journal's final value is billed as it was authorised.
     fn bill_by_journal(&mut self, row: Option<&Session>, authorisation: &Authorisation, last: &Final, reply: Reply) {
-        let Some(session) = Session::of_authorisation(authorisation) else {
+        let Some(session) = Session::of_authorisation(authorisation, self.now) else {
             let why = format!("the authorisation of session {} is not readable", authorisation.session_id);
             return self.answer(reply, OrderOutcome::Failed(Reason::Invalid, why));
         };
-        let (rated_w, grace) = (self.point.record.rated_power_w, self.settings.stop_timeout);
-        let (billed, ticket) = session.bill(last, rated_w, grace, self.now);
+        let (billed, ticket) = session.bill(last, self.point.energy_limit(self.settings), self.now);
         self.record_bill(row, &billed);
         self.issue(&billed, ticket);
         self.engine(messages::settled(billed.id.as_str(), None));
@@ -118,7 +118,7 @@ impl DecisionBuilder<'_> {
 
 impl Session {
     /// The billed session of a ticket; nothing where the ticket names what cannot be.
-    pub fn of_ticket(ticket: &Ticket, known: Option<&Self>) -> Option<Self> {
+    pub fn of_ticket(ticket: &Ticket, known: Option<&Self>, now: Now) -> Option<Self> {
         let driver = if ticket.driver_id.is_empty() { None } else { Some(ticket.driver_id.parse().ok()?) };
         let (requested, request_id, manual, reserved_at) = known.map_or_else(
             || (Energy::ZERO, "".into(), false, ticket.started_at_ms),
@@ -144,11 +144,12 @@ impl Session {
             due: None,
             discrepancy: 0,
             disputed: Energy::from_wh(ticket.disputed_wh),
+            times: CentralTimes::of_earlier_process(reserved_at, now),
         })
     }
 
     /// A session as it was authorised, of whose start and end Central knows nothing.
-    pub fn of_authorisation(authorisation: &Authorisation) -> Option<Self> {
+    pub fn of_authorisation(authorisation: &Authorisation, now: Now) -> Option<Self> {
         let of_it = Ticket {
             session_id: authorisation.session_id.clone(),
             driver_id: authorisation.driver_id.clone(),
@@ -159,7 +160,7 @@ impl Session {
             currency: authorisation.currency.clone(),
             ..Ticket::default()
         };
-        Self::of_ticket(&of_it, None).map(|session| Self {
+        Self::of_ticket(&of_it, None, now).map(|session| Self {
             request_id: authorisation.request_id.as_str().into(),
             manual: authorisation.manual,
             requested: Energy::from_wh(authorisation.energy_wh),

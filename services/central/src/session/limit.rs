@@ -29,6 +29,21 @@ impl CentralTimes {
     pub fn authorised(at: Instant) -> Self {
         Self { authorised: at, metered: at, settled: None }
     }
+
+    /// Authorised by an earlier process, whose wall clock said so: its own clock does not run here.
+    pub fn of_earlier_process(authorised_ms: i64, now: Now) -> Self {
+        Self::authorised(ago(now.wall_ms.saturating_sub(authorised_ms), now))
+    }
+
+    /// It began to settle when the wall clock of an earlier process said so.
+    pub fn settled_ago(self, ms: i64, now: Now) -> Self {
+        Self { settled: Some(ago(ms, now)), ..self }
+    }
+}
+
+/// So long before now.
+fn ago(ms: i64, now: Now) -> Instant {
+    now.mono.checked_sub(Duration::from_millis(ms.max(0).unsigned_abs())).unwrap_or(now.mono)
 }
 
 /// What a charging point can supply.
