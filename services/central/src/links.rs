@@ -7,7 +7,9 @@
 
 mod connection;
 mod driver;
+mod fair_queue;
 mod first_contact;
+mod handshakes;
 mod ledger;
 mod limiter;
 mod part;
@@ -28,7 +30,7 @@ use std::{
 use mesh::{
     link::{QueuedMessages, SendQueue, send_queue},
     process::Context,
-    rate::{KeyedBuckets, RateLimit},
+    rate::KeyedBuckets,
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use proto::{PeerId, link::v1::Reason};
@@ -38,6 +40,7 @@ use wire::Link;
 
 use self::{
     connection::ServedConnection,
+    handshakes::HandshakeTurns,
     limiter::{LinkLimiter, LinkPermit},
     responder::Responder,
 };
@@ -48,10 +51,7 @@ pub(crate) use self::{limiter::LinkBounds, port::Port};
 /// Messages to a peer that may wait. A link that takes them too slowly is closed; when the peer reconnects it is sent the
 /// present state.
 const SEND_QUEUE: usize = 256;
-/// Refused credentials of one address and id before it must wait.
-const ATTEMPTS: RateLimit = RateLimit { burst: 5, every: Duration::from_secs(12) };
-/// Pairs of address and id, and proven peers, that are remembered.
-const PAIRS: usize = 10_000;
+/// Proven peers that are remembered.
 const PEERS: usize = 100_000;
 /// After how long a peer is told to come again when Central is overloaded.
 const BUSY: Duration = Duration::from_secs(2);
@@ -73,8 +73,7 @@ pub(crate) struct Links {
     verifier: Verifier,
     port: Arc<Port>,
     limiter: Arc<LinkLimiter>,
-    /// Refused credentials of each address and id.
-    attempts: Mutex<KeyedBuckets<(IpAddr, String)>>,
+    handshakes: Arc<HandshakeTurns>,
     /// What each proven peer, on whatever link, asks for that costs a row or an entry.
     requests: Mutex<KeyedBuckets<PeerId>>,
     next: AtomicU64,
@@ -93,13 +92,14 @@ impl Links {
         ctx: &Context,
     ) -> Arc<Self> {
         let requests = KeyedBuckets::new(shared.settings.requests, PEERS);
+        let handshakes = HandshakeTurns::new(bounds.handshakes_per_second, shared.clock);
         Arc::new(Self {
             shared,
             event_loop,
             verifier,
             port,
             limiter: LinkLimiter::new(bounds),
-            attempts: Mutex::new(KeyedBuckets::new(ATTEMPTS, PAIRS)),
+            handshakes,
             requests: Mutex::new(requests),
             next: AtomicU64::new(1),
             open: ctx.metrics.register("links", "Open connections of the link", Gauge::default()),
@@ -160,16 +160,16 @@ impl Links {
     }
 
     /// Whether `peer` may ask for something that costs a row; what is beyond its allowance is counted in the audit.
-    fn may_ask(&self, peer: &PeerId, address: IpAddr) -> bool {
+    ///
+    /// # Errors
+    /// How long it must wait.
+    fn may_ask(&self, peer: &PeerId, address: IpAddr) -> Result<(), Duration> {
         let now = self.shared.clock.mono();
-        let may = self.requests.lock().unwrap_or_else(PoisonError::into_inner).take(peer, now);
-        if !may {
-            self.port.refuse_peer(Reason::TooManyAttempts.code(), peer.to_string(), address);
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if requests.take(peer, now) {
+            return Ok(());
         }
-        may
-    }
-
-    fn attempts(&self) -> std::sync::MutexGuard<'_, KeyedBuckets<(IpAddr, String)>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.port.refuse_peer(Reason::TooManyAttempts.code(), peer.to_string(), address);
+        Err(requests.wait(peer, now))
     }
 }

@@ -52,19 +52,20 @@ pub(crate) enum CredentialVerdict {
         void: bool,
     },
     Refused(Reason),
-    /// Nobody could judge it now, and why: it may be shown again later.
-    Undecided(Reason, String),
+    /// Nobody could judge it now, and why: it may be shown again later; after how long, if that is known.
+    Undecided(Reason, String, Option<Duration>),
 }
 
 impl CredentialVerdict {
     fn unreachable(why: impl Into<String>) -> Self {
-        Self::Undecided(Reason::RegistryUnreachable, why.into())
+        Self::Undecided(Reason::RegistryUnreachable, why.into(), None)
     }
 
     /// Registry may say itself that it cannot now; what else goes wrong on the way to it is the way's fault.
     fn of_failure(status: &Status) -> Self {
         let reason = reason_of(status).filter(|reason| reason.is_undecided());
-        Self::Undecided(reason.unwrap_or(Reason::RegistryUnreachable), status.message().to_owned())
+        let reason = reason.unwrap_or(Reason::RegistryUnreachable);
+        Self::Undecided(reason, status.message().to_owned(), mesh::status::wait_of(status))
     }
 }
 

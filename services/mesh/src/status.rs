@@ -1,6 +1,6 @@
 //! A [`Reason`] as a gRPC status and back (SPEC 13: an error carries a code and a reason, never prose alone).
 
-use std::{collections::HashMap, fmt::Display};
+use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use proto::{Retry, link::v1::Reason};
 use tonic::Status;
@@ -29,6 +29,18 @@ pub fn reason_of(status: &Status) -> Option<Reason> {
     Some(Reason::of_code(&info.reason).unwrap_or(Reason::Unrecognised))
 }
 
+/// `status`, with the time after which the call can succeed, as `RetryInfo`.
+pub fn retry_after(status: &Status, wait: Duration) -> Status {
+    let mut details = status.get_error_details();
+    details.set_retry_info(Some(wait));
+    Status::with_error_details(status.code(), status.message(), details)
+}
+
+/// The time that [`retry_after`] put in.
+pub fn wait_of(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|info| info.retry_delay)
+}
+
 /// Whether the call may be made again: by its reason, or where this build does not know that, by its code.
 pub fn retry_of(status: &Status) -> Retry {
     let known = reason_of(status).filter(|reason| *reason != Reason::Unrecognised);
@@ -48,6 +60,16 @@ mod tests {
         assert_eq!(reason_of(&status), Some(Reason::DriverBusy));
         assert_eq!(status.message(), "the driver has a supply already: D-1 is at CP-7");
         assert_eq!(reason_of(&Status::internal("x")), None);
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_come_again_and_keeps_its_reason_spec_8_2() {
+        let status = retry_after(&refuse(Reason::TooManyAttempts, ""), Duration::from_millis(12_500));
+        assert_eq!(
+            (wait_of(&status), reason_of(&status)),
+            (Some(Duration::from_millis(12_500)), Some(Reason::TooManyAttempts))
+        );
+        assert_eq!(wait_of(&refuse(Reason::TooManyAttempts, "")), None);
     }
 
     #[test]

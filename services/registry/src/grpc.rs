@@ -33,7 +33,11 @@ pub(crate) struct Grpc {
 
 /// The only way from a refusal to a status.
 pub(crate) fn status(refusal: Error) -> Status {
-    mesh::status::refuse(refusal.reason, refusal.detail)
+    let status = mesh::status::refuse(refusal.reason, refusal.detail);
+    match refusal.retry_after {
+        Some(wait) => mesh::status::retry_after(&status, wait),
+        None => status,
+    }
 }
 
 fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {

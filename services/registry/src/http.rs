@@ -222,6 +222,7 @@ impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let Self(status, refusal) = self;
         let message = format!("{}: {}", refusal.reason.in_words(), refusal.detail);
+        let wait = refusal.retry_after.map_or(5, |wait| wait.as_secs().saturating_add(1));
         let body = axum::Json(RefusalBody { reason: refusal.reason.code().to_owned(), message });
         let mut response = (status, [(header::CACHE_CONTROL, "no-store")], body).into_response();
         match status {
@@ -229,7 +230,7 @@ impl IntoResponse for ErrorResponse {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+                response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(wait));
             }
             _ => {}
         }

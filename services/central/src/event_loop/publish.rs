@@ -93,7 +93,7 @@ impl EventLoop {
             Effect::CloseTakenOver(link) => {
                 let reason = link::Reason::Fenced.into();
                 let detail = "another link of its part has taken its place".to_owned();
-                self.send(link, epoch, down::Body::Answer(link::Answer { to: 0, reason, detail }));
+                self.send(link, epoch, down::Body::Answer(link::Answer { reason, detail, ..link::Answer::default() }));
                 self.close(link);
             }
             Effect::CloseLater(link) => self.close_later(link, SUCCEEDED),
@@ -129,7 +129,12 @@ impl EventLoop {
                     OrderOutcome::Failed(reason, detail) => (*reason, detail.clone()),
                 };
                 let epoch = self.epoch_of(link);
-                self.send(link, epoch, down::Body::Answer(link::Answer { to, reason: reason.into(), detail }));
+                let reason = reason.into();
+                self.send(
+                    link,
+                    epoch,
+                    down::Body::Answer(link::Answer { to, reason, detail, ..link::Answer::default() }),
+                );
             }
             Reply::Order(number) => {
                 if let Some(waiting) = self.waiting.remove(&number) {

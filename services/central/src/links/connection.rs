@@ -85,13 +85,9 @@ impl ServedConnection {
     async fn hello(&mut self, hello: &wire::Hello, link: &mut Link) {
         let links = Arc::clone(&self.responder.links);
         let clock = links.shared.clock;
-        match links.limiter.handshake_turn(clock.mono()) {
-            Some(wait) if wait.is_zero() => {}
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => {
-                links.refuse("BUSY", self.responder.address);
-                return link.admit(Admit::Busy(BUSY), clock.mono());
-            }
+        if !links.handshakes.turn(self.responder.address).await {
+            links.refuse("BUSY", self.responder.address);
+            return link.admit(Admit::Busy(BUSY), clock.mono());
         }
         let peer = match hello.part {
             Part::Monitor | Part::Engine => hello.id.parse().ok().map(PeerId::ChargingPoint),
@@ -211,7 +207,8 @@ impl ServedConnection {
 
     fn answer(&self, to: u64, reason: Reason, detail: &str) {
         if to != 0 {
-            let answer = wire_messages::Answer { to, reason: reason.into(), detail: detail.to_owned() };
+            let (reason, detail) = (reason.into(), detail.to_owned());
+            let answer = wire_messages::Answer { to, reason, detail, ..wire_messages::Answer::default() };
             self.say(down::Body::Answer(answer));
         }
     }

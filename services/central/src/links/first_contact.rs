@@ -1,4 +1,5 @@
-//! First contacts (SPEC 4.4): the credential comes inside the channel, Registry judges it, and a key is granted. Every
+//! First contacts (SPEC 4.4): the credential comes inside the channel, Registry judges it, which knows by its tag whether
+//! it is one of its own and counts wrong ones, and a key is granted. Every
 //! refusal is said in words on the channel, with the time of the next try.
 
 use std::sync::{
@@ -47,14 +48,6 @@ impl FirstContact {
 
     async fn judge(&self, credential: &[u8], to: u64) {
         let Responder { links, address, .. } = &self.responder;
-        let now = links.shared.clock.mono();
-        let pair = (address.to_canonical(), self.peer.as_str().to_owned());
-        let wait = links.attempts().wait(&pair, now);
-        if !wait.is_zero() {
-            links.refuse(Reason::TooManyAttempts.code(), *address);
-            let ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1_000);
-            return self.stand(to, Reason::TooManyAttempts, "", ms);
-        }
         let verdict = if credential.len() > LONGEST {
             CredentialVerdict::Refused(Reason::WrongCredential)
         } else {
@@ -68,15 +61,13 @@ impl FirstContact {
                 links.event_loop.send(Message::Verified { peer, link, send_queue, from, to, void }).await;
             }
             CredentialVerdict::Refused(reason) => {
-                if reason.counts_as_wrong_try() {
-                    links.attempts().take(&pair, now);
-                }
                 links.refuse(reason.code(), *address);
                 self.stand(to, reason, "", self.retry_ms());
             }
-            CredentialVerdict::Undecided(reason, why) => {
+            CredentialVerdict::Undecided(reason, why, wait) => {
                 links.refuse(reason.code(), *address);
-                self.stand(to, reason, &why, self.retry_ms());
+                let wait = wait.map(|wait| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX));
+                self.stand(to, reason, &why, wait.unwrap_or_default().max(self.retry_ms()));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Admits connections: unauthenticated ones are bounded in number, per network and in time, and handshakes in their share
-//! of the CPU, so that strangers cost honest peers nothing (DESIGN 4).
+//! Admits connections: unauthenticated ones are bounded in number, per network and in time, so that strangers cost
+//! honest peers nothing (DESIGN 4).
 
 use std::{
     net::IpAddr,
@@ -28,8 +28,6 @@ pub(crate) struct LinkBounds {
 
 /// An unproven connection younger than this is not closed to make room for another.
 const GRACE: Duration = Duration::from_millis(250);
-/// The longest that a handshake waits for its turn before the peer is told to come later.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct LinkLimiter {
@@ -38,8 +36,6 @@ pub(super) struct LinkLimiter {
     /// All were taken, and it was said; until many are free again.
     said_full: AtomicBool,
     unproven: Arc<ConnectionLimiter<IpAddr>>,
-    /// When the next handshake may begin.
-    turn: Mutex<Option<Instant>>,
 }
 
 /// Permission to hold one connection; given back when dropped.
@@ -60,7 +56,6 @@ impl LinkLimiter {
             links: Arc::new(Semaphore::new(links.min(Semaphore::MAX_PERMITS))),
             said_full: AtomicBool::new(false),
             unproven: ConnectionLimiter::new(bounds_of_unproven),
-            turn: Mutex::default(),
         })
     }
 
@@ -81,20 +76,6 @@ impl LinkLimiter {
         let unproven = self.unproven.acquire(network(address), now)?;
         let evicted = unproven.evicted.clone();
         Some(LinkPermit { unproven: Mutex::new(Some(unproven)), evicted, _link: link })
-    }
-
-    /// How long to wait before a handshake may be computed; none: the peer must come later.
-    pub(super) fn handshake_turn(&self, now: Instant) -> Option<Duration> {
-        let share = Duration::from_secs(1) / self.bounds.handshakes_per_second.max(1);
-        let mut next = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = next.unwrap_or(now).max(now);
-        let wait = turn.saturating_duration_since(now);
-        if wait > PATIENCE {
-            return None;
-        }
-        *next = Some(turn + share);
-        // A burst of what fits into a hundredth of a second need not queue.
-        Some(wait.saturating_sub(Duration::from_millis(10)))
     }
 }
 
@@ -161,14 +142,5 @@ mod tests {
         held.truncate(5);
         drop(limiter.enter(ADDRESS, at(0).mono).unwrap());
         assert!(!is_said());
-    }
-
-    #[test]
-    fn handshakes_have_a_bounded_share_of_the_cpu() {
-        let limiter = limiter(2);
-        let waits: Vec<_> = (0..13).map(|_| limiter.handshake_turn(at(0).mono)).collect();
-        assert_eq!(waits[0], Some(Duration::ZERO));
-        assert_eq!(waits[5], Some(Duration::from_millis(490)));
-        assert_eq!(waits[12], None, "more than a second's worth waits already");
     }
 }

@@ -55,7 +55,8 @@ impl Responder {
 
     pub(super) fn answer(&self, to: u64, reason: Reason, detail: &str) {
         if to != 0 {
-            self.say(down::Body::Answer(Answer { to, reason: reason.into(), detail: detail.to_owned() }));
+            let (reason, detail) = (reason.into(), detail.to_owned());
+            self.say(down::Body::Answer(Answer { to, reason, detail, ..Answer::default() }));
         }
     }
 
@@ -73,10 +74,12 @@ impl Responder {
     /// Whether the peer may ask for something that costs a row or much work; otherwise it is answered so.
     pub(super) fn may_ask(&self, peer: &PeerId, to: u64) -> bool {
         let may = self.links.may_ask(peer, self.address);
-        if !may {
-            self.answer(to, Reason::TooManyAttempts, "");
+        if let (Err(wait), true) = (may, to != 0) {
+            let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+            let reason = Reason::TooManyAttempts.into();
+            self.say(down::Body::Answer(Answer { to, reason, retry_after_ms, ..Answer::default() }));
         }
-        may
+        may.is_ok()
     }
 
     /// Counted in the audit (SPEC 8.1), where no turn of the loop writes an entry of it.

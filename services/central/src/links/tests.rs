@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::mpsc as blocking};
 use mesh::{access_log::AccessLog, certs::Authority, clock::Now, link::LinkOwner};
 use prost::Message as _;
 use proto::link::v1::{
-    ConfirmSupply, Down, ListChargingPoints, ManualSupply, Opened, Part, ReadClock, RequestSupply, SessionState,
-    StopSupply, Ticket, TicketReceived, Up, down, up,
+    Answer, ConfirmSupply, Down, ListChargingPoints, ManualSupply, Opened, Part, ReadClock, RequestSupply,
+    SessionState, StopSupply, Ticket, TicketReceived, Up, down, up,
 };
 use store::central::{RowWrite, SessionRow, TicketRow};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
@@ -178,11 +178,15 @@ impl TestPeer {
     }
 
     async fn answer_to(&mut self, id: u64) -> Reason {
+        self.whole_answer_to(id).await.reason()
+    }
+
+    async fn whole_answer_to(&mut self, id: u64) -> Answer {
         loop {
             if let down::Body::Answer(answer) = self.observe_early().await
                 && answer.to == id
             {
-                return answer.reason();
+                return answer;
             }
         }
     }
@@ -312,7 +316,10 @@ async fn lists_are_under_the_allowance_of_whoever_asks_for_them_spec_8_2() {
     for expected in [Reason::Unspecified, Reason::Unspecified, Reason::TooManyAttempts] {
         assert_eq!(driver.ask(up::Body::ListChargingPoints(ListChargingPoints {})).await, expected);
     }
-    assert_eq!(driver.ask(up::Body::ListHistory(Default::default())).await, Reason::TooManyAttempts);
+    let to = driver.say(up::Body::ListHistory(Default::default()));
+    let refused = driver.whole_answer_to(to).await;
+    assert_eq!(refused.reason(), Reason::TooManyAttempts);
+    assert!((3_000_000..=3_600_000).contains(&refused.retry_after_ms), "it says when: {refused:?}");
     network.until_refused("driver/D1", Reason::TooManyAttempts).await;
 }
 

@@ -211,7 +211,7 @@ async fn a_verification_that_comes_after_a_removal_is_worth_nothing_spec_7_4() {
     removed.set_state(IdentityState::Removed);
     told(&central, vec![IdentityEvent { revision: 7, event: Some(Event::Identity(removed)) }]).await;
     let verdict = verifier.verify(&PeerId::ChargingPoint(id.clone()), b"", "192.0.2.1".parse().unwrap()).await;
-    assert!(matches!(verdict, CredentialVerdict::Undecided(Reason::RegistryUnreachable, _)), "{verdict:?}");
+    assert!(matches!(verdict, CredentialVerdict::Undecided(Reason::RegistryUnreachable, ..)), "{verdict:?}");
     let read = move |conn: &mut store::Conn| MirroredIdentityRow::find(conn, Kind::ChargingPoint.into(), id.as_str());
     let mirrored = central.shared.store.read("test", read).await.unwrap().unwrap();
     assert_eq!(mirrored.state, i32::from(IdentityState::Removed));
@@ -296,4 +296,15 @@ fn the_pins_of_another_central_are_told_from_its_own_spec_4_4() {
     for other in [vec![], vec![vec![1; 32]], vec![vec![3; 32], vec![2; 32]]] {
         assert!(!are_ours(&ours, &other), "{other:?}");
     }
+}
+
+#[test]
+fn when_to_come_again_is_handed_on_as_registry_says_it_spec_8_2() {
+    let wait = Duration::from_millis(12_500);
+    let status = mesh::status::retry_after(&mesh::status::refuse(Reason::TooManyAttempts, ""), wait);
+    let verdict = CredentialVerdict::of_failure(&status);
+    assert!(
+        matches!(verdict, CredentialVerdict::Undecided(Reason::TooManyAttempts, _, Some(told)) if told == wait),
+        "{verdict:?}"
+    );
 }

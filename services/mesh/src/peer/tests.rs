@@ -96,7 +96,7 @@ impl Rig {
     }
 
     fn answer(&mut self, link: u64, to: u64, reason: Reason) {
-        self.down(link, 1, down::Body::Answer(Answer { to, reason: reason.into(), detail: String::new() }));
+        self.down(link, 1, down::Body::Answer(Answer { to, reason: reason.into(), ..Answer::default() }));
     }
 
     fn cut(&mut self, link: u64) {

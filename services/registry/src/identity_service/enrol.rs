@@ -97,7 +97,7 @@ impl IdentityService {
         match presented {
             PresentedSecret::Nothing => Ok(EnrolmentProof::Operator),
             PresentedSecret::Token(token) => {
-                self.verify_token(&token, peer.as_str(), address).await.map(|()| EnrolmentProof::Token(token.id))
+                self.verify_token(&token, address).await.map(|()| EnrolmentProof::Token(token.id))
             }
             PresentedSecret::OldCredential(credential) => {
                 let verified = self.verify_credential("ENROL", peer, &credential.to_text(), address).await?;

@@ -1,5 +1,7 @@
 //! Checks presented secrets. The cheap checks come first (form, tag, number of failed attempts), so that a hash is
-//! only computed for a credential that Registry issued (DESIGN 4).
+//! only computed for a credential that Registry issued (DESIGN 4). Only a credential with a right tag counts as an
+//! attempt on its id, and a token as one on that token: whoever makes one up locks no neighbour behind the same address
+//! out.
 
 use std::net::IpAddr;
 
@@ -36,18 +38,22 @@ impl IdentityService {
         text: &str,
         address: Option<IpAddr>,
     ) -> Result<VerifiedCredential, Error> {
+        let credential = self.issued(peer, text).map_err(|why| self.count_unauthenticated(action, address, why))?;
         let key = self.attempt(action, peer.as_str(), address)?;
-        let result = self.compare(peer, text).await;
+        let result = self.compare(peer, &credential).await;
         self.conclude(key, &result);
         result.map_err(|why| self.count_unauthenticated(action, address, why))
     }
 
-    async fn compare(&self, peer: &PeerId, text: &str) -> Result<VerifiedCredential, Error> {
+    /// A credential that this Registry once issued to `peer`.
+    fn issued(&self, peer: &PeerId, text: &str) -> Result<Credential, Error> {
+        let credential = text.parse::<Credential>().ok();
+        let ours = credential.filter(|shown| shown.holder == *peer && self.secret_issuer().ours(shown));
+        ours.ok_or_else(|| wrong_credential(peer.as_str()))
+    }
+
+    async fn compare(&self, peer: &PeerId, credential: &Credential) -> Result<VerifiedCredential, Error> {
         let wrong = || wrong_credential(peer.as_str());
-        let credential: Credential = text.parse().map_err(|_| wrong())?;
-        if credential.holder != *peer || !self.secret_issuer().ours(&credential) {
-            return Err(wrong());
-        }
         let unknown = || verified(None, peer.as_str(), false).err().unwrap_or_else(wrong);
         let Some((_, Some(hash))) = self.known(peer).await? else { return Err(unknown()) };
         let right = self.hashing().matches(credential.secret.clone(), hash.clone()).await?;
@@ -59,13 +65,8 @@ impl IdentityService {
     }
 
     /// Verifies the token's secret. What the token permits is checked when it is used.
-    pub(super) async fn verify_token(
-        &self,
-        token: &EnrolmentToken,
-        id: &str,
-        address: Option<IpAddr>,
-    ) -> Result<(), Error> {
-        let key = self.attempt("ENROL", id, address)?;
+    pub(super) async fn verify_token(&self, token: &EnrolmentToken, address: Option<IpAddr>) -> Result<(), Error> {
+        let key = self.attempt("ENROL", &token.id, address)?;
         let (token_id, hash) = (token.id.clone(), hex::encode(token_hash(&token.secret)));
         let found = self.read("token", move |conn| {
             let right =
@@ -85,8 +86,10 @@ impl IdentityService {
         if self.attempts().take(&key, self.now().mono) {
             return Ok(Some(key));
         }
-        let detail = format!("too many wrong credentials or tokens for {id} from {address}; try again in a minute");
-        Err(self.count_unauthenticated(action, Some(address), refuse(Reason::TooManyAttempts, detail)))
+        let wait = self.attempts().wait(&key, self.now().mono);
+        let seconds = wait.as_secs().saturating_add(1);
+        let detail = format!("too many wrong ones for {id} from {address}; try again in {seconds} s");
+        Err(self.count_unauthenticated(action, Some(address), refuse(Reason::TooManyAttempts, detail).until(wait)))
     }
 
     /// An attempt counts only where the secret was judged wrong.

@@ -8,11 +8,11 @@ use store::OnceRow;
 
 use super::*;
 
-fn body(id: &str, token: &str) -> EnrolBody {
+pub(super) fn body(id: &str, token: &str) -> EnrolBody {
     EnrolBody { request_id: request_id(), id: id.into(), token: SecretText::new(token), ..Default::default() }
 }
 
-async fn post(door: &Https, body: &EnrolBody) -> Result<Enrolled, RefusalBody> {
+pub(super) async fn post(door: &Https, body: &EnrolBody) -> Result<Enrolled, RefusalBody> {
     let response = door.post("/v1/charging-points").json(body).send().await.unwrap();
     if response.status() == 201 { Ok(response.json().await.unwrap()) } else { Err(response.json().await.unwrap()) }
 }

@@ -1,9 +1,15 @@
 //! What the verification of a credential answers, and what it costs.
 
-use mesh::status::reason_of;
-use proto::{enrolment::Credential, link::v1::Reason};
+use mesh::status::{reason_of, wait_of};
+use proto::{
+    enrolment::{Credential, EnrolBody, EnrolmentToken, Secret, SecretText},
+    link::v1::Reason,
+};
 
-use super::*;
+use super::{
+    enrol::{body, post},
+    *,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_ids_foreign_kinds_and_forged_credentials_get_one_answer_design_4() {
@@ -30,17 +36,43 @@ async fn unknown_ids_foreign_kinds_and_forged_credentials_get_one_answer_design_
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_attempts_are_limited_by_address_and_id_and_others_go_on_design_4() {
     let network = RegistryNetwork::with(&["--attempts", "3"]).await;
-    let credential = network.enrolled("CP-1").await;
+    let replaced = network.enrolled("CP-1").await;
+    let by_credential = EnrolBody { old_credential: SecretText::new(&replaced), ..body("CP-1", "") };
+    let credential = post(&network.own_door(), &by_credential).await.unwrap().credential.expose().to_owned();
     for _ in 0..3 {
-        assert_eq!(network.verify("CP-1", "wrong").await.unwrap().reason_code, Reason::WrongCredential.public_code());
+        let wrong = network.verify("CP-1", &replaced).await.unwrap().reason_code;
+        assert_eq!(wrong, Reason::WrongCredential.public_code());
     }
     let unjudged = network.verify("CP-1", &credential).await.unwrap_err();
     assert_eq!(reason_of(&unjudged), Some(Reason::TooManyAttempts));
+    let wait = wait_of(&unjudged).expect("when to come again");
+    assert!(!wait.is_zero() && wait <= Duration::from_secs(60), "{wait:?}");
     let kind = Kind::ChargingPoint as i32;
     let (id, address) = ("CP-1".into(), "192.0.2.2".into());
     let request = VerifyRequest { kind, id, credential: credential.into_bytes(), address };
     let elsewhere = network.central().verify(request).await.unwrap().into_inner();
     assert_eq!(elsewhere.reason_code, Reason::Unspecified.public_code());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_makes_up_counts_against_no_neighbour_behind_his_address_design_4() {
+    let network = RegistryNetwork::with(&["--attempts", "3"]).await;
+    let credential = network.enrolled("CP-1").await;
+    let mut forged: Credential = credential.parse().unwrap();
+    forged.tag[0] ^= 1;
+    for shown in ["garbage".to_owned(), String::new(), forged.to_text().to_string()].iter().cycle().take(30) {
+        assert_eq!(network.verify("CP-1", shown).await.unwrap().reason_code, Reason::WrongCredential.public_code());
+    }
+    let verified = network.verify("CP-1", &credential).await.unwrap();
+    assert_eq!(verified.reason_code, Reason::Unspecified.public_code());
+
+    let (door, token) = (network.own_door(), network.token(1).await);
+    for n in 0..30 {
+        let (id, secret) = (format!("{n:016x}"), Secret::from_bytes([n; 32]));
+        let made_up = EnrolmentToken { id, secret, ..token.parse().unwrap() }.to_text();
+        assert_eq!(post(&door, &body("CP-2", &made_up)).await.unwrap_err().reason, "TOKEN_INVALID");
+    }
+    assert_eq!(post(&door, &body("CP-2", &token)).await.unwrap().status.incarnation, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

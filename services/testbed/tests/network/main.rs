@@ -5,6 +5,7 @@
 mod audit;
 mod bad_input;
 mod crashes;
+mod descriptors;
 mod disk;
 mod hostile;
 mod kafka;

@@ -210,7 +210,7 @@ impl EngineRig {
     }
 
     pub(super) fn answer(&mut self, to: u64, reason: Reason) {
-        self.down(down::Body::Answer(Answer { to, reason: reason.into(), detail: String::new() }));
+        self.down(down::Body::Answer(Answer { to, reason: reason.into(), ..Answer::default() }));
     }
 
     /// Lets time pass, stopping at every deadline.
