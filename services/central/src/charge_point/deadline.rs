@@ -14,6 +14,9 @@ use crate::{audit::AuditAction, session::Session, settings::CentralSettings};
 /// Between two tries.
 const UNDECIDED: Duration = Duration::from_secs(1);
 
+/// So far above ours no epoch is that a charging point can have obeyed: 256 generations.
+const UNBELIEVABLE: u64 = 1 << 40;
+
 impl ChargePoint {
     /// When `PointInput::Due` is to come next. Deadlines that are past are included, since what they led to may have been
     /// refused by the store.
@@ -136,8 +139,9 @@ impl DecisionBuilder<'_> {
         }
         self.decision.next.claimed_by = Some(monitor.link);
         self.decision.takeover = Some(Takeover::Monitor);
-        if monitor.highest_epoch > self.point.record.epoch {
-            let (id, seen, ours) = (&self.point.record.id, monitor.highest_epoch, self.point.record.epoch);
+        let (id, seen, ours) = (&self.point.record.id, monitor.highest_epoch, self.point.record.epoch);
+        // One that no Central can have had says something of the charging point alone, and of this database nothing.
+        if seen > ours && seen - ours < UNBELIEVABLE {
             self.after_commit(Effect::Alarm(format!(
                 "{id} has obeyed epoch {seen:#x}, above {ours:#x} here: was the database restored without raising \
                  its generation?"

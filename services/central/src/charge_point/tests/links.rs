@@ -15,10 +15,13 @@ fn the_newest_proven_monitor_link_owns_the_charging_point_and_epochs_rise_spec_4
 
 #[test]
 fn a_charging_point_that_has_obeyed_a_higher_epoch_raises_an_alarm_spec_10_5() {
-    let mut harness = PointHarness::new(1);
-    let (part, from, highest_epoch) = (Part::Monitor, "".into(), u64::MAX);
-    harness.observe(0, Observation::LinkUp { link: MONITOR, part, key_no: 1, from, highest_epoch });
-    assert!(harness.take_sent().contains(&"alarm".to_owned()));
+    for (highest_epoch, alarms) in [(1, false), ((7 << 32) + 3, true), (u64::MAX, false)] {
+        let mut harness = PointHarness::new(1);
+        let (part, from) = (Part::Monitor, "".into());
+        harness.observe(0, Observation::LinkUp { link: MONITOR, part, key_no: 1, from, highest_epoch });
+        let sent = harness.take_sent();
+        assert_eq!(sent.contains(&"alarm".to_owned()), alarms, "{highest_epoch:#x}, which may be a lie: {sent:?}");
+    }
 }
 
 #[test]
