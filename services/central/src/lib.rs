@@ -84,7 +84,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let telemetry = telemetry::Telemetry::new(&ctx.metrics);
     let reading_topics = reading_topics(&config)?;
     // Two committers under one name would spoil each other's audit chain.
-    ctx.hold(mesh::process::lock(&config.data, "Central")?);
+    ctx.hold(mesh::data_folder::lock(&config.data, "Central")?);
     let identity = TlsIdentity::open(&ctx, &config.identity)?;
     let doors = Listeners::open(&config, &ctx, &identity).await?;
     let Some(database) = open(&ctx, &config, &doors).await? else { return Ok(()) };

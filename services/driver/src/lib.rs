@@ -233,7 +233,7 @@ fn begin(
         let file = settings.file.as_deref().unwrap_or(folder).display();
         return Err(Misuse::new(format!("cannot read the file of requests {file}: {error}")).into());
     }
-    let lock = mesh::process::lock(folder, "driver")?;
+    let lock = mesh::data_folder::lock(folder, "driver")?;
     let data_dir = DataDir::open(folder).map_err(|e| Misuse::new(e.to_string()))?;
     let stored = StoredIdentity::load(&data_dir.identity()).map_err(|e| Misuse::new(e.to_string()))?;
     let id = settings.enrollee.enrolment.id.as_str();

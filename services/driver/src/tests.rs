@@ -34,7 +34,7 @@ fn a_missing_file_of_requests_is_found_before_the_token_is_spent_spec_3_10() {
 #[test]
 fn a_data_folder_has_one_driver_at_a_time_spec_1_7() {
     let dir = tempfile::tempdir().unwrap();
-    let _first = mesh::process::lock(dir.path(), "driver").unwrap();
+    let _first = mesh::data_folder::lock(dir.path(), "driver").unwrap();
     let why = refused(ana(), dir.path());
     assert!(why.starts_with(&format!("another driver uses {}", dir.path().display())), "{why}");
 }

@@ -26,6 +26,7 @@ pub mod certs;
 pub mod client;
 pub mod clock;
 pub mod control;
+pub mod data_folder;
 pub mod descriptors;
 pub mod duration;
 pub mod field_checks;

@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use nix::sys::stat::{Mode, umask};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -242,6 +243,8 @@ where
     Fut: Future<Output = anyhow::Result<()>>,
 {
     logging::start(&config.log_level, config.log_format);
+    // Every file that this process creates is for its user alone (SPEC 10.8).
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     install_cryptography();
     crate::descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers()).enable_all().build();
@@ -261,28 +264,6 @@ where
             ExitCode::from(exit_code(&error))
         }
     }
-}
-
-/// Locks `folder` for this process until the returned file is dropped, and creates it where missing. `who` names this
-/// kind of process, such as `driver`.
-///
-/// # Errors
-/// Where another process has locked it, or it cannot be created.
-pub fn lock(folder: &Path, who: &str) -> Result<std::fs::File, Misuse> {
-    let cannot = |error: std::io::Error| {
-        Misuse::new(format!("cannot use the data folder {}: {error}; give another with --data", folder.display()))
-    };
-    std::fs::create_dir_all(folder).map_err(cannot)?;
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
-    let file = file.map_err(cannot)?;
-    file.try_lock().map_err(|error| match error {
-        std::fs::TryLockError::WouldBlock => Misuse::new(format!(
-            "another {who} uses {}; give another folder with --data, or stop that one",
-            folder.display()
-        )),
-        std::fs::TryLockError::Error(error) => cannot(error),
-    })?;
-    Ok(file)
 }
 
 /// Installs the cryptography of TLS; needed once, before the first TLS connection. [`run`] does it.

@@ -145,7 +145,7 @@ pub(crate) struct RegistryServices {
 /// A sentence that names the setting or file that cannot be used.
 pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     mesh::control::serve_status(&ctx).await?;
-    ctx.hold(mesh::process::lock(&config.data, "Registry")?);
+    ctx.hold(mesh::data_folder::lock(&config.data, "Registry")?);
     let identity = TlsIdentity::open(&ctx, &config.identity)?;
     let (denied, access_log) = (DenyList::default(), AccessLog::new(ctx.clock, config.limits.access_log_interval));
     let awaited = open_doors(&config, &ctx, &identity, &denied, &access_log).await?;

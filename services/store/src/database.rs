@@ -13,6 +13,7 @@ use crate::{
     connection::Use,
     observe::{Stopwatch, Unobserved},
     pool::ConnectionPool,
+    private,
 };
 
 const READERS: usize = 4;
@@ -89,6 +90,7 @@ impl Database {
             let at = address.to_string();
             return Err(OpenDatabaseError::TooOld { at, schema: schema.name, found: 0, needed: schema.version });
         }
+        keep_private(&address)?;
         let width = if address.sqlite_path().is_some() { 1 } else { READERS };
         let database = Self {
             inner: Arc::new(OpenDatabase {
@@ -123,10 +125,15 @@ impl Database {
         crate::postgres::check_files(&address)?;
         blocking(move || {
             let unusable = |why: String| OpenDatabaseError::Unusable { at: address.to_string(), why };
-            if let Some(folder) = address.sqlite_path().and_then(|path| path.parent()) {
-                std::fs::create_dir_all(folder)
-                    .map_err(|error| unusable(format!("cannot make the folder {}: {error}", folder.display())))?;
+            if let Some(path) = address.sqlite_path() {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                folder
+                    .map_or(Ok(()), private::make_folder)
+                    .map_err(|error| unusable(format!("cannot make the folder of {}: {error}", path.display())))?;
+                private::make_file(path)
+                    .map_err(|error| unusable(format!("cannot make {}: {error}", path.display())))?;
             }
+            keep_private(&address)?;
             let mut conn = Conn::establish(&address, Use::Write, LONGEST_STATEMENT)
                 .map_err(|error| OpenDatabaseError::of(&error, &address.to_string()))?;
             schema.migrate(&mut conn, &address)
@@ -355,6 +362,17 @@ impl OpenDatabase {
             }
         }
     }
+}
+
+/// Shuts others out of the files of a SQLite database (SPEC 10.8).
+fn keep_private(address: &Address) -> Result<(), OpenDatabaseError> {
+    for file in address.sqlite_path().into_iter().flat_map(private::sqlite_files) {
+        private::shut_out_others(&file).map_err(|error| OpenDatabaseError::Unusable {
+            at: address.to_string(),
+            why: format!("others may read {}, and that cannot be changed: {error}", file.display()),
+        })?;
+    }
+    Ok(())
 }
 
 fn closed(_: tokio::sync::AcquireError) -> StoreError {

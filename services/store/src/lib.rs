@@ -22,6 +22,7 @@ mod once;
 mod page;
 mod pool;
 mod postgres;
+mod private;
 pub mod registry;
 mod schema_version;
 #[cfg(any(test, feature = "testing"))]

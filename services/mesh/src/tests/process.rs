@@ -14,7 +14,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::process::{Context, Misuse, ProcessConfig, bind, exit_code, lock, run};
+use crate::{
+    data_folder::lock,
+    process::{Context, Misuse, ProcessConfig, bind, exit_code, run},
+};
 
 #[derive(Parser)]
 struct Flags {

@@ -13,6 +13,7 @@ use std::{
     fmt,
     fs::{File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -24,7 +25,7 @@ use ring::{
 use serde::{Deserialize, Serialize};
 
 use super::writer::Head;
-use crate::{Database, StoreError};
+use crate::{Database, StoreError, private};
 
 /// One writer's chain at a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +156,10 @@ impl Checkpoints {
     /// Opens the file or creates it. Blocks.
     pub fn open(path: &Path, key: AuditKey) -> Result<Self, CheckpointError> {
         let wrong = |does| move |error: std::io::Error| file_error(does, path, &error);
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(wrong("open"))?;
+        let mut opening = OpenOptions::new();
+        opening.read(true).append(true).create(true).mode(0o600);
+        let mut file = opening.open(path).map_err(wrong("open"))?;
+        private::shut_out_others(path).map_err(wrong("shut others out of"))?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(wrong("read"))?;
         // A crash while writing a line leaves an incomplete line, which never was a checkpoint.

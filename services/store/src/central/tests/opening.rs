@@ -152,3 +152,33 @@ async fn postgresql_is_reached_by_tls_alone_and_must_prove_itself() {
     assert!(empty.to_string().contains("holds no certificate"), "{empty}");
     tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_files_of_a_database_are_for_their_user_alone_also_those_that_were_open_to_others_spec_10_8() {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("data");
+    let url = format!("sqlite:{}", folder.join("central.db").display());
+    Database::migrate(&url, SCHEMA).await.unwrap();
+    let modes = || {
+        let mut modes: Vec<(String, u32)> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().permissions().mode() & 0o777)
+            })
+            .collect();
+        modes.sort();
+        modes
+    };
+    let private = |name: &str| (name.to_owned(), 0o600);
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    let database = Database::open(&url, SCHEMA).await.unwrap();
+    database.read("test", ChargingPointRow::all).await.unwrap();
+    assert_eq!(modes(), [private("central.db"), private("central.db-shm"), private("central.db-wal")]);
+    for (name, _) in modes() {
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let _again = Database::open(&url, SCHEMA).await.unwrap();
+    assert_eq!(modes(), [private("central.db"), private("central.db-shm"), private("central.db-wal")]);
+}
