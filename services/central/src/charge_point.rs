@@ -55,9 +55,10 @@ pub use messages::{confirm_request, first_answer, step_of, stop as stop_message,
 pub use observe::Reaction;
 
 use crate::{
-    key::Keyring,
+    key::{KeyDue, Keyring},
     origin::LinkNo,
     session::{Session, SessionId},
+    settings::CentralSettings,
     takeover::Takeovers,
 };
 
@@ -271,6 +272,14 @@ impl ChargePoint {
     /// It has begun, and the engine that reported so has not been replaced since.
     fn has_begun_on_this_link(&self) -> bool {
         self.begun().is_some() && self.live.engine.as_ref().is_some_and(|engine| engine.begun_reported)
+    }
+
+    /// What the age of its key calls for now: none is renewed under a running supply (SPEC 4.6).
+    pub fn key_due(&self, settings: &CentralSettings, stagger: u16, now: Now) -> Option<KeyDue> {
+        let keys = &self.record.keys;
+        let due = keys.due(settings, stagger, now)?;
+        let renews = due == KeyDue::Expired && self.record.open.is_some();
+        if renews { keys.staged().is_none().then_some(KeyDue::Rotation) } else { Some(due) }
     }
 
     /// The driver with an open session here.

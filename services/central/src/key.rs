@@ -4,13 +4,16 @@
 //! one retire, usable until every part has come back with the new one or the overlap is over (make before break); a
 //! revoked or deleted key opens nothing, and its material is gone; numbers only rise.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mesh::clock::Now;
 use proto::link::v1::{KeyState, Part};
 use wire::LinkKey;
 
-use crate::settings::CentralSettings;
+use crate::{running_time::Age, settings::CentralSettings};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyStage {
@@ -33,7 +36,10 @@ pub struct KeyEntry {
     /// None where the stage forbids its use.
     pub material: Option<Arc<LinkKey>>,
     pub granted_at: i64,
+    /// For people: a wall clock expires no key.
     pub expires_at: i64,
+    /// In Central's running time; it alone decides (SPEC 4.6).
+    pub age: Age,
     /// A retired key still opens links until then.
     usable_until: Option<Instant>,
     /// Parts that have opened a link with it.
@@ -48,9 +54,10 @@ impl KeyEntry {
         stage: KeyStage,
         material: Option<Arc<LinkKey>>,
         granted: (i64, i64),
+        age: Age,
     ) -> Self {
         let (granted_at, expires_at) = granted;
-        Self { no, incarnation, stage, material, granted_at, expires_at, usable_until: None, proved: Vec::new() }
+        Self { no, incarnation, stage, material, granted_at, expires_at, age, usable_until: None, proved: Vec::new() }
     }
 
     fn ended(&self, stage: KeyStage) -> Self {
@@ -151,7 +158,8 @@ impl Keyring {
         self.last_no += 1;
         let lifetime = i64::try_from(settings.key_lifetime.as_millis()).unwrap_or(i64::MAX);
         let granted = (now.wall_ms, now.wall_ms.saturating_add(lifetime));
-        let key = KeyEntry::stored(self.last_no, self.incarnation, KeyStage::Staged, Some(material), granted);
+        let (no, age) = (self.last_no, Age::new(Duration::ZERO, now));
+        let key = KeyEntry::stored(no, self.incarnation, KeyStage::Staged, Some(material), granted, age);
         changed.push(key.clone());
         self.keys.push(key);
         changed
@@ -228,21 +236,12 @@ impl Keyring {
 
     /// What the age of the active key calls for now.
     pub fn due(&self, settings: &CentralSettings, stagger: u16, now: Now) -> Option<KeyDue> {
-        let is_past = |at: i64| at <= now.wall_ms;
-        if self.active().is_some_and(|key| is_past(key.expires_at)) {
+        let age = self.active()?.age.at(now);
+        if age >= settings.key_lifetime {
             return Some(KeyDue::Expired);
         }
-        let rotates = self.rotation_due_at(settings, stagger).is_some_and(is_past) && self.state() == KeyState::Active;
+        let rotates = age >= rotation_age(settings, stagger) && self.state() == KeyState::Active;
         rotates.then_some(KeyDue::Rotation)
-    }
-
-    /// When the active key should be replaced: a third of its life is left, or as much less as `stagger` (0..1,000)
-    /// says, so that keys granted together do not rotate together.
-    fn rotation_due_at(&self, settings: &CentralSettings, stagger: u16) -> Option<i64> {
-        let active = self.active().filter(|_| self.staged().is_none())?;
-        let third = i64::try_from(settings.key_lifetime.as_millis() / 3).unwrap_or(i64::MAX / 4);
-        let late = third / 2 / 1_000 * i64::from(stagger.min(1_000));
-        Some(active.expires_at.saturating_sub(third).saturating_add(late))
     }
 
     fn at(&self, stage: KeyStage) -> Option<&KeyEntry> {
@@ -262,6 +261,13 @@ impl Keyring {
             self.keys.remove(oldest);
         }
     }
+}
+
+/// The age at which a key should be replaced: a third of its life is left, or as much less as `stagger` (0..1,000) says,
+/// so that keys granted together do not rotate together.
+fn rotation_age(settings: &CentralSettings, stagger: u16) -> Duration {
+    let third = settings.key_lifetime / 3;
+    settings.key_lifetime - third + third / 2 / 1_000 * u32::from(stagger.min(1_000))
 }
 
 #[cfg(test)]
@@ -362,9 +368,17 @@ mod tests {
 
     #[test]
     fn keys_rotate_by_age_and_not_all_at_once_spec_4_6() {
+        let (ring, settings, day) = (ring(), CentralSettings::default(), 24 * 3600);
+        let due = |stagger, second| ring.due(&settings, stagger, at(second));
+        assert_eq!((due(0, 20 * day - 1), due(0, 20 * day)), (None, Some(KeyDue::Rotation)));
+        assert_eq!((due(1_000, 25 * day - 1), due(1_000, 25 * day)), (None, Some(KeyDue::Rotation)));
+        assert_eq!(due(0, 30 * day), Some(KeyDue::Expired));
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_by_a_month_makes_no_key_older_spec_4_6() {
         let (ring, settings) = (ring(), CentralSettings::default());
-        let day = 24 * 3600 * 1000;
-        assert_eq!(ring.rotation_due_at(&settings, 0), Some(20 * day));
-        assert_eq!(ring.rotation_due_at(&settings, 1_000), Some(25 * day));
+        let jumped = Now { wall_ms: 31 * 24 * 3600 * 1000, ..at(60) };
+        assert_eq!(ring.due(&settings, 0, jumped), None);
     }
 }

@@ -33,6 +33,7 @@ pub mod origin;
 mod outbox;
 mod registry;
 mod rows;
+mod running_time;
 mod secrets;
 pub mod session;
 pub mod settings;
@@ -68,6 +69,7 @@ use self::{
     database::{Store, StoreMetrics},
     listeners::{CentralServices, Listeners},
     origin::Origin,
+    running_time::{KeysAtRest, RunningTime},
     secrets::Secrets,
     shared::SharedState,
     write_queue::WriteQueue,
@@ -91,6 +93,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     secrets.check(&database, &config.data).await?;
     let restored = database.read("generation", GenerationRow::read).await?;
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
+    let running = RunningTime::load(&database, ctx.clock.mono()).await?;
     let checkpoints_file = config.data.join("audit.checkpoints");
     let trusted = secrets.audit_trusted.clone();
     let shared = Arc::new(SharedState {
@@ -106,7 +109,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         write_queue: WriteQueue::default(),
         pins: secrets.pins(),
         link_keys: secrets.link,
-        key_encryption: Arc::new(secrets.key_encryption),
+        key_encryption: Arc::new(KeysAtRest { encryption: secrets.key_encryption, running }),
         ledger: shared::LedgerState::new(restored),
         documents: secrets.documents,
         owner: secrets.writer,
@@ -147,6 +150,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     });
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
+    spawn(&ctx, "running_time", running_time::save(Arc::clone(&shared), ctx.clone()));
     spawn(&ctx, "database", shared.store.clone().watch(ctx.stop.clone()));
     spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
     let waiting_too = !config.kafka.is_set();

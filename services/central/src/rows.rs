@@ -11,9 +11,8 @@ use proto::{
     registry::v1::Kind,
 };
 use store::central::{
-    AuditEntry, ChargingPointRow, CommitRefusal, DiscrepancyRow, ItemOutcome, KeyEncryption, KeyRow,
-    KeyState as StoredKeyState, MirroredIdentityRow, OnceRow, OrderItemRow, OutboxEvent, RowWrite, SessionRow,
-    TicketRow,
+    AuditEntry, ChargingPointRow, CommitRefusal, DiscrepancyRow, ItemOutcome, KeyRow, KeyState as StoredKeyState,
+    MirroredIdentityRow, OnceRow, OrderItemRow, OutboxEvent, RowWrite, SessionRow, TicketRow,
 };
 use wire::LinkKey;
 
@@ -23,6 +22,7 @@ use crate::{
     event::{DomainEvent, EventData},
     grpc::convert,
     key::{KeyEntry, KeyStage, Keyring},
+    running_time::KeysAtRest,
     session::{CentralTimes, Session, SessionId},
     settings::CentralSettings,
 };
@@ -37,7 +37,7 @@ pub(crate) fn writes(
     changes: &[PointChange],
     record: &Record,
     since_ms: i64,
-    kek: &KeyEncryption,
+    kek: &KeysAtRest,
     now: Now,
 ) -> Vec<RowWrite> {
     let holder = PeerId::ChargingPoint(record.id.clone());
@@ -263,7 +263,7 @@ pub(crate) fn refusal(refusal: CommitRefusal) -> (StoreRefusal, bool) {
     }
 }
 
-pub(crate) fn key_row(holder: &PeerId, key: &KeyEntry, kek: &KeyEncryption, now: Now) -> KeyRow {
+pub(crate) fn key_row(holder: &PeerId, key: &KeyEntry, kek: &KeysAtRest, now: Now) -> KeyRow {
     let state = match key.stage {
         KeyStage::Staged => StoredKeyState::Staged,
         KeyStage::Active => StoredKeyState::Active,
@@ -274,7 +274,7 @@ pub(crate) fn key_row(holder: &PeerId, key: &KeyEntry, kek: &KeyEncryption, now:
     let (holder, key_no) = (holder.to_string(), signed(key.no));
     let (wrapped, kek_id) = match &key.material {
         Some(material) => {
-            let (wrapped, kek_id) = kek.wrap(&holder, key_no, material.as_bytes());
+            let (wrapped, kek_id) = kek.encryption.wrap(&holder, key_no, material.as_bytes());
             (Some(wrapped), kek_id)
         }
         None => (None, String::new()),
@@ -288,13 +288,14 @@ pub(crate) fn key_row(holder: &PeerId, key: &KeyEntry, kek: &KeyEncryption, now:
         kek_id,
         granted_at_ms: key.granted_at,
         expires_at_ms: key.expires_at,
+        granted_running_ms: kek.running.came_ms(key.age, now),
         changed_at_ms: now.wall_ms,
     }
 }
 
 /// A stored key. One that does not open is as good as deleted: its holder authenticates again.
-pub(crate) fn key(row: &KeyRow, kek: &KeyEncryption) -> KeyEntry {
-    let material = match kek.unwrap(row) {
+pub(crate) fn key(row: &KeyRow, kek: &KeysAtRest, now: Now) -> KeyEntry {
+    let material = match kek.encryption.unwrap(row) {
         Ok(bytes) => Some(Arc::new(LinkKey::from_bytes(*bytes))),
         Err(error) => {
             if row.wrapped.is_some() {
@@ -311,7 +312,8 @@ pub(crate) fn key(row: &KeyRow, kek: &KeyEncryption) -> KeyEntry {
         _ => KeyStage::Deleted,
     };
     let granted = (row.granted_at_ms, row.expires_at_ms);
-    KeyEntry::stored(unsigned(row.key_no), unsigned(row.incarnation), stage, material, granted)
+    let age = kek.running.age(row.granted_running_ms, now);
+    KeyEntry::stored(unsigned(row.key_no), unsigned(row.incarnation), stage, material, granted, age)
 }
 
 pub(crate) fn event_row(event: &DomainEvent, charging_point: &str) -> OutboxEvent {

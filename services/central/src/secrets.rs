@@ -234,6 +234,7 @@ mod tests {
             kek_id,
             granted_at_ms: 0,
             expires_at_ms: 0,
+            granted_running_ms: 0,
             changed_at_ms: 0,
         };
         let committer = store::central::Committer::start(&database, "first", Default::default()).unwrap();

@@ -23,6 +23,7 @@ use crate::{
     documents::Documents,
     key::{KeyStage, Keyring},
     rows,
+    running_time::KeysAtRest,
     session::SessionId,
     settings::CentralSettings,
     telemetry::{Look, Streams, Telemetry},
@@ -52,7 +53,7 @@ pub(crate) struct SharedState {
     pub write_queue: WriteQueue,
     pub link_keys: Vec<StaticKey>,
     pub pins: Vec<PublicKey>,
-    pub key_encryption: Arc<store::central::KeyEncryption>,
+    pub key_encryption: Arc<KeysAtRest>,
     pub ledger: LedgerState,
     /// Signs tickets and authorisations.
     pub documents: Documents,
@@ -223,7 +224,7 @@ impl SharedState {
         }
         let (of, no) = (holder.to_string(), rows::signed(key_no));
         let row = self.store.look_up("older key", move |conn| KeyRow::find(conn, &of, no)).await.ok()?;
-        let key = row.map(|row| rows::key(&row, &self.key_encryption));
+        let key = row.map(|row| rows::key(&row, &self.key_encryption, self.clock.now()));
         let key = key.filter(|key| key.stage == KeyStage::Retired && key.incarnation == incarnation);
         let material = key.and_then(|key| key.material);
         streams.remember(key_no, material.clone());

@@ -89,7 +89,7 @@ impl EventLoop {
         };
         let mut keys: HashMap<String, Vec<KeyEntry>> = HashMap::new();
         for row in &loaded.keys {
-            keys.entry(row.holder.clone()).or_default().push(rows::key(row, &shared.key_encryption));
+            keys.entry(row.holder.clone()).or_default().push(rows::key(row, &shared.key_encryption, now));
         }
         let mut sessions: HashMap<String, Vec<Session>> = HashMap::new();
         for row in &loaded.sessions {
@@ -159,7 +159,7 @@ pub(super) async fn one(shared: &Arc<SharedState>, id: &ChargingPointId) -> Opti
         shared.store.read("reload", read).await.ok()?;
     let row: Option<ChargingPointRow> = row;
     let (row, now) = (row?, shared.clock.now());
-    let keys = keys.iter().filter(|key| key.wrapped.is_some()).map(|key| rows::key(key, &shared.key_encryption));
+    let keys = keys.iter().filter(|key| key.wrapped.is_some()).map(|key| rows::key(key, &shared.key_encryption, now));
     let sessions = sessions.iter().filter_map(|row| rows::session(row, &shared.settings, now).ok()).collect();
     rows::record(&row, ring(&row, mirrored.as_ref(), last, keys.collect()), sessions).ok()
 }

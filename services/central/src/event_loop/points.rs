@@ -339,9 +339,8 @@ impl EventLoop {
             if self.points[number].announced.owed {
                 self.touch(number);
             }
-            let record = &self.points[number].core.record;
             let stagger = u16::try_from(number % 1_000).unwrap_or_default();
-            let (order, why) = match record.keys.due(&self.shared.settings, stagger, now) {
+            let (order, why) = match self.points[number].core.key_due(&self.shared.settings, stagger, now) {
                 Some(KeyDue::Expired) => (PointOrder::Renew, key::EXPIRED),
                 Some(KeyDue::Rotation) => (PointOrder::Rotate { material: secrets::fresh_link_key() }, key::AGE),
                 None => continue,

@@ -29,6 +29,7 @@ use crate::{
     grpc::{Orders, SessionsService},
     origin::{LinkNo, Origin},
     registry,
+    running_time::{KeysAtRest, RunningTime},
     secrets::Secrets,
     settings::CentralSettings,
     shared::{Directory, LedgerState, SharedState},
@@ -62,6 +63,7 @@ impl TestCentral {
         Database::migrate(&url, SCHEMA).await.unwrap();
         let database = Database::open(&url, SCHEMA).await.unwrap();
         let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default()).unwrap();
+        let running = RunningTime::load(&database, ctx.clock.mono()).await.unwrap();
         let shared = Arc::new(SharedState {
             settings,
             clock: ctx.clock,
@@ -75,7 +77,7 @@ impl TestCentral {
             write_queue: WriteQueue::default(),
             pins: secrets.pins(),
             link_keys: secrets.link,
-            key_encryption: Arc::new(secrets.key_encryption),
+            key_encryption: Arc::new(KeysAtRest { encryption: secrets.key_encryption, running }),
             ledger: LedgerState::default(),
             documents: secrets.documents,
             owner: secrets.writer,

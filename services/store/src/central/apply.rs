@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::{
     AuditEntry, CommitRefusal, GenerationRow, Guard, OrderItemRow, OutboxEvent, RowWrite, Turn,
     charging_point::{self, RowVersion},
-    identity, outbox, ticket,
+    identity, outbox, running_time, ticket,
 };
 use crate::{Conn, StoreError};
 
@@ -127,6 +127,7 @@ fn write_row<'a>(
         }
         RowWrite::Discrepancy(row) => row.insert_first(conn)?,
         RowWrite::Key(row) => row.upsert(conn)?,
+        RowWrite::RunningTime(total_ms) => running_time::save(conn, *total_ms)?,
         RowWrite::Identity(row) => row.upsert_newer(conn)?,
         RowWrite::Operator(row) => row.upsert_newer(conn)?,
         RowWrite::Mirrored(revision) => identity::set_revision(conn, *revision)?,

@@ -48,6 +48,8 @@ pub struct KeyRow {
     pub kek_id: String,
     pub granted_at_ms: i64,
     pub expires_at_ms: i64,
+    /// How long Central had run in all when it was granted.
+    pub granted_running_ms: i64,
     pub changed_at_ms: i64,
 }
 

@@ -1,6 +1,13 @@
 //! The tables for diesel; a test compares them with the migrated database.
 
 diesel::table! {
+    running_time (id) {
+        id -> Integer,
+        total_ms -> BigInt,
+    }
+}
+
+diesel::table! {
     generation (id) {
         id -> Integer,
         number -> BigInt,
@@ -133,6 +140,7 @@ diesel::table! {
         kek_id -> Text,
         granted_at_ms -> BigInt,
         expires_at_ms -> BigInt,
+        granted_running_ms -> BigInt,
         changed_at_ms -> BigInt,
     }
 }

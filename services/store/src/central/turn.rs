@@ -93,6 +93,8 @@ pub enum RowWrite {
     CancelOrder(String),
     /// Inserts or replaces. A turn must retire the old active key before it activates the new one.
     Key(KeyRow),
+    /// How long Central has run in all, in milliseconds.
+    RunningTime(i64),
     Identity(MirroredIdentityRow),
     Operator(MirroredOperatorRow),
     /// The mirror of Registry is complete up to this revision.

@@ -183,3 +183,19 @@ fn every_entry_of_an_order_says_why_it_was_given_spec_8_1() {
     let released = harness.store.entries.iter().find(|entry| entry.action == AuditAction::Released).unwrap();
     assert_eq!(released.parameters, [("reason", "works".to_owned())]);
 }
+
+#[test]
+fn no_key_is_renewed_by_its_age_under_a_running_supply_and_by_no_wall_clock_spec_4_6() {
+    use crate::key::KeyDue;
+    let mut harness = PointHarness::supplying();
+    let due = |harness: &PointHarness, now| harness.points[0].key_due(&harness.settings, 0, now);
+    let month = 31 * 24 * 3_600_000;
+    let jumped = mesh::clock::Now { wall_ms: i64::try_from(month).unwrap(), ..harness.now };
+    assert_eq!(due(&harness, jumped), None, "only Central's own running time counts");
+    let old = crate::testing::at_ms(month);
+    assert_eq!(due(&harness, old), Some(KeyDue::Rotation));
+    harness.order(PointOrder::Rotate { material: material() });
+    assert_eq!(due(&harness, old), None, "the new key is granted, and the supply goes on");
+    harness.ended("s1", 1_000, 2_000, Reason::Unplugged);
+    assert_eq!(due(&harness, old), Some(KeyDue::Expired));
+}

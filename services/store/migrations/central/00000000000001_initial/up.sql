@@ -20,6 +20,14 @@ CREATE TABLE generation (
 );
 INSERT INTO generation (id, number, backup_at_ms, behind) VALUES (1, 1, 0, '');
 
+-- How long Central has run in all, saved once a minute: the age of keys counts in it, so that no wall clock that jumps
+-- rotates or expires them (SPEC 4.6).
+CREATE TABLE running_time (
+    id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
+    total_ms BIGINT NOT NULL
+);
+INSERT INTO running_time (id, total_ms) VALUES (1, 0);
+
 -- One row per committer: the end of its audit chain, and its last group, by which it asks whether a commit arrived.
 CREATE TABLE writers (
     writer TEXT PRIMARY KEY NOT NULL,
@@ -196,7 +204,10 @@ CREATE TABLE keys (
     wrapped TEXT,
     kek_id TEXT NOT NULL,
     granted_at_ms BIGINT NOT NULL,
+    -- When it will be that old, for people; its age decides.
     expires_at_ms BIGINT NOT NULL,
+    -- How long Central had run in all when it was granted.
+    granted_running_ms BIGINT NOT NULL,
     changed_at_ms BIGINT NOT NULL,
     PRIMARY KEY (holder, key_no),
     CHECK ((state IN (4, 5)) = (wrapped IS NULL))

@@ -15,6 +15,7 @@ fn key_row(kek: &KeyEncryption, key_no: i64, state: KeyState) -> KeyRow {
         kek_id,
         granted_at_ms: 1,
         expires_at_ms: 100,
+        granted_running_ms: 1,
         changed_at_ms: 1,
     }
 }
