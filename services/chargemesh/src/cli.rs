@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
+    backup::{BackupCommand, RestoreCommand},
     certs::Certs,
     ctl::Ctl,
     failure,
@@ -66,6 +67,8 @@ enum RootCommand {
     Audit(AuditArgs),
     Ctl(Ctl),
     Migrate(Migrate),
+    Backup(BackupCommand),
+    Restore(RestoreCommand),
     Certs(Certs),
     /// Print a completion script for a shell
     #[command(after_help = "Example, for bash:\n  source <(chargemesh completions bash)")]
@@ -108,6 +111,8 @@ impl Cli {
             RootCommand::Audit(command) => with_runtime(command.run()),
             RootCommand::Ctl(command) => with_runtime(command.run()),
             RootCommand::Migrate(command) => with_runtime(command.run()),
+            RootCommand::Backup(command) => with_runtime(command.run()),
+            RootCommand::Restore(command) => with_runtime(command.run()),
             RootCommand::Certs(command) => failure::exit(command.run()),
             RootCommand::Completions { shell } => {
                 let mut script = Vec::new();

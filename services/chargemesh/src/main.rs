@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done; 1 failed; 2 wrong use or bad input; 3 understood and refused.
 
+mod backup;
 mod certs;
 mod cli;
 mod ctl;

@@ -380,7 +380,7 @@ fn closed(_: tokio::sync::AcquireError) -> StoreError {
 }
 
 /// Runs blocking diesel code on a thread for blocking work. A panic continues in the caller.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {

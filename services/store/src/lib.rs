@@ -15,6 +15,7 @@ mod address;
 pub mod audit;
 pub mod central;
 mod connection;
+mod copy;
 mod database;
 mod error;
 mod observe;

@@ -3,6 +3,7 @@
 use diesel::prelude::*;
 
 use super::schema::{charging_points, generation, sessions};
+use crate::audit::schema::audit;
 use crate::{Conn, StoreError, connection::on};
 
 /// The one row about restores.
@@ -20,6 +21,12 @@ pub struct GenerationRow {
 impl GenerationRow {
     pub fn read(conn: &mut Conn) -> Result<Self, StoreError> {
         Ok(on!(conn, |c| generation::table.find(1).select(Self::as_select()).first(c))?)
+    }
+
+    /// When something was audited last, milliseconds since 1970: as old is what this database contains. 0: never.
+    pub fn last_change_ms(conn: &mut Conn) -> Result<i64, StoreError> {
+        let last: Option<i64> = on!(conn, |c| audit::table.select(diesel::dsl::max(audit::at_ms)).first(c))?;
+        Ok(last.unwrap_or_default())
     }
 
     /// Notes what shows that this database is too old; the first note stays.

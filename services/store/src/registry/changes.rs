@@ -28,6 +28,14 @@ pub fn head(conn: &mut Conn) -> Result<i64, StoreError> {
     Ok(on!(conn, |c| revisions::table.select(revisions::revision).first(c))?)
 }
 
+/// Raises the number of the last change to `at_least`, so that no change after a restore has the number of one that is
+/// lost and that Central has seen (SPEC 10.5). Returns the new number.
+pub fn raise_revision(conn: &mut Conn, at_least: i64) -> Result<i64, StoreError> {
+    let raised = head(conn)?.max(at_least);
+    on!(conn, |c| diesel::update(revisions::table).set(revisions::revision.eq(raised)).execute(c))?;
+    Ok(raised)
+}
+
 /// A row as its last change left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {

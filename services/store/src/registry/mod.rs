@@ -15,7 +15,7 @@ mod schema;
 mod secret;
 mod token;
 
-pub use changes::{Changed, Revision, changed_since, head};
+pub use changes::{Changed, Revision, changed_since, head, raise_revision};
 pub use forwarding::ForwardingRow;
 pub use identity::IdentityRow;
 pub use operator::OperatorRow;

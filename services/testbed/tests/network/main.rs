@@ -3,6 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on anything but what it waits for")]
 
 mod audit;
+mod backup;
 mod bad_input;
 mod crashes;
 mod descriptors;
