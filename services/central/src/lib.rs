@@ -31,6 +31,7 @@ mod listeners;
 pub mod order;
 pub mod origin;
 mod outbox;
+mod reading_keys;
 mod registry;
 mod rows;
 mod running_time;
@@ -63,6 +64,7 @@ use store::{
 };
 
 pub use config::{Config, KeyConfig, LinkConfig, Retention, SupplyConfig};
+pub use reading_keys::{ReadingKeys, SealedReadingError};
 
 use self::{
     audit::{AuditAction, AuditRecord},

@@ -14,7 +14,7 @@ use proto::{
     link::v1::{Reading, SealedReading},
 };
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 use crate::{config::ReadingConfig, telemetry::Streams};
 
@@ -141,10 +141,15 @@ fn published(id: &ChargingPointId, sealed: &SealedReading, reading: &Reading) ->
     serde_json::to_vec(&json).unwrap_or_default()
 }
 
-/// As protobuf writes a timestamp; none for 0 and for a time that no calendar has.
+/// As protobuf writes a timestamp in JSON, with three digits of a second or none; none for 0 and for a time that no calendar
+/// has.
 pub(crate) fn rfc3339(at_ms: i64) -> Option<String> {
+    const MILLIS: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    const SECONDS: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000).ok()?;
-    (at_ms != 0).then(|| time.format(&Rfc3339).ok()).flatten()
+    let format = if at_ms % 1_000 == 0 { SECONDS } else { MILLIS };
+    (at_ms != 0).then(|| time.format(format).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -157,7 +162,7 @@ mod tests {
     fn a_reading_is_published_in_protobufs_json_spec_5_3() {
         let id: ChargingPointId = "CP-1".parse().unwrap();
         let sealed = SealedReading { stream_id: vec![7; 16], key_no: 3, sequence: 9, ..SealedReading::default() };
-        for at_ms in [0, 1_551_421_200_000] {
+        for at_ms in [0, 1_551_421_200_000, 1_551_421_200_300, 1_551_421_200_070, 1_551_421_200_001] {
             let reading = Reading {
                 sequence: 9,
                 at_ms,

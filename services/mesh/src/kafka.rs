@@ -16,7 +16,7 @@ pub use self::{
     config::{KafkaConfig, KafkaSecurity, SaslMechanism},
     connection::{BrokerErrors, ConnectionContext},
     publisher::{DeliveryError, DurableProducer, LossyProducer, LostMessages, Outgoing},
-    reader::{Consumed, StartAt, TopicReader, TopicReaderError},
+    reader::{Consumed, EndAt, StartAt, TopicReader, TopicReaderError},
     topics::{Topic, TopicSettings},
     watch::watch_broker,
 };

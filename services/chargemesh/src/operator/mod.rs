@@ -6,13 +6,16 @@ pub(crate) mod api_message;
 pub(crate) mod audit;
 pub(crate) mod charging_points;
 pub(crate) mod connection;
+pub(crate) mod events;
 pub(crate) mod identities;
 pub(crate) mod order_call;
 pub(crate) mod orders;
+pub(crate) mod readings;
 pub(crate) mod sessions;
 pub(crate) mod status;
 mod tables;
 pub(crate) mod tickets;
+mod topics;
 mod verify_tickets;
 
 use proto::{Price, central::v1::Ids, central::v1::Selector, central::v1::selector};

@@ -133,6 +133,7 @@ impl Replay {
             control_socket: None,
             relayed: false,
             // One station's driver may request as fast as its rows follow each other.
+            kafka: mesh::kafka::KafkaConfig::default(),
             of_central: flags([
                 ("--requests-at-once", &UNBOUND),
                 ("--requests-per-second", &UNBOUND),

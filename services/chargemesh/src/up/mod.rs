@@ -49,6 +49,7 @@ use status::FolderLock;
 Examples:
   chargemesh up
   chargemesh up --charging-points 20 --drivers 10 --data /tmp/net
+  chargemesh up --kafka 127.0.0.1:9092; chargemesh events tail
   chargemesh up --detach; chargemesh charging-points list; chargemesh down
   chargemesh ctl data/run/up.sock add-charging-point city=Valencia
   chargemesh ctl data/run/up.sock kill central
@@ -116,6 +117,8 @@ pub(crate) struct UpCommand {
     /// Address of the supervisor's own /healthz, /readyz and /metrics
     #[arg(long, env = "CHARGEMESH_UP_ADMIN_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     admin_address: SocketAddr,
+    #[command(flatten)]
+    kafka: mesh::kafka::KafkaConfig,
 }
 
 /// A running network, shared by the tasks of `up`.
@@ -170,6 +173,7 @@ impl UpCommand {
             log_level: self.log_level.clone(),
             control_socket: Some(layout.socket("up")),
             relayed: self.has_drills(),
+            kafka: self.kafka.clone(),
             of_central: flags([("--simulated-speed", &self.speed.rounded_up().to_string())]),
         };
         let network = LocalNetwork::start(ctx, lock, layout, &mut plan, options, stream.clone()).await?;

@@ -67,6 +67,8 @@ pub(crate) struct NetworkOptions {
     pub(crate) control_socket: Option<std::path::PathBuf>,
     /// Whether connections pass through the fault proxy, and so can be cut.
     pub(crate) relayed: bool,
+    /// Where readings and events are published.
+    pub(crate) kafka: mesh::kafka::KafkaConfig,
     /// Further arguments of Central.
     pub(crate) of_central: Vec<std::ffi::OsString>,
 }
@@ -106,6 +108,7 @@ impl LocalNetwork {
             registry_https: addresses.registry_https.to_string(),
             operator_identity: layout.identity(&identity_folder(&operator)),
             control_socket: options.control_socket.clone().unwrap_or_default(),
+            kafka: options.kafka.clone(),
             ..NetworkStatus::default()
         };
         base.write(&layout.data)?;
@@ -226,6 +229,7 @@ impl LocalNetwork {
             ("--link-address", &a.central_link),
             ("--registry", &registry),
         ]);
+        own.extend(options.kafka.arguments());
         own.extend(options.of_central.iter().cloned());
         self.spec("central", "central", own, &options.log_level)
     }

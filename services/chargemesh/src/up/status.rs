@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use mesh::process::Misuse;
+use mesh::{kafka::KafkaConfig, process::Misuse};
 use nix::{
     fcntl::{Flock, FlockArg},
     unistd::Pid,
@@ -33,6 +33,9 @@ pub(crate) struct NetworkStatus {
     /// Folder of the operator's certificate.
     pub(crate) operator_identity: PathBuf,
     pub(crate) control_socket: PathBuf,
+    /// Where its readings and events are published.
+    #[serde(default)]
+    pub(crate) kafka: KafkaConfig,
     pub(crate) processes: Vec<ProcessStatus>,
     #[serde(skip)]
     pub(crate) folder: PathBuf,

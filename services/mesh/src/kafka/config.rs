@@ -1,9 +1,10 @@
 //! Where Kafka's brokers are, and how to authenticate to them.
 
-use std::{fs, path::PathBuf};
+use std::{ffi::OsString, fs, path::PathBuf};
 
 use clap::ValueEnum;
 use rdkafka::ClientConfig;
+use serde::{Deserialize, Serialize};
 
 use crate::process::Misuse;
 
@@ -12,7 +13,7 @@ use crate::process::Misuse;
 const RECONNECT_MS: &str = "500";
 
 /// How to reach Kafka. Without brokers nothing is published: events stay in Central's database.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[command(next_help_heading = "Kafka")]
 #[group(skip)]
 pub struct KafkaConfig {
@@ -60,7 +61,7 @@ pub struct KafkaConfig {
 }
 
 /// How a connection to Kafka is secured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum KafkaSecurity {
     #[default]
     Plaintext,
@@ -70,7 +71,7 @@ pub enum KafkaSecurity {
 }
 
 /// How a user name and a password are proven.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum SaslMechanism {
     Plain,
     ScramSha256,
@@ -124,6 +125,33 @@ impl KafkaConfig {
     /// The addresses, as people write them.
     pub fn brokers(&self) -> String {
         self.kafka.join(",")
+    }
+
+    /// The flags that give another process these settings; none where Kafka is not set.
+    pub fn arguments(&self) -> Vec<OsString> {
+        if !self.is_set() {
+            return Vec::new();
+        }
+        let mut arguments: Vec<OsString> = vec!["--kafka".into(), self.brokers().into()];
+        let mut add = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
+        add("--kafka-security", name_of(self.kafka_security));
+        add("--kafka-mechanism", name_of(self.kafka_mechanism));
+        add("--kafka-prefix", self.kafka_prefix.clone().into());
+        if let Some(user) = &self.kafka_user {
+            add("--kafka-user", user.into());
+        }
+        let files = [
+            ("--kafka-ca", &self.kafka_ca),
+            ("--kafka-certificate", &self.kafka_certificate),
+            ("--kafka-key", &self.kafka_key),
+            ("--kafka-password-file", &self.kafka_password_file),
+        ];
+        for (flag, file) in files {
+            if let Some(file) = file {
+                add(flag, file.into());
+            }
+        }
+        arguments
     }
 
     /// The full name of one of our topics, such as `chargemesh.events`.
@@ -187,6 +215,11 @@ impl KafkaConfig {
     }
 }
 
+/// A value as its flag takes it.
+fn name_of(value: impl ValueEnum) -> OsString {
+    value.to_possible_value().map(|name| name.get_name().to_owned()).unwrap_or_default().into()
+}
+
 fn read(flag: &str, file: &PathBuf) -> Result<String, Misuse> {
     fs::read_to_string(file).map_err(|error| Misuse::new(format!("{flag} {}: {error}", file.display())))
 }
@@ -209,6 +242,30 @@ mod tests {
         assert_eq!(client.get("bootstrap.servers"), Some("broker-1:9092,broker-2:9092"));
         assert_eq!(client.get("reconnect.backoff.max.ms"), Some("500"));
         assert_eq!(config().topic("events"), "chargemesh.events");
+    }
+
+    #[test]
+    fn the_settings_reach_another_process_by_flags() {
+        #[derive(Debug, clap::Parser)]
+        struct Parsed {
+            #[command(flatten)]
+            config: KafkaConfig,
+        }
+        let whole = KafkaConfig {
+            kafka_security: KafkaSecurity::SaslTls,
+            kafka_user: Some("u".into()),
+            kafka_ca: Some("ca.pem".into()),
+            kafka_certificate: Some("cert.pem".into()),
+            kafka_key: Some("key.pem".into()),
+            kafka_password_file: Some("password".into()),
+            kafka_mechanism: SaslMechanism::ScramSha256,
+            ..config()
+        };
+        for config in [config(), whole] {
+            let words = std::iter::once(OsString::from("x")).chain(config.arguments());
+            assert_eq!(<Parsed as clap::Parser>::try_parse_from(words).unwrap().config, config);
+        }
+        assert!(KafkaConfig::default().arguments().is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reads a topic from a point in time, an offset, or from now on, for the command line. It belongs to no consumer group
 //! and changes nothing at the broker.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
@@ -27,6 +27,15 @@ pub enum StartAt {
     Time(i64),
     /// This offset in every partition.
     Offset(i64),
+}
+
+/// Where to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndAt {
+    /// Never: what comes later is waited for.
+    Never,
+    /// Behind what is on the topic when the reader is opened.
+    Present,
 }
 
 /// One message of a topic.
@@ -57,6 +66,8 @@ pub struct TopicReaderError(String);
 pub struct TopicReader {
     consumer: StreamConsumer<ConnectionContext>,
     brokers: String,
+    /// Where each partition ends that is not read to its end yet; `None` if what comes later is waited for.
+    ends: Option<BTreeMap<i32, i64>>,
 }
 
 impl std::fmt::Debug for TopicReader {
@@ -66,11 +77,11 @@ impl std::fmt::Debug for TopicReader {
 }
 
 impl TopicReader {
-    /// Finds the topic's partitions and where to start in each.
+    /// Finds the topic's partitions and where to start and to end in each.
     ///
     /// # Errors
     /// A sentence: which setting, broker or topic cannot be used, and why.
-    pub async fn open(config: &KafkaConfig, topic: &str, start: StartAt) -> Result<Self, TopicReaderError> {
+    pub async fn open(config: &KafkaConfig, topic: &str, start: StartAt, end: EndAt) -> Result<Self, TopicReaderError> {
         let mut client = config.client("chargemesh-reader").map_err(|error| TopicReaderError(error.to_string()))?;
         client.set("group.id", "chargemesh-reader").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "100");
         let (topic, brokers) = (topic.to_owned(), config.brokers());
@@ -85,20 +96,34 @@ impl TopicReader {
                 .map_err(|error| TopicReaderError(format!("Kafka's settings are refused: {error}")))?;
             let starts =
                 starts(&consumer, &topic, &partitions, start).map_err(|error| unreachable(error.to_string()))?;
+            let ends = match end {
+                EndAt::Never => None,
+                EndAt::Present => {
+                    Some(ends(&consumer, &topic, &starts).map_err(|error| unreachable(error.to_string()))?)
+                }
+            };
             consumer.assign(&starts).map_err(|error| unreachable(error.to_string()))?;
-            Ok(Self { consumer, brokers })
+            Ok(Self { consumer, brokers, ends })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| TopicReaderError(error.to_string()))?
     }
 
-    /// The next message. Waits for one as long as it takes, also while the broker is away.
+    /// The next message; `None` behind the end. Waits for one as long as it takes, also while the broker is away.
     ///
     /// # Errors
     /// The broker refuses to answer.
-    pub async fn next(&self) -> Result<Consumed, TopicReaderError> {
+    pub async fn next(&mut self) -> Result<Option<Consumed>, TopicReaderError> {
         loop {
+            if self.ends.as_ref().is_some_and(BTreeMap::is_empty) {
+                return Ok(None);
+            }
             match self.consumer.recv().await {
-                Ok(message) => return Ok(consumed(&message)),
+                Ok(message) => {
+                    let message = consumed(&message);
+                    if is_before_end(&mut self.ends, &message) {
+                        return Ok(Some(message));
+                    }
+                }
                 // librdkafka reconnects by itself.
                 Err(error) if is_transient(&error) => tracing::warn!(%error, "waiting for Kafka at {}", self.brokers),
                 Err(error) => return Err(TopicReaderError(format!("Kafka at {}: {error}", self.brokers))),
@@ -139,6 +164,37 @@ fn starts(
     if matches!(start, StartAt::Time(_)) { consumer.offsets_for_times(list, ANSWER) } else { Ok(list) }
 }
 
+/// The offset behind the last message of each partition in which there is one behind its start.
+fn ends(
+    consumer: &StreamConsumer<ConnectionContext>,
+    topic: &str,
+    starts: &TopicPartitionList,
+) -> Result<BTreeMap<i32, i64>, rdkafka::error::KafkaError> {
+    let mut ends = BTreeMap::new();
+    for start in starts.elements() {
+        let (first, end) = consumer.fetch_watermarks(topic, start.partition(), ANSWER)?;
+        let from = match start.offset() {
+            Offset::Offset(offset) => offset.max(first),
+            Offset::Beginning => first,
+            _ => end,
+        };
+        if from < end {
+            ends.insert(start.partition(), end);
+        }
+    }
+    Ok(ends)
+}
+
+/// Whether a message stands before its partition's end; removes the end that it reaches.
+fn is_before_end(ends: &mut Option<BTreeMap<i32, i64>>, message: &Consumed) -> bool {
+    let Some(ends) = ends else { return true };
+    let Some(end) = ends.get(&message.partition).copied() else { return false };
+    if message.offset + 1 >= end {
+        ends.remove(&message.partition);
+    }
+    message.offset < end
+}
+
 fn consumed(message: &rdkafka::message::BorrowedMessage<'_>) -> Consumed {
     let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
     let headers = message
@@ -151,5 +207,22 @@ fn consumed(message: &rdkafka::message::BorrowedMessage<'_>) -> Consumed {
         at_ms: message.timestamp().to_millis().unwrap_or_default(),
         headers: headers.unwrap_or_default(),
         payload: message.payload().unwrap_or_default().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_ends_reads_each_partition_to_the_end_that_it_found() {
+        let at = |partition, offset| Consumed { partition, offset, ..Consumed::default() };
+        let mut ends = Some(BTreeMap::from([(0, 2), (1, 5)]));
+        assert!(is_before_end(&mut ends, &at(0, 0)) && is_before_end(&mut ends, &at(0, 1)));
+        assert!(!is_before_end(&mut ends, &at(0, 2)), "it came later");
+        assert_eq!(ends, Some(BTreeMap::from([(1, 5)])));
+        assert!(is_before_end(&mut ends, &at(1, 4)));
+        assert_eq!(ends, Some(BTreeMap::new()));
+        assert!(is_before_end(&mut None, &at(9, 9)), "one that waits has no end");
     }
 }

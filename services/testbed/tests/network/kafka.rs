@@ -1,6 +1,8 @@
 //! Kafka (SPEC 5, 9): what happens is on its topics, in order, whatever happens to the broker and to Central; and it takes
 //! nothing away but what is read there. The consumer is Kafka's own.
 
+mod sealed;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,

@@ -1,5 +1,6 @@
 //! A whole network by one command (SPEC 9.2, 10.1): `up`, `down`, `ctl` and `replay`.
 
+mod events;
 mod orders;
 mod replays;
 
