@@ -10,6 +10,7 @@
 //! socket or a database.
 
 mod audit_throttle;
+mod clocks;
 mod deadline;
 mod decision;
 mod desired;
@@ -25,6 +26,8 @@ mod supply;
 mod turn;
 mod view;
 
+#[cfg(test)]
+mod billing_model;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
@@ -200,6 +203,8 @@ pub struct PartLink {
     pub journal_reported: bool,
     /// Its engine has reported on it that a supply has begun.
     pub begun_reported: bool,
+    /// By how much its part's clock is ahead of Central's; 0 where that is less than a second, or not known.
+    pub ahead_ms: i64,
 }
 
 /// The monitor's verdict on its engine (SPEC 1.4).
@@ -221,7 +226,7 @@ pub struct ChargePoint {
 
 impl PartLink {
     pub fn new(link: LinkNo, key_no: u64, from: Arc<str>, highest_epoch: u64) -> Self {
-        Self { link, key_no, from, highest_epoch, journal_reported: false, begun_reported: false }
+        Self { link, key_no, from, highest_epoch, journal_reported: false, begun_reported: false, ahead_ms: 0 }
     }
 }
 

@@ -373,7 +373,7 @@ impl Peer {
     pub fn handle_timeout(&mut self, now: Now) {
         self.session.dial_if_due(now.mono);
         if self.incoming.clock.due().is_some_and(|due| due <= now.mono) {
-            let id = self.send_numbered(up::Body::ReadClock(ReadClock {}));
+            let id = self.send_numbered(up::Body::ReadClock(ReadClock { at_ms: now.wall_ms }));
             self.incoming.clock.asked(id, now);
         }
     }

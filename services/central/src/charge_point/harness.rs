@@ -97,6 +97,8 @@ pub(super) struct PointHarness {
     pub(super) store: MemoryStore,
     pub(super) settings: CentralSettings,
     pub(super) now: Now,
+    /// By which Central's wall clock is wrong from the next step on.
+    pub(super) wall_offset_ms: i64,
     /// What was told since last asked, in words.
     pub(super) sent: Vec<String>,
     /// What was told, as it was.
@@ -109,7 +111,15 @@ impl PointHarness {
         // So much power that what is not about it need not wait.
         let (now, settings) = (at_ms(0), CentralSettings { max_power_w: 100_000_000, ..CentralSettings::default() });
         let points = (1..=count).map(|n| ChargePoint::new(record(n, now, &settings), now)).collect();
-        Self { points, store: MemoryStore::default(), settings, now, sent: Vec::new(), effects: Vec::new() }
+        Self {
+            points,
+            store: MemoryStore::default(),
+            settings,
+            now,
+            wall_offset_ms: 0,
+            sent: Vec::new(),
+            effects: Vec::new(),
+        }
     }
 
     pub(super) fn record(&self, point: usize) -> &Record {
@@ -174,12 +184,17 @@ impl PointHarness {
                 Some((if due <= self.now.mono { self.now.mono + std::time::Duration::from_secs(1) } else { due }, n))
             });
             let Some((due, point)) = due.min().filter(|(due, _)| *due <= end) else { break };
-            self.now = at_ms(u64::try_from(due.duration_since(start()).as_millis()).unwrap());
+            self.now = self.at(due);
             let reaction = self.points[point].timer_fired(self.now);
             reaction.effects.into_iter().for_each(|effect| self.perform(point, effect));
             self.input(point, PointInput::Due);
         }
-        self.now = at_ms(u64::try_from(end.duration_since(start()).as_millis()).unwrap());
+        self.now = self.at(end);
+    }
+
+    fn at(&self, mono: Instant) -> Now {
+        let now = at_ms(u64::try_from(mono.duration_since(start()).as_millis()).unwrap());
+        Now { wall_ms: now.wall_ms + self.wall_offset_ms, ..now }
     }
 
     fn perform(&mut self, point: usize, effect: Effect) {

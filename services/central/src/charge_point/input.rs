@@ -69,6 +69,11 @@ pub enum Observation {
         meter: Energy,
         power_w: u32,
     },
+    /// The part told its own time, which is so far ahead of Central's.
+    Clock {
+        link: LinkNo,
+        ahead_ms: i64,
+    },
     /// So many messages could not be opened.
     Unintelligible {
         link: LinkNo,

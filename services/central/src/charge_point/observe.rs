@@ -79,6 +79,7 @@ impl ChargePoint {
                     }
                 }
             }
+            Observation::Clock { link, ahead_ms } => self.clock_told(link, ahead_ms, &mut reaction),
             Observation::Intelligible { link } => self.intelligible(link, now, &mut reaction),
         }
         let notes = std::mem::take(&mut reaction.queued);
@@ -103,7 +104,7 @@ impl ChargePoint {
         if self.begun().is_none()
             && let Some(open) = self.record.open.as_ref().filter(reserved)
         {
-            self.live.begun = Some(open.start(meter, at, now));
+            self.live.begun = Some(open.start(meter, self.engine_time(at), now));
             self.live.engine.iter_mut().for_each(|engine| engine.begun_reported = true);
         }
     }

@@ -21,7 +21,7 @@ impl DecisionBuilder<'_> {
         match self.point.record.open.as_ref().filter(|open| open.id == *id) {
             Some(open) if open.state == SessionState::Reserved => {
                 let begun = self.point.begun().cloned();
-                self.begin(begun.unwrap_or_else(|| open.start(meter, at, self.now)));
+                self.begin(begun.unwrap_or_else(|| open.start(meter, self.point.engine_time(at), self.now)));
             }
             Some(open) if open.reason != Reason::Unspecified => self.engine(messages::stop(id.as_str(), open.reason)),
             Some(_) => {}
@@ -58,7 +58,8 @@ impl DecisionBuilder<'_> {
         let Some(session) = open.or_else(|| self.settling(id).cloned()) else {
             return self.before_commit(Effect::Fetch { session: id.clone(), last: last.clone(), reply });
         };
-        let (billed, ticket) = session.bill(last, self.point.energy_limit(self.settings), self.now);
+        let said = self.point.in_central_time(last);
+        let (billed, ticket) = session.bill(&said, self.point.energy_limit(self.settings), self.now);
         if billed.discrepancy != 0 {
             self.audit_discrepancy(&billed, last.end);
         }

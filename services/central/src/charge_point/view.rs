@@ -79,6 +79,7 @@ impl ChargePoint {
             price_e4: session.as_ref().map_or(self.record.price, |s| s.price).e4(),
             currency: session.as_ref().map_or(settings.currency, |s| s.currency).to_string(),
             power_w: self.live.power_w,
+            clock_skew_ms: self.clock_skew_ms(),
         }
     }
 

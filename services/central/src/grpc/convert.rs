@@ -45,6 +45,7 @@ pub(crate) fn charging_point(record: &Record, view: &link::View, since_ms: i64) 
             expire_time: key.and_then(|key| timestamp(key.expires_at)),
         }),
         version: Some(version(record.epoch, record.version)),
+        clock_skew_ms: Some(view.clock_skew_ms).filter(|skew_ms| *skew_ms != 0),
         ..contract::ChargingPoint::default()
     }
 }

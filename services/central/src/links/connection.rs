@@ -138,7 +138,10 @@ impl ServedConnection {
             (Stage::FirstContact(_), _) if self.permit.is_proven() => {
                 self.answer(message.id, Reason::NoKey, "this link carries only signs of life: authenticate");
             }
-            (Stage::Part(_) | Stage::Driver(_), up::Body::ReadClock(_)) => {
+            (Stage::Part(_) | Stage::Driver(_), up::Body::ReadClock(read)) => {
+                if let Stage::Part(conversation) = &self.stage {
+                    conversation.clock_told(&self.responder, read.at_ms, now).await;
+                }
                 self.say(down::Body::Clock(wire_messages::Clock { to: message.id, at_ms: now.wall_ms }));
             }
             (Stage::Part(_) | Stage::Driver(_), up::Body::Unsupported(_)) => self.is_not_understood(),

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mesh::clock::Now;
 use proto::{
     ChargingPointId, DriverId, Energy, PeerId,
     link::v1::{self as wire_messages, Part, Reason, up},
@@ -86,6 +87,15 @@ pub(super) fn key_installed(installed: wire_messages::KeyInstalled, link: LinkNo
 }
 
 impl PartConversation {
+    /// The part has told its own time.
+    pub(super) async fn clock_told(&self, responder: &Responder, at_ms: i64, now: Now) {
+        if at_ms != 0 {
+            let ahead_ms = at_ms.saturating_sub(now.wall_ms);
+            let observation = Observation::Clock { link: responder.link, ahead_ms };
+            responder.hand_in(Message::Observation { at: self.id.clone(), observation }).await;
+        }
+    }
+
     /// Handles one message. False: it was a reading that could not be opened.
     pub(super) async fn receive(&mut self, responder: &Responder, body: up::Body, to: u64) -> bool {
         if let up::Body::Reading(sealed) = &body

@@ -205,7 +205,7 @@ impl TestPeer {
     }
 
     async fn reads_the_clock(&mut self) {
-        self.say(up::Body::ReadClock(ReadClock {}));
+        self.say(up::Body::ReadClock(ReadClock::default()));
         while !matches!(self.observe_early().await, down::Body::Clock(_)) {}
     }
 }

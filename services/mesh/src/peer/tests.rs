@@ -380,7 +380,7 @@ fn a_message_of_a_kind_that_is_not_known_here_is_answered_unsupported_and_leaves
 #[test]
 fn central_is_asked_for_the_time_at_each_opening_and_every_minute_and_a_wrong_clock_is_said_spec_10_8() {
     let mut rig = Rig { reads_clock: true, ..Rig::connecting(key(1)) };
-    let read = || up::Body::ReadClock(proto::link::v1::ReadClock {});
+    let read = || up::Body::ReadClock(proto::link::v1::ReadClock { at_ms: 0 });
     rig.event(1, LinkEvent::Open);
     assert_eq!(rig.wait(), Duration::ZERO);
     assert_eq!(said(&mut rig), [read()]);

@@ -84,3 +84,30 @@ fn a_power_that_cannot_be_is_not_shown_spec_3_8a() {
     harness.observe(0, Observation::Meter { link: ENGINE, session, meter, power_w: u32::MAX });
     assert_eq!(harness.points[0].view(&harness.settings, harness.now).power_w, 400_000);
 }
+
+#[test]
+fn an_engines_clock_that_is_wrong_is_shown_and_changes_no_bill_and_no_time_on_it_spec_3_8a() {
+    for ahead_ms in [7_200_000, -7_200_000, 10_000] {
+        let mut harness = PointHarness::ready();
+        harness.settings = CentralSettings::default();
+        harness.order(PointOrder::SetRatedPower(22_000));
+        harness.observe(0, Observation::Clock { link: ENGINE, ahead_ms });
+        assert_eq!(harness.points[0].view(&harness.settings, harness.now).clock_skew_ms, ahead_ms);
+        harness.pass(5_000);
+        harness.request("s1", "r1");
+        harness.accept("s1");
+        harness.pass(3_000);
+        let (session, meter) = (SessionId::new("s1"), Energy::from_wh(1_000));
+        let at = harness.now.wall_ms + ahead_ms;
+        harness.input(0, PointInput::Started { session: session.clone(), meter, at, reply: Reply::None });
+        harness.pass(20_000);
+        let end = Energy::from_wh(1_120);
+        let ended_at = harness.now.wall_ms + ahead_ms;
+        let last = crate::session::Final { start: meter, end, reason: Reason::Unplugged, started_at: at, ended_at };
+        harness.pass(2_000);
+        harness.input(0, PointInput::Ended { session, last, reply: Reply::None });
+        let ticket = harness.ticket("s1").unwrap();
+        assert_eq!((ticket.energy_wh, ticket.disputed_wh), (120, 0), "{ahead_ms}");
+        assert_eq!((ticket.started_at_ms, ticket.ended_at_ms), (8_000, 28_000), "{ahead_ms}");
+    }
+}

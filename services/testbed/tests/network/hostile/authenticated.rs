@@ -172,7 +172,7 @@ async fn central_sends_the_time_and_audits_who_does_not_know_a_message_spec_4_3_
     let (mut station, mut ana) = (HostilePoint::start(&network, "CP-1").await?, driver(&network, "ana").await?);
     for voice in [&mut station.engine, &mut station.monitor, &mut ana] {
         let before = now_ms();
-        let id = voice.send(up::Body::ReadClock(ReadClock {})).await?;
+        let id = voice.send(up::Body::ReadClock(ReadClock::default())).await?;
         let told = |body: &down::Body| match body {
             down::Body::Clock(clock) if clock.to == id => Some(clock.at_ms),
             _ => None,
