@@ -152,7 +152,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     });
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
-    spawn(&ctx, "running_time", running_time::save(Arc::clone(&shared), ctx.clone()));
+    spawn(&ctx, "running_time", upkeep::save_running_time(Arc::clone(&shared), ctx.clone()));
     spawn(&ctx, "database", shared.store.clone().watch(ctx.stop.clone()));
     spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
     let waiting_too = !config.kafka.is_set();
