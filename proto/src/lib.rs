@@ -3,7 +3,7 @@
 //!
 //! * [`link::v1`] travels encrypted between charging points, drivers and Central; `wire` specifies how it becomes
 //!   bytes.
-//! * [`central::v1`], [`registry::v1`] are gRPC services on mTLS, with messages of their own: the public API.
+//! * [`central::v1`], [`registry::v1`], [`weather::v1`] are gRPC services on mTLS, with messages of their own: the public API.
 //! * [`POLICIES`] lists the policy option of every method; the build fails for a method without one.
 //!
 //! Architecture invariant: depends on no other crate of the workspace, and on tonic only with the feature `services`.
@@ -54,6 +54,14 @@ pub mod registry {
     #[cfg_attr(feature = "services", expect(clippy::allow_attributes_without_reason, reason = "generated"))]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/chargemesh.registry.v1.rs"));
+    }
+}
+
+/// Weather's service: cities, their temperatures and what frost does.
+pub mod weather {
+    #[cfg_attr(feature = "services", expect(clippy::allow_attributes_without_reason, reason = "generated"))]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/chargemesh.weather.v1.rs"));
     }
 }
 

@@ -21,7 +21,7 @@ mod part {
 
 fn public_files() -> Vec<FileDescriptorProto> {
     let files = FileDescriptorSet::decode(proto::DESCRIPTORS).expect("the descriptors of this build").file;
-    let packages = ["chargemesh.central.v1", "chargemesh.events.v1", "chargemesh.registry.v1"];
+    let packages = ["chargemesh.central.v1", "chargemesh.events.v1", "chargemesh.registry.v1", "chargemesh.weather.v1"];
     files.into_iter().filter(|file| packages.contains(&file.package())).collect()
 }
 

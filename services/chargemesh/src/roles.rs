@@ -12,6 +12,8 @@ pub(crate) enum Role {
     Central(Box<RoleProcess<central::Config>>),
     /// Run Registry, which enrols charging points and drivers and keeps operators
     Registry(Box<RoleProcess<registry::Config>>),
+    /// Run Weather, which watches the temperature of every city and reports frost to Central
+    Weather(Box<RoleProcess<weather::Config>>),
     /// Run a charging point's engine, which supplies and measures energy
     Engine(RoleProcess<charging_point::EngineConfig>),
     /// Run a charging point's monitor, which watches the engine's health and keeps identity and keys
@@ -47,6 +49,13 @@ const COMMON: &[&str] = &[
     "key-lifetime",
     "keep-events",
     "attempts",
+    // Weather.
+    "provider",
+    "weather-url",
+    "key-file",
+    "threshold",
+    "hysteresis",
+    "policy",
     // Charging points and drivers.
     "id",
     "city",
@@ -102,6 +111,7 @@ impl Role {
         match self {
             Self::Central(p) => p.start("central", central::run),
             Self::Registry(p) => p.start("registry", registry::run),
+            Self::Weather(p) => p.start("weather", weather::run),
             Self::Engine(p) => p.start("engine", charging_point::run_engine),
             Self::Monitor(p) => p.start("monitor", charging_point::run_monitor),
             Self::Fleet(p) => p.start("fleet", charging_point::run_fleet),

@@ -1,7 +1,7 @@
 //! Prometheus metrics of the process, one registry, no globals.
 //!
 //! No metric has the id of a charging point or driver as a label (SPEC 10.9): labels are methods, codes, states,
-//! reasons and names of components, each from a set that the code fixes.
+//! reasons and names of components, each from a set that the code fixes, and the cities that Weather watches.
 
 use std::{
     fmt,

@@ -5,7 +5,7 @@
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use prost::{Message, Name};
-use proto::{central::v1 as central, registry::v1 as registry};
+use proto::{central::v1 as central, registry::v1 as registry, weather::v1 as weather};
 use ring::digest::{SHA256, digest};
 use tonic::Status;
 
@@ -38,6 +38,7 @@ macro_rules! list_requests {
 list_requests!(
     central::ListAuditRequest,
     central::ListChargingPointsRequest,
+    central::ListConditionsRequest,
     central::ListOrdersRequest,
     central::ListSessionsRequest,
     central::ListTicketsRequest,
@@ -45,6 +46,7 @@ list_requests!(
     registry::ListIdentitiesRequest,
     registry::ListOperatorsRequest,
     registry::ListTokensRequest,
+    weather::ListCitiesRequest,
 );
 
 /// The page that is asked for.

@@ -95,7 +95,12 @@ struct AuditFilterArgs {
 
 /// Central's and Registry's, which hands its own on to Central.
 fn actions() -> PossibleValuesParser {
-    let all: BTreeSet<_> = central::audit::AuditAction::TEXTS.iter().chain(registry::AUDIT_ACTIONS).copied().collect();
+    let all: BTreeSet<_> = central::audit::AuditAction::TEXTS
+        .iter()
+        .chain(registry::AUDIT_ACTIONS)
+        .chain(weather::AUDIT_ACTIONS)
+        .copied()
+        .collect();
     PossibleValuesParser::new(all)
 }
 

@@ -3,7 +3,6 @@
 mod chain;
 mod hanging;
 mod kill;
-mod lease;
 mod opening;
 mod rows;
 mod trouble;
