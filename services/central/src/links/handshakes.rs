@@ -20,12 +20,12 @@ const TOGETHER: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct HandshakeTurns {
     clock: Clock,
-    state: Mutex<TurnState<oneshot::Sender<()>>>,
+    state: Mutex<HandshakeQueue<oneshot::Sender<()>>>,
 }
 
 /// Who waits, and when the next turn is. Pure.
 #[derive(Debug)]
-struct TurnState<T> {
+struct HandshakeQueue<T> {
     /// Of one handshake.
     share: Duration,
     /// When the next handshake may begin; it may begin earlier by what is given together.
@@ -36,7 +36,7 @@ struct TurnState<T> {
 
 impl HandshakeTurns {
     pub(super) fn new(per_second: u32, clock: Clock) -> Arc<Self> {
-        Arc::new(Self { clock, state: Mutex::new(TurnState::new(per_second)) })
+        Arc::new(Self { clock, state: Mutex::new(HandshakeQueue::new(per_second)) })
     }
 
     /// Waits until a handshake with `address` may be computed. False: the peer must come later.
@@ -75,12 +75,12 @@ impl HandshakeTurns {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, TurnState<oneshot::Sender<()>>> {
+    fn lock(&self) -> MutexGuard<'_, HandshakeQueue<oneshot::Sender<()>>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> TurnState<T> {
+impl<T> HandshakeQueue<T> {
     fn new(per_second: u32) -> Self {
         let share = Duration::from_secs(1) / per_second.max(1);
         let most = usize::try_from(per_second).unwrap_or(usize::MAX);
@@ -123,7 +123,7 @@ mod tests {
 
     /// Milliseconds at which each handshake that was asked for began, by the last byte of its address.
     fn begun(asked: impl Fn(u64) -> Vec<u8>, for_ms: u64) -> Vec<(u8, u64, u64)> {
-        let (mut state, begun) = (TurnState::new(100), RefCell::new(Vec::new()));
+        let (mut state, begun) = (HandshakeQueue::new(100), RefCell::new(Vec::new()));
         for ms in 0..for_ms {
             let now = at_ms(ms).mono;
             for last in asked(ms) {
