@@ -54,7 +54,7 @@ fn is_too_long(body: &up::Body) -> Option<String> {
             return Some(format!("{} sessions in one report, above {MOST_HELD}", held.sessions.len()));
         }
         up::Body::JournalReport(held) => {
-            held.sessions.iter().map(|session| &session.session_id).max_by_key(|id| id.len())?
+            held.sessions.iter().chain(&held.latest).map(|session| &session.session_id).max_by_key(|id| id.len())?
         }
         up::Body::Opened(_)
         | up::Body::Authenticate(_)
@@ -293,6 +293,8 @@ mod tests {
         assert_eq!(is_too_long(&held(256, "s-1")), None);
         assert!(is_too_long(&held(257, "s-1")).is_some() && is_too_long(&held(143_000, "A")).is_some());
         assert!(is_too_long(&held(1, &"A".repeat(129))).is_some());
+        let latest = Some(JournalSession { session_id: "A".repeat(129), ..JournalSession::default() });
+        assert!(is_too_long(&up::Body::JournalReport(JournalReport { sessions: Vec::new(), latest })).is_some());
         let ended = SupplyEnded { session_id: "A".repeat(500_000), ..SupplyEnded::default() };
         assert!(is_too_long(&up::Body::SupplyEnded(ended)).is_some());
     }
