@@ -34,7 +34,7 @@ use mesh::{
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use proto::{PeerId, link::v1::Reason};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use wire::Link;
 
@@ -112,11 +112,17 @@ impl Links {
     }
 
     /// One connection, to its end; then it is closed in order.
-    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
+    async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        stop: CancellationToken,
+        place: OwnedSemaphorePermit,
+    ) {
         let now = self.shared.clock.mono();
         let permit = if self.event_loop.is_overloaded() { None } else { self.limiter.enter(address.ip(), now) };
         let Some(permit) = permit else {
-            return Box::pin(Arc::clone(&self.port).turn_away(stream, address, stop)).await;
+            return Box::pin(Arc::clone(&self.port).turn_away(stream, address, stop, place)).await;
         };
         let Accepted { mut connection, evicted, send_queue, link, queued } = self.seat(permit, address, now);
         self.open.inc();
@@ -136,6 +142,7 @@ impl Links {
         self.open.dec();
         // Boxed, as are all rare things that a link waits for: its task is as large as the largest of them.
         Box::pin(connection.leave(closed)).await;
+        drop(place);
     }
 
     fn seat(self: &Arc<Self>, permit: LinkPermit, address: SocketAddr, now: Instant) -> Accepted {

@@ -20,7 +20,7 @@ use mesh::{
 };
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use wire::{Admit, Event, Link};
 
@@ -36,6 +36,8 @@ const TELLING: Duration = Duration::from_secs(2);
 pub(crate) struct Port {
     pub(super) settings: wire::LinkSettings,
     telling: Semaphore,
+    /// Of sockets that are accepted and not closed yet; without one nothing more is accepted.
+    sockets: Arc<Semaphore>,
     clock: Clock,
     access_log: AccessLog,
     refused: Family<[(&'static str, &'static str); 1], Counter>,
@@ -49,6 +51,7 @@ impl Port {
         Arc::new(Self {
             settings,
             telling: Semaphore::new(ConnectionKind::TurnedAway.capped(TOLD)),
+            sockets: Arc::new(Semaphore::new(ConnectionKind::AcceptedLinks.capped(Semaphore::MAX_PERMITS))),
             clock: ctx.clock,
             access_log: access_log.clone(),
             refused,
@@ -85,15 +88,19 @@ impl Port {
         stop: CancellationToken,
     ) {
         let open = tokio_util::task::TaskTracker::new();
-        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        // Those that come faster than they can be turned away wait in the kernel.
+        let next = async || anyhow::Ok((Arc::clone(&self.sockets).acquire_owned().await?, listener.accept().await));
+        while let Some(Ok((place, accepted))) = stop.run_until_cancelled(next()).await {
             match accepted {
                 Ok((stream, address)) => {
                     self.stuck.store(false, Ordering::Relaxed);
                     // A small frame must not wait for the acknowledgement of the one before.
                     drop(stream.set_nodelay(true));
                     match awaited.get() {
-                        Ok(services) => open.spawn(Arc::clone(links_of(services)).serve(stream, address, stop.clone())),
-                        Err(_) => open.spawn(Arc::clone(&self).turn_away(stream, address, stop.clone())),
+                        Ok(services) => {
+                            open.spawn(Arc::clone(links_of(services)).serve(stream, address, stop.clone(), place))
+                        }
+                        Err(_) => open.spawn(Arc::clone(&self).turn_away(stream, address, stop.clone(), place)),
                     };
                 }
                 Err(error) => {
@@ -110,7 +117,13 @@ impl Port {
     }
 
     /// Tells the peer when to come again, and ignores all that it sends.
-    pub(super) async fn turn_away(self: Arc<Self>, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
+    pub(super) async fn turn_away(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        stop: CancellationToken,
+        _place: OwnedSemaphorePermit,
+    ) {
         self.refuse("BUSY", address.ip());
         let Ok(_place) = self.telling.try_acquire() else { return };
         let now = self.clock.mono();

@@ -104,7 +104,9 @@ impl TestLinks {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (near, (far, address)) = (near.unwrap(), far.unwrap());
-        let at_central = tokio::spawn(Arc::clone(&self.links).serve(far, address, self.central.ctx.stop.clone()));
+        let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let stop = self.central.ctx.stop.clone();
+        let at_central = tokio::spawn(Arc::clone(&self.links).serve(far, address, stop, place));
         let proof = Proof::Key { responder: shared.pins[0], key_no, key };
         let link = Link::initiator(wire::LinkSettings::default(), part, peer.as_str(), proof, clock.mono());
         let ((send_queue, queued), (sink, heard)) = (send_queue(256), mpsc::unbounded_channel());

@@ -13,7 +13,10 @@ use std::{
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use rustls::{CertificateError, ServerConfig};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,6 +30,8 @@ use crate::{
     process::Context,
 };
 
+/// Sockets beyond those that are admitted.
+const SPARE: usize = 16;
 /// Minimum time between two log lines of a listener about refused connections; the metric counts them all.
 const SAY_EVERY_MS: i64 = 10_000;
 
@@ -48,11 +53,21 @@ impl From<&Limits> for Caps {
     }
 }
 
+impl Caps {
+    /// Sockets at the same time. Some more than the limiters admit, so that a newcomer can always be accepted and take the
+    /// place of another, which is about to be closed.
+    fn sockets(&self) -> usize {
+        self.connections.saturating_add(self.handshakes).saturating_add(SPARE).min(Semaphore::MAX_PERMITS)
+    }
+}
+
 /// A bound listener.
 pub(crate) struct Acceptor {
     socket: TcpListener,
     shared: Arc<ListenerState>,
     handshakes: Arc<ConnectionLimiter<IpAddr>>,
+    /// Of sockets that are accepted and not closed yet; without one nothing more is accepted.
+    sockets: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Cancelled: accept no new connections.
     stop: CancellationToken,
@@ -97,6 +112,7 @@ impl Acceptor {
             socket,
             shared: Arc::new(shared),
             handshakes: ConnectionLimiter::new(LimiterBounds::shared(caps.handshakes)),
+            sockets: Arc::new(Semaphore::new(caps.sockets())),
             tasks: TaskTracker::new(),
             stop: ctx.stop.clone(),
             hard: CancellationToken::new(),
@@ -115,9 +131,10 @@ impl Acceptor {
         H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        while let Some(accepted) = self.stop.run_until_cancelled(self.socket.accept()).await {
+        let next = async || Some((Arc::clone(&self.sockets).acquire_owned().await.ok()?, self.socket.accept().await));
+        while let Some(Some((place, accepted))) = self.stop.run_until_cancelled(next()).await {
             match accepted {
-                Ok((tcp, address)) => self.take(tcp, address, &config, holder.clone(), handle.clone()),
+                Ok((tcp, address)) => self.take((tcp, place), address, &config, holder.clone(), handle.clone()),
                 Err(error) => {
                     // Mostly out of file descriptors: wait until other connections end.
                     self.shared.refuse("accept", &error);
@@ -138,8 +155,14 @@ impl Acceptor {
         }
     }
 
-    fn take<C, W, H, F>(&self, tcp: TcpStream, address: SocketAddr, config: &C, holder: W, handle: H)
-    where
+    fn take<C, W, H, F>(
+        &self,
+        (tcp, place): (TcpStream, OwnedSemaphorePermit),
+        address: SocketAddr,
+        config: &C,
+        holder: W,
+        handle: H,
+    ) where
         C: Fn() -> Result<Arc<ServerConfig>, TlsIdentityError>,
         W: Fn(&TlsStream<TcpStream>, SocketAddr) -> String + Send + 'static,
         H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Send + 'static,
@@ -160,6 +183,7 @@ impl Acceptor {
                 }
             };
             hard.run_until_cancelled(one).await;
+            drop(place);
         });
     }
 }
