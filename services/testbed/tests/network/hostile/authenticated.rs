@@ -191,7 +191,7 @@ async fn central_sends_the_time_and_audits_who_does_not_know_a_message_spec_4_3_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_belongs_to_its_charging_point_and_its_driver_alone_spec_3_7() -> anyhow::Result<()> {
-    let network = Network::start(&[]).await?;
+    let network = Network::start(&["--simulated-speed", "1000"]).await?;
     let _post = honest(&network).await?;
     let (mut victim, mut thief) =
         (HostilePoint::start(&network, "VICTIM").await?, HostilePoint::start(&network, "THIEF").await?);
