@@ -60,7 +60,7 @@ use proto::central::v1::{
 };
 use store::{
     Database, OpenDatabaseError,
-    central::{Committer, CommitterSettings, GenerationRow, RowWrite, audit::Checkpoints},
+    central::{Committer, CommitterSettings, GenerationRow, KeyRow, RowWrite, audit::Checkpoints},
 };
 
 pub use config::{Config, KeyConfig, LinkConfig, Retention, SupplyConfig};
@@ -92,7 +92,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let identity = TlsIdentity::open(&ctx, &config.identity)?;
     let doors = Listeners::open(&config, &ctx, &identity).await?;
     let Some(database) = open(&ctx, &config, &doors).await? else { return Ok(()) };
-    secrets.check(&database, &config.data).await?;
+    let rewrapped = secrets.check(&database, &config.data).await?;
     let restored = database.read("generation", GenerationRow::read).await?;
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
     let running = RunningTime::load(&database, ctx.clock.mono()).await?;
@@ -120,6 +120,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         upkeep::follow_audit(upkeep::AuditFile::open(path, &shared).await?, &shared, &ctx);
     }
     note_role(&shared, AuditAction::RoleStarted).await;
+    write_rewrapped(&shared, rewrapped).await;
 
     let (of_writes, stop) = (Arc::clone(&shared), ctx.stop.clone());
     spawn(&ctx, "writes", async move { of_writes.write_queue.run(&of_writes.store, stop).await });
@@ -205,6 +206,23 @@ async fn open(ctx: &Context, config: &Config, doors: &Listeners) -> anyhow::Resu
     };
     let passes = |error: &OpenDatabaseError| error.is_transient() || matches!(error, OpenDatabaseError::TooOld { .. });
     Ok(doors.awaited.opened(&ctx.stop, open, passes).await?)
+}
+
+/// Link keys under a key-encryption key that was rolled, wrapped under the current one (SPEC 10.7).
+async fn write_rewrapped(shared: &SharedState, keys: Vec<KeyRow>) {
+    for some in keys.chunks(500) {
+        let writes = some.iter().cloned().map(RowWrite::Key).collect();
+        if let Err(error) = shared.store.write("rewrap", writes).await {
+            tracing::warn!(%error, "link keys stay under a former key-encryption key; the next start tries again");
+            return;
+        }
+    }
+    if !keys.is_empty() {
+        tracing::info!(
+            keys = keys.len(),
+            "all link keys are under the current key-encryption key; its former lines can go"
+        );
+    }
 }
 
 /// Starts and stops of roles are audited (SPEC 8.1).

@@ -84,13 +84,15 @@ impl Secrets {
     }
 
     /// A database whose link keys were all kept by another Central is not ours to write in, nor are its peers ours.
+    /// Answers the keys that were wrapped under a former key-encryption key, wrapped under the current one (SPEC 10.7).
     ///
     /// # Errors
     /// Where it is, or cannot be read.
-    pub(crate) async fn check(&self, database: &Database, data: &Path) -> anyhow::Result<()> {
+    pub(crate) async fn check(&self, database: &Database, data: &Path) -> anyhow::Result<Vec<KeyRow>> {
         let keys = database.read("keys", KeyRow::usable).await?;
         if keys.is_empty() || keys.iter().any(|key| self.key_encryption.unwrap(key).is_ok()) {
-            return Ok(());
+            // One that does not open is damaged, and is shown where it is used.
+            return Ok(keys.iter().filter_map(|key| self.key_encryption.rewrap(key).ok().flatten()).collect());
         }
         let text = format!(
             "the key-encryption key in {} opens none of the {} link keys in this database: another Central keeps them; \
@@ -245,7 +247,16 @@ mod tests {
             writes: vec![store::central::RowWrite::Key(row)],
         };
         committer.submit(turn).await.unwrap();
-        first.check(&database, dir.path()).await.unwrap();
+        assert_eq!(first.check(&database, dir.path()).await.unwrap(), []);
+        // A key-encryption key is rolled by a new line before the old one.
+        let kek = dir.path().join("first/identity/kek");
+        let old = fs::read_to_string(&kek).unwrap();
+        fs::write(&kek, KeyEncryption::generate("k2").to_string() + &old).unwrap();
+        let rolled = open("first").check(&database, dir.path()).await.unwrap();
+        assert_eq!(rolled.iter().map(|key| key.kek_id.as_str()).collect::<Vec<_>>(), ["k2"]);
+        fs::write(&kek, fs::read_to_string(&kek).unwrap().lines().next().unwrap()).unwrap();
+        let opened = open("first").key_encryption.unwrap(&rolled[0]).unwrap();
+        assert_eq!(*opened, [7; 32], "the old line can go");
         let refused = second.check(&database, &dir.path().join("second")).await.unwrap_err();
         assert_eq!(mesh::process::exit_code(&refused), 2);
         let text = refused.to_string();

@@ -3,12 +3,15 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::ensure;
-use proto::central::v1::{Cause, ChargingPointState, KeyState, Ticket};
+use proto::{
+    central::v1::{Cause, ChargingPointState, KeyState, Ticket},
+    registry::v1::{IdentityState, Kind, ListIdentitiesRequest, RemoveRequest},
+};
 use serde_json::{Value, json};
 use testbed::{
     invariant,
     network::{Network, PATIENCE, TestPoint},
-    operator::{key_state, order},
+    operator::{fresh_id, key_state, order},
     process,
     wait::until,
 };
@@ -173,4 +176,59 @@ async fn raw_files_of_an_older_database_serve_nothing_until_the_generation_is_ra
     until_back(&network, &BTreeMap::from([(ticket.session_id.clone(), ticket)])).await?;
     let meters = BTreeMap::from([(point.id.clone(), point.meter_wh().await?)]);
     invariant::check(&network.operator, &meters).await.map(drop)
+}
+
+/// Whether Registry says this of an identity.
+async fn until_at_registry(network: &Network, id: &str, state: IdentityState) -> anyhow::Result<()> {
+    until(format_args!("{id} to be {state:?} at Registry"), PATIENCE, async || {
+        let page = network.operator.identities.clone().list(ListIdentitiesRequest::default()).await;
+        let all = page.map_err(|status| status.to_string())?.into_inner().identities;
+        match all.iter().find(|identity| identity.id == id) {
+            Some(identity) if identity.state() == state => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+async fn restored(network: &mut Network, service: &str, archive: &str) -> anyhow::Result<()> {
+    let process = if service == "central" { &mut network.central } else { &mut network.registry };
+    process.kill();
+    std::fs::remove_dir_all(network.path(service))?;
+    run(network, &["restore", archive, "--only", service]).await?;
+    let process = if service == "central" { &mut network.central } else { &mut network.registry };
+    process.restart()?;
+    network.until_ready().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_revoked_or_removed_after_the_backup_stays_so_where_one_of_the_two_knows_it_spec_10_5()
+-> anyhow::Result<()> {
+    let (mut network, point, _driver) = one_of_each(&[], &[]).await?;
+    let (revoked, other) = (network.charging_point("CP-R").await?, network.charging_point("CP-X").await?);
+    let archive = network.path("backup.tar").display().to_string();
+    run(&network, &["backup", &archive]).await?;
+    network.operator.charging_points.clone().revoke(order(&["CP-R"])).await?;
+    until_at_registry(&network, "CP-R", IdentityState::Void).await?;
+    let request = RemoveRequest { request_id: fresh_id(), kind: Kind::ChargingPoint.into(), id: "CP-X".to_owned() };
+    network.operator.identities.clone().remove(request).await?;
+    until_at_registry(&network, "CP-X", IdentityState::Removed).await?;
+
+    let is_revoked = |cp: &proto::central::v1::ChargingPoint| key_state(cp) == KeyState::Revoked;
+    // Central is older than Registry.
+    restored(&mut network, "central", &archive).await?;
+    network.until_shown("CP-R", "revoked, as Registry says", PATIENCE, is_revoked).await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
+    // Then Registry is older than Central.
+    restored(&mut network, "registry", &archive).await?;
+    until_at_registry(&network, "CP-R", IdentityState::Enrolled).await?;
+    // What Registry decides from now on reaches Central, although Central has seen later numbers of changes.
+    let late = network.charging_point("CP-L").await?;
+    network.until_state(&point.id, ChargingPointState::Available).await?;
+    let shown = network.shown("CP-R").await?;
+    ensure!(is_revoked(&shown), "revoked, as Central knows: {shown:?}");
+    let shown = network.shown("CP-X").await;
+    ensure!(shown.is_err(), "removed, as Central knows: {shown:?}");
+    drop((revoked, other, late));
+    Ok(())
 }
