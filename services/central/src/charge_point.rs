@@ -25,6 +25,7 @@ mod request;
 mod supply;
 mod turn;
 mod view;
+mod weather;
 
 #[cfg(test)]
 mod billing_model;
@@ -56,6 +57,7 @@ pub use input::{
 };
 pub use messages::{confirm_request, first_answer, step_of, stop as stop_message, unknown_charging_point};
 pub use observe::Reaction;
+pub use weather::CityWeather;
 
 use crate::{
     key::{KeyDue, Keyring},
@@ -85,6 +87,8 @@ pub struct Record {
     pub rated_power_w: u32,
     pub stopped: Option<Notice>,
     pub maintenance: Option<Notice>,
+    /// Frost in its city blocks it, whoever else has stopped it.
+    pub weather_blocked: bool,
     pub quarantined: bool,
     pub removed: bool,
     pub keys: Keyring,
@@ -186,6 +190,8 @@ pub struct LiveState {
     pub noted: AuditThrottle,
     /// Central's database is older than what Central has signed (SPEC 10.5).
     pub ledger_behind: bool,
+    /// Of its city; nothing: Weather has not been heard about it.
+    pub weather: Option<CityWeather>,
     /// One takeover too many; becomes the durable cause QUARANTINED.
     pub cloned: bool,
 }

@@ -56,6 +56,10 @@ pub struct Config {
     pub link: LinkConfig,
     #[command(flatten)]
     pub retention: Retention,
+    /// Weather is taken for lost, and its temperatures are stale, when it has not reported for this time
+    #[arg(long, env = "CHARGEMESH_WEATHER_SILENCE", value_name = "DURATION", default_value = "8s",
+          value_parser = parse_some)]
+    pub weather_silence: Duration,
     /// An order over more charging points than this states how many it expects, and is staggered
     #[arg(long, env = "CHARGEMESH_MANY", value_name = "N", default_value_t = 50)]
     pub many: usize,
@@ -262,6 +266,7 @@ impl Config {
             },
             tickets_again: supply.tickets_again,
             many: self.many,
+            weather_silence: self.weather_silence,
             price: supply.price,
             currency: supply.currency,
             max_power_w: supply.max_power,

@@ -13,6 +13,7 @@ mod points;
 mod publish;
 mod recall;
 mod tickets;
+mod weather;
 
 use std::{
     cmp::Reverse,
@@ -31,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{drivers::DriverEntry, points::Point, tickets::TicketDelivery};
 use crate::{
-    charge_point::{Effect, OrderOutcome, PointInput, Reply},
+    charge_point::{CityWeather, Effect, OrderOutcome, PointInput, Reply},
     origin::LinkNo,
     session::SessionId,
     shared::SharedState,
@@ -108,6 +109,8 @@ pub(crate) struct EventLoop {
     index: HashMap<ChargingPointId, usize>,
     drivers: HashMap<DriverId, DriverEntry>,
     links: HashMap<LinkNo, OpenLink>,
+    /// The weather of cities, as far as it is known.
+    cities: HashMap<Arc<str>, CityWeather>,
     /// The newest link of each peer on which it has shown its credential.
     contacts: HashMap<PeerId, LinkNo>,
     /// Operators' orders that wait for their answer.
@@ -200,6 +203,7 @@ impl EventLoop {
             Message::TicketReceived { driver, session } => self.ticket_received(&driver, &session),
             Message::TicketHandedBack { ticket, row, reply } => self.ticket_handed_back(*ticket, &row, reply),
             Message::LedgerBehind { why, by } => self.ledger_is_behind(&why, by),
+            Message::Weather { reported, by } => self.weather(reported, &by),
             Message::DriverUnintelligible { driver, count, from } => self.driver_unintelligible(&driver, count, &from),
         }
     }

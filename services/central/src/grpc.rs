@@ -3,6 +3,7 @@
 
 mod audit;
 mod charging_points;
+mod conditions;
 pub(crate) mod convert;
 mod corrections;
 mod once;
@@ -14,7 +15,8 @@ mod stored;
 mod tests;
 
 pub(crate) use self::{
-    audit::AuditService, charging_points::ChargingPointsService, orders::Orders, sessions::SessionsService,
+    audit::AuditService, charging_points::ChargingPointsService, conditions::ConditionsService, orders::Orders,
+    sessions::SessionsService,
 };
 pub(crate) use convert::{charging_point, reading, session};
 

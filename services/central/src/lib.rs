@@ -17,6 +17,7 @@
 mod access_log;
 pub mod audit;
 pub mod charge_point;
+mod conditions;
 mod config;
 mod database;
 pub mod digest;
@@ -56,7 +57,8 @@ use mesh::{
     process::{Context, Misuse},
 };
 use proto::central::v1::{
-    audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
+    audit_server::AuditServer, charging_points_server::ChargingPointsServer, conditions_server::ConditionsServer,
+    sessions_server::SessionsServer,
 };
 use store::{
     Database, OpenDatabaseError,
@@ -113,6 +115,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         link_keys: secrets.link,
         key_encryption: Arc::new(KeysAtRest { encryption: secrets.key_encryption, running }),
         ledger: shared::LedgerState::new(restored),
+        conditions: conditions::ReportedConditions::default(),
         documents: secrets.documents,
         owner: secrets.writer,
     });
@@ -143,12 +146,15 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let sessions = grpc::SessionsService { shared: Arc::clone(&shared), orders: orders.clone() };
     let (of_shared, of_registry) = (Arc::clone(&shared), registry.clone());
     let charging_points = grpc::ChargingPointsService { shared: of_shared, orders, registry: of_registry };
+    let conditions = grpc::ConditionsService { shared: Arc::clone(&shared), event_loop: event_loop.clone() };
+    spawn(&ctx, "weather", conditions::watch(Arc::clone(&shared), ctx.clone()));
     spawn(&ctx, "access_log", access_log::write(doors.access_log, Arc::clone(&shared), ctx.stop.clone()));
     let links = links::Links::new(Arc::clone(&shared), event_loop, registry, config.bounds(), doors.port, &ctx);
     doors.awaited.arrived(CentralServices {
         charging_points: ChargingPointsServer::new(charging_points),
         sessions: SessionsServer::new(sessions),
         audit: AuditServer::new(audit),
+        conditions: ConditionsServer::new(conditions),
         links,
     });
 

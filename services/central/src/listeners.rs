@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use mesh::{access_log::AccessLog, awaited::Awaited, identity::TlsIdentity, policy::DenyList, process::Context};
 use proto::central::v1::{
-    audit_server::AuditServer, charging_points_server::ChargingPointsServer, sessions_server::SessionsServer,
+    audit_server::AuditServer, charging_points_server::ChargingPointsServer, conditions_server::ConditionsServer,
+    sessions_server::SessionsServer,
 };
 
 use crate::{
     Config,
-    grpc::{AuditService, ChargingPointsService, SessionsService},
+    grpc::{AuditService, ChargingPointsService, ConditionsService, SessionsService},
     links::{Links, Port},
 };
 
@@ -19,6 +20,7 @@ pub(crate) struct CentralServices {
     pub(crate) charging_points: ChargingPointsServer<ChargingPointsService>,
     pub(crate) sessions: SessionsServer<SessionsService>,
     pub(crate) audit: AuditServer<AuditService>,
+    pub(crate) conditions: ConditionsServer<ConditionsService>,
     pub(crate) links: Arc<Links>,
 }
 
@@ -45,6 +47,7 @@ impl Listeners {
             .add_service(awaited.service(|behind| behind.charging_points.clone()))
             .add_service(awaited.service(|behind| behind.sessions.clone()))
             .add_service(awaited.service(|behind| behind.audit.clone()))
+            .add_service(awaited.service(|behind| behind.conditions.clone()))
             .start("grpc", config.grpc_address)
             .await?;
         let port = Port::new(ctx, config.wire(), &access_log);

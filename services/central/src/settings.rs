@@ -48,6 +48,8 @@ pub struct CentralSettings {
     pub tickets_again: Duration,
     /// An order over more charging points than this states how many it expects, and is staggered (SPEC 7.3).
     pub many: usize,
+    /// Weather is taken for lost where it has not reported for so long: temperatures are stale then (SPEC 6.5).
+    pub weather_silence: Duration,
     /// What a charging point costs for which Registry names no price.
     pub price: Price,
     pub currency: Currency,
@@ -87,6 +89,7 @@ impl Default for CentralSettings {
             requests: RateLimit { burst: 32, every: Duration::from_millis(250) },
             tickets_again: Duration::from_secs(10),
             many: 50,
+            weather_silence: Duration::from_secs(8),
             price: Price::from_e4(3950),
             currency: Currency::EUR,
             max_power_w: 400_000,

@@ -19,6 +19,7 @@ use wire::{LinkKey, PublicKey, StaticKey};
 
 use crate::{
     audit::AuditRecord,
+    conditions::ReportedConditions,
     database::Store,
     documents::Documents,
     key::{KeyStage, Keyring},
@@ -55,6 +56,7 @@ pub(crate) struct SharedState {
     pub pins: Vec<PublicKey>,
     pub key_encryption: Arc<KeysAtRest>,
     pub ledger: LedgerState,
+    pub conditions: ReportedConditions,
     /// Signs tickets and authorisations.
     pub documents: Documents,
     /// The name under which this process owns charging points.

@@ -77,7 +77,7 @@ pub struct Config {
 #[command(next_help_heading = "Provider")]
 #[group(skip)]
 pub struct ProviderConfig {
-    /// Provider of temperatures; openweather needs a key, open-meteo none
+    /// Provider of temperatures; openweather needs a key, the others none
     #[arg(long, env = "CHARGEMESH_WEATHER_PROVIDER", value_enum, default_value = "openweather")]
     pub provider: ProviderKind,
     /// Address of the provider instead of its own, such as http://127.0.0.1:8080
@@ -107,13 +107,17 @@ pub enum ProviderKind {
     #[value(name = "openweather")]
     OpenWeather,
     OpenMeteo,
+    /// Invented temperatures, without frost
+    Simulated,
 }
 
 impl ProviderKind {
-    fn name(self) -> &'static str {
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::OpenWeather => "openweather",
             Self::OpenMeteo => "open-meteo",
+            Self::Simulated => "simulated",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod open_meteo;
 mod openweather;
+mod simulated;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::{ProviderConfig, ProviderKind, frost::Temperature, key::ApiKey};
 
-pub(crate) use self::{open_meteo::OpenMeteo, openweather::OpenWeather};
+pub(crate) use self::{open_meteo::OpenMeteo, openweather::OpenWeather, simulated::Simulated};
 
 /// More than any provider needs to answer with.
 const LARGEST_ANSWER: usize = 64 * 1024;
@@ -50,6 +51,7 @@ pub(crate) fn of(config: &ProviderConfig, key: Arc<ApiKey>) -> anyhow::Result<Ar
     let http = Http::new(config.provider_timeout)?;
     Ok(match config.provider {
         ProviderKind::OpenWeather => Arc::new(OpenWeather::new(http, config.weather_url.as_deref(), key)),
+        ProviderKind::Simulated => Arc::new(Simulated(mesh::clock::Clock::system())),
         ProviderKind::OpenMeteo => Arc::new(OpenMeteo::new(http, config.weather_url.as_deref())),
     })
 }

@@ -61,6 +61,7 @@ impl ChargePoint {
             || self.has_passed_its_request()
             || self.begun().is_some()
             || self.awaits_stop()
+            || self.awaits_weather()
     }
 
     /// It was told to stop by a process before this one, or before its row was read again: the order is durable, and
@@ -112,6 +113,7 @@ impl DecisionBuilder<'_> {
         }
         self.end_what_is_lost();
         self.begin_what_began();
+        self.apply_weather();
         for settling in self.point.record.settling.clone() {
             if settling.due.is_some_and(|due| self.is_past(due)) && !self.point.live.ledger_behind {
                 self.bill_without_report(&settling);

@@ -244,6 +244,7 @@ fn record(n: usize, now: Now, settings: &CentralSettings) -> Record {
         rated_power_w: 0,
         stopped: None,
         maintenance: None,
+        weather_blocked: false,
         quarantined: false,
         removed: false,
         keys,

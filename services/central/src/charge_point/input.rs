@@ -18,7 +18,7 @@ use crate::{
 };
 
 use super::{
-    Pending, Record,
+    CityWeather, Pending, Record,
     evidence::{Evidence, StoredSession, final_of},
 };
 
@@ -83,6 +83,8 @@ pub enum Observation {
     Intelligible {
         link: LinkNo,
     },
+    /// What is known of the weather in its city.
+    Weather(Option<CityWeather>),
 }
 
 /// What is decided, made durable, and only then answered.

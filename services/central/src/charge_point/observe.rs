@@ -81,6 +81,7 @@ impl ChargePoint {
             }
             Observation::Clock { link, ahead_ms } => self.clock_told(link, ahead_ms, &mut reaction),
             Observation::Intelligible { link } => self.intelligible(link, now, &mut reaction),
+            Observation::Weather(weather) => (self.live.weather, reaction.due) = (weather, true),
         }
         let notes = std::mem::take(&mut reaction.queued);
         reaction.queued = notes.into_iter().filter(|note| self.live.noted.may_audit(note, now.mono)).collect();

@@ -23,3 +23,4 @@ mod metering;
 mod request;
 mod state;
 mod supply;
+mod weather;

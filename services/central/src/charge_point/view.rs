@@ -20,13 +20,14 @@ impl ChargePoint {
             (Cause::KeyRevoked, key == KeyState::Revoked),
             (Cause::NoKey, key == KeyState::Deleted),
             (Cause::Maintenance, record.maintenance.is_some()),
+            (Cause::Weather, self.is_frozen()),
         ];
         standing.into_iter().filter_map(|(cause, stands)| stands.then_some(cause)).collect()
     }
 
     /// The state shown (SPEC 2.2).
     pub fn state(&self, settings: &CentralSettings, now: Now) -> State {
-        state_of(&self.causes(settings, now), self.record.open.as_ref().map(|s| s.state))
+        self.state_of(&self.causes(settings, now))
     }
 
     /// A monitor is there, and where it holds a key it has said how its engine is: until it reports, a charging point
@@ -50,7 +51,7 @@ impl ChargePoint {
     /// Why a request must be refused now, if it must (SPEC 3.2).
     pub(super) fn against(&self, settings: &CentralSettings, now: Now) -> Option<(Reason, String)> {
         let causes = self.causes(settings, now);
-        let reason = match state_of(&causes, self.record.open.as_ref().map(|s| s.state)) {
+        let reason = match self.state_of(&causes) {
             State::Available => return None,
             State::Disconnected | State::Unspecified => Reason::Disconnected,
             State::Broken => Reason::Broken,
@@ -68,7 +69,7 @@ impl ChargePoint {
         let amount = session.as_ref().map(Session::amount).unwrap_or_default();
         View {
             // Not as it is observed: that a supply has begun is shown when it is durable.
-            state: state_of(&causes, self.record.open.as_ref().map(|open| open.state)).into(),
+            state: self.state_of(&causes).into(),
             detail: self.detail(&causes),
             causes: causes.into_iter().map(i32::from).collect(),
             key_state: self.record.keys.state().into(),
@@ -114,12 +115,16 @@ impl ChargePoint {
             Some(Cause::KeyRevoked) => "its key was revoked, until an operator restores it".to_owned(),
             Some(Cause::NoKey) => "no valid key".to_owned(),
             Some(Cause::Maintenance) => said("maintenance", &self.record.maintenance),
-            Some(Cause::Weather) => "weather".to_owned(),
+            Some(Cause::Weather) => self.frost_in_words(),
         }
     }
 }
 
 impl ChargePoint {
+    fn state_of(&self, causes: &[Cause]) -> State {
+        state_of(causes, self.record.open.as_ref().map(|open| open.state), self.frost_waits())
+    }
+
     /// It is AVAILABLE, and refuses others meanwhile.
     fn waits_for(&self) -> String {
         let ask = self.pending.ask.as_ref().filter(|ask| ask.stage == AskStage::Confirming);
@@ -128,16 +133,13 @@ impl ChargePoint {
     }
 }
 
-/// Precedence of SPEC 2.2. Maintenance waits for the end of a supply (SPEC 3.5), so it alone does not hide one.
-fn state_of(causes: &[Cause], open: Option<SessionState>) -> State {
+/// Precedence of SPEC 2.2. Maintenance waits for the end of a supply (SPEC 3.5), and frost where its policy says so, so
+/// they alone do not hide one.
+fn state_of(causes: &[Cause], open: Option<SessionState>, frost_waits: bool) -> State {
     let out_of_order = |cause: &Cause| match cause {
         Cause::Maintenance => open.is_none(),
-        Cause::LedgerBehind
-        | Cause::OperatorStop
-        | Cause::Weather
-        | Cause::NoKey
-        | Cause::KeyRevoked
-        | Cause::Quarantined => true,
+        Cause::Weather => open.is_none() || !frost_waits,
+        Cause::LedgerBehind | Cause::OperatorStop | Cause::NoKey | Cause::KeyRevoked | Cause::Quarantined => true,
         Cause::Unspecified | Cause::MonitorLost | Cause::EngineBroken => false,
     };
     if causes.contains(&Cause::MonitorLost) {

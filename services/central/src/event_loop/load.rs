@@ -74,6 +74,7 @@ impl EventLoop {
             index: HashMap::new(),
             drivers: HashMap::new(),
             links: HashMap::new(),
+            cities: HashMap::new(),
             contacts: HashMap::new(),
             waiting: HashMap::new(),
             next_order: 0,
@@ -111,6 +112,7 @@ impl EventLoop {
                 Err(error) => tracing::error!(%error, "a charging point cannot be read; a person must look at it"),
             }
         }
+        event_loop.presume_weather();
         event_loop.load_drivers(&loaded, &mut keys);
         loaded.identities.iter().for_each(|row| event_loop.identity(row));
         event_loop.show_all();

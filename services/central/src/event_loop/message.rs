@@ -11,7 +11,7 @@ use store::central::{ChargingPointRow, MirroredIdentityRow};
 use tokio::sync::oneshot;
 
 use crate::{
-    charge_point::{Observation, OrderOutcome, PointInput, PointOrder, Reply, SupplyRequest},
+    charge_point::{CityWeather, Observation, OrderOutcome, PointInput, PointOrder, Reply, SupplyRequest},
     origin::{LinkNo, Origin},
     session::SessionId,
 };
@@ -94,6 +94,11 @@ pub(crate) enum Message {
     LedgerBehind {
         why: String,
         by: PeerId,
+    },
+    /// What the weather of cities does to their charging points.
+    Weather {
+        reported: Vec<CityWeather>,
+        by: Origin,
     },
     /// A driver's messages that could not be opened.
     DriverUnintelligible {

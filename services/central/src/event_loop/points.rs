@@ -71,6 +71,7 @@ impl EventLoop {
         self.index.insert(id, number);
         self.touch(number);
         self.arm(number, now);
+        self.look_at_weather(number);
         number
     }
 
@@ -230,6 +231,8 @@ impl EventLoop {
         decision.after_commit.into_iter().for_each(|effect| self.perform(Some(number), effect));
         self.touch(number);
         self.arm(number, now);
+        // It may have moved.
+        self.look_at_weather(number);
     }
 
     /// What was decided is true from now on, for those too who answer without the loop.
@@ -282,6 +285,7 @@ impl EventLoop {
             (*record, charge_point::Pending { report_refused, ..charge_point::Pending::loaded(now) });
         self.publish_record(number);
         self.touch(number);
+        self.look_at_weather(number);
         self.offer(number, PointInput::Due);
     }
 

@@ -79,6 +79,7 @@ impl TestCentral {
             link_keys: secrets.link,
             key_encryption: Arc::new(KeysAtRest { encryption: secrets.key_encryption, running }),
             ledger: LedgerState::default(),
+            conditions: crate::conditions::ReportedConditions::default(),
             documents: secrets.documents,
             owner: secrets.writer,
         });
