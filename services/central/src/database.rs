@@ -20,12 +20,33 @@ use prometheus_client::{
 };
 use store::{
     Database, Observer, StoreError, TransactionOutcome,
-    central::{AuditRow, CommitRefusal, Committed, Committer, RowWrite, Turn, TurnId},
+    central::{AuditRow, CommitRefusal, Committed, Committer, RENEW_LEASE_EVERY, RowWrite, Turn, TurnId},
 };
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::turns;
+
+/// Renews the lease on the database until the process stops, and then gives it back. If another Central has taken it, which
+/// can only be while this process was stopped for long, this process ends: two would end each other's supplies.
+pub(crate) fn hold_lease(ctx: &Context, database: Database, owner: String) {
+    let (stop, renewed, holder) = (ctx.stop.clone(), database.clone(), owner.clone());
+    ctx.finally("lease", async move {
+        if let Err(error) = database.give_lease_back(&owner).await {
+            tracing::warn!(%error, "the next Central waits until this one's lease on the database ends");
+        }
+        Ok(())
+    });
+    ctx.spawn("lease", async move {
+        while stop.run_until_cancelled(tokio::time::sleep(RENEW_LEASE_EVERY)).await.is_some() {
+            // That the database is away is noticed by whoever uses it.
+            if let Ok(Err(other)) = renewed.renew_lease(&holder).await {
+                anyhow::bail!("another Central ({other}) has taken the database while this one did not answer");
+            }
+        }
+        Ok(())
+    });
+}
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]

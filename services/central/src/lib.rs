@@ -93,7 +93,8 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     ctx.hold(mesh::data_folder::lock(&config.data, "Central")?);
     let identity = TlsIdentity::open(&ctx, &config.identity)?;
     let doors = Listeners::open(&config, &ctx, &identity).await?;
-    let Some(database) = open(&ctx, &config, &doors).await? else { return Ok(()) };
+    let Some(database) = open(&ctx, &config, &secrets.writer, &doors).await? else { return Ok(()) };
+    database::hold_lease(&ctx, database.clone(), secrets.writer.clone());
     let rewrapped = secrets.check(&database, &config.data).await?;
     let restored = database.read("generation", GenerationRow::read).await?;
     let committer = Committer::start(&database, &secrets.writer, CommitterSettings::default())?;
@@ -159,7 +160,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     });
 
     let file = Checkpoints::open(&checkpoints_file, secrets.audit).map_err(|error| Misuse::new(error.to_string()))?;
-    spawn(&ctx, "running_time", running_time::save(Arc::clone(&shared), ctx.clone()));
+    spawn(&ctx, "running_time", upkeep::save_running_time(Arc::clone(&shared), ctx.clone()));
     spawn(&ctx, "database", shared.store.clone().watch(ctx.stop.clone()));
     spawn(&ctx, "components", upkeep::components(Arc::clone(&shared), ctx.clone()));
     let waiting_too = !config.kafka.is_set();
@@ -199,8 +200,8 @@ fn spawn(ctx: &Context, name: &'static str, work: impl Future<Output = ()> + Sen
     });
 }
 
-/// The database as soon as it is there and migrated; nothing where the process stops before.
-async fn open(ctx: &Context, config: &Config, doors: &Listeners) -> anyhow::Result<Option<Database>> {
+/// The database as soon as it is there and migrated, and no other Central uses it; nothing where the process stops before.
+async fn open(ctx: &Context, config: &Config, owner: &str, doors: &Listeners) -> anyhow::Result<Option<Database>> {
     let observed = Arc::new(StoreMetrics::new(&ctx.metrics));
     let open = async || {
         let database =
@@ -208,6 +209,7 @@ async fn open(ctx: &Context, config: &Config, doors: &Listeners) -> anyhow::Resu
         if !config.allow_fsync_off {
             database.require_fsync().await?;
         }
+        database.take_lease(owner).await?;
         Ok(database)
     };
     let passes = |error: &OpenDatabaseError| error.is_transient() || matches!(error, OpenDatabaseError::TooOld { .. });

@@ -1,21 +1,13 @@
 //! How long Central has run in all, by its own clock alone (SPEC 4.6, 10.8): what the age of keys counts in. A wall clock
 //! that jumps, now or between two runs, makes none older.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use mesh::{clock::Now, process::Context};
+use mesh::clock::Now;
 use store::{
     Database, StoreError,
-    central::{KeyEncryption, RowWrite, running_time},
+    central::{KeyEncryption, running_time},
 };
-
-use crate::shared::SharedState;
-
-/// So much of it is lost at most when the process is killed.
-const SAVED_EVERY: Duration = Duration::from_secs(60);
 
 /// Since the first start of any process on this database.
 #[derive(Clone, Copy, Debug)]
@@ -69,20 +61,6 @@ impl RunningTime {
     pub(crate) fn came_ms(self, age: Age, now: Now) -> i64 {
         let age = i64::try_from(age.at(now).as_millis()).unwrap_or(i64::MAX);
         self.total_ms(now).saturating_sub(age)
-    }
-}
-
-/// Saves it until the process stops, and once more then.
-pub(crate) async fn save(shared: Arc<SharedState>, ctx: Context) {
-    loop {
-        let goes_on = ctx.stop.run_until_cancelled(tokio::time::sleep(SAVED_EVERY)).await.is_some();
-        let total_ms = shared.key_encryption.running.total_ms(shared.clock.now());
-        if let Err(error) = shared.store.write("running time", vec![RowWrite::RunningTime(total_ms)]).await {
-            tracing::debug!(%error, "the running time could not be saved");
-        }
-        if !goes_on {
-            return;
-        }
     }
 }
 

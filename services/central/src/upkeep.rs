@@ -11,7 +11,7 @@ use mesh::{
 };
 use store::{
     Abort, Conn, StoreError,
-    central::{KeyRow, OnceRow, OrderRow, OutboxRow, audit},
+    central::{KeyRow, OnceRow, OrderRow, OutboxRow, RowWrite, audit},
 };
 
 pub(crate) use self::audit_file::AuditFile;
@@ -23,6 +23,8 @@ use crate::{
 };
 
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// So much of it is lost at most when the process is killed.
+const RUNNING_TIME_SAVED_EVERY: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Writes checkpoints until the process stops, and one at the end, when nobody else writes any more. An address may only
@@ -119,6 +121,20 @@ pub(crate) async fn prune(retention: Retention, waiting_too: bool, shared: Arc<S
             Ok(Ok(gone)) => say_pruned::<StoreError>(Ok(gone)),
             Ok(Err(())) => {}
             Err(error) => say_pruned(Err(error)),
+        }
+    }
+}
+
+/// Saves how long Central has run until the process stops, and once more then.
+pub(crate) async fn save_running_time(shared: Arc<SharedState>, ctx: Context) {
+    loop {
+        let goes_on = ctx.stop.run_until_cancelled(tokio::time::sleep(RUNNING_TIME_SAVED_EVERY)).await.is_some();
+        let total_ms = shared.key_encryption.running.total_ms(shared.clock.now());
+        if let Err(error) = shared.store.write("running time", vec![RowWrite::RunningTime(total_ms)]).await {
+            tracing::debug!(%error, "the running time could not be saved");
+        }
+        if !goes_on {
+            return;
         }
     }
 }

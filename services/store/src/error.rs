@@ -16,6 +16,11 @@ pub enum OpenDatabaseError {
         "the database {at} has fsync off, so a commit may be lost in a power failure; set fsync = on at the server (or give --allow-fsync-off for data that may be lost)"
     )]
     Unsafe { at: String },
+    /// Several Centrals on one database are not supported yet.
+    #[error(
+        "another Central ({holder}) uses the database {at}, and two would end each other's supplies; stop that one, or give this one a database of its own"
+    )]
+    Leased { at: String, holder: String },
     /// The server is reachable and refuses the login.
     #[error("the database {at} refuses the login: {why}; {advice}")]
     Denied { at: String, why: String, advice: &'static str },
@@ -51,9 +56,10 @@ impl OpenDatabaseError {
         }
     }
 
-    /// Whether waiting can help: until the database is reachable, or until a person fixes the login or the server.
+    /// Whether waiting can help: until the database is reachable, or until a person fixes the login or the server,
+    /// or stops another process.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Denied { .. } | Self::Unsafe { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Denied { .. } | Self::Unsafe { .. } | Self::Leased { .. })
     }
 
     /// Whether only a person can fix it.

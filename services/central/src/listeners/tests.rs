@@ -44,6 +44,10 @@ struct WaitingCentral {
 
 impl WaitingCentral {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         mesh::process::install_cryptography();
         let folder = TempDir::new().unwrap();
         let authority = Authority::create(&folder.path().join("authority"), "mesh.test", DAY).unwrap();
@@ -54,7 +58,7 @@ impl WaitingCentral {
         let (data, identity) = (path("data"), path("central"));
         let args = ["central", "--data", &data, "--identity", &identity, "--registry", "127.0.0.1:1"];
         let addresses = ["--grpc-address", "127.0.0.1:0", "--link-address", "127.0.0.1:0"];
-        let config = TestCli::parse_from(args.into_iter().chain(addresses)).config;
+        let config = TestCli::parse_from(args.into_iter().chain(addresses).chain(more.iter().copied())).config;
         let ctx = Context::detached("central");
         let running = tokio::spawn(crate::run(config, ctx.clone()));
         Self { folder, ctx, running }
@@ -82,8 +86,11 @@ impl WaitingCentral {
     }
 
     async fn migrate(&self) {
-        let url = format!("sqlite:{}", self.folder.path().join("data/central.db").display());
-        Database::migrate(&url, SCHEMA).await.unwrap();
+        Database::migrate(&self.database(), SCHEMA).await.unwrap();
+    }
+
+    fn database(&self) -> String {
+        format!("sqlite:{}", self.folder.path().join("data/central.db").display())
     }
 
     async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
@@ -137,6 +144,28 @@ async fn while_the_database_is_awaited_both_doors_refuse_and_then_serve_on_the_s
     assert_eq!(call(link).await.0, [0x06, 0], "ACK 0");
     assert_eq!((central.address("grpc"), central.address("link")), (grpc, Some(link)));
     central.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_central_on_one_database_refuses_in_words_and_serves_when_the_first_has_gone_spec_10_8() {
+    let first = WaitingCentral::start();
+    first.until_it_waits().await;
+    first.migrate().await;
+    let ana = first.ana();
+    first.until("the first serves", async || first.ask(&ana).await.code() == Code::NotFound).await;
+
+    let second = WaitingCentral::start_with(&["--database", &first.database()]);
+    second.until_it_waits().await;
+    let ben = second.ana();
+    let refused = second.ask(&ben).await;
+    assert!(refused.message().contains("another Central (central-"), "{refused}");
+    assert_eq!(first.ask(&ana).await.code(), Code::NotFound, "the first serves on");
+
+    first.ctx.stop.cancel();
+    first.running.await.unwrap().unwrap();
+    first.ctx.ended().await.unwrap();
+    second.until("the second serves", async || second.ask(&ben).await.code() == Code::NotFound).await;
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,26 +6,17 @@
 //! answered. While the database is unreachable, turns are answered with `Unavailable`; it is found again without a
 //! restart.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    AuditRow, ChargingPointRow, CommitRefusal, Committed, OutboxEvent, OutboxRow, Turn, TurnId,
-    apply::{Applied, apply},
+    AuditRow, CommitRefusal, Committed, Turn, TurnId,
     generation::current_generation,
+    group::{Answers, Failure, Open, run_group},
 };
 use crate::{
-    Conn, Database, StoreError, TransactionOutcome,
-    audit::writer::{self, Head},
-    connection::Use,
-    database::STATEMENT,
-    observe::Stopwatch,
+    Database, StoreError, TransactionOutcome, audit::writer, connection::Use, database::STATEMENT, observe::Stopwatch,
 };
 
 /// The limits of the committer.
@@ -47,6 +38,8 @@ impl Default for CommitterSettings {
 const FOLLOWER_LAG: usize = 4096;
 /// The maximum number of runs of a group that loses races.
 const MAX_RUNS: u32 = 5;
+/// As `MAX_RUNS`, for a group that has a turn whose row another transaction holds.
+const LOCKED_RUNS: u32 = 2;
 /// Pause between two questions whether a commit arrived.
 const RECONNECT: Duration = Duration::from_millis(200);
 /// Number of further questions after the last submitter has gone, when nobody waits for the answer.
@@ -73,8 +66,14 @@ impl Committer {
         let (queue, jobs) = mpsc::channel(settings.queue);
         let audit = broadcast::channel(FOLLOWER_LAG).0;
         let audit_sender = audit.clone();
-        let writer =
-            Writer { database: database.clone(), name: writer.to_owned(), open: None, jobs, audit: audit_sender };
+        let writer = Writer {
+            database: database.clone(),
+            name: writer.to_owned(),
+            open: None,
+            locked: None,
+            jobs,
+            audit: audit_sender,
+        };
         thread::Builder::new().name("committer".into()).spawn(move || writer.run(settings.group))?;
         Ok(Self { queue, audit })
     }
@@ -97,43 +96,11 @@ struct Writer {
     database: Database,
     name: String,
     open: Option<Open>,
+    /// Where in the last group the turn is whose row another transaction holds.
+    locked: Option<usize>,
     jobs: mpsc::Receiver<Job>,
     audit: broadcast::Sender<Arc<AuditRow>>,
 }
-
-struct Open {
-    conn: Conn,
-    generation: i64,
-}
-
-/// Why a group may not be durable.
-enum Failure {
-    /// Nothing of it is durable.
-    Nothing(StoreError),
-    /// Nothing of it is durable, and the database did not answer in time: the next group opens a new connection.
-    Hangs(StoreError),
-    /// The commit failed; these are the answers if it arrived all the same.
-    Unknown(StoreError, Answers),
-}
-
-impl Failure {
-    /// With the cause that the driver cannot know: that the connection was closed because the server did not answer.
-    fn explained(self, conn: &Conn) -> Self {
-        match self {
-            Self::Nothing(error) if conn.is_expired() => Self::Hangs(conn.cause(error)),
-            Self::Unknown(error, answers) => Self::Unknown(conn.cause(error), answers),
-            failure @ (Self::Nothing(_) | Self::Hangs(_)) => failure,
-        }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Nothing(error)
-    }
-}
-
-type Answers = Vec<Result<Committed, CommitRefusal>>;
 
 impl Writer {
     fn run(mut self, limit: usize) {
@@ -180,6 +147,10 @@ impl Writer {
             let group = TurnId::random().to_string();
             match self.commit(turns, &group) {
                 Ok(answers) => return answers,
+                Err(StoreError::Contended(why)) if runs >= LOCKED_RUNS && self.locked.is_some() => {
+                    let locked = self.locked.take().unwrap_or_default();
+                    return self.commit_without(turns, locked, why);
+                }
                 Err(StoreError::Contended(_)) if runs < MAX_RUNS => runs += 1,
                 // One turn is wrong and must not fail the others.
                 Err(StoreError::Rejected(_)) if turns.len() > 1 => {
@@ -192,6 +163,17 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Refuses the turn whose row another transaction holds, so that it stalls none of the others.
+    fn commit_without(&mut self, turns: &[Turn], locked: usize, why: String) -> Answers {
+        tracing::warn!(turn = turns[locked].name, error = %why, "another transaction holds a row of a turn");
+        let mut answers = if locked > 0 { self.commit_group(&turns[..locked]) } else { Vec::new() };
+        answers.push(Err(CommitRefusal::Unavailable(why)));
+        if locked + 1 < turns.len() {
+            answers.extend(self.commit_group(&turns[locked + 1..]));
+        }
+        answers
     }
 
     /// Runs one transaction. An error means for certain that nothing of it is durable.
@@ -217,6 +199,7 @@ impl Writer {
         let result = run_group(&mut open, turns, &self.name, group);
         #[cfg(test)]
         let result = self.database.inner.faults.at_commit(result);
+        self.locked = open.applying.filter(|_| matches!(&result, Err(Failure::Nothing(StoreError::Contended(_)))));
         // The connection is kept only if its transaction is certainly over.
         let over = match &result {
             Ok(_) => true,
@@ -267,146 +250,10 @@ impl Writer {
         let mut conn = self.database.inner.establish(Use::Write, STATEMENT)?;
         writer::ensure_row(&mut conn, &self.name)?;
         let generation = current_generation(&mut conn)?;
-        Ok(Open { conn, generation })
-    }
-}
-
-/// Runs the group without savepoints, and again with them if a refused turn left writes behind.
-fn run_group(open: &mut Open, turns: &[Turn], writer: &str, group: &str) -> Result<Answers, Failure> {
-    if let Some(answers) = run_transaction(open, turns, writer, group, false)? {
-        return Ok(answers);
-    }
-    open.conn.execute("ROLLBACK")?;
-    let answers = run_transaction(open, turns, writer, group, true)?;
-    answers.ok_or_else(|| StoreError::Rejected("a refused turn left writes in spite of its savepoint".into()).into())
-}
-
-/// One answer per turn. `None`: a refused turn left writes in the transaction, which is still open.
-fn run_transaction(
-    open: &mut Open,
-    turns: &[Turn],
-    writer: &str,
-    group: &str,
-    with_savepoints: bool,
-) -> Result<Option<Answers>, Failure> {
-    let Open { conn, generation } = open;
-    conn.begin_write()?;
-    let mut head = writer::begin_group(conn, writer, group)?;
-    let mut results = Vec::with_capacity(turns.len());
-    for turn in turns {
-        let result = apply(conn, turn, *generation, with_savepoints)?;
-        // A group of one turn is rolled back as a whole.
-        if turns.len() > 1 && result.as_ref().is_err_and(|refused| refused.left_writes) {
-            return Ok(None);
-        }
-        results.push(result.map_err(|refused| refused.refusal));
-    }
-    if results.iter().all(Result::is_err) {
-        conn.execute("ROLLBACK")?;
-        return Ok(Some(results.into_iter().map(|result| result.map(|_| Committed::default())).collect()));
-    }
-    write_events_and_audit(conn, &mut head, results).map(Some)
-}
-
-/// Numbers and writes the events and audit entries of the applied turns, and commits.
-fn write_events_and_audit(
-    conn: &mut Conn,
-    head: &mut Head,
-    results: Vec<Result<Applied<'_>, CommitRefusal>>,
-) -> Result<Answers, Failure> {
-    let before = (head.audit_number, head.outbox_sequence);
-    let mut events = Vec::new();
-    let epochs = epochs(conn, &results)?;
-    let answers: Answers = results
-        .into_iter()
-        .map(|result| {
-            result.map(|applied| {
-                events.extend(applied.events.iter().map(|event| in_sequence(event, &epochs, head)));
-                let audit = applied.audit.iter().map(|entry| AuditRow::next(entry, head)).collect();
-                Committed { epoch: applied.row_version.epoch, version: applied.row_version.version, audit }
-            })
-        })
-        .collect();
-    OutboxRow::insert(conn, &events)?;
-    AuditRow::insert(conn, answers.iter().flatten().flat_map(|committed| &committed.audit))?;
-    if before != (head.audit_number, head.outbox_sequence) {
-        head.save(conn)?;
-    }
-    match conn.execute("COMMIT") {
-        Ok(()) => Ok(answers),
-        Err(error) if error.spoils_connection() => Err(Failure::Unknown(error, answers)),
-        Err(error) => Err(Failure::Nothing(error)),
-    }
-}
-
-/// The epoch under which each charging point is held that an event is about: that of a turn's guard, or else its row's.
-fn epochs<'a>(
-    conn: &mut Conn,
-    results: &[Result<Applied<'a>, CommitRefusal>],
-) -> Result<HashMap<&'a str, i64>, StoreError> {
-    let applied = || results.iter().flatten();
-    let mut epochs: HashMap<&str, i64> =
-        applied().filter(|turn| !turn.cp_id.is_empty()).map(|turn| (turn.cp_id, turn.row_version.epoch)).collect();
-    for event in applied().flat_map(|turn| turn.events.iter().copied()) {
-        if let Entry::Vacant(unknown) = epochs.entry(event.cp_id.as_str()) {
-            unknown.insert(ChargingPointRow::epoch(conn, &event.cp_id)?);
-        }
-    }
-    Ok(epochs)
-}
-
-/// Every event has the epoch that its charging point's record has in this transaction, so that epochs never fall.
-fn in_sequence(event: &OutboxEvent, epochs: &HashMap<&str, i64>, head: &mut Head) -> OutboxRow {
-    head.outbox_sequence += 1;
-    OutboxRow {
-        writer: head.writer.clone(),
-        sequence: head.outbox_sequence,
-        event_id: event.event_id.clone(),
-        cp_id: event.cp_id.clone(),
-        epoch: epochs.get(event.cp_id.as_str()).copied().unwrap_or_default(),
-        kind: event.kind.clone(),
-        at_ms: event.at_ms,
-        body: event.body.clone(),
-        published_at_ms: None,
+        Ok(Open { conn, generation, applying: None })
     }
 }
 
 fn refuse(turns: &[Turn], refusal: &CommitRefusal) -> Answers {
     turns.iter().map(|_| Err(refusal.clone())).collect()
-}
-
-#[cfg(test)]
-pub(crate) mod faults {
-    //! Faults that a test injects at moments that no real fault can hit.
-
-    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-
-    use super::{Answers, Failure};
-    use crate::{Conn, StoreError};
-
-    #[derive(Default)]
-    pub(crate) struct InjectedFaults {
-        /// Maximum size of a SQLite file in pages, as on a full disk; 0: no limit.
-        pub(crate) page_limit: AtomicU32,
-        /// The next commit arrives, but its answer is lost.
-        pub(crate) lose_answer: AtomicBool,
-    }
-
-    impl InjectedFaults {
-        pub(crate) fn limit_pages(&self, conn: &mut Conn) -> Result<(), StoreError> {
-            match self.page_limit.load(SeqCst) {
-                0 => Ok(()),
-                pages => conn.execute(&format!("PRAGMA max_page_count={pages}")),
-            }
-        }
-
-        pub(super) fn at_commit(&self, result: Result<Answers, Failure>) -> Result<Answers, Failure> {
-            match result {
-                Ok(answers) if self.lose_answer.swap(false, SeqCst) => {
-                    Err(Failure::Unknown(StoreError::Unavailable("the line was cut".into()), answers))
-                }
-                other => other,
-            }
-        }
-    }
 }

@@ -8,9 +8,13 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 mod apply;
 mod charging_point;
 mod committer;
+#[cfg(test)]
+mod faults;
 mod generation;
+mod group;
 mod identity;
 mod key;
+mod lease;
 mod order;
 mod outbox;
 mod refusal;
@@ -29,12 +33,13 @@ pub use crate::{
     page::{Page, PageRequest},
 };
 pub use charging_point::ChargingPointRow;
-#[cfg(test)]
-pub(crate) use committer::faults::InjectedFaults;
 pub use committer::{Committer, CommitterSettings};
+#[cfg(test)]
+pub(crate) use faults::InjectedFaults;
 pub use generation::{GenerationRow, raise_generation};
 pub use identity::{MirroredIdentityRow, MirroredOperatorRow};
 pub use key::{KeyEncryption, KeyError, KeyRow, KeyState};
+pub use lease::RENEW_LEASE_EVERY;
 pub use order::{ItemOutcome, OrderCounts, OrderItemRow, OrderRow};
 pub use outbox::{OutboxEvent, OutboxLag, OutboxRow};
 pub use refusal::CommitRefusal;

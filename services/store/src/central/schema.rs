@@ -17,6 +17,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    lease (id) {
+        id -> Integer,
+        holder -> Text,
+        until_ms -> BigInt,
+    }
+}
+
+diesel::table! {
     charging_points (cp_id) {
         cp_id -> Text,
         incarnation -> BigInt,

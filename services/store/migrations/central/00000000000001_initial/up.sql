@@ -28,6 +28,14 @@ CREATE TABLE running_time (
 );
 INSERT INTO running_time (id, total_ms) VALUES (1, 0);
 
+-- The one Central that may use this database, and until when by the database's clock. No row: nobody yet.
+CREATE TABLE lease (
+    id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
+    -- The writer's name of that Central.
+    holder TEXT NOT NULL,
+    until_ms BIGINT NOT NULL
+);
+
 -- One row per committer: the end of its audit chain, and its last group, by which it asks whether a commit arrived.
 CREATE TABLE writers (
     writer TEXT PRIMARY KEY NOT NULL,

@@ -88,6 +88,33 @@ async fn a_commit_that_hangs_is_given_up_and_then_asked_for_before_anything_is_r
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_another_transaction_holds_stalls_no_other_turn_spec_9_0() {
+    let store = TestStore::postgres().await;
+    let (mut held, mut free) = (store.owned("CP-1").await, store.owned("CP-2").await);
+    let inner = Arc::clone(&store.database.inner);
+    let hold = move || {
+        let mut conn = inner.establish(crate::connection::Use::Write, Duration::from_secs(10)).unwrap();
+        conn.execute("BEGIN; SELECT 1 FROM charging_points WHERE cp_id = 'CP-1' FOR UPDATE").unwrap();
+        conn
+    };
+    let mut holder = tokio::task::spawn_blocking(hold).await.unwrap();
+    for _ in 0..3 {
+        let began = Instant::now();
+        // The first is a group alone; the others, which came meanwhile, are one group.
+        let audit = || store.unguarded([RowWrite::Audit(entry("X", "CP-3"))]);
+        let turn_of = |point: &OwnedPoint| store.committer.submit(turn(Some(point.guard()), []));
+        let (first, stuck, done, last) = tokio::join!(audit(), turn_of(&held), turn_of(&free), audit());
+        assert!(matches!(&stuck, Err(CommitRefusal::Unavailable(why)) if why.contains("lock timeout")), "{stuck:?}");
+        free.version = done.expect("it needs no row of the other").version;
+        first.and(last).unwrap();
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+    tokio::task::spawn_blocking(move || holder.execute("ROLLBACK")).await.unwrap().unwrap();
+    store.submit(&mut held, []).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_may_lose_commits_is_refused_in_words_spec_9_0() {
     let (server, store) = on_own_server().await;
     store.database.require_fsync().await.unwrap();

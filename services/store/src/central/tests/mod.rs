@@ -3,6 +3,7 @@
 mod chain;
 mod hanging;
 mod kill;
+mod lease;
 mod opening;
 mod rows;
 mod trouble;
