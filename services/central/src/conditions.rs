@@ -2,21 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use mesh::{clock::Now, process::Context};
-use prometheus_client::metrics::gauge::Gauge;
-use proto::central::v1::{Cause, CityCondition};
-
-use crate::{
-    audit::{AuditAction, AuditRecord},
-    origin::Origin,
-    shared::SharedState,
-};
-
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use mesh::clock::Now;
+use proto::central::v1::CityCondition;
 
 /// The latest report of each city.
 #[derive(Debug, Default)]
@@ -36,7 +27,7 @@ impl Reported {
     }
 
     /// What a person should know about the temperatures; nothing: they are fresh.
-    fn trouble(&self, silence: Duration, now: Now) -> Option<String> {
+    pub(crate) fn trouble(&self, silence: Duration, now: Now) -> Option<String> {
         if let Some(at) = self.at.filter(|_| self.is_silent(silence, now)) {
             let seconds = now.mono.saturating_duration_since(at.mono).as_secs();
             return Some(format!("Weather has not reported for {seconds} s: temperatures are stale, blocks stay"));
@@ -52,38 +43,6 @@ impl Reported {
 impl ReportedConditions {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Reported> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How many charging points are blocked by frost, and how many there are.
-pub(crate) fn blocked(shared: &SharedState) -> (usize, usize) {
-    let all = shared.points.all();
-    let frozen = all.iter().filter(|(_, point)| point.causes.contains(&i32::from(Cause::Weather))).count();
-    (frozen, all.len())
-}
-
-/// Says whether Weather is silent, and raises the alarm where frost blocks more than half of the network.
-pub(crate) async fn watch(shared: Arc<SharedState>, ctx: Context) {
-    let gauge = ctx.metrics.register(
-        "charging_points_blocked_by_weather",
-        "Charging points that frost blocks",
-        Gauge::<i64>::default(),
-    );
-    let (component, mut alarmed) = (ctx.health.component("weather"), false);
-    while ctx.stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-        let now = shared.clock.now();
-        let trouble = shared.conditions.lock().trouble(shared.settings.weather_silence, now);
-        let (frozen, all) = blocked(&shared);
-        gauge.set(i64::try_from(frozen).unwrap_or(i64::MAX));
-        let alarm = (frozen * 2 > all).then(|| format!("ALARM: frost blocks {frozen} of {all} charging points"));
-        if let Some(alarm) = alarm.as_ref().filter(|_| !alarmed) {
-            tracing::error!(alarm = true, "{alarm}");
-            let entry = AuditRecord::new(AuditAction::WeatherAlarm, "weather").with("blocked", frozen).with("of", all);
-            shared.audit(None, &entry.by(&Origin::central(), now));
-        }
-        alarmed = alarm.is_some();
-        let said: Vec<_> = alarm.into_iter().chain(trouble).collect();
-        if said.is_empty() { component.ready() } else { component.degraded(said.join("; ")) }
     }
 }
 

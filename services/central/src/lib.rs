@@ -148,7 +148,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let (of_shared, of_registry) = (Arc::clone(&shared), registry.clone());
     let charging_points = grpc::ChargingPointsService { shared: of_shared, orders, registry: of_registry };
     let conditions = grpc::ConditionsService { shared: Arc::clone(&shared), event_loop: event_loop.clone() };
-    spawn(&ctx, "weather", conditions::watch(Arc::clone(&shared), ctx.clone()));
+    spawn(&ctx, "weather", upkeep::watch_frost(Arc::clone(&shared), ctx.clone()));
     spawn(&ctx, "access_log", access_log::write(doors.access_log, Arc::clone(&shared), ctx.stop.clone()));
     let links = links::Links::new(Arc::clone(&shared), event_loop, registry, config.bounds(), doors.port, &ctx);
     doors.awaited.arrived(CentralServices {

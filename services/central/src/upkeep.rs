@@ -2,6 +2,7 @@
 //! a plain file, retention.
 
 mod audit_file;
+mod frost;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,7 +15,10 @@ use store::{
     central::{KeyRow, OnceRow, OrderRow, OutboxRow, RowWrite, audit},
 };
 
-pub(crate) use self::audit_file::AuditFile;
+pub(crate) use self::{
+    audit_file::AuditFile,
+    frost::{blocked, watch_frost},
+};
 use crate::{
     audit::{AuditAction, AuditRecord},
     config::Retention,

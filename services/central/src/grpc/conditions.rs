@@ -11,9 +11,9 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     charge_point::CityWeather,
-    conditions,
     event_loop::{LoopHandle, Message},
     shared::SharedState,
+    upkeep,
 };
 
 /// Of a report.
@@ -89,7 +89,7 @@ impl Conditions for ConditionsService {
         let mut checks = FieldChecks::default();
         let page = AskedPage::of(&mut request.into_inner(), &mut checks);
         checks.finish()?;
-        let (blocked, _) = conditions::blocked(&self.shared);
+        let (blocked, _) = upkeep::blocked(&self.shared);
         let known = self.shared.conditions.lock();
         let silent = known.is_silent(self.shared.settings.weather_silence, self.shared.clock.now());
         let shown = known.conditions.iter().filter(|(city, _)| page.after().is_none_or(|after| city.as_str() > after));
