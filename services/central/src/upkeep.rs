@@ -43,6 +43,8 @@ pub(crate) fn checkpoint(
     component.ready();
     let (of_last, last_component, stop) = (Arc::clone(&shared), component.clone(), ctx.stop.clone());
     let work = async move {
+        // At once: what a process that was killed left is covered before anything else follows.
+        write_checkpoint(&mut file, &shared, &component).await;
         let mut prune_at = shared.clock.mono() + PRUNE_EVERY;
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
             write_checkpoint(&mut file, &shared, &component).await;
@@ -63,7 +65,7 @@ pub(crate) fn checkpoint(
 
 async fn write_checkpoint(file: &mut audit::Checkpoints, shared: &SharedState, component: &Component) {
     match file.write(&shared.store.database, shared.clock.wall_ms()).await {
-        Ok(_) => component.ready(),
+        Ok(_) => file.doubt().map_or_else(|| component.ready(), |doubt| component.degraded(doubt)),
         Err(error) => component.degraded(format!("the audit has no fresh checkpoint: {error}")),
     }
 }

@@ -26,6 +26,7 @@ pub(crate) fn start(ctx: &Context, config: &Config, service: &IdentityService) -
     component.ready();
     let (service, ending, last_component) = (service.clone(), service.clone(), component.clone());
     let work = async move {
+        write(&mut checkpoints, &service, &component).await;
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
             write(&mut checkpoints, &service, &component).await;
         }
@@ -52,7 +53,7 @@ fn publish(path: &Path, public: &str) -> anyhow::Result<()> {
 
 async fn write(checkpoints: &mut Checkpoints, service: &IdentityService, component: &Component) {
     match checkpoints.write(service.database(), service.now().wall_ms).await {
-        Ok(_) => component.ready(),
+        Ok(_) => checkpoints.doubt().map_or_else(|| component.ready(), |doubt| component.degraded(doubt)),
         Err(error) => component.degraded(error.to_string()),
     }
 }

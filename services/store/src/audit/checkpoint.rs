@@ -13,7 +13,7 @@ use std::{
     fmt,
     fs::{File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -24,8 +24,8 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::writer::Head;
-use crate::{Database, StoreError, private};
+use super::{AuditRow, writer::Head};
+use crate::{Conn, Database, StoreError, private};
 
 /// One writer's chain at a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,10 @@ pub struct Checkpoint {
     /// SHA-256 of the line before, in hexadecimal; empty in the first line.
     pub previous: String,
     pub heads: Vec<CheckpointHead>,
+    /// It covers old entries that the file should have covered long before: the file, or its end, was lost, and nothing
+    /// vouches for what was written since the line before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
     /// The Ed25519 public key of the signature, in hexadecimal.
     pub key: String,
     /// The signature of the line in which this field is empty.
@@ -67,6 +71,10 @@ pub enum CheckpointError {
     File { does: &'static str, file: String, why: String },
     #[error("the audit key is not an Ed25519 key in PKCS#8 (hexadecimal, as `AuditKey::generate` writes it)")]
     Key,
+    #[error(
+        "the checkpoint file {0} is gone, or somebody else has changed it, so nothing vouches for new audit entries; put it back as it was and start this process again"
+    )]
+    Lost(String),
     #[error("another verification is running; try again when it has finished")]
     UnderWay,
     #[error(transparent)]
@@ -130,11 +138,28 @@ pub struct Checkpoints {
     path: PathBuf,
     file: File,
     key: AuditKey,
-    previous: String,
-    heads: Vec<CheckpointHead>,
+    last: LastLine,
+    /// Its length, as long as nobody else writes to it.
+    length: u64,
+    /// Whether this process has compared it with the database.
+    compared: bool,
+    /// Whether it begins anew in this process, though old entries are there.
+    anew: bool,
     removable: Removable,
     older: OlderLines,
 }
+
+/// The last line; all zero and empty: there is none.
+#[derive(Debug, Default)]
+struct LastLine {
+    at_ms: i64,
+    hash: String,
+    heads: Vec<CheckpointHead>,
+}
+
+/// A process that was killed leaves entries of its last seconds, which are covered when it starts again. Entries that
+/// are older than this, at both ends, should have been covered by it.
+const LATE_MS: i64 = 120_000;
 
 /// What may be missing from the database, by writer.
 pub(super) type Removable = BTreeMap<String, RemovableParts>;
@@ -160,17 +185,14 @@ impl Checkpoints {
         opening.read(true).append(true).create(true).mode(0o600);
         let mut file = opening.open(path).map_err(wrong("open"))?;
         private::shut_out_others(path).map_err(wrong("shut others out of"))?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(wrong("read"))?;
         // A crash while writing a line leaves an incomplete line, which never was a checkpoint.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        if whole < text.len() {
-            file.set_len(whole as u64).map_err(wrong("repair"))?;
-            text.truncate(whole);
+        let (whole, last) = last_line(&mut file).map_err(wrong("read"))?;
+        if whole < file.metadata().map_err(wrong("read"))?.len() {
+            file.set_len(whole).map_err(wrong("repair"))?;
         }
-        let last = text.lines().next_back();
-        let read = last.and_then(|line| serde_json::from_str::<Checkpoint>(line).ok());
-        let heads = read.filter(Checkpoint::is_signed).map(|last| last.heads).unwrap_or_default();
+        let read = last.as_deref().and_then(|line| serde_json::from_str::<Checkpoint>(line).ok());
+        let (at_ms, heads) =
+            read.filter(Checkpoint::is_signed).map(|last| (last.at_ms, last.heads)).unwrap_or_default();
         let removable_parts =
             |head: &CheckpointHead| RemovableParts { entries: head.pruned, addresses: head.addresses_pruned };
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -180,9 +202,11 @@ impl Checkpoints {
             path: path.to_owned(),
             file,
             key,
-            previous: last.map(line_hash).unwrap_or_default(),
+            length: whole,
+            compared: false,
+            anew: false,
             removable: heads.iter().map(|head| (head.writer.clone(), removable_parts(head))).collect(),
-            heads,
+            last: LastLine { at_ms, hash: last.as_deref().map(line_hash).unwrap_or_default(), heads },
             older: OlderLines::default(),
         })
     }
@@ -190,6 +214,8 @@ impl Checkpoints {
     /// Appends a checkpoint over everything committed so far; `None` if nothing was written since the last one. To be
     /// called at least every 10 s, and before the process ends.
     pub async fn write(&mut self, database: &Database, at_ms: i64) -> Result<Option<Checkpoint>, CheckpointError> {
+        self.check_there()?;
+        let anew = !self.compared && self.is_late(database, at_ms).await?;
         let heads = database.read("audit_heads", Head::all).await?;
         let heads: Vec<_> = heads
             .into_iter()
@@ -201,11 +227,13 @@ impl Checkpoints {
                 CheckpointHead { writer, number, hash, pruned: entries, addresses_pruned: addresses }
             })
             .collect();
-        if heads == self.heads {
+        if heads == self.last.heads {
+            self.compared = true;
             return Ok(None);
         }
         let (key, signature) = (String::new(), String::new());
-        let checkpoint = Checkpoint { at_ms, previous: self.previous.clone(), heads, key, signature }.sign(&self.key);
+        let checkpoint =
+            Checkpoint { at_ms, previous: self.last.hash.clone(), heads, anew, key, signature }.sign(&self.key);
         let line = serde_json::to_string(&checkpoint).expect("texts and numbers always serialise");
         let mut file = self.file.try_clone().map_err(|error| file_error("write", &self.path, &error))?;
         let bytes = format!("{line}\n");
@@ -213,9 +241,46 @@ impl Checkpoints {
         written
             .unwrap_or_else(|_| Err(std::io::Error::other("the write was interrupted")))
             .map_err(|error| file_error("write", &self.path, &error))?;
-        self.previous = line_hash(&line);
-        self.heads.clone_from(&checkpoint.heads);
+        (self.compared, self.anew) = (true, self.anew || anew);
+        self.length += line.len() as u64 + 1;
+        self.last = LastLine { at_ms, hash: line_hash(&line), heads: checkpoint.heads.clone() };
         Ok(Some(checkpoint))
+    }
+
+    /// What a person must know about this file for as long as the process runs; `None`: nothing.
+    pub fn doubt(&self) -> Option<String> {
+        let file = self.path.display();
+        self.anew.then(|| {
+            format!(
+                "the checkpoint file {file}, or its end, was lost: nothing vouches for the audit entries before this start, and \
+                 their verification fails"
+            )
+        })
+    }
+
+    /// Whether the path still names the open file, as this process left it.
+    fn check_there(&self) -> Result<(), CheckpointError> {
+        let same = std::fs::metadata(&self.path).and_then(|named| {
+            let open = self.file.metadata()?;
+            Ok((named.dev(), named.ino(), named.len()) == (open.dev(), open.ino(), self.length))
+        });
+        if same.unwrap_or(false) { Ok(()) } else { Err(CheckpointError::Lost(self.path.display().to_string())) }
+    }
+
+    /// Whether entries are there that the last line does not cover, though a process ran long enough to cover them.
+    async fn is_late(&self, database: &Database, at_ms: i64) -> Result<bool, CheckpointError> {
+        let covered: BTreeMap<_, _> = self.last.heads.iter().map(|head| (head.writer.clone(), head.number)).collect();
+        let times = (self.last.at_ms.saturating_add(LATE_MS), at_ms.saturating_sub(LATE_MS));
+        let look = move |conn: &mut Conn| {
+            for head in Head::all(conn)? {
+                let after = covered.get(&head.writer).copied().unwrap_or_default();
+                if AuditRow::is_any_between(conn, &head.writer, after, times)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        Ok(database.read("audit_late", look).await?)
     }
 
     /// Signs that entries up to `heads` may miss what `which` selects. Only after that may they be changed.
@@ -261,6 +326,28 @@ impl OlderLines {
             line.clear();
         }
         Ok(())
+    }
+}
+
+/// The length of the whole lines, and the last of them. Reads no more than that line takes.
+fn last_line(file: &mut File) -> std::io::Result<(u64, Option<String>)> {
+    let length = file.metadata()?.len();
+    let mut block = 1 << 16;
+    loop {
+        let start = length.saturating_sub(block);
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(start))?;
+        file.read_to_end(&mut bytes)?;
+        let end = bytes.iter().rposition(|&byte| byte == b'\n');
+        let begin = end.and_then(|end| bytes[..end].iter().rposition(|&byte| byte == b'\n')).map(|before| before + 1);
+        match (end, begin) {
+            (Some(end), begin) if begin.is_some() || start == 0 => {
+                let line = String::from_utf8_lossy(&bytes[begin.unwrap_or_default()..end]).into_owned();
+                return Ok((start + end as u64 + 1, Some(line)));
+            }
+            (None, _) if start == 0 => return Ok((0, None)),
+            _ => block *= 2,
+        }
     }
 }
 

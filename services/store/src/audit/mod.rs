@@ -95,6 +95,18 @@ impl AuditFilter {
 }
 
 impl AuditRow {
+    /// Whether the chain has an entry past `number` of a time strictly between these.
+    pub(crate) fn is_any_between(
+        conn: &mut Conn,
+        writer: &str,
+        number: i64,
+        (after_ms, before_ms): (i64, i64),
+    ) -> Result<bool, StoreError> {
+        let chain = audit::table.filter(audit::writer.eq(writer)).filter(audit::number.gt(number));
+        let late = chain.filter(audit::at_ms.gt(after_ms)).filter(audit::at_ms.lt(before_ms));
+        Ok(on!(conn, |c| diesel::select(diesel::dsl::exists(late)).get_result(c))?)
+    }
+
     /// One page. Entries of the same millisecond are ordered by writer and number.
     pub fn list(
         conn: &mut Conn,

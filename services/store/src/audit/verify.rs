@@ -5,6 +5,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{BufRead, BufReader},
     path::Path,
 };
 
@@ -95,42 +97,55 @@ async fn verify_once(
     let kept = reader.clone();
     let read = tokio::task::spawn_blocking(move || {
         let _kept = kept;
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(anchors(&text, &trusted)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(anchors("", &trusted)),
-            Err(error) => {
-                Err(CheckpointError::File { does: "read", file: path.display().to_string(), why: error.to_string() })
-            }
+        let error = |error: std::io::Error| CheckpointError::File {
+            does: "read",
+            file: path.display().to_string(),
+            why: error.to_string(),
+        };
+        match File::open(&path) {
+            Ok(file) => anchors(BufReader::new(file), &trusted).map(Some).map_err(error),
+            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(unreadable) => Err(error(unreadable)),
         }
     });
-    let (anchors, checkpoints, bad_line) =
-        read.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the read was interrupted".into()).into()))?;
+    let read = read.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the read was interrupted".into()).into()))?;
+    let is_missing = read.is_none();
+    let (anchors, checkpoints, bad_line) = read.unwrap_or_default();
     let mut found = reader.read("audit_verify", move |conn| all_chains(conn, &anchors)).await?;
     found.checkpoints = checkpoints;
-    found.first_bad = bad_line.or(found.first_bad);
+    let missing = (is_missing && found.entries > 0).then(|| bad_line_of(1, "the checkpoint file is missing"));
+    found.first_bad = missing.or(bad_line).or(found.first_bad);
     Ok(found)
 }
 
-/// The heads of every good line up to the first bad one.
-fn anchors(text: &str, trusted: &[String]) -> (Anchors, i64, Option<BadEntry>) {
-    let (mut anchors, mut lines, mut previous) = (Anchors::new(), 0, String::new());
+/// The heads of every good line up to the first bad one, and the number of lines. Holds one line at a time.
+fn anchors(mut file: impl BufRead, trusted: &[String]) -> std::io::Result<(Anchors, i64, Option<BadEntry>)> {
+    let (mut anchors, mut lines, mut previous, mut doubt) = (Anchors::new(), 0, String::new(), None);
+    let mut bytes = Vec::new();
     // A last line without a line end was cut off by a crash and never was a checkpoint.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    for line in whole.lines() {
+    while file.read_until(b'\n', &mut bytes)? > 0 && bytes.pop() == Some(b'\n') {
         lines += 1;
-        let checkpoint = match read_line(line, &previous, trusted) {
+        let line = String::from_utf8_lossy(&bytes);
+        let checkpoint = match read_line(&line, &previous, trusted) {
             Ok(checkpoint) => checkpoint,
-            Err(detail) => {
-                let bad = BadEntry { writer: "checkpoints".into(), number: lines, detail: detail.into() };
-                return (anchors, lines, Some(bad));
-            }
+            Err(detail) => return Ok((anchors, lines, doubt.or(Some(bad_line_of(lines, detail))))),
         };
+        if checkpoint.anew && doubt.is_none() {
+            let detail =
+                "here the file begins anew: it was lost, and nothing vouches for older entries past the line before";
+            doubt = Some(bad_line_of(lines, detail));
+        }
         for head in checkpoint.heads {
             anchors.entry(head.writer.clone()).or_default().add(head);
         }
-        previous = line_hash(line);
+        previous = line_hash(&line);
+        bytes.clear();
     }
-    (anchors, lines, None)
+    Ok((anchors, lines, doubt))
+}
+
+fn bad_line_of(number: i64, detail: &str) -> BadEntry {
+    BadEntry { writer: "checkpoints".into(), number, detail: detail.into() }
 }
 
 fn read_line(line: &str, previous: &str, trusted: &[String]) -> Result<Checkpoint, &'static str> {

@@ -64,7 +64,9 @@ on_both! {
     async fn an_untouched_audit_is_intact_and_says_what_no_checkpoint_covers_spec_8_2(store: TestStore) {
         let key = AuditKey::generate();
         store.write_entries(5).await;
-        assert_eq!(store.verified(&key).await.uncovered, 5);
+        drop(store.checkpoints(&key));
+        let found = store.verified(&key).await;
+        assert_eq!((found.uncovered, found.first_bad), (5, None));
         assert!(store.checkpoint(&key).await.is_some());
         assert!(store.checkpoint(&key).await.is_none(), "nothing was written since");
         store.write_entries(3).await;
@@ -216,6 +218,62 @@ on_both! {
         store.checkpoint(&key).await.unwrap();
         let found = store.verified(&key).await;
         assert_eq!((found.checkpoints, found.first_bad), (4, None));
+    }
+
+    async fn a_checkpoint_file_that_is_gone_is_said_and_its_loss_is_signed_spec_8_2(store: TestStore) {
+        let (key, late) = (AuditKey::generate(), 1_000_000_000_000);
+        store.write_entries(3).await;
+        let mut file = store.checkpoints(&key);
+        file.write(&store.database, 1).await.unwrap().unwrap();
+        std::fs::remove_file(store.checkpoint_file()).unwrap();
+        assert_eq!(store.first_bad(&key).await, Some(("checkpoints".into(), 1)), "it is missing");
+
+        // The process that has it open says so, and makes no other in its place.
+        store.sql(format!("UPDATE audit SET at_ms = {late} - 3600000")).await;
+        let lost = file.write(&store.database, late).await.unwrap_err();
+        assert!(matches!(&lost, CheckpointError::Lost(_)) && lost.to_string().contains("is gone"), "{lost}");
+        assert!(!store.checkpoint_file().exists());
+
+        // The next process begins a file, which says for ever that it does not vouch for the old entries.
+        let mut file = store.checkpoints(&key);
+        assert_eq!(file.doubt(), None);
+        assert!(file.write(&store.database, late).await.unwrap().unwrap().anew);
+        assert!(file.doubt().unwrap().contains("was lost"));
+        store.write_entries(1).await;
+        assert!(!file.write(&store.database, late + 10_000).await.unwrap().unwrap().anew);
+        let bad = store.verified(&key).await.first_bad.unwrap();
+        assert_eq!((bad.writer.as_str(), bad.number), ("checkpoints", 1));
+        assert!(bad.detail.contains("begins anew"), "{}", bad.detail);
+    }
+
+    async fn a_checkpoint_file_whose_end_was_cut_off_is_said_spec_8_2(store: TestStore) {
+        let (key, begun) = (AuditKey::generate(), 1_000_000_000_000);
+        let mut file = store.checkpoints(&key);
+        let mut short = String::new();
+        for n in 0..3_i64 {
+            store.write_entries(1).await;
+            store.sql(format!("UPDATE audit SET at_ms = {begun} + {n} * 600000 WHERE number = {n} + 1")).await;
+            file.write(&store.database, begun + n * 600_000 + 1).await.unwrap().unwrap();
+            if n == 0 {
+                short = std::fs::read_to_string(store.checkpoint_file()).unwrap();
+            }
+        }
+        std::fs::write(store.checkpoint_file(), short).unwrap();
+        assert!(matches!(file.write(&store.database, begun + 1_300_000).await, Err(CheckpointError::Lost(_))));
+        let mut file = store.checkpoints(&key);
+        assert!(file.write(&store.database, begun + 1_800_000).await.unwrap().unwrap().anew);
+        assert_eq!(store.first_bad(&key).await.unwrap(), ("checkpoints".into(), 2));
+    }
+
+    async fn what_was_written_just_before_a_kill_is_covered_at_the_next_start_spec_8_2(store: TestStore) {
+        let (key, begun) = (AuditKey::generate(), 1_000_000_000_000);
+        store.write_entries(2).await;
+        store.sql(format!("UPDATE audit SET at_ms = {begun}")).await;
+        store.checkpoints(&key).write(&store.database, begun + 1).await.unwrap().unwrap();
+        store.write_entries(1).await;
+        store.sql(format!("UPDATE audit SET at_ms = {begun} + 9000 WHERE number = 3")).await;
+        let next = store.checkpoints(&key).write(&store.database, begun + 86_400_000).await.unwrap().unwrap();
+        assert!(!next.anew);
     }
 
     async fn addresses_go_first_and_segments_that_end_at_a_checkpoint_later_spec_10_9(store: TestStore) {

@@ -53,7 +53,7 @@ async fn a_database_that_hangs_is_noticed_at_each_turn_and_each_read_and_goes_on
 
 /// Each commit of an audit entry about SLOW takes longer than the deadline.
 const SLOW_COMMITS: &str = "
-    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$;
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(8); RETURN NULL; END $$;
     CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON audit DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW WHEN (NEW.object = 'SLOW') EXECUTE FUNCTION slow()";
 
@@ -75,7 +75,7 @@ async fn a_commit_that_hangs_is_given_up_and_then_asked_for_before_anything_is_r
             }
         }
     };
-    let refusal = tokio::time::timeout(NOTICED, waiting).await.expect("refused in time");
+    let refusal = tokio::time::timeout(Duration::from_secs(6), waiting).await.expect("refused in time");
     assert!(matches!(&refusal, CommitRefusal::Unavailable(why) if why.contains("not answered")), "{refusal:?}");
     let done = slow.await.unwrap().expect("it arrived, if late");
     assert_eq!(done.version, before + 1);
