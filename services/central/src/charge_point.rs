@@ -10,6 +10,7 @@
 //! socket or a database.
 
 mod audit_throttle;
+mod city_weather;
 mod clocks;
 mod deadline;
 mod decision;
@@ -48,6 +49,7 @@ use proto::{
 };
 
 pub use audit_throttle::AuditThrottle;
+pub use city_weather::CityWeather;
 pub use evidence::{Evidence, StoredSession, final_of_ticket};
 #[cfg(test)]
 pub(crate) use harness::charge_point;
@@ -57,7 +59,6 @@ pub use input::{
 };
 pub use messages::{confirm_request, first_answer, step_of, stop as stop_message, unknown_charging_point};
 pub use observe::Reaction;
-pub use weather::CityWeather;
 
 use crate::{
     key::{KeyDue, Keyring},

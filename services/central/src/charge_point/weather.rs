@@ -2,24 +2,10 @@
 //! reported takes effect at once; that it blocks is durable, so that it outlasts a restart of Central while Weather is
 //! away.
 
-use std::sync::Arc;
-
-use proto::link::v1::{Reason, SessionState};
+use proto::link::v1::Reason;
 
 use super::{ChargePoint, decision::DecisionBuilder};
 use crate::{audit::AuditAction, session::Session};
-
-/// What the weather of a city does to the charging points in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CityWeather {
-    pub city: Arc<str>,
-    /// They are out of order.
-    pub blocks: bool,
-    /// Running supplies are stopped at once; otherwise they go on to their end.
-    pub stops_supplies: bool,
-    /// For people, such as `-5.0 °C`; empty: not known.
-    pub temperature: Arc<str>,
-}
 
 impl ChargePoint {
     /// Blocked by frost: from the report on, and until the end of it is durable.
@@ -46,13 +32,6 @@ impl ChargePoint {
             Some(temperature) => format!("frost in {}: {temperature}", self.record.city),
             None => format!("frost in {}", self.record.city),
         }
-    }
-}
-
-impl CityWeather {
-    /// A reservation is no supply yet, so it does not go on.
-    fn ends(&self, open: &Session) -> bool {
-        self.blocks && (self.stops_supplies || open.state == SessionState::Reserved)
     }
 }
 
