@@ -14,6 +14,7 @@ use crate::{
     operator::{
         audit::AuditArgs,
         charging_points::ChargingPointsArgs,
+        cities::CitiesArgs,
         events::EventsArgs,
         identities::{IdentitiesArgs, OperatorsArgs, TokensArgs},
         orders::OrdersArgs,
@@ -66,6 +67,7 @@ enum RootCommand {
     Identities(IdentitiesArgs),
     Tokens(TokensArgs),
     Operators(OperatorsArgs),
+    Cities(CitiesArgs),
     Audit(AuditArgs),
     Events(EventsArgs),
     Readings(ReadingsArgs),
@@ -112,6 +114,7 @@ impl Cli {
             RootCommand::Identities(command) => with_runtime(command.run()),
             RootCommand::Tokens(command) => with_runtime(command.run()),
             RootCommand::Operators(command) => with_runtime(command.run()),
+            RootCommand::Cities(command) => with_runtime(command.run()),
             RootCommand::Audit(command) => with_runtime(command.run()),
             RootCommand::Events(command) => with_runtime(command.run()),
             RootCommand::Readings(command) => with_runtime(command.run()),

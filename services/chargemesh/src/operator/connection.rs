@@ -15,6 +15,7 @@ use proto::{
         audit_client::AuditClient, charging_points_client::ChargingPointsClient, sessions_client::SessionsClient,
     },
     registry::v1::{identities_client::IdentitiesClient, operators_client::OperatorsClient},
+    weather::v1::weather_client::WeatherClient,
 };
 
 use crate::up::status::{self, NetworkStatus};
@@ -26,6 +27,7 @@ pub(crate) struct OperatorConnection {
     pub(crate) data: PathBuf,
     pub(crate) central: Vec<String>,
     pub(crate) registry: Vec<String>,
+    pub(crate) weather: Vec<String>,
     pub(crate) identity: Option<PathBuf>,
     pub(crate) timeout: std::time::Duration,
 }
@@ -35,6 +37,7 @@ pub(crate) struct OperatorConnection {
 pub(crate) enum AskedRole {
     Central,
     Registry,
+    Weather,
 }
 
 /// The flags of a connection and their variables.
@@ -52,6 +55,10 @@ struct ConnectionArgs {
     #[arg(long, env = "CHARGEMESH_REGISTRY", value_name = "HOST:PORT", value_delimiter = ',', global = true,
           value_parser = mesh::client::host_and_port)]
     registry: Vec<String>,
+    /// Weather's gRPC addresses; without them those of the network in the data folder
+    #[arg(long = "weather", id = "weather_at", env = "CHARGEMESH_WEATHER", value_name = "HOST:PORT",
+          value_delimiter = ',', global = true, value_parser = mesh::client::host_and_port)]
+    weather: Vec<String>,
     /// Folder with the operator's or viewer's certificate (cert.pem, key.pem, ca.pem); without it the operator's in the
     /// data folder
     #[arg(long, env = "CHARGEMESH_IDENTITY", value_name = "DIR", global = true)]
@@ -64,7 +71,7 @@ struct ConnectionArgs {
 
 impl FromArgMatches for OperatorConnection {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let ConnectionArgs { data, mut central, mut registry, mut identity, timeout } =
+        let ConnectionArgs { data, mut central, mut registry, mut weather, mut identity, timeout } =
             ConnectionArgs::from_arg_matches(matches)?;
         let is_flag = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
         if is_flag("data") {
@@ -74,9 +81,12 @@ impl FromArgMatches for OperatorConnection {
             if !is_flag("registry") {
                 registry.clear();
             }
+            if !is_flag("weather_at") {
+                weather.clear();
+            }
             identity = identity.filter(|_| is_flag("identity"));
         }
-        Ok(Self { data, central, registry, identity, timeout })
+        Ok(Self { data, central, registry, weather, identity, timeout })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -116,6 +126,10 @@ impl OperatorConnection {
         Ok(OperatorsClient::new(self.to_registry()?))
     }
 
+    pub(crate) fn weather(&self) -> anyhow::Result<WeatherClient<Channel>> {
+        Ok(WeatherClient::new(self.channel(AskedRole::Weather)?))
+    }
+
     /// Of the network that is spoken to, where its addresses are found by its data folder.
     pub(crate) fn folder(&self) -> Option<PathBuf> {
         let by_folder = self.central.is_empty() && self.registry.is_empty();
@@ -143,6 +157,7 @@ impl OperatorConnection {
         let given = match role {
             AskedRole::Central => &self.central,
             AskedRole::Registry => &self.registry,
+            AskedRole::Weather => &self.weather,
         };
         if !given.is_empty() {
             return Ok(given.clone());
@@ -157,6 +172,7 @@ impl OperatorConnection {
         Ok(vec![match role {
             AskedRole::Central => network.central_grpc,
             AskedRole::Registry => network.registry_grpc,
+            AskedRole::Weather => weather_of(&network)?,
         }])
     }
 
@@ -183,6 +199,7 @@ impl AskedRole {
         match self {
             Self::Central => "central",
             Self::Registry => "registry",
+            Self::Weather => "weather",
         }
     }
 
@@ -190,8 +207,16 @@ impl AskedRole {
         match self {
             Self::Central => "Central",
             Self::Registry => "Registry",
+            Self::Weather => "Weather",
         }
     }
+}
+
+/// Weather has a new address after each start of its process, which its supervisor knows.
+fn weather_of(network: &NetworkStatus) -> anyhow::Result<String> {
+    let process = network.processes.iter().find(|process| process.name == "weather");
+    let address = process.and_then(|process| process.addresses.get("grpc")?.as_str().map(str::to_owned));
+    address.with_context(|| format!("the network in {} has no Weather that runs now", network.folder.display()))
 }
 
 /// The network of this folder, or the only one in a folder below it.
@@ -227,7 +252,7 @@ mod tests {
             // A default of the argument comes from the same place in the order of precedence as its variable: below flags.
             command = command.mut_arg(*id, |arg| arg.env(None).default_value(*value));
         }
-        let unset = ["data", "central", "registry", "identity", "timeout"];
+        let unset = ["data", "central", "registry", "weather_at", "identity", "timeout"];
         for id in unset.iter().filter(|id| variables.iter().all(|(set, _)| set != *id)) {
             command = command.mut_arg(*id, |arg| arg.env(None));
         }

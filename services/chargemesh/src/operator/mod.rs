@@ -5,6 +5,7 @@
 pub(crate) mod api_message;
 pub(crate) mod audit;
 pub(crate) mod charging_points;
+pub(crate) mod cities;
 pub(crate) mod connection;
 pub(crate) mod events;
 pub(crate) mod identities;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod charging_points;
+mod cities;
 mod orders;
 mod registry;
 mod sessions;

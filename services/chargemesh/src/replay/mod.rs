@@ -134,6 +134,7 @@ impl Replay {
             relayed: false,
             // One station's driver may request as fast as its rows follow each other.
             kafka: mesh::kafka::KafkaConfig::default(),
+            of_weather: None,
             of_central: flags([
                 ("--requests-at-once", &UNBOUND),
                 ("--requests-per-second", &UNBOUND),

@@ -61,6 +61,16 @@ pub(crate) struct UpCommand {
     /// Number of simulated charging points [default: as at the last start, at first 2]
     #[arg(long, env = "CHARGEMESH_CHARGING_POINTS", value_name = "N", value_parser = simulated::count)]
     charging_points: Option<usize>,
+    /// Run Weather with this provider of temperatures; simulated needs no internet [default: openweather where a key file
+    /// or an address is given, else there is no Weather]
+    #[arg(long, env = "CHARGEMESH_WEATHER_PROVIDER", value_enum)]
+    weather_provider: Option<weather::ProviderKind>,
+    /// Address of the provider of temperatures instead of its own
+    #[arg(long, env = "CHARGEMESH_WEATHER_URL", value_name = "URL")]
+    weather_url: Option<String>,
+    /// File with OpenWeather's key
+    #[arg(long, env = "CHARGEMESH_WEATHER_KEY_FILE", value_name = "FILE")]
+    weather_key_file: Option<PathBuf>,
     /// Number of simulated drivers [default: as at the last start, at first 1]
     #[arg(long, env = "CHARGEMESH_DRIVERS", value_name = "N", value_parser = simulated::count)]
     drivers: Option<usize>,
@@ -138,6 +148,16 @@ impl UpCommand {
         mesh::process::run("up", config, |ctx| async move { self.print_and_run(ctx).await })
     }
 
+    /// Weather's own arguments, where a provider, its address or its key is given.
+    fn weather(&self) -> Option<Vec<std::ffi::OsString>> {
+        let is_real = self.weather_url.is_some() || self.weather_key_file.is_some();
+        let provider = self.weather_provider.or(is_real.then_some(weather::ProviderKind::OpenWeather))?;
+        let mut own = flags([("--provider", &provider.name())]);
+        own.extend(self.weather_url.iter().flat_map(|url| flags([("--weather-url", url)])));
+        own.extend(self.weather_key_file.iter().flat_map(|file| flags([("--key-file", file)])));
+        Some(own)
+    }
+
     fn has_drills(&self) -> bool {
         self.drills || self.chaos.is_some()
     }
@@ -174,6 +194,7 @@ impl UpCommand {
             control_socket: Some(layout.socket("up")),
             relayed: self.has_drills(),
             kafka: self.kafka.clone(),
+            of_weather: self.weather(),
             of_central: flags([("--simulated-speed", &self.speed.rounded_up().to_string())]),
         };
         let network = LocalNetwork::start(ctx, lock, layout, &mut plan, options, stream.clone()).await?;

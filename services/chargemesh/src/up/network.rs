@@ -69,6 +69,8 @@ pub(crate) struct NetworkOptions {
     pub(crate) relayed: bool,
     /// Where readings and events are published.
     pub(crate) kafka: mesh::kafka::KafkaConfig,
+    /// Weather's own arguments; nothing: there is no Weather.
+    pub(crate) of_weather: Option<Vec<std::ffi::OsString>>,
     /// Further arguments of Central.
     pub(crate) of_central: Vec<std::ffi::OsString>,
 }
@@ -137,6 +139,10 @@ impl LocalNetwork {
         let to_registry = self.fault_proxy.to(self.addresses.registry_grpc, "central").await?;
         for spec in [self.registry(options, to_central), self.central(options, to_registry)] {
             self.supervisor.start(spec).await.map_err(anyhow::Error::msg)?;
+        }
+        if let Some(of_weather) = &options.of_weather {
+            let to_central = self.fault_proxy.to(self.addresses.central_grpc, "weather").await?;
+            self.supervisor.start(self.weather(options, of_weather, to_central)).await.map_err(anyhow::Error::msg)?;
         }
         let ready = tokio::time::timeout(READY_WITHIN, self.wait_until_ready());
         match ctx.stop.run_until_cancelled(ready).await {
@@ -234,6 +240,17 @@ impl LocalNetwork {
         self.spec("central", "central", own, &options.log_level)
     }
 
+    fn weather(&self, options: &NetworkOptions, of_weather: &[std::ffi::OsString], central: SocketAddr) -> ProcessSpec {
+        let mut own = flags([
+            ("--data", &self.layout.role("weather")),
+            ("--identity", &self.layout.identity("weather")),
+            ("--grpc-address", &"127.0.0.1:0"),
+            ("--central", &central),
+        ]);
+        own.extend(of_weather.iter().cloned());
+        self.spec("weather", "weather", own, &options.log_level)
+    }
+
     /// How to start a process of this name that runs this subcommand with these arguments of its `own`.
     pub(crate) fn spec(&self, name: &str, command: &str, own: Vec<std::ffi::OsString>, log_level: &str) -> ProcessSpec {
         let (socket, addresses) = (self.layout.socket(name), self.layout.addresses(name));
@@ -317,6 +334,7 @@ fn connection(layout: &Layout, addresses: &NetworkAddresses, operator: &Operator
         data: layout.data.clone(),
         central: vec![addresses.central_grpc.to_string()],
         registry: vec![addresses.registry_grpc.to_string()],
+        weather: Vec::new(),
         identity: Some(layout.identity(&identity_folder(operator))),
         timeout: Duration::from_secs(10),
     }
@@ -328,7 +346,7 @@ fn certificates(layout: &Layout, operator: &OperatorName) -> anyhow::Result<()> 
     let authority =
         Authority::open_or_create(&layout.identity("authority"), TRUST_DOMAIN, ROOT_LIFETIME).map_err(cannot)?;
     let stale = |out: &Path| !out.join("cert.pem").exists() || age(&out.join("cert.pem")) > IDENTITY_LIFETIME * 2 / 3;
-    for (role, name) in [(Caller::Central, "central"), (Caller::Registry, "registry")] {
+    for (role, name) in [(Caller::Central, "central"), (Caller::Registry, "registry"), (Caller::Weather, "weather")] {
         let out = layout.identity(name);
         if stale(&out) {
             authority.issue_role(role, &out, &[], IDENTITY_LIFETIME, true).map_err(cannot)?;

@@ -3,6 +3,7 @@
 mod events;
 mod orders;
 mod replays;
+mod weather;
 
 use std::{
     process::{ExitStatus, Stdio},
