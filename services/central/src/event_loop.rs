@@ -20,7 +20,7 @@ use std::{
     collections::{BinaryHeap, HashMap},
     pin::pin,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -44,6 +44,13 @@ pub(crate) use message::{Arrival, DriverCommand, Message};
 pub(crate) const INBOX: usize = 8192;
 /// Taken at once.
 const BATCH: usize = 256;
+/// The loop turns at least so often, so that it notices when it did not.
+const TURNS_EVERY: Duration = Duration::from_millis(500);
+/// A gap between two of its turns that shows that this process was stopped, or got no processor.
+const STALLED: Duration = Duration::from_secs(1);
+/// After that, what waits to be heard is heard for as long as the gap was, and at most this long: lost links are open
+/// again by then.
+const LONGEST_HEARING: Duration = Duration::from_secs(5);
 
 /// The sender's end of the loop.
 #[derive(Clone, Debug)]
@@ -121,6 +128,9 @@ pub(crate) struct EventLoop {
     turns: FuturesUnordered<BoxFuture<'static, Completion>>,
     tickets: TicketDelivery,
     next_sweep: Instant,
+    /// Until then nothing is due, since this process was stopped (SPEC 9.0).
+    hears_until: Option<Instant>,
+    turned_at: Instant,
     /// Closed sessions that are still on the board, oldest first.
     closed: std::collections::VecDeque<SessionId>,
     states: Family<[(&'static str, &'static str); 1], Gauge>,
@@ -149,19 +159,24 @@ impl EventLoop {
         let mut alarm = Alarm::new(self.shared.clock);
         let mut stopped = pin!(ctx.stop.cancelled());
         loop {
-            alarm.arm(Some(self.next_wake()));
-            tokio::select! {
+            alarm.arm(Some(self.next_wake().min(self.turned_at + TURNS_EVERY)));
+            let done = tokio::select! {
                 biased;
                 () = stopped.as_mut() => break,
-                Some(done) = self.turns.next(), if !self.turns.is_empty() => self.done(done),
+                Some(done) = self.turns.next(), if !self.turns.is_empty() => Some(done),
                 taken = inbox.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
                         break;
                     }
-                    batch.drain(..).for_each(|message| self.take(message));
+                    None
                 }
-                () = alarm.rings() => {}
+                () = alarm.rings() => None,
+            };
+            self.notice_stall();
+            if let Some(done) = done {
+                self.done(done);
             }
+            batch.drain(..).for_each(|message| self.take(message));
             self.ring();
             self.show_all();
             // Links that are ready as well speak first: what they say is then taken at once, and not one by one.
@@ -230,12 +245,30 @@ impl EventLoop {
 
     fn next_wake(&self) -> Instant {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        [Some(self.next_sweep), timer, self.tickets.again_at()].into_iter().flatten().min().unwrap_or(self.next_sweep)
+        let next = [Some(self.next_sweep), timer, self.tickets.again_at()].into_iter().flatten().min();
+        let next = next.unwrap_or(self.next_sweep);
+        self.hears_until.map_or(next, |until| next.max(until))
+    }
+
+    /// A process that was stopped hears what waits before it acts on a deadline that passed meanwhile (SPEC 9.0): the
+    /// start of a supply, say, before the end of its reservation.
+    fn notice_stall(&mut self) {
+        let now = self.now().mono;
+        let gap = now.saturating_duration_since(std::mem::replace(&mut self.turned_at, now));
+        if gap >= STALLED {
+            tracing::warn!(gap_ms = gap.as_millis(), "this process was stopped or starved; it hears what waits first");
+            self.hears_until = Some(now + gap.min(LONGEST_HEARING));
+        } else if self.hears_until.is_some_and(|until| until <= now) {
+            self.hears_until = None;
+        }
     }
 
     /// What is due by now.
     fn ring(&mut self) {
         let now = self.now();
+        if self.hears_until.is_some() {
+            return;
+        }
         while self.timers.peek().is_some_and(|Reverse((at, _))| *at <= now.mono) {
             match self.timers.pop() {
                 Some(Reverse((at, TimerKey::Point(point)))) => self.timer_rang(point, at, now),

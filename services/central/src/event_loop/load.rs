@@ -84,6 +84,8 @@ impl EventLoop {
             tickets: Default::default(),
             ending: false,
             next_sweep: now.mono + shared.settings.sweep_every(),
+            hears_until: None,
+            turned_at: now.mono,
             closed: Default::default(),
             states,
             quarantined,

@@ -94,7 +94,7 @@ impl EventLoop {
             let power_w = self.points[number].core.live.power_w;
             self.show_session(&session, power_w);
         }
-        if reaction.due {
+        if reaction.due && self.hears_until.is_none() {
             self.offer(number, PointInput::Due);
         }
     }

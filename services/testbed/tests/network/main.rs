@@ -19,5 +19,6 @@ mod refused;
 mod removal;
 mod requests;
 mod slow_start;
+mod stalls;
 mod supply_ends;
 mod support;
