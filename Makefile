@@ -15,7 +15,7 @@ run: build ## Replay the recorded sessions, then leave a small network running
 stop: ## Stop the network of `make run`
 	@$(CHARGEMESH) down --data data/live
 
-test: ## Build and run every test (installs PostgreSQL where it is missing)
+test: ## Build and run every test (installs PostgreSQL and Java where they are missing)
 	@cargo build --locked --workspace --all-targets && cargo test --locked --workspace
 
 lint: ## Formatting and lints
