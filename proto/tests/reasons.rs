@@ -41,7 +41,7 @@ fn a_reason_with_its_class_is_a_line_of_the_table() {
     let table = table_with(value).unwrap();
     let line = "Self::TooHot => &ReasonClass { words: \"it is \\\"too\\\" hot\", grpc_code: 10, http_status: 409, \
                 retry: Retry::AfterAPersonActs, ends_a_supply: true, ends_an_enrolment: false, \
-                counts_as_wrong_try: false },";
+                counts_as_wrong_try: false, ends_by_order_only: false },";
     assert!(table.contains(line), "{table}");
 }
 

@@ -45,7 +45,10 @@ pub(crate) fn charging_point(record: &Record, view: &link::View, since_ms: i64) 
             expire_time: key.and_then(|key| timestamp(key.expires_at)),
         }),
         version: Some(version(record.epoch, record.version)),
-        clock_skew_ms: Some(view.clock_skew_ms).filter(|skew_ms| *skew_ms != 0),
+        clock_skew: Some(view.clock_skew_ms).filter(|skew_ms| *skew_ms != 0).map(|skew_ms| proto::Duration {
+            seconds: skew_ms / 1_000,
+            nanos: i32::try_from(skew_ms % 1_000 * 1_000_000).unwrap_or_default(),
+        }),
         ..contract::ChargingPoint::default()
     }
 }

@@ -164,15 +164,15 @@ impl Sessions for SessionsService {
         Ok(Response::new(self.corrections().ticket(id).await?))
     }
 
-    async fn list_ticket_keys(
+    async fn get_ticket_keys(
         &self,
-        _request: Request<ListTicketKeysRequest>,
-    ) -> Result<Response<ListTicketKeysResponse>, Status> {
+        _request: Request<GetTicketKeysRequest>,
+    ) -> Result<Response<GetTicketKeysResponse>, Status> {
         let keys = self.shared.documents.published().iter().map(|public_key| TicketKey {
             id: wire::signature::key_id(&hex::decode(public_key).unwrap_or_default()),
             public_key: public_key.clone(),
         });
-        Ok(Response::new(ListTicketKeysResponse { keys: keys.collect() }))
+        Ok(Response::new(GetTicketKeysResponse { keys: keys.collect() }))
     }
 
     async fn statistics(&self, request: Request<StatisticsRequest>) -> Result<Response<StatisticsResponse>, Status> {

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use driver::PrintedTicket;
 use proto::{
     central::v1::{
-        CorrectTicketRequest, GetTicketRequest, ListTicketKeysRequest, ListTicketsRequest, SettleDisputeRequest, Ticket,
+        CorrectTicketRequest, GetTicketKeysRequest, GetTicketRequest, ListTicketsRequest, SettleDisputeRequest, Ticket,
     },
     link::v1 as link,
     timestamp,
@@ -118,7 +118,7 @@ impl TicketsArgs {
         let ticket: Ticket = match self.what {
             TicketsCommand::Verify(verify) => return verify.run(output),
             TicketsCommand::Keys => {
-                let keys = client()?.list_ticket_keys(ListTicketKeysRequest {}).await.map_err(|s| of_status(&s))?;
+                let keys = client()?.get_ticket_keys(GetTicketKeysRequest {}).await.map_err(|s| of_status(&s))?;
                 let keys = keys.into_inner();
                 let lines: Vec<_> = keys.keys.iter().map(|key| key.public_key.as_str()).collect();
                 return output.sentence(&lines.join("\n"), &ApiMessage(keys.clone()));
