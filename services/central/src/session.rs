@@ -184,7 +184,7 @@ impl Session {
             reason: self.end_reason(last.reason),
             started_at: Some(began),
             ended_at: Some(self.believed(ended, now).max(began)),
-            discrepancy: difference(last.end.min(LARGEST), said),
+            discrepancy: difference(last.end.min(LARGEST), end),
             ..self.clone()
         };
         billed.with_ticket(end.saturating_sub(start).saturating_sub(energy))

@@ -48,7 +48,8 @@ fn a_final_value_below_an_accepted_one_is_billed_as_the_lower_and_the_difference
     let mut session = supplying(1_000, 1_500);
     assert_eq!(session.accept(wh(1_499), limit(0), at(6)), Err(NotAccepted::RanBackwards));
     let (session, ticket) = session.bill(&last(1_000, 1_400), limit(0), at(4_000));
-    assert_eq!((ticket.energy_wh, ticket.disputed_wh, session.discrepancy), (400, 100, 0));
+    // What the meter says is what is billed, disputed and missing from the meter, together.
+    assert_eq!((ticket.energy_wh, ticket.disputed_wh, session.discrepancy), (400, 100, -100));
     assert_eq!((ticket.meter_start_wh, ticket.meter_end_wh), (1_000, 1_500));
 }
 

@@ -64,9 +64,13 @@ impl IdentityService {
         if right { Ok(VerifiedCredential { identity, hash, worth }) } else { Err(worth.err().unwrap_or_else(wrong)) }
     }
 
-    /// Verifies the token's secret. What the token permits is checked when it is used.
+    /// Verifies the token's secret. What the token permits is checked when it is used. A token may be shown by many at
+    /// once, and nobody guesses its secret: so only a wrong one counts, and only once it was judged.
     pub(super) async fn verify_token(&self, token: &EnrolmentToken, address: Option<IpAddr>) -> Result<(), Error> {
-        let key = self.attempt("ENROL", &token.id, address)?;
+        let key = address.map(|address| (address.to_canonical(), token.id.clone()));
+        if let Some(key) = &key {
+            self.refuse_while_exhausted("ENROL", key)?;
+        }
         let (token_id, hash) = (token.id.clone(), hex::encode(token_hash(&token.secret)));
         let found = self.read("token", move |conn| {
             let right =
@@ -75,21 +79,33 @@ impl IdentityService {
             if right { Ok(()) } else { Err(unknown()) }
         });
         let result = found.await;
-        self.conclude(key, &result);
+        if let (Some(key), Err(why)) = (&key, &result)
+            && why.reason.counts_as_wrong_try()
+        {
+            self.attempts().take(key, self.now().mono);
+        }
         result.map_err(|why| self.count_unauthenticated("ENROL", address, why))
     }
 
-    /// Begins an attempt, which counts from now on, so that a thousand at once cannot pass before the first has failed. Without an address only the tag protects against guessing.
+    /// Begins an attempt, which counts from now on, so that a thousand at once cannot pass before the first has failed.
+    /// Without an address only the tag protects against guessing.
     fn attempt(&self, action: &'static str, id: &str, address: Option<IpAddr>) -> Result<Option<AttemptKey>, Error> {
         let Some(address) = address else { return Ok(None) };
         let key = (address.to_canonical(), id.to_owned());
-        if self.attempts().take(&key, self.now().mono) {
-            return Ok(Some(key));
+        if !self.attempts().take(&key, self.now().mono) {
+            self.refuse_while_exhausted(action, &key)?;
         }
-        let wait = self.attempts().wait(&key, self.now().mono);
-        let seconds = wait.as_secs().saturating_add(1);
+        Ok(Some(key))
+    }
+
+    fn refuse_while_exhausted(&self, action: &'static str, key: &AttemptKey) -> Result<(), Error> {
+        let wait = self.attempts().wait(key, self.now().mono);
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let ((address, id), seconds) = (key, wait.as_secs().saturating_add(1));
         let detail = format!("too many wrong ones for {id} from {address}; try again in {seconds} s");
-        Err(self.count_unauthenticated(action, Some(address), refuse(Reason::TooManyAttempts, detail).until(wait)))
+        Err(self.count_unauthenticated(action, Some(*address), refuse(Reason::TooManyAttempts, detail).until(wait)))
     }
 
     /// An attempt counts only where the secret was judged wrong.
