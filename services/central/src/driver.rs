@@ -66,7 +66,7 @@ pub enum DriverEffect {
         link: Option<LinkNo>,
         key_no: u64,
     },
-    Link(LinkNo, down::Body),
+    Link(LinkNo, Box<down::Body>),
     /// No key now; the credential may be shown again soon.
     Refuse {
         link: LinkNo,
@@ -123,7 +123,7 @@ impl Core for DriverAccount {
             DriverInput::Grant { link, .. } if self.keys.revoked => {
                 let (key_state, reason) = (KeyState::Revoked.into(), Reason::CredentialVoid.into());
                 let standing = link::AuthStatus { key_state, reason, ..link::AuthStatus::default() };
-                decision.after_commit.push(DriverEffect::Link(*link, down::Body::AuthStatus(standing)));
+                decision.after_commit.push(DriverEffect::Link(*link, Box::new(down::Body::AuthStatus(standing))));
             }
             DriverInput::Grant { link, material, from } => {
                 decision.stage(material, settings, now);
@@ -323,6 +323,8 @@ mod tests {
         let mut account = DriverAccount::new("D1".parse().unwrap(), Keyring::default(), false);
         decided(&mut account, &DriverInput::Identity(EnrolmentChange::Void { incarnation: 0 }));
         let grant = DriverInput::Grant { link: LinkNo(1), material: material(), from: Origin::central() };
-        assert!(matches!(decided(&mut account, &grant)[..], [DriverEffect::Link(_, down::Body::AuthStatus(_))]));
+        let told = decided(&mut account, &grant);
+        let [DriverEffect::Link(_, body)] = &told[..] else { panic!("{told:?}") };
+        assert!(matches!(**body, down::Body::AuthStatus(_)), "{body:?}");
     }
 }

@@ -187,9 +187,16 @@ fn publish(config: &Config, shared: &Arc<SharedState>, ctx: &Context) -> anyhow:
     let outbox = outbox::OutboxPublisher::new(Arc::clone(shared), &config.kafka, is_up, ctx)?;
     spawn(ctx, "outbox", outbox.run(ctx.clone()));
     let (stop, grace) = (ctx.stop.clone(), ctx.grace);
-    ctx.spawn_and_finally("readings", async move { Ok(stop.cancelled().await) }, async move |()| {
-        readings.flush(grace / 2).await;
-    });
+    ctx.spawn_and_finally(
+        "readings",
+        async move {
+            stop.cancelled().await;
+            Ok(())
+        },
+        async move |()| {
+            readings.flush(grace / 2).await;
+        },
+    );
     Ok(())
 }
 

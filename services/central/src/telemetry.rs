@@ -156,8 +156,6 @@ impl Telemetry {
         Arc::clone(streams.entry(id.clone()).or_insert_with(fresh))
     }
 
-    /// The count of readings that Kafka never got, by why.
-
     /// Opens and counts a reading.
     pub(crate) fn take(
         &self,

@@ -160,7 +160,7 @@ mod tests {
         let signed = key.sign(DocumentKind::Ticket, b"a bill".to_vec());
         assert_eq!(keys.verify(DocumentKind::Ticket, &signed), Ok(()));
         assert_eq!(keys.verify(DocumentKind::Authorisation, &signed), Err(SignatureError::Wrong));
-        let dearer = SignedDocument { document: b"a Bill".to_vec(), ..signed.clone() };
+        let dearer = SignedDocument { document: b"a Bill".to_vec(), ..signed };
         assert_eq!(keys.verify(DocumentKind::Ticket, &dearer), Err(SignatureError::Wrong));
         let foreign = other.sign(DocumentKind::Ticket, b"a bill".to_vec());
         assert_eq!(keys.verify(DocumentKind::Ticket, &foreign), Err(SignatureError::UnknownKey(other.id().to_owned())));

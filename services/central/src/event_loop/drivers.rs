@@ -171,7 +171,7 @@ impl EventLoop {
                     self.send(link, 0, grant);
                 }
             }
-            DriverEffect::Link(link, body) => self.send(link, 0, body),
+            DriverEffect::Link(link, body) => self.send(link, 0, *body),
             DriverEffect::Refuse { link, reason } => self.refuse_contact(link, reason),
             DriverEffect::CloseAll => {
                 let peer = PeerId::Driver(driver.clone());

@@ -152,7 +152,7 @@ mod tests {
     fn of_one_address_that_asks_for_very_many_others_notice_nothing_design_4() {
         // 400 a second of one address, of which 100 can be given; then 40 others, ten of them at a time.
         let asked = |ms: u64| {
-            let honest = (ms >= 2_000 && ms % 100 == 0 && ms < 2_400).then(|| 2 + (ms - 2_000) / 10);
+            let honest = (ms >= 2_000 && ms.is_multiple_of(100) && ms < 2_400).then(|| 2 + (ms - 2_000) / 10);
             let honest = honest.into_iter().flat_map(|first| (0..10).map(move |n| u8::try_from(first + n).unwrap()));
             [1].into_iter().filter(|_| ms % 5 < 2).chain(honest).collect::<Vec<_>>()
         };

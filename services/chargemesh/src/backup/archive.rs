@@ -82,7 +82,7 @@ pub(super) fn read(archive: &Path, to: &Path) -> anyhow::Result<BackupManifest> 
         anyhow::ensure!(is_inside && is_plain, unusable());
         entry.unpack_in(to).with_context(unusable)?;
     }
-    Ok(manifest.with_context(unusable)?)
+    manifest.with_context(unusable)
 }
 
 /// Copies a file or a folder with all that is in it, as mode 0600 and 0700; what is not there is left out.

@@ -80,7 +80,7 @@ fn line(event: &Value) -> String {
     let mut words = vec![text(&event["time"]), text(&event["subject"]), kind];
     words.extend(said(&event["data"]));
     words.retain(|word| !word.is_empty());
-    escaped(&words.join("  ")).to_string()
+    escaped(&words.join("  "))
 }
 
 fn said(data: &Value) -> Vec<String> {

@@ -136,7 +136,7 @@ fn line(received: &Value) -> String {
     words.push(format!("{:.0} V", scaled("voltageMv", 1_000.0)));
     words.push(format!("{:.1} °C", scaled("temperatureDc", 10.0)));
     words.retain(|word| !word.is_empty());
-    escaped(&words.join("  ")).to_string()
+    escaped(&words.join("  "))
 }
 
 #[cfg(test)]

@@ -173,10 +173,10 @@ mod tests {
         let exported = serde_json::to_value(ApiMessage(public::Ticket::from(signed(&key)))).unwrap();
         let verdict = |said: &Value| check(1, said, &keys).verdict;
         assert_eq!((verdict(&drivers), verdict(&exported)), (TicketVerdict::Valid, TicketVerdict::Valid));
-        let mut dearer = drivers.clone();
+        let mut dearer = drivers;
         dearer["energy_wh"] = 9.into();
         assert_eq!(verdict(&dearer), TicketVerdict::WrongSignature);
-        let mut cheaper = exported.clone();
+        let mut cheaper = exported;
         cheaper["energyWh"] = "1".into();
         assert_eq!(check(1, &cheaper, &keys).detail, "its energyWh was changed: Central signed \"7\"");
         assert_eq!(verdict(&serde_json::to_value(signed(&other)).unwrap()), TicketVerdict::UnknownKey);

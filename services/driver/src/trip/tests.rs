@@ -479,10 +479,11 @@ fn a_restored_central_gets_every_ticket_back_some_at_a_time_and_once_spec_10_5()
     let tickets: Vec<_> = (0..20).map(|n| SignedDocument { document: vec![n], ..SignedDocument::default() }).collect();
     let collected = || TripInput::TicketsCollected { generation: 2, tickets: tickets.clone() };
     let held = |handled: &Handled| -> Vec<up::Body> {
-        let sent = handled.iter().filter_map(|command| match command {
-            TripCommand::Send(body @ up::Body::TicketHeld(_)) => Some(body.clone()),
-            _ => None,
-        });
+        let is_held = |command: &&TripCommand| matches!(command, TripCommand::Send(up::Body::TicketHeld(_)));
+        let sent = handled
+            .iter()
+            .filter(is_held)
+            .filter_map(|command| if let TripCommand::Send(body) = command { Some(body.clone()) } else { None });
         sent.collect()
     };
     let first = held(&rig.handle(collected()));

@@ -176,7 +176,7 @@ fn ends(
         let from = match start.offset() {
             Offset::Offset(offset) => offset.max(first),
             Offset::Beginning => first,
-            _ => end,
+            Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => end,
         };
         if from < end {
             ends.insert(start.partition(), end);

@@ -77,11 +77,7 @@ fn of_type<'a>(events: &'a [PrintedMessage], kind: &'a str) -> impl Iterator<Ite
 }
 
 /// Waits until the outbox is empty and answers the events by charging point.
-async fn all_events(
-    network: &Network,
-    broker: &KafkaBroker,
-    tickets: &[Ticket],
-) -> anyhow::Result<BTreeMap<String, Vec<PrintedMessage>>> {
+async fn all_events(broker: &KafkaBroker, tickets: &[Ticket]) -> anyhow::Result<BTreeMap<String, Vec<PrintedMessage>>> {
     until("every ticket to be on the topic", 3 * PATIENCE, async || {
         let events = broker.everything("test.events").await.map_err(|error| format!("{error:#}"))?;
         let events = once_each(events);
@@ -89,7 +85,6 @@ async fn all_events(
         if on_topic >= tickets.len() { Ok(events) } else { Err(format!("{on_topic} of {}", tickets.len())) }
     })
     .await
-    .inspect_err(|_| eprintln!("{:?}", network.central.log().lines().rev().take(20).collect::<Vec<_>>()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +113,7 @@ async fn every_event_is_on_kafka_in_order_whatever_dies_and_control_never_notice
     assert!(format!("{hangs:?}").contains("does not answer"), "{hangs:?}");
 
     let tickets = network.until_tickets("CP-1", 4).await?;
-    let events = all_events(&network, &broker, &tickets).await?;
+    let events = all_events(&broker, &tickets).await?;
     let of_point = &events["CP-1"];
     let epochs: Vec<u64> = of_point.iter().map(|event| event.headers["ce_epoch"].parse().unwrap_or(0)).collect();
     assert!(epochs.windows(2).all(|pair| pair[0] <= pair[1]), "an epoch never falls: {epochs:?}");

@@ -219,11 +219,9 @@ fn a_manual_supply_for_a_named_driver_waits_for_his_word_spec_3_1() {
 
 /// What D1 was told of a refusal: its reason and the price that its step names.
 fn refused(harness: &PointHarness) -> Option<(Reason, u32)> {
-    harness.effects.iter().rev().find_map(|(_, effect)| match effect {
-        Effect::Driver(_, proto::link::v1::down::Body::Step(step)) if step.reason != 0 => {
-            Some((step.reason(), step.price_e4))
-        }
-        _ => None,
+    harness.effects.iter().rev().find_map(|(_, effect)| {
+        let Effect::Driver(_, proto::link::v1::down::Body::Step(step)) = effect else { return None };
+        (step.reason != 0).then(|| (step.reason(), step.price_e4))
     })
 }
 

@@ -1,9 +1,6 @@
 //! A database that hangs: nothing answers, and nothing closes a connection.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::{OpenDatabaseError, StoreError, testing::Postgres};
@@ -33,7 +30,7 @@ async fn a_database_that_hangs_is_noticed_at_each_turn_and_each_read_and_goes_on
     store.database.look_up("test", ChargingPointRow::all).await.unwrap();
 
     let frozen = server.freeze();
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let looking = store.database.look_up("test", ChargingPointRow::all);
     let (refused, unread) = tokio::join!(store.unguarded([RowWrite::Audit(entry("X", "CP-1"))]), looking);
     let took = began.elapsed();
@@ -41,7 +38,7 @@ async fn a_database_that_hangs_is_noticed_at_each_turn_and_each_read_and_goes_on
     assert!(matches!(&unread, Err(StoreError::Unavailable(why)) if why.contains("not answered")), "{unread:?}");
     assert!(took < NOTICED, "{took:?}");
     // Nor does a new connection get an answer.
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     assert!(store.database.probe().await.is_err());
     assert!(began.elapsed() < NOTICED);
 
@@ -99,7 +96,7 @@ async fn a_row_that_another_transaction_holds_stalls_no_other_turn_spec_9_0() {
     };
     let mut holder = tokio::task::spawn_blocking(hold).await.unwrap();
     for _ in 0..3 {
-        let began = Instant::now();
+        let began = tokio::time::Instant::now();
         // The first is a group alone; the others, which came meanwhile, are one group.
         let audit = || store.unguarded([RowWrite::Audit(entry("X", "CP-3"))]);
         let turn_of = |point: &OwnedPoint| store.committer.submit(turn(Some(point.guard()), []));
