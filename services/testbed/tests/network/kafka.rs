@@ -9,7 +9,7 @@ use std::{
 };
 
 use mesh::health::{ComponentState, Report};
-use proto::central::v1::{SessionState, Ticket};
+use proto::central::v1::{ChargingPointState, SessionState, Ticket};
 use serde_json::{Value, json};
 use testbed::{
     kafka::{KafkaBroker, PrintedMessage},
@@ -55,6 +55,8 @@ async fn one_supply(
     driver: &testbed::network::TestDriver,
     nth: usize,
 ) -> anyhow::Result<()> {
+    // After a restart of Central it is disconnected at first, and a request would be refused.
+    network.until_state(&point.id, ChargingPointState::Available).await?;
     supply(network, point, driver, "").await?;
     point.engine("unplug", Value::Null).await?;
     network.until_tickets(&point.id, nth).await?;
