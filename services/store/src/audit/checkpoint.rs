@@ -157,8 +157,9 @@ struct LastLine {
     heads: Vec<CheckpointHead>,
 }
 
-/// A process that was killed leaves entries of its last seconds, which are covered when it starts again. Entries that
-/// are older than this, at both ends, should have been covered by it.
+/// A process that was killed leaves entries of its last seconds, which are covered when it starts again, however long
+/// after the last line they were written: a process that writes no entries writes no lines either. Where uncovered entries
+/// are further apart than this, the process ran long enough after the first of them to cover it.
 const LATE_MS: i64 = 120_000;
 
 /// What may be missing from the database, by writer.
@@ -267,18 +268,21 @@ impl Checkpoints {
         if same.unwrap_or(false) { Ok(()) } else { Err(CheckpointError::Lost(self.path.display().to_string())) }
     }
 
-    /// Whether entries are there that the last line does not cover, though a process ran long enough to cover them.
+    /// Whether entries are there that the last line does not cover, though a process ran long enough to cover them. Without
+    /// any line, a single old entry says so.
     async fn is_late(&self, database: &Database, at_ms: i64) -> Result<bool, CheckpointError> {
         let covered: BTreeMap<_, _> = self.last.heads.iter().map(|head| (head.writer.clone(), head.number)).collect();
         let times = (self.last.at_ms.saturating_add(LATE_MS), at_ms.saturating_sub(LATE_MS));
+        let longest_ms = if self.last.heads.is_empty() { -1 } else { LATE_MS };
         let look = move |conn: &mut Conn| {
+            let (mut first, mut last) = (i64::MAX, i64::MIN);
             for head in Head::all(conn)? {
                 let after = covered.get(&head.writer).copied().unwrap_or_default();
-                if AuditRow::is_any_between(conn, &head.writer, after, times)? {
-                    return Ok(true);
+                if let Some((from, to)) = AuditRow::times_between(conn, &head.writer, after, times)? {
+                    (first, last) = (first.min(from), last.max(to));
                 }
             }
-            Ok(false)
+            Ok(last.saturating_sub(first) > longest_ms)
         };
         Ok(database.read("audit_late", look).await?)
     }

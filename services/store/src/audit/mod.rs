@@ -95,16 +95,18 @@ impl AuditFilter {
 }
 
 impl AuditRow {
-    /// Whether the chain has an entry past `number` of a time strictly between these.
-    pub(crate) fn is_any_between(
+    /// The first and the last time strictly between these that an entry of the chain past `number` has.
+    pub(crate) fn times_between(
         conn: &mut Conn,
         writer: &str,
         number: i64,
         (after_ms, before_ms): (i64, i64),
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<(i64, i64)>, StoreError> {
         let chain = audit::table.filter(audit::writer.eq(writer)).filter(audit::number.gt(number));
         let late = chain.filter(audit::at_ms.gt(after_ms)).filter(audit::at_ms.lt(before_ms));
-        Ok(on!(conn, |c| diesel::select(diesel::dsl::exists(late)).get_result(c))?)
+        let times = late.select((diesel::dsl::min(audit::at_ms), diesel::dsl::max(audit::at_ms)));
+        let (first, last): (Option<i64>, Option<i64>) = on!(conn, |c| times.first(c))?;
+        Ok(first.zip(last))
     }
 
     /// One page. Entries of the same millisecond are ordered by writer and number.

@@ -4,55 +4,29 @@ use super::*;
 use crate::audit::{AuditKey, Checkpoint, CheckpointError, Checkpoints, Verification, verify};
 
 impl TestStore {
-    async fn write_entries(&self, count: usize) {
+    pub(super) async fn write_entries(&self, count: usize) {
         for n in 0..count {
             self.unguarded([RowWrite::Audit(entry("STOP", &format!("CP-{n}")))]).await.unwrap();
         }
     }
 
-    fn checkpoint_file(&self) -> PathBuf {
+    pub(super) fn checkpoint_file(&self) -> PathBuf {
         self.folder.path().join("checkpoints.jsonl")
     }
 
-    fn checkpoints(&self, key: &str) -> Checkpoints {
+    pub(super) fn checkpoints(&self, key: &str) -> Checkpoints {
         Checkpoints::open(&self.checkpoint_file(), AuditKey::parse(key).unwrap()).unwrap()
     }
 
-    async fn checkpoint(&self, key: &str) -> Option<Checkpoint> {
+    pub(super) async fn checkpoint(&self, key: &str) -> Option<Checkpoint> {
         self.checkpoints(key).write(&self.database, 1).await.unwrap()
     }
 
-    /// Every change of the audit's rows fails from now on.
-    async fn forbid_changes(&self) {
-        if self.url.starts_with("sqlite") {
-            for change in ["UPDATE", "DELETE"] {
-                let body = "BEGIN SELECT RAISE(ABORT, 'killed here'); END";
-                self.sql(format!("CREATE TRIGGER no_{change} BEFORE {change} ON audit {body}")).await;
-            }
-        } else {
-            self.sql(
-                "CREATE FUNCTION killed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'killed here'; END $$",
-            )
-            .await;
-            let on = "BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION killed()";
-            self.sql(format!("CREATE TRIGGER no_change {on}")).await;
-        }
-    }
-
-    async fn allow_changes(&self) {
-        if self.url.starts_with("sqlite") {
-            self.sql("DROP TRIGGER no_UPDATE").await;
-            self.sql("DROP TRIGGER no_DELETE").await;
-        } else {
-            self.sql("DROP TRIGGER no_change ON audit").await;
-        }
-    }
-
-    async fn verified(&self, key: &str) -> Verification {
+    pub(super) async fn verified(&self, key: &str) -> Verification {
         verify(&self.database, &self.checkpoint_file(), &[AuditKey::parse(key).unwrap().public()]).await.unwrap()
     }
 
-    async fn first_bad(&self, key: &str) -> Option<(String, i64)> {
+    pub(super) async fn first_bad(&self, key: &str) -> Option<(String, i64)> {
         self.verified(key).await.first_bad.map(|bad| (bad.writer, bad.number))
     }
 }
@@ -276,39 +250,17 @@ on_both! {
         assert!(!next.anew);
     }
 
-    async fn addresses_go_first_and_segments_that_end_at_a_checkpoint_later_spec_10_9(store: TestStore) {
-        let key = AuditKey::generate();
-        let mut file = store.checkpoints(&key);
-        for at_ms in [10, 20, 15] {
-            store.write_entries(1).await;
-            file.write(&store.database, at_ms).await.unwrap();
-        }
+    async fn an_entry_after_hours_without_any_is_not_taken_for_the_loss_of_the_file_spec_8_2(store: TestStore) {
+        let (key, begun) = (AuditKey::generate(), 1_000_000_000_000);
         store.write_entries(1).await;
-        let first = file.write(&store.database, 30).await.unwrap().unwrap();
-        store.write_entries(1).await;
-        assert_eq!(file.prune_addresses(&store.database, 20, 40).await.unwrap(), 1, "the second is still young, and what follows waits for it");
-        assert_eq!(file.prune_addresses(&store.database, 35, 40).await.unwrap(), 3);
-        assert_eq!(store.first_bad(&key).await, None);
-        assert_eq!(file.prune_through(&store.database, &first, 50).await.unwrap(), 4);
-        let found = store.verified(&key).await;
-        assert_eq!((found.entries, found.first_bad), (1, None));
-        store.sql("UPDATE writers SET pruned_number = 3").await;
-        assert!(store.first_bad(&key).await.is_some(), "cut where no checkpoint stands");
-    }
-
-    async fn what_was_pruned_stays_intact_when_the_process_starts_again_spec_10_9(store: TestStore) {
-        let key = AuditKey::generate();
-        store.write_entries(3).await;
-        let first = store.checkpoint(&key).await.unwrap();
-        let mut file = store.checkpoints(&key);
-        assert_eq!(file.prune_addresses(&store.database, 2, 2).await.unwrap(), 3);
-        assert_eq!(file.prune_through(&store.database, &first, 3).await.unwrap(), 3);
-        drop(file);
+        store.sql(format!("UPDATE audit SET at_ms = {begun}")).await;
+        store.checkpoints(&key).write(&store.database, begun + 1).await.unwrap().unwrap();
+        // Killed just after it wrote the first entry in two hours, and started again ten minutes later.
         store.write_entries(2).await;
-        let head = store.checkpoint(&key).await.unwrap().heads[0].clone();
-        assert_eq!((head.pruned, head.addresses_pruned), (3, 3), "signed again with every checkpoint");
-        let found = store.verified(&key).await;
-        assert_eq!((found.entries, found.first_bad), (2, None));
+        store.sql(format!("UPDATE audit SET at_ms = {begun} + 7200000 + number WHERE number > 1")).await;
+        let mut file = store.checkpoints(&key);
+        assert!(!file.write(&store.database, begun + 7_800_000).await.unwrap().unwrap().anew);
+        assert_eq!(file.doubt(), None);
     }
 
     async fn entries_that_no_checkpoint_lets_go_are_missed_whatever_the_database_says_spec_8_2(store: TestStore) {
@@ -339,36 +291,6 @@ on_both! {
         store.write_entries(1).await;
         file.write(&store.database, 300).await.unwrap();
         assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 2)), "and no later checkpoint allows it");
-    }
-
-    async fn an_entry_that_says_it_is_old_keeps_its_address_spec_10_9(store: TestStore) {
-        let key = AuditKey::generate();
-        store.write_entries(2).await;
-        let mut file = store.checkpoints(&key);
-        file.write(&store.database, 100).await.unwrap();
-        store.sql("UPDATE audit SET at_ms = 0").await;
-        assert_eq!(file.prune_addresses(&store.database, 50, 200).await.unwrap(), 0);
-    }
-
-    async fn a_prune_that_was_killed_between_its_checkpoint_and_its_deletes_leaves_an_intact_audit_spec_8_2(store: TestStore) {
-        let key = AuditKey::generate();
-        store.write_entries(3).await;
-        let first = store.checkpoint(&key).await.unwrap();
-        let mut file = store.checkpoints(&key);
-        store.forbid_changes().await;
-        file.prune_addresses(&store.database, 2, 2).await.unwrap_err();
-        file.prune_through(&store.database, &first, 2).await.unwrap_err();
-        drop(file);
-        store.allow_changes().await;
-        let found = store.verified(&key).await;
-        assert_eq!((found.entries, found.first_bad), (3, None), "what is still there is verified");
-        store.sql("UPDATE audit SET actor = 'nobody' WHERE number = 2").await;
-        assert_eq!(store.first_bad(&key).await, Some(("central-1".into(), 2)), "and found where it was changed");
-        store.sql("UPDATE audit SET actor = (SELECT actor FROM audit WHERE number = 1)").await;
-        let mut file = store.checkpoints(&key);
-        assert_eq!(file.prune_addresses(&store.database, 2, 3).await.unwrap(), 3);
-        assert_eq!(file.prune_through(&store.database, &first, 3).await.unwrap(), 3, "the next takes it out");
-        assert_eq!(store.first_bad(&key).await, None);
     }
 
     async fn a_signed_entry_that_is_changed_and_signed_again_is_found_spec_8_2(store: TestStore) {

@@ -5,6 +5,7 @@ mod hanging;
 mod kill;
 mod lease;
 mod opening;
+mod prune;
 mod rows;
 mod trouble;
 mod turns;
