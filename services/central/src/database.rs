@@ -22,30 +22,47 @@ use store::{
     Database, Observer, StoreError, TransactionOutcome,
     central::{AuditRow, CommitRefusal, Committed, Committer, RENEW_LEASE_EVERY, RowWrite, Turn, TurnId},
 };
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::turns;
 
-/// Renews the lease on the database until the process stops, and then gives it back. If another Central has taken it, which
-/// can only be while this process was stopped for long, this process ends: two would end each other's supplies.
+/// Renews the lease on the database as long as this process may write, which is until all its tasks have ended, and then
+/// gives it back. If another Central has taken it, which can only be while this process did not run or did not reach the
+/// database for long, this process ends: two would end each other's supplies. Until then the committer refuses its turns.
 pub(crate) fn hold_lease(ctx: &Context, database: Database, owner: String) {
-    let (stop, renewed, holder) = (ctx.stop.clone(), database.clone(), owner.clone());
+    let (lost, was_lost) = oneshot::channel();
+    let over = CancellationToken::new();
+    // Not one of the process's tasks, which all end before it does.
+    let renewal = tokio::spawn(renew_lease(database.clone(), owner.clone(), over.clone(), lost));
     ctx.finally("lease", async move {
+        over.cancel();
+        // A renewal under way would take the lease again.
+        let _ = renewal.await;
         if let Err(error) = database.give_lease_back(&owner).await {
             tracing::warn!(%error, "the next Central waits until this one's lease on the database ends");
         }
         Ok(())
     });
+    let stop = ctx.stop.clone();
     ctx.spawn("lease", async move {
-        while stop.run_until_cancelled(tokio::time::sleep(RENEW_LEASE_EVERY)).await.is_some() {
-            // That the database is away is noticed by whoever uses it.
-            if let Ok(Err(other)) = renewed.renew_lease(&holder).await {
-                anyhow::bail!("another Central ({other}) has taken the database while this one did not answer");
-            }
+        if let Some(Ok(other)) = stop.run_until_cancelled(was_lost).await {
+            anyhow::bail!("another Central ({other}) has taken the database while this one did not answer");
         }
         Ok(())
     });
+}
+
+/// Tells `lost` the name of the Central that has taken the lease.
+async fn renew_lease(database: Database, owner: String, over: CancellationToken, lost: oneshot::Sender<String>) {
+    while over.run_until_cancelled(tokio::time::sleep(RENEW_LEASE_EVERY)).await.is_some() {
+        // That the database is away is noticed by whoever uses it.
+        if let Ok(Err(other)) = database.renew_lease(&owner).await {
+            // After the stop nobody listens: the process ends anyway.
+            let _ = lost.send(other);
+            return;
+        }
+    }
 }
 
 /// Cheap to clone; all clones are one.
@@ -209,6 +226,46 @@ mod tests {
     use super::*;
     use mesh::health::Readiness;
     use store::{central::CommitterSettings, testing::Postgres};
+
+    #[derive(Default)]
+    struct Renewals(tokio::sync::watch::Sender<usize>);
+
+    impl Observer for Renewals {
+        fn transaction(&self, name: &'static str, _: TransactionOutcome, _: Duration) {
+            if name == "lease" {
+                self.0.send_modify(|count| *count += 1);
+            }
+        }
+
+        fn group(&self, _: usize, _: Duration) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_lease_is_renewed_until_the_last_task_has_ended_and_then_given_back_spec_10_8() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("central.db").display());
+        Database::migrate(&url, store::central::SCHEMA).await.unwrap();
+        let renewals = Arc::new(Renewals::default());
+        let database = Database::open_observed(&url, store::central::SCHEMA, renewals.clone()).await.unwrap();
+        database.take_lease("central-1").await.unwrap();
+        let (ctx, drained) = (Context::detached("central"), CancellationToken::new());
+        hold_lease(&ctx, database.clone(), "central-1".into());
+        let draining = drained.clone();
+        ctx.spawn("draining", async move {
+            draining.cancelled().await;
+            Ok(())
+        });
+        ctx.stop.cancel();
+        let before = *renewals.0.borrow();
+        let mut counted = renewals.0.subscribe();
+        let renewed = counted.wait_for(|count| *count >= before + 2);
+        tokio::time::timeout(Duration::from_secs(20), renewed).await.expect("still renewed").unwrap();
+        database.take_lease("central-2").await.unwrap_err();
+
+        drained.cancel();
+        ctx.ended().await.unwrap();
+        database.take_lease("central-2").await.expect("given back");
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_database_that_hangs_is_noticed_while_nobody_uses_it_spec_9_0() {

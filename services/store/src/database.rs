@@ -283,7 +283,7 @@ impl OpenDatabase {
         if let Some(mut kept) = lane.take() {
             match begin(&mut kept) {
                 Ok(()) => return Ok(kept),
-                Err(error) if kept.is_expired() => return Err(self.given_up(kept, error)),
+                Err(error) if kept.is_expired() => return Err(given_up(lane, kept, error)),
                 // The other pooled connections are as old and therefore broken too.
                 Err(error) if error.spoils_connection() => lane.forget(),
                 Err(error) => {
@@ -295,14 +295,6 @@ impl OpenDatabase {
         let mut fresh = self.establish(lane.purpose, lane.within)?;
         begin(&mut fresh)?;
         Ok(fresh)
-    }
-
-    /// Drops a connection after an error. If the server did not answer on it, says so, and drops the pooled ones too.
-    fn given_up(&self, conn: Conn, error: StoreError) -> StoreError {
-        if conn.is_expired() {
-            self.forget_pooled();
-        }
-        conn.cause(error)
     }
 
     fn read_observed<T>(
@@ -328,7 +320,7 @@ impl OpenDatabase {
         // A read leaves nothing behind, so it always ends with a rollback.
         let over = conn.execute("ROLLBACK");
         match result {
-            Err(error) if over.is_err() || error.spoils_connection() => Err(self.given_up(conn, error)),
+            Err(error) if over.is_err() || error.spoils_connection() => Err(given_up(lane, conn, error)),
             result => {
                 if over.is_ok() {
                     lane.give(conn);
@@ -358,10 +350,19 @@ impl OpenDatabase {
                     self.writers.give(conn);
                     return Err(error);
                 }
-                Err(self.given_up(conn, error))
+                Err(given_up(&self.writers, conn, error))
             }
         }
     }
+}
+
+/// Drops a connection after an error. If the server did not answer on it, says so, and drops the others of its lane too; a
+/// slow list costs short reads and writes nothing.
+fn given_up(lane: &ConnectionPool, conn: Conn, error: StoreError) -> StoreError {
+    if conn.is_expired() {
+        lane.forget();
+    }
+    conn.cause(error)
 }
 
 /// Shuts others out of the files of a SQLite database (SPEC 10.8).

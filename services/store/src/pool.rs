@@ -30,7 +30,12 @@ impl ConnectionPool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Keeps a connection whose transaction is over, unless it was closed by its deadline: its last statement may have been
+    /// answered in the same moment.
     pub(crate) fn give(&self, conn: Conn) {
+        if conn.is_expired() {
+            return;
+        }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
     }
 }

@@ -4,14 +4,14 @@
 //! of the other turns are numbered at the end of the transaction, and nobody is answered before the commit. If the
 //! commit itself fails, the database is asked whether the commit arrived, for as long as that takes, before anybody is
 //! answered. While the database is unreachable, turns are answered with `Unavailable`; it is found again without a
-//! restart.
+//! restart. So are all turns after another Central has taken the lease on the database, those without a guard too.
 
 use std::{sync::Arc, thread, time::Duration};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    AuditRow, CommitRefusal, Committed, Turn, TurnId,
+    AuditRow, CommitRefusal, Committed, Guard, Turn, TurnId,
     generation::current_generation,
     group::{Answers, Failure, Open, run_group},
 };
@@ -40,6 +40,8 @@ const FOLLOWER_LAG: usize = 4096;
 const MAX_RUNS: u32 = 5;
 /// As `MAX_RUNS`, for a group that has a turn whose row another transaction holds.
 const LOCKED_RUNS: u32 = 2;
+/// Turns whose rows other transactions hold may delay a group for so long; what is not durable then is refused.
+const LONGEST_GROUP: Duration = Duration::from_secs(2);
 /// Pause between two questions whether a commit arrived.
 const RECONNECT: Duration = Duration::from_millis(200);
 /// Number of further questions after the last submitter has gone, when nobody waits for the answer.
@@ -60,20 +62,14 @@ struct Job {
 
 impl Committer {
     /// Starts the thread. `writer` is the permanent name under which this process continues its audit chain and
-    /// outbox; no two running processes may share it. The thread ends when every clone is dropped and the queue is
+    /// outbox, and holds the lease; no two running processes may share it. The thread ends when every clone is dropped and the queue is
     /// empty.
     pub fn start(database: &Database, writer: &str, settings: CommitterSettings) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel(settings.queue);
         let audit = broadcast::channel(FOLLOWER_LAG).0;
         let audit_sender = audit.clone();
-        let writer = Writer {
-            database: database.clone(),
-            name: writer.to_owned(),
-            open: None,
-            locked: None,
-            jobs,
-            audit: audit_sender,
-        };
+        let writer =
+            Writer { database: database.clone(), name: writer.to_owned(), open: None, jobs, audit: audit_sender };
         thread::Builder::new().name("committer".into()).spawn(move || writer.run(settings.group))?;
         Ok(Self { queue, audit })
     }
@@ -96,8 +92,6 @@ struct Writer {
     database: Database,
     name: String,
     open: Option<Open>,
-    /// Where in the last group the turn is whose row another transaction holds.
-    locked: Option<usize>,
     jobs: mpsc::Receiver<Job>,
     audit: broadcast::Sender<Arc<AuditRow>>,
 }
@@ -112,7 +106,7 @@ impl Writer {
             }
             let watch = Stopwatch::start();
             let (turns, submitters): (Vec<Turn>, Vec<_>) = group.into_iter().map(|job| (job.turn, job.answer)).unzip();
-            let answers = self.commit_group(&turns);
+            let answers = self.commit_group(&turns.iter().collect::<Vec<_>>(), watch);
             let took = watch.took();
             self.database.inner.observer.group(turns.len(), took);
             for ((turn, submitter), answer) in turns.iter().zip(submitters).zip(answers) {
@@ -140,24 +134,31 @@ impl Writer {
         }
     }
 
-    /// Commits the turns and returns one answer per turn, in order.
-    fn commit_group(&mut self, turns: &[Turn]) -> Answers {
+    /// Commits the turns, which were taken out of the queue when `watch` started, and returns one answer per turn, in
+    /// order.
+    fn commit_group(&mut self, turns: &[&Turn], watch: Stopwatch) -> Answers {
+        if watch.took() > LONGEST_GROUP {
+            let why = format!("other transactions hold rows of turns before this one for {LONGEST_GROUP:?}; try again");
+            return refuse(turns, &CommitRefusal::Unavailable(why));
+        }
         let mut runs = 1;
         loop {
             let group = TurnId::random().to_string();
-            match self.commit(turns, &group) {
+            let error = match self.commit(turns, &group) {
                 Ok(answers) => return answers,
-                Err(StoreError::Contended(why)) if runs >= LOCKED_RUNS && self.locked.is_some() => {
-                    let locked = self.locked.take().unwrap_or_default();
-                    return self.commit_without(turns, locked, why);
+                Err((Some(locked), error)) if runs >= LOCKED_RUNS => {
+                    return self.commit_without(turns, locked, &error, watch);
                 }
-                Err(StoreError::Contended(_)) if runs < MAX_RUNS => runs += 1,
+                Err((_, error)) => error,
+            };
+            match error {
+                StoreError::Contended(_) if runs < MAX_RUNS => runs += 1,
                 // One turn is wrong and must not fail the others.
-                Err(StoreError::Rejected(_)) if turns.len() > 1 => {
-                    return turns.chunks(1).flat_map(|alone| self.commit_group(alone)).collect();
+                StoreError::Rejected(_) if turns.len() > 1 => {
+                    return turns.chunks(1).flat_map(|alone| self.commit_group(alone, watch)).collect();
                 }
-                Err(StoreError::Rejected(why)) => return refuse(turns, &CommitRefusal::Rejected(why)),
-                Err(StoreError::Unavailable(why) | StoreError::Contended(why)) => {
+                StoreError::Rejected(why) => return refuse(turns, &CommitRefusal::Rejected(why)),
+                StoreError::Unavailable(why) | StoreError::Contended(why) => {
                     tracing::warn!(turns = turns.len(), error = %why, "the database does not accept writes now");
                     return refuse(turns, &CommitRefusal::Unavailable(why));
                 }
@@ -165,19 +166,25 @@ impl Writer {
         }
     }
 
-    /// Refuses the turn whose row another transaction holds, so that it stalls none of the others.
-    fn commit_without(&mut self, turns: &[Turn], locked: usize, why: String) -> Answers {
+    /// Refuses the turn whose row another transaction holds, and all others of its charging point, so that they stall none
+    /// of the rest.
+    fn commit_without(&mut self, turns: &[&Turn], locked: usize, why: &StoreError, watch: Stopwatch) -> Answers {
         tracing::warn!(turn = turns[locked].name, error = %why, "another transaction holds a row of a turn");
-        let mut answers = if locked > 0 { self.commit_group(&turns[..locked]) } else { Vec::new() };
-        answers.push(Err(CommitRefusal::Unavailable(why)));
-        if locked + 1 < turns.len() {
-            answers.extend(self.commit_group(&turns[locked + 1..]));
-        }
-        answers
+        let cp_id = turns[locked].guard.as_ref().map(Guard::cp_id);
+        let is_stuck = |(number, turn): (usize, &Turn)| {
+            number == locked || cp_id.is_some() && turn.guard.as_ref().map(Guard::cp_id) == cp_id
+        };
+        let stuck: Vec<bool> = turns.iter().copied().enumerate().map(is_stuck).collect();
+        let rest: Vec<&Turn> = turns.iter().zip(&stuck).filter(|(_, stuck)| !**stuck).map(|(turn, _)| *turn).collect();
+        let committed = if rest.is_empty() { Vec::new() } else { self.commit_group(&rest, watch) };
+        let mut committed = committed.into_iter();
+        let refused = || Err(CommitRefusal::Unavailable(why.to_string()));
+        stuck.iter().map(|stuck| if *stuck { None } else { committed.next() }.unwrap_or_else(refused)).collect()
     }
 
-    /// Runs one transaction. An error means for certain that nothing of it is durable.
-    fn commit(&mut self, turns: &[Turn], group: &str) -> Result<Answers, StoreError> {
+    /// Runs one transaction. An error means for certain that nothing of it is durable; with it comes the place of the turn
+    /// whose row another transaction holds.
+    fn commit(&mut self, turns: &[&Turn], group: &str) -> Result<Answers, (Option<usize>, StoreError)> {
         let kept = self.open.is_some();
         let result = match self.attempt(turns, group) {
             // The connection may have died unnoticed while the database is available.
@@ -186,12 +193,15 @@ impl Writer {
         };
         match result {
             Ok(answers) => Ok(answers),
-            Err(Failure::Nothing(error) | Failure::Hangs(error)) => Err(error),
-            Err(Failure::Unknown(error, answers)) => self.resolve_unknown_commit(group, error, answers),
+            Err(Failure::Nothing(error) | Failure::Hangs(error)) => Err((None, error)),
+            Err(Failure::Locked(locked, error)) => Err((Some(locked), error)),
+            Err(Failure::Unknown(error, answers)) => {
+                self.resolve_unknown_commit(group, error, answers).map_err(|error| (None, error))
+            }
         }
     }
 
-    fn attempt(&mut self, turns: &[Turn], group: &str) -> Result<Answers, Failure> {
+    fn attempt(&mut self, turns: &[&Turn], group: &str) -> Result<Answers, Failure> {
         let mut open = match self.open.take() {
             Some(open) => open,
             None => self.reopen()?,
@@ -199,19 +209,20 @@ impl Writer {
         let result = run_group(&mut open, turns, &self.name, group);
         #[cfg(test)]
         let result = self.database.inner.faults.at_commit(result);
-        self.locked = open.applying.filter(|_| matches!(&result, Err(Failure::Nothing(StoreError::Contended(_)))));
         // The connection is kept only if its transaction is certainly over.
         let over = match &result {
             Ok(_) => true,
-            Err(Failure::Nothing(error)) => !error.spoils_connection() && open.conn.execute("ROLLBACK").is_ok(),
+            Err(Failure::Nothing(error) | Failure::Locked(_, error)) => {
+                !error.spoils_connection() && open.conn.execute("ROLLBACK").is_ok()
+            }
             Err(Failure::Unknown(..) | Failure::Hangs(_)) => false,
         };
-        if over {
+        if open.conn.is_expired() {
+            // A statement may have been answered in the moment in which its connection was closed.
+            self.database.inner.forget_pooled();
+        } else if over {
             self.open = Some(open);
             return result;
-        }
-        if open.conn.is_expired() {
-            self.database.inner.forget_pooled();
         }
         result.map_err(|failure| failure.explained(&open.conn))
     }
@@ -250,10 +261,10 @@ impl Writer {
         let mut conn = self.database.inner.establish(Use::Write, STATEMENT)?;
         writer::ensure_row(&mut conn, &self.name)?;
         let generation = current_generation(&mut conn)?;
-        Ok(Open { conn, generation, applying: None })
+        Ok(Open { conn, generation })
     }
 }
 
-fn refuse(turns: &[Turn], refusal: &CommitRefusal) -> Answers {
+fn refuse(turns: &[&Turn], refusal: &CommitRefusal) -> Answers {
     turns.iter().map(|_| Err(refusal.clone())).collect()
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, hash_map::Entry};
 use super::{
     AuditRow, ChargingPointRow, CommitRefusal, Committed, OutboxEvent, OutboxRow, Turn,
     apply::{Applied, apply},
+    lease,
 };
 use crate::{
     Conn, StoreError,
@@ -15,14 +16,14 @@ use crate::{
 pub(super) struct Open {
     pub(super) conn: Conn,
     pub(super) generation: i64,
-    /// The turn of the running group that is being applied.
-    pub(super) applying: Option<usize>,
 }
 
 /// Why a group may not be durable.
 pub(super) enum Failure {
     /// Nothing of it is durable.
     Nothing(StoreError),
+    /// Nothing of it is durable: another transaction holds a row of the turn at this place in the group.
+    Locked(usize, StoreError),
     /// Nothing of it is durable, and the database did not answer in time: the next group opens a new connection.
     Hangs(StoreError),
     /// The commit failed; these are the answers if it arrived all the same.
@@ -35,7 +36,7 @@ impl Failure {
         match self {
             Self::Nothing(error) if conn.is_expired() => Self::Hangs(conn.cause(error)),
             Self::Unknown(error, answers) => Self::Unknown(conn.cause(error), answers),
-            failure @ (Self::Nothing(_) | Self::Hangs(_)) => failure,
+            failure @ (Self::Nothing(_) | Self::Locked(..) | Self::Hangs(_)) => failure,
         }
     }
 }
@@ -49,7 +50,7 @@ impl From<StoreError> for Failure {
 pub(super) type Answers = Vec<Result<Committed, CommitRefusal>>;
 
 /// Runs the group without savepoints, and again with them if a refused turn left writes behind.
-pub(super) fn run_group(open: &mut Open, turns: &[Turn], writer: &str, group: &str) -> Result<Answers, Failure> {
+pub(super) fn run_group(open: &mut Open, turns: &[&Turn], writer: &str, group: &str) -> Result<Answers, Failure> {
     if let Some(answers) = run_transaction(open, turns, writer, group, false)? {
         return Ok(answers);
     }
@@ -61,26 +62,30 @@ pub(super) fn run_group(open: &mut Open, turns: &[Turn], writer: &str, group: &s
 /// One answer per turn. `None`: a refused turn left writes in the transaction, which is still open.
 fn run_transaction(
     open: &mut Open,
-    turns: &[Turn],
+    turns: &[&Turn],
     writer: &str,
     group: &str,
     with_savepoints: bool,
 ) -> Result<Option<Answers>, Failure> {
-    let Open { conn, generation, applying } = open;
-    *applying = None;
+    let Open { conn, generation } = open;
     conn.begin_write()?;
     let mut head = writer::begin_group(conn, writer, group)?;
+    if let Some(why) = lease::refusal(conn, writer)? {
+        conn.execute("ROLLBACK")?;
+        return Ok(Some(turns.iter().map(|_| Err(CommitRefusal::Unavailable(why.clone()))).collect()));
+    }
     let mut results = Vec::with_capacity(turns.len());
     for (number, turn) in turns.iter().enumerate() {
-        *applying = Some(number);
-        let result = apply(conn, turn, *generation, with_savepoints)?;
+        let result = apply(conn, turn, *generation, with_savepoints).map_err(|error| match error {
+            StoreError::Contended(_) => Failure::Locked(number, error),
+            StoreError::Unavailable(_) | StoreError::Rejected(_) => Failure::Nothing(error),
+        })?;
         // A group of one turn is rolled back as a whole.
         if turns.len() > 1 && result.as_ref().is_err_and(|refused| refused.left_writes) {
             return Ok(None);
         }
         results.push(result.map_err(|refused| refused.refusal));
     }
-    *applying = None;
     if results.iter().all(Result::is_err) {
         conn.execute("ROLLBACK")?;
         return Ok(Some(results.into_iter().map(|result| result.map(|_| Committed::default())).collect()));

@@ -47,6 +47,14 @@ pub enum Guard {
     Takeover { cp_id: String, owner: String, expected_owner: Option<String> },
 }
 
+impl Guard {
+    pub(super) fn cp_id(&self) -> &str {
+        match self {
+            Self::Owned { cp_id, .. } | Self::Takeover { cp_id, .. } => cp_id,
+        }
+    }
+}
+
 /// Writes that are applied together or not at all.
 #[derive(Clone, Debug)]
 pub struct Turn {

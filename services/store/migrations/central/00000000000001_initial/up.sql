@@ -28,7 +28,8 @@ CREATE TABLE running_time (
 );
 INSERT INTO running_time (id, total_ms) VALUES (1, 0);
 
--- The one Central that may use this database, and until when by the database's clock. No row: nobody yet.
+-- The Central that used this database last: no other writes. Until when no other may take it, by the database's clock; 0:
+-- given back. No row: nobody yet.
 CREATE TABLE lease (
     id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
     -- The writer's name of that Central.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::{OpenDatabaseError, StoreError, testing::Postgres};
+use diesel::prelude::*;
 
 /// The deadline of a statement, and room for a busy machine.
 const NOTICED: Duration = Duration::from_millis(3_500);
@@ -132,4 +133,92 @@ async fn a_server_that_may_lose_commits_is_refused_in_words_spec_9_0() {
         "{refused}"
     );
     over(server, store).await;
+}
+
+/// Holds the rows of these charging points until the connection is dropped.
+async fn held(store: &TestStore, cp_ids: &'static str) -> crate::Conn {
+    let inner = Arc::clone(&store.database.inner);
+    let hold = move || {
+        let mut conn = inner.establish(crate::connection::Use::Write, Duration::from_secs(10)).unwrap();
+        conn.execute(&format!("BEGIN; SELECT 1 FROM charging_points WHERE cp_id IN ({cp_ids}) FOR UPDATE")).unwrap();
+        conn
+    };
+    tokio::task::spawn_blocking(hold).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_turns_wait_for_a_held_row_the_others_of_their_group_do_not_spec_9_0() {
+    let store = TestStore::postgres().await;
+    let (stuck, free) = (store.owned("CP-1").await, store.owned("CP-2").await);
+    let holder = held(&store, "'CP-1'").await;
+    let began = tokio::time::Instant::now();
+    let turn_of = |point: &OwnedPoint| store.committer.submit(turn(Some(point.guard()), []));
+    // The first is a group alone; the others, which came meanwhile, are one group.
+    let first = store.unguarded([RowWrite::Audit(entry("X", "CP-3"))]);
+    let many = futures::future::join_all((0..10).map(|_| turn_of(&stuck)));
+    let (first, refused, done) = tokio::join!(first, many, turn_of(&free));
+    first.and(done).unwrap();
+    for refused in refused {
+        assert!(
+            matches!(&refused, Err(CommitRefusal::Unavailable(why)) if why.contains("lock timeout")),
+            "{refused:?}"
+        );
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    tokio::task::spawn_blocking(move || drop(holder)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_in_which_many_rows_are_held_is_answered_within_its_time_spec_9_0() {
+    let store = TestStore::postgres().await;
+    let mut points = Vec::new();
+    for n in 1..=12 {
+        points.push(store.owned(&format!("CP-{n}")).await);
+    }
+    let holder = held(&store, "SELECT cp_id FROM charging_points").await;
+    let began = tokio::time::Instant::now();
+    let turns = points.iter().map(|point| store.committer.submit(turn(Some(point.guard()), [])));
+    let refused = futures::future::join_all(turns).await;
+    let late = |refused: &&Result<Committed, CommitRefusal>| matches!(refused, Err(CommitRefusal::Unavailable(why)) if why.contains("turns before this one"));
+    assert!(refused.iter().filter(late).count() > 3, "{refused:?}");
+    let took = began.elapsed();
+    assert!(took < NOTICED, "{took:?}");
+    tokio::task::spawn_blocking(move || drop(holder)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_its_deadline_closed_is_not_kept_even_where_its_statement_was_answered_spec_9_0() {
+    let store = TestStore::postgres().await;
+    let inner = Arc::clone(&store.database.inner);
+    let purpose = crate::connection::Use::Read;
+    let kept = move || {
+        let lane = crate::pool::ConnectionPool::new(purpose, 1, Duration::from_millis(100));
+        let mut conn = inner.establish(purpose, Duration::from_millis(100)).unwrap();
+        let in_time = conn.execute("SELECT 1").is_ok();
+        assert!(conn.execute("SELECT pg_sleep(1)").is_err() && conn.is_expired());
+        lane.give(conn);
+        (in_time, lane.take().is_some())
+    };
+    assert_eq!(tokio::task::spawn_blocking(kept).await.unwrap(), (true, false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_takes_too_long_costs_only_the_connections_of_its_own_kind_spec_9_0() {
+    let store = TestStore::postgres().await;
+    store.read(ChargingPointRow::all).await;
+    let process = "SELECT pg_backend_pid()::bigint AS pid";
+    let pid = move |conn: &mut crate::Conn| -> Result<i64, StoreError> {
+        let found: Vec<ServerProcess> = crate::connection::on!(conn, |c| diesel::sql_query(process).load(c))?;
+        Ok(found[0].pid)
+    };
+    let before = store.read(pid).await;
+    store.database.look_up("slow", |conn| conn.execute("SELECT pg_sleep(4)")).await.unwrap_err();
+    assert_eq!(store.read(pid).await, before, "the same connection");
+}
+
+#[derive(diesel::QueryableByName)]
+struct ServerProcess {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    pid: i64,
 }

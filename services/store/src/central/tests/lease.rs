@@ -22,4 +22,24 @@ on_both! {
         assert_eq!(store.database.renew_lease("central-1").await.unwrap(), Err("central-2".to_owned()));
         store.database.renew_lease("central-2").await.unwrap().unwrap();
     }
+    async fn who_lost_the_lease_commits_nothing_also_after_the_next_has_given_it_back_spec_10_8(store: TestStore) {
+        store.database.take_lease("central-1").await.unwrap();
+        let point = store.owned("CP-1").await;
+        store.sql("UPDATE lease SET until_ms = until_ms - 10001").await;
+        store.unguarded([RowWrite::Audit(entry("X", "CP-1"))]).await.expect("it ended, and nobody took it");
+        store.database.take_lease("central-2").await.unwrap();
+        for _ in 0..2 {
+            for guard in [None, Some(point.guard())] {
+                let refused = store.committer.submit(turn(guard, [RowWrite::Audit(entry("Y", "CP-1"))])).await;
+                let Err(CommitRefusal::Unavailable(why)) = &refused else { panic!("{refused:?}") };
+                assert!(why.contains("another Central (central-2) has taken"), "{why}");
+            }
+            assert_eq!(store.database.renew_lease("central-1").await.unwrap(), Err("central-2".to_owned()));
+            store.database.give_lease_back("central-2").await.unwrap();
+        }
+        let found = store.read(|c| AuditRow::list(c, &AuditFilter::default(), AuditOrder::OldestFirst, &PageRequest::default())).await;
+        assert_eq!(found.rows.len(), 1);
+        store.database.take_lease("central-1").await.expect("as by a new start");
+        store.unguarded([RowWrite::Audit(entry("Z", "CP-1"))]).await.unwrap();
+    }
 }
